@@ -1,0 +1,3 @@
+"""Alignment of serial-section electron microscopy volumes."""
+
+__version__ = "0.1.0"

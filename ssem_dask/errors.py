@@ -1,0 +1,34 @@
+"""Errors a user can cause or mend.
+
+Every message is one clear sentence: what, where, got, wanted, what to do. The command line prints it without a
+traceback and exits with code 2; anything that is not a `SsemDaskError` is a bug and shows its traceback. Each class
+doubles as the builtin that a caller would expect.
+"""
+
+
+class SsemDaskError(Exception):
+    """Base of all errors that a user can mend."""
+
+
+class ConfigError(SsemDaskError, ValueError):
+    """A configuration value is unknown, misspelt or out of range."""
+
+
+class SourceError(SsemDaskError, ValueError):
+    """The input volume is missing, unreadable or not what an alignment can use."""
+
+
+class OutputError(SsemDaskError, OSError):
+    """The output cannot be written, or belongs to something else."""
+
+
+class ConventionError(SsemDaskError, ValueError):
+    """A stored array does not carry the conventions that its reader relies on."""
+
+
+class WeightsError(SsemDaskError, ValueError):
+    """Encoder weights are missing, of the wrong kind, or not the ones that were asked for."""
+
+
+class PlanError(SsemDaskError, ValueError):
+    """A plan cannot be carried out as laid out, for example because two tasks would write one file."""

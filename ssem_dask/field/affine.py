@@ -1,0 +1,68 @@
+"""Affine maps of a section: `(2, 3)` float64, rows the y and the x equation of the full map p ↦ A·(y, x, 1), mip-0 px.
+
+Law: `apply(compose_affine(outer=a, inner=b), p) == apply(a, apply(b, p))`.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssem_dask.field.grid import Grid
+from ssem_dask.types import Float64Array, PointYX
+
+IDENTITY: Float64Array = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+IDENTITY.flags.writeable = False
+
+
+def compose_affine(*, outer: Float64Array, inner: Float64Array) -> Float64Array:
+    """The map p ↦ outer(inner(p))."""
+    linear = outer[:, :2] @ inner[:, :2]
+    shift = outer[:, :2] @ inner[:, 2] + outer[:, 2]
+    return np.column_stack([linear, shift])
+
+
+def invert_affine(affine: Float64Array) -> Float64Array:
+    """The inverse map."""
+    linear = np.linalg.inv(affine[:, :2])
+    return np.column_stack([linear, -linear @ affine[:, 2]])
+
+
+def rotation_about(*, degrees: float, centre: PointYX, shift: PointYX = (0.0, 0.0), scale: float = 1.0) -> Float64Array:
+    """Rotation (and scaling) about `centre`, then a shift; positive angles turn y towards x."""
+    angle = np.deg2rad(degrees)
+    linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    middle = np.asarray(centre)
+    return np.column_stack([linear, middle - linear @ middle + np.asarray(shift)])
+
+
+def apply_affine(affine: Float64Array, positions: Tensor) -> Tensor:
+    """Map positions `(2, …)`, in their own dtype."""
+    a = torch.as_tensor(affine, dtype=torch.float64).to(positions)
+    y, x = positions[0], positions[1]
+    return torch.stack([a[0, 0] * y + a[0, 1] * x + a[0, 2], a[1, 0] * y + a[1, 1] * x + a[1, 2]])
+
+
+def affine_seen_from(affine: Float64Array, *, target: PointYX, source: PointYX) -> Float64Array:
+    """The same map in local coordinates: q ↦ A(q + target) - source, so that float32 positions stay small."""
+    linear = affine[:, :2]
+    return np.column_stack([linear, affine[:, 2] + linear @ np.asarray(target) - np.asarray(source)])
+
+
+def affine_field(affine: Float64Array, *, grid: Grid) -> Tensor:
+    """The map as a displacement field `(2, y, x)` on `grid`, float32; computed in float64."""
+    positions = grid.positions().double()
+    return (apply_affine(affine, positions) - positions).float()
+
+
+def fit_affine(*, positions: Float64Array, targets: Float64Array, weights: Float64Array) -> Float64Array:
+    """The affine map that takes `positions` `(n, 2)` to `targets` `(n, 2)` best in weighted least squares.
+
+    Raises:
+        ValueError: fewer than three points carry weight.
+    """
+    if np.count_nonzero(weights > 0) < 3:
+        raise ValueError("fit_affine: fewer than 3 points carry weight; an affine map needs 3.")
+    design = np.column_stack([positions, np.ones(len(positions))])
+    root = np.sqrt(weights)[:, None]
+    solution, *_ = np.linalg.lstsq(design * root, targets * root, rcond=None)
+    return np.ascontiguousarray(solution.T)

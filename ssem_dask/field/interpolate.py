@@ -1,0 +1,132 @@
+"""Sampling of images and fields between their nodes.
+
+Outside the grid the border value is repeated. Kinds: `nearest` for labels, `bilinear`, `bicubic` (Keys, a = -0.75, as
+torch has it) and `bspline` (interpolating cubic B-spline, Unser 1999, doi:10.1109/79.799930).
+Laws: at a node every kind gives the node's value; a constant is reproduced; bilinear and bspline reproduce a linear
+ramp in the interior.
+"""
+
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from ssem_dask.field.grid import Grid
+from ssem_dask.types import ShapeYX
+
+Kind: TypeAlias = Literal["nearest", "bilinear", "bicubic", "bspline"]
+
+_SPLINE_POLE = 3.0**0.5 - 2.0
+_SPLINE_REACH = 16  # nodes; |pole|**16 is 7e-10, below float32's precision
+_FAR = 1e6  # nodes; grid_sample may read out of bounds at absurd coordinates (pytorch#35202)
+
+
+def sample(values: Tensor, *, grid: Grid, positions: Tensor, kind: Kind) -> Tensor:
+    """Sample `values` at `positions`; NaN in either spreads, so use `sample_known` for fields with unknown nodes.
+
+    Args:
+        values: `(c, y, x)` float32 on `grid`.
+        grid: where the values lie.
+        positions: `(2, …)` float32, mip-0 px.
+        kind: interpolation between the nodes.
+
+    Returns:
+        `(c, …)`.
+    """
+    if kind == "bspline":
+        return _sample_bspline(values, grid=grid, positions=positions)
+    flat = positions.reshape(2, 1, -1)
+    query = _to_grid_sample(grid.index(flat), grid.shape)
+    out = grid_sample(values[None], query[None], mode=kind, padding_mode="border", align_corners=False)
+    return out[0].reshape(-1, *positions.shape[1:])
+
+
+def sample_known(field: Tensor, *, grid: Grid, positions: Tensor) -> Tensor:
+    """Sample a field that has unknown (NaN) nodes, bilinearly.
+
+    Known nodes are weighted as ever and unknown ones left out; where less than half of the weight is known, or the
+    position itself is unknown, the result is NaN (C8).
+
+    Args:
+        field: `(c, y, x)` on `grid`.
+        grid: where the field lies.
+        positions: `(2, …)`, mip-0 px.
+    """
+    if bool(torch.isfinite(field).all()) and bool(torch.isfinite(positions).all()):
+        return sample(field, grid=grid, positions=positions, kind="bilinear")
+    known = torch.isfinite(field).all(dim=0, keepdim=True)
+    reachable = torch.isfinite(positions).all(dim=0)
+    stacked = torch.cat([torch.where(known, field, torch.zeros_like(field)), known.to(field.dtype)])
+    where = torch.where(reachable, positions, torch.zeros_like(positions))
+    out = sample(stacked, grid=grid, positions=where, kind="bilinear")
+    weight = out[-1:]
+    return torch.where(
+        (weight >= 0.5) & reachable, out[:-1] / weight.clamp(min=0.5), torch.full_like(out[:-1], torch.nan)
+    )
+
+
+def resample(field: Tensor, *, grid: Grid, onto: Grid) -> Tensor:
+    """Carry a field with unknown nodes from one grid to another, bilinearly."""
+    return sample_known(field, grid=grid, positions=onto.positions(field.device))
+
+
+def _to_grid_sample(index: Tensor, shape: ShapeYX) -> Tensor:  # the only place with xy order (C1)
+    """Turn fractional (y, x) node indices `(2, h, w)` into grid_sample's normalised (x, y) `(h, w, 2)`."""
+    size = index.new_tensor(shape).reshape(2, 1, 1)
+    normalised = (2.0 * index + 1.0) / size - 1.0
+    return normalised.clamp(-_FAR, _FAR).flip(0).permute(1, 2, 0)
+
+
+def spline_coefficients(values: Tensor) -> Tensor:
+    """Coefficients `(c, y, x)` of the cubic B-spline that passes through `values`, mirrored at the border nodes.
+
+    The inverse of the filter [1, 4, 1]/6 is the two-sided exponential `-6z/(1 - z²) · z^|n|` with pole z = √3 - 2,
+    truncated where it falls below float32's precision.
+    """
+    for axis in (1, 2):
+        values = _prefilter(values.transpose(axis, 2)).transpose(axis, 2)
+    return values
+
+
+def _prefilter(values: Tensor) -> Tensor:
+    """Prefilter along the last axis."""
+    n = values.shape[-1]
+    if n == 1:
+        return values
+    offsets = torch.arange(-_SPLINE_REACH, _SPLINE_REACH + 1, device=values.device)
+    kernel = (_SPLINE_POLE ** offsets.abs().double()) * (-6.0 * _SPLINE_POLE / (1.0 - _SPLINE_POLE**2))
+    index = torch.arange(n, device=values.device)[:, None] + offsets[None, :]
+    matrix = torch.zeros(n, n, dtype=torch.float64, device=values.device)
+    rows = torch.arange(n, device=values.device)[:, None].expand_as(index)
+    matrix.index_put_((rows, _mirror(index, n)), kernel.expand(n, -1), accumulate=True)
+    return values @ matrix.T.to(values.dtype)
+
+
+def _mirror(index: Tensor, n: int) -> Tensor:
+    """Reflect indices about the first and last node."""
+    if n == 1:
+        return torch.zeros_like(index)
+    period = 2 * (n - 1)
+    folded = index.remainder(period)
+    return torch.minimum(folded, period - folded)
+
+
+def _sample_bspline(values: Tensor, *, grid: Grid, positions: Tensor) -> Tensor:
+    coefficients = spline_coefficients(values)
+    h, w = grid.shape
+    index = grid.index(positions)
+    limit = index.new_tensor([h - 1, w - 1]).reshape(2, *[1] * (index.ndim - 1))
+    index = torch.minimum(index.clamp(min=0.0), limit)
+    base = index.floor()
+    t = index - base
+    weights = torch.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]) / 6.0
+    out = torch.zeros(values.shape[0], *positions.shape[1:], dtype=values.dtype, device=values.device)
+    flat = coefficients.reshape(values.shape[0], -1)
+    nodes = base.long()
+    for i in range(4):
+        row = _mirror(nodes[0] + (i - 1), h)
+        for j in range(4):
+            column = _mirror(nodes[1] + (j - 1), w)
+            out = out + flat[:, (row * w + column).reshape(-1)].reshape(out.shape) * (weights[i, 0] * weights[j, 1])
+    return out

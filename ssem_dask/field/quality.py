@@ -1,0 +1,36 @@
+"""What a field does to the tissue: folding, strain, displacement."""
+
+import torch
+from torch import Tensor
+
+
+def jacobian(field: Tensor, *, spacing: float) -> Tensor:
+    """Jacobian matrix `(2, 2, y-1, x-1)` of p ↦ p + u(p) by forward differences: [i, j] = ∂(map i)/∂(axis j)."""
+    dy = (field[:, 1:, :-1] - field[:, :-1, :-1]) / spacing
+    dx = (field[:, :-1, 1:] - field[:, :-1, :-1]) / spacing
+    gradient = torch.stack([dy, dx], dim=1)
+    return gradient + torch.eye(2, dtype=field.dtype, device=field.device)[:, :, None, None]
+
+
+def jacobian_determinant(field: Tensor, *, spacing: float) -> Tensor:
+    """Local area change |J| `(y-1, x-1)`: 1 is unchanged, at most 0 is folded; NaN is unknown."""
+    j = jacobian(field, spacing=spacing)
+    return j[0, 0] * j[1, 1] - j[0, 1] * j[1, 0]
+
+
+def fold_rate(field: Tensor, *, spacing: float) -> float:
+    """Share of the known cells where |J| <= 0; NaN if none is known."""
+    determinant = jacobian_determinant(field, spacing=spacing)
+    known = determinant[torch.isfinite(determinant)]
+    return float((known <= 0).double().mean()) if known.numel() else float("nan")
+
+
+def strain(field: Tensor, *, spacing: float) -> Tensor:
+    """Largest principal stretch or squeeze |σ - 1| `(y-1, x-1)`, σ the singular values of the Jacobian; NaN unknown."""
+    j = jacobian(field, spacing=spacing).permute(2, 3, 0, 1)
+    known = torch.isfinite(j).all(dim=(2, 3)) if j.numel() else torch.zeros(j.shape[:2], dtype=torch.bool)
+    # Closed form of the 2x2 singular values: half-sum and half-difference of two vector lengths.
+    a, b, c, d = j[..., 0, 0], j[..., 0, 1], j[..., 1, 0], j[..., 1, 1]
+    mean, spread = torch.hypot(a + d, c - b) / 2, torch.hypot(a - d, c + b) / 2
+    largest = torch.maximum((mean + spread - 1).abs(), (mean - spread - 1).abs())
+    return torch.where(known, largest, torch.full_like(largest, torch.nan))

@@ -1,0 +1,1 @@
+"""Integer geometry: boxes, chunks, windows and mips. No arrays."""
