@@ -1,3 +1,30 @@
-"""Alignment of serial-section electron microscopy volumes."""
+"""Alignment of serial-section electron microscopy volumes.
+
+`align(source, output)` aligns a volume with defaults; `open_alignment(url)` uses the result: fields as arrays, warping
+of other channels, mapping of points. Everything else is importable from its own module.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ssem_dask.alignment import Alignment, open_alignment
+    from ssem_dask.pipeline import Summary, align
 
 __version__ = "0.1.0"
+__all__ = ["Alignment", "Summary", "__version__", "align", "open_alignment"]
+
+_HOME = {
+    "Alignment": "ssem_dask.alignment",
+    "Summary": "ssem_dask.pipeline",
+    "align": "ssem_dask.pipeline",
+    "open_alignment": "ssem_dask.alignment",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names on first use, so that a module deep in the package does not load all of it."""
+    if name in _HOME:
+        import importlib
+
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'ssem_dask' has no attribute {name!r}")

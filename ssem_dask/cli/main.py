@@ -1,0 +1,77 @@
+"""The `ssem-dask` command.
+
+Exit codes: 0 everything done; 1 some chunks failed (named); 2 wrong usage, configuration or input, in one sentence;
+130 interrupted. A `SsemDaskError` is a user's to mend and shows no traceback; anything else is a bug and shows one.
+"""
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ssem_dask import __version__
+from ssem_dask.cli import data, demo, evaluate, run
+from ssem_dask.cli.console import complain
+from ssem_dask.errors import SsemDaskError
+
+INTERRUPTED = 130
+
+
+class _Commands(TyperGroup):
+    """The group of commands; turns a user's mistake into one sentence and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SsemDaskError as error:
+            complain(str(error))
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as error:
+            complain("Interrupted. What is done is kept; the same command goes on from there.")
+            raise typer.Exit(INTERRUPTED) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Align serial-section electron microscopy volumes.\n\n"
+        "New here? `ssem-dask demo` shows everything on a made-up volume in a few minutes. Then: `ssem-dask import` "
+        "your images, `ssem-dask align` them, and `ssem-dask status` tells how it went."
+    ),
+)
+
+
+def _show(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ssem-dask {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show)
+    ] = False,
+) -> None:
+    """Options of the bare command."""
+
+
+app.command("demo", rich_help_panel="Start here")(demo.demo)
+app.command("import", rich_help_panel="Align")(data.import_)
+app.command("align", rich_help_panel="Align")(run.align)
+app.command("plan", rich_help_panel="Align")(run.plan)
+app.command("run", rich_help_panel="Align")(run.run)
+app.command("status", rich_help_panel="Align")(run.status)
+app.command("train", rich_help_panel="Measure and improve")(data.train)
+app.command("simulate", rich_help_panel="Measure and improve")(data.simulate)
+app.command("evaluate", rich_help_panel="Measure and improve")(evaluate.evaluate)
+
+
+def main() -> None:
+    """Entry point of the `ssem-dask` script."""
+    app()

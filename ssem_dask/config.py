@@ -1,0 +1,254 @@
+"""The configuration of a run: one strict, frozen tree, its TOML file, its digest, and what follows from the data.
+
+A user overrides, never must: every `None` is chosen in `resolve` from pixel size and section size, and the choice is
+told. The digest covers everything that decides the result and nothing that does not (where it runs).
+"""
+
+import difflib
+import hashlib
+import json
+import math
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from ssem_dask.errors import ConfigError, SourceError
+from ssem_dask.geometry.chunks import round_up
+from ssem_dask.geometry.mip import mip_for_pixel_size, shape_at_mip
+from ssem_dask.stages.job import (
+    CoarseStageConfig,
+    ComposeStageConfig,
+    DownsampleStageConfig,
+    Job,
+    RegisterStageConfig,
+    RenderStageConfig,
+)
+from ssem_dask.storage.volume import Volume, VolumeInfo
+from ssem_dask.types import ConfigBase
+
+WORKING_PIXEL = 8.0
+"""nm; the scale that is registered where the user does not say: membranes are 2 px wide, noise is pooled."""
+_NODES_PER_WORKING_PIXEL = 8
+_WINDOW = 1024
+_HALO = 128
+
+
+class VolumeConfig(ConfigBase):
+    """What the source does not say of itself."""
+
+    pixel_size: float | None = Field(default=None, gt=0)
+    """nm per mip-0 pixel; None: as the source says."""
+    section_thickness: float | None = Field(default=None, gt=0)
+    """nm per section; None: as the source says."""
+
+
+class ClusterConfig(ConfigBase):
+    """Where the tasks run; not part of the digest."""
+
+    name: str = "local"
+    """`serial`, `local`, or the address of a Dask scheduler."""
+    workers: int | None = Field(default=None, ge=1)
+    """Workers of a local cluster; None: one a core."""
+
+
+class RunConfig(ConfigBase):
+    """One run."""
+
+    source: str
+    """URL of the source volume."""
+    output: str
+    """URL of the run's Zarr group, by custom ending in .zarr."""
+    volume: VolumeConfig = VolumeConfig()
+    coarse: CoarseStageConfig = CoarseStageConfig()
+    register_: RegisterStageConfig = Field(default=RegisterStageConfig(), alias="register")
+    compose: ComposeStageConfig = ComposeStageConfig()
+    render: RenderStageConfig = RenderStageConfig()
+    downsample: DownsampleStageConfig = DownsampleStageConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+
+def load_config(path: str, **overrides: Any) -> RunConfig:
+    """Read a TOML file; top-level `overrides` that are not None replace its values.
+
+    Raises:
+        ConfigError: the file is missing or not TOML, a key is unknown, a value is out of range.
+    """
+    try:
+        tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"Config {path}: there is no such file; give the path of a TOML file.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Config {path}: cannot be read ({error}); give the path of a TOML file.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"Config {path}: not valid TOML ({error}); mend that line.") from error
+    tree.update({key: value for key, value in overrides.items() if value is not None})
+    return make_config(tree, where=f"Config {path}")
+
+
+def make_config(tree: dict[str, Any], *, where: str = "Config") -> RunConfig:
+    """Validate a tree of plain values.
+
+    Raises:
+        ConfigError: names the key, what was given and what is wanted.
+    """
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, where=where)) from error
+
+
+def resolve(config: RunConfig) -> tuple[Job, list[str]]:
+    """Open the source and choose every value that was left open.
+
+    Returns:
+        The job, and a line for each choice with its reason.
+
+    Raises:
+        SourceError: the source is missing, unreadable or too small to align.
+        ConfigError: values that do not fit the volume or each other.
+    """
+    volume = Volume.open(
+        config.source, pixel_size=config.volume.pixel_size, section_thickness=config.volume.section_thickness
+    )
+    info = volume.info
+    _check_source(config.source, info)
+    pixel = config.volume.pixel_size or info.pixel_size
+    thickness = config.volume.section_thickness or info.section_thickness
+    info = VolumeInfo(shape=info.shape, dtype=info.dtype, pixel_size=pixel, section_thickness=thickness)
+    register, choices = _resolve_register(config.register_, info)
+    _check_render(config.render)
+    mips = 1
+    while max(shape_at_mip((info.shape[1], info.shape[2]), mip=mips - 1)) > config.downsample.smallest:
+        mips += 1
+    job = Job(
+        source=config.source,
+        output=config.output,
+        info=info,
+        coarse=config.coarse,
+        register=register,
+        compose=config.compose,
+        render=config.render,
+        downsample=config.downsample,
+        mips=mips,
+        encoder_digest="",
+        digests={},
+    )
+    return _with_digests(job), choices
+
+
+def stored_config(job: Job) -> dict[str, Any]:
+    """All that was decided, as plain JSON values, for the run's attributes."""
+    return {
+        "volume": {"pixel_size": job.info.pixel_size, "section_thickness": job.info.section_thickness},
+        "coarse": job.coarse.model_dump(mode="json"),
+        "register": job.register.model_dump(mode="json"),
+        "compose": job.compose.model_dump(mode="json"),
+        "render": job.render.model_dump(mode="json"),
+        "downsample": job.downsample.model_dump(mode="json"),
+    }
+
+
+def config_digest(job: Job) -> str:
+    """Digest of source and configuration: two runs with the same one give the same result."""
+    return digest_of({"source": job.source, "shape": job.shape, "dtype": job.info.dtype.str, **stored_config(job)})
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _with_digests(job: Job) -> Job:
+    tree = stored_config(job)
+    upstream = digest_of({"source": job.source, "shape": job.shape, "dtype": job.info.dtype.str, **tree["volume"]})
+    digests = {}
+    for stage in ("coarse", "register", "compose", "render", "downsample"):
+        upstream = digest_of({"upstream": upstream, "stage": stage, "config": tree[stage]})
+        digests[stage] = upstream[:16]
+    return replace(job, digests=digests)
+
+
+def _resolve_register(config: RegisterStageConfig, info: VolumeInfo) -> tuple[RegisterStageConfig, list[str]]:
+    choices = []
+    mip = config.mip
+    if mip is None:
+        mip = mip_for_pixel_size(info.pixel_size, wanted=WORKING_PIXEL)
+        choices.append(
+            f"register.mip = {mip}: {info.pixel_size * 2**mip:.3g} nm per pixel is nearest to {WORKING_PIXEL:.3g} nm"
+        )
+    scale = 2**mip
+    spacing = config.spacing or _NODES_PER_WORKING_PIXEL * scale
+    if config.spacing is None:
+        choices.append(
+            f"register.spacing = {spacing}: a field node every {_NODES_PER_WORKING_PIXEL} working pixels "
+            f"({spacing * info.pixel_size:.3g} nm)"
+        )
+    if spacing % scale:
+        raise ConfigError(
+            f"[register] spacing = {spacing}: must be a multiple of 2**mip = {scale}, so that nodes meet the working "
+            f"pixels; use {round_up(spacing, multiple=scale)}."
+        )
+    window = config.window or _WINDOW * scale
+    if window % spacing:
+        raise ConfigError(
+            f"[register] window = {window}: must be a multiple of spacing = {spacing}, so that windows share no node; "
+            f"use {round_up(window, multiple=spacing)}."
+        )
+    halo = round_up(_HALO * scale if config.halo is None else config.halo, multiple=scale)
+    return config.model_copy(update={"mip": mip, "spacing": spacing, "window": window, "halo": halo}), choices
+
+
+def _check_source(url: str, info: VolumeInfo) -> None:
+    if info.shape[0] < 2:
+        raise SourceError(
+            f"Source {url}: has {info.shape[0]} section, but an alignment needs at least 2; add sections."
+        )
+    if min(info.shape[1:]) < 32:
+        raise SourceError(
+            f"Source {url}: sections of {info.shape[1]} × {info.shape[2]} px, but at least 32 × 32 px are needed."
+        )
+    if info.dtype.name not in ("uint8", "uint16"):
+        raise SourceError(
+            f"Source {url}: pixels are {info.dtype.name}, but uint8 or uint16 is needed; convert the images first."
+        )
+
+
+def _check_render(config: RenderStageConfig) -> None:
+    if any(c < 1 or s % c for c, s in zip(config.chunk, config.shard, strict=True)):
+        raise ConfigError(
+            f"[render] shard = {list(config.shard)}: must be a multiple of chunk = {list(config.chunk)} on every axis."
+        )
+    if math.prod(config.shard) > 1 << 30:
+        raise ConfigError(
+            f"[render] shard = {list(config.shard)}: {math.prod(config.shard) / 2**30:.1f} Gpx in one file, but a task "
+            "holds a whole shard in memory; use at most 1 Gpx, for example [8, 2048, 2048]."
+        )
+
+
+def _sentence(error: ValidationError, *, where: str) -> str:
+    """One sentence for the first thing that is wrong."""
+    first = error.errors()[0]
+    keys = [str(part) for part in first["loc"]]
+    table, key = ".".join(keys[:-1]), keys[-1]
+    place = f"{where}: [{table}] {key}" if table else f"{where}: {key}"
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(keys[:-1])
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}."
+        return f"{place}: unknown key; {hint}"
+    if first["type"] == "missing":
+        return f"{place}: is missing; add it."
+    return f"{place} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}."
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    model: type[ConfigBase] = RunConfig
+    for part in path:
+        field = next(f for name, f in model.model_fields.items() if part in (name, f.alias))
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, ConfigBase)):
+            break
+        model = field.annotation
+    return sorted(f.alias or name for name, f in model.model_fields.items())

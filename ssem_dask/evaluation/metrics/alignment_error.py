@@ -1,0 +1,57 @@
+"""The map c_z, aligned → truth, on the grid where alignment errors are compared."""
+
+import torch
+from torch import Tensor
+
+from ssem_dask.field.grid import Grid
+from ssem_dask.field.interpolate import sample_known
+from ssem_dask.types import ShapeYX
+
+SPACING = 4
+"""mip-0 px between the nodes at which errors are compared."""
+
+MARGIN = 96
+"""mip-0 px along the border of the aligned section that do not count."""
+
+_MARGIN_SHARE = 0.24
+
+
+def margin_of(shape_yx: ShapeYX) -> int:
+    """The margin of a section: 96 px, or 24 % of the shorter side where a section is smaller than 400 px."""
+    return min(MARGIN, int(_MARGIN_SHARE * min(shape_yx)))
+
+
+def inner_nodes(shape_yx: ShapeYX) -> Tensor:
+    """Mask `(y, x)` of the 4-px grid's nodes that lie inside the margin."""
+    grid = Grid.of_section(shape_yx, spacing=SPACING)
+    margin = margin_of(shape_yx)
+    y, x = grid.positions()
+    inner: Tensor = (y >= margin) & (y <= shape_yx[0] - margin) & (x >= margin) & (x <= shape_yx[1] - margin)
+    return inner
+
+
+def alignment_map(*, truth: Tensor, recovered: Tensor, damage: Tensor, shape_yx: ShapeYX) -> Tensor:
+    """c_z as displacements `(2, y, x)` on the 4-px grid: c_z = f_z + d_z(p + f_z), truth px.
+
+    NaN within the margin, where f_z is unknown or points out of the observed section, where d_z is unknown, and where
+    the observed pixel is damaged.
+
+    Args:
+        truth: d_z `(2, y, x)` on the 4-px grid of the observed section, px.
+        recovered: f_z `(2, y, x)` on the 4-px grid of the aligned section, px.
+        damage: bool `(y, x)` on the 4-px grid of the observed section.
+        shape_yx: mip-0 px of the section, aligned and observed alike.
+    """
+    grid = Grid.of_section(shape_yx, spacing=SPACING)
+    observed = grid.positions() + recovered
+    section = Grid(shape_yx, 1.0)
+    usable = inner_nodes(shape_yx) & section.contains(observed)
+    where = torch.where(usable, observed, torch.full_like(observed, torch.nan))
+    sound = torch.where(damage, torch.full_like(truth, torch.nan), truth)
+    if damage.any() and not bool(torch.isnan(sound).all()):
+        # Bilinear sampling would borrow from sound neighbours of a damaged node: the nearest node decides.
+        index = torch.nan_to_num(grid.index(where), nan=0.0).round().long()
+        limit = torch.tensor(grid.shape).reshape(2, 1, 1) - 1
+        y, x = torch.minimum(index.clamp(min=0), limit)
+        where = torch.where(damage[y, x], torch.full_like(where, torch.nan), where)
+    return recovered + sample_known(sound, grid=grid, positions=where)

@@ -1,0 +1,130 @@
+"""From tissue to the picture of a section: stain, grain, blur, shot noise, contrast."""
+
+from functools import lru_cache
+
+import numpy as np
+
+from ssem_dask.evaluation.phantom.config import PhantomConfig
+from ssem_dask.evaluation.phantom.organelles import bump, draw_mitochondria, draw_vesicles
+from ssem_dask.evaluation.phantom.randomness import hashed, mix, uniform
+from ssem_dask.evaluation.phantom.tile import MARGIN, SIZE, Tissue
+from ssem_dask.types import AnyArray, Float32Array
+
+_GRAIN, _STAIN, _SECTION, _SHOT = 500, 520, 540, 560
+_BANK = 1024
+_BANK_PIXEL = 2.5  # nm; the grain is looked up without interpolation, so its pixels are finer than the image's
+
+
+def image_of_tissue(config: PhantomConfig, tissue: Tissue) -> AnyArray:
+    """The section's picture `(SIZE, SIZE)` uint8; only its core is free of the tile's border."""
+    image = _stained(config, tissue)
+    draw_vesicles(config, tissue, image)
+    draw_mitochondria(config, tissue, image)
+    _draw_membranes(tissue, image)
+    image = _exposed(config, tissue, image)
+    return np.clip(image * 255.0 + 0.5, 0.0, 255.0).astype(np.uint8)
+
+
+def _stained(config: PhantomConfig, tissue: Tissue) -> Float32Array:
+    """Cytoplasm with its grain, lighter and darker by neurite."""
+    label, seed = tissue.neurites.label, config.seed
+    dark = uniform(seed, _STAIN, label) < 0.06
+    light = np.where(dark, 0.40, 0.73) + 0.10 * (uniform(seed, _STAIN + 1, label) - 0.5)
+    grain = (0.5 + 0.8 * uniform(seed, _STAIN + 2, label)) * config.texture
+    light, grain = light.astype(np.float32)[tissue.winner], grain.astype(np.float32)[tissue.winner]
+    light += 0.03 * tissue.shade
+    grain *= 1.0 + 0.25 * tissue.shade
+    light -= grain * _grain(config, tissue)
+    return light
+
+
+def _grain(config: PhantomConfig, tissue: Tissue) -> Float32Array:
+    """Grain of the cytoplasm `(SIZE, SIZE)`: half of it shared with the section before, half with the one after."""
+    bank = _grain_bank(config.seed)
+    row = _bank_index(tissue.y, tissue.centre[0])
+    column = _bank_index(tissue.x, tissue.centre[1])
+    total = np.zeros(row.shape, dtype=np.float32)
+    for layer, weight in ((tissue.z, 0.8), (tissue.z + 1, 0.6)):
+        offset = hashed(config.seed, _GRAIN, layer, [0, 1]).astype(np.int32) & (_BANK - 1)
+        index = ((row + offset[0]) & (_BANK - 1)) * np.int32(_BANK)
+        index += (column + offset[1]) & (_BANK - 1)
+        total += np.float32(weight) * bank[index]
+    return total
+
+
+def _bank_index(position: Float32Array, centre: float) -> np.ndarray:
+    """Bank row or column of each position, before wrapping."""
+    whole = int(centre // _BANK_PIXEL)
+    index = np.floor(position / _BANK_PIXEL + np.float32(centre / _BANK_PIXEL - whole)).astype(np.int32)
+    index += whole & (_BANK - 1)
+    return index
+
+
+@lru_cache(maxsize=4)
+def _grain_bank(seed: int) -> Float32Array:
+    """A periodic plane of dark grains of 20-40 nm, flat; mean about 0.07, values from 0 up."""
+    rows = hashed(seed, _GRAIN + 1, np.arange(_BANK))
+    columns = hashed(seed, _GRAIN + 2, np.arange(_BANK))
+    white = mix(rows[:, None] ^ columns[None, :]).astype(np.float64) * 2.0**-32 - 0.5
+    fy, fx = np.fft.fftfreq(_BANK, _BANK_PIXEL), np.fft.rfftfreq(_BANK, _BANK_PIXEL)
+    frequency = np.hypot(fy[:, None], fx[None, :])
+    spectrum = np.fft.rfft2(white)
+
+    def filtered(sigma: float) -> AnyArray:
+        smooth = np.fft.irfft2(spectrum * np.exp(-2 * (np.pi * sigma * frequency) ** 2), (_BANK, _BANK))
+        return np.asarray(smooth / smooth.std())
+
+    fine, coarse = filtered(8.0), filtered(40.0)
+    grains = np.maximum(fine + 0.5 * coarse - 0.5, 0.0) * 0.20
+    bank = grains.astype(np.float32).reshape(-1)
+    bank.flags.writeable = False
+    return bank
+
+
+def _draw_membranes(tissue: Tissue, image: Float32Array) -> None:
+    """Two dark membranes with a lighter cleft; wide and grey where they are cut aslant, thick where stained more."""
+    aslant = np.clip(0.7 * tissue.shade, -0.6, 1.6)
+    width = 13.0 + 6.0 * aslant
+    darkness = 0.93 - 0.12 * np.maximum(aslant, 0.0)
+    membrane = bump((tissue.border - 8.0) / width)
+    near = tissue.border < 8.0
+    membrane = np.where(near, np.maximum(membrane, 0.86), membrane)
+    image *= 1.0 - darkness * membrane
+    image += 0.02
+
+
+def _exposed(config: PhantomConfig, tissue: Tissue, image: Float32Array) -> Float32Array:
+    """Blur, shot noise, and the section's own contrast and brightness."""
+    seed, z = config.seed, tissue.z
+    sigma = min(config.blur / config.pixel_size, 1.5)
+    image = _blurred(image, sigma=sigma)
+    if config.noise:
+        rows = hashed(seed, _SHOT, z, tissue.start[0] + np.arange(SIZE))
+        columns = hashed(seed, _SHOT + 1, z, tissue.start[1] + np.arange(SIZE))
+        bits = mix(rows[:, None] ^ columns[None, :])
+        # Two 16-bit numbers make a triangular distribution; after a detector's own blur it is as good as normal.
+        shot = (bits & np.uint32(0xFFFF)).astype(np.float32) + (bits >> np.uint32(16)).astype(np.float32)
+        shot = (shot - 65535.0) * np.float32(6.0**0.5 / 65536.0)
+        shot *= np.sqrt(np.maximum(image, 0.02)) * np.float32(0.13 * config.noise * 5.0 / config.pixel_size)
+        image = image + _blurred(shot, sigma=0.5)
+    normal = np.float32(12.0**0.5) * (uniform(seed, _SECTION, z, [0, 1, 2, 3]) - 0.5)
+    contrast = 1.0 + config.section_contrast * normal[0]
+    return np.asarray((image - 0.5) * contrast + 0.5 + config.section_brightness * normal[1], dtype=np.float32)
+
+
+def _blurred(image: Float32Array, *, sigma: float) -> Float32Array:
+    """Gaussian blur with a reach of `MARGIN // 2` px; the outermost pixels are repeated."""
+    if sigma <= 0:
+        return image
+    reach = max(1, min(MARGIN // 2, int(np.ceil(2.5 * sigma))))
+    offsets = np.arange(-reach, reach + 1)
+    kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).astype(np.float32)
+    for axis in (0, 1):
+        pad = [(reach, reach) if a == axis else (0, 0) for a in (0, 1)]
+        padded = np.pad(image, pad, mode="edge")
+        total = np.zeros_like(image)
+        for tap, weight in enumerate(kernel):
+            total += weight * (padded[tap : tap + SIZE] if axis == 0 else padded[:, tap : tap + SIZE])
+        image = total
+    return image

@@ -1,0 +1,232 @@
+"""The neurites that can be seen near a piece of one section, as capsules in the plane.
+
+Three calibres stand on three jittered lattices. Large neurites run through the whole volume; the others live for a
+hashed stretch of depth, after which another one takes their place. Half of the smaller ones are branches: they carry
+the label of a large neurite, leave its axis and move to their own place over about a micrometre of depth.
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from ssem_dask.evaluation.phantom.config import PhantomConfig
+from ssem_dask.evaluation.phantom.randomness import UInt32Array, hashed, knots_at, mix, uniform
+from ssem_dask.types import Float32Array, Float64Array
+
+_STREAM = 200
+_OFF = 400.0  # nm by which a neurite shrinks at the ends of its life, enough to vanish between its neighbours
+
+
+@dataclass(frozen=True, slots=True)
+class _Calibre:
+    """One lattice of neurites, lengths in nm."""
+
+    period: float
+    radius: tuple[float, float]
+    half_length: float
+    reach: float
+    life: float
+    """Depth after which another neurite takes the place; 0: never."""
+    taper: float
+
+
+_CALIBRES = (
+    _Calibre(period=950.0, radius=(60.0, 520.0), half_length=420.0, reach=2000.0, life=0.0, taper=0.0),
+    _Calibre(period=430.0, radius=(20.0, 170.0), half_length=200.0, reach=800.0, life=5000.0, taper=350.0),
+    _Calibre(period=210.0, radius=(-60.0, 60.0), half_length=90.0, reach=420.0, life=2500.0, taper=200.0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Neurites:
+    """Capsules of one section: all points whose distance to a segment is least after taking off the radius; nm."""
+
+    y: Float32Array
+    x: Float32Array
+    direction_y: Float32Array
+    direction_x: Float32Array
+    half_length: Float32Array
+    radius: Float32Array
+    label: UInt32Array
+    owner: UInt32Array
+    """Hash of the capsule itself, which branches do not share."""
+
+    def chosen(self, index: np.ndarray) -> "Neurites":
+        """The capsules at `index`."""
+        return Neurites(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+
+def neurites_near(config: PhantomConfig, *, z: float, low: Float64Array, high: Float64Array) -> Neurites:
+    """All capsules at depth z (nm) that can matter in the rectangle from `low` to `high` (y, x), nm."""
+    parts = [_of_calibre(config, index, z=z, low=low, high=high) for index in range(len(_CALIBRES))]
+    return Neurites(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Neurites)})
+
+
+def _of_calibre(config: PhantomConfig, index: int, *, z: float, low: Float64Array, high: Float64Array) -> Neurites:
+    calibre = _CALIBRES[index]
+    period = calibre.period * config.calibre
+    first = np.floor((low - calibre.reach * config.calibre) / period).astype(np.int64)
+    last = np.floor((high + calibre.reach * config.calibre) / period).astype(np.int64)
+    rows, columns = (
+        a.reshape(-1)
+        for a in np.meshgrid(np.arange(first[0], last[0] + 1), np.arange(first[1], last[1] + 1), indexing="ij")
+    )
+    return _capsules(config, index, rows=rows, columns=columns, z=z)
+
+
+def _capsules(config: PhantomConfig, index: int, *, rows: np.ndarray, columns: np.ndarray, z: float) -> Neurites:
+    """The capsules at lattice cells `(n,)`."""
+    calibre, seed, stream = _CALIBRES[index], config.seed, _STREAM + 20 * index
+    scale = np.float32(config.calibre)
+    epoch = np.zeros(rows.shape, dtype=np.int64)
+    age = left = np.full(rows.shape, np.inf, dtype=np.float32)
+    if calibre.life:
+        # The lives of one place begin at (e + u) * life, u hashed for each place.
+        phase = z / calibre.life - uniform(seed, stream, rows, columns).astype(np.float64)
+        epoch = np.floor(phase).astype(np.int64)
+        age = ((phase - epoch) * calibre.life).astype(np.float32)
+        left = np.float32(calibre.life) - age
+    keys = (rows, columns, epoch)
+
+    def chance(number: int) -> Float32Array:
+        return uniform(seed, stream + 1 + number, *keys)
+
+    def wander(number: int, z_period: float) -> Float32Array:
+        noise = knots_at(seed, stream + 10 + number, *keys, z=z, z_period=z_period / max(config.shape_change, 1e-3))
+        return noise if config.shape_change else np.zeros_like(noise)
+
+    y = ((rows + 0.5 + 0.9 * (chance(0) - 0.5)) * calibre.period * config.calibre).astype(np.float64)
+    x = ((columns + 0.5 + 0.9 * (chance(1) - 0.5)) * calibre.period * config.calibre).astype(np.float64)
+    y += 0.06 * calibre.period * wander(0, 900.0)
+    x += 0.06 * calibre.period * wander(1, 900.0)
+    smallest, largest = calibre.radius
+    radius = scale * (smallest + (largest - smallest) * chance(2) ** 2)
+    radius += scale * 0.08 * np.float32(calibre.period) * wander(2, 700.0)
+    label = _label(index, rows, columns, epoch)
+    if calibre.life:
+        radius -= _OFF * (_ramp(1.0 - left / calibre.taper) + _ramp(1.0 - age / calibre.taper) * (chance(3) >= 0.5))
+        y, x, label = _branched(
+            config, index, rows, columns, z=z, y=y, x=x, label=label, age=age, branch=chance(3) < 0.5
+        )
+    angle = (chance(4) + 0.08 * wander(3, 1200.0)) * np.float32(2 * np.pi)
+    length = scale * calibre.half_length * chance(5) ** 2 * (1.0 + 0.2 * wander(4, 900.0))
+    return Neurites(
+        y=y,
+        x=x,
+        direction_y=np.sin(angle),
+        direction_x=np.cos(angle),
+        half_length=np.maximum(length, 0.0).astype(np.float32),
+        radius=radius.astype(np.float32),
+        label=label,
+        owner=hashed(seed, stream + 9, *keys),
+    )
+
+
+def _branched(
+    config: PhantomConfig,
+    index: int,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    *,
+    z: float,
+    y: Float64Array,
+    x: Float64Array,
+    label: UInt32Array,
+    age: Float32Array,
+    branch: np.ndarray,
+) -> tuple[Float64Array, Float64Array, UInt32Array]:
+    """Give branches the label of the nearest large neurite's lattice cell and let them start at its place."""
+    period = _CALIBRES[index].period / _CALIBRES[0].period
+    parent_rows = np.floor((rows + 0.5) * period).astype(np.int64)
+    parent_columns = np.floor((columns + 0.5) * period).astype(np.int64)
+    parent = _capsules(config, 0, rows=parent_rows, columns=parent_columns, z=z)
+    pull = np.where(branch, _ramp(1.0 - age / 1000.0), 0.0)
+    y = y + pull * (parent.y - y)
+    x = x + pull * (parent.x - x)
+    return y, x, np.where(branch, parent.label, label)
+
+
+def _ramp(share: Float32Array) -> Float32Array:
+    """0 below 0, 1 above 1, smooth between."""
+    t = np.clip(share, 0.0, 1.0)
+    return np.asarray(t * t * (3.0 - 2.0 * t), dtype=np.float32)
+
+
+def _label(index: int, rows: np.ndarray, columns: np.ndarray, epoch: np.ndarray) -> UInt32Array:
+    """A label for each lattice cell and life: unique within 4096 lattice cells of an axis and 64 lives; never 0."""
+    packed = (index + 1) << 30 | (epoch & 0x3F) << 24 | (rows & 0xFFF) << 12 | (columns & 0xFFF)
+    return mix(packed.astype(np.uint32))
+
+
+def partition(
+    neurites: Neurites, *, y: Float32Array, x: Float32Array, centre: Float64Array
+) -> tuple[np.ndarray, Float32Array]:
+    """Which neurite holds each position, and how far its border is.
+
+    Args:
+        neurites: candidates.
+        y, x: positions `(blocks, pixels)` relative to `centre`, nm; the pixels of a block lie near each other.
+        centre: (y, x), nm.
+
+    Returns:
+        Index of the nearest capsule `(blocks, pixels)`, and half the distance by which the nearest capsule of another
+        label is farther: about the distance to the membrane, nm.
+    """
+    cy = (neurites.y - centre[0]).astype(np.float32)
+    cx = (neurites.x - centre[1]).astype(np.float32)
+    order, counts = _candidates(neurites, cy, cx, y, x)
+    _, small = np.unique(neurites.label, return_inverse=True)
+    small = small.astype(np.int32)
+    far = np.float32(1e9)
+    first = np.full(y.shape, far, dtype=np.float32)
+    second = np.full(y.shape, far, dtype=np.float32)
+    winner = np.zeros(y.shape, dtype=np.int32)
+    winner_label = np.full(y.shape, -1, dtype=np.int32)
+    by_count = np.argsort(-counts, kind="stable")
+    y, x = y[by_count], x[by_count]
+    for slot in range(int(counts.max())):
+        n = int(np.count_nonzero(counts > slot))
+        pick = order[by_count[:n], slot][:, None]
+        dy, dx = y[:n] - cy[pick], x[:n] - cx[pick]
+        ty, tx, half = neurites.direction_y[pick], neurites.direction_x[pick], neurites.half_length[pick]
+        along = dy * ty
+        along += dx * tx
+        np.clip(along, -half, half, out=along)
+        dy -= along * ty
+        dx -= along * tx
+        dy *= dy
+        dx *= dx
+        dy += dx
+        distance = np.sqrt(dy, out=dy)
+        distance -= neurites.radius[pick]
+        label = small[pick]
+        better = distance < first[:n]
+        same = winner_label[:n] == label
+        # Whichever of the old and the new one loses is a candidate for second, unless both are one neurite.
+        np.maximum(distance, first[:n], out=dx)
+        np.minimum(second[:n], dx, out=second[:n], where=~same)
+        np.minimum(first[:n], distance, out=first[:n])
+        np.copyto(winner[:n], pick, where=better)
+        np.copyto(winner_label[:n], label, where=better)
+    back = np.empty_like(by_count)
+    back[by_count] = np.arange(len(by_count))
+    return winner[back], (0.5 * (second - first))[back]
+
+
+def _candidates(
+    neurites: Neurites, cy: Float32Array, cx: Float32Array, y: Float32Array, x: Float32Array
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each block the capsules `(blocks, most)` that can be first or second there, nearest first, and their number."""
+    my, mx = 0.5 * (y.min(1) + y.max(1)), 0.5 * (x.min(1) + x.max(1))
+    reach = 0.5 * np.hypot(y.max(1) - y.min(1), x.max(1) - x.min(1))
+    dy, dx = my[:, None] - cy, mx[:, None] - cx
+    along = np.clip(dy * neurites.direction_y + dx * neurites.direction_x, -neurites.half_length, neurites.half_length)
+    distance = np.hypot(dy - along * neurites.direction_y, dx - along * neurites.direction_x) - neurites.radius
+    order = np.argsort(distance, axis=1, kind="stable")
+    distance = np.take_along_axis(distance, order, axis=1)
+    label = neurites.label[order]
+    other = label != label[:, :1]
+    second = np.where(other, distance, np.inf).min(axis=1)
+    # A capsule's distance changes by at most `reach` from the block's middle to its pixels.
+    counts = np.count_nonzero(distance <= (second + 2.0 * reach)[:, None], axis=1)
+    return order[:, : int(counts.max())], counts

@@ -1,0 +1,109 @@
+"""The fixed tiles that a phantom is generated in, which make every chunk bit-identical to any other chunk's part.
+
+A tile is `CORE` px wide, on a grid that starts at the volume's origin, and is computed with a margin. A chunk is cut
+out of whole tiles, so no pixel ever depends on which box was asked for.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ssem_dask.evaluation.phantom.config import PhantomConfig
+from ssem_dask.evaluation.phantom.motion import motion_nm
+from ssem_dask.evaluation.phantom.neurites import Neurites, neurites_near, partition
+from ssem_dask.evaluation.phantom.randomness import scattered_plane
+from ssem_dask.types import Float32Array, Float64Array
+
+CORE = 256
+MARGIN = 8
+SIZE = CORE + 2 * MARGIN
+_BLOCK = 16
+_NODE = 8  # px between the nodes of noises that follow the tissue; their finest scale is 90 nm
+
+_OUTLINE = 300
+_SHADE = 310
+
+
+@dataclass(frozen=True, slots=True)
+class Tissue:
+    """The tissue under one tile with its margin; arrays `(SIZE, SIZE)`, lengths in nm."""
+
+    z: int
+    start: tuple[int, int]
+    """First pixel (y, x) of the tile, margin included."""
+    y: Float32Array
+    x: Float32Array
+    """Position in the reference tissue, relative to `centre`."""
+    outline_y: Float32Array
+    outline_x: Float32Array
+    """The same with the waviness of outlines added: the coordinates that neurites and mitochondria are round in."""
+    centre: Float64Array
+    neurites: Neurites
+    winner: np.ndarray
+    """Index of the neurite."""
+    border: Float32Array
+    """Distance to the membrane."""
+    shade: Float32Array
+    """Smooth noise of unit variance, about half a micrometre wide."""
+
+
+def tissue_of_tile(config: PhantomConfig, *, z: int, tile: tuple[int, int]) -> Tissue:
+    """Lay out the tissue of section z under tile (row, column)."""
+    start = (tile[0] * CORE - MARGIN, tile[1] * CORE - MARGIN)
+    pixel, depth = config.pixel_size, z * config.section_thickness
+    py, px = ((s + np.arange(SIZE) + 0.5) * pixel for s in start)
+    centre = np.array([py[SIZE // 2], px[SIZE // 2]])
+    motion = motion_nm(config, z=z, y=py, x=px)
+    y = motion[0] + (py - centre[0]).astype(np.float32)[:, None]
+    x = motion[1] + (px - centre[1]).astype(np.float32)[None, :]
+
+    nodes_y, nodes_x = ((s + np.arange(SIZE // _NODE + 1) * _NODE) * pixel for s in start)
+    node_motion = motion_nm(config, z=z, y=nodes_y, x=nodes_x)
+    ny, nx = nodes_y[:, None] + node_motion[0], nodes_x[None, :] + node_motion[1]
+    speed = max(config.shape_change, 1e-6)
+    matrix = _linear_matrix()
+
+    def noise(stream: int, period: float, z_period: float) -> Float32Array:
+        at_nodes = scattered_plane(config.seed, stream, y=ny, x=nx, z=depth, period=period, z_period=z_period / speed)
+        return matrix @ at_nodes @ matrix.T
+
+    outline_y = y + 45.0 * noise(_OUTLINE, 330.0, 900.0) + 12.0 * noise(_OUTLINE + 1, 100.0, 400.0)
+    outline_x = x + 45.0 * noise(_OUTLINE + 2, 330.0, 900.0) + 12.0 * noise(_OUTLINE + 3, 100.0, 400.0)
+    low = np.array([outline_y.min(), outline_x.min()], dtype=np.float64) + centre
+    high = np.array([outline_y.max(), outline_x.max()], dtype=np.float64) + centre
+    neurites = neurites_near(config, z=depth, low=low, high=high)
+    winner, border = partition(neurites, y=_to_blocks(outline_y), x=_to_blocks(outline_x), centre=centre)
+    return Tissue(
+        z=z,
+        start=start,
+        y=y,
+        x=x,
+        outline_y=outline_y,
+        outline_x=outline_x,
+        centre=centre,
+        neurites=neurites,
+        winner=_from_blocks(winner),
+        border=_from_blocks(border),
+        shade=noise(_SHADE, 450.0, 250.0),
+    )
+
+
+def _linear_matrix() -> Float32Array:
+    """Takes values at the nodes of a tile's axis to its pixels, linearly."""
+    position = (np.arange(SIZE) + 0.5) / _NODE
+    base = np.floor(position).astype(np.int64)
+    matrix = np.zeros((SIZE, SIZE // _NODE + 1), dtype=np.float32)
+    rows = np.arange(SIZE)
+    matrix[rows, base] = 1.0 - (position - base)
+    matrix[rows, base + 1] = position - base
+    return matrix
+
+
+def _to_blocks(image: np.ndarray) -> np.ndarray:
+    n = SIZE // _BLOCK
+    return image.reshape(n, _BLOCK, n, _BLOCK).transpose(0, 2, 1, 3).reshape(n * n, _BLOCK * _BLOCK)
+
+
+def _from_blocks(blocks: np.ndarray) -> np.ndarray:
+    n = SIZE // _BLOCK
+    return blocks.reshape(n, n, _BLOCK, _BLOCK).transpose(0, 2, 1, 3).reshape(SIZE, SIZE)

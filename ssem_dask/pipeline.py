@@ -1,0 +1,198 @@
+"""The pipeline: a loop over stages and generations. What has been done stands in the store, not in a scheduler.
+
+A task is done if its ledger entry carries the digest of the current configuration and did not fail; everything else is
+to do. So an interrupted run goes on where it was, and running a finished one does nothing.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from typing import Any, cast
+
+from ssem_dask.config import RunConfig, config_digest, make_config, resolve, stored_config
+from ssem_dask.errors import OutputError
+from ssem_dask.runtime.clusters import open_cluster
+from ssem_dask.runtime.events import Observer, Silent, StageStarted
+from ssem_dask.runtime.execute import execute, open_ledger
+from ssem_dask.runtime.executor import Executor
+from ssem_dask.stages import coarse, compose, downsample, register, render
+from ssem_dask.stages.job import Estimate, Job, Stage
+from ssem_dask.storage.ledger import Ledger
+from ssem_dask.storage.location import exists
+from ssem_dask.storage.run import create_run, read_run, update_run
+from ssem_dask.task import Outcome, Task, TaskReport
+
+FORMAT = 1
+STAGES: tuple[Stage, ...] = cast(tuple[Stage, ...], (coarse, register, compose, render, downsample))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will do; making it touches nothing but the source's metadata."""
+
+    job: Job
+    choices: list[str]
+    """What was chosen from the data, a line each."""
+    estimates: dict[str, Estimate]
+    digest: str
+
+
+@dataclass(slots=True)
+class Summary:
+    """How a run ended."""
+
+    output: str
+    state: str
+    """`complete`, or `incomplete` where a task failed."""
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Number of tasks for each stage and outcome, those of earlier runs included."""
+    failed: list[TaskReport] = field(default_factory=list)
+    remarks: list[TaskReport] = field(default_factory=list)
+    """Tasks that ended as expected but have something to say."""
+
+
+def plan(config: RunConfig) -> Plan:
+    """Resolve a configuration and count what it takes.
+
+    Raises:
+        SourceError, ConfigError, WeightsError: see `config.resolve`.
+    """
+    job, choices = resolve(config)
+    estimates = {stage.NAME: stage.estimate(job) for stage in STAGES}
+    return Plan(job=job, choices=choices, estimates=estimates, digest=config_digest(job))
+
+
+def run(plan: Plan, *, executor: Executor, observer: Observer) -> Summary:
+    """Do what is left to do of a plan.
+
+    Stops after a stage in which a task failed, since the stages after it would build on a hole.
+
+    Raises:
+        OutputError: the output cannot be written, or belongs to something else.
+    """
+    open_run(plan)
+    try:
+        return _run_stages(plan, executor=executor, observer=observer)
+    except BaseException:
+        update_run(plan.job.output, state="incomplete")
+        raise
+
+
+def _run_stages(plan: Plan, *, executor: Executor, observer: Observer) -> Summary:
+    job = plan.job
+    ledger = open_ledger(job.output)
+    summary = Summary(output=job.output, state="complete")
+    for choice in plan.choices:
+        observer.note(choice)
+    for stage in STAGES:
+        stage.prepare(job)
+        done = done_tasks(ledger, stage.NAME, digest=job.digests[stage.NAME])
+        counts = summary.counts.setdefault(stage.NAME, {})
+        observer.stage_started(_started(stage, plan, done))
+        for report in done.values():
+            _count(report, counts, summary)
+        for generation in stage.generations(job):
+            for report in executor.map(partial(execute, run=stage.run), _left(generation, done)):
+                observer.task_ended(report)
+                _count(report, counts, summary)
+            if summary.failed:
+                break
+        observer.stage_ended(stage.NAME)
+        if summary.failed:
+            summary.state = "incomplete"
+            break
+    update_run(job.output, state=summary.state)
+    return summary
+
+
+def open_run(plan: Plan) -> None:
+    """Create the run's group, or make sure that the one that is there belongs to this plan."""
+    output = plan.job.output
+    if not exists(output):
+        create_run(output, attributes=run_attributes(plan))
+        return
+    attributes = read_run(output)
+    if attributes.get("config_digest") != plan.digest:
+        raise OutputError(
+            f"Output {output}: holds a run with another source or configuration (digest "
+            f"{str(attributes.get('config_digest'))[:12]}, this one is {plan.digest[:12]}); choose another output, or "
+            "remove that one."
+        )
+    update_run(output, state="running")
+
+
+def run_attributes(plan: Plan) -> dict[str, Any]:
+    """What the run's group says of itself."""
+    job = plan.job
+    return {
+        "format": FORMAT,
+        "version": version("ssem_dask"),
+        "config": stored_config(job),
+        "config_digest": plan.digest,
+        "source": job.source,
+        "encoder_digest": job.encoder_digest,
+        "state": "running",
+    }
+
+
+def done_tasks(ledger: Ledger, stage: str, *, digest: str) -> dict[str, TaskReport]:
+    """The tasks of a stage that need not be done again, by key."""
+    return {
+        report.key: report
+        for report in ledger.reports(stage)
+        if report.digest == digest and report.outcome is not Outcome.FAILED
+    }
+
+
+def align(
+    source: str,
+    output: str,
+    *,
+    cluster: str = "local",
+    workers: int | None = None,
+    observer: Observer | None = None,
+    **config: Any,
+) -> Summary:
+    """Align a volume with defaults.
+
+    Args:
+        source: URL of the source volume (Zarr; see `ssem-dask import` for other formats).
+        output: URL of the run's Zarr group, made if it is not there, continued if it is.
+        cluster: `serial`, `local` or the address of a Dask scheduler.
+        workers: workers of a local cluster; one a core if None.
+        observer: told what happens; None: nobody.
+        config: tables of the configuration, e.g. `register={"neighbours": 2}`.
+
+    Raises:
+        SsemDaskError: bad input, configuration or output, in one sentence.
+    """
+    tree = {"source": source, "output": output, "cluster": {"name": cluster, "workers": workers}, **config}
+    planned = plan(make_config(tree, where="align"))
+    executor = open_cluster(cluster, workers=workers)
+    try:
+        return run(planned, executor=executor, observer=observer or Silent())
+    finally:
+        executor.close()
+
+
+def _left(tasks: Iterable[Task], done: dict[str, TaskReport]) -> Iterator[Task]:
+    return (task for task in tasks if task.key not in done)
+
+
+def _started(stage: Stage, plan: Plan, done: dict[str, TaskReport]) -> StageStarted:
+    return StageStarted(
+        stage=stage.NAME,
+        tasks=plan.estimates[stage.NAME].tasks,
+        pixels=plan.estimates[stage.NAME].pixels,
+        done_tasks=len(done),
+        done_pixels=sum(report.pixels for report in done.values()),
+    )
+
+
+def _count(report: TaskReport, counts: dict[str, int], summary: Summary) -> None:
+    counts[report.outcome] = counts.get(report.outcome, 0) + 1
+    if report.outcome is Outcome.FAILED:
+        summary.failed.append(report)
+    elif report.message:
+        summary.remarks.append(report)

@@ -1,0 +1,167 @@
+"""Registration of a window of sections: one interface, several methods.
+
+A method turns a window of coarse-aligned sections into pair fields. It makes itself known by `register_method`; the
+stage calls `register_window` and does not know which methods there are.
+"""
+
+from typing import Any, Protocol
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from ssem_dask.errors import ConfigError
+from ssem_dask.field.grid import Grid
+from ssem_dask.geometry.mip import mip_for_pixel_size
+from ssem_dask.registration.elastic import SsemnetConfig
+from ssem_dask.registration.pairs import PairFields
+from ssem_dask.registration.ssemnet import ssemnet_window
+from ssem_dask.types import ConfigBase
+
+_WORKING_PIXEL = 8.0  # nm: membranes are 8-10 nm thick; finer pixels cost time and add noise
+_NODE_SPACING = 320.0  # nm, of the vector map at its finest
+_FIELD_SPACING = 160.0  # nm, of the pair fields
+
+
+class RegisterConfig(ConfigBase):
+    """Registration of neighbour sections."""
+
+    method: str = "ssemnet"
+    """How pair fields are found: a name that `register_method` made known; ssemnet is the founding method."""
+    neighbours: int = Field(default=3, ge=1, le=8)
+    """K: each section is paired with its 1st … K-th predecessor."""
+    mip: int | None = Field(default=None, ge=0)
+    """Scale level of the images that are registered; None takes the one whose pixel is nearest to 8 nm."""
+    spacing: int | None = Field(default=None, ge=1)
+    """Spacing of the pair fields, mip-0 px; None takes about 160 nm, a power of two."""
+    ssemnet: SsemnetConfig = SsemnetConfig()
+    """Parameters of the founding method."""
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, name: str) -> str:
+        if name not in _METHODS:
+            raise ValueError(f"{name!r} is not a registration method; choose one of {', '.join(method_names())}.")
+        return name
+
+
+class Method(Protocol):
+    """Window → pair fields; arguments as of `register_window`."""
+
+    def __call__(
+        self,
+        images: Tensor,
+        *,
+        valid: Tensor,
+        grid: Grid,
+        nodes: Grid,
+        core: range,
+        neighbours: int,
+        config: RegisterConfig,
+        device: torch.device | str,
+    ) -> PairFields:
+        """Register."""
+
+
+_METHODS: dict[str, Method] = {}
+
+
+def register_method(name: str, method: Method) -> None:
+    """Make a method known under a name."""
+    _METHODS[name] = method
+
+
+def method_names() -> tuple[str, ...]:
+    """Methods that `RegisterConfig.method` accepts."""
+    return tuple(sorted(_METHODS))
+
+
+def resolve(config: RegisterConfig, *, pixel_size: float) -> RegisterConfig:
+    """Fill in what is left to None from the pixel size (nm per mip-0 px): nothing is left to tune."""
+    changes: dict[str, Any] = {}
+    if config.mip is None:
+        changes["mip"] = mip_for_pixel_size(pixel_size, wanted=_WORKING_PIXEL)
+    if config.spacing is None:
+        changes["spacing"] = max(4, 2 ** mip_for_pixel_size(pixel_size, wanted=_FIELD_SPACING))
+    if config.ssemnet.node_spacing is None:
+        spacing = _NODE_SPACING / pixel_size
+        changes["ssemnet"] = config.ssemnet.model_copy(update={"node_spacing": spacing})
+    return config.model_copy(update=changes)
+
+
+def register_window(
+    images: Tensor,
+    *,
+    valid: Tensor,
+    grid: Grid,
+    nodes: Grid,
+    core: range,
+    neighbours: int,
+    config: RegisterConfig,
+    device: torch.device | str,
+) -> PairFields:
+    """Register the neighbours of every section of a window's core.
+
+    Args:
+        images: `(z, y, x)` float32, coarse-aligned sections of core and halo, any intensity unit.
+        valid: `(z, y, x)` bool, False where there is no tissue.
+        grid: of the images' pixels, mip-0 px.
+        nodes: where the fields are wanted.
+        core: indices of the core's sections in `images`; earlier ones are the halo in z.
+        neighbours: K.
+        config: resolved, see `resolve`.
+        device: torch device to work on.
+
+    Returns:
+        Pair fields and confidences on `device`. [k-1, i] has fixed section core[i] and moving section core[i]-k; all
+        NaN where that section does not exist or shows no tissue.
+
+    Raises:
+        ConfigError: images, mask and grid do not belong together, or the configuration is not resolved.
+        WeightsError: the encoder cannot be loaded.
+    """
+    if images.shape != valid.shape or (images.shape[-2], images.shape[-1]) != grid.shape:
+        raise ConfigError(
+            f"register_window: images {tuple(images.shape)}, valid {tuple(valid.shape)} and grid {grid.shape} must "
+            "have one shape (z, y, x); read them from one box."
+        )
+    if config.ssemnet.node_spacing is None:
+        raise ConfigError(
+            "register_window: register.ssemnet.node_spacing is None; call resolve(config, pixel_size=...) first."
+        )
+    return _METHODS[config.method](
+        images.float(),
+        valid=valid,
+        grid=grid,
+        nodes=nodes,
+        core=core,
+        neighbours=neighbours,
+        config=config,
+        device=device,
+    )
+
+
+def _ssemnet(
+    images: Tensor,
+    *,
+    valid: Tensor,
+    grid: Grid,
+    nodes: Grid,
+    core: range,
+    neighbours: int,
+    config: RegisterConfig,
+    device: torch.device | str,
+) -> PairFields:
+    return ssemnet_window(
+        images,
+        valid=valid,
+        grid=grid,
+        nodes=nodes,
+        core=core,
+        neighbours=neighbours,
+        config=config.ssemnet,
+        device=device,
+    )
+
+
+register_method("ssemnet", _ssemnet)

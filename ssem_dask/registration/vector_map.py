@@ -1,0 +1,185 @@
+"""The coarse vector map v of the spatial transformer, and its interpolation to pixels.
+
+v `(2, ny, nx)` holds displacements (dy, dx) in mip-0 px at the nodes of a grid (C1, C3, C4). It is a pull field (C5):
+the warped section at p is the section at p + v(p). Kinds of interpolation (Yoo et al. 2017, arXiv 1707.07833, name
+bilinear and thin-plate splines; the other two are ours):
+
+- `bilinear`: hat functions.
+- `bicubic`: Keys' cubic convolution with a = -1/2 (Keys 1981, doi:10.1109/TASSP.1981.1163711).
+- `bspline`: v are the coefficients of a cubic B-spline, the free-form deformation of Rueckert et al. 1999,
+  doi:10.1109/42.796284. It approximates: at a node it is the [1, 4, 1]/6 average of the nodes around it.
+- `tps`: the thin-plate spline through the nodes (Bookstein 1989, doi:10.1109/34.24792), evaluated at a lattice of a
+  quarter of the node spacing and carried to the pixels by cubic convolution.
+
+Laws: every kind is linear in v and reproduces a constant; bilinear, bicubic and tps give the node's value at a node;
+all reproduce a linear ramp two nodes inside the border. The first three are separable, so a map is two small matrix
+products, and its gradient with respect to v costs the same.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ssem_dask.errors import ConfigError
+from ssem_dask.field.grid import Grid
+from ssem_dask.field.interpolate import spline_coefficients
+from ssem_dask.geometry.mip import ceil_div
+from ssem_dask.types import PointYX
+
+Interpolation: TypeAlias = Literal["bilinear", "bicubic", "bspline", "tps"]
+
+_KEYS = -0.5
+_LATTICE = 4  # lattice points of the thin-plate spline per node and axis
+_TPS_NODES = 4096  # the spline's matrices grow with the square of this: 64 MB lattice rows per 1000 nodes
+
+
+@dataclass(frozen=True, slots=True)
+class VectorMap:
+    """Vectors at nodes, and how they are interpolated."""
+
+    values: Tensor
+    """`(2, ny, nx)` float32, mip-0 px; coefficients where the kind is `bspline`."""
+    nodes: Grid
+    kind: Interpolation
+
+    def on(self, grid: Grid) -> Tensor:
+        """The displacement field `(2, y, x)` at the nodes or pixels of `grid`."""
+        return Interpolator(nodes=self.nodes, onto=grid, kind=self.kind, device=self.values.device)(self.values)
+
+    def refined(self, nodes: Grid) -> "VectorMap":
+        """The same map on other nodes: equal at those nodes (for `bspline` up to the border's mirroring)."""
+        values = self.on(nodes)
+        return VectorMap(spline_coefficients(values) if self.kind == "bspline" else values, nodes, self.kind)
+
+
+def covering_nodes(image: Grid, *, spacing: float) -> Grid:
+    """Nodes that cover an image and lie one row beyond it on every side, so that nothing is extrapolated."""
+    extent = [n * image.spacing for n in image.shape]
+    ny, nx = (ceil_div(round(e), max(1, round(spacing))) + 2 for e in extent)
+    # Centred on the image, so that all four borders are treated alike.
+    origin = tuple(
+        o + e / 2 - n * spacing / 2 for o, e, n in zip(image.origin, extent, (ny, nx), strict=True)
+    )
+    return Grid((ny, nx), spacing, _pair(origin))
+
+
+class Interpolator:
+    """Evaluates vector maps on one grid; the matrices are made once."""
+
+    def __init__(self, *, nodes: Grid, onto: Grid, kind: Interpolation, device: torch.device | str) -> None:
+        self._lattice: Tensor | None = None
+        self._lattice_shape = nodes.shape
+        if kind == "tps":
+            lattice = _lattice_of(nodes)
+            self._lattice = _tps_matrix(nodes=nodes, onto=lattice).to(device)
+            self._lattice_shape = lattice.shape
+            nodes, kind = lattice, "bicubic"
+        rows, columns = (
+            axis_matrix(_axis_index(onto, nodes, axis), count=nodes.shape[axis], kind=kind) for axis in (0, 1)
+        )
+        self._rows = rows.to(device)
+        self._columns_t = columns.T.contiguous().to(device)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """The field `(2, y, x)` of the vectors `values` `(2, ny, nx)`; differentiable in them."""
+        if self._lattice is not None:
+            values = (values.reshape(2, -1) @ self._lattice.T).reshape(2, *self._lattice_shape)
+        return self._rows @ (values @ self._columns_t)
+
+
+def axis_matrix(index: Tensor, *, count: int, kind: Literal["bilinear", "bicubic", "bspline"]) -> Tensor:
+    """Weights `(n, count)` float32 of `count` nodes at the fractional node indices `index` `(n,)` of one axis.
+
+    Beyond the border the border node is repeated.
+    """
+    index = index.double().clamp(0.0, count - 1.0)
+    base = index.floor()
+    t = index - base
+    if kind == "bilinear":
+        offsets, weights = (0, 1), (1 - t, t)
+    elif kind == "bicubic":
+        a = _KEYS
+        near, far = t, 1 - t
+        offsets = (-1, 0, 1, 2)
+        weights = (
+            _keys_outer(1 + near, a),
+            _keys_inner(near, a),
+            _keys_inner(far, a),
+            _keys_outer(1 + far, a),
+        )
+    else:
+        offsets = (-1, 0, 1, 2)
+        weights = (
+            (1 - t) ** 3 / 6,
+            (3 * t**3 - 6 * t**2 + 4) / 6,
+            (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6,
+            t**3 / 6,
+        )
+    matrix = torch.zeros(len(index), count, dtype=torch.float64)
+    rows = torch.arange(len(index))
+    for offset, weight in zip(offsets, weights, strict=True):
+        matrix.index_put_((rows, (base.long() + offset).clamp(0, count - 1)), weight, accumulate=True)
+    return matrix.float()
+
+
+def _keys_inner(d: Tensor, a: float) -> Tensor:
+    return (a + 2) * d**3 - (a + 3) * d**2 + 1
+
+
+def _keys_outer(d: Tensor, a: float) -> Tensor:
+    return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
+
+
+def _axis_index(onto: Grid, nodes: Grid, axis: int) -> Tensor:
+    """Fractional node indices, float64, of the rows (axis 0) or columns (axis 1) of `onto`."""
+    position = onto.origin[axis] + (torch.arange(onto.shape[axis], dtype=torch.float64) + 0.5) * onto.spacing
+    return (position - nodes.origin[axis]) / nodes.spacing - 0.5
+
+
+def _lattice_of(nodes: Grid) -> Grid:
+    """A lattice `_LATTICE` times finer that has points on the nodes and spans the same area."""
+    spacing = nodes.spacing / _LATTICE
+    shape = ((nodes.shape[0] - 1) * _LATTICE + 1, (nodes.shape[1] - 1) * _LATTICE + 1)
+    first = [o + 0.5 * nodes.spacing - 0.5 * spacing for o in nodes.origin]
+    return Grid(shape, spacing, _pair(first))
+
+
+def _tps_matrix(*, nodes: Grid, onto: Grid) -> Tensor:
+    """Weights `(lattice points, nodes)` float32 of the thin-plate spline through all nodes.
+
+    Raises:
+        ConfigError: more nodes than the dense system is made for.
+    """
+    count = nodes.shape[0] * nodes.shape[1]
+    if count > _TPS_NODES:
+        raise ConfigError(
+            f"register.ssemnet.interpolation: 'tps' solves one dense system for all nodes of a window, got {count} "
+            f"nodes, at most {_TPS_NODES} are possible; use a wider node_spacing, a smaller window, or 'bspline'."
+        )
+    centre = nodes.positions().double().reshape(2, -1).T / nodes.spacing
+    where = onto.positions().double().reshape(2, -1).T / nodes.spacing
+    # Both in node units about the same origin: keeps the system well conditioned.
+    shift = centre.mean(dim=0)
+    centre, where = centre - shift, where - shift
+    system = torch.zeros(count + 3, count + 3, dtype=torch.float64)
+    system[:count, :count] = _tps_kernel(torch.cdist(centre, centre))
+    system[:count, count:] = _affine_part(centre)
+    system[count:, :count] = _affine_part(centre).T
+    basis = torch.cat([_tps_kernel(torch.cdist(where, centre)), _affine_part(where)], dim=1)
+    # values → coefficients is the left block of the inverse; the system is symmetric.
+    return torch.linalg.solve(system, basis.T)[:count].T.float().contiguous()
+
+
+def _tps_kernel(distance: Tensor) -> Tensor:
+    return torch.where(distance > 0, distance**2 * distance.clamp(min=1e-12).log(), torch.zeros_like(distance))
+
+
+def _affine_part(positions: Tensor) -> Tensor:
+    return torch.cat([torch.ones(len(positions), 1, dtype=positions.dtype), positions], dim=1)
+
+
+def _pair(values: tuple[float, ...] | list[float]) -> PointYX:
+    y, x = values
+    return y, x

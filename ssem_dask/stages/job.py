@@ -1,0 +1,143 @@
+"""What every stage knows of a run: where it reads and writes, and the configuration with nothing left to guess."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from pydantic import Field
+
+from ssem_dask.composition.chain import ChainConfig
+from ssem_dask.registration.coarse import CoarseConfig
+from ssem_dask.registration.register import RegisterConfig
+from ssem_dask.storage.location import join
+from ssem_dask.storage.volume import VolumeInfo
+from ssem_dask.task import Result, Task
+from ssem_dask.types import ConfigBase, ShapeZYX
+
+SECTIONS_PER_COARSE_TASK = 8
+
+
+class CoarseStageConfig(CoarseConfig):
+    """Whole-section affines between neighbours, from thumbnails."""
+
+    neighbours: int = Field(default=3, ge=1, le=10)
+    """Each section is compared with this many sections before it."""
+    thumbnail: int = Field(default=256, ge=32, le=2048)
+    """Longest side of a thumbnail, px."""
+
+
+class RegisterStageConfig(RegisterConfig):
+    """Pair fields from overlapping windows of neighbour sections."""
+
+    mip: int | None = Field(default=None, ge=0, le=10)
+    """Scale level that is registered; None: the one whose pixel is nearest to 8 nm."""
+    spacing: int | None = Field(default=None, ge=1)
+    """mip-0 px between nodes of the fields; None: 8 px of the working mip."""
+    window: int | None = Field(default=None, ge=64)
+    """Side of a window's core, mip-0 px; None: 1024 px of the working mip, or the section where that is smaller."""
+    halo: int | None = Field(default=None, ge=0)
+    """Width read around a window's core, mip-0 px; None: 128 px of the working mip."""
+    sections: int = Field(default=8, ge=1)
+    """Sections in a window's core; the neighbours before them are its halo in z."""
+
+
+class ComposeStageConfig(ConfigBase):
+    """From pair fields to one field per section."""
+
+    method: Literal["chain"] = "chain"
+    """`chain`: composition with vector voting, blocks and decay."""
+    chain: ChainConfig = ChainConfig()
+
+
+class RenderStageConfig(ConfigBase):
+    """Warping every section once."""
+
+    chunk: ShapeZYX = (8, 256, 256)
+    """Chunk (z, y, x) of the aligned volume; several sections deep, for viewing and segmentation."""
+    shard: ShapeZYX = (8, 2048, 2048)
+    """Shard (z, y, x): a multiple of the chunk; one task writes one shard."""
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
+    """How pixels are interpolated; `nearest` for labels."""
+
+
+class DownsampleStageConfig(ConfigBase):
+    """The multiscale pyramid of the aligned volume."""
+
+    smallest: int = Field(default=256, ge=1)
+    """Levels are added until the longer side is at most this many px."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One run, resolved: every value that was left to be chosen has been chosen."""
+
+    source: str
+    output: str
+    info: VolumeInfo
+    coarse: CoarseStageConfig
+    register: RegisterStageConfig
+    compose: ComposeStageConfig
+    render: RenderStageConfig
+    downsample: DownsampleStageConfig
+    mips: int
+    """Levels of the aligned pyramid."""
+    encoder_digest: str
+    """Digest of the network weights that the register stage uses; empty if it uses none."""
+    digests: dict[str, str]
+    """For each stage a digest of all that decides its results: its own configuration and that of the stages before."""
+
+    @property
+    def shape(self) -> ShapeZYX:
+        """(z, y, x) of source and aligned volume, mip 0."""
+        return self.info.shape
+
+    @property
+    def size(self) -> int:
+        """Source pixels, mip 0."""
+        return self.shape[0] * self.shape[1] * self.shape[2]
+
+    @property
+    def spacing(self) -> int:
+        """mip-0 px between nodes of the fields."""
+        assert self.register.spacing is not None
+        return self.register.spacing
+
+    def url(self, *parts: str) -> str:
+        """URL of something inside the run's group."""
+        return join(self.output, *parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a stage is going to cost."""
+
+    tasks: int
+    pixels: int
+    """Sum over the tasks of the source pixels (mip 0) they cover; the unit of the progress rate."""
+    bytes_read: int
+    bytes_written: int
+    files: int
+    memory: int
+    """Peak bytes of one task."""
+
+
+class Stage(Protocol):
+    """A verb of the pipeline; a module of this package is one."""
+
+    NAME: str
+
+    def prepare(self, job: Job) -> None:
+        """Create the arrays that the stage writes; does nothing where they exist."""
+        ...
+
+    def generations(self, job: Job) -> Iterator[Iterable[Task]]:
+        """Sets of tasks: those of one set are independent, and need the sets before."""
+        ...
+
+    def run(self, task: Task) -> Result:
+        """Do one task: read, compute, write."""
+        ...
+
+    def estimate(self, job: Job) -> Estimate:
+        """Count tasks, bytes, files and memory without touching anything."""
+        ...

@@ -1,0 +1,124 @@
+"""Reading source sections: pooled to a mip, and as the coarse alignment sees them."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssem_dask.field.affine import affine_seen_from, apply_affine
+from ssem_dask.field.grid import Grid
+from ssem_dask.field.interpolate import Kind
+from ssem_dask.field.warp import sample_image
+from ssem_dask.geometry.box import Box
+from ssem_dask.geometry.mip import shape_at_mip
+from ssem_dask.registration.masks import tissue_mask
+from ssem_dask.registration.pyramid import pool
+from ssem_dask.stages.job import Job
+from ssem_dask.storage.volume import Volume
+from ssem_dask.types import Float64Array
+
+_BAND_PIXELS = 1 << 26
+"""Source px read at a time where a whole section is pooled: bounds memory whatever the section's size."""
+_MARGIN = 3
+"""Pixels that an interpolation reaches beyond its position."""
+
+
+def open_source(job: Job) -> Volume:
+    """Open the run's source volume."""
+    return Volume.open(job.source, pixel_size=job.info.pixel_size, section_thickness=job.info.section_thickness)
+
+
+def read_pooled(volume: Volume, *, box: Box) -> Tensor:
+    """Read one section's pixels `(y, x)` float32 at `box.mip`, pooled by mean where that mip is not stored.
+
+    Reads in bands, so that memory depends on the result and not on the mip-0 pixels under it.
+    """
+    shape = volume.shape_at(0)
+    stored = volume.stored_mip(box.mip)
+    factor = 2 ** (box.mip - stored)
+    width = box.shape[2] * factor
+    rows = max(1, _BAND_PIXELS // max(1, width * factor))
+    bands = []
+    for y in range(box.start[1], box.stop[1], rows):
+        part = Box((box.start[0], y, box.start[2]), (box.stop[0], min(y + rows, box.stop[1]), box.stop[2]), box.mip)
+        extent = (shape[0], *shape_at_mip((shape[1], shape[2]), mip=stored))
+        pixels = volume.read(part.at_mip(stored).clipped(extent))[0]
+        bands.append(pool(torch.from_numpy(pixels.astype(np.float32)), factor))
+    return torch.cat(bands) if bands else torch.zeros(box.shape_yx)
+
+
+def thumbnail_mip(job: Job) -> int:
+    """The mip at which a section's longer side is at most the thumbnail's."""
+    return max(0, math.ceil(math.log2(max(job.shape[1:]) / job.coarse.thumbnail)))
+
+
+def read_thumbnail(volume: Volume, *, z: int, mip: int) -> Tensor:
+    """A whole section `(y, x)` at `mip`."""
+    shape = volume.shape_at(0)
+    y, x = shape_at_mip((shape[1], shape[2]), mip=mip)
+    return read_pooled(volume, box=Box((z, 0, 0), (z + 1, y, x), mip))
+
+
+def read_aligned(volume: Volume, *, z: int, box: Box, affine: Float64Array) -> tuple[Tensor, Tensor]:
+    """What lies in `box` of a section that is aligned by its coarse affine.
+
+    Args:
+        volume: source.
+        z: section.
+        box: where, in aligned pixels of `box.mip`; its z is not used.
+        affine: `(2, 3)` aligned → source, mip-0 px.
+
+    Returns:
+        Image `(y, x)` float32, and mask `(y, x)`: False outside the source and in empty space.
+    """
+    target = Grid.of_box(box)
+    positions = target.relative_to(target.origin).positions()
+    return read_at(
+        volume,
+        z=z,
+        mip=box.mip,
+        positions=positions,
+        affine=affine_seen_from(affine, target=target.origin, source=(0.0, 0.0)),
+        kind="bicubic",
+    )
+
+
+def read_at(
+    volume: Volume, *, z: int, mip: int, positions: Tensor, affine: Float64Array, kind: Kind
+) -> tuple[Tensor, Tensor]:
+    """Sample one section at the source positions `affine(positions)`; reads no more than their bounding box.
+
+    Args:
+        volume: source.
+        z: section.
+        mip: scale level that is sampled.
+        positions: `(2, y, x)` float32; NaN is unknown.
+        affine: `(2, 3)` to source positions, mip-0 px; applied relative to the box read, to stay precise (C9).
+        kind: interpolation.
+
+    Returns:
+        Image `(y, x)` float32, 0 where unknown, and mask `(y, x)`, False there and in empty space.
+    """
+    blank = torch.zeros(positions.shape[1:]), torch.zeros(positions.shape[1:], dtype=torch.bool)
+    reached = apply_affine(affine, positions).flatten(1)
+    reached = reached[:, torch.isfinite(reached).all(dim=0)]
+    if reached.shape[1] == 0:
+        return blank
+    scale = 2**mip
+    low = (reached.amin(dim=1) / scale).floor().int().tolist()
+    high = (reached.amax(dim=1) / scale).ceil().int().tolist()
+    extent = shape_at_mip((volume.shape_at(0)[1], volume.shape_at(0)[2]), mip=mip)
+    start = (z, min(low[0] - _MARGIN, extent[0]), min(low[1] - _MARGIN, extent[1]))
+    stop = (z + 1, max(high[0] + _MARGIN, start[1]), max(high[1] + _MARGIN, start[2]))
+    box = Box(start, stop, mip).clipped((volume.shape_at(0)[0], *extent))
+    if box.size == 0:
+        return blank
+    pixels = read_pooled(volume, box=box)
+    grid = Grid.of_box(box)
+    local = apply_affine(affine_seen_from(affine, target=(0.0, 0.0), source=grid.origin), positions)
+    image, inside = sample_image(pixels[None], grid=grid.relative_to(grid.origin), positions=local, kind=kind)
+    tissue, _ = sample_image(
+        tissue_mask(pixels).float()[None], grid=grid.relative_to(grid.origin), positions=local, kind="nearest"
+    )
+    return image[0], inside & (tissue[0] > 0)

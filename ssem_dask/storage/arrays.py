@@ -1,0 +1,184 @@
+"""Zarr v3 arrays: how every array of ours is laid out, made and opened.
+
+Chunks are compressed by zstd (level 3) with a crc32c checksum; a shard is one file of many chunks. The *write unit* is
+the shard where the array is sharded and the chunk where it is not: no two tasks may ever write into the same one,
+because a partial write reads, changes and rewrites the whole file.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import zarr
+import zarr.errors
+from numpy.typing import DTypeLike
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from ssem_dask.errors import OutputError, PlanError, SourceError
+from ssem_dask.storage import location
+
+ZarrArray: TypeAlias = zarr.Array[Any]
+_METADATA = ("zarr.json", ".zarray", ".zgroup")
+
+
+def create_array(
+    url: str,
+    *,
+    shape: tuple[int, ...],
+    dtype: DTypeLike,
+    axes: tuple[str, ...],
+    chunks: tuple[int, ...],
+    shards: tuple[int, ...] | None,
+    fill_value: float,
+    attributes: dict[str, Any],
+) -> ZarrArray:
+    """Make an array, and the groups between it and the nearest group above it.
+
+    An array that is already there with the same layout and attributes is opened as it is, so that a run that goes on
+    does not lose what it has.
+
+    Args:
+        url: where the array lies; parts of its path up to the nearest group or `*.zarr` folder become groups.
+        shape: extent along `axes`.
+        dtype: any numpy dtype.
+        axes: one name per axis, for example ("z", "y", "x").
+        chunks: extent of a chunk.
+        shards: extent of a shard, a multiple of `chunks`; None for one file per chunk.
+        fill_value: what a chunk that was never written reads as.
+        attributes: JSON.
+
+    Raises:
+        PlanError: the shards are not made of whole chunks.
+        OutputError: something else is there, or the place cannot be written.
+    """
+    if shards is not None and any(s % c for s, c in zip(shards, chunks, strict=True)):
+        raise PlanError(f"{url}: shards {shards} are not made of whole chunks {chunks}; give a multiple on every axis.")
+    with location.writing(url):
+        found = _open_or_none(url)
+        if found is not None:
+            _check_same(found, url, shape, np.dtype(dtype), chunks, shards, attributes)
+            return found
+        _make_groups_above(url)
+        return zarr.create_array(
+            location.open_store(url, read_only=False),
+            shape=shape,
+            dtype=np.dtype(dtype),
+            chunks=chunks,
+            shards=shards,
+            compressors=[ZstdCodec(level=3), Crc32cCodec()],
+            fill_value=fill_value,
+            attributes=attributes,
+            dimension_names=axes,
+            zarr_format=3,
+        )
+
+
+def open_array(url: str, *, mode: Literal["r", "r+"]) -> ZarrArray:
+    """Open an array of Zarr v2 or v3.
+
+    Raises:
+        SourceError: no array is there, or the place cannot be reached.
+    """
+    with location.reading(url):
+        try:
+            return zarr.open_array(location.open_store(url, read_only=mode == "r"), mode=mode)
+        except (FileNotFoundError, zarr.errors.NodeNotFoundError, zarr.errors.ContainsGroupError) as error:
+            raise SourceError(f"{url}: no Zarr array is there; check the path.") from error
+
+
+def create_group(url: str, *, attributes: dict[str, Any]) -> None:
+    """Make a group with `attributes` (merged into those it has), and the groups between it and the nearest above it."""
+    with location.writing(url):
+        _make_groups_above(url)
+        try:
+            # The attributes go in with the group: a process killed between the two would leave a group without them.
+            group = zarr.open_group(
+                location.open_store(url, read_only=False), mode="a", zarr_format=3, attributes=attributes
+            )
+        except zarr.errors.ContainsArrayError as error:
+            raise OutputError(f"{url}: a Zarr array is there where a group is to be written; delete it.") from error
+        if any(name not in group.attrs or group.attrs[name] != value for name, value in attributes.items()):
+            group.update_attributes(attributes)
+
+
+def group_attributes(url: str) -> dict[str, Any] | None:
+    """Attributes of the group (Zarr v2 or v3) at `url`; None where there is no group."""
+    with location.reading(url):
+        try:
+            return dict(zarr.open_group(location.open_store(url, read_only=True), mode="r").attrs)
+        except (FileNotFoundError, zarr.errors.NodeNotFoundError, zarr.errors.ContainsArrayError):
+            return None
+
+
+def write_unit(array: ZarrArray) -> tuple[int, ...]:
+    """Extent of what one task must write as a whole: a shard, or a chunk where the array is not sharded."""
+    return tuple(array.shards or array.chunks)
+
+
+def whole_shards(array: ZarrArray, index: Sequence[slice | int]) -> bool:
+    """Whether `index` covers whole write units; units are clipped at the end of the array.
+
+    Args:
+        array: any array.
+        index: one slice without a step, or one integer, per axis.
+    """
+    for part, extent, unit in zip(index, array.shape, write_unit(array), strict=True):
+        start, stop = (part, part + 1) if isinstance(part, int) else part.indices(extent)[:2]
+        if start % unit or (stop % unit and stop != extent) or stop <= start:
+            return False
+    return True
+
+
+def is_node(url: str) -> bool:
+    """Whether a Zarr array or group (v2 or v3) lies at `url`."""
+    return any(location.exists(location.join(url, name)) for name in _METADATA)
+
+
+def _make_groups_above(url: str) -> None:
+    missing: list[str] = []
+    above = location.parent(url)
+    while above is not None:
+        if is_node(above):
+            break
+        missing.append(above)
+        if above.endswith(".zarr"):
+            break
+        above = location.parent(above)
+    else:
+        return  # nothing above belongs to a hierarchy: the node stands alone
+    for group in reversed(missing):
+        zarr.open_group(location.open_store(group, read_only=False), mode="a", zarr_format=3)
+
+
+def _open_or_none(url: str) -> ZarrArray | None:
+    if not is_node(url):
+        return None
+    try:
+        return zarr.open_array(location.open_store(url, read_only=False), mode="r+")
+    except zarr.errors.ContainsGroupError as error:
+        raise OutputError(f"{url}: a Zarr group is there where an array is to be written; delete it.") from error
+
+
+def _check_same(
+    found: ZarrArray,
+    url: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    chunks: tuple[int, ...],
+    shards: tuple[int, ...] | None,
+    attributes: dict[str, Any],
+) -> None:
+    pairs = {
+        "shape": (found.shape, shape),
+        "dtype": (found.dtype, dtype),
+        "chunks": (found.chunks, chunks),
+        "shards": (found.shards, shards),
+        "attributes": (dict(found.attrs), json.loads(json.dumps(attributes))),
+    }
+    for name, (got, wanted) in pairs.items():
+        if got != wanted:
+            raise OutputError(
+                f"{url}: an array with {name} {got} is there, but {wanted} is to be written; "
+                "delete it or choose another output."
+            )

@@ -1,0 +1,1 @@
+"""Formats that volumes come in: each is a `Source` that reads any part of a volume in bounded memory."""

@@ -1,0 +1,50 @@
+"""Which format a location is in."""
+
+from ssem_dask.errors import SourceError
+from ssem_dask.storage import arrays, location
+from ssem_dask.storage.formats.hdf5 import Hdf5Source, is_hdf5
+from ssem_dask.storage.formats.image_file import SUFFIXES, TIFF
+from ssem_dask.storage.formats.series import SeriesSource, files_of
+from ssem_dask.storage.formats.source import Source
+from ssem_dask.storage.formats.tiff_stack import TiffStackSource
+from ssem_dask.storage.formats.zarr_array import ZarrSource
+
+
+def open_source(url: str) -> Source:
+    """Open a volume in any format that can be imported; close it when done.
+
+    Args:
+        url: a folder or a glob pattern of TIFF, PNG or JPEG files; a multi-page TIFF file; `file.h5` or
+            `file.h5:/dataset`; a Zarr array or OME-Zarr group.
+
+    Raises:
+        SourceError: nothing is there, it cannot be reached, or it is in no format that can be read.
+    """
+    with location.reading(url):
+        if is_hdf5(url):
+            return Hdf5Source(url)
+        if location.is_pattern(url):
+            return SeriesSource(files_of(url), where=url)
+        lower = url.lower().rstrip("/")
+        if lower.endswith(TIFF) and not _is_folder(url):
+            return TiffStackSource(url)
+        if lower.endswith(SUFFIXES) and not _is_folder(url):
+            return SeriesSource([url], where=url)
+        if arrays.is_node(url):
+            return ZarrSource(url)
+        if not location.exists(url):
+            # A web server may serve an array that cannot be listed; Zarr says what is wrong with the place.
+            return ZarrSource(url) if not location.is_local(url) else _missing(url)
+        if location.is_local(url) and not _is_folder(url):
+            raise SourceError(
+                f"{url}: is in no format that can be imported; give TIFF, PNG or JPEG images, HDF5 (*.h5) or Zarr."
+            )
+        return SeriesSource(files_of(url), where=url)
+
+
+def _missing(url: str) -> Source:
+    raise SourceError(f"{url}: nothing is there; check the path.")
+
+
+def _is_folder(url: str) -> bool:
+    return location.is_local(url) and location.local_path(url).is_dir()

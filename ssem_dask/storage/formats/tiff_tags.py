@@ -1,0 +1,57 @@
+"""What the tags of a TIFF file say, and whether the file is all there.
+
+The plain resolution tags are not read: most writers put 72 dpi there. OME-XML and ImageJ metadata carry units and are.
+"""
+
+import re
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from ssem_dask.errors import SourceError
+from ssem_dask.storage.formats.source import length_in_nm
+
+
+def grey_dtype(page: Any, where: str) -> np.dtype[Any]:
+    """Type of a page in native byte order; SourceError where the page is not one grey image."""
+    if page.samplesperpixel != 1:
+        raise SourceError(
+            f"{where}: has {page.samplesperpixel} channels (RGB or the like), but a section has one grey channel; "
+            "convert it to grey."
+        )
+    if page.dtype is None:
+        raise SourceError(f"{where}: its sample type is not known; export it as 8 or 16 bit grey.")
+    return np.dtype(page.dtype).newbyteorder("=")
+
+
+def check_whole(tiff: tifffile.TiffFile, where: str) -> None:
+    """SourceError where the tags point behind the end of the file: readers fill what is missing with zeros."""
+    size = tiff.filehandle.size
+    for page in tiff.pages:
+        ends = (a + b for a, b in zip(page.dataoffsets, page.databytecounts, strict=False))
+        end = max(ends, default=0)
+        if end > size:
+            raise SourceError(
+                f"{where}: the TIFF is truncated, it has {size} bytes where its tags ask for {end}; copy it again."
+            )
+
+
+def sizes(tiff: tifffile.TiffFile) -> tuple[float | None, float | None]:
+    """(pixel size, section thickness) in nm, each None where the file does not tell."""
+    if tiff.is_ome and tiff.ome_metadata:
+        return _ome_length(tiff.ome_metadata, "X"), _ome_length(tiff.ome_metadata, "Z")
+    metadata = tiff.imagej_metadata
+    if tiff.is_imagej and metadata:
+        unit = str(metadata.get("unit", ""))
+        tag = tiff.pages.first.tags.get("XResolution")
+        pixels, per = tag.value if tag is not None else (0, 1)
+        pixel_size = length_in_nm(per / pixels, unit=unit) if pixels else None
+        return pixel_size, length_in_nm(float(metadata.get("spacing", 0)), unit=unit)
+    return None, None
+
+
+def _ome_length(xml: str, axis: str) -> float | None:
+    value = re.search(rf'PhysicalSize{axis}="([^"]+)"', xml)
+    unit = re.search(rf'PhysicalSize{axis}Unit="([^"]+)"', xml)
+    return length_in_nm(float(value[1]), unit=unit[1] if unit else "µm") if value else None

@@ -1,0 +1,234 @@
+"""Places that can be read and written: a path, or any URL that fsspec knows (`file`, `memory`, `s3`, `gs`, `http`).
+
+A location is a `str`. A write is atomic: a reader sees the old bytes or the new ones, and a process that is killed
+leaves at most a `*.partial` file, which no listing here shows.
+
+A place that cannot be reached raises one sentence: `SourceError` where something was to be read (`reading`),
+`OutputError` where it was to be written (`writing`).
+"""
+
+import errno
+import glob
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import zarr.abc.store
+from zarr.storage import FsspecStore, LocalStore
+
+from ssem_dask.errors import OutputError, SourceError, SsemDaskError
+
+_PARTIAL = ".partial"
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_RIGHT = {errno.EROFS, errno.EACCES, errno.EPERM}
+_S3_OPTIONS = {"config_kwargs": {"connect_timeout": 4, "read_timeout": 20, "retries": {"max_attempts": 2}}}
+"""Without them a host that does not answer takes minutes to be given up."""
+
+
+def is_local(url: str) -> bool:
+    """Whether `url` is a plain path or a file:// URL."""
+    return "://" not in url or url.startswith("file://")
+
+
+def local_path(url: str) -> Path:
+    """The path of a local location."""
+    return Path(url.removeprefix("file://")).expanduser()
+
+
+def join(url: str, *parts: str) -> str:
+    """`url` with path components appended; a part may itself contain slashes."""
+    cleaned = [part.strip("/") for part in parts if part.strip("/")]
+    return "/".join([url.rstrip("/") or "/", *cleaned]) if cleaned else url
+
+
+def parent(url: str) -> str | None:
+    """The location one component up; None at the root of a file system or of a bucket."""
+    if is_local(url):
+        path = local_path(url).absolute()
+        return None if path.parent == path else str(path.parent)
+    protocol, _, path_part = url.rstrip("/").partition("://")
+    head, slash, _ = path_part.rpartition("/")
+    return f"{protocol}://{head}" if slash and head else None
+
+
+@contextmanager
+def reading(url: str) -> Iterator[None]:
+    """Turn whatever goes wrong while `url` is reached for reading into a `SourceError` of one sentence."""
+    try:
+        yield
+    except SsemDaskError:
+        raise
+    except FileNotFoundError as error:
+        raise SourceError(f"{url}: nothing is there; check the path.") from error
+    except PermissionError as error:
+        raise SourceError(f"{url}: no permission to read it; ask for the right to read, or copy it.") from error
+    except OSError as error:
+        raise SourceError(f"{url}: cannot be read ({_sentence(error)}); check that it exists and answers.") from error
+    except Exception as error:
+        if is_local(url):
+            raise
+        raise SourceError(_unreachable(url, error)) from error
+
+
+@contextmanager
+def writing(url: str) -> Iterator[None]:
+    """Turn whatever goes wrong while `url` is written into an `OutputError` of one sentence."""
+    try:
+        yield
+    except SsemDaskError:
+        raise
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            message = f"{url}: no space left to write to; free some space or choose another place, then run it again."
+        elif error.errno in _NO_RIGHT:
+            message = f"{url}: cannot be written (read-only, or no permission); choose a place you may write to."
+        elif error.errno in {errno.ENOTDIR, errno.EEXIST}:
+            message = f"{url}: cannot be created, a file is in the way ({_sentence(error)}); choose another place."
+        else:
+            message = f"{url}: cannot be written ({_sentence(error)}); check the place and run it again."
+        raise OutputError(message) from error
+    except Exception as error:
+        if is_local(url):
+            raise
+        raise OutputError(_unreachable(url, error)) from error
+
+
+def open_store(url: str, *, read_only: bool) -> zarr.abc.store.Store:
+    """The Zarr store rooted at `url`.
+
+    Raises:
+        SourceError: the protocol is not known, or its package is not installed.
+    """
+    if is_local(url):
+        return LocalStore(local_path(url), read_only=read_only)
+    with _known_protocol(url):
+        return FsspecStore.from_url(url, storage_options=_options(url), read_only=read_only)
+
+
+def exists(url: str) -> bool:
+    """Whether a file or a folder is there."""
+    if is_local(url):
+        return local_path(url).exists()
+    files, path = _files(url)
+    return bool(files.exists(path))
+
+
+def read_bytes(url: str) -> bytes:
+    """The whole content of a file; FileNotFoundError where there is none."""
+    if is_local(url):
+        return local_path(url).read_bytes()
+    files, path = _files(url)
+    return bytes(files.cat_file(path))
+
+
+def write_bytes(url: str, content: bytes) -> None:
+    """Write a file atomically, with the folders it needs; replaces what is there."""
+    if not is_local(url):
+        files, target = _files(url)
+        files.pipe_file(target, content)
+        return
+    path = local_path(url)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_PARTIAL}")
+    try:
+        with partial.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def list_names(url: str) -> list[str]:
+    """Sorted names directly under `url`; [] where nothing is there."""
+    try:
+        if is_local(url):
+            names = [entry.name for entry in os.scandir(local_path(url))]
+        else:
+            files, path = _files(url)
+            names = [name.rstrip("/").rpartition("/")[2] for name in files.ls(path, detail=False)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(name for name in names if not name.endswith(_PARTIAL))
+
+
+def list_files(url: str) -> list[str]:
+    """Sorted paths, relative to `url`, of all files below it; [] where nothing is there."""
+    if is_local(url):
+        root = str(local_path(url))
+        names = [os.path.relpath(f"{folder}/{name}", root) for folder, _, found in os.walk(root) for name in found]
+    else:
+        files, path = _files(url)
+        prefix = path.rstrip("/") + "/"
+        names = [name[len(prefix) :] for name in files.find(path) if name.startswith(prefix)]
+    return sorted(name for name in names if not name.endswith(_PARTIAL))
+
+
+def is_pattern(url: str) -> bool:
+    """Whether `url` holds a wildcard, and no file of exactly that name is there."""
+    return any(mark in url for mark in "*?[") and not (is_local(url) and local_path(url).exists())
+
+
+def matching(pattern: str) -> list[str]:
+    """Sorted URLs that match a glob pattern."""
+    if is_local(pattern):
+        return sorted(glob.glob(str(local_path(pattern))))  # noqa: PTH207  (Path.glob takes no absolute patterns)
+    files, path = _files(pattern)
+    return sorted(str(files.unstrip_protocol(name)) for name in files.glob(path))
+
+
+def delete(url: str, *, recursive: bool) -> None:
+    """Delete a file, or with `recursive` a folder; nothing happens where nothing is."""
+    if is_local(url):
+        path = local_path(url)
+        if path.is_dir() and not path.is_symlink() and recursive:
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        return
+    files, target = _files(url)
+    if files.exists(target):
+        files.rm(target, recursive=recursive)
+
+
+def _files(url: str) -> tuple[Any, str]:
+    with _known_protocol(url):
+        files, path = fsspec.core.url_to_fs(url, **_options(url))
+    files.invalidate_cache()
+    return files, str(path)
+
+
+def _options(url: str) -> dict[str, Any]:
+    return dict(_S3_OPTIONS) if url.startswith(("s3://", "s3a://")) else {}
+
+
+@contextmanager
+def _known_protocol(url: str) -> Iterator[None]:
+    protocol = url.partition("://")[0]
+    try:
+        yield
+    except ImportError as error:
+        raise SourceError(f"{url}: reading {protocol}:// needs a package that is missing ({error}).") from error
+    except ValueError as error:
+        raise SourceError(
+            f"{url}: the protocol '{protocol}' is not known ({error}); give a path or a URL such as s3://bucket/name."
+        ) from error
+
+
+def _unreachable(url: str, error: Exception) -> str:
+    return (
+        f"{url}: cannot be reached ({type(error).__name__}: {_sentence(error)}); "
+        "check the address, the network and the credentials."
+    )
+
+
+def _sentence(error: Exception) -> str:
+    text = " ".join(str(error).split()).rstrip(".")
+    return text or type(error).__name__

@@ -1,0 +1,118 @@
+"""OME-Zarr (NGFF) multiscale metadata: written as 0.5 in nm, read as 0.4 or 0.5.
+
+NGFF puts coordinate 0 on the *centre* of pixel 0, where we put it on the corner (C3). So mip m, whose pixel 0 covers
+2**m mip-0 pixels, carries a translation of (2**m - 1)/2 mip-0 pixels in y and x; without it the mips of a volume would
+lie beside each other in a viewer.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ome_zarr_models.v05.image import ImageAttrs
+from pydantic import ValidationError
+
+from ssem_dask.errors import SourceError
+
+AXES = ("z", "y", "x")
+_NM_PER_UNIT = {
+    "picometer": 1e-3,
+    "angstrom": 0.1,
+    "nanometer": 1.0,
+    "micrometer": 1e3,
+    "millimeter": 1e6,
+    "centimeter": 1e7,
+    "meter": 1e9,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Multiscale:
+    """What the metadata of an image group says."""
+
+    axes: tuple[str, ...]
+    paths: tuple[str, ...]
+    """Array of each level, finest first."""
+    scales: tuple[tuple[float, ...], ...]
+    """Of each level, along `axes`: nm where the axis has a length unit, else the bare number."""
+    in_nm: tuple[bool, ...]
+    """Whether an axis has a length unit, so that its scale is nm."""
+
+    def scale_of(self, axis: str) -> float | None:
+        """nm per pixel of level 0 along `axis`; None where the metadata does not tell."""
+        index = self.axes.index(axis)
+        return self.scales[0][index] if self.in_nm[index] else None
+
+
+def image_attributes(*, name: str, pixel_size: float, section_thickness: float, mips: int) -> dict[str, Any]:
+    """Group attributes of an OME-Zarr 0.5 image with arrays "0", "1", ….
+
+    Args:
+        name: shown by viewers.
+        pixel_size: nm per mip-0 pixel in y and x.
+        section_thickness: nm per section.
+        mips: number of levels.
+    """
+    datasets = []
+    for mip in range(mips):
+        pixel = pixel_size * 2**mip
+        offset = pixel_size * (2**mip - 1) / 2
+        transformations: list[dict[str, Any]] = [{"type": "scale", "scale": [section_thickness, pixel, pixel]}]
+        if mip > 0:
+            transformations.append({"type": "translation", "translation": [0.0, offset, offset]})
+        datasets.append({"path": str(mip), "coordinateTransformations": transformations})
+    axes = [{"name": axis, "type": "space", "unit": "nanometer"} for axis in AXES]
+    ome = {"version": "0.5", "multiscales": [{"name": name, "axes": axes, "datasets": datasets}]}
+    ImageAttrs.model_validate(ome)
+    return {"ome": ome}
+
+
+def is_image(attributes: Mapping[str, Any]) -> bool:
+    """Whether group attributes hold multiscale metadata."""
+    return bool(_multiscales(attributes))
+
+
+def parse_multiscale(attributes: Mapping[str, Any], *, where: str) -> Multiscale:
+    """Read the first multiscale of a group's attributes, OME-Zarr 0.4 or 0.5.
+
+    Args:
+        attributes: of the group.
+        where: the group's URL, for the error's sentence.
+
+    Raises:
+        SourceError: the metadata is missing or malformed.
+    """
+    try:
+        image = _multiscales(attributes)[0]
+        axes = tuple(axis["name"] for axis in image["axes"])
+        factors = tuple(_NM_PER_UNIT.get(axis.get("unit", ""), 0.0) for axis in image["axes"])
+        shared = _scale(image.get("coordinateTransformations", ()), len(axes))
+        paths, scales = [], []
+        for dataset in image["datasets"]:
+            own = _scale(dataset.get("coordinateTransformations", ()), len(axes))
+            paths.append(str(dataset["path"]))
+            scales.append(tuple(a * b * (f or 1.0) for a, b, f in zip(own, shared, factors, strict=True)))
+        if not paths or len({*axes}) != len(axes):
+            raise ValueError("no datasets, or an axis named twice")
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ValidationError) as error:
+        raise SourceError(
+            f"{where}: its OME-Zarr metadata cannot be read ({type(error).__name__}: {error}); "
+            "give the array itself (for example .../0) with its pixel size and section thickness."
+        ) from error
+    return Multiscale(axes=axes, paths=tuple(paths), scales=tuple(scales), in_nm=tuple(f > 0 for f in factors))
+
+
+def _multiscales(attributes: Mapping[str, Any]) -> Sequence[Any]:
+    ome = attributes.get("ome")
+    found = ome.get("multiscales") if isinstance(ome, Mapping) else attributes.get("multiscales")
+    return found if isinstance(found, list) else []
+
+
+def _scale(transformations: Sequence[Mapping[str, Any]], ndim: int) -> tuple[float, ...]:
+    for transformation in transformations:
+        if transformation["type"] == "scale":
+            scale = tuple(float(value) for value in transformation["scale"])
+            if len(scale) != ndim:
+                raise ValueError(f"scale has {len(scale)} values for {ndim} axes")
+            return scale
+    return (1.0,) * ndim

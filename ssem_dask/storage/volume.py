@@ -1,0 +1,253 @@
+"""Image volumes: (z, y, x) in Zarr, at one or several mips.
+
+Law: what `write` puts into whole shards, `read` gives back, whatever box it is read by. A chunk that was never written
+reads as 0.
+
+`shape_at(m)` divides y and x by 2**m and rounds up (C3); z is the same at every mip.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ssem_dask.errors import PlanError, SourceError
+from ssem_dask.geometry.box import Box
+from ssem_dask.geometry.chunks import round_up
+from ssem_dask.geometry.mip import shape_at_mip
+from ssem_dask.storage import arrays, location, ngff
+from ssem_dask.storage.arrays import ZarrArray
+from ssem_dask.types import AnyArray, ShapeZYX
+
+IMPORT_KEY = "ssem_dask_import"
+"""Group attribute of an imported volume: {"state": "importing" | "complete", …}; an unfinished one is never opened."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeInfo:
+    """What a volume is, at mip 0."""
+
+    shape: ShapeZYX
+    dtype: np.dtype[Any]
+    pixel_size: float
+    """nm per pixel in y and x."""
+    section_thickness: float
+    """nm per section."""
+
+
+class Volume:
+    """A volume that exists. Make one by `Volume.open` or `create_volume`."""
+
+    def __init__(self, url: str, *, info: VolumeInfo, paths: tuple[str, ...], levels: tuple[ZarrArray, ...]) -> None:
+        self.url = url
+        self.info = info
+        self._paths = paths
+        self._levels = levels
+        self._writable: dict[int, ZarrArray] = {}
+
+    @classmethod
+    def open(cls, url: str, *, pixel_size: float | None = None, section_thickness: float | None = None) -> "Volume":
+        """Open an OME-Zarr image (0.4 or 0.5) or a plain (z, y, x) array (Zarr v2 or v3).
+
+        Args:
+            url: of the image group or of the array.
+            pixel_size: nm per mip-0 pixel in y and x; wins over what the metadata says.
+            section_thickness: nm per section; wins as well.
+
+        Raises:
+            SourceError: there is no such volume, it cannot be reached, its import was never finished, its axes are not
+                (z, y, x), or nothing tells its pixel size or section thickness.
+        """
+        paths: tuple[str, ...]
+        levels: tuple[ZarrArray, ...]
+        stored_pixel, stored_thickness = None, None
+        attributes = arrays.group_attributes(url)
+        if attributes is None:
+            paths = ("",)
+            levels = (arrays.open_array(url, mode="r"),)
+        else:
+            _refuse_other_groups(url, attributes)
+            image = ngff.parse_multiscale(attributes, where=url)
+            if image.axes != ngff.AXES:
+                raise SourceError(
+                    f"{url}: axes are {', '.join(image.axes)}, but a volume has z, y, x; "
+                    "bring it into that form with 'ssem-dask import'."
+                )
+            paths, levels = _open_levels(url, image)
+            stored_pixel = _pixel_size(url, image, given=pixel_size)
+            stored_thickness = image.scale_of("z")
+        shape = levels[0].shape
+        if len(shape) != 3:
+            raise SourceError(f"{url}: the array has shape {shape}, but a volume has three axes (z, y, x).")
+        info = VolumeInfo(
+            shape=(shape[0], shape[1], shape[2]),
+            dtype=np.dtype(levels[0].dtype),
+            pixel_size=known_size(url, "pixel size", "--pixel-size", given=pixel_size, stored=stored_pixel),
+            section_thickness=known_size(
+                url, "section thickness", "--section-thickness", given=section_thickness, stored=stored_thickness
+            ),
+        )
+        return cls(url, info=info, paths=paths, levels=levels)
+
+    @property
+    def mips(self) -> tuple[int, ...]:
+        """The mips that are stored: contiguous, from 0."""
+        return tuple(range(len(self._levels)))
+
+    def shape_at(self, mip: int) -> ShapeZYX:
+        """(z, y, x) at any mip, stored or not."""
+        return (self.info.shape[0], *shape_at_mip(self.info.shape[1:], mip=mip))
+
+    def stored_mip(self, mip: int) -> int:
+        """The coarsest stored mip that is not coarser than `mip`."""
+        return min(mip, self.mips[-1])
+
+    def chunk(self, mip: int) -> ShapeZYX:
+        """Extent of a chunk of a stored mip: the unit of reading."""
+        z, y, x = self._levels[mip].chunks
+        return z, y, x
+
+    def write_unit(self, mip: int) -> ShapeZYX:
+        """Extent of what one task writes as a whole at a stored mip: a shard, or a chunk of an unsharded array."""
+        z, y, x = arrays.write_unit(self._levels[mip])
+        return z, y, x
+
+    def read(self, box: Box) -> AnyArray:
+        """Values (z, y, x) of a box.
+
+        Raises:
+            PlanError: the box's mip is not stored, or the box leaves the volume.
+        """
+        self._check(box)
+        return np.asarray(self._levels[box.mip][box.slices])
+
+    def write(self, box: Box, values: AnyArray) -> None:
+        """Write whole shards.
+
+        Args:
+            box: starts and stops at shard borders or at the volume's end.
+            values: (z, y, x) of the box's shape and the volume's dtype.
+
+        Raises:
+            PlanError: the box is not made of whole shards (two tasks could write one file), leaves the volume, or
+                `values` do not fit it.
+            OutputError: the place cannot be written.
+        """
+        self._check(box)
+        if not arrays.whole_shards(self._levels[box.mip], box.slices):
+            raise PlanError(
+                f"{self.url}: box {box.start}…{box.stop} at mip {box.mip} is not made of whole shards of "
+                f"{self.write_unit(box.mip)}; lay tasks out in multiples of a shard."
+            )
+        if values.shape != box.shape or values.dtype != self.info.dtype:
+            raise PlanError(
+                f"{self.url}: got values {values.shape} {values.dtype} for a box of {box.shape} {self.info.dtype}."
+            )
+        with location.writing(self.url):
+            if box.mip not in self._writable:
+                path = location.join(self.url, self._paths[box.mip])
+                self._writable[box.mip] = arrays.open_array(path, mode="r+")
+            self._writable[box.mip][box.slices] = values
+
+    def _check(self, box: Box) -> None:
+        if box.mip not in self.mips:
+            raise PlanError(f"{self.url}: mip {box.mip} is not stored, only mips 0 to {self.mips[-1]}.")
+        if not Box((0, 0, 0), self.shape_at(box.mip), box.mip).contains(box):
+            raise PlanError(
+                f"{self.url}: box {box.start}…{box.stop} leaves the volume {self.shape_at(box.mip)} at mip {box.mip}."
+            )
+
+
+def create_volume(
+    url: str,
+    *,
+    info: VolumeInfo,
+    chunk: ShapeZYX,
+    shard: ShapeZYX,
+    mips: int,
+    attributes: dict[str, Any] | None = None,
+) -> Volume:
+    """Make an OME-Zarr 0.5 volume with `mips` levels, all empty; one that is there with this layout is opened.
+
+    Args:
+        url: of the image group.
+        info: what the volume is.
+        chunk: extent of a chunk at every mip.
+        shard: extent of a shard, a multiple of `chunk`; made smaller where a level does not fill it.
+        mips: number of levels.
+        attributes: further group attributes.
+
+    Raises:
+        PlanError: `shard` is not a multiple of `chunk`.
+        OutputError: something else is there, or the place cannot be written.
+    """
+    name = url.rstrip("/").rpartition("/")[2]
+    metadata = ngff.image_attributes(
+        name=name, pixel_size=info.pixel_size, section_thickness=info.section_thickness, mips=mips
+    )
+    arrays.create_group(url, attributes={**metadata, **(attributes or {})})
+    levels = []
+    for mip in range(mips):
+        shape = (info.shape[0], *shape_at_mip(info.shape[1:], mip=mip))
+        level = arrays.create_array(
+            location.join(url, str(mip)),
+            shape=shape,
+            dtype=info.dtype,
+            axes=ngff.AXES,
+            chunks=chunk,
+            shards=_fitted_shard(shape, chunk=chunk, shard=shard),
+            fill_value=0,
+            attributes={},
+        )
+        levels.append(level)
+    return Volume(url, info=info, paths=tuple(str(mip) for mip in range(mips)), levels=tuple(levels))
+
+
+def known_size(where: str, what: str, option: str, *, given: float | None, stored: float | None) -> float:
+    """A size in nm, `given` before `stored`; SourceError where neither tells it or it is not positive."""
+    size = stored if given is None else given
+    if size is None:
+        raise SourceError(f"{where}: nothing tells its {what}; give it in nm ({option}).")
+    if not (size > 0 and np.isfinite(size)):
+        raise SourceError(f"{where}: its {what} is {size} nm, but it must be positive; give it in nm ({option}).")
+    return float(size)
+
+
+def _fitted_shard(shape: ShapeZYX, *, chunk: ShapeZYX, shard: ShapeZYX) -> ShapeZYX:
+    z, y, x = (min(s, round_up(n, multiple=c)) for n, c, s in zip(shape, chunk, shard, strict=True))
+    return z, y, x
+
+
+def _refuse_other_groups(url: str, attributes: dict[str, Any]) -> None:
+    state = attributes.get(IMPORT_KEY, {}).get("state", "complete")
+    if state != "complete":
+        raise SourceError(f"{url}: its import was not finished (state '{state}'); import it again.")
+    if ngff.is_image(attributes):
+        return
+    if "ssem_dask" in attributes:
+        raise SourceError(f"{url}: this is an alignment, not an image; its image is {location.join(url, 'aligned')}.")
+    inside = ", ".join(location.list_names(url)) or "nothing"
+    raise SourceError(
+        f"{url}: a Zarr group without OME-Zarr image metadata (inside: {inside}); give an image group or an array."
+    )
+
+
+def _open_levels(url: str, image: ngff.Multiscale) -> tuple[tuple[str, ...], tuple[ZarrArray, ...]]:
+    """The levels that are mips of ours: y and x halved and rounded up each time, z kept. Others are left alone."""
+    first = arrays.open_array(location.join(url, image.paths[0]), mode="r")
+    paths, levels = [image.paths[0]], [first]
+    for path in image.paths[1:]:
+        wanted = (first.shape[0], *shape_at_mip((first.shape[1], first.shape[2]), mip=len(levels)))
+        level = arrays.open_array(location.join(url, path), mode="r")
+        if level.shape != wanted:
+            break
+        paths.append(path)
+        levels.append(level)
+    return tuple(paths), tuple(levels)
+
+
+def _pixel_size(url: str, image: ngff.Multiscale, *, given: float | None) -> float | None:
+    y, x = image.scale_of("y"), image.scale_of("x")
+    if given is None and y is not None and x is not None and abs(y - x) > 1e-3 * max(y, x):
+        raise SourceError(f"{url}: pixels are {y} nm high and {x} nm wide, but they must be square; give --pixel-size.")
+    return y if x is not None else None
