@@ -17,7 +17,9 @@ from pydantic import Field, ValidationError
 
 from ssem_dask.errors import ConfigError, SourceError
 from ssem_dask.geometry.chunks import round_up
-from ssem_dask.geometry.mip import mip_for_pixel_size, shape_at_mip
+from ssem_dask.geometry.mip import shape_at_mip
+from ssem_dask.registration.encoder import load_encoder
+from ssem_dask.registration.register import resolve as resolve_register
 from ssem_dask.stages.job import (
     CoarseStageConfig,
     ComposeStageConfig,
@@ -29,9 +31,6 @@ from ssem_dask.stages.job import (
 from ssem_dask.storage.volume import Volume, VolumeInfo
 from ssem_dask.types import ConfigBase
 
-WORKING_PIXEL = 8.0
-"""nm; the scale that is registered where the user does not say: membranes are 2 px wide, noise is pooled."""
-_NODES_PER_WORKING_PIXEL = 8
 _WINDOW = 1024
 _HALO = 128
 
@@ -133,7 +132,7 @@ def resolve(config: RunConfig) -> tuple[Job, list[str]]:
         render=config.render,
         downsample=config.downsample,
         mips=mips,
-        encoder_digest="",
+        encoder_digest=load_encoder(register.ssemnet.encoder, digest=register.ssemnet.encoder_digest).digest,
         digests={},
     )
     return _with_digests(job), choices
@@ -172,33 +171,31 @@ def _with_digests(job: Job) -> Job:
 
 
 def _resolve_register(config: RegisterStageConfig, info: VolumeInfo) -> tuple[RegisterStageConfig, list[str]]:
+    resolved = resolve_register(config, pixel_size=info.pixel_size)
+    assert isinstance(resolved, RegisterStageConfig)
+    assert resolved.mip is not None
+    assert resolved.spacing is not None
+    scale, spacing = 2**resolved.mip, resolved.spacing
     choices = []
-    mip = config.mip
-    if mip is None:
-        mip = mip_for_pixel_size(info.pixel_size, wanted=WORKING_PIXEL)
+    if config.mip is None:
         choices.append(
-            f"register.mip = {mip}: {info.pixel_size * 2**mip:.3g} nm per pixel is nearest to {WORKING_PIXEL:.3g} nm"
+            f"register.mip = {resolved.mip}: its pixel is {info.pixel_size * scale:.3g} nm; membranes are 8-10 nm thick"
         )
-    scale = 2**mip
-    spacing = config.spacing or _NODES_PER_WORKING_PIXEL * scale
     if config.spacing is None:
-        choices.append(
-            f"register.spacing = {spacing}: a field node every {_NODES_PER_WORKING_PIXEL} working pixels "
-            f"({spacing * info.pixel_size:.3g} nm)"
-        )
+        choices.append(f"register.spacing = {spacing}: a field node every {spacing * info.pixel_size:.3g} nm")
     if spacing % scale:
         raise ConfigError(
             f"[register] spacing = {spacing}: must be a multiple of 2**mip = {scale}, so that nodes meet the working "
             f"pixels; use {round_up(spacing, multiple=scale)}."
         )
-    window = config.window or _WINDOW * scale
+    window = config.window or round_up(_WINDOW * scale, multiple=spacing)
     if window % spacing:
         raise ConfigError(
             f"[register] window = {window}: must be a multiple of spacing = {spacing}, so that windows share no node; "
             f"use {round_up(window, multiple=spacing)}."
         )
     halo = round_up(_HALO * scale if config.halo is None else config.halo, multiple=scale)
-    return config.model_copy(update={"mip": mip, "spacing": spacing, "window": window, "halo": halo}), choices
+    return resolved.model_copy(update={"window": window, "halo": halo}), choices
 
 
 def _check_source(url: str, info: VolumeInfo) -> None:

@@ -7,9 +7,9 @@ to do. So an interrupted run goes on where it was, and running a finished one do
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from typing import Any, cast
 
+from ssem_dask import __version__
 from ssem_dask.config import RunConfig, config_digest, make_config, resolve, stored_config
 from ssem_dask.errors import OutputError
 from ssem_dask.runtime.clusters import open_cluster
@@ -127,7 +127,7 @@ def run_attributes(plan: Plan) -> dict[str, Any]:
     job = plan.job
     return {
         "format": FORMAT,
-        "version": version("ssem_dask"),
+        "version": __version__,
         "config": stored_config(job),
         "config_digest": plan.digest,
         "source": job.source,

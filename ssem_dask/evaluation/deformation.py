@@ -150,8 +150,8 @@ def _spline_values(coefficients: Tensor) -> Tensor:
 
 
 def _probe(shape_yx: ShapeYX, *, spacing: float) -> Grid:
-    """A grid over the section, fine enough (1/8 of the spline's spacing) to judge the spline by."""
-    step = max(1, int(spacing / 8))
+    """A grid over the section, fine enough (1/16 of the spline's spacing) to judge the spline by."""
+    step = max(1, int(spacing / 16))
     return Grid.of_section(shape_yx, spacing=step)
 
 

@@ -19,6 +19,7 @@ from ssem_dask.types import AnyArray, BoolArray, ShapeYX
 
 _STRIP = 1 << 22  # pixels worked on at once: bounds the memory that positions and spline weights take
 _GAP = 0.97  # relative intensity of resin in a crack, and of a blank section
+_RESIN_LAYER = 0.8  # share of the light that one more layer lets through where it shows no structure
 _GRAIN = 0.012  # rms noise of empty resin, relative
 
 
@@ -154,8 +155,8 @@ def _observe_strip(
     if tear is not None:
         cover = tear.coverage(positions)
         if tear.kind == "fold":
-            # Three layers absorb one after the other; relative to full brightness, not to the dark end.
-            band = torch.ones_like(tissue)
+            # Three layers absorb one after the other, and so do the two extra layers of resin.
+            band = torch.full_like(tissue, _RESIN_LAYER**2)
             for layer in tear.layers(positions):
                 band = band * seen_at(positions + layer)[0].clamp(0.0, 1.0)
         else:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssem_dask.types import PointYX, ShapeYX
 
-_OPAQUE = 0.05  # a pixel that dust covers by more than this carries no tissue
+_OPAQUE = 0.01  # a pixel that dust covers by more than this carries no tissue
 _DARKENED = 0.35  # nor does one of which a stain lets less than this share of the light through
 
 

@@ -61,7 +61,7 @@ class Autoencoder(nn.Module):
 
 def reconstruction_loss(model: Autoencoder, images: Tensor, *, decay: float) -> Tensor:
     """Eq. 3: Σ‖x - g(f(x))‖² + λ(Σ‖θ‖² + Σ‖φ‖²), divided by the number of pixels, so that λ does not depend on it."""
-    error = (images - model(images)).square().mean()
+    error: Tensor = (images - model(images)).square().mean()
     weights = torch.stack([p.square().sum() for p in model.parameters() if p.ndim > 1]).sum()
     return error + decay * weights
 

@@ -24,7 +24,7 @@ SEARCH_SIDE = 128
 """Side in px to which thumbnails are pooled for the search over rotations and shifts."""
 ANGLE_STEP = 0.5
 """Degrees between rotation candidates: about one px at the corners of a search image."""
-CONTRAST_RADIUS = 8
+CONTRAST_RADIUS = 14
 """Half side in px of the window of the local contrast normalisation."""
 MIN_TISSUE = 0.02
 """Least share of tissue in a thumbnail with which a search makes sense."""

@@ -73,7 +73,9 @@ def _gauss_newton_step(affine: Float64Array, *, images: Tensor, masks: Tensor, g
     """One step as an affine map near the identity, to be applied before `affine`; None where it is undetermined."""
     fixed, moving = images
     positions = grid.positions()
-    pulled = sample(torch.stack([moving, masks[1]]), grid=grid, positions=apply_affine(affine, positions), kind="bilinear")
+    pulled = sample(
+        torch.stack([moving, masks[1]]), grid=grid, positions=apply_affine(affine, positions), kind="bilinear"
+    )
     inside = grid.contains(apply_affine(affine, positions)) & (pulled[1] > 0.5) & (masks[0] > 0.5)
     if int(inside.sum()) < MIN_PIXELS:
         return None

@@ -26,6 +26,7 @@ from ssem_dask.registration.pyramid import masked_pool
 from ssem_dask.registration.vector_map import Interpolation, Interpolator, VectorMap, covering_nodes
 from ssem_dask.types import ConfigBase
 
+BETAS = (0.9, 0.999)
 _LEAST_NODE_SPACING = 32  # px of the working image: below, a node sees fewer than 8 x 8 feature cells
 
 
@@ -159,7 +160,9 @@ def align_section(
     found: VectorMap | None = None
     for index, (scale, iterations) in enumerate(zip(config.scales, config.iterations, strict=True)):
         nodes = node_grid(grid, scale=scale, config=config)
-        start = found.refined(nodes) if found is not None else identity_map(nodes, config, device=moving[0].image.device)
+        start = (
+            found.refined(nodes) if found is not None else identity_map(nodes, config, device=moving[0].image.device)
+        )
         levels = [neighbour[index] for neighbour in neighbours]
         found = _descend(
             start,
@@ -213,7 +216,7 @@ def _descend(
     interpolate = Interpolator(nodes=start.nodes, onto=moving.grid, kind=start.kind, device=device)
     pixels = moving.grid.positions(device)
     first_rate = config.learning_rate * moving.grid.spacing
-    optimizer = torch.optim.Adam([values], lr=first_rate)
+    optimizer = torch.optim.Adam([values], lr=first_rate, betas=BETAS)
     shape = (targets[0].features.shape[-2], targets[0].features.shape[-1]) if targets else (1, 1)
     for iteration in range(iterations if targets else 0):
         optimizer.param_groups[0]["lr"] = first_rate * (1.0 - 0.9 * iteration / max(1, iterations - 1))
@@ -228,9 +231,7 @@ def _descend(
             moving_mask=mask,
             spreads=spreads,
             drop=config.loss_drop * 0.5 ** (iteration // config.loss_drop_halving),
-        ) + regularity(
-            values, spacing=start.nodes.spacing, alpha=config.alpha, beta=config.beta, gamma=config.gamma
-        )
+        ) + regularity(values, spacing=start.nodes.spacing, alpha=config.alpha, beta=config.beta, gamma=config.gamma)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return VectorMap(values.detach(), start.nodes, start.kind)

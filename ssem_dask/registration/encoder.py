@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from ssem_dask.errors import WeightsError
+from ssem_dask.registration.autoencoder import SPACING
 from ssem_dask.registration.lcn import local_contrast
 from ssem_dask.registration.pyramid import pool
-from ssem_dask.registration.train import SPACING, Weights, load_weights
+from ssem_dask.registration.train import Weights, load_weights
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "autoencoder.safetensors"
-SHIPPED_DIGEST = "0000"
+SHIPPED_DIGEST = "cca603a3635534b6d8dfe2add00f1c4f79c92ca8483ecf9cca0fd2d498f3aced"
 
 _LCN_WINDOW = 64
 _LCN_SPACING = 2

@@ -85,4 +85,3 @@ def regularity(values: Tensor, *, spacing: float, alpha: float, beta: float, gam
     down, right = scaled[:, 1:] - scaled[:, :-1], scaled[:, :, 1:] - scaled[:, :, :-1]
     strain = down.square().mean(dim=(1, 2)) + right.square().mean(dim=(1, 2))
     return alpha * scaled.square().sum(dim=0).mean() + gamma * strain[0] + beta * strain[1]
-

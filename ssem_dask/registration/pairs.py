@@ -81,7 +81,9 @@ def pair_fields(
             if other is None or (z, z - k) not in similarities:
                 continue
             pair = _cropped(compose(outer=other, inner=back, spacing=lattice.spacing), lattice=lattice, nodes=nodes)
-            known = known_here & _shows_tissue(tissue[z - k], grid=grid, positions=positions + pair, reach=nodes.spacing)
+            known = known_here & _shows_tissue(
+                tissue[z - k], grid=grid, positions=positions + pair, reach=nodes.spacing
+            )
             fields[k - 1, row] = torch.where(known, pair, torch.full_like(pair, torch.nan))
             alike = similarities[z, z - k]
             score = sample(alike.values[None], grid=alike.grid, positions=aligned, kind="bilinear")[0]
@@ -103,9 +105,7 @@ def covering_lattice(nodes: Grid, *, image: Grid) -> Grid:
     return Grid((shape[0], shape[1]), nodes.spacing, (before[0], before[1]))
 
 
-def local_correlation(
-    a: Tensor, b: Tensor, *, mask: Tensor, grid: Grid, side: int
-) -> Similarity:
+def local_correlation(a: Tensor, b: Tensor, *, mask: Tensor, grid: Grid, side: int) -> Similarity:
     """Normalised cross-correlation of features in squares about every cell, negative values set to 0.
 
     Args:
@@ -130,7 +130,9 @@ def local_correlation(
 
 def _cropped(values: Tensor, *, lattice: Grid, nodes: Grid) -> Tensor:
     """Values on the lattice → on the nodes that it was made from."""
-    top, left = (round((o - l) / nodes.spacing) for o, l in zip(nodes.origin, lattice.origin, strict=True))
+    top, left = (
+        round((inner - outer) / nodes.spacing) for inner, outer in zip(nodes.origin, lattice.origin, strict=True)
+    )
     return values[..., top : top + nodes.shape[0], left : left + nodes.shape[1]]
 
 

@@ -72,8 +72,7 @@ def whiten(image: Tensor, *, mask: Tensor, exponent: float) -> Tensor:
     magnitude = spectrum.abs()
     floor = 1e-3 * magnitude.mean() + torch.finfo(image.dtype).tiny
     flat = torch.fft.irfft2(spectrum / (magnitude + floor) ** exponent, s=tuple(image.shape))
-    flat = flat * mask
-    return flat / flat.square().sum().clamp(min=1e-12).sqrt() * mask.sum().clamp(min=1).sqrt()
+    return torch.where(mask, flat, torch.zeros_like(flat))
 
 
 def find_rotation_and_shift(

@@ -20,7 +20,9 @@ from ssem_dask.types import ConfigBase
 
 _WORKING_PIXEL = 8.0  # nm: membranes are 8-10 nm thick; finer pixels cost time and add noise
 _NODE_SPACING = 320.0  # nm, of the vector map at its finest
-_FIELD_SPACING = 160.0  # nm, of the pair fields
+_FIELD_SPACING = (
+    80.0  # nm, of the pair fields: distortion bends within a few hundred nm, and between nodes fields are bilinear
+)
 
 
 class RegisterConfig(ConfigBase):
@@ -33,7 +35,7 @@ class RegisterConfig(ConfigBase):
     mip: int | None = Field(default=None, ge=0)
     """Scale level of the images that are registered; None takes the one whose pixel is nearest to 8 nm."""
     spacing: int | None = Field(default=None, ge=1)
-    """Spacing of the pair fields, mip-0 px; None takes about 160 nm, a power of two."""
+    """Spacing of the pair fields, mip-0 px; None takes about 80 nm, a power of two."""
     ssemnet: SsemnetConfig = SsemnetConfig()
     """Parameters of the founding method."""
 

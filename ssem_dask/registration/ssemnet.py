@@ -55,9 +55,7 @@ def ssemnet_window(
         if float(valid[z].float().mean()) < _LEAST_TISSUE:
             maps.append(None)
             continue
-        levels = observe(
-            images[z].to(device), tissue=valid[z], grid=grid, scales=config.scales, encoder=encoder
-        )
+        levels = observe(images[z].to(device), tissue=valid[z], grid=grid, scales=config.scales, encoder=encoder)
         if aligned:
             found = align_section(
                 levels,

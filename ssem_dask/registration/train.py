@@ -127,7 +127,7 @@ def train_autoencoder(
         patches = sample_patches(config.batch, generator).to(device)
         optimizer.zero_grad()
         loss = reconstruction_loss(model, patches, decay=config.decay)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
         progress(step + 1, float(loss.detach()))
@@ -149,7 +149,9 @@ def section_patches(sections: Sequence[Tensor], *, config: TrainConfig) -> Patch
     """
     # Imported magnifications are normalised as whole images, as in registration.
     images = [
-        local_contrast(image[None], valid=torch.ones_like(image[None], dtype=torch.bool), window=config.normalisation_window)[0]
+        local_contrast(
+            image[None], valid=torch.ones_like(image[None], dtype=torch.bool), window=config.normalisation_window
+        )[0]
         for section in sections
         for image in (_magnified(section, scale) for scale in config.scales)
         if min(image.shape) >= config.patch
@@ -226,7 +228,7 @@ def load_weights(path: Path, *, digest: str | None) -> tuple[Weights, str]:
 def _metadata(payload: bytes, path: Path) -> dict[str, Any]:
     """The JSON metadata of a safetensors payload: 8 bytes length, then a JSON header."""
     try:
-        safetensors.deserialize(payload)
+        safetensors.deserialize(payload)  # type: ignore[no-untyped-call]
         length = int.from_bytes(payload[:8], "little")
         header = json.loads(payload[8 : 8 + length])
     except (safetensors.SafetensorError, ValueError) as error:

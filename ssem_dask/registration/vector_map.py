@@ -59,9 +59,7 @@ def covering_nodes(image: Grid, *, spacing: float) -> Grid:
     extent = [n * image.spacing for n in image.shape]
     ny, nx = (ceil_div(round(e), max(1, round(spacing))) + 2 for e in extent)
     # Centred on the image, so that all four borders are treated alike.
-    origin = tuple(
-        o + e / 2 - n * spacing / 2 for o, e, n in zip(image.origin, extent, (ny, nx), strict=True)
-    )
+    origin = tuple(o + e / 2 - n * spacing / 2 for o, e, n in zip(image.origin, extent, (ny, nx), strict=True))
     return Grid((ny, nx), spacing, _pair(origin))
 
 
@@ -97,39 +95,31 @@ def axis_matrix(index: Tensor, *, count: int, kind: Literal["bilinear", "bicubic
     index = index.double().clamp(0.0, count - 1.0)
     base = index.floor()
     t = index - base
+    weights: dict[int, Tensor]
     if kind == "bilinear":
-        offsets, weights = (0, 1), (1 - t, t)
+        weights = {0: 1 - t, 1: t}
     elif kind == "bicubic":
-        a = _KEYS
-        near, far = t, 1 - t
-        offsets = (-1, 0, 1, 2)
-        weights = (
-            _keys_outer(1 + near, a),
-            _keys_inner(near, a),
-            _keys_inner(far, a),
-            _keys_outer(1 + far, a),
-        )
+        weights = {-1: _keys_outer(1 + t), 0: _keys_inner(t), 1: _keys_inner(1 - t), 2: _keys_outer(2 - t)}
     else:
-        offsets = (-1, 0, 1, 2)
-        weights = (
-            (1 - t) ** 3 / 6,
-            (3 * t**3 - 6 * t**2 + 4) / 6,
-            (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6,
-            t**3 / 6,
-        )
+        weights = {
+            -1: (1 - t) ** 3 / 6,
+            0: (3 * t**3 - 6 * t**2 + 4) / 6,
+            1: (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6,
+            2: t**3 / 6,
+        }
     matrix = torch.zeros(len(index), count, dtype=torch.float64)
     rows = torch.arange(len(index))
-    for offset, weight in zip(offsets, weights, strict=True):
+    for offset, weight in weights.items():
         matrix.index_put_((rows, (base.long() + offset).clamp(0, count - 1)), weight, accumulate=True)
     return matrix.float()
 
 
-def _keys_inner(d: Tensor, a: float) -> Tensor:
-    return (a + 2) * d**3 - (a + 3) * d**2 + 1
+def _keys_inner(distance: Tensor) -> Tensor:
+    return (_KEYS + 2) * distance**3 - (_KEYS + 3) * distance**2 + 1
 
 
-def _keys_outer(d: Tensor, a: float) -> Tensor:
-    return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
+def _keys_outer(distance: Tensor) -> Tensor:
+    return _KEYS * (distance**3 - 5 * distance**2 + 8 * distance - 4)
 
 
 def _axis_index(onto: Grid, nodes: Grid, axis: int) -> Tensor:
@@ -169,7 +159,8 @@ def _tps_matrix(*, nodes: Grid, onto: Grid) -> Tensor:
     system[count:, :count] = _affine_part(centre).T
     basis = torch.cat([_tps_kernel(torch.cdist(where, centre)), _affine_part(where)], dim=1)
     # values → coefficients is the left block of the inverse; the system is symmetric.
-    return torch.linalg.solve(system, basis.T)[:count].T.float().contiguous()
+    weights: Tensor = torch.linalg.solve(system, basis.T)[:count].T.float().contiguous()
+    return weights
 
 
 def _tps_kernel(distance: Tensor) -> Tensor:

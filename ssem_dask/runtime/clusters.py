@@ -2,6 +2,7 @@
 
 import os
 
+import dask
 from distributed import Client, LocalCluster
 
 from ssem_dask.errors import ConfigError
@@ -24,6 +25,8 @@ def open_cluster(name: str, *, workers: int | None) -> Executor:
     if name == "serial":
         return SerialExecutor()
     if name == "local":
+        # No local worker is preempted: one that dies twice of a task dies of that task.
+        dask.config.set({"distributed.scheduler.allowed-failures": 1})
         cluster = LocalCluster(
             n_workers=workers or len(os.sched_getaffinity(0)),
             threads_per_worker=1,

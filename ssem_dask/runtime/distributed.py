@@ -26,24 +26,40 @@ class DaskExecutor:
         self._client = client
 
     def map(self, work: Work, tasks: Iterable[Task]) -> Iterator[TaskReport]:
-        """Run `work` on each task; at most two tasks a thread are in flight."""
+        """Run `work` on each task; at most two tasks a thread are in flight.
+
+        Dask blames every task that waited on a worker when it died. So a task whose workers died is tried once more
+        at the end, alone: only what kills its workers then is reported as lost.
+        """
+        suspects: list[Task] = []
+        for task, future in self._stream(work, tasks, in_flight=None):
+            report = _report(future)
+            if report is None:
+                suspects.append(task)
+            else:
+                yield report
+        for task, future in self._stream(work, suspects, in_flight=1):
+            message = f"Every worker that ran {task.key} died; it may need more memory than a worker has."
+            yield _report(future) or lost(task, message=message, attempts=2)
+
+    def _stream(self, work: Work, tasks: Iterable[Task], *, in_flight: int | None) -> Iterator[tuple[Task, Future]]:
+        """Submit tasks as others end; None in flight: two for each thread that there is at the time."""
         waiting = iter(tasks)
         running: dict[str, Task] = {}
         completed = as_completed()
 
-        def submit(count: int) -> None:
-            for task in islice(waiting, count):
+        def refill() -> None:
+            free = (in_flight or self._in_flight()) - len(running)  # below 0 just after workers were lost
+            for task in islice(waiting, max(0, free)):
                 future = self._client.submit(work, task, key=f"{task.key}-{uuid4().hex}", pure=False)
                 running[future.key] = task
                 completed.add(future)
 
-        submit(self._in_flight())
+        refill()
         for future in completed:
-            task = running.pop(future.key)
-            report = self._report(future, task)
+            yield running.pop(future.key), future
             future.release()
-            submit(self._in_flight() - len(running))
-            yield report
+            refill()
 
     def close(self) -> None:
         """Disconnect, and stop the cluster if this client started it."""
@@ -56,12 +72,13 @@ class DaskExecutor:
         threads = int(sum(self._client.nthreads().values()))
         return max(1, _IN_FLIGHT_PER_THREAD * threads)
 
-    @staticmethod
-    def _report(future: Future, task: Task) -> TaskReport:
-        error = future.exception()
-        if error is None:
-            report: TaskReport = future.result()
-            return report
-        if isinstance(error, KilledWorker):
-            return lost(task, message=f"Every worker that ran {task.key} died; it may need more memory.", attempts=3)
+
+def _report(future: Future) -> TaskReport | None:
+    """The report of a task that has ended; None if it was lost with its workers."""
+    error = future.exception()
+    if isinstance(error, KilledWorker):
+        return None
+    if error is not None:
         raise error
+    report: TaskReport = future.result()
+    return report

@@ -51,7 +51,7 @@ class SectionsTask(Task):
 
 
 def prepare(job: Job) -> None:
-    """Create `fields/blocks`, `fields/stitches` and `fields/section`."""
+    """Create `fields/blocks`, `fields/guessed`, `fields/stitches` and `fields/section`."""
     grid, config = _grid(job), job.compose.chain
     blocks, depth = block_count(job), config.block + config.stitch
     chunk = min(_CHUNK, grid.shape[0]), min(_CHUNK, grid.shape[1])
@@ -60,7 +60,7 @@ def prepare(job: Job) -> None:
     create_array(
         job.url("fields", "blocks"),
         shape=(blocks, depth, 2, *grid.shape),
-        dtype=np.dtype("float32"),
+        dtype="float32",
         axes=("block", "z", "c", "y", "x"),
         chunks=(1, 1, 2, *chunk),
         shards=(1, depth, 2, *shard),
@@ -68,9 +68,19 @@ def prepare(job: Job) -> None:
         attributes=attributes,
     )
     create_array(
+        job.url("fields", "guessed"),
+        shape=(blocks, depth, *grid.shape),
+        dtype="bool",
+        axes=("block", "z", "y", "x"),
+        chunks=(1, 1, *chunk),
+        shards=(1, depth, *shard),
+        fill_value=False,
+        attributes={"meaning": "where fields/blocks rests on a guess, since no pair field was known"},
+    )
+    create_array(
         job.url("fields", "stitches"),
         shape=(blocks, 2, *grid.shape),
-        dtype=np.dtype("float32"),
+        dtype="float32",
         axes=("block", "c", "y", "x"),
         chunks=(1, 2, *chunk),
         shards=(1, 2, *shard),
@@ -155,9 +165,9 @@ def _run_block(task: BlockTask) -> Result:
     pairs = _read(job.url("fields", "pairs"), (slice(None), slice(start, stop)))
     confidence = _read(job.url("fields", "confidence"), (slice(None), slice(start, stop)))
     fields, flagged = align_block(pairs, confidence, spacing=float(job.spacing), config=config)
-    open_array(job.url("fields", "blocks"), mode="r+")[task.block : task.block + 1, : stop - start] = fields[
-        None
-    ].numpy()
+    index = slice(task.block, task.block + 1), slice(0, stop - start)
+    open_array(job.url("fields", "blocks"), mode="r+")[index] = fields[None].numpy()
+    open_array(job.url("fields", "guessed"), mode="r+")[index] = flagged[None].numpy()
     lost = [start + i for i in range(stop - start) if bool(flagged[i].all())]
     return Result(
         outcome=Outcome.LOW_QUALITY if lost else Outcome.OK,
@@ -173,7 +183,9 @@ def _run_stitch(task: StitchTask) -> Result:
     url = job.url("fields", "blocks")
     previous = _read(url, (task.block - 1, slice(config.block, config.block + count)))
     own = _read(url, (task.block, slice(0, count)))
-    field = stitch(previous=previous, own=own, spacing=float(job.spacing), config=config)
+    guessed = _read(job.url("fields", "guessed"), (task.block - 1, slice(config.block, config.block + count)))
+    previous = torch.where(guessed[:, None], torch.full_like(previous, torch.nan), previous)
+    field = stitch(previous, own, spacing=float(job.spacing), config=config)
     open_array(job.url("fields", "stitches"), mode="r+")[task.block : task.block + 1] = field[None].numpy()
     return Result(bytes_read=previous.nbytes + own.nbytes, bytes_written=field.nbytes)
 

@@ -29,10 +29,6 @@ class CoarseStageConfig(CoarseConfig):
 class RegisterStageConfig(RegisterConfig):
     """Pair fields from overlapping windows of neighbour sections."""
 
-    mip: int | None = Field(default=None, ge=0, le=10)
-    """Scale level that is registered; None: the one whose pixel is nearest to 8 nm."""
-    spacing: int | None = Field(default=None, ge=1)
-    """mip-0 px between nodes of the fields; None: 8 px of the working mip."""
     window: int | None = Field(default=None, ge=64)
     """Side of a window's core, mip-0 px; None: 1024 px of the working mip, or the section where that is smaller."""
     halo: int | None = Field(default=None, ge=0)

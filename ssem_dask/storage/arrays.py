@@ -81,10 +81,13 @@ def open_array(url: str, *, mode: Literal["r", "r+"]) -> ZarrArray:
         SourceError: no array is there, or the place cannot be reached.
     """
     with location.reading(url):
+        location.knock(url)
         try:
             return zarr.open_array(location.open_store(url, read_only=mode == "r"), mode=mode)
-        except (FileNotFoundError, zarr.errors.NodeNotFoundError, zarr.errors.ContainsGroupError) as error:
+        except (FileNotFoundError, zarr.errors.BaseZarrError) as error:
             raise SourceError(f"{url}: no Zarr array is there; check the path.") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise SourceError(_damaged(url, error)) from error
 
 
 def create_group(url: str, *, attributes: dict[str, Any]) -> None:
@@ -96,7 +99,7 @@ def create_group(url: str, *, attributes: dict[str, Any]) -> None:
             group = zarr.open_group(
                 location.open_store(url, read_only=False), mode="a", zarr_format=3, attributes=attributes
             )
-        except zarr.errors.ContainsArrayError as error:
+        except zarr.errors.BaseZarrError as error:
             raise OutputError(f"{url}: a Zarr array is there where a group is to be written; delete it.") from error
         if any(name not in group.attrs or group.attrs[name] != value for name, value in attributes.items()):
             group.update_attributes(attributes)
@@ -105,10 +108,13 @@ def create_group(url: str, *, attributes: dict[str, Any]) -> None:
 def group_attributes(url: str) -> dict[str, Any] | None:
     """Attributes of the group (Zarr v2 or v3) at `url`; None where there is no group."""
     with location.reading(url):
+        location.knock(url)
         try:
             return dict(zarr.open_group(location.open_store(url, read_only=True), mode="r").attrs)
-        except (FileNotFoundError, zarr.errors.NodeNotFoundError, zarr.errors.ContainsArrayError):
+        except (FileNotFoundError, zarr.errors.BaseZarrError):
             return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise SourceError(_damaged(url, error)) from error
 
 
 def write_unit(array: ZarrArray) -> tuple[int, ...]:
@@ -135,6 +141,10 @@ def is_node(url: str) -> bool:
     return any(location.exists(location.join(url, name)) for name in _METADATA)
 
 
+def _damaged(url: str, error: Exception) -> str:
+    return f"{url}: its Zarr metadata cannot be read ({type(error).__name__}: {error}); restore or delete it."
+
+
 def _make_groups_above(url: str) -> None:
     missing: list[str] = []
     above = location.parent(url)
@@ -156,7 +166,7 @@ def _open_or_none(url: str) -> ZarrArray | None:
         return None
     try:
         return zarr.open_array(location.open_store(url, read_only=False), mode="r+")
-    except zarr.errors.ContainsGroupError as error:
+    except zarr.errors.BaseZarrError as error:
         raise OutputError(f"{url}: a Zarr group is there where an array is to be written; delete it.") from error
 
 

@@ -7,6 +7,7 @@ A place that cannot be reached raises one sentence: `SourceError` where somethin
 `OutputError` where it was to be written (`writing`).
 """
 
+import contextlib
 import errno
 import glob
 import os
@@ -43,7 +44,7 @@ def local_path(url: str) -> Path:
 def join(url: str, *parts: str) -> str:
     """`url` with path components appended; a part may itself contain slashes."""
     cleaned = [part.strip("/") for part in parts if part.strip("/")]
-    return "/".join([url.rstrip("/") or "/", *cleaned]) if cleaned else url
+    return "/".join([url.rstrip("/"), *cleaned]) if cleaned else url
 
 
 def parent(url: str) -> str | None:
@@ -56,6 +57,13 @@ def parent(url: str) -> str | None:
     return f"{protocol}://{head}" if slash and head else None
 
 
+def missing(url: str) -> str:
+    """The sentence for a place where nothing is; behind a URL that may also mean that nobody answers."""
+    if is_local(url):
+        return f"{url}: nothing is there; check the path."
+    return f"{url}: nothing is there, or the server does not answer; check the address."
+
+
 @contextmanager
 def reading(url: str) -> Iterator[None]:
     """Turn whatever goes wrong while `url` is reached for reading into a `SourceError` of one sentence."""
@@ -64,7 +72,7 @@ def reading(url: str) -> Iterator[None]:
     except SsemDaskError:
         raise
     except FileNotFoundError as error:
-        raise SourceError(f"{url}: nothing is there; check the path.") from error
+        raise SourceError(missing(url)) from error
     except PermissionError as error:
         raise SourceError(f"{url}: no permission to read it; ask for the right to read, or copy it.") from error
     except OSError as error:
@@ -98,6 +106,15 @@ def writing(url: str) -> Iterator[None]:
         raise OutputError(_unreachable(url, error)) from error
 
 
+@contextmanager
+def reaching_output() -> Iterator[None]:
+    """Turn a `SourceError` met while it is looked up what lies at an output into an `OutputError`."""
+    try:
+        yield
+    except SourceError as error:
+        raise OutputError(str(error)) from error
+
+
 def open_store(url: str, *, read_only: bool) -> zarr.abc.store.Store:
     """The Zarr store rooted at `url`.
 
@@ -108,6 +125,16 @@ def open_store(url: str, *, read_only: bool) -> zarr.abc.store.Store:
         return LocalStore(local_path(url), read_only=read_only)
     with _known_protocol(url):
         return FsspecStore.from_url(url, storage_options=_options(url), read_only=read_only)
+
+
+def knock(url: str) -> None:
+    """Send one request to a remote place and raise whatever keeps it from answering.
+
+    Zarr sends several at once; where nobody answers, the ones it leaves behind fill stderr with tracebacks at exit.
+    """
+    if not is_local(url) and not url.startswith("memory://"):
+        with contextlib.suppress(FileNotFoundError):
+            read_bytes(join(url, "zarr.json"))
 
 
 def exists(url: str) -> bool:

@@ -81,7 +81,7 @@ class Volume:
             raise SourceError(f"{url}: the array has shape {shape}, but a volume has three axes (z, y, x).")
         info = VolumeInfo(
             shape=(shape[0], shape[1], shape[2]),
-            dtype=np.dtype(levels[0].dtype),
+            dtype=np.dtype(levels[0].dtype).newbyteorder("="),
             pixel_size=known_size(url, "pixel size", "--pixel-size", given=pixel_size, stored=stored_pixel),
             section_thickness=known_size(
                 url, "section thickness", "--section-thickness", given=section_thickness, stored=stored_thickness
@@ -119,7 +119,7 @@ class Volume:
             PlanError: the box's mip is not stored, or the box leaves the volume.
         """
         self._check(box)
-        return np.asarray(self._levels[box.mip][box.slices])
+        return np.asarray(self._levels[box.mip][box.slices], dtype=self.info.dtype)
 
     def write(self, box: Box, values: AnyArray) -> None:
         """Write whole shards.
@@ -211,6 +211,23 @@ def known_size(where: str, what: str, option: str, *, given: float | None, store
     if not (size > 0 and np.isfinite(size)):
         raise SourceError(f"{where}: its {what} is {size} nm, but it must be positive; give it in nm ({option}).")
     return float(size)
+
+
+def check_image_dtype(where: str, dtype: np.dtype[Any]) -> None:
+    """SourceError where values of `dtype` are not grey values that can be aligned (C9)."""
+    if dtype not in (np.uint8, np.uint16):
+        raise SourceError(
+            f"{where}: images are {dtype}, but must be uint8 or uint16; scale them to 0…255 or 0…65535 "
+            "(set NaN to 0) and export them again."
+        )
+
+
+def check_sections(where: str, shape: ShapeZYX) -> None:
+    """SourceError where a volume of `shape` has no pixels, or no two sections that could be aligned."""
+    if 0 in shape:
+        raise SourceError(f"{where}: the volume has shape {shape}, it is empty; check the export.")
+    if shape[0] < 2:
+        raise SourceError(f"{where}: holds a single section, but an alignment needs at least two; give the series.")
 
 
 def _fitted_shard(shape: ShapeZYX, *, chunk: ShapeZYX, shard: ShapeZYX) -> ShapeZYX:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ssem_dask.errors import ConfigError
 from ssem_dask.evaluation.phantom.config import PhantomConfig
 from ssem_dask.evaluation.phantom.imaging import image_of_tissue
 from ssem_dask.evaluation.phantom.tile import CORE, MARGIN, tissue_of_tile
@@ -25,12 +26,12 @@ def generate(config: PhantomConfig, box: Box) -> PhantomChunk:
     """Generate a box at mip 0.
 
     Raises:
-        ValueError: the box is not at mip 0 or leaves the volume.
+        ConfigError: the box is not at mip 0 or leaves the volume.
     """
     if box.mip != 0 or not Box((0, 0, 0), config.shape).contains(box):
-        raise ValueError(
-            f"Phantom: box {box.start}..{box.stop} at mip {box.mip} does not lie in the volume {config.shape} at mip 0; "
-            "clip it, or give the phantom a larger shape."
+        raise ConfigError(
+            f"Phantom: box {box.start}..{box.stop} at mip {box.mip} does not lie in the volume {config.shape} at mip 0; clip "
+            "it, or give the phantom a larger shape."
         )
     image = np.empty(box.shape, dtype=np.uint8)
     labels = np.empty(box.shape, dtype=np.uint32)

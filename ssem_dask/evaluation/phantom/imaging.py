@@ -11,6 +11,7 @@ from ssem_dask.evaluation.phantom.tile import MARGIN, SIZE, Tissue
 from ssem_dask.types import AnyArray, Float32Array
 
 _GRAIN, _STAIN, _SECTION, _SHOT = 500, 520, 540, 560
+_ROUNDING = 6.0  # nm
 _BANK = 1024
 _BANK_PIXEL = 2.5  # nm; the grain is looked up without interpolation, so its pixels are finer than the image's
 
@@ -20,7 +21,7 @@ def image_of_tissue(config: PhantomConfig, tissue: Tissue) -> AnyArray:
     image = _stained(config, tissue)
     draw_vesicles(config, tissue, image)
     draw_mitochondria(config, tissue, image)
-    _draw_membranes(tissue, image)
+    _draw_membranes(config, tissue, image)
     image = _exposed(config, tissue, image)
     return np.clip(image * 255.0 + 0.5, 0.0, 255.0).astype(np.uint8)
 
@@ -28,8 +29,8 @@ def image_of_tissue(config: PhantomConfig, tissue: Tissue) -> AnyArray:
 def _stained(config: PhantomConfig, tissue: Tissue) -> Float32Array:
     """Cytoplasm with its grain, lighter and darker by neurite."""
     label, seed = tissue.neurites.label, config.seed
-    dark = uniform(seed, _STAIN, label) < 0.06
-    light = np.where(dark, 0.40, 0.73) + 0.10 * (uniform(seed, _STAIN + 1, label) - 0.5)
+    dark = uniform(seed, _STAIN, label) < 0.05
+    light = np.where(dark, 0.42, 0.715) + 0.14 * (uniform(seed, _STAIN + 1, label) - 0.5)
     grain = (0.5 + 0.8 * uniform(seed, _STAIN + 2, label)) * config.texture
     light, grain = light.astype(np.float32)[tissue.winner], grain.astype(np.float32)[tissue.winner]
     light += 0.03 * tissue.shade
@@ -74,22 +75,24 @@ def _grain_bank(seed: int) -> Float32Array:
         smooth = np.fft.irfft2(spectrum * np.exp(-2 * (np.pi * sigma * frequency) ** 2), (_BANK, _BANK))
         return np.asarray(smooth / smooth.std())
 
-    fine, coarse = filtered(8.0), filtered(40.0)
-    grains = np.maximum(fine + 0.5 * coarse - 0.5, 0.0) * 0.20
+    fine, coarse = filtered(5.5), filtered(30.0)
+    grains = np.maximum(fine + 0.4 * coarse - 0.3, 0.0) * 0.23
     bank = grains.astype(np.float32).reshape(-1)
     bank.flags.writeable = False
     return bank
 
 
-def _draw_membranes(tissue: Tissue, image: Float32Array) -> None:
+def _draw_membranes(config: PhantomConfig, tissue: Tissue, image: Float32Array) -> None:
     """Two dark membranes with a lighter cleft; wide and grey where they are cut aslant, thick where stained more."""
+    # A membrane is never as sharp in its corners as the partition of the plane is.
+    border = _blurred(tissue.border, sigma=_ROUNDING / config.pixel_size)
     aslant = np.clip(0.7 * tissue.shade, -0.6, 1.6)
-    width = 13.0 + 6.0 * aslant
-    darkness = 0.93 - 0.12 * np.maximum(aslant, 0.0)
-    membrane = bump((tissue.border - 8.0) / width)
-    near = tissue.border < 8.0
+    membrane = bump((border - 7.0) / (11.0 + 8.0 * aslant))
+    near = border < 7.0
     membrane = np.where(near, np.maximum(membrane, 0.86), membrane)
-    image *= 1.0 - darkness * membrane
+    membrane *= 0.70 - 0.14 * np.maximum(aslant, 0.0)
+    membrane += 0.22 * bump(border / (38.0 + 12.0 * aslant))
+    image *= 1.0 - np.minimum(membrane, 0.88)
     image += 0.02
 
 
@@ -105,8 +108,8 @@ def _exposed(config: PhantomConfig, tissue: Tissue, image: Float32Array) -> Floa
         # Two 16-bit numbers make a triangular distribution; after a detector's own blur it is as good as normal.
         shot = (bits & np.uint32(0xFFFF)).astype(np.float32) + (bits >> np.uint32(16)).astype(np.float32)
         shot = (shot - 65535.0) * np.float32(6.0**0.5 / 65536.0)
-        shot *= np.sqrt(np.maximum(image, 0.02)) * np.float32(0.13 * config.noise * 5.0 / config.pixel_size)
-        image = image + _blurred(shot, sigma=0.5)
+        shot *= np.sqrt(np.maximum(image, 0.02)) * np.float32(0.20 * config.noise * 5.0 / config.pixel_size)
+        image = image + _blurred(shot, sigma=0.65)
     normal = np.float32(12.0**0.5) * (uniform(seed, _SECTION, z, [0, 1, 2, 3]) - 0.5)
     contrast = 1.0 + config.section_contrast * normal[0]
     return np.asarray((image - 0.5) * contrast + 0.5 + config.section_brightness * normal[1], dtype=np.float32)

@@ -32,9 +32,9 @@ class _Scale:
 
 
 _SCALES = (
-    _Scale(700.0, (160.0, 400.0), 0.15),
-    _Scale(1800.0, (300.0, 1000.0), 0.35),
-    _Scale(7000.0, (800.0, 3000.0), 0.5),
+    _Scale(700.0, (90.0, 250.0), 0.15),
+    _Scale(1800.0, (140.0, 450.0), 0.35),
+    _Scale(7000.0, (200.0, 1200.0), 0.5),
 )
 
 
@@ -62,20 +62,19 @@ def motion_nm(config: PhantomConfig, *, z: int, y: Float64Array, x: Float64Array
     total = np.zeros((2, len(y), len(x)), dtype=np.float32)
     if config.oblique == 0.0 or z == 0:
         return total
+    components = np.arange(4).reshape(4, 1, 1)
     for index, scale in enumerate(_SCALES):
         first_y, matrix_y = spline_matrix(y / scale.period)
         first_x, matrix_x = spline_matrix(x / scale.period)
         rows = np.arange(first_y, first_y + matrix_y.shape[1])[:, None]
         columns = np.arange(first_x, first_x + matrix_x.shape[1])[None, :]
-        for axis in range(2):
-            knots = np.zeros((rows.size, columns.size), dtype=np.float32)
-            for part, z_period in enumerate(scale.z_periods):
-                step = increment_ratio(config.section_thickness, period=z_period)
-                # oblique is the length of a vector of two components; each scale has two z periods.
-                size = config.oblique * (scale.share / (2 * len(scale.z_periods))) ** 0.5 / step
-                keys = (_STREAM + index, 2 * part + axis, rows, columns)
-                here = knots_at(config.seed, *keys, z=z * config.section_thickness, z_period=z_period)
-                start = knots_at(config.seed, *keys, z=0.0, z_period=z_period)
-                knots += np.float32(size) * (here - start)
-            total[axis] += matrix_y @ unit_plane(knots) @ matrix_x.T
+        z_period = np.repeat(scale.z_periods, 2).reshape(4, 1, 1)  # component 2 * part + axis
+        steps = [increment_ratio(config.section_thickness, period=p) for p in scale.z_periods for _ in range(2)]
+        # oblique is the length of a vector of two components; each scale has two z periods.
+        size = config.oblique * (scale.share / 4) ** 0.5 / np.array(steps, dtype=np.float32).reshape(4, 1, 1)
+        keys = (_STREAM + index, components, rows, columns)
+        knots = knots_at(config.seed, *keys, z=z * config.section_thickness, z_period=z_period)
+        knots -= knots_at(config.seed, *keys, z=0.0, z_period=z_period)
+        knots = unit_plane(size.astype(np.float32) * knots)
+        total += matrix_y @ (knots[:2] + knots[2:]) @ matrix_x.T
     return total

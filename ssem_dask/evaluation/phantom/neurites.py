@@ -14,6 +14,7 @@ from ssem_dask.evaluation.phantom.randomness import UInt32Array, hashed, knots_a
 from ssem_dask.types import Float32Array, Float64Array
 
 _STREAM = 200
+_WANDER_DEPTH = (450.0, 450.0, 350.0, 800.0, 450.0)  # nm along z: y, x, radius, angle, length
 _OFF = 400.0  # nm by which a neurite shrinks at the ends of its life, enough to vanish between its neighbours
 
 
@@ -31,9 +32,9 @@ class _Calibre:
 
 
 _CALIBRES = (
-    _Calibre(period=950.0, radius=(60.0, 520.0), half_length=420.0, reach=2000.0, life=0.0, taper=0.0),
-    _Calibre(period=430.0, radius=(20.0, 170.0), half_length=200.0, reach=800.0, life=5000.0, taper=350.0),
-    _Calibre(period=210.0, radius=(-60.0, 60.0), half_length=90.0, reach=420.0, life=2500.0, taper=200.0),
+    _Calibre(period=950.0, radius=(40.0, 470.0), half_length=500.0, reach=2000.0, life=0.0, taper=0.0),
+    _Calibre(period=430.0, radius=(30.0, 190.0), half_length=260.0, reach=800.0, life=5000.0, taper=350.0),
+    _Calibre(period=210.0, radius=(-60.0, 75.0), half_length=120.0, reach=420.0, life=2500.0, taper=200.0),
 )
 
 
@@ -82,34 +83,31 @@ def _capsules(config: PhantomConfig, index: int, *, rows: np.ndarray, columns: n
     age = left = np.full(rows.shape, np.inf, dtype=np.float32)
     if calibre.life:
         # The lives of one place begin at (e + u) * life, u hashed for each place.
-        phase = z / calibre.life - uniform(seed, stream, rows, columns).astype(np.float64)
+        phase = z / calibre.life - uniform(seed, stream + 2, rows, columns).astype(np.float64)
         epoch = np.floor(phase).astype(np.int64)
         age = ((phase - epoch) * calibre.life).astype(np.float32)
         left = np.float32(calibre.life) - age
     keys = (rows, columns, epoch)
+    chance = uniform(seed, stream, np.arange(6)[:, None], *keys)
+    # The slower the outlines change, the longer the way along z; 0 is no change over a metre.
+    z_periods = np.array(_WANDER_DEPTH)[:, None] / max(config.shape_change, 1e-6)
+    wander = knots_at(seed, stream + 1, np.arange(len(_WANDER_DEPTH))[:, None], *keys, z=z, z_period=z_periods)
 
-    def chance(number: int) -> Float32Array:
-        return uniform(seed, stream + 1 + number, *keys)
-
-    def wander(number: int, z_period: float) -> Float32Array:
-        noise = knots_at(seed, stream + 10 + number, *keys, z=z, z_period=z_period / max(config.shape_change, 1e-3))
-        return noise if config.shape_change else np.zeros_like(noise)
-
-    y = ((rows + 0.5 + 0.9 * (chance(0) - 0.5)) * calibre.period * config.calibre).astype(np.float64)
-    x = ((columns + 0.5 + 0.9 * (chance(1) - 0.5)) * calibre.period * config.calibre).astype(np.float64)
-    y += 0.06 * calibre.period * wander(0, 900.0)
-    x += 0.06 * calibre.period * wander(1, 900.0)
+    y = ((rows + 0.5 + 0.9 * (chance[0] - 0.5)) * calibre.period * config.calibre).astype(np.float64)
+    x = ((columns + 0.5 + 0.9 * (chance[1] - 0.5)) * calibre.period * config.calibre).astype(np.float64)
+    y += 0.09 * calibre.period * wander[0]
+    x += 0.09 * calibre.period * wander[1]
     smallest, largest = calibre.radius
-    radius = scale * (smallest + (largest - smallest) * chance(2) ** 2)
-    radius += scale * 0.08 * np.float32(calibre.period) * wander(2, 700.0)
+    radius = scale * (smallest + (largest - smallest) * chance[2] ** 2)
+    radius += scale * 0.12 * np.float32(calibre.period) * wander[2]
     label = _label(index, rows, columns, epoch)
     if calibre.life:
-        radius -= _OFF * (_ramp(1.0 - left / calibre.taper) + _ramp(1.0 - age / calibre.taper) * (chance(3) >= 0.5))
+        radius -= _OFF * (_ramp(1.0 - left / calibre.taper) + _ramp(1.0 - age / calibre.taper) * (chance[3] >= 0.5))
         y, x, label = _branched(
-            config, index, rows, columns, z=z, y=y, x=x, label=label, age=age, branch=chance(3) < 0.5
+            config, index, rows, columns, z=z, y=y, x=x, label=label, age=age, branch=chance[3] < 0.5
         )
-    angle = (chance(4) + 0.08 * wander(3, 1200.0)) * np.float32(2 * np.pi)
-    length = scale * calibre.half_length * chance(5) ** 2 * (1.0 + 0.2 * wander(4, 900.0))
+    angle = (chance[4] + 0.08 * wander[3]) * np.float32(2 * np.pi)
+    length = scale * calibre.half_length * chance[5] ** 2 * (1.0 + 0.2 * wander[4])
     return Neurites(
         y=y,
         x=x,
@@ -176,38 +174,41 @@ def partition(
     cx = (neurites.x - centre[1]).astype(np.float32)
     order, counts = _candidates(neurites, cy, cx, y, x)
     _, small = np.unique(neurites.label, return_inverse=True)
-    small = small.astype(np.int32)
+    # One number says which capsule wins (low half) and which label it has (high half).
+    code = small.astype(np.int32) << 16 | np.arange(len(small), dtype=np.int32)
     far = np.float32(1e9)
-    first = np.full(y.shape, far, dtype=np.float32)
-    second = np.full(y.shape, far, dtype=np.float32)
-    winner = np.zeros(y.shape, dtype=np.int32)
-    winner_label = np.full(y.shape, -1, dtype=np.int32)
+    first, second = np.full(y.shape, far, dtype=np.float32), np.full(y.shape, far, dtype=np.float32)
+    winner = np.full(y.shape, -1, dtype=np.int32)
     by_count = np.argsort(-counts, kind="stable")
     y, x = y[by_count], x[by_count]
+    scratch = [np.empty_like(y) for _ in range(4)]
     for slot in range(int(counts.max())):
         n = int(np.count_nonzero(counts > slot))
         pick = order[by_count[:n], slot][:, None]
-        dy, dx = y[:n] - cy[pick], x[:n] - cx[pick]
+        dy, dx, along, part = (a[:n] for a in scratch)
         ty, tx, half = neurites.direction_y[pick], neurites.direction_x[pick], neurites.half_length[pick]
-        along = dy * ty
-        along += dx * tx
-        np.clip(along, -half, half, out=along)
-        dy -= along * ty
-        dx -= along * tx
+        np.subtract(y[:n], cy[pick], out=dy)
+        np.subtract(x[:n], cx[pick], out=dx)
+        np.multiply(dy, ty, out=along)
+        along += np.multiply(dx, tx, out=part)
+        np.minimum(along, half, out=along)
+        np.maximum(along, -half, out=along)
+        dy -= np.multiply(along, ty, out=part)
+        dx -= np.multiply(along, tx, out=part)
         dy *= dy
         dx *= dx
         dy += dx
         distance = np.sqrt(dy, out=dy)
         distance -= neurites.radius[pick]
-        label = small[pick]
         better = distance < first[:n]
-        same = winner_label[:n] == label
+        same = (winner[:n] >> 16) == small[pick]
         # Whichever of the old and the new one loses is a candidate for second, unless both are one neurite.
-        np.maximum(distance, first[:n], out=dx)
-        np.minimum(second[:n], dx, out=second[:n], where=~same)
+        loser = np.maximum(distance, first[:n], out=dx)
+        np.putmask(loser, same, far)
+        np.minimum(second[:n], loser, out=second[:n])
         np.minimum(first[:n], distance, out=first[:n])
-        np.copyto(winner[:n], pick, where=better)
-        np.copyto(winner_label[:n], label, where=better)
+        np.copyto(winner[:n], code[pick], where=better)
+    winner &= 0xFFFF
     back = np.empty_like(by_count)
     back[by_count] = np.arange(len(by_count))
     return winner[back], (0.5 * (second - first))[back]
@@ -216,17 +217,19 @@ def partition(
 def _candidates(
     neurites: Neurites, cy: Float32Array, cx: Float32Array, y: Float32Array, x: Float32Array
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each block the capsules `(blocks, most)` that can be first or second there, nearest first, and their number."""
+    """For each block the capsules `(blocks, most)` that can be first or second there, and their number."""
     my, mx = 0.5 * (y.min(1) + y.max(1)), 0.5 * (x.min(1) + x.max(1))
     reach = 0.5 * np.hypot(y.max(1) - y.min(1), x.max(1) - x.min(1))
     dy, dx = my[:, None] - cy, mx[:, None] - cx
     along = np.clip(dy * neurites.direction_y + dx * neurites.direction_x, -neurites.half_length, neurites.half_length)
     distance = np.hypot(dy - along * neurites.direction_y, dx - along * neurites.direction_x) - neurites.radius
-    order = np.argsort(distance, axis=1, kind="stable")
-    distance = np.take_along_axis(distance, order, axis=1)
-    label = neurites.label[order]
-    other = label != label[:, :1]
-    second = np.where(other, distance, np.inf).min(axis=1)
+    nearest = distance.argmin(axis=1)
+    other = neurites.label != neurites.label[nearest][:, None]
+    second = np.min(distance, axis=1, where=other, initial=np.float32(1e9))
     # A capsule's distance changes by at most `reach` from the block's middle to its pixels.
-    counts = np.count_nonzero(distance <= (second + 2.0 * reach)[:, None], axis=1)
-    return order[:, : int(counts.max())], counts
+    possible = distance <= (second + 2.0 * reach)[:, None]
+    counts = np.count_nonzero(possible, axis=1)
+    block, capsule = np.nonzero(possible)
+    order = np.zeros((len(my), int(counts.max())), dtype=np.int64)
+    order[block, np.arange(len(block)) - np.repeat(np.cumsum(counts) - counts, counts)] = capsule
+    return order, counts

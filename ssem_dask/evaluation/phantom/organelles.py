@@ -7,7 +7,7 @@ that belong to one section and shine through to the next. Microtubules are small
 import numpy as np
 
 from ssem_dask.evaluation.phantom.config import PhantomConfig
-from ssem_dask.evaluation.phantom.randomness import UInt32Array, hashed, uniform
+from ssem_dask.evaluation.phantom.randomness import UInt32Array, uniform
 from ssem_dask.evaluation.phantom.tile import SIZE, Tissue
 from ssem_dask.types import Float32Array, Float64Array
 
@@ -37,39 +37,35 @@ def draw_mitochondria(config: PhantomConfig, tissue: Tissue, image: Float32Array
     middle = (epoch + 0.5 + 0.2 * (chance(0) - 0.5) - uniform(seed, _MITO, owner)) * _MITO_LIFE
     half_depth = 250.0 + 350.0 * chance(1)
     share = 1.0 - ((depth - middle) / half_depth) ** 2
-    radius = (np.clip(0.55 * room, 50.0, 210.0) * (0.65 + 0.35 * chance(2)) * np.sqrt(np.maximum(share, 0.0))).astype(
+    radius = (np.clip(0.75 * room, 60.0, 230.0) * (0.7 + 0.3 * chance(2)) * np.sqrt(np.maximum(share, 0.0))).astype(
         np.float32
     )
-    alive = (share > 0.05) & (room > 110.0) & (chance(3) < 0.62)
+    alive = (share > 0.05) & (room > 95.0) & (chance(3) < 0.62)
     offset = 0.35 * np.maximum(room, 0.0) * (chance(4) - 0.5)
     angle = 2 * np.pi * chance(5) + depth / 1500.0
     half = radius * 1.2 * chance(6)
     along = neurites.half_length * (2 * chance(7) - 1) * 0.7
     y = neurites.y - tissue.centre[0] + offset * np.sin(angle) + along * neurites.direction_y
     x = neurites.x - tissue.centre[1] + offset * np.cos(angle) + along * neurites.direction_x
+    row, column = seen_at(tissue.outline_y, tissue.outline_x, y=y, x=x, pixel_size=config.pixel_size)
+    # Outlines are wavy by up to about 150 nm, so the middle is known only so well.
+    extent = (half + radius + 200.0) / config.pixel_size
+    alive &= (row > -extent) & (row < SIZE + extent) & (column > -extent) & (column < SIZE + extent)
     for i in np.flatnonzero(alive):
-        capsule = (float(y[i]), float(x[i]), float(angle[i]), float(half[i]), float(radius[i]))
-        _draw_mitochondrion(config, tissue, image, index=int(i), capsule=capsule)
+        window = tuple(
+            slice(max(0, int(middle - extent[i])), min(SIZE, int(middle + extent[i]) + 1))
+            for middle in (row[i], column[i])
+        )
+        capsule = np.array([y[i], x[i], angle[i], half[i], radius[i]], dtype=np.float32)
+        _draw_mitochondrion(tissue, image, index=int(i), capsule=capsule, window=(window[0], window[1]))
 
 
 def _draw_mitochondrion(
-    config: PhantomConfig,
-    tissue: Tissue,
-    image: Float32Array,
-    *,
-    index: int,
-    capsule: tuple[float, float, float, float, float],
+    tissue: Tissue, image: Float32Array, *, index: int, capsule: Float32Array, window: tuple[slice, slice]
 ) -> None:
-    y, x, angle, half, radius = (np.float32(v) for v in capsule)
-    # The waviness of outlines is at most about 4 x 60 nm; beyond the tile's positions the mitochondrion is not seen.
-    extent = (float(half + radius) + 250.0) / config.pixel_size
-    at_y, at_x = np.array([y], dtype=np.float64), np.array([x], dtype=np.float64)
-    seen = seen_at(tissue.outline_y, tissue.outline_x, y=at_y, x=at_x, pixel_size=config.pixel_size)
-    row, column = float(seen[0][0]), float(seen[1][0])
-    rows = slice(max(0, int(row - extent)), min(SIZE, int(row + extent) + 1))
-    columns = slice(max(0, int(column - extent)), min(SIZE, int(column + extent) + 1))
-    if rows.start >= rows.stop or columns.start >= columns.stop:
-        return
+    """Draw one mitochondrion, capsule (y, x, angle, half length, radius) in nm, into a window of the tile."""
+    y, x, angle, half, radius = capsule
+    rows, columns = window
     dy, dx = tissue.outline_y[rows, columns] - y, tissue.outline_x[rows, columns] - x
     ty, tx = np.sin(angle), np.cos(angle)
     along = dy * ty + dx * tx
@@ -77,16 +73,17 @@ def _draw_mitochondrion(
     beyond = along - np.clip(along, -half, half)
     distance = np.sqrt(across * across + beyond * beyond) - radius
     same = tissue.neurites.label[tissue.winner[rows, columns]] == tissue.neurites.label[index]
-    inside = np.where(same, np.maximum(distance, 24.0 - tissue.border[rows, columns]), 1e3)
+    inside = np.where(same, np.maximum(distance, 19.0 - tissue.border[rows, columns]), 1e3)
     if inside.min() > 0:
         return
-    wave = 9.0 * np.sin(along / 31.0 + index) + 5.0 * tissue.shade[rows, columns]
-    phase = (across + wave) / np.float32(38.0 + 3.0 * np.sin(angle * 7))
+    part, shade = image[rows, columns], tissue.shade[rows, columns]
+    wave = 12.0 * np.sin(along / 43.0 + index) + 5.0 * np.sin(along / 19.0 - across / 60.0) + 22.0 * shade
+    phase = (across + wave) / np.float32(31.0 + 3.0 * np.sin(angle * 7))
     stripe = np.abs(phase - np.floor(phase) - 0.5) * 2.0  # triangle wave
-    matrix = 0.42 - 0.20 * np.clip(2.2 * stripe - 1.1, 0.0, 1.0) + 0.03 * tissue.shade[rows, columns]
+    # Some of the grain underneath shows through.
+    matrix = 0.36 - 0.20 * np.clip(2.2 * stripe - 1.1, 0.0, 1.0) * (1.0 + 0.5 * shade) + 0.35 * (part - 0.62)
     edge = np.clip(-inside / 6.0 + 0.5, 0.0, 1.0)
     coat = bump((inside + 9.0) / 11.0)
-    part = image[rows, columns]
     part += edge * (matrix - 0.25 * coat - part)
 
 
@@ -137,7 +134,9 @@ def _draw_dots(
     dy = ((i[:, None] + reach + 0.5 - py[:, None]) * pixel).astype(np.float32)[:, :, None]
     dx = ((j[:, None] + reach + 0.5 - px[:, None]) * pixel).astype(np.float32)[:, None, :]
     distance = np.sqrt(dy * dy + dx * dx)
-    factor = 1.0 - np.float32(strength * min(config.texture, 1.5)) * bump((distance - ring * size) / (10.0 if ring else 16.0))
+    factor = 1.0 - np.float32(strength * min(config.texture, 1.5)) * bump(
+        (distance - ring * size) / (10.0 if ring else 16.0)
+    )
     r, c = i[:, None] + reach, j[:, None] + reach
     index = np.clip(r, 0, SIZE - 1)[:, :, None] * SIZE + np.clip(c, 0, SIZE - 1)[:, None, :]
     inside = ((r >= 0) & (r < SIZE))[:, :, None] & ((c >= 0) & (c < SIZE))[:, None, :]

@@ -5,6 +5,7 @@ Smooth noise is a cubic B-spline whose coefficients are such values; along an ax
 autocovariance is the B-spline of degree 7 over h, close to a Gaussian of standard deviation 0.85 h.
 """
 
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,13 +32,34 @@ def mix(values: UInt32Array) -> UInt32Array:
 
 
 def hashed(seed: int, *keys: ArrayLike) -> UInt32Array:
-    """Hash of the seed and of integer keys that broadcast against each other; at least 1-D."""
-    start = np.array([seed & 0xFFFFFFFF, (seed >> 32) ^ 0x9E3779B9], dtype=np.uint32)
-    state = mix(mix(start[:1]) ^ start[1:])
-    for key in keys:
-        word = np.atleast_1d(np.asarray(key)).astype(np.uint32)
-        state = mix(state + mix(word + np.uint32(0x9E3779B9)))
-    return state
+    """Hash of the seed and of integer keys that broadcast against each other; at least 1-D.
+
+    Leading keys that are plain integers cost next to nothing.
+    """
+    state = _mix_int(_mix_int(seed & _MASK) ^ (seed >> 32) ^ 0x9E3779B9)
+    rest = list(keys)
+    while rest and isinstance(rest[0], int):
+        state = _mix_int(state + _spread_int(rest.pop(0)))
+    result = np.array([state], dtype=np.uint32)
+    for key in rest:
+        word = np.atleast_1d(np.asarray(key)).astype(np.uint32) * np.uint32(_GOLDEN)
+        result = mix(result + word)
+    return result
+
+
+_MASK, _GOLDEN = 0xFFFFFFFF, 0x9E3779B1
+
+
+def _spread_int(key: Any) -> int:
+    return int(key) * _GOLDEN
+
+
+def _mix_int(value: int) -> int:
+    """`mix` of one integer."""
+    value &= _MASK
+    value = (value ^ value >> 16) * 0x7FEB352D & _MASK
+    value = (value ^ value >> 15) * 0x846CA68B & _MASK
+    return value ^ value >> 16
 
 
 def uniform(seed: int, *keys: ArrayLike) -> Float32Array:
@@ -64,21 +86,23 @@ def spline_matrix(position: Float64Array) -> tuple[int, Float32Array]:
     return start, matrix
 
 
-def knots_at(seed: int, *keys: ArrayLike, z: float, z_period: float) -> Float32Array:
-    """Knot values at depth z: noise of unit variance (after in-plane interpolation has its own share) along z.
+def knots_at(seed: int, *keys: ArrayLike, z: float, z_period: ArrayLike) -> Float32Array:
+    """Knot values of unit variance that vary smoothly along z.
 
     Args:
         seed: seed of the volume.
         keys: stream and lattice coordinates; they broadcast, the result has their shape.
         z: depth, nm.
-        z_period: knot distance along z, nm.
+        z_period: knot distance along z, nm; broadcasts with the keys.
     """
-    first, weights = spline_weights(np.array([z / z_period]))
-    total: Any = 0.0
-    for tap in range(4):
-        total = total + weights[tap, 0] * (2.0 * uniform(seed, *keys, first[0] + tap) - 1.0)
-    # A uniform value has variance 1/3, a cubic B-spline of them _VARIANCE times that.
-    return np.asarray(total * np.float32((3.0 / _VARIANCE) ** 0.5), dtype=np.float32)
+    first, weights = spline_weights(np.atleast_1d(z / np.asarray(z_period, dtype=np.float64)))
+    # The four knots along z stand last, next to the weights, and are summed out.
+    words = [key if isinstance(key, int) else np.asarray(key)[..., None] for key in keys]
+    values = uniform(seed, *words, first[..., None] + np.arange(4))
+    values -= np.float32(0.5)
+    total = np.einsum("...k,...k->...", values, np.moveaxis(weights, 0, -1))
+    # A uniform value has variance 1/12, a cubic B-spline of them _VARIANCE times that.
+    return np.asarray(total * np.float32((12.0 / _VARIANCE) ** 0.5), dtype=np.float32)
 
 
 def unit_plane(knots: Float32Array) -> Float32Array:
@@ -86,28 +110,38 @@ def unit_plane(knots: Float32Array) -> Float32Array:
     return knots * np.float32(1.0 / _VARIANCE)
 
 
+@lru_cache
 def increment_ratio(step: float, *, period: float) -> float:
     """Root-mean-square difference of unit noise over `step`, for knots `period` apart."""
     share = float(_AUTOCOVARIANCE(4.0 + step / period)) / _VARIANCE if step < 4 * period else 0.0
     return float((2.0 * (1.0 - share)) ** 0.5)
 
 
-def scattered_plane(
-    seed: int, stream: int, *, y: Float64Array, x: Float64Array, z: float, period: float, z_period: float
+def scattered_planes(
+    seed: int, streams: tuple[int, ...], *, y: Float64Array, x: Float64Array, z: float, period: float, z_period: float
 ) -> Float32Array:
-    """Smooth unit noise at scattered positions (nm) of the plane at depth z (nm)."""
+    """Independent smooth unit noises `(streams, …)` at scattered positions of the plane at depth z.
+
+    Args:
+        seed: seed of the volume.
+        streams: one for each noise.
+        y, x: positions `(…)`, nm.
+        z: depth, nm.
+        period, z_period: knot distance in the plane and along z, nm.
+    """
     first_y, weight_y = spline_weights(y / period)
     first_x, weight_x = spline_weights(x / period)
     start_y, start_x = int(first_y.min()), int(first_x.min())
     rows = np.arange(start_y, int(first_y.max()) + 4)
     columns = np.arange(start_x, int(first_x.max()) + 4)
+    stream = np.array(streams)[:, None, None]
     knots = unit_plane(knots_at(seed, stream, rows[:, None], columns[None, :], z=z, z_period=z_period))
     index = (first_y - start_y) * len(columns) + (first_x - start_x)
-    total = np.zeros(y.shape, dtype=np.float32)
-    flat = knots.reshape(-1)
+    flat = knots.reshape(len(streams), -1)
+    total = np.zeros((len(streams), *y.shape), dtype=np.float32)
     for i in range(4):
-        line = np.zeros(y.shape, dtype=np.float32)
-        for j in range(4):
-            line += weight_x[j] * flat[index + (i * len(columns) + j)]
+        line = weight_x[0] * flat[:, index + i * len(columns)]
+        for j in range(1, 4):
+            line += weight_x[j] * flat[:, index + (i * len(columns) + j)]
         total += weight_y[i] * line
     return total

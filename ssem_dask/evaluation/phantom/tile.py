@@ -11,16 +11,21 @@ import numpy as np
 from ssem_dask.evaluation.phantom.config import PhantomConfig
 from ssem_dask.evaluation.phantom.motion import motion_nm
 from ssem_dask.evaluation.phantom.neurites import Neurites, neurites_near, partition
-from ssem_dask.evaluation.phantom.randomness import scattered_plane
+from ssem_dask.evaluation.phantom.randomness import scattered_planes
 from ssem_dask.types import Float32Array, Float64Array
 
 CORE = 256
 MARGIN = 8
 SIZE = CORE + 2 * MARGIN
 _BLOCK = 16
-_NODE = 8  # px between the nodes of noises that follow the tissue; their finest scale is 90 nm
+_NODE = 8  # px between the nodes of noises that follow the tissue; their finest scale is 70 nm
 
 _OUTLINE = 300
+_WAVES = (
+    (50.0, 330.0, 380.0),
+    (20.0, 130.0, 220.0),
+    (7.0, 70.0, 120.0),
+)  # waviness of outlines: rms, knot distance in plane, along z; nm
 _SHADE = 310
 
 
@@ -51,24 +56,26 @@ def tissue_of_tile(config: PhantomConfig, *, z: int, tile: tuple[int, int]) -> T
     """Lay out the tissue of section z under tile (row, column)."""
     start = (tile[0] * CORE - MARGIN, tile[1] * CORE - MARGIN)
     pixel, depth = config.pixel_size, z * config.section_thickness
-    py, px = ((s + np.arange(SIZE) + 0.5) * pixel for s in start)
+    py, px = ((s + np.arange(SIZE + 1) + 0.5) * pixel for s in start)
     centre = np.array([py[SIZE // 2], px[SIZE // 2]])
     motion = motion_nm(config, z=z, y=py, x=px)
     y = motion[0] + (py - centre[0]).astype(np.float32)[:, None]
     x = motion[1] + (px - centre[1]).astype(np.float32)[None, :]
 
-    nodes_y, nodes_x = ((s + np.arange(SIZE // _NODE + 1) * _NODE) * pixel for s in start)
-    node_motion = motion_nm(config, z=z, y=nodes_y, x=nodes_x)
-    ny, nx = nodes_y[:, None] + node_motion[0], nodes_x[None, :] + node_motion[1]
+    ny, nx = y[::_NODE, ::_NODE] + centre[0], x[::_NODE, ::_NODE] + centre[1]
+    y, x = y[:SIZE, :SIZE], x[:SIZE, :SIZE]
     speed = max(config.shape_change, 1e-6)
     matrix = _linear_matrix()
 
-    def noise(stream: int, period: float, z_period: float) -> Float32Array:
-        at_nodes = scattered_plane(config.seed, stream, y=ny, x=nx, z=depth, period=period, z_period=z_period / speed)
+    def noises(streams: tuple[int, ...], period: float, z_period: float) -> Float32Array:
+        at_nodes = scattered_planes(config.seed, streams, y=ny, x=nx, z=depth, period=period, z_period=z_period / speed)
         return matrix @ at_nodes @ matrix.T
 
-    outline_y = y + 45.0 * noise(_OUTLINE, 330.0, 900.0) + 12.0 * noise(_OUTLINE + 1, 100.0, 400.0)
-    outline_x = x + 45.0 * noise(_OUTLINE + 2, 330.0, 900.0) + 12.0 * noise(_OUTLINE + 3, 100.0, 400.0)
+    outline_y, outline_x = y, x
+    for number, (size, period, z_period) in enumerate(_WAVES):
+        wave = noises((_OUTLINE + 2 * number, _OUTLINE + 2 * number + 1), period, z_period)
+        wave *= np.float32(size)
+        outline_y, outline_x = outline_y + wave[0], outline_x + wave[1]
     low = np.array([outline_y.min(), outline_x.min()], dtype=np.float64) + centre
     high = np.array([outline_y.max(), outline_x.max()], dtype=np.float64) + centre
     neurites = neurites_near(config, z=depth, low=low, high=high)
@@ -83,14 +90,29 @@ def tissue_of_tile(config: PhantomConfig, *, z: int, tile: tuple[int, int]) -> T
         centre=centre,
         neurites=neurites,
         winner=_from_blocks(winner),
-        border=_from_blocks(border),
-        shade=noise(_SHADE, 450.0, 250.0),
+        border=_straightened(_from_blocks(border), pixel_size=pixel),
+        shade=noises((_SHADE,), 450.0, 180.0)[0],
     )
+
+
+def _straightened(border: Float32Array, *, pixel_size: float) -> Float32Array:
+    """Make the half difference of two distances a distance: divide by its slope, which is below 1 where one neurite
+    lies behind another. The slope is the steeper one of either side, since it flips at the membrane itself.
+    """
+    square = np.zeros_like(border)
+    for axis in (0, 1):
+        step = np.abs(np.diff(border, axis=axis))
+        pad = [(1, 1) if a == axis else (0, 0) for a in (0, 1)]
+        both = np.pad(step, pad)
+        steeper = np.maximum(both[:-1], both[1:]) if axis == 0 else np.maximum(both[:, :-1], both[:, 1:])
+        square += steeper * steeper
+    slope = np.sqrt(square) / np.float32(pixel_size)
+    return border / np.clip(slope, 0.4, 1.0)
 
 
 def _linear_matrix() -> Float32Array:
     """Takes values at the nodes of a tile's axis to its pixels, linearly."""
-    position = (np.arange(SIZE) + 0.5) / _NODE
+    position = np.arange(SIZE) / _NODE
     base = np.floor(position).astype(np.int64)
     matrix = np.zeros((SIZE, SIZE // _NODE + 1), dtype=np.float32)
     rows = np.arange(SIZE)

@@ -21,6 +21,8 @@ def open_source(url: str) -> Source:
         SourceError: nothing is there, it cannot be reached, or it is in no format that can be read.
     """
     with location.reading(url):
+        if not location.is_local(url):
+            location.open_store(url, read_only=True)  # complains about a protocol that is not known
         if is_hdf5(url):
             return Hdf5Source(url)
         if location.is_pattern(url):
@@ -43,7 +45,7 @@ def open_source(url: str) -> Source:
 
 
 def _missing(url: str) -> Source:
-    raise SourceError(f"{url}: nothing is there; check the path.")
+    raise SourceError(location.missing(url))
 
 
 def _is_folder(url: str) -> bool:

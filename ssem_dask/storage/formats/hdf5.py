@@ -76,7 +76,9 @@ def _dataset(file: Any, url: str, name: str | None) -> Any:
         raise SourceError(f"{url}: holds no dataset {name}; its volumes are: {several or 'none'}.")
     node = file[name.strip("/")]
     if not _is_volume(node):
-        raise SourceError(f"{url}: {name} is not an array with three axes (z, y, x); its volumes are: {several or 'none'}.")
+        raise SourceError(
+            f"{url}: {name} is not an array with three axes (z, y, x); its volumes are: {several or 'none'}."
+        )
     return node
 
 

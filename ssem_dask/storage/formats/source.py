@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ssem_dask.errors import SourceError, SsemDaskError
+from ssem_dask.storage import location
 from ssem_dask.types import AnyArray, ShapeZYX
 
 _NM_PER_UNIT = {
@@ -76,7 +77,7 @@ def decoding(where: str) -> Iterator[None]:
     except (SsemDaskError, MemoryError):
         raise
     except FileNotFoundError as error:
-        raise SourceError(f"{where}: nothing is there; check the path.") from error
+        raise SourceError(location.missing(where)) from error
     except PermissionError as error:
         raise SourceError(f"{where}: no permission to read it; ask for the right to read, or copy it.") from error
     except Exception as error:  # decoders raise errors of a dozen unrelated kinds

@@ -1,6 +1,7 @@
 """One TIFF file of many pages, one section a page; also ImageJ stacks, whose sections lie behind one page."""
 
 import threading
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -50,11 +51,12 @@ class TiffStackSource:
         if self._file is not None:
             self._file.close()
 
-    def _layout(self) -> tuple[int | None, ShapeZYX, np.dtype[np.generic]]:
+    def _layout(self) -> tuple[int | None, ShapeZYX, np.dtype[Any]]:
         """Where the values start (None: they lie page by page), their shape and type."""
         tiff, url = self._tiff, self._url
         check_whole(tiff, url)
-        first = tiff.pages.first
+        first: Any = tiff.pages.first
+        page: Any
         dtype = grey_dtype(first, url)
         shape_yx = (first.imagelength, first.imagewidth)
         for number, page in enumerate(tiff.pages):
@@ -70,13 +72,15 @@ class TiffStackSource:
                 )
         series = tiff.series[0]
         kinds = dict(zip(series.axes, series.shape, strict=True))
-        if kinds.get("C", 1) > 1:
+        if kinds.get("C", 1) > 1 and any(kinds.get(axis, 1) > 1 for axis in "ZT"):  # C alone: sections, mislabelled
             raise SourceError(f"{url}: has {kinds['C']} channels, but a volume has one; export one channel.")
         sections = len(tiff.pages)
         if sections == 1 and series.size > shape_yx[0] * shape_yx[1]:
             sections = series.size // (shape_yx[0] * shape_yx[1])
             if series.dataoffset is None or series.dataoffset + series.nbytes > tiff.filehandle.size:
-                raise SourceError(f"{url}: the TIFF is truncated, it ends before its {sections} sections; copy it again.")
+                raise SourceError(
+                    f"{url}: the TIFF is truncated, it ends before its {sections} sections; copy it again."
+                )
             return series.dataoffset, (sections, *shape_yx), dtype
         return None, (sections, *shape_yx), dtype
 

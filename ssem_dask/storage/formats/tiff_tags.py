@@ -22,7 +22,8 @@ def grey_dtype(page: Any, where: str) -> np.dtype[Any]:
         )
     if page.dtype is None:
         raise SourceError(f"{where}: its sample type is not known; export it as 8 or 16 bit grey.")
-    return np.dtype(page.dtype).newbyteorder("=")
+    dtype: np.dtype[Any] = np.dtype(page.dtype)
+    return dtype.newbyteorder("=")
 
 
 def check_whole(tiff: tifffile.TiffFile, where: str) -> None:

@@ -25,7 +25,7 @@ class ZarrSource:
         pixel_size, thickness = None, None
         if attributes is None:
             self._array = arrays.open_array(url, mode="r")
-            axes = tuple(str(name) for name in self._array.metadata.dimension_names or ()) or None
+            axes = tuple(str(name) for name in getattr(self._array.metadata, "dimension_names", None) or ()) or None
         else:
             _check_group(url, attributes)
             image = ngff.parse_multiscale(attributes, where=url)
@@ -42,7 +42,7 @@ class ZarrSource:
                 f"{url}: has shape {shape}" + (f" and axes {', '.join(axes)}" if axes else "") + ", but a volume has "
                 "z, y, x and one channel; write it in that form."
             )
-        self._lead = (0,) * (len(shape) - 3)
+        self._lead: tuple[int, ...] = (0,) * (len(shape) - 3)
         self.info = SourceInfo(
             shape=(shape[-3], shape[-2], shape[-1]),
             dtype=np.dtype(self._array.dtype).newbyteorder("="),
@@ -53,8 +53,8 @@ class ZarrSource:
     def read(self, *, z_start: int, z_stop: int, y_start: int, y_stop: int) -> AnyArray:
         """See `Source.read`."""
         with decoding(f"{self._url} sections {z_start} to {z_stop - 1}"):
-            band = self._array[(*self._lead, slice(z_start, z_stop), slice(y_start, y_stop), slice(None))]
-            return np.asarray(band, dtype=self.info.dtype)
+            index: tuple[int | slice, ...] = (*self._lead, slice(z_start, z_stop), slice(y_start, y_stop), slice(None))
+            return np.asarray(self._array[index], dtype=self.info.dtype)
 
     def close(self) -> None:
         """Nothing stays open."""

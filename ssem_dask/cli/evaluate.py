@@ -1,0 +1,46 @@
+"""Command evaluate."""
+
+import math
+from typing import Annotated
+
+import typer
+
+from ssem_dask.cli import console
+from ssem_dask.cli.run import Json
+from ssem_dask.evaluation.protocol import evaluate as evaluate_run
+from ssem_dask.evaluation.record import Evaluation
+
+
+def evaluate(
+    output: Annotated[str, typer.Argument(help="The run: OUT.zarr.")],
+    truth: Annotated[
+        str | None, typer.Option("--truth", help="The simulated volume that was aligned; gives errors in px.")
+    ] = None,
+    labels: Annotated[str | None, typer.Option("--labels", help="Segmentation in the frame of the source.")] = None,
+    undeformed: Annotated[
+        str | None,
+        typer.Option("--undeformed", help="A run on the undeformed sections: null test, and recovery with --truth."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a run: jitter, drift, similarity, label overlap, folds; as observed, coarse and aligned."""
+    result = evaluate_run(output, truth=truth, labels=labels, undeformed_run=undeformed)
+    if as_json:
+        console.show_json(result.to_json())
+        return
+    show(result)
+
+
+def show(result: Evaluation) -> None:
+    """A table of metrics (rows) by candidates (columns), and the notes."""
+    names = [row.name for row in result.rows]
+    rows = []
+    for metric in result.metrics:
+        values = [row.values.get(metric.name, math.nan) for row in result.rows]
+        shown = ["-" if math.isnan(value) else f"{value:.3g}" for value in values]
+        rows.append([metric.name, *shown, metric.unit, metric.better, metric.meaning])
+    console.table(
+        f"{result.run}: {result.sections} sections", columns=["metric", *names, "unit", "good is", "meaning"], rows=rows
+    )
+    for note in result.notes:
+        console.note(note)

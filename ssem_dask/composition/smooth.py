@@ -1,0 +1,66 @@
+"""Smoothing fields on their nodes, and filling what is unknown.
+
+Laws: both reproduce constants; smoothing with sigma 0, and filling where nothing is unknown, change nothing.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate
+
+RELAXATIONS = 32
+"""Averaging passes that round off the blocky first guess of a filled hole."""
+
+
+def gaussian_blur(values: Tensor, *, sigma: float) -> Tensor:
+    """Gaussian mean over the nodes that exist.
+
+    Args:
+        values: `(…, y, x)`, no NaN.
+        sigma: nodes; may be larger than the grid.
+    """
+    if sigma <= 0:
+        return values
+    rows, columns = (_blur_matrix(n, sigma=sigma).to(values) for n in values.shape[-2:])
+    return rows @ values @ columns.T
+
+
+def _blur_matrix(n: int, *, sigma: float) -> Tensor:
+    """`(n, n)`, rows sum to 1."""
+    index = torch.arange(n, dtype=torch.float64)
+    matrix = torch.exp(-0.5 * ((index[:, None] - index[None, :]) / sigma) ** 2)
+    return matrix / matrix.sum(dim=1, keepdim=True)
+
+
+def fill_unknown(field: Tensor) -> Tensor:
+    """Fill unknown (NaN) nodes smoothly from the nearest known ones; known nodes keep their values.
+
+    Coarser and coarser means of what is known are handed down into the holes (push–pull, Gortler et al. 1996,
+    doi:10.1145/237170.237200) and then relaxed.
+
+    Args:
+        field: `(c, y, x)`.
+
+    Returns:
+        The same shape without NaN; 0 where nothing at all is known.
+    """
+    known = torch.isfinite(field).all(dim=0, keepdim=True)
+    if bool(known.all()):
+        return field
+    filled = _push_pull(torch.where(known, field, torch.zeros_like(field)), known.to(field.dtype))
+    for _ in range(RELAXATIONS):
+        around = avg_pool2d(filled[None], 3, stride=1, padding=1, count_include_pad=False)[0]
+        filled = torch.where(known, filled, around)
+    return filled
+
+
+def _push_pull(values: Tensor, weight: Tensor) -> Tensor:
+    """Fill where `weight` `(1, y, x)` is 0; `values` are 0 there."""
+    if bool((weight > 0).all()) or max(values.shape[-2:]) == 1:
+        return values
+    pooled = avg_pool2d(torch.cat([values * weight, weight])[None], 2, ceil_mode=True, count_include_pad=False)[0]
+    share = pooled[-1:]
+    mean = torch.where(share > 0, pooled[:-1] / share.clamp(min=1e-12), torch.zeros_like(pooled[:-1]))
+    coarse = _push_pull(mean, (share > 0).to(values.dtype))
+    size = (2 * coarse.shape[-2], 2 * coarse.shape[-1])
+    fine = interpolate(coarse[None], size=size, mode="bilinear", align_corners=False)[0]
+    return torch.where(weight > 0, values, fine[:, : values.shape[-2], : values.shape[-1]])

@@ -1,0 +1,117 @@
+"""Candidates: the ways to align one and the same source that a run is compared by.
+
+`observed` leaves every section as it came, `coarse` applies only the run's affine per section, `aligned` its fields.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssem_dask.errors import SourceError
+from ssem_dask.field.affine import apply_affine
+from ssem_dask.field.grid import Grid
+from ssem_dask.field.interpolate import sample_known
+from ssem_dask.geometry.mip import ceil_div
+from ssem_dask.storage import run as runs
+from ssem_dask.storage.arrays import ZarrArray
+from ssem_dask.storage.fields import FieldInfo, open_coarse, open_field
+from ssem_dask.storage.location import exists, join
+from ssem_dask.storage.volume import Volume
+from ssem_dask.types import ShapeZYX
+
+_FIELD_MARGIN = 2  # nodes
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to align a source."""
+
+    name: str
+    displacements: Callable[[int, Grid], Tensor]
+    """f_z `(2, y, x)`, px, of section z on a grid of the aligned section; NaN is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run as far as its evaluation needs it."""
+
+    url: str
+    state: str
+    source: str
+    shape: ShapeZYX
+    section: ZarrArray
+    info: FieldInfo
+    coarse: ZarrArray
+
+    @classmethod
+    def open(cls, url: str) -> "Run":
+        """Open it.
+
+        Raises:
+            SourceError: there is none, or it has no fields yet.
+            OutputError: something else is there.
+            ConventionError: its fields follow other conventions.
+        """
+        attributes = runs.read_run(url)
+        where = join(url, "fields", "section")
+        if not exists(where):
+            raise SourceError(f"{url}: this alignment has no fields/section yet; run it to the end first.")
+        section, info = open_field(where)
+        return cls(
+            url=url,
+            state=str(attributes.get("state")),
+            source=str(attributes["source"]),
+            shape=info.shape_mip0,
+            section=section,
+            info=info,
+            coarse=open_coarse(join(url, "fields", "coarse")),
+        )
+
+    def volume(self) -> Volume:
+        """The source; where it does not tell its pixel size, that of the aligned volume is taken."""
+        aligned = join(self.url, "aligned")
+        if not exists(aligned):
+            return Volume.open(self.source)
+        info = Volume.open(aligned).info
+        return Volume.open(self.source, pixel_size=info.pixel_size, section_thickness=info.section_thickness)
+
+    def nodes(self, z: int) -> Tensor:
+        """`fields/section` of section z, `(2, y, x)`."""
+        return torch.from_numpy(np.asarray(self.section[z], dtype=np.float32))
+
+    def affine_displacements(self, z: int, grid: Grid) -> Tensor:
+        """The coarse map's displacements on `grid`, computed in float64; NaN where the section has none."""
+        affine = np.asarray(self.coarse[z], dtype=np.float64)
+        positions = grid.positions().double()
+        return (apply_affine(affine, positions) - positions).float()
+
+    def field_displacements(self, z: int, grid: Grid) -> Tensor:
+        """`fields/section` on `grid`, bilinear between the nodes, as the rendering has it."""
+        spacing = self.info.spacing
+        spans = []  # only the nodes that the grid needs are read
+        for axis, count in enumerate(self.info.nodes):
+            first = grid.origin[axis]
+            last = first + grid.shape[axis] * grid.spacing
+            start = max(0, min(int(first // spacing) - _FIELD_MARGIN, count - 1))
+            stop = max(start + 1, min(ceil_div(int(last), spacing) + _FIELD_MARGIN, count))
+            spans.append((start, stop))
+        (top, bottom), (left, right) = spans
+        values = torch.from_numpy(np.asarray(self.section[z, :, top:bottom, left:right], dtype=np.float32))
+        nodes = Grid((bottom - top, right - left), spacing, (float(top * spacing), float(left * spacing)))
+        return sample_known(values, grid=nodes, positions=grid.positions())
+
+    def candidates(self) -> tuple[Candidate, ...]:
+        """observed, coarse, aligned."""
+        return (
+            Candidate("observed", unchanged),
+            Candidate("coarse", self.affine_displacements),
+            Candidate("aligned", self.field_displacements),
+        )
+
+
+def unchanged(z: int, grid: Grid) -> Tensor:  # noqa: ARG001
+    """No displacement at all."""
+    return torch.zeros(2, *grid.shape)

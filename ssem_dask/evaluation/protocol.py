@@ -1,0 +1,159 @@
+"""The evaluation protocol: all that can be measured of a run, for the candidates `observed`, `coarse` and `aligned`.
+
+What can be measured depends on what is known beside the run:
+
+- nothing: similarity of adjacent sections, held-out consistency, folds, strain, displacement;
+- the truth of a simulated volume: jitter and drift as well, and damaged pixels are left out of everything;
+- labels of the source (those of the simulated volume are taken by themselves): overlap in adjacent sections, with
+  truth also relative to the undeformed sections';
+- a second run on the undeformed sections: the null test, and with truth recovery as well.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from ssem_dask.errors import SourceError
+from ssem_dask.evaluation.appearance import PixelSource, View, measure_appearance
+from ssem_dask.evaluation.candidates import Candidate, Run, unchanged
+from ssem_dask.evaluation.geometric import (
+    measure_alignment,
+    measure_held_out,
+    measure_injection,
+    measure_recovery,
+    measure_tissue_change,
+)
+from ssem_dask.evaluation.phantom import PhantomConfig
+from ssem_dask.evaluation.record import Evaluation, EvaluationRow
+from ssem_dask.evaluation.truth import KEY, Truth
+from ssem_dask.evaluation.undeformed import Phantom
+from ssem_dask.storage.arrays import group_attributes
+from ssem_dask.storage.volume import Volume
+
+_OVERLAPS = ("dice_mean", "dice_weighted", "iou_mean", "iou_weighted")
+_UNDEFORMED = "undeformed"
+
+
+def evaluate(
+    run_url: str, *, truth: str | None = None, labels: str | None = None, undeformed_run: str | None = None
+) -> Evaluation:
+    """Measure a run.
+
+    Args:
+        run_url: OUT.zarr of the alignment.
+        truth: the simulated volume that was aligned, or one with the same sections.
+        labels: labels in the frame of the run's source; None: those of `truth`, if it has any.
+        undeformed_run: an alignment, by the same method, of the undeformed sections.
+
+    Raises:
+        SourceError: something is missing, unfinished, or has another shape than the run.
+        OutputError: `run_url` or `undeformed_run` is not an alignment.
+        ConventionError: fields or truth follow other conventions.
+    """
+    run = Run.open(run_url)
+    known = None if truth is None else Truth.open(truth)
+    reference = None if undeformed_run is None else Run.open(undeformed_run)
+    for other in (known, reference):
+        if other is not None and other.shape != run.shape:
+            raise SourceError(
+                f"{other.url}: its volume is {other.shape}, but the one that {run_url} aligns is {run.shape}; "
+                "give the one that belongs to this alignment."
+            )
+    missing = frozenset[int]() if known is None else known.missing
+    sections = [z for z in range(run.shape[0]) if z not in missing]
+    label_url = labels if labels is not None or known is None else known.labels
+    notes = _notes(run, truth=known, labels=label_url, reference=reference)
+
+    values: dict[str, dict[str, float]] = {}
+    for candidate in run.candidates():
+        measured = dict(measure_tissue_change(candidate, run=run, sections=sections))
+        if known is not None:
+            measured.update(measure_alignment(candidate, truth=known, sections=sections))
+        values[candidate.name] = measured
+    values["aligned"].update(measure_held_out(run))
+    if reference is not None:
+        for candidate, plain in zip(run.candidates(), reference.candidates(), strict=True):
+            row = values[candidate.name]
+            row.update(measure_injection(plain, shape_yx=(run.shape[1], run.shape[2]), sections=sections))
+            if known is not None:
+                row.update(measure_recovery(candidate, undeformed=plain, truth=known, sections=sections))
+
+    views = _views(run, truth=known, labels=label_url)
+    for view, seen in zip(views, measure_appearance(views, sections=sections), strict=True):
+        values.setdefault(view.candidate.name, {}).update(seen)
+    _add_ratios(values)
+    return Evaluation(
+        run=run_url,
+        truth=truth,
+        labels=label_url,
+        undeformed_run=undeformed_run,
+        sections=len(sections),
+        rows=tuple(EvaluationRow(name, row) for name, row in values.items()),
+        notes=tuple(notes),
+    )
+
+
+def _views(run: Run, *, truth: Truth | None, labels: str | None) -> Sequence[View]:
+    image = run.volume()
+    source_labels = None if labels is None else _same_sections(labels, like=image)
+    views = [
+        View(candidate, image=image, labels=source_labels, damage=None if truth is None else truth.damage)
+        for candidate in run.candidates()
+    ]
+    if truth is not None:
+        # Labels that were given by hand need not be those of the truth, so they have no undeformed counterpart.
+        own = truth.truth_labels if labels == truth.labels else None
+        views.append(
+            View(
+                Candidate(_UNDEFORMED, unchanged),
+                image=_undeformed_image(truth, like=image),
+                labels=None if own is None else _same_sections(own, like=image),
+                damage=None,
+            )
+        )
+    return views
+
+
+def _undeformed_image(truth: Truth, *, like: Volume) -> PixelSource:
+    if isinstance(truth.source, PhantomConfig):
+        return Phantom(truth.source)
+    return _same_sections(truth.source, like=like)
+
+
+def _same_sections(url: str, *, like: Volume) -> Volume:
+    info = like.info
+    found = Volume.open(url, pixel_size=info.pixel_size, section_thickness=info.section_thickness)
+    if found.info.shape != info.shape:
+        raise SourceError(
+            f"{url}: its shape is {found.info.shape}, but the sections of {like.url} have {info.shape}; "
+            "give the volume that belongs to them."
+        )
+    return found
+
+
+def _add_ratios(values: Mapping[str, dict[str, float]]) -> None:
+    undeformed = values.get(_UNDEFORMED, {})
+    for row in values.values():
+        for name in _OVERLAPS:
+            if name in row and undeformed.get(name, 0.0) > 0.0:
+                row[f"{name}_ratio"] = row[name] / undeformed[name]
+
+
+def _notes(run: Run, *, truth: Truth | None, labels: str | None, reference: Run | None) -> list[str]:
+    notes = []
+    if run.state != "complete":
+        notes.append(f"The alignment is '{run.state}', not complete: what is unknown in it was left out.")
+    if reference is not None and reference.state != "complete":
+        notes.append(f"The alignment of the undeformed sections is '{reference.state}', not complete.")
+    if truth is None:
+        notes.append(
+            "Without a known truth there is no jitter, drift or recovery; "
+            "similarity and consistency do not tell distortion from over-alignment."
+        )
+        if KEY in (group_attributes(run.source) or {}):
+            notes.append(f"The source is a simulated volume: give its truth, {run.source}, to measure against it.")
+    elif truth.missing:
+        notes.append(f"Sections without tissue were left out: {', '.join(str(z) for z in sorted(truth.missing))}.")
+    if labels is None:
+        notes.append("Without labels there is no Dice or IoU.")
+    if truth is not None and reference is None:
+        notes.append("Without a run on the undeformed sections there is no null test and no recovery.")
+    return notes

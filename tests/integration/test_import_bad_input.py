@@ -1,0 +1,415 @@
+"""Every mistake with an import ends in one sentence, and leaves nothing that a later run would trust."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import h5py
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from ssem_dask.errors import OutputError, SourceError, SsemDaskError
+from ssem_dask.geometry.box import Box
+from ssem_dask.storage import run
+from ssem_dask.storage.importing import import_volume, plan_import
+from ssem_dask.storage.volume import Volume, VolumeInfo
+
+SIZES = {"pixel_size": 4.0, "section_thickness": 40.0}
+SMALL = {"chunk": (1, 16, 16), "shard": (2, 32, 32)}
+
+
+def sections(count: int = 6, *, dtype: str = "uint8") -> np.ndarray:
+    return np.random.default_rng(1).integers(0, np.iinfo(dtype).max, (count, 40, 50), dtype=dtype)
+
+
+def write_series(folder: Path, values: np.ndarray) -> Path:
+    folder.mkdir()
+    for z, section in enumerate(values):
+        tifffile.imwrite(folder / f"s{z}.tif", section)
+    return folder
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> Path:
+    return write_series(tmp_path / "series", sections())
+
+
+def check_refused(
+    source: Path | str, destination: Path | str, *sentence: str, error: type[SsemDaskError] = SourceError, **options
+) -> None:
+    with pytest.raises(error) as caught:
+        import_volume(str(source), str(destination), **{**SIZES, **SMALL, **options})
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in sentence:
+        assert part in message
+    if not Path(str(destination)).exists():
+        return
+    with pytest.raises(SourceError):
+        Volume.open(str(destination))
+
+
+def test_a_good_series_is_imported(series: Path, tmp_path: Path):
+    done: list[int] = []
+    info = import_volume(str(series), str(tmp_path / "a.zarr"), **SIZES, **SMALL, progress=done.append)
+    assert info == VolumeInfo(shape=(6, 40, 50), dtype=np.dtype(np.uint8), pixel_size=4.0, section_thickness=40.0)
+    assert sum(done) == 6 * 40 * 50
+    volume = Volume.open(str(tmp_path / "a.zarr"))
+    assert volume.info == info
+    np.testing.assert_array_equal(volume.read(Box((0, 0, 0), info.shape)), sections())
+
+
+def test_a_plan_touches_nothing(series: Path, tmp_path: Path):
+    plan = plan_import(str(series), str(tmp_path / "a.zarr"), **SIZES)
+    assert plan.info.shape == (6, 40, 50)
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_rows_are_read_in_bands_where_sections_are_large(series: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("ssem_dask.storage.importing.BAND_BYTES", 1)
+    done: list[int] = []
+    import_volume(str(series), str(tmp_path / "a.zarr"), **SIZES, **SMALL, progress=done.append)
+    assert done == [2 * 32 * 50, 2 * 8 * 50] * 3
+    np.testing.assert_array_equal(Volume.open(str(tmp_path / "a.zarr")).read(Box((0, 0, 0), (6, 40, 50))), sections())
+
+
+# ---------------------------------------------------------------- the source
+
+
+@pytest.mark.parametrize("name", ["nothing", "nothing.tif", "nothing.png", "nothing.h5", "nothing.zarr", "no*.tif"])
+def test_missing(tmp_path: Path, name: str):
+    wanted = "holds no images" if "*" in name else "nothing is there"
+    check_refused(tmp_path / name, tmp_path / "a.zarr", name, wanted)
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_empty_series(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").touch()
+    check_refused(tmp_path / "empty", tmp_path / "a.zarr", "holds no images", "*.tif")
+
+
+def test_unknown_format(tmp_path: Path):
+    (tmp_path / "a.mrc").write_bytes(b"1234")
+    check_refused(tmp_path / "a.mrc", tmp_path / "a.zarr", "no format that can be imported", "HDF5")
+
+
+def test_section_of_another_size(series: Path, tmp_path: Path):
+    tifffile.imwrite(series / "s3.tif", sections()[0, :39])
+    tifffile.imwrite(series / "s4.tif", sections()[0, :38])
+    check_refused(series, tmp_path / "a.zarr", "s3.tif", "50 × 39", "50 × 40", "s0.tif")
+
+
+def test_section_of_another_type(series: Path, tmp_path: Path):
+    tifffile.imwrite(series / "s3.tif", sections(dtype="uint16")[0])
+    check_refused(series, tmp_path / "a.zarr", "s3.tif", "uint16", "uint8", "s0.tif")
+
+
+def test_page_of_another_size_or_type(tmp_path: Path):
+    for name, page in {"size.tif": sections()[0, :39], "type.tif": sections(dtype="uint16")[0]}.items():
+        with tifffile.TiffWriter(tmp_path / name) as writer:
+            writer.write(sections()[0])
+            writer.write(page)
+    check_refused(tmp_path / "size.tif", tmp_path / "a.zarr", "page 1", "50 × 39", "50 × 40")
+    check_refused(tmp_path / "type.tif", tmp_path / "a.zarr", "page 1", "uint16", "uint8")
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+@pytest.mark.parametrize("keep", [0, 3, 100, 0.5, 0.95])
+def test_truncated_tiff(series: Path, tmp_path: Path, compression: str | None, keep: float):
+    tifffile.imwrite(series / "s3.tif", sections()[0], compression=compression)
+    content = (series / "s3.tif").read_bytes()
+    (series / "s3.tif").write_bytes(content[: int(keep if keep > 1 else keep * len(content))])
+    check_refused(series, tmp_path / "a.zarr", "s3.tif")
+    check_refused(series / "s3.tif", tmp_path / "a.zarr", "s3.tif")
+
+
+def test_truncated_stack(tmp_path: Path):
+    for name, options in {"pages.tif": {}, "imagej.tif": {"imagej": True}}.items():
+        tifffile.imwrite(tmp_path / name, sections(), **options)
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) * 3 // 4])
+        check_refused(tmp_path / name, tmp_path / "a.zarr", name)
+
+
+def png_series(folder: Path) -> Path:
+    folder.mkdir()
+    for z, section in enumerate(sections()):
+        (folder / f"s{z}.png").write_bytes(imagecodecs.png_encode(section))
+    return folder
+
+
+@pytest.mark.parametrize("damage", ["header", "body", "end", "empty"])
+def test_corrupt_png(tmp_path: Path, damage: str):
+    folder = png_series(tmp_path / "png")
+    content = bytearray((folder / "s4.png").read_bytes())
+    if damage == "header":
+        content[1:4] = b"GIF"
+    elif damage == "body":
+        content[len(content) // 2] ^= 0xFF
+    elif damage == "end":
+        del content[len(content) // 2 :]
+    else:
+        content.clear()
+    (folder / "s4.png").write_bytes(content)
+    check_refused(folder, tmp_path / "a.zarr", "s4.png")
+    assert not (tmp_path / "a.zarr").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
+def test_truncated_jpeg(tmp_path: Path, keep: float):
+    for z, section in enumerate(sections()):
+        content = imagecodecs.jpeg_encode(section)
+        kept = content if z != 4 else content[: int(keep if keep > 1 else keep * len(content))]
+        (tmp_path / f"s{z}.jpg").write_bytes(kept)
+    check_refused(tmp_path, tmp_path / "a.zarr", "s4.jpg")
+
+
+def rgb_tiff(path: Path) -> Path:
+    tifffile.imwrite(path.with_suffix(".tif"), np.zeros((4, 20, 20, 3), np.uint8), photometric="rgb")
+    return path.with_suffix(".tif")
+
+
+def rgb_series(path: Path, encode: Callable, suffix: str) -> Path:
+    path.mkdir()
+    for z in range(3):
+        (path / f"{z}{suffix}").write_bytes(encode(np.zeros((20, 20, 3), np.uint8)))
+    return path
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        rgb_tiff,
+        lambda path: rgb_series(path, imagecodecs.png_encode, ".png"),
+        lambda path: rgb_series(path, imagecodecs.jpeg_encode, ".jpg"),
+    ],
+)
+def test_rgb(tmp_path: Path, make: Callable[[Path], Path]):
+    check_refused(make(tmp_path / "rgb"), tmp_path / "a.zarr", "3 channels", "grey")
+
+
+def test_float_with_nan(tmp_path: Path):
+    values = sections().astype(np.float32)
+    values[2, 3, 4] = np.nan
+    tifffile.imwrite(tmp_path / "float.tif", values)
+    check_refused(tmp_path / "float.tif", tmp_path / "a.zarr", "float32", "uint8 or uint16", "NaN")
+
+
+def test_single_section(tmp_path: Path):
+    tifffile.imwrite(tmp_path / "one.tif", sections()[0])
+    (tmp_path / "one.png").write_bytes(imagecodecs.png_encode(sections()[0]))
+    check_refused(tmp_path / "one.tif", tmp_path / "a.zarr", "single section")
+    check_refused(tmp_path / "one.png", tmp_path / "a.zarr", "single section")
+
+
+def test_blank_volume(tmp_path: Path):
+    source = write_series(tmp_path / "blank", np.full((6, 40, 50), 17, np.uint8))
+    check_refused(source, tmp_path / "a.zarr", "every pixel of the volume is 17")
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_labels_may_be_blank_and_wide_but_not_float(tmp_path: Path):
+    tifffile.imwrite(tmp_path / "labels.tif", np.full((3, 40, 50), 2**31, np.uint32), photometric="minisblack")
+    check_refused(tmp_path / "labels.tif", tmp_path / "a.zarr", "uint32")
+    info = import_volume(str(tmp_path / "labels.tif"), str(tmp_path / "a.zarr"), **SIZES, **SMALL, labels=True)
+    assert info.dtype == np.uint32
+    assert Volume.open(str(tmp_path / "a.zarr")).read(Box((1, 2, 3), (2, 3, 4))).item() == 2**31
+    tifffile.imwrite(tmp_path / "float.tif", np.zeros((3, 40, 50), np.float32), photometric="minisblack")
+    check_refused(tmp_path / "float.tif", tmp_path / "b.zarr", "integers", labels=True)
+
+
+def test_hdf5_that_is_not_clear(tmp_path: Path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("raw/one", data=sections())
+        file.create_dataset("raw/two", data=sections())
+        file.create_dataset("flat", data=sections()[0])
+    check_refused(tmp_path / "a.h5", tmp_path / "a.zarr", "a.h5:/raw/one", "a.h5:/raw/two")
+    check_refused(f"{tmp_path}/a.h5:/raw", tmp_path / "a.zarr", "not an array with three axes")
+    check_refused(f"{tmp_path}/a.h5:/raw/three", tmp_path / "a.zarr", "no dataset /raw/three", "/raw/one")
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file.create_dataset("flat", data=sections()[0])
+    check_refused(tmp_path / "b.h5", tmp_path / "a.zarr", "holds no dataset with three axes")
+    (tmp_path / "c.h5").write_bytes((tmp_path / "a.h5").read_bytes()[:3000])
+    check_refused(tmp_path / "c.h5", tmp_path / "a.zarr", "c.h5", "damaged, truncated")
+
+
+def test_zarr_that_is_not_a_volume(tmp_path: Path):
+    zarr.open_group(str(tmp_path / "g.zarr"), mode="w").create_array("raw", data=sections())
+    check_refused(tmp_path / "g.zarr", tmp_path / "a.zarr", "say which array in it: raw")
+    zarr.create_array(str(tmp_path / "flat.zarr"), data=sections()[0])
+    check_refused(tmp_path / "flat.zarr", tmp_path / "a.zarr", "shape (40, 50)", "z, y, x")
+    zarr.create_array(str(tmp_path / "c.zarr"), data=np.zeros((3, 4, 5, 6), np.uint8))
+    check_refused(tmp_path / "c.zarr", tmp_path / "a.zarr", "shape (3, 4, 5, 6)", "one channel")
+
+
+def test_missing_sizes(series: Path, tmp_path: Path):
+    check_refused(series, tmp_path / "a.zarr", "pixel size", "--pixel-size", pixel_size=None)
+    check_refused(series, tmp_path / "a.zarr", "section thickness", "--section-thickness", section_thickness=None)
+    check_refused(series, tmp_path / "a.zarr", "must be positive", pixel_size=0.0)
+
+
+UNREACHABLE = ["http://127.0.0.1:9/a.zarr", "http://127.0.0.1:9/a.h5", "nonsense://bucket/a"]
+
+
+@pytest.mark.parametrize("url", UNREACHABLE)
+def test_unreachable_source(tmp_path: Path, url: str):
+    start = time.monotonic()
+    check_refused(url, tmp_path / "a.zarr", url)
+    with pytest.raises(SourceError, match=url):
+        Volume.open(url, **SIZES)
+    assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize("endpoint", [None, "http://127.0.0.1:9"])
+def test_unreachable_object_store_ends_quietly_and_soon(series: Path, tmp_path: Path, endpoint: str | None):
+    pytest.importorskip("s3fs", reason="reading s3:// needs the extra ssem_dask[s3]")
+    script = (
+        "import sys\n"
+        "from ssem_dask.errors import SourceError, OutputError\n"
+        "from ssem_dask.storage.importing import import_volume\n"
+        "here, there = sys.argv[1:]\n"
+        "for source, destination, error in ((there, here, SourceError), (here, there, OutputError)):\n"
+        "    try:\n"
+        "        import_volume(source, destination, pixel_size=4, section_thickness=40)\n"
+        "    except error as caught:\n"
+        "        sys.stdout.write(str(caught) + '\\n')\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    environment |= {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}
+    if endpoint:
+        environment |= {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    start = time.monotonic()
+    command = [sys.executable, "-c", script, str(series), "s3://nobody-has-this/a.zarr"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.stderr == ""
+    assert ended.returncode == 0
+    assert ended.stdout.count("s3://nobody-has-this/a.zarr: cannot be reached") == 2
+    assert time.monotonic() - start < 40
+
+
+# ---------------------------------------------------------------- the destination
+
+
+def test_destination_exists(series: Path, tmp_path: Path):
+    destination = str(tmp_path / "a.zarr")
+    import_volume(str(series), destination, **SIZES, **SMALL)
+    with pytest.raises(OutputError, match="already there"):
+        import_volume(str(series), destination, **SIZES, **SMALL)
+    tifffile.imwrite(tmp_path / "b.tif", sections(5, dtype="uint16"))
+    import_volume(str(tmp_path / "b.tif"), destination, **SIZES, **SMALL, overwrite=True)
+    assert Volume.open(destination).info.dtype == np.uint16
+
+
+def test_only_volumes_are_overwritten(series: Path, tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    (tmp_path / "file").write_text("all of it")
+    run.create_run(str(tmp_path / "run.zarr"), attributes={"state": "complete"})
+    for name in ("mine", "file", "run.zarr"):
+        with pytest.raises(OutputError, match="something that is not a volume"):
+            import_volume(str(series), str(tmp_path / name), **SIZES, **SMALL, overwrite=True)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+    assert run.is_run(str(tmp_path / "run.zarr"))
+    import_volume(str(series), str(tmp_path / "a.zarr"), **SIZES, **SMALL)
+    with pytest.raises(OutputError, match="is the source itself"):
+        import_volume(str(tmp_path / "a.zarr"), f"{tmp_path}/./a.zarr", overwrite=True)
+    (tmp_path / "empty").mkdir()
+    import_volume(str(series), str(tmp_path / "empty"), **SIZES, **SMALL)
+
+
+def test_a_file_in_the_way(series: Path, tmp_path: Path):
+    (tmp_path / "file").touch()
+    check_refused(series, tmp_path / "file" / "a.zarr", "a file is in the way", error=OutputError)
+
+
+IMPORT_SCRIPT = """
+import os, resource, signal, sys
+from ssem_dask.errors import OutputError
+from ssem_dask.storage.importing import import_volume
+
+what, source, destination, warm = sys.argv[1:]
+options = dict(pixel_size=4, section_thickness=40, chunk=(1, 16, 16), shard=(2, 64, 64))
+import_volume(source, warm, **options)  # loads every module before rights are given up
+if what == "nobody" and os.getuid() == 0:
+    os.setuid(65534)
+if what == "small":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+kill = (lambda pixels: os.kill(os.getpid(), signal.SIGKILL)) if what == "kill" else None
+try:
+    import_volume(source, destination, **options, progress=kill)
+except OutputError as error:
+    sys.stdout.write(str(error))
+"""
+
+
+def run_import(what: str, source: Path, destination: Path, *, warm: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", IMPORT_SCRIPT, what, str(source), str(destination), str(warm)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A folder that everybody may enter."""
+    place = Path(tempfile.mkdtemp())
+    place.chmod(0o755)
+    yield place
+    shutil.rmtree(place)
+
+
+def test_read_only_destination(open_place: Path):
+    source = write_series(open_place / "series", sections())
+    (open_place / "locked").mkdir(mode=0o555)
+    ended = run_import("nobody", source, open_place / "locked" / "a.zarr", warm=open_place / "warm.zarr")
+    assert ended.returncode == 0, ended.stderr
+    assert "read-only, or no permission" in ended.stdout
+    assert "locked/a.zarr" in ended.stdout
+    assert list((open_place / "locked").iterdir()) == []
+
+
+def test_no_space_by_a_file_size_limit(series: Path, tmp_path: Path):
+    ended = run_import("small", series, tmp_path / "a.zarr", warm=tmp_path / "warm.zarr")
+    assert ended.returncode == 0, ended.stderr
+    assert "no space left" in ended.stdout
+    with pytest.raises(SourceError):
+        Volume.open(str(tmp_path / "a.zarr"))
+    import_volume(str(series), str(tmp_path / "a.zarr"), **SIZES, **SMALL)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="mounting a small file system needs root")
+def test_full_disk(tmp_path: Path):
+    source = write_series(tmp_path / "large", np.random.default_rng(0).integers(0, 255, (8, 400, 400), dtype=np.uint8))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)], check=False)
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small file system is not allowed here")
+    try:
+        check_refused(source, disk / "a.zarr", "no space left", error=OutputError)
+        assert list(disk.iterdir()) == []  # the space is given back
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_an_import_that_was_killed_is_refused_and_replaced(series: Path, tmp_path: Path):
+    destination = tmp_path / "a.zarr"
+    ended = run_import("kill", series, destination, warm=tmp_path / "warm.zarr")
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert (destination / "zarr.json").exists()
+    for url in (destination, destination / "0"):
+        with pytest.raises(SourceError):
+            Volume.open(str(url))
+    with pytest.raises(SourceError, match="not finished"):
+        Volume.open(str(destination), **SIZES)
+    check_refused(destination, tmp_path / "b.zarr", "import was not finished")
+    import_volume(str(series), str(destination), **SIZES, **SMALL)
+    np.testing.assert_array_equal(Volume.open(str(destination)).read(Box((0, 0, 0), (6, 40, 50))), sections())

@@ -1,0 +1,115 @@
+"""Every executor keeps the same contract: each task comes back once, failures are reports, tasks are taken lazily."""
+
+import os
+import signal
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from ssem_dask.errors import ConfigError
+from ssem_dask.runtime.clusters import open_cluster
+from ssem_dask.runtime.distributed import DaskExecutor
+from ssem_dask.runtime.execute import cause_of, execute, open_ledger
+from ssem_dask.runtime.executor import Executor, SerialExecutor
+from ssem_dask.task import Cause, Outcome, Result, Task, TaskReport
+
+
+def make_tasks(output: Path, count: int) -> list[Task]:
+    return [Task(key=f"count/{i:03d}", output=str(output), digest="d", pixels=i) for i in range(count)]
+
+
+def count_or_fail(task: Task) -> Result:
+    number = int(task.key.split("/")[1])
+    if number == 3:
+        raise ValueError("three is not wanted")
+    if number == 4:
+        return Result(outcome=Outcome.NO_TISSUE, message="four is empty")
+    return Result(bytes_written=number)
+
+
+def die_on_five(task: Task) -> Result:
+    if task.key.endswith("005"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Result()
+
+
+@pytest.fixture(scope="module")
+def dask_executor() -> Iterator[DaskExecutor]:
+    executor = open_cluster("local", workers=2)
+    assert isinstance(executor, DaskExecutor)
+    yield executor
+    executor.close()
+
+
+@pytest.fixture(params=["serial", "dask"])
+def executor(request: pytest.FixtureRequest) -> Executor:
+    return SerialExecutor() if request.param == "serial" else request.getfixturevalue("dask_executor")
+
+
+def test_every_task_comes_back_once_with_its_outcome(executor: Executor, tmp_path: Path) -> None:
+    tasks = make_tasks(tmp_path, 12)
+    reports = {r.key: r for r in executor.map(partial(execute, run=count_or_fail), tasks)}
+    assert sorted(reports) == [t.key for t in tasks]
+    assert reports["count/003"].outcome is Outcome.FAILED
+    assert reports["count/003"].cause is Cause.BUG
+    assert "three is not wanted" in reports["count/003"].message
+    assert "count_or_fail" in reports["count/003"].log
+    assert reports["count/004"].outcome is Outcome.NO_TISSUE
+    assert reports["count/007"].bytes_written == 7
+
+
+def test_the_ledger_holds_what_was_reported(executor: Executor, tmp_path: Path) -> None:
+    reports = {r.key: r for r in executor.map(partial(execute, run=count_or_fail), make_tasks(tmp_path, 6))}
+    assert {r.key: r for r in open_ledger(str(tmp_path)).reports("count")} == reports
+
+
+def test_tasks_are_taken_lazily(executor: Executor, tmp_path: Path) -> None:
+    taken = 0
+
+    def stream() -> Iterator[Task]:
+        nonlocal taken
+        for task in make_tasks(tmp_path, 100):
+            taken += 1
+            yield task
+
+    reports = executor.map(partial(execute, run=count_or_fail), stream())
+    next(reports)
+    assert taken < 20
+    assert len(list(reports)) == 99
+
+
+def test_a_task_that_kills_its_workers_is_reported_and_the_others_end(tmp_path: Path) -> None:
+    executor = open_cluster("local", workers=2)
+    try:
+        reports: dict[str, TaskReport] = {
+            r.key: r for r in executor.map(partial(execute, run=die_on_five), make_tasks(tmp_path, 8))
+        }
+    finally:
+        executor.close()
+    assert reports.pop("count/005").cause is Cause.WORKER_LOST
+    assert len(reports) == 7
+    assert all(r.outcome is Outcome.OK for r in reports.values())
+    assert open_ledger(str(tmp_path)).read("count/005") is not None
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (MemoryError(), Cause.OUT_OF_MEMORY),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes"), Cause.OUT_OF_MEMORY),
+        (ConfigError("x"), Cause.BAD_INPUT),
+        (OSError(28, "No space left on device"), Cause.IO),
+        (KeyError("x"), Cause.BUG),
+    ],
+)
+def test_causes(error: Exception, cause: Cause) -> None:
+    assert cause_of(error) is cause
+
+
+@pytest.mark.parametrize("name", ["cloud9", "tcp://127.0.0.1:9"])
+def test_an_unknown_cluster_is_one_sentence(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssem_dask.runtime.clusters._CONNECT_SECONDS", 2)
+    with pytest.raises(ConfigError, match="--cluster"):
+        open_cluster(name, workers=None)

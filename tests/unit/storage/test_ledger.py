@@ -1,0 +1,93 @@
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssem_dask.errors import OutputError
+from ssem_dask.storage import location
+from ssem_dask.storage.ledger import Ledger
+from ssem_dask.task import Cause, Outcome, TaskReport
+
+
+def report(key: str, *, outcome: Outcome = Outcome.OK, digest: str = "d") -> TaskReport:
+    return TaskReport(key=key, digest=digest, outcome=outcome)
+
+
+@given(
+    entry=st.builds(
+        TaskReport,
+        key=st.just("register/z0000-y0000-x0000"),
+        digest=st.text(),
+        outcome=st.sampled_from(Outcome),
+        cause=st.none() | st.sampled_from(Cause),
+        message=st.text(),
+        attempts=st.integers(1, 9),
+        seconds=st.floats(0, 1e9),
+        pixels=st.integers(0, 2**60),
+        log=st.text(),
+    )
+)
+def test_a_report_comes_back_as_it_was(entry: TaskReport):
+    ledger = Ledger("memory://ledger-law")
+    ledger.write(entry)
+    assert ledger.read(entry.key) == entry
+
+
+def test_reports_by_stage(place: str):
+    ledger = Ledger(place)
+    assert list(ledger.reports(None)) == []
+    assert ledger.read("coarse/a") is None
+    for key in ("register/z1", "coarse/a", "register/z0"):
+        ledger.write(report(key))
+    ledger.write(report("register/z2", outcome=Outcome.FAILED))
+    ledger.write(report("register/z3", outcome=Outcome.NO_TISSUE, digest="other"))
+    assert [entry.key for entry in ledger.reports("register")] == [f"register/z{z}" for z in range(4)]
+    assert next(entry.key for entry in ledger.reports(None)) == "coarse/a"
+    assert ledger.done("register") == {"register/z0": "d", "register/z1": "d", "register/z3": "other"}
+    ledger.delete("register/z0")
+    ledger.delete("register/z0")
+    assert ledger.keys("register") == ["register/z1", "register/z2", "register/z3"]
+
+
+def test_a_torn_entry_reads_as_not_done(place: str):
+    ledger = Ledger(place)
+    ledger.write(report("render/a"))
+    whole = location.read_bytes(location.join(place, "render/a.json"))
+    for length in range(len(whole)):
+        location.write_bytes(location.join(place, "render/a.json"), whole[:length])
+        assert ledger.read("render/a") is None
+    assert ledger.done("render") == {}
+    location.write_bytes(location.join(place, "render/a.json"), whole)
+    assert ledger.done("render") == {"render/a": "d"}
+
+
+@pytest.mark.parametrize(
+    "content", [b"[]", b'{"key": "render/a"}', b"\xff\x00", b'{"key":"b","digest":"","outcome":"ok"}']
+)
+def test_an_invalid_entry_reads_as_not_done(place: str, content: bytes):
+    location.write_bytes(location.join(place, "render/a.json"), content)
+    assert Ledger(place).read("render/a") is None
+    assert list(Ledger(place).reports("render")) == []
+    assert Ledger(place).keys("render") == ["render/a"]
+
+
+def test_ten_thousand_entries_are_listed_and_read_quickly(tmp_path: Path):
+    ledger = Ledger(str(tmp_path))
+    ledger.write(report("register/z0"))
+    content = (tmp_path / "register" / "z0.json").read_bytes()
+    for z in range(1, 10_000):
+        (tmp_path / "register" / f"z{z}.json").write_bytes(content.replace(b"z0", b"z%d" % z))
+    start = time.monotonic()
+    assert len(ledger.keys("register")) == 10_000
+    listed = time.monotonic()
+    assert len(ledger.done("register")) == 10_000
+    assert listed - start < 1  # measured: 0.02 s
+    assert time.monotonic() - listed < 15  # measured: 1 s
+
+
+def test_a_ledger_that_cannot_be_written(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="in the way"):
+        Ledger(str(tmp_path / "file")).write(report("a/b"))
