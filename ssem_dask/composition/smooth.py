@@ -3,9 +3,11 @@
 Laws: both reproduce constants; smoothing with sigma 0, and filling where nothing is unknown, change nothing.
 """
 
+import math
+
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import avg_pool2d, conv1d, interpolate
 
 RELAXATIONS = 32
 """Averaging passes that round off the blocky first guess of a filled hole."""
@@ -20,15 +22,19 @@ def gaussian_blur(values: Tensor, *, sigma: float) -> Tensor:
     """
     if sigma <= 0:
         return values
-    rows, columns = (_blur_matrix(n, sigma=sigma).to(values) for n in values.shape[-2:])
-    return rows @ values @ columns.T
+    once = _blur_last_axis(values, sigma=sigma)
+    return _blur_last_axis(once.transpose(-1, -2), sigma=sigma).transpose(-1, -2)
 
 
-def _blur_matrix(n: int, *, sigma: float) -> Tensor:
-    """`(n, n)`, rows sum to 1."""
-    index = torch.arange(n, dtype=torch.float64)
-    matrix = torch.exp(-0.5 * ((index[:, None] - index[None, :]) / sigma) ** 2)
-    return matrix / matrix.sum(dim=1, keepdim=True)
+def _blur_last_axis(values: Tensor, *, sigma: float) -> Tensor:
+    """Normalised Gaussian mean along the last axis, cut at 4 sigma."""
+    n = values.shape[-1]
+    reach = min(math.ceil(4 * sigma), n - 1)
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float64, device=values.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2).to(values)[None, None]
+    total = conv1d(values.reshape(-1, 1, n), kernel, padding=reach)
+    weight = conv1d(torch.ones_like(values[..., :1, :]).reshape(-1, 1, n)[:1], kernel, padding=reach)
+    return (total / weight).reshape(values.shape)
 
 
 def fill_unknown(field: Tensor) -> Tensor:

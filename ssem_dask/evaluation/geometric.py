@@ -15,7 +15,7 @@ from ssem_dask.evaluation.metrics.consistency import two_step_difference
 from ssem_dask.evaluation.metrics.distribution import Distribution
 from ssem_dask.evaluation.metrics.drift import DriftMeter
 from ssem_dask.evaluation.metrics.jitter import JitterMeter
-from ssem_dask.evaluation.metrics.recovery import RecoveryMeter, gauge_shift
+from ssem_dask.evaluation.metrics.recovery import RecoveryMeter, gauge_between
 from ssem_dask.evaluation.metrics.tissue_change import TissueChangeMeter
 from ssem_dask.evaluation.truth import Truth
 from ssem_dask.field.grid import Grid
@@ -39,14 +39,22 @@ def alignment_error(candidate: Candidate, *, truth: Truth, z: int) -> Tensor:
 
 
 def measure_alignment(candidate: Candidate, *, truth: Truth, sections: Iterable[int]) -> Mapping[str, float]:
-    """Jitter and drift against the truth."""
-    jitter, drift = JitterMeter(), DriftMeter()
+    """Jitter and drift against the truth; where some sections are damaged also the jitter between two that are not."""
+    jitter, sound, drift = JitterMeter(), JitterMeter(), DriftMeter()
     for z in sections:
         error = alignment_error(candidate, truth=truth, z=z)
         jitter.add(error)
         drift.add(z, error)
+        if z in truth.damaged:
+            sound.skip()
+        else:
+            sound.add(error)
     jumps, wander = jitter.result(), drift.result()
+    between = {}
+    if truth.damaged - truth.missing:
+        between = {"jitter_sound_median": sound.result().median, "jitter_sound_p95": sound.result().p95}
     return {
+        **between,
         "jitter_median": jumps.median,
         "jitter_p95": jumps.p95,
         "jitter_p99": jumps.p99,
@@ -81,7 +89,7 @@ def measure_recovery(
     """Recovery error against the same candidate of the run on the undeformed sections."""
     grid = Grid.of_section((truth.shape[1], truth.shape[2]), spacing=SPACING)
     middle = sections[len(sections) // 2]
-    gauge = gauge_shift(
+    gauge = gauge_between(
         error=alignment_error(candidate, truth=truth, z=middle), undeformed=undeformed.displacements(middle, grid)
     )
     meter = RecoveryMeter(gauge)

@@ -145,12 +145,14 @@ def _observe_strip(
     pixels = Grid((source.shape[1], source.shape[2]), 1.0)
 
     def seen_at(places: Tensor) -> tuple[Tensor, Tensor]:
-        values, mask = sample_image(source, grid=pixels, positions=places + deformation.at(places), kind="bicubic")
+        """Relative intensities of the truth at `places` `(2, y, x)`, and whether it reaches there."""
+        values, mask = sample_image(source, grid=pixels, positions=places, kind="bicubic")
         return scale.relative(values[0]), mask
 
     tear = None if damage is None else damage.tear
     torn = positions if tear is None else positions + tear.displacement(positions)
-    tissue, reached = seen_at(torn)
+    where = torn + deformation.at(torn)
+    tissue, reached = seen_at(where)
     hidden = torch.zeros_like(reached)
     if tear is not None:
         cover = tear.coverage(positions)
@@ -158,7 +160,8 @@ def _observe_strip(
             # Three layers absorb one after the other, and so do the two extra layers of resin.
             band = torch.full_like(tissue, _RESIN_LAYER**2)
             for layer in tear.layers(positions):
-                band = band * seen_at(positions + layer)[0].clamp(0.0, 1.0)
+                place = positions + layer
+                band = band * seen_at(place + deformation.at(place))[0].clamp(0.0, 1.0)
         else:
             band = _resin(grid.shape, noise)
             reached |= cover > 0.5  # the gap shows resin, also where the source ends
@@ -168,7 +171,7 @@ def _observe_strip(
         tissue, covered = damage.paint.paint(tissue, positions=positions)
         hidden |= covered
     values = torch.where(reached, scale.absolute(tissue), torch.zeros_like(tissue))
-    return values, hidden, torn + deformation.at(torn)
+    return values, hidden, where
 
 
 def _resin(shape: ShapeYX, noise: np.random.Generator) -> Tensor:

@@ -24,6 +24,8 @@ def _metrics() -> Iterator[Metric]:
     yield Metric("jitter_p95", "px", "low", "its 95th percentile")
     yield Metric("jitter_p99", "px", "low", "its 99th percentile")
     yield Metric("jitter_rms", "px", "low", "J: its rms, divided by √2")
+    yield Metric("jitter_sound_median", "px", "low", "jitter between adjacent sections that are both undamaged")
+    yield Metric("jitter_sound_p95", "px", "low", "its 95th percentile")
     yield Metric("drift_max", "px", "low", "largest median distance from the middle section's alignment error")
     yield Metric("drift_affine_removed", "px", "low", "the same without the best affine map of each section")
     yield Metric("drift_trend_removed", "px", "low", "the same without the linear trend along z")

@@ -66,6 +66,11 @@ class Truth:
         return frozenset(int(z) for z in self.attributes["missing"])
 
     @property
+    def damaged(self) -> frozenset[int]:
+        """z of all damaged sections, the missing ones among them."""
+        return frozenset(int(z) for z in self.attributes["damaged"])
+
+    @property
     def labels(self) -> str | None:
         """URL of the labels in the observed frame, if there are any."""
         return join(self.url, "labels") if self.attributes["labels"] else None

@@ -146,6 +146,8 @@ def _damaged(url: str, error: Exception) -> str:
 
 
 def _make_groups_above(url: str) -> None:
+    if url.rstrip("/").endswith(".zarr"):
+        return  # the top of its own hierarchy
     missing: list[str] = []
     above = location.parent(url)
     while above is not None:

@@ -38,6 +38,10 @@ class JitterMeter:
             self._jumps.add(torch.linalg.vector_norm(error - self._previous, dim=0))
         self._previous = error
 
+    def skip(self) -> None:
+        """Count no jump between the section before and the one that comes next."""
+        self._previous = None
+
     def result(self) -> Jitter:
         """The jitter so far."""
         jumps = self._jumps

@@ -12,17 +12,17 @@ class PhantomConfig(ConfigBase):
     """Another seed, another tissue."""
     shape: ShapeZYX = (20, 512, 512)
     """Volume (z, y, x): sections and mip-0 px."""
-    pixel_size: float = Field(5.0, ge=3.0, le=10.0)
+    pixel_size: float = Field(5.0, ge=4.0, le=10.0)
     """nm per mip-0 px; the textures are made for 4-8."""
     section_thickness: float = Field(40.0, ge=5.0, le=100.0)
     """nm per section."""
-    oblique: float = Field(15.0, ge=0.0, le=30.0)
+    oblique: float = Field(18.0, ge=0.0, le=30.0)
     """Root-mean-square motion of the tissue from one section to the next, nm in the plane; 0 is none. Naturally
     aligned FIB-SEM of an insect's brain has 9-17 nm at 40 nm steps."""
     calibre: float = Field(1.0, ge=0.5, le=3.0)
     """Size of the neurites relative to neuropil of an insect's nerve cord."""
     shape_change: float = Field(1.0, ge=0.0, le=3.0)
-    """How fast outlines change from section to section without moving as a whole, relative to the calibrated speed."""
+    """How fast outlines change, neurites branch and end along z, relative to the calibrated speed; 0: not at all."""
     texture: float = Field(1.0, ge=0.0, le=2.0)
     """Contrast of the cytoplasm's grain, vesicles and microtubules, relative to the calibrated one."""
     blur: float = Field(2.6, ge=0.0, le=8.0)

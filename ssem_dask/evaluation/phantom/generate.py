@@ -30,8 +30,8 @@ def generate(config: PhantomConfig, box: Box) -> PhantomChunk:
     """
     if box.mip != 0 or not Box((0, 0, 0), config.shape).contains(box):
         raise ConfigError(
-            f"Phantom: box {box.start}..{box.stop} at mip {box.mip} does not lie in the volume {config.shape} at mip 0; clip "
-            "it, or give the phantom a larger shape."
+            f"Phantom: box {box.start}..{box.stop} at mip {box.mip} does not lie in the volume {config.shape} "
+            "at mip 0; clip it, or give the phantom a larger shape."
         )
     image = np.empty(box.shape, dtype=np.uint8)
     labels = np.empty(box.shape, dtype=np.uint32)

@@ -23,20 +23,20 @@ def image_of_tissue(config: PhantomConfig, tissue: Tissue) -> AnyArray:
     draw_mitochondria(config, tissue, image)
     _draw_membranes(config, tissue, image)
     image = _exposed(config, tissue, image)
-    return np.clip(image * 255.0 + 0.5, 0.0, 255.0).astype(np.uint8)
+    levels: AnyArray = np.clip(image * 255.0 + 0.5, 0.0, 255.0).astype(np.uint8)
+    return levels
 
 
 def _stained(config: PhantomConfig, tissue: Tissue) -> Float32Array:
     """Cytoplasm with its grain, lighter and darker by neurite."""
     label, seed = tissue.neurites.label, config.seed
     dark = uniform(seed, _STAIN, label) < 0.05
-    light = np.where(dark, 0.42, 0.715) + 0.14 * (uniform(seed, _STAIN + 1, label) - 0.5)
-    grain = (0.5 + 0.8 * uniform(seed, _STAIN + 2, label)) * config.texture
-    light, grain = light.astype(np.float32)[tissue.winner], grain.astype(np.float32)[tissue.winner]
-    light += 0.03 * tissue.shade
-    grain *= 1.0 + 0.25 * tissue.shade
-    light -= grain * _grain(config, tissue)
-    return light
+    light = np.where(dark, 0.43, 0.735) + 0.14 * (uniform(seed, _STAIN + 1, label) - 0.5)
+    grain = (0.65 + 0.7 * uniform(seed, _STAIN + 2, label)) * config.texture
+    image: Float32Array = light.astype(np.float32)[tissue.winner] + 0.05 * tissue.shade
+    contrast = grain.astype(np.float32)[tissue.winner] * (1.0 + 0.25 * tissue.shade)
+    image -= contrast * _grain(config, tissue)
+    return image
 
 
 def _grain(config: PhantomConfig, tissue: Tissue) -> Float32Array:
@@ -56,7 +56,7 @@ def _grain(config: PhantomConfig, tissue: Tissue) -> Float32Array:
 def _bank_index(position: Float32Array, centre: float) -> np.ndarray:
     """Bank row or column of each position, before wrapping."""
     whole = int(centre // _BANK_PIXEL)
-    index = np.floor(position / _BANK_PIXEL + np.float32(centre / _BANK_PIXEL - whole)).astype(np.int32)
+    index: np.ndarray = np.floor(position / _BANK_PIXEL + np.float32(centre / _BANK_PIXEL - whole)).astype(np.int32)
     index += whole & (_BANK - 1)
     return index
 
@@ -76,7 +76,7 @@ def _grain_bank(seed: int) -> Float32Array:
         return np.asarray(smooth / smooth.std())
 
     fine, coarse = filtered(5.5), filtered(30.0)
-    grains = np.maximum(fine + 0.4 * coarse - 0.3, 0.0) * 0.23
+    grains = 0.42 * np.tanh(0.8 * np.maximum(fine + 0.4 * coarse - 0.3, 0.0))
     bank = grains.astype(np.float32).reshape(-1)
     bank.flags.writeable = False
     return bank
@@ -108,7 +108,7 @@ def _exposed(config: PhantomConfig, tissue: Tissue, image: Float32Array) -> Floa
         # Two 16-bit numbers make a triangular distribution; after a detector's own blur it is as good as normal.
         shot = (bits & np.uint32(0xFFFF)).astype(np.float32) + (bits >> np.uint32(16)).astype(np.float32)
         shot = (shot - 65535.0) * np.float32(6.0**0.5 / 65536.0)
-        shot *= np.sqrt(np.maximum(image, 0.02)) * np.float32(0.20 * config.noise * 5.0 / config.pixel_size)
+        shot *= np.sqrt(np.maximum(image, 0.02)) * np.float32(0.185 * config.noise * 5.0 / config.pixel_size)
         image = image + _blurred(shot, sigma=0.65)
     normal = np.float32(12.0**0.5) * (uniform(seed, _SECTION, z, [0, 1, 2, 3]) - 0.5)
     contrast = 1.0 + config.section_contrast * normal[0]

@@ -51,7 +51,7 @@ def natural_motion(config: PhantomConfig, z: int, grid: Grid) -> Tensor:
         but for the slow change of outlines. Zero everywhere at z = 0.
     """
     y, x = (
-        (origin + (np.arange(n) + 0.5) * grid.spacing) * config.pixel_size
+        (origin + (np.arange(n, dtype=np.float64) + 0.5) * grid.spacing) * config.pixel_size
         for n, origin in zip(grid.shape, grid.origin, strict=True)
     )
     return torch.from_numpy(motion_nm(config, z=z, y=y, x=x) / np.float32(config.pixel_size))

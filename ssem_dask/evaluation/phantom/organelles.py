@@ -4,6 +4,8 @@ Mitochondria are dark, striped by cristae, and run along z for several sections.
 that belong to one section and shine through to the next. Microtubules are small dots that stay over many sections.
 """
 
+from typing import TypeVar
+
 import numpy as np
 
 from ssem_dask.evaluation.phantom.config import PhantomConfig
@@ -11,12 +13,14 @@ from ssem_dask.evaluation.phantom.randomness import UInt32Array, uniform
 from ssem_dask.evaluation.phantom.tile import SIZE, Tissue
 from ssem_dask.types import Float32Array, Float64Array
 
+FloatArray = TypeVar("FloatArray", Float32Array, Float64Array)
+
 _MITO, _VESICLE, _TUBULE = 400, 420, 440
 _MITO_LIFE = 1500.0  # nm of depth in which a neurite may have one mitochondrion
 _PATCH = 7  # px on each side of a vesicle's middle, so a vesicle stays within the margin of a tile
 
 
-def bump(distance: Float32Array) -> Float32Array:
+def bump(distance: FloatArray) -> FloatArray:
     """1 at 0, 0 from 1 on, smooth: the biweight (1 - d²)²."""
     t = 1.0 - distance * distance
     np.maximum(t, 0.0, out=t)

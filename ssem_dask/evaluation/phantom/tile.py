@@ -56,7 +56,7 @@ def tissue_of_tile(config: PhantomConfig, *, z: int, tile: tuple[int, int]) -> T
     """Lay out the tissue of section z under tile (row, column)."""
     start = (tile[0] * CORE - MARGIN, tile[1] * CORE - MARGIN)
     pixel, depth = config.pixel_size, z * config.section_thickness
-    py, px = ((s + np.arange(SIZE + 1) + 0.5) * pixel for s in start)
+    py, px = ((s + 0.5 + np.arange(SIZE + 1, dtype=np.float64)) * pixel for s in start)
     centre = np.array([py[SIZE // 2], px[SIZE // 2]])
     motion = motion_nm(config, z=z, y=py, x=px)
     y = motion[0] + (py - centre[0]).astype(np.float32)[:, None]
@@ -64,21 +64,21 @@ def tissue_of_tile(config: PhantomConfig, *, z: int, tile: tuple[int, int]) -> T
 
     ny, nx = y[::_NODE, ::_NODE] + centre[0], x[::_NODE, ::_NODE] + centre[1]
     y, x = y[:SIZE, :SIZE], x[:SIZE, :SIZE]
-    speed = max(config.shape_change, 1e-6)
+    changed = depth * config.shape_change
     matrix = _linear_matrix()
 
-    def noises(streams: tuple[int, ...], period: float, z_period: float) -> Float32Array:
-        at_nodes = scattered_planes(config.seed, streams, y=ny, x=nx, z=depth, period=period, z_period=z_period / speed)
-        return matrix @ at_nodes @ matrix.T
+    def noises(streams: tuple[int, ...], *, at: float, period: float, z_period: float) -> Float32Array:
+        at_nodes = scattered_planes(config.seed, streams, y=ny, x=nx, z=at, period=period, z_period=z_period)
+        return np.asarray(matrix @ at_nodes @ matrix.T, dtype=np.float32)
 
     outline_y, outline_x = y, x
     for number, (size, period, z_period) in enumerate(_WAVES):
-        wave = noises((_OUTLINE + 2 * number, _OUTLINE + 2 * number + 1), period, z_period)
+        wave = noises((_OUTLINE + 2 * number, _OUTLINE + 2 * number + 1), at=changed, period=period, z_period=z_period)
         wave *= np.float32(size)
         outline_y, outline_x = outline_y + wave[0], outline_x + wave[1]
     low = np.array([outline_y.min(), outline_x.min()], dtype=np.float64) + centre
     high = np.array([outline_y.max(), outline_x.max()], dtype=np.float64) + centre
-    neurites = neurites_near(config, z=depth, low=low, high=high)
+    neurites = neurites_near(config, z=changed, low=low, high=high)
     winner, border = partition(neurites, y=_to_blocks(outline_y), x=_to_blocks(outline_x), centre=centre)
     return Tissue(
         z=z,
@@ -91,7 +91,7 @@ def tissue_of_tile(config: PhantomConfig, *, z: int, tile: tuple[int, int]) -> T
         neurites=neurites,
         winner=_from_blocks(winner),
         border=_straightened(_from_blocks(border), pixel_size=pixel),
-        shade=noises((_SHADE,), 450.0, 180.0)[0],
+        shade=noises((_SHADE,), at=depth, period=450.0, z_period=110.0)[0],
     )
 
 
@@ -107,7 +107,7 @@ def _straightened(border: Float32Array, *, pixel_size: float) -> Float32Array:
         steeper = np.maximum(both[:-1], both[1:]) if axis == 0 else np.maximum(both[:, :-1], both[:, 1:])
         square += steeper * steeper
     slope = np.sqrt(square) / np.float32(pixel_size)
-    return border / np.clip(slope, 0.4, 1.0)
+    return np.asarray(border / np.clip(slope, 0.4, 1.0), dtype=np.float32)
 
 
 def _linear_matrix() -> Float32Array:

@@ -46,14 +46,15 @@ class Hdf5Source:
             raise
         thickness, pixel_size = _sizes(self._dataset.attrs)
         z, y, x = self._dataset.shape
+        dtype: np.dtype[Any] = self._dataset.dtype
         self.info = SourceInfo(
-            shape=(z, y, x), dtype=self._dataset.dtype, pixel_size=pixel_size, section_thickness=thickness
+            shape=(z, y, x), dtype=dtype.newbyteorder("="), pixel_size=pixel_size, section_thickness=thickness
         )
 
     def read(self, *, z_start: int, z_stop: int, y_start: int, y_stop: int) -> AnyArray:
         """See `Source.read`."""
         with self._lock, decoding(f"{self._url} sections {z_start} to {z_stop - 1}"):
-            return np.asarray(self._dataset[z_start:z_stop, y_start:y_stop])
+            return np.asarray(self._dataset[z_start:z_stop, y_start:y_stop], dtype=self.info.dtype)
 
     def close(self) -> None:
         """Close the file."""

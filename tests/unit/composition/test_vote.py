@@ -99,3 +99,15 @@ def test_fill_bridges_a_hole_in_a_ramp_closely() -> None:
 @pytest.mark.parametrize("sigma", [0.0, 0.7, 3.0, 100.0])
 def test_blur_keeps_constants_and_does_not_change_the_mean_sign(sigma: float) -> None:
     assert torch.allclose(gaussian_blur(torch.full((2, 5, 9), -3.0), sigma=sigma), torch.tensor(-3.0), atol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.7, 3.0, 40.0])
+def test_blur_is_the_gaussian_mean_over_the_nodes_that_exist(sigma: float) -> None:
+    values = torch.randn(3, 9, 14, generator=torch.Generator().manual_seed(1))
+    matrices = []
+    for n in (9, 14):
+        index = torch.arange(n, dtype=torch.float64)
+        matrix = torch.exp(-0.5 * ((index[:, None] - index[None]) / sigma) ** 2)
+        matrices.append((matrix / matrix.sum(dim=1, keepdim=True)).float())
+    expected = matrices[0] @ values @ matrices[1].T
+    assert torch.allclose(gaussian_blur(values, sigma=sigma), expected, atol=1e-3)

@@ -17,6 +17,7 @@ from ssem_dask.evaluation.deformation import DeformationConfig, draw_deformation
 from ssem_dask.evaluation.protocol import evaluate
 from ssem_dask.evaluation.record import METRICS, Evaluation
 from ssem_dask.evaluation.simulate import simulate
+from ssem_dask.evaluation.truth import Truth
 from ssem_dask.field.affine import IDENTITY, invert_affine
 from ssem_dask.field.compose import compose
 from ssem_dask.field.grid import Grid
@@ -141,6 +142,8 @@ def test_exact_fields_score_as_exact(full: Evaluation) -> None:
     assert full.value("aligned", "jitter_median") < 0.02
     assert full.value("aligned", "recovery_median") < 0.02
     assert full.value("aligned", "drift_affine_removed") < 0.2
+    assert full.value("aligned", "jitter_sound_median") < 0.02
+    assert full.value("observed", "jitter_sound_median") > 3
     assert full.value("aligned", "fold_rate") == 0.0
     assert full.value("aligned", "known") == 1.0
     for row in ("observed", "coarse", "aligned"):
@@ -229,6 +232,21 @@ def test_a_field_with_holes_is_reported_and_not_rewarded(volumes: dict[str, str]
     assert result.value("aligned", "known") == pytest.approx(0.5)
     assert result.value("aligned", "jitter_median") < 0.05
     assert result.value("aligned", "compared_share") < 0.6
+
+
+def test_jitter_of_sound_sections_leaves_damaged_ones_out(volumes: dict[str, str], tmp_path: Path) -> None:
+    """Only the dusty section is off by 6 px: that is jitter, but none between sound sections."""
+    truth = Truth.open(volumes["simulated"])
+    (dusty,) = truth.damaged - truth.missing
+
+    def off(z: int) -> Tensor:
+        moved = torch.full((2, *GRID.shape), 6.0 if z == dusty else 0.0)
+        return compose(outer=recovered(z), inner=moved, spacing=SPACING)
+
+    run = make_run(tmp_path / "run.zarr", source=volumes["simulated"], field=off)
+    result = evaluate(run, truth=volumes["simulated"])
+    assert result.value("aligned", "jitter_p95") > 8
+    assert result.value("aligned", "jitter_sound_p95") < 0.05
 
 
 def test_what_does_not_belong_together_is_refused(volumes: dict[str, str], tmp_path: Path) -> None:

@@ -79,12 +79,12 @@ def test_ten_thousand_entries_are_listed_and_read_quickly(tmp_path: Path):
     content = (tmp_path / "register" / "z0.json").read_bytes()
     for z in range(1, 10_000):
         (tmp_path / "register" / f"z{z}.json").write_bytes(content.replace(b"z0", b"z%d" % z))
-    start = time.monotonic()
+    start = time.process_time()  # not the clock on the wall, which other tests share
     assert len(ledger.keys("register")) == 10_000
-    listed = time.monotonic()
+    listed = time.process_time()
     assert len(ledger.done("register")) == 10_000
-    assert listed - start < 1  # measured: 0.02 s
-    assert time.monotonic() - listed < 15  # measured: 1 s
+    assert listed - start < 1  # measured: 0.07 s
+    assert time.process_time() - listed < 5  # measured: 0.55 s
 
 
 def test_a_ledger_that_cannot_be_written(tmp_path: Path):
