@@ -28,11 +28,12 @@ from ssem_dask.stages.job import (
     RegisterStageConfig,
     RenderStageConfig,
 )
-from ssem_dask.storage.volume import Volume, VolumeInfo
+from ssem_dask.storage.volume import Volume, VolumeInfo, check_image_dtype, check_sections
 from ssem_dask.types import ConfigBase
 
 _WINDOW = 1024
 _HALO = 128
+_LEAST_SIDE = 32  # px
 
 
 class VolumeConfig(ConfigBase):
@@ -199,17 +200,12 @@ def _resolve_register(config: RegisterStageConfig, info: VolumeInfo) -> tuple[Re
 
 
 def _check_source(url: str, info: VolumeInfo) -> None:
-    if info.shape[0] < 2:
+    check_sections(url, info.shape)
+    check_image_dtype(url, info.dtype)
+    if min(info.shape[1:]) < _LEAST_SIDE:
         raise SourceError(
-            f"Source {url}: has {info.shape[0]} section, but an alignment needs at least 2; add sections."
-        )
-    if min(info.shape[1:]) < 32:
-        raise SourceError(
-            f"Source {url}: sections of {info.shape[1]} × {info.shape[2]} px, but at least 32 × 32 px are needed."
-        )
-    if info.dtype.name not in ("uint8", "uint16"):
-        raise SourceError(
-            f"Source {url}: pixels are {info.dtype.name}, but uint8 or uint16 is needed; convert the images first."
+            f"{url}: sections are {info.shape[1]} × {info.shape[2]} px, but at least {_LEAST_SIDE} × {_LEAST_SIDE} px "
+            "are needed to find anything again; give whole sections."
         )
 
 

@@ -18,6 +18,7 @@ from ssem_dask.runtime.execute import execute, open_ledger
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.stages import coarse, compose, downsample, register, render
 from ssem_dask.stages.job import Estimate, Job, Stage
+from ssem_dask.stages.sections import refuse_blank
 from ssem_dask.storage.ledger import Ledger
 from ssem_dask.storage.location import exists
 from ssem_dask.storage.run import create_run, read_run, update_run
@@ -70,7 +71,10 @@ def run(plan: Plan, *, executor: Executor, observer: Observer) -> Summary:
 
     Raises:
         OutputError: the output cannot be written, or belongs to something else.
+        SourceError: the source shows nothing, or a place cannot be reached.
     """
+    if not exists(plan.job.output):
+        refuse_blank(plan.job)
     open_run(plan)
     try:
         return _run_stages(plan, executor=executor, observer=observer)

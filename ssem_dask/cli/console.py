@@ -1,6 +1,7 @@
 """What the terminal shows: progress and complaints on stderr, results on stdout."""
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,8 +22,11 @@ from rich.table import Table
 from ssem_dask.runtime.events import Observer, StageStarted
 from ssem_dask.task import Outcome, TaskReport
 
-out = Console()
-err = Console(stderr=True)
+_WIDTH = 160
+"""Columns of output that goes to a file or a pipe."""
+
+out = Console(width=None if sys.stdout.isatty() else _WIDTH)
+err = Console(stderr=True, width=None if sys.stderr.isatty() else _WIDTH)
 
 _LINE_SECONDS = 10.0
 """Least time between two lines of plain progress, so that a long run does not flood a log."""

@@ -10,6 +10,8 @@ from ssem_dask.cli.run import Json
 from ssem_dask.evaluation.protocol import evaluate as evaluate_run
 from ssem_dask.evaluation.record import Evaluation
 
+_GOOD = {"low": "low", "high": "high", "one": "near 1", "neither": "as undeformed"}
+
 
 def evaluate(
     output: Annotated[str, typer.Argument(help="The run: OUT.zarr.")],
@@ -34,13 +36,14 @@ def evaluate(
 def show(result: Evaluation) -> None:
     """A table of metrics (rows) by candidates (columns), and the notes."""
     names = [row.name for row in result.rows]
-    rows = []
+    rows, legend = [], []
     for metric in result.metrics:
         values = [row.values.get(metric.name, math.nan) for row in result.rows]
         shown = ["-" if math.isnan(value) else f"{value:.3g}" for value in values]
-        rows.append([metric.name, *shown, metric.unit, metric.better, metric.meaning])
-    console.table(
-        f"{result.run}: {result.sections} sections", columns=["metric", *names, "unit", "good is", "meaning"], rows=rows
-    )
+        rows.append([metric.name, *shown, metric.unit, _GOOD[metric.better]])
+        legend.append(f"{metric.name}: {metric.meaning}")
+    console.table(f"{result.run}: {result.sections} sections", columns=["", *names, "unit", "good is"], rows=rows)
+    for line in legend:
+        console.note(line)
     for note in result.notes:
         console.note(note)

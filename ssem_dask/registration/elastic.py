@@ -26,7 +26,6 @@ from ssem_dask.registration.pyramid import masked_pool
 from ssem_dask.registration.vector_map import Interpolation, Interpolator, VectorMap, covering_nodes
 from ssem_dask.types import ConfigBase
 
-BETAS = (0.9, 0.999)
 _LEAST_NODE_SPACING = 32  # px of the working image: below, a node sees fewer than 8 x 8 feature cells
 
 
@@ -43,18 +42,19 @@ class SsemnetConfig(ConfigBase):
     """Spacing of the vector map at the finest level, mip-0 px; None derives it from the pixel size."""
     scales: tuple[int, ...] = (4, 2, 1)
     """How much the working image is pooled at each level, coarse to fine; node spacing grows by the same factor."""
-    iterations: tuple[int, ...] = (40, 30, 20)
+    iterations: tuple[int, ...] = (60, 40, 30)
     """Steps of Adam at each level."""
-    learning_rate: float = Field(default=0.2, gt=0)
+    learning_rate: float = Field(default=1.2, gt=0)
     """Step of Adam at the start of a level, px of that level's image; it falls linearly to a tenth."""
     alpha: float = Field(default=1e-3, ge=0)
     """α: weight of ‖v‖², v in units of the node spacing and relative to the coarse alignment."""
-    beta: float = Field(default=1.0, ge=0)
+    beta: float = Field(default=1.5, ge=0)
     """β: weight of ‖∇v_x‖², in strain."""
-    gamma: float = Field(default=1.0, ge=0)
+    gamma: float = Field(default=1.5, ge=0)
     """γ: weight of ‖∇v_y‖², in strain."""
-    neighbour_weights: tuple[float, ...] = (1.0, 0.5, 0.25)
-    """wᵢ of the nearest neighbour, the next, …; their number is the number of neighbours. Their sum is set to 1."""
+    neighbour_weights: tuple[float, ...] = (1.0, 0.25, 0.1)
+    """wᵢ of the nearest neighbour, the next, …; their number is the number of neighbours. Their sum is set to 1.
+    Falls steeply, since tissue itself moves from section to section, and a far neighbour shows it displaced."""
     loss_drop: float = Field(default=0.5, ge=0, lt=1)
     """Share of the largest feature errors that the first iteration of a level ignores; 0 switches it off."""
     loss_drop_halving: int = Field(default=1, ge=1)
@@ -216,7 +216,7 @@ def _descend(
     interpolate = Interpolator(nodes=start.nodes, onto=moving.grid, kind=start.kind, device=device)
     pixels = moving.grid.positions(device)
     first_rate = config.learning_rate * moving.grid.spacing
-    optimizer = torch.optim.Adam([values], lr=first_rate, betas=BETAS)
+    optimizer = torch.optim.Adam([values], lr=first_rate)
     shape = (targets[0].features.shape[-2], targets[0].features.shape[-1]) if targets else (1, 1)
     for iteration in range(iterations if targets else 0):
         optimizer.param_groups[0]["lr"] = first_rate * (1.0 - 0.9 * iteration / max(1, iterations - 1))

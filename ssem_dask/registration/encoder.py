@@ -22,7 +22,7 @@ from ssem_dask.registration.pyramid import pool
 from ssem_dask.registration.train import Weights, load_weights
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "autoencoder.safetensors"
-SHIPPED_DIGEST = "cca603a3635534b6d8dfe2add00f1c4f79c92ca8483ecf9cca0fd2d498f3aced"
+SHIPPED_DIGEST = "d1e0a152dbc1192d78365df66b2f10e7d7d6988a00d4f8886666ca8438c3f74b"
 
 _LCN_WINDOW = 64
 _LCN_SPACING = 2

@@ -131,11 +131,13 @@ def register_window(
         raise ConfigError(
             "register_window: register.ssemnet.node_spacing is None; call resolve(config, pixel_size=...) first."
         )
+    # Seen from the window's own corner, positions stay small and float32 keeps its precision (C9).
+    corner = grid.origin
     return _METHODS[config.method](
         images.float(),
         valid=valid,
-        grid=grid,
-        nodes=nodes,
+        grid=grid.relative_to(corner),
+        nodes=nodes.relative_to(corner),
         core=core,
         neighbours=neighbours,
         config=config,

@@ -47,7 +47,7 @@ class TrainConfig(ConfigBase):
     """Steps of Adam."""
     learning_rate: float = Field(default=4e-3, gt=0)
     """Adam's rate at the start; it falls to 0 along a cosine."""
-    decay: float = Field(default=1e-6, ge=0)
+    decay: float = Field(default=1e-4, ge=0)
     """λ of eq. 3, weight of the squared network weights."""
     scales: tuple[float, ...] = (2.0, 1.0, 0.5)
     """Magnifications at which sections are seen: registration encodes several levels of a pyramid."""

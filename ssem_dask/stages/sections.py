@@ -6,11 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssem_dask.errors import SourceError
 from ssem_dask.field.affine import affine_seen_from, apply_affine
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import Kind
 from ssem_dask.field.warp import sample_image
 from ssem_dask.geometry.box import Box
+from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import shape_at_mip
 from ssem_dask.registration.masks import tissue_mask
 from ssem_dask.registration.pyramid import pool
@@ -20,6 +22,8 @@ from ssem_dask.types import Float64Array
 
 _BAND_PIXELS = 1 << 26
 """Source px read at a time where a whole section is pooled: bounds memory whatever the section's size."""
+_LOOK = 2048
+"""Side, px, of what is read at once to see whether a volume is blank."""
 _MARGIN = 3
 """Pixels that an interpolation reaches beyond its position."""
 
@@ -27,6 +31,24 @@ _MARGIN = 3
 def open_source(job: Job) -> Volume:
     """Open the run's source volume."""
     return Volume.open(job.source, pixel_size=job.info.pixel_size, section_thickness=job.info.section_thickness)
+
+
+def refuse_blank(job: Job) -> None:
+    """Look for a pixel that differs from another, from the middle of the volume on; usually the first read finds it.
+
+    Raises:
+        SourceError: every pixel of the volume has one value.
+    """
+    volume = open_source(job)
+    middle = job.shape[0] // 2
+    values: set[int] = set()
+    for z in sorted(range(job.shape[0]), key=lambda z: abs(z - middle)):
+        for part in chunk_boxes((1, *job.shape[1:]), chunk=(1, _LOOK, _LOOK)):
+            pixels = volume.read(part.shifted((z, 0, 0)))
+            values |= {int(pixels.min()), int(pixels.max())}
+            if len(values) > 1:
+                return
+    raise SourceError(f"{job.source}: every pixel is {values.pop()}, so there is nothing to align; check the export.")
 
 
 def read_pooled(volume: Volume, *, box: Box) -> Tensor:

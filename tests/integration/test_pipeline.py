@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 from ome_zarr_models.v05.image import Image as OmeImage
-from tests.integration.conftest import SMALL
 
 import ssem_dask
 from ssem_dask.evaluation.protocol import evaluate
@@ -24,6 +23,7 @@ from ssem_dask.storage.fields import open_field
 from ssem_dask.storage.location import join
 from ssem_dask.storage.run import read_run
 from ssem_dask.storage.volume import Volume
+from tests.integration.conftest import SMALL
 
 STAGES = {"coarse", "register", "compose", "render", "downsample"}
 
@@ -140,9 +140,7 @@ def test_killed_three_times_it_ends_as_if_undisturbed(serial_run: str, config_fi
 def test_a_dask_run_killed_with_its_workers_goes_on(serial_run: str, config_file: Path) -> None:
     output = config_file.parent / "out.zarr"
     words = command("run", str(config_file), "--cluster", "local", "--workers", "2")
-    process = subprocess.Popen(
-        words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     while process.poll() is None and len(list(output.glob("ledger/register/*.json"))) < 2:
         time.sleep(0.02)
     assert process.poll() is None

@@ -17,7 +17,7 @@ FloatArray = TypeVar("FloatArray", Float32Array, Float64Array)
 
 _MITO, _VESICLE, _TUBULE = 400, 420, 440
 _MITO_LIFE = 1500.0  # nm of depth in which a neurite may have one mitochondrion
-_PATCH = 7  # px on each side of a vesicle's middle, so a vesicle stays within the margin of a tile
+_PATCH = 7  # px on each side of a vesicle's middle at most, so a vesicle stays within the margin of a tile
 
 
 def bump(distance: FloatArray) -> FloatArray:
@@ -134,13 +134,14 @@ def _draw_dots(
     kept = (pick < density * (0.8 + 0.6 * tissue.shade[i, j])) & (tissue.border[i, j] > 26.0)
     i, j, py, px = i[kept], j[kept], py[kept], px[kept]
     size = (0.75 + 0.5 * uniform(config.seed, stream + 3, layer, rows[seen][kept], columns[seen][kept]))[:, None, None]
-    reach = np.arange(-_PATCH, _PATCH + 1)
+    wall = 10.0 if ring else 16.0
+    patch = min(_PATCH, int(np.ceil((1.25 * ring + wall) / pixel)))
+    reach = np.arange(-patch, patch + 1)
     dy = ((i[:, None] + reach + 0.5 - py[:, None]) * pixel).astype(np.float32)[:, :, None]
     dx = ((j[:, None] + reach + 0.5 - px[:, None]) * pixel).astype(np.float32)[:, None, :]
     distance = np.sqrt(dy * dy + dx * dx)
-    factor = 1.0 - np.float32(strength * min(config.texture, 1.5)) * bump(
-        (distance - ring * size) / (10.0 if ring else 16.0)
-    )
+    ink = np.float32(strength * min(config.texture, 1.5))
+    factor = 1.0 - ink * bump((distance - ring * size) / np.float32(wall))
     r, c = i[:, None] + reach, j[:, None] + reach
     index = np.clip(r, 0, SIZE - 1)[:, :, None] * SIZE + np.clip(c, 0, SIZE - 1)[:, None, :]
     inside = ((r >= 0) & (r < SIZE))[:, :, None] & ((c >= 0) & (c < SIZE))[:, None, :]

@@ -95,5 +95,5 @@ def test_nodes_cover_the_image_with_a_row_to_spare(image, spacing):
 
 
 def test_too_many_nodes_for_the_thin_plate_spline_is_one_clear_sentence():
-    with pytest.raises(ConfigError, match="'tps' solves one dense system .* wider node_spacing"):
+    with pytest.raises(ConfigError, match=r"'tps' solves one dense system .* wider node_spacing"):
         Interpolator(nodes=Grid((80, 80), 8.0), onto=Grid((64, 64), 1.0), kind="tps", device="cpu")

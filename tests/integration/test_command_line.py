@@ -1,0 +1,212 @@
+"""The command line: bad input is one sentence and exit code 2, and what it prints can be read by a program."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from typer.testing import CliRunner
+
+from ssem_dask.cli.main import app
+from ssem_dask.storage.volume import VolumeInfo, create_volume
+from tests.integration.conftest import SMALL, to_toml
+
+Ended = subprocess.CompletedProcess[str]
+
+
+def ssem_dask(*words: str) -> Ended:
+    """Run a command in this process: the same code as the script's, without its start-up time."""
+    ended = CliRunner().invoke(app, words)
+    if ended.exception is not None and not isinstance(ended.exception, SystemExit):
+        raise ended.exception
+    return Ended(words, ended.exit_code, ended.stdout, ended.stderr)
+
+
+def ssem_dask_process(*words: str) -> Ended:
+    return subprocess.run([sys.executable, "-m", "ssem_dask.cli", *words], capture_output=True, text=True, check=False)
+
+
+def assert_one_sentence(ended: Ended, *, naming: str) -> None:
+    assert ended.returncode == 2, ended.stderr
+    lines = [line for line in ended.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, ended.stderr
+    assert lines[0].startswith("error: ")
+    assert naming in lines[0]
+    assert ended.stdout == ""
+
+
+def plain_array(path: Path, values: np.ndarray[Any, Any]) -> str:
+    array = zarr.create_array(str(path), shape=values.shape, chunks=(1, *values.shape[1:]), dtype=values.dtype)
+    array[:] = values
+    return str(path)
+
+
+SIZES = ("--pixel-size", "5", "--section-thickness", "40")
+
+
+def test_a_missing_source(tmp_path: Path) -> None:
+    ended = ssem_dask_process("align", str(tmp_path / "none.zarr"), str(tmp_path / "out.zarr"))
+    assert_one_sentence(ended, naming="none.zarr")
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_a_source_that_does_not_tell_its_pixel_size(tmp_path: Path) -> None:
+    source = plain_array(tmp_path / "a.zarr", np.random.default_rng(0).integers(0, 255, (3, 64, 64)).astype("uint8"))
+    assert_one_sentence(ssem_dask("align", source, str(tmp_path / "out.zarr")), naming="--pixel-size")
+
+
+@pytest.mark.parametrize(
+    ("values", "naming"),
+    [
+        (np.ones((1, 64, 64), "uint8"), "single section"),
+        (np.zeros((3, 64, 64), "uint8"), "every pixel is 0"),
+        (np.ones((3, 64, 64), "float32"), "uint8 or uint16"),
+        (np.ones((3, 8, 64), "uint8"), "32"),
+    ],
+    ids=["one section", "blank", "float", "tiny"],
+)
+def test_a_volume_that_cannot_be_aligned(values: np.ndarray[Any, Any], naming: str, tmp_path: Path) -> None:
+    source = plain_array(tmp_path / "a.zarr", values)
+    assert_one_sentence(ssem_dask("align", source, str(tmp_path / "out.zarr"), *SIZES), naming=naming)
+    assert not (tmp_path / "out.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "naming"),
+    [
+        ({"register": {"neigbours": 2}}, "did you mean 'neighbours'"),
+        ({"registration": {}}, "did you mean 'register'"),
+        ({"register": {"neighbours": 0}}, "neighbours = 0"),
+        ({"register": {"window": 100}}, "window = 100"),
+        ({"register": {"method": "magic"}}, "magic"),
+        ({"register": {"ssemnet": {"interpolation": "cubic"}}}, "interpolation"),
+        ({"render": {"chunk": [8, 100, 100], "shard": [8, 150, 150]}}, "multiple of chunk"),
+        ({"register": {"ssemnet": {"encoder": "nothing.safetensors"}}}, "nothing.safetensors"),
+        ({"register": {"ssemnet": {"encoder_digest": "0" * 64}}}, "sha256"),
+        ({"cluster": {"name": "cloud9"}}, "cloud9"),
+    ],
+    ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
+)
+def test_a_configuration_that_is_wrong(change: dict[str, Any], naming: str, observed: str, tmp_path: Path) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text(to_toml({"source": observed, "output": str(tmp_path / "out.zarr"), **change}))
+    assert_one_sentence(ssem_dask("run", str(config)), naming=naming)
+    assert not (tmp_path / "out.zarr").exists()
+
+
+@pytest.mark.parametrize(("text", "naming"), [("source = ", "TOML"), ('output = "x.zarr"', "source")])
+def test_a_config_file_that_is_no_config(text: str, naming: str, tmp_path: Path) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text(text)
+    assert_one_sentence(ssem_dask("plan", str(config)), naming=naming)
+
+
+def test_a_missing_config_file(tmp_path: Path) -> None:
+    assert_one_sentence(ssem_dask("plan", str(tmp_path / "none.toml")), naming="none.toml")
+
+
+def test_an_output_that_belongs_to_another_configuration(observed: str, tmp_path: Path) -> None:
+    output = str(tmp_path / "out.zarr")
+    config = tmp_path / "run.toml"
+    config.write_text(to_toml({"source": observed, "output": output, **SMALL}))
+    assert ssem_dask("run", str(config), "--cluster", "serial").returncode == 0
+    before = sorted((p, p.stat().st_mtime_ns) for p in Path(output).rglob("*"))
+    changed = {**SMALL, "coarse": {"max_rotation": 5.0}}
+    config.write_text(to_toml({"source": observed, "output": output, **changed}))
+    assert_one_sentence(ssem_dask("run", str(config), "--cluster", "serial"), naming="another source or configuration")
+    assert sorted((p, p.stat().st_mtime_ns) for p in Path(output).rglob("*")) == before
+
+
+def test_an_output_that_is_no_run(observed: str, tmp_path: Path) -> None:
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "chapter1.txt").write_text("irreplaceable")
+    ended = ssem_dask("align", observed, str(other), "--cluster", "serial")
+    assert_one_sentence(ended, naming="thesis")
+    assert [p.name for p in other.iterdir()] == ["chapter1.txt"]
+
+
+def test_an_unreachable_source() -> None:
+    ended = ssem_dask("align", "http://127.0.0.1:9/volume.zarr", "/tmp/never.zarr")
+    assert_one_sentence(ended, naming="127.0.0.1:9")
+
+
+def test_status_of_something_that_is_no_run(tmp_path: Path) -> None:
+    assert_one_sentence(ssem_dask("status", str(tmp_path / "none.zarr")), naming="none.zarr")
+
+
+def test_demo_never_deletes_what_is_not_a_demo(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    assert_one_sentence(ssem_dask("demo", "--dir", str(tmp_path)), naming="not a demo")
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_plan_touches_nothing_and_counts_what_run_does(config_file: Path) -> None:
+    planned = ssem_dask("plan", str(config_file), "--json")
+    assert planned.returncode == 0, planned.stderr
+    assert sorted(p.name for p in config_file.parent.iterdir()) == ["run.toml"]
+    counted = {name: stage["tasks"] for name, stage in json.loads(planned.stdout)["stages"].items()}
+    ended = ssem_dask("run", str(config_file), "--cluster", "serial", "--json")
+    assert ended.returncode == 0, ended.stderr
+    done = json.loads(ended.stdout)
+    assert done["state"] == "complete"
+    assert {stage: sum(counts.values()) for stage, counts in done["counts"].items()} == counted
+    status = ssem_dask("status", str(config_file.parent / "out.zarr"), "--json")
+    assert status.returncode == 0
+    assert json.loads(status.stdout)["counts"] == done["counts"]
+
+
+def test_simulate_align_evaluate_by_hand(observed: str, tmp_path: Path) -> None:
+    small = tmp_path / "small.zarr"
+    made = ssem_dask("simulate", "phantom", str(small), "--seed", "5", "--sections", "8", "--size", "128", "--json")
+    assert made.returncode == 0, made.stderr
+    assert json.loads(made.stdout)["shape"] == [8, 128, 128]
+    config = tmp_path / "run.toml"
+    config.write_text(to_toml(SMALL | {"register": {**SMALL["register"], "window": 128}}))
+    output = str(tmp_path / "out.zarr")
+    ended = ssem_dask("align", str(small), output, "--config", str(config), "--cluster", "serial")
+    assert ended.returncode == 0, ended.stderr
+    measured = ssem_dask("evaluate", output, "--truth", str(small), "--json")
+    assert measured.returncode == 0, measured.stderr
+    rows = json.loads(measured.stdout)["rows"]
+    assert rows["aligned"]["jitter_median"] < rows["observed"]["jitter_median"]
+    table = ssem_dask("evaluate", output, "--truth", str(small))
+    assert table.returncode == 0
+    assert "jitter_median" in table.stdout
+
+
+def test_train_writes_weights_that_align_takes(observed: str, tmp_path: Path) -> None:
+    encoder = tmp_path / "mine.safetensors"
+    words = ("train", observed, str(encoder), "--steps", "5", "--seed", "2", "--json")
+    first = ssem_dask(*words)
+    assert first.returncode == 0, first.stderr
+    digest = json.loads(first.stdout)["digest"]
+    assert json.loads(ssem_dask(*words).stdout)["digest"] == digest
+    config = tmp_path / "run.toml"
+    chosen = {"ssemnet": {"encoder": str(encoder), "encoder_digest": digest}}
+    config.write_text(to_toml({"source": observed, "output": str(tmp_path / "out.zarr"), "register": chosen}))
+    assert ssem_dask("plan", str(config)).returncode == 0
+    assert_one_sentence(ssem_dask("train", observed, str(tmp_path / "mine.pt")), naming=".safetensors")
+
+
+def test_help_of_every_command() -> None:
+    top = ssem_dask("--help")
+    assert top.returncode == 0
+    for command in ("demo", "import", "align", "plan", "run", "status", "train", "simulate", "evaluate"):
+        assert command in top.stdout
+        shown = ssem_dask(command, "--help")
+        assert shown.returncode == 0
+        assert "Usage" in shown.stdout
+
+
+def test_a_volume_from_another_program_is_aligned_in_place(tmp_path: Path) -> None:
+    info = VolumeInfo(shape=(3, 64, 64), dtype=np.dtype("uint16"), pixel_size=8.0, section_thickness=50.0)
+    create_volume(str(tmp_path / "v.zarr"), info=info, chunk=(1, 64, 64), shard=(1, 64, 64), mips=1)
+    config = tmp_path / "run.toml"
+    config.write_text(to_toml({"source": str(tmp_path / "v.zarr"), "output": str(tmp_path / "out.zarr")}))
+    planned = json.loads(ssem_dask("plan", str(config), "--json").stdout)
+    assert "register.mip = 0" in planned["choices"][0]
