@@ -180,7 +180,7 @@ def _resolve_register(config: RegisterStageConfig, info: VolumeInfo) -> tuple[Re
     choices = []
     if config.mip is None:
         choices.append(
-            f"register.mip = {resolved.mip}: its pixel is {info.pixel_size * scale:.3g} nm; membranes are 8-10 nm thick"
+            f"register.mip = {resolved.mip}: its pixel, {info.pixel_size * scale:.3g} nm, is the nearest to 5 nm"
         )
     if config.spacing is None:
         choices.append(f"register.spacing = {spacing}: a field node every {spacing * info.pixel_size:.3g} nm")

@@ -40,9 +40,9 @@ class SsemnetConfig(ConfigBase):
     """From the nodes of the vector map to pixels: bilinear, bicubic, bspline (free-form deformation) or tps."""
     node_spacing: float | None = Field(default=None, gt=0)
     """Spacing of the vector map at the finest level, mip-0 px; None derives it from the pixel size."""
-    scales: tuple[int, ...] = (4, 2, 1)
+    scales: tuple[int, ...] = (8, 4, 2, 1)
     """How much the working image is pooled at each level, coarse to fine; node spacing grows by the same factor."""
-    iterations: tuple[int, ...] = (60, 40, 30)
+    iterations: tuple[int, ...] = (60, 40, 20, 20)
     """Steps of Adam at each level."""
     learning_rate: float = Field(default=1.2, gt=0)
     """Step of Adam at the start of a level, px of that level's image; it falls linearly to a tenth."""

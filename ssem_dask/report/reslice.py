@@ -5,6 +5,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ssem_dask.alignment import Alignment
 from ssem_dask.geometry.box import Box
@@ -57,6 +58,7 @@ def draw_reslices(run: str, *, picture: Path) -> None:
                 axis.set_title(f"{name}, {when}")
                 axis.set_xlabel(f"{name[0]}, µm")
                 axis.set_ylabel("z, section")
+                axis.yaxis.set_major_locator(MaxNLocator(integer=True))
         figure.savefig(picture, dpi=130)
 
 

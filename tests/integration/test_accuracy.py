@@ -1,0 +1,79 @@
+"""The main job: what was deformed by a known amount comes back, on synthetic and on real sections, with defaults."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+import ssem_dask
+from ssem_dask.evaluation.damage import DamageConfig
+from ssem_dask.evaluation.deformation import DeformationConfig
+from ssem_dask.evaluation.phantom import PhantomConfig
+from ssem_dask.evaluation.protocol import evaluate
+from ssem_dask.evaluation.simulate import simulate, simulate_phantom
+from ssem_dask.storage.importing import import_volume
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = Path(os.environ.get("SSEM_DATA_DIR", ROOT.parent / "shared" / "data"))
+
+
+def real(name: str) -> Path:
+    if not (DATA / name).exists():
+        pytest.skip(f"{DATA / name} is not there; set SSEM_DATA_DIR to the folder of real sections")
+    return DATA / name
+
+
+def imported(values: np.ndarray, path: Path, *, pixel_size: float, thickness: float, labels: bool = False) -> str:
+    tifffile.imwrite(path.with_suffix(".tif"), values)
+    import_volume(
+        str(path.with_suffix(".tif")), str(path), pixel_size=pixel_size, section_thickness=thickness, labels=labels
+    )
+    return str(path)
+
+
+def aligned(source: str, output: Path) -> str:
+    assert ssem_dask.align(source, str(output), cluster="local", workers=2).state == "complete"
+    return str(output)
+
+
+def test_phantom_without_oblique_motion(tmp_path: Path) -> None:
+    observed = str(tmp_path / "observed.zarr")
+    simulate_phantom(
+        PhantomConfig(seed=7, shape=(8, 384, 384), oblique=0.0),
+        observed,
+        seed=7,
+        deformation=DeformationConfig(),
+        damage=DamageConfig(),
+    )
+    result = evaluate(aligned(observed, tmp_path / "out.zarr"), truth=observed)
+    assert result.value("coarse", "jitter_median") < result.value("observed", "jitter_median") / 2
+    assert result.value("aligned", "jitter_median") < result.value("coarse", "jitter_median") / 3
+    assert result.value("aligned", "fold_rate") < 0.001
+
+
+def test_fibsem_sections_recover_what_was_done_to_them(tmp_path: Path) -> None:
+    planes = tifffile.imread(real("flyem_fibsem/images.tif"))[:40:4]
+    still = imported(planes, tmp_path / "still.zarr", pixel_size=10.0, thickness=40.0)
+    warped = str(tmp_path / "warped.zarr")
+    simulate(still, warped, seed=4, deformation=DeformationConfig(), damage=DamageConfig())
+    result = evaluate(
+        aligned(warped, tmp_path / "warped_out.zarr"),
+        truth=warped,
+        undeformed_run=aligned(still, tmp_path / "still_out.zarr"),
+    )
+    assert result.value("aligned", "recovery_median") < result.value("coarse", "recovery_median") / 3
+    assert result.value("aligned", "jitter_median") < result.value("coarse", "jitter_median")
+
+
+def test_vnc_sections_look_and_overlap_better_than_rigid(tmp_path: Path) -> None:
+    crop = (slice(6, 14), slice(200, 712), slice(200, 712))
+    images, classes = (tifffile.imread(real(f"vnc_sstem/{name}.tif"))[crop] for name in ("images", "classes"))
+    source = imported(images, tmp_path / "vnc.zarr", pixel_size=4.6, thickness=50.0)
+    labels = imported(classes, tmp_path / "classes.zarr", pixel_size=4.6, thickness=50.0, labels=True)
+    warped = str(tmp_path / "warped.zarr")
+    simulate(source, warped, seed=2, deformation=DeformationConfig(), damage=DamageConfig(), labels=labels)
+    result = evaluate(aligned(warped, tmp_path / "out.zarr"), truth=warped)
+    for metric in ("ncc", "dice_mean", "dice_weighted"):
+        assert result.value("aligned", metric) > result.value("coarse", metric) > result.value("observed", metric)
