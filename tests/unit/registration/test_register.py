@@ -205,7 +205,7 @@ def test_a_grid_with_an_origin_gives_the_same_fields():
 def test_resolve_leaves_nothing_to_tune(pixel_size):
     config = resolve(RegisterConfig(), pixel_size=pixel_size)
     assert config.mip is not None
-    assert 5.5 <= pixel_size * 2**config.mip <= 32.0
+    assert 3.5 <= pixel_size * 2**config.mip <= 32.0
     assert config.spacing is not None
     assert 30 <= pixel_size * config.spacing <= 160
     assert config.ssemnet.node_spacing == pytest.approx(320 / pixel_size)
