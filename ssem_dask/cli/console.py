@@ -49,7 +49,8 @@ def show_json(value: Any) -> None:
 
 def table(title: str, *, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Show a table on stdout; the first column is text, the others are numbers."""
-    shown = Table(title=title, title_justify="left", title_style="bold")
+    out.print(_plain(title), style="bold", soft_wrap=True, highlight=False)
+    shown = Table()
     for i, column in enumerate(columns):
         shown.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:

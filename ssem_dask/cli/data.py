@@ -21,8 +21,9 @@ from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
 
 _PHANTOM = "phantom"
-_TRAINING_SECTIONS = 64
 _TRAINING_SIDE = 1024
+_TRAINING_PIXELS = 1 << 25
+"""Bounds the memory of training: about 21 bytes a pixel, since every section is kept at three scales."""
 
 
 def import_(
@@ -195,8 +196,8 @@ def train(
 def _training_sections(volume: Volume) -> list[AnyArray]:
     """Sections evenly spread over the volume, their middle where they are large: bounded memory for any volume."""
     z, y, x = volume.info.shape
-    count = min(z, _TRAINING_SECTIONS)
     height, width = min(y, _TRAINING_SIDE), min(x, _TRAINING_SIDE)
+    count = min(z, _TRAINING_PIXELS // (height * width))
     top, left = (y - height) // 2, (x - width) // 2
     chosen = [round(i * (z - 1) / max(1, count - 1)) for i in range(count)]
     return [volume.read(Box((at, top, left), (at + 1, top + height, left + width)))[0] for at in chosen]

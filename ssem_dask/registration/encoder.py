@@ -22,7 +22,7 @@ from ssem_dask.registration.pyramid import pool
 from ssem_dask.registration.train import Weights, load_weights
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "autoencoder.safetensors"
-SHIPPED_DIGEST = "d1e0a152dbc1192d78365df66b2f10e7d7d6988a00d4f8886666ca8438c3f74b"
+SHIPPED_DIGEST = "c92fb042ac6101b289f3ca5110125cd2cd342bd48ee866280f73f575d0b2abd4"
 
 _LCN_WINDOW = 64
 _LCN_SPACING = 2
