@@ -15,7 +15,7 @@ SMALL: dict[str, Any] = {
         "window": 96,
         "halo": 32,
         "sections": 4,
-        "ssemnet": {"scales": (2, 1), "iterations": (6, 4), "neighbour_weights": (1.0, 0.5)},
+        "ssemnet": {"encoder": "autoencoder", "scales": (2, 1), "iterations": (6, 4), "neighbour_weights": (1.0, 0.5)},
         "neighbours": 2,
     },
     "compose": {"chain": {"block": 4, "stitch": 2}},
