@@ -73,7 +73,7 @@ def separate_affines(affines: Float64Array, weights: Float64Array, *, shape_yx: 
         surprise = np.zeros_like(weights)
         for name, members in GROUPS:
             part = total[:, :, members]
-            fitted[name] = model.fit(part)
+            fitted[name] = model.fit(part, start=fitted.get(name))
             posterior = model.solve(part, fitted[name])
             a[:, members], motion[:, members] = posterior.distortion, posterior.motion
             surprise += (np.nan_to_num(posterior.residual) ** 2).sum(axis=2) / fitted[name].noise

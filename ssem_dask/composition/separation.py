@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import cho_solve_banded, cholesky_banded
 from scipy.optimize import minimize
+from scipy.sparse import csr_array
 
-from ssem_dask.types import Float64Array
+from ssem_dask.types import AnyArray, Float64Array
 
 CORRELATION_RANGE = (0.2, 0.99)
 """Lag-1 autocorrelation of natural motion; .66 to .96 has been seen in tissue at every scale."""
@@ -48,57 +49,59 @@ class SequenceModel:
     def __init__(self, weights: Float64Array) -> None:
         """Set up for weights `(K, Z)`, 0 where nothing was observed."""
         steps, count = weights.shape
-        reach = np.arange(count)[None, :] >= np.arange(1, steps + 1)[:, None]
+        there = np.arange(count)[None, :] >= np.arange(1, steps + 1)[:, None]
+        k, self._z = np.nonzero(there & (weights > 0))
+        self._k = k
+        self._shape = weights.shape
         self.count = count
-        self._k, self._z = np.nonzero(reach & (weights > 0))
-        self._k = self._k + 1
-        self._precision = weights[self._k - 1, self._z] / self._k.astype(np.float64) ** 2
-        self._columns, self._entries = self._design()
-        self._band = 2 * steps + 1
-        self._gram = self._banded_gram()
-        self._tilt_gram = self._adjoint(self._k * self._precision)
-        self._tilt_square = float((self._precision * self._k**2).sum())
+        self.precision: Float64Array = weights[k, self._z] / (k + 1.0) ** 2
+        """Of each observation, in units of 1/σ_e²."""
+        self._design = self._rows()
+        self.bands = 2 * steps + 1
+        gram = csr_array(self._design.T @ (self._design * self.precision[:, None]))
+        self.gram = np.zeros((self.bands + 1, 2 * count))
+        """Hᵀ W H for unit variances, lower banded, without the mean motion."""
+        for offset in range(min(self.bands + 1, 2 * count)):
+            self.gram[offset, : 2 * count - offset] = gram.diagonal(-offset)[: 2 * count - offset]
+        border = gram[[-1]].toarray()[0]
+        self.border: Float64Array = border[:-1]
+        """The same for the mean motion."""
+        self.corner = float(border[-1])
 
-    @property
-    def observations(self) -> int:
-        """How many pairs count."""
-        return len(self._k)
+    def _rows(self) -> "csr_array":
+        """H `(n, 2Z + 1)`: unknowns d_0, m_0, d_1, m_1, … and the mean motion."""
+        step = self._k + 1
+        row = np.arange(len(step))
+        motion_row = np.repeat(row, step)
+        back = np.arange(len(motion_row)) - np.repeat(np.cumsum(step) - step, step)
+        rows = np.concatenate([row, row, row, motion_row])
+        columns = np.concatenate(
+            [2 * (self._z - step), 2 * self._z, np.full(len(row), 2 * self.count), 2 * (self._z[motion_row] - back) + 1]
+        )
+        entries = np.concatenate([np.ones(len(row)), -np.ones(len(row)), step, np.ones(len(motion_row))])
+        return csr_array((entries.astype(np.float64), (rows, columns)), shape=(len(row), 2 * self.count + 1))
 
-    def _design(self) -> tuple[Float64Array, Float64Array]:
-        """Columns and entries of each observation's row, unknowns in the order d_0, m_0, d_1, m_1, …."""
-        widest = 2 + int(self._k.max(initial=1))
-        columns = np.zeros((len(self._k), widest), dtype=np.intp)
-        entries = np.zeros((len(self._k), widest))
-        columns[:, 0], entries[:, 0] = 2 * (self._z - self._k), 1.0
-        columns[:, 1], entries[:, 1] = 2 * self._z, -1.0
-        for j in range(widest - 2):
-            there = j < self._k
-            columns[there, 2 + j] = 2 * (self._z[there] - j) + 1
-            entries[there, 2 + j] = 1.0
-        return columns, entries
+    def apply(self, unknowns: AnyArray) -> AnyArray:
+        """H: what unknowns `(2Z + 1, P)` make of the observations `(n, P)`; the last unknown is the mean motion."""
+        return np.asarray(self._design @ unknowns)
 
-    def _banded_gram(self) -> Float64Array:
-        """Hᵀ W H, lower banded, for unit variances."""
-        gram = np.zeros((self._band + 1, 2 * self.count))
-        for i in range(self._columns.shape[1]):
-            for j in range(self._columns.shape[1]):
-                row, column = self._columns[:, i], self._columns[:, j]
-                product = self._precision * self._entries[:, i] * self._entries[:, j]
-                lower = (row >= column) & (product != 0)
-                np.add.at(gram, ((row - column)[lower], column[lower]), product[lower])
-        return gram
+    def adjoint(self, values: AnyArray) -> AnyArray:
+        """Hᵀ: `(n, P)` to `(2Z + 1, P)`."""
+        return np.asarray(self._design.T @ values)
 
-    def _adjoint(self, values: Float64Array) -> Float64Array:
-        """Hᵀ times values `(n, …)`; `(2Z, …)`."""
-        out = np.zeros((2 * self.count, *values.shape[1:]))
-        for i in range(self._columns.shape[1]):
-            entry = self._entries[:, i].reshape(-1, *[1] * (values.ndim - 1))
-            np.add.at(out, self._columns[:, i], entry * values)
+    def pick(self, observed: AnyArray) -> AnyArray:
+        """The observations `(n, …)` out of `(K, Z, …)`."""
+        return np.asarray(observed[self._k, self._z])
+
+    def spread(self, values: AnyArray) -> AnyArray:
+        """The observations `(n, …)` in their places `(K, Z, …)`; NaN where there is none."""
+        out = np.full((*self._shape, *values.shape[1:]), np.nan, dtype=values.dtype)
+        out[self._k, self._z] = values
         return out
 
-    def _apply(self, unknowns: Float64Array) -> Float64Array:
-        """H times unknowns `(2Z, P)`; `(n, P)`."""
-        return np.asarray((unknowns[self._columns] * self._entries[:, :, None]).sum(axis=1))
+    def factor(self, variances: Variances) -> "Factor":
+        """Factor the posterior precision of the unknowns."""
+        return Factor(self, variances)
 
     def solve(self, observed: Float64Array, variances: Variances) -> "Posterior":
         """Posterior means and the log likelihood.
@@ -107,66 +110,107 @@ class SequenceModel:
             observed: T `(K, Z, P)`, P parameters with the same variances.
             variances: of the model.
         """
-        values = observed[self._k - 1, self._z]
+        values = self.pick(observed)
         n, p = values.shape
-        scale = np.empty(2 * self.count)
-        scale[0::2], scale[1::2] = variances.distortion**0.5, variances.motion**0.5
-        spread = max(float(values.std()) if n else 0.0, variances.noise**0.5)
-        tilt_scale = TILT_SCALE * spread
-        precision = self._gram.copy()
-        for offset in range(self._band + 1):
-            precision[offset, : 2 * self.count - offset] *= scale[offset:] * scale[: 2 * self.count - offset]
-        precision /= variances.noise
-        r = variances.correlation
-        precision[0, 0::2] += 1.0
-        motion = np.full(self.count, (1 + r**2) / (1 - r**2))
-        motion[[0, -1]] = 1 / (1 - r**2)
-        precision[0, 1::2] += motion
-        precision[2, 1:-2:2] -= r / (1 - r**2)
-        factor = cholesky_banded(precision, lower=True, check_finite=False)
-        weighted = self._precision[:, None] * values
-        right = scale[:, None] * self._adjoint(weighted) / variances.noise
-        border = scale * self._tilt_gram * tilt_scale / variances.noise
-        solved = cho_solve_banded((factor, True), np.column_stack([right, border]), check_finite=False)
-        corner = 1.0 + self._tilt_square * tilt_scale**2 / variances.noise - border @ solved[:, -1]
-        tilt_right = (self._k @ weighted) * tilt_scale / variances.noise - border @ solved[:, :-1]
-        tilt = tilt_right / corner
-        unknowns = solved[:, :-1] - solved[:, -1:] * tilt
-        tilt_value = tilt * tilt_scale
-        scaled = scale[:, None] * unknowns
-        residual = values - self._apply(scaled) - self._k[:, None] * tilt_value
+        factor = self.factor(variances)
+        unknowns = factor.solve(self.adjoint(self.precision[:, None] * values / variances.noise))
+        residual = values - self.apply(unknowns)
         # log p(T) = log p(T|x) + log p(x) - log p(x|T) at the posterior mean x.
-        misfit = (self._precision[:, None] * values * residual).sum() / variances.noise
-        logdet = 2 * np.log(factor[0]).sum() + np.log(corner) + (self.count - 1) * np.log(1 - r**2)
-        likelihood = -0.5 * (p * (logdet + n * np.log(variances.noise)) + misfit)
-        left = np.full(observed.shape, np.nan)
-        left[self._k - 1, self._z] = residual
+        misfit = (self.precision[:, None] * values * residual).sum() / variances.noise
+        likelihood = -0.5 * (p * (factor.logdet + n * np.log(variances.noise)) + misfit)
         return Posterior(
-            distortion=scaled[0::2], motion=scaled[1::2] + tilt_value, residual=left, log_likelihood=float(likelihood)
+            distortion=unknowns[0:-1:2],
+            motion=unknowns[1:-1:2] + unknowns[-1],
+            residual=self.spread(residual),
+            log_likelihood=float(likelihood),
         )
 
-    def fit(self, observed: Float64Array) -> Variances:
-        """The variances that make T `(K, Z, P)` most likely (with a weak expectation of r)."""
-        values = observed[self._k - 1, self._z]
+    def fit(self, observed: Float64Array, *, start: Variances | None) -> Variances:
+        """The variances that make T `(K, Z, P)` most likely (with a weak expectation of r).
+
+        Args:
+            observed: parameters with the same variances.
+            start: a first guess; None tries several.
+        """
+        values = self.pick(observed)
         total = max(float(np.median(np.abs(values)) ** 2) * 2.2, 1e-12)
         low, high = CORRELATION_RANGE
+        expected = float(np.log((CORRELATION_EXPECTED - low) / (high - CORRELATION_EXPECTED)))
 
         def variances(x: Float64Array) -> Variances:
             d, m, e = total * np.exp(np.clip(x[:3], -16.0, 10.0))
             return Variances(float(d), float(m), float(low + (high - low) / (1 + np.exp(-x[3]))), float(e))
 
-        expected = np.log((CORRELATION_EXPECTED - low) / (high - CORRELATION_EXPECTED))
-
         def cost(x: Float64Array) -> float:
             prior = 0.5 * (x[3] - expected) ** 2 + 1e-3 * float((x[:3] ** 2).sum())
             return -self.solve(observed, variances(x)).log_likelihood + prior
 
-        starts = ([-1.0, -1.0, -3.0, expected], [-8.0, 0.0, -2.0, expected], [-1.0, -6.0, -3.0, expected])
-        best = min(
-            (minimize(cost, start, method="Nelder-Mead", options={"xatol": 0.02, "fatol": 0.01}) for start in starts),
-            key=lambda found: float(found.fun),
+        if start is None:
+            starts = [[-1.0, -1.0, -3.0, expected], [-8.0, 0.0, -2.0, expected]]
+        else:
+            sizes = np.clip(np.log([v / total for v in (start.distortion, start.motion, start.noise)]), -16.0, 10.0)
+            share = (start.correlation - low) / (high - low)
+            starts = [[*sizes, float(np.log(share / (1 - share)))]]
+        found = (
+            minimize(
+                cost,
+                first,
+                method="Nelder-Mead",
+                options={"xatol": 0.05, "fatol": 0.05, "initial_simplex": np.vstack([first, first + np.eye(4)])},
+            )
+            for first in starts
         )
-        return variances(np.asarray(best.x))
+        return variances(np.asarray(min(found, key=lambda result: float(result.fun)).x))
+
+
+class Factor:
+    """Cholesky factor of the posterior precision: prior of (d, m, mean motion) and observations."""
+
+    def __init__(self, model: SequenceModel, variances: Variances) -> None:
+        """Factor it, unknowns scaled to unit prior variance so that a vanishing one does no harm."""
+        count, r = model.count, variances.correlation
+        scale = np.empty(2 * count + 1)
+        scale[0:-1:2], scale[1:-1:2] = variances.distortion**0.5, variances.motion**0.5
+        scale[-1] = TILT_SCALE * max(variances.distortion, variances.motion, variances.noise) ** 0.5
+        precision = model.gram / variances.noise
+        for offset in range(model.bands + 1):
+            precision[offset, : 2 * count - offset] *= scale[offset:-1] * scale[: 2 * count - offset]
+        precision[0, 0::2] += 1.0
+        motion = np.full(count, (1 + r**2) / (1 - r**2))
+        motion[[0, -1]] = 1 / (1 - r**2)
+        precision[0, 1::2] += motion
+        precision[2, 1:-2:2] -= r / (1 - r**2)
+        border = scale[:-1] * model.border * scale[-1] / variances.noise
+        self._scale = scale
+        self._correlation = r
+        self._factor = cholesky_banded(precision, lower=True, check_finite=False)
+        self._border = border
+        self._eliminated = cho_solve_banded((self._factor, True), border, check_finite=False)
+        self._corner = 1.0 + model.corner * scale[-1] ** 2 / variances.noise - border @ self._eliminated
+        self.logdet = float(
+            2 * np.log(self._factor[0]).sum() + np.log(self._corner) + (count - 1) * np.log(1 - r**2)
+        )
+        """log det of posterior over prior precision, unscaled."""
+
+    def prior(self, unknowns: AnyArray) -> AnyArray:
+        """Prior precision times unknowns `(2Z + 1, P)`."""
+        r = self._correlation
+        out = unknowns / self._scale[:, None] ** 2
+        motion = out[1:-1:2]
+        turned = motion * (1 + r**2)
+        turned[[0, -1]] = motion[[0, -1]]
+        turned[1:] -= r * motion[:-1]
+        turned[:-1] -= r * motion[1:]
+        out[1:-1:2] = turned / (1 - r**2)
+        return np.asarray(out)
+
+    def solve(self, right: AnyArray) -> AnyArray:
+        """Posterior precision's inverse times `(2Z + 1, P)`."""
+        scaled = self._scale[:, None] * right
+        solved = cho_solve_banded((self._factor, True), scaled[:-1], check_finite=False)
+        tilt = (scaled[-1] - self._border @ solved) / self._corner
+        unknowns = solved - self._eliminated[:, None] * tilt
+        return np.concatenate([unknowns, tilt[None]]) * self._scale[:, None]
 
 
 @dataclass(frozen=True, slots=True)

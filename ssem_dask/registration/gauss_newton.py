@@ -197,9 +197,7 @@ def _descend(
             cutoff=config.cutoff,
             basis=basis,
         )
-        step = solve_step(
-            equations, u=u, smoothness=relative, basis=cosines, iterations=config.conjugate_gradients
-        )
+        step = solve_step(equations, u=u, smoothness=relative, basis=cosines, iterations=config.conjugate_gradients)
         length = torch.linalg.vector_norm(step, dim=1, keepdim=True)
         u = u + step * (config.largest_step / length.clamp(min=config.largest_step))
     return NodeFields(u * unit, nodes, config.interpolation)

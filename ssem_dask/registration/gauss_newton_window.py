@@ -153,7 +153,9 @@ class _Window:
         positions = self._nodes.positions(self._pyramid[0].features.device)
         total = torch.zeros_like(positions)
         for step in _path(pair):
-            total = total + sample_batch(self.found[step][None], grid=self._nodes, positions=(positions + total)[None])[0]
+            total = (
+                total + sample_batch(self.found[step][None], grid=self._nodes, positions=(positions + total)[None])[0]
+            )
         return total
 
     def _fields(self, values: Sequence[Tensor]) -> NodeFields:

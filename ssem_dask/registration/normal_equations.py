@@ -1,6 +1,7 @@
 """The linear system of one Gauss-Newton step, and its solution.
 
-At feature pixel x the residual is r = B(x + u) - A, c channels; u is interpolated from nodes, u = Σ_n φ_n u_n. With g the derivative of r by u, robust weights w, and rows lumped on their diagonal:
+At feature pixel x the residual is r = B(x + u) - A, c channels; u is interpolated from nodes, u = Σ_n φ_n u_n. With g
+the derivative of r by u, robust weights w, and rows lumped on their diagonal:
 
     T_n = Σ_x φ_n w g gᵀ,  b_n = Σ_x φ_n w g r,  (T_n + c₂ R + ε) δ = -b - c₂ R u.
 
