@@ -27,11 +27,12 @@ from ssem_dask.registration.weights_file import read_weights
 
 SHIPPED = {
     "autoencoder": "d1e0a152dbc1192d78365df66b2f10e7d7d6988a00d4f8886666ca8438c3f74b",
-    "metric": "0",
+    "metric": "e5d4432e70776341d1c056edbeddf229b2e84c2a566cd9999ea29086a88db82e",
 }
 """Encoders whose weights come with the package, and the sha256 of each file."""
 
-_WEIGHTS = Path(__file__).parent / "weights"
+SHIPPED_WEIGHTS = Path(__file__).parent / "weights"
+"""Where they lie: NAME.safetensors and NAME.md, the model card."""
 
 _LCN_WINDOW = 64
 _LCN_SPACING = 2
@@ -188,7 +189,7 @@ def _from_file(path: Path, digest: str | None) -> Encoder:
 
 
 def _shipped(name: str) -> Factory:
-    return lambda digest: _from_file(_WEIGHTS / f"{name}.safetensors", digest or SHIPPED[name])
+    return lambda digest: _from_file(SHIPPED_WEIGHTS / f"{name}.safetensors", digest or SHIPPED[name])
 
 
 for _name in SHIPPED:

@@ -40,24 +40,22 @@ class MetricTrainConfig(ConfigBase):
     pixels: tuple[float, ...] = (5.0, 10.0)
     """Pixel sizes, nm, at which sections are seen; magnified at most 2.5 times."""
     crop: int = Field(default=224, ge=64, multiple_of=SPACING)
-    """Side of a training image, px."""
+    """Side of a training image, px; smaller where the sections are."""
     patches: tuple[int, ...] = (8, 12, 20)
-    """Sides of the patches that are looked for, feature px."""
+    """Sides of the patches that are looked for, feature px; those that fit."""
     search: int = Field(default=10, ge=1)
     """Largest shift at which they are looked for, feature px."""
     batch: int = Field(default=6, ge=1)
     """Pairs of sections a step."""
     patches_per_pair: int = Field(default=8, ge=1)
     """Patches of each pair."""
-    sharpness: float = Field(default=20.0, gt=0)
-    """Logits per unit of correlation."""
-    tolerance: int = Field(default=0, ge=0)
-    """Shifts up to this, feature px, count as right."""
-    steps: int = Field(default=800, ge=1)
+    sharpness: float = Field(default=8.0, gt=0)
+    """Logits per unit of correlation: more trusts single patches, and lets chance matches teach."""
+    steps: int = Field(default=1000, ge=1)
     """Steps of Adam."""
     learning_rate: float = Field(default=3e-3, gt=0)
     """Adam's rate at the start; it falls to 0 along a cosine."""
-    noise: float = Field(default=1.0, ge=0)
+    noise: float = Field(default=0.5, ge=0)
     """Largest noise that is added to either section, local standard deviations."""
     held_out: float = Field(default=0.1, ge=0, lt=1)
     """Share of the sections, the last ones, kept back to measure how often patches are found."""
@@ -95,9 +93,10 @@ def train_metric(
     stacks = _magnified(sections, pixel_size=pixel_size, config=config)
     train = [stack[: len(stack) - kept_back] for stack in stacks]
     if not train or len(train[0]) <= distances[-1]:
+        wanted = _least_side(config) / min(_LARGEST_MAGNIFICATION, pixel_size / min(config.pixels))
         raise SourceError(
             f"train: {len(sections)} sections of {sections[0].shape if len(sections) else ()} px are too few or too "
-            f"small: wanted more than {distances[-1]} of at least {config.crop} px a side; give a larger stack."
+            f"small: wanted more than {distances[-1]} of at least {wanted:.0f} px a side; give a larger stack."
         )
     generator = torch.Generator().manual_seed(seed)
     model = initialised(width=config.width, channels=config.channels, generator=generator)
@@ -154,8 +153,9 @@ def _look_up(
     """Loss of a batch of pairs `(n, 2, y, x)`, and the share of patches found to within one feature px."""
     features = model.encode(pairs.flatten(0, 1))
     features = features.reshape(len(pairs), 2, *features.shape[1:])
-    side = config.patches[_below(len(config.patches), generator)]
     reach = config.search
+    fitting = [side for side in config.patches if side + 2 * reach <= features.shape[-1]]
+    side = fitting[_below(len(fitting), generator)]
     room = features.shape[-1] - side - 2 * reach
     patches, windows = [], []
     for a, b in features:
@@ -166,10 +166,7 @@ def _look_up(
     surface = correlation_surface(torch.stack(patches), windows=torch.stack(windows))
     width = 2 * reach + 1
     logits = config.sharpness * surface.flatten(1)
-    named = logits.log_softmax(dim=1).reshape(-1, width, width)
-    t = config.tolerance
-    named = named[:, reach - t : reach + t + 1, reach - t : reach + t + 1]
-    loss = -named.flatten(1).logsumexp(dim=1).mean()
+    loss = -logits.log_softmax(dim=1)[:, width * reach + reach].mean()
     best = logits.argmax(dim=1)
     near = ((best // width - reach).abs() <= 1) & ((best % width - reach).abs() <= 1)
     return loss, near.float().mean()
@@ -180,24 +177,25 @@ def _draw(
 ) -> Tensor:
     """Pairs `(batch, 2, crop, crop)` of normalised sections: random place, distance, turn, polarity, noise."""
     pairs = []
+    side = min(config.crop, *(n // SPACING * SPACING for stack in stacks for n in stack.shape[1:]))
     for _ in range(config.batch):
         stack = stacks[_below(len(stacks), generator)]
         distance = distances[_below(len(distances), generator)]
         z = _below(len(stack) - distance, generator)
-        y, x = (_below(n - config.crop + 1, generator) for n in stack.shape[1:])
-        pair = stack[[z, z + distance], y : y + config.crop, x : x + config.crop]
+        y, x = (_below(n - side + 1, generator) for n in stack.shape[1:])
+        pair = stack[[z, z + distance], y : y + side, x : x + side]
         pair = torch.rot90(pair, _below(4, generator), dims=(1, 2))
         pair = pair.flip(1) if _below(2, generator) else pair
         pair = pair.flip(0) if _below(2, generator) else pair
-        pairs.append(_worn(-pair if _below(2, generator) else pair, config, generator))
+        pairs.append(_worn(-pair if _below(2, generator) else pair, noise=config.noise, generator=generator))
     return torch.stack(pairs)
 
 
-def _worn(pair: Tensor, config: MetricTrainConfig, generator: torch.Generator) -> Tensor:
+def _worn(pair: Tensor, *, noise: float, generator: torch.Generator) -> Tensor:
     """Contrast, tone and noise that differ between the two: sections are stained and imaged one by one."""
-    gain, tone, noise = torch.rand(3, 2, 1, 1, generator=generator)
+    gain, tone, grain = torch.rand(3, 2, 1, 1, generator=generator).unbind()
     toned = pair + (tone - 0.5) * 0.3 * (pair.square() - 1.0)
-    return toned * (0.7 + 0.6 * gain) + config.noise * noise * torch.randn(pair.shape, generator=generator)
+    return toned * (0.7 + 0.6 * gain) + noise * grain * torch.randn(pair.shape, generator=generator)
 
 
 def _magnified(sections: Sequence[AnyArray], *, pixel_size: float, config: MetricTrainConfig) -> list[Tensor]:
@@ -207,7 +205,7 @@ def _magnified(sections: Sequence[AnyArray], *, pixel_size: float, config: Metri
     images = torch.stack([torch.from_numpy(section.astype("float32")) for section in sections])
     stacks = []
     for scale in sorted({min(pixel_size / pixel, _LARGEST_MAGNIFICATION) for pixel in config.pixels}):
-        if min(images.shape[1:]) * scale < config.crop:
+        if min(images.shape[1:]) * scale < _least_side(config):
             continue
         seen = images
         if scale != 1.0:
@@ -221,6 +219,11 @@ def _magnified(sections: Sequence[AnyArray], *, pixel_size: float, config: Metri
         ]
         stacks.append(torch.stack(normalised))
     return stacks
+
+
+def _least_side(config: MetricTrainConfig) -> int:
+    """px of an image in which the smallest patch can be looked for at all shifts."""
+    return SPACING * (min(config.patches) + 2 * config.search)
 
 
 def _found_share(

@@ -14,11 +14,16 @@ from ssem_dask.errors import ConfigError
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.mip import mip_for_pixel_size
 from ssem_dask.registration.elastic import SsemnetConfig
+from ssem_dask.registration.encoder import load_encoder
+from ssem_dask.registration.gauss_newton import GaussNewtonConfig
+from ssem_dask.registration.gauss_newton_window import gauss_newton_window
 from ssem_dask.registration.pairs import PairFields
 from ssem_dask.registration.ssemnet import ssemnet_window
 from ssem_dask.types import ConfigBase
 
-_WORKING_PIXEL = 8.0  # nm: membranes are 8-10 nm thick; finer pixels cost time and add noise
+# nm. ssemnet: membranes are 8-10 nm thick, and finer pixels cost it time; Gauss-Newton sees features of 4 px.
+_WORKING_PIXEL = {"ssemnet": 8.0}
+_WORKING_PIXEL_OTHERWISE = 5.0
 _NODE_SPACING = 320.0  # nm, of the vector map at its finest
 _FIELD_SPACING = (
     80.0  # nm, of the pair fields: distortion bends within a few hundred nm, and between nodes fields are bilinear
@@ -28,14 +33,17 @@ _FIELD_SPACING = (
 class RegisterConfig(ConfigBase):
     """Registration of neighbour sections."""
 
-    method: str = "ssemnet"
-    """How pair fields are found: a name that `register_method` made known; ssemnet is the founding method."""
+    method: str = "gauss_newton"
+    """How pair fields are found: gauss_newton, or ssemnet, the founding method (or what `register_method` added)."""
     neighbours: int = Field(default=3, ge=1, le=8)
     """K: each section is paired with its 1st … K-th predecessor."""
     mip: int | None = Field(default=None, ge=0)
-    """Scale level of the images that are registered; None takes the one whose pixel is nearest to 8 nm."""
+    """Scale level of the images that are registered; None takes the one whose pixel is nearest to 5 nm
+    (8 nm for ssemnet)."""
     spacing: int | None = Field(default=None, ge=1)
     """Spacing of the pair fields, mip-0 px; None takes about 80 nm, a power of two."""
+    gauss_newton: GaussNewtonConfig = GaussNewtonConfig()
+    """Parameters of the default method."""
     ssemnet: SsemnetConfig = SsemnetConfig()
     """Parameters of the founding method."""
 
@@ -82,13 +90,26 @@ def resolve(config: RegisterConfig, *, pixel_size: float) -> RegisterConfig:
     """Fill in what is left to None from the pixel size (nm per mip-0 px): nothing is left to tune."""
     changes: dict[str, Any] = {}
     if config.mip is None:
-        changes["mip"] = mip_for_pixel_size(pixel_size, wanted=_WORKING_PIXEL)
+        wanted = _WORKING_PIXEL.get(config.method, _WORKING_PIXEL_OTHERWISE)
+        changes["mip"] = mip_for_pixel_size(pixel_size, wanted=wanted)
     if config.spacing is None:
         changes["spacing"] = max(4, 2 ** mip_for_pixel_size(pixel_size, wanted=_FIELD_SPACING))
     if config.ssemnet.node_spacing is None:
         spacing = _NODE_SPACING / pixel_size
         changes["ssemnet"] = config.ssemnet.model_copy(update={"node_spacing": spacing})
     return config.model_copy(update=changes)
+
+
+def encoder_digest(config: RegisterConfig) -> str:
+    """Digest of the encoder that the method uses, which also checks that it can be loaded; empty if it uses none.
+
+    Raises:
+        WeightsError: the encoder cannot be loaded.
+    """
+    own = getattr(config, config.method, None)
+    if not isinstance(own, GaussNewtonConfig | SsemnetConfig):
+        return ""
+    return load_encoder(own.encoder, digest=own.encoder_digest).digest
 
 
 def register_window(
@@ -127,7 +148,7 @@ def register_window(
             f"register_window: images {tuple(images.shape)}, valid {tuple(valid.shape)} and grid {grid.shape} must "
             "have one shape (z, y, x); read them from one box."
         )
-    if config.ssemnet.node_spacing is None:
+    if config.method == "ssemnet" and config.ssemnet.node_spacing is None:
         raise ConfigError(
             "register_window: register.ssemnet.node_spacing is None; call resolve(config, pixel_size=...) first."
         )
@@ -169,3 +190,29 @@ def _ssemnet(
 
 
 register_method("ssemnet", _ssemnet)
+
+
+def _gauss_newton(
+    images: Tensor,
+    *,
+    valid: Tensor,
+    grid: Grid,
+    nodes: Grid,
+    core: range,
+    neighbours: int,
+    config: RegisterConfig,
+    device: torch.device | str,
+) -> PairFields:
+    return gauss_newton_window(
+        images,
+        valid=valid,
+        grid=grid,
+        nodes=nodes,
+        core=core,
+        neighbours=neighbours,
+        config=config.gauss_newton,
+        device=device,
+    )
+
+
+register_method("gauss_newton", _gauss_newton)

@@ -64,7 +64,7 @@ def _register(images, *, config=None, valid=None, neighbours=1, core=None, spaci
         nodes=Grid.of_section(extent, spacing=spacing),
         core=range(len(images)) if core is None else core,
         neighbours=neighbours,
-        config=RegisterConfig(ssemnet=config or FAST),
+        config=RegisterConfig(method="ssemnet", ssemnet=config or FAST),
         device="cpu",
     )
 
@@ -195,7 +195,7 @@ def test_a_grid_with_an_origin_gives_the_same_fields():
         nodes=Grid((4, 4), 16.0, (4096.0 + 64, 8192.0 + 64)),
         core=range(2),
         neighbours=1,
-        config=RegisterConfig(ssemnet=FAST),
+        config=RegisterConfig(method="ssemnet", ssemnet=FAST),
         device="cpu",
     )
     torch.testing.assert_close(moved.fields[0, 1], at_origin.fields[0, 1, :, 4:8, 4:8], atol=0.1, rtol=0)
