@@ -27,7 +27,7 @@ from ssem_dask.registration.weights_file import read_weights
 
 SHIPPED = {
     "autoencoder": "d1e0a152dbc1192d78365df66b2f10e7d7d6988a00d4f8886666ca8438c3f74b",
-    "metric": "e5d4432e70776341d1c056edbeddf229b2e84c2a566cd9999ea29086a88db82e",
+    "metric": "a1822f28c899790c588e50821716289efc9650453092bd4a4f53edb96254bfac",
 }
 """Encoders whose weights come with the package, and the sha256 of each file."""
 
