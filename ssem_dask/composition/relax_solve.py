@@ -1,14 +1,11 @@
 """The joint solve on the nodes: distortion and natural motion of all sections from weighted pair fields.
 
 Unknowns are d_z and m_z at every spatial frequency, with the variances of the frequency's band as their prior; see
-`separation` for the model along z. An observation at node x of pair (k, z) carries weight w, between 0 (missing) and
-about 1, so the posterior mean minimises
-
-    Σ_kz (T - H(d, m))ᵀ W½ N⁻¹ W½ (T - H(d, m)) + prior(d, m),
-
-with N the noise spectrum of pairs k. Solved by conjugate gradients; the preconditioner takes W to be constant over
-each pair's plane, where the problem falls apart into one banded system along z for each frequency. With such weights
-it is exact and one iteration does.
+`separation` for the model along z. Were every node of a pair worth the same, each frequency would be one banded system
+along z, solved exactly. Where nodes differ, an observation of weight w between 0 (missing) and 1 stands for
+w T + (1 - w) H(d, m): what the solution itself expects fills in for what is not known. That fixed point is found by
+iteration, each as cheap as the exact solve. Noise may have any spectrum, and holes do not leak into fine frequencies,
+as they do where weights multiply a coloured noise precision.
 """
 
 from dataclasses import dataclass
@@ -19,7 +16,8 @@ from ssem_dask.composition.separation import SequenceModel, Variances
 from ssem_dask.composition.spectra import Bands, from_spectrum, to_spectrum
 from ssem_dask.types import Float64Array
 
-_LEAST_WEIGHT = 1e-6
+PLANE_QUANTILE = 0.8
+"""A pair is worth as much as this quantile of its known nodes; better ones count as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,72 +32,53 @@ class Solution:
     """`(K, Z, 2, y, x)`: what they make of the observations."""
 
 
+def plane_weights(weights: Float64Array) -> Float64Array:
+    """What each pair is worth as a whole `(K, Z)`, of node weights `(K, Z, y, x)`; 0 where no node is known."""
+    out = np.zeros(weights.shape[:2])
+    for index in np.ndindex(*out.shape):
+        known = weights[index][weights[index] > 0]
+        if known.size:
+            out[index] = np.quantile(known, PLANE_QUANTILE)
+    return out
+
+
 def solve(
-    observed: Float64Array, weights: Float64Array, *, bands: Bands, fitted: list[Variances], iterations: int
+    observed: Float64Array,
+    weights: Float64Array,
+    *,
+    expected: Float64Array,
+    bands: Bands,
+    fitted: list[Variances],
+    iterations: int,
 ) -> Solution:
     """Find the posterior means.
 
     Args:
-        observed: T `(K, Z, 2, y, x)`, no NaN.
+        observed: T `(K, Z, 2, y, x)`; anything finite where it is not known.
         weights: `(K, Z, y, x)`, 0 where T is not known.
+        expected: a first guess of T, like `observed`.
         bands: of the frequencies.
         fitted: variances of each band.
-        iterations: at most so many steps of conjugate gradients.
+        iterations: of filling in.
     """
-    plane = weights.mean(axis=(2, 3))
-    model = SequenceModel(np.where(plane > _LEAST_WEIGHT, plane, 0.0))
-    unit = SequenceModel(np.where(plane > _LEAST_WEIGHT, 1.0, 0.0))
-    values, root = model.pick(observed), np.sqrt(model.pick(weights))[:, None]
+    plane = plane_weights(weights)
+    model = SequenceModel(plane)
+    values, guess = model.pick(observed), model.pick(expected)
+    share = np.minimum(model.pick(weights) / model.pick(plane)[:, None, None], 1.0)[:, None]
     n, shape = len(values), observed.shape[-2:]
-    noise = np.asarray([v.noise for v in fitted])[bands.index]
-    sharpness = unit.precision[:, None, None, None] / noise
     factors = [model.factor(v) for v in fitted]
     members = [np.nonzero((bands.index == b).ravel())[0] for b in range(bands.count)]
-
-    def by_band(coefficients: Float64Array) -> Float64Array:
-        """The preconditioner: all frequencies of a band at once."""
-        flat = coefficients.reshape(len(coefficients), 2, -1)
-        out = np.empty_like(flat)
-        for factor, inside in zip(factors, members, strict=True):
-            part = flat[:, :, inside]
-            out[:, :, inside] = factor.solve(part.reshape(len(part), -1)).reshape(part.shape)
-        return out.reshape(coefficients.shape)
-
-    def data(residual: Float64Array) -> Float64Array:
-        """Hᵀ W½ N⁻¹ W½ of values on the nodes."""
-        back = to_spectrum(root * from_spectrum(sharpness * to_spectrum(root * residual)))
-        return model.adjoint(back.reshape(n, -1)).reshape(-1, 2, *shape)
-
-    def forward(unknowns: Float64Array) -> Float64Array:
-        return from_spectrum(model.apply(unknowns.reshape(len(unknowns), -1)).reshape(n, 2, *shape))
-
-    def prior(unknowns: Float64Array) -> Float64Array:
-        flat = unknowns.reshape(len(unknowns), 2, -1)
-        out = np.empty_like(flat)
-        for factor, inside in zip(factors, members, strict=True):
-            part = flat[:, :, inside]
-            out[:, :, inside] = factor.prior(part.reshape(len(part), -1)).reshape(part.shape)
-        return out.reshape(unknowns.shape)
-
-    right = data(values)
-    unknowns = np.zeros_like(right)
-    left = right
-    step = by_band(left)
-    direction, power = step, float((left * step).sum())
-    first = power
+    unknowns = np.zeros((2 * model.count + 1, 2, shape[0] * shape[1]))
     for _ in range(iterations):
-        if power <= 1e-6 * first or power <= 0.0:
-            break
-        image = data(forward(direction)) + prior(direction)
-        length = power / float((direction * image).sum())
-        unknowns = unknowns + length * direction
-        left = left - length * image
-        step = by_band(left)
-        power, previous = float((left * step).sum()), power
-        direction = step + (power / previous) * direction
-    fields = from_spectrum(unknowns)
+        spectrum = to_spectrum(guess + share * (values - guess)).reshape(n, 2, -1)
+        for variances, factor, inside in zip(fitted, factors, members, strict=True):
+            part = spectrum[:, :, inside].reshape(n, -1)
+            right = model.adjoint(model.precision[:, None] * part / variances.noise)
+            unknowns[:, :, inside] = factor.solve(right).reshape(len(unknowns), 2, -1)
+        guess = from_spectrum(model.apply(unknowns.reshape(len(unknowns), -1)).reshape(n, 2, *shape))
+    fields = from_spectrum(unknowns.reshape(-1, 2, *shape))
     return Solution(
         distortion=fields[0:-1:2],
         motion=fields[1:-1:2] + fields[-1],
-        expected=np.nan_to_num(model.spread(forward(unknowns))),
+        expected=np.nan_to_num(model.spread(guess)),
     )

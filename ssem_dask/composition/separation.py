@@ -143,7 +143,7 @@ class SequenceModel:
 
         def cost(x: Float64Array) -> float:
             prior = 0.5 * (x[3] - expected) ** 2 + 1e-3 * float((x[:3] ** 2).sum())
-            return -self.solve(observed, variances(x)).log_likelihood + prior
+            return float(prior - self.solve(observed, variances(x)).log_likelihood)
 
         if start is None:
             starts = [[-1.0, -1.0, -3.0, expected], [-8.0, 0.0, -2.0, expected]]
@@ -187,9 +187,7 @@ class Factor:
         self._border = border
         self._eliminated = cho_solve_banded((self._factor, True), border, check_finite=False)
         self._corner = 1.0 + model.corner * scale[-1] ** 2 / variances.noise - border @ self._eliminated
-        self.logdet = float(
-            2 * np.log(self._factor[0]).sum() + np.log(self._corner) + (count - 1) * np.log(1 - r**2)
-        )
+        self.logdet = float(2 * np.log(self._factor[0]).sum() + np.log(self._corner) + (count - 1) * np.log(1 - r**2))
         """log det of posterior over prior precision, unscaled."""
 
     def prior(self, unknowns: AnyArray) -> AnyArray:

@@ -1,4 +1,4 @@
-"""Stage compose: from pair fields to one field per section.
+"""Stage compose, method `chain`: from pair fields to one field per section.
 
 Generation 1 aligns blocks of sections on their own, generation 2 finds the field that stitches each block to the one
 before, generation 3 hands the stitches on along z and joins the coarse affine, which gives `fields/section`.

@@ -1,0 +1,37 @@
+"""Stage compose: from pair fields to one field per section, `fields/section`, by the method of the configuration."""
+
+from collections.abc import Iterable, Iterator
+
+from ssem_dask.stages import compose_chain, compose_relax
+from ssem_dask.stages.job import Estimate, Job
+from ssem_dask.task import Result, Task
+
+NAME = "compose"
+
+
+def prepare(job: Job) -> None:
+    """Create the arrays of the method."""
+    if job.compose.method == "chain":
+        compose_chain.prepare(job)
+    else:
+        compose_relax.prepare(job)
+
+
+def generations(job: Job) -> Iterator[Iterable[Task]]:
+    """The tasks of the method."""
+    if job.compose.method == "chain":
+        yield from compose_chain.generations(job)
+    else:
+        yield from compose_relax.generations(job)
+
+
+def run(task: Task) -> Result:
+    """Do one task of either method."""
+    if isinstance(task, compose_relax.RELAX_TASKS):
+        return compose_relax.run(task)
+    return compose_chain.run(task)
+
+
+def estimate(job: Job) -> Estimate:
+    """What the method costs."""
+    return compose_chain.estimate(job) if job.compose.method == "chain" else compose_relax.estimate(job)
