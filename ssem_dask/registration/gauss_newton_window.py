@@ -27,6 +27,8 @@ from ssem_dask.registration.pyramid import pool
 
 _FEATURE_SPACING = 4  # px of the working image per feature px of level 0
 _LEAST_TISSUE = 0.01  # share of the window's area; below, there is nothing to register
+# Share of a node's surroundings (36 px a side) that must show eroded tissue: up to the border of tissue, not beyond.
+_LEAST_AROUND = 0.25
 _BATCH = 8  # pairs at a time: more does not run faster, and takes more memory
 _ERODED = 2  # feature px at the border of tissue whose surroundings reach outside
 _RANGE = 96.0  # px of the working image: longer displacements are beyond what the coarsest level can find
@@ -123,7 +125,7 @@ class _Window:
         pixel = self._image.spacing
         folds = torch.stack([folded(field, spacing=nodes.spacing) for field in values])
         known = (
-            (found.tissue >= 0.5)
+            (found.tissue >= _LEAST_AROUND)
             & (missed <= _DISAGREEMENT * pixel)
             & (torch.linalg.vector_norm(values, dim=1) <= _RANGE * pixel)
             & ~folds
