@@ -39,7 +39,7 @@ class GaussNewtonConfig(ConfigBase):
     """Distance of the nodes at each step."""
     iterations: tuple[int, ...] = (3, 2, 2, 2)
     """Gauss-Newton iterations at each step."""
-    smoothness: tuple[float, ...] = (24.0, 30.0, 36.0)
+    smoothness: tuple[float, ...] = (16.0, 20.0, 24.0)
     """L for the 1st, 2nd, … predecessor (the last one holds for all farther): deformations finer than about 2π L are
     suppressed."""
     cutoff: float = Field(default=2.0, gt=0)
