@@ -75,7 +75,7 @@ def test_every_section_but_the_first_has_pair_fields(serial_run: str) -> None:
     assert info.spacing == 16
     assert known[0, 0] == 0
     assert (known[0, 1:] > 0.8).all()
-    assert (known[1, 2:] > 0.8).all()
+    assert (known[1, 2:] > 0.7).all()  # the two sections are shifted against each other by up to 12 of 160 px
     confidence = np.asarray(open_array(join(serial_run, "fields", "confidence"), mode="r")[:, 2:])
     assert 0 <= confidence.min() < confidence.max() <= 1
 
