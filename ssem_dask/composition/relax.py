@@ -44,11 +44,11 @@ class RelaxConfig(ConfigBase):
 
     neighbours: int = Field(default=3, ge=1)
     """Pairs up to this distance in z are used, as far as there are any."""
-    rounds: int = Field(default=4, ge=1)
+    rounds: int = Field(default=3, ge=1)
     """How often the pair fields are sampled anew where the solution leads."""
     iterations: int = Field(default=10, ge=1)
     """Iterations of each round's solve; they only matter where nodes are missing or worth little."""
-    outlier: float = Field(default=2.4, gt=0)
+    outlier: float = Field(default=5.0, gt=0)
     """Robust standard deviations at which an observation has lost half of its weight."""
     window: int = Field(default=64, ge=16)
     """Sections that one task solves for."""
@@ -146,7 +146,7 @@ def turn_affines(
     count = affine.shape[1]
     known: BoolArray = np.asarray(np.isfinite(affine).all(axis=(2, 3)))
     if not enough_pairs(known.astype(np.float64)):
-        return np.broadcast_to(IDENTITY, (count, 2, 3)), {}
+        return np.tile(IDENTITY, (count, 1, 1)), {}
     source = np.full_like(affine, np.nan)
     for k, z in zip(*np.nonzero(known), strict=True):
         inner = compose_affine(outer=affine[k, z], inner=invert_affine(coarse[z]))
@@ -238,7 +238,7 @@ def matching_bands(observed: Float64Array, *, bands: Bands) -> list[Variances]:
     """Variances that take all there is for distortion: with them the solve is plain least squares with a weak prior."""
     spectrum = to_spectrum(observed)
     size = [max(float(np.square(spectrum[..., bands.index == b]).mean()), 1e-8) for b in range(bands.count)]
-    return [Variances(distortion=s, motion=1e-6 * s, correlation=0.8, noise=0.1 * s) for s in size]
+    return [Variances(distortion=s, motion=1e-6 * s, correlation=0.8, noise=0.01 * s, tilt=0.0) for s in size]
 
 
 def _filled(total: Float64Array, *, known: BoolArray, expected: Float64Array | None) -> Float64Array:

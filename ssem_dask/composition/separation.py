@@ -25,8 +25,6 @@ from ssem_dask.types import AnyArray, Float64Array
 CORRELATION_RANGE = (0.2, 0.99)
 """Lag-1 autocorrelation of natural motion; .66 to .96 has been seen in tissue at every scale."""
 CORRELATION_EXPECTED = 0.8
-TILT_SCALE = 100.0
-"""Standard deviation, in those of the observations, of the mean motion: as good as unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +39,8 @@ class Variances:
     """r, lag-1 autocorrelation of natural motion."""
     noise: float
     """σ_e², of an observation between neighbours."""
+    tilt: float = 100.0
+    """Standard deviation of the mean motion, in the largest of the others: as good as unknown; 0: there is none."""
 
 
 class SequenceModel:
@@ -133,33 +133,35 @@ class SequenceModel:
             start: a first guess; None tries several.
         """
         values = self.pick(observed)
-        total = max(float(np.median(np.abs(values)) ** 2) * 2.2, 1e-12)
+        total = max(float(np.square(values).mean()) if values.size else 0.0, 1e-12)
         low, high = CORRELATION_RANGE
         expected = float(np.log((CORRELATION_EXPECTED - low) / (high - CORRELATION_EXPECTED)))
 
         def variances(x: Float64Array) -> Variances:
-            d, m, e = total * np.exp(np.clip(x[:3], -16.0, 10.0))
+            d, m, e = total * np.exp(x[:3])
             return Variances(float(d), float(m), float(low + (high - low) / (1 + np.exp(-x[3]))), float(e))
 
         def cost(x: Float64Array) -> float:
-            prior = 0.5 * (x[3] - expected) ** 2 + 1e-3 * float((x[:3] ** 2).sum())
+            prior = 0.5 * (x[3] - expected) ** 2 + 1e-2 * float((x[:3] ** 2).sum())
             return float(prior - self.solve(observed, variances(x)).log_likelihood)
 
         if start is None:
             starts = [[-1.0, -1.0, -3.0, expected], [-8.0, 0.0, -2.0, expected]]
         else:
-            sizes = np.clip(np.log([v / total for v in (start.distortion, start.motion, start.noise)]), -16.0, 10.0)
-            share = (start.correlation - low) / (high - low)
+            sizes = np.clip(np.log([v / total for v in (start.distortion, start.motion, start.noise)]), -14.0, 8.0)
+            share = np.clip((start.correlation - low) / (high - low), 0.003, 0.997)
             starts = [[*sizes, float(np.log(share / (1 - share)))]]
-        found = (
+        # Tight tolerances: results must not hang on the last digits of the observations.
+        found = [
             minimize(
                 cost,
                 first,
-                method="Nelder-Mead",
-                options={"xatol": 0.05, "fatol": 0.05, "initial_simplex": np.vstack([first, first + np.eye(4)])},
+                method="L-BFGS-B",
+                bounds=[(-14.0, 8.0)] * 3 + [(-6.0, 6.0)],
+                options={"ftol": 1e-10, "gtol": 1e-4, "eps": 1e-4, "maxiter": 60},
             )
             for first in starts
-        )
+        ]
         return variances(np.asarray(min(found, key=lambda result: float(result.fun)).x))
 
 
@@ -171,7 +173,7 @@ class Factor:
         count, r = model.count, variances.correlation
         scale = np.empty(2 * count + 1)
         scale[0:-1:2], scale[1:-1:2] = variances.distortion**0.5, variances.motion**0.5
-        scale[-1] = TILT_SCALE * max(variances.distortion, variances.motion, variances.noise) ** 0.5
+        scale[-1] = variances.tilt * max(variances.distortion, variances.motion, variances.noise) ** 0.5
         precision = model.gram / variances.noise
         for offset in range(model.bands + 1):
             precision[offset, : 2 * count - offset] *= scale[offset:-1] * scale[: 2 * count - offset]
@@ -182,25 +184,12 @@ class Factor:
         precision[2, 1:-2:2] -= r / (1 - r**2)
         border = scale[:-1] * model.border * scale[-1] / variances.noise
         self._scale = scale
-        self._correlation = r
         self._factor = cholesky_banded(precision, lower=True, check_finite=False)
         self._border = border
         self._eliminated = cho_solve_banded((self._factor, True), border, check_finite=False)
         self._corner = 1.0 + model.corner * scale[-1] ** 2 / variances.noise - border @ self._eliminated
         self.logdet = float(2 * np.log(self._factor[0]).sum() + np.log(self._corner) + (count - 1) * np.log(1 - r**2))
         """log det of posterior over prior precision, unscaled."""
-
-    def prior(self, unknowns: AnyArray) -> AnyArray:
-        """Prior precision times unknowns `(2Z + 1, P)`."""
-        r = self._correlation
-        out = unknowns / self._scale[:, None] ** 2
-        motion = out[1:-1:2]
-        turned = motion * (1 + r**2)
-        turned[[0, -1]] = motion[[0, -1]]
-        turned[1:] -= r * motion[:-1]
-        turned[:-1] -= r * motion[1:]
-        out[1:-1:2] = turned / (1 - r**2)
-        return np.asarray(out)
 
     def solve(self, right: AnyArray) -> AnyArray:
         """Posterior precision's inverse times `(2Z + 1, P)`."""
