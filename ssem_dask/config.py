@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from ssem_dask.errors import ConfigError, SourceError
 from ssem_dask.geometry.chunks import round_up
 from ssem_dask.geometry.mip import shape_at_mip
-from ssem_dask.registration.encoder import load_encoder
+from ssem_dask.registration.register import encoder_digest
 from ssem_dask.registration.register import resolve as resolve_register
 from ssem_dask.stages.job import (
     CoarseStageConfig,
@@ -133,7 +133,7 @@ def resolve(config: RunConfig) -> tuple[Job, list[str]]:
         render=config.render,
         downsample=config.downsample,
         mips=mips,
-        encoder_digest=load_encoder(register.ssemnet.encoder, digest=register.ssemnet.encoder_digest).digest,
+        encoder_digest=encoder_digest(register),
         digests={},
     )
     return _with_digests(job), choices

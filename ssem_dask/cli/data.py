@@ -1,8 +1,9 @@
 """Commands that make or bring in data: import, simulate, train."""
 
 import shlex
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 
@@ -15,15 +16,26 @@ from ssem_dask.evaluation.phantom import PhantomConfig
 from ssem_dask.evaluation.simulate import simulate as simulate_volume
 from ssem_dask.evaluation.simulate import simulate_phantom
 from ssem_dask.geometry.box import Box
+from ssem_dask.registration.metric import save_metric
+from ssem_dask.registration.metric_train import MetricTrainConfig, train_metric
 from ssem_dask.registration.train import TrainConfig, save_weights, train_encoder
 from ssem_dask.storage.importing import import_volume, plan_import
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
 
+_Figures: TypeAlias = dict[str, dict[str, float]]
+
 _PHANTOM = "phantom"
 _TRAINING_SIDE = 1024
 _TRAINING_PIXELS = 1 << 25
 """Bounds the memory of training: about 21 bytes a pixel, since every section is kept at three scales."""
+
+
+class EncoderKind(StrEnum):
+    """What `train` trains."""
+
+    AUTOENCODER = "autoencoder"
+    METRIC = "metric"
 
 
 def import_(
@@ -151,23 +163,60 @@ def simulate(
 
 
 def train(
-    source: Annotated[str, typer.Argument(help="Volume (Zarr) to learn from; it need not be aligned.")],
-    encoder: Annotated[str, typer.Argument(help="File to write, ending in .safetensors.")],
+    source: Annotated[str, typer.Argument(help="Volume (Zarr) to learn from; roughly aligned for `metric`.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="File to write, ending in .safetensors.")],
+    encoder: Annotated[
+        EncoderKind, typer.Option("--encoder", help="autoencoder: for ssemnet; metric: for gauss_newton.")
+    ] = EncoderKind.AUTOENCODER,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed and data, same weights.")] = 0,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps of training.", show_default=False)] = None,
     pixel_size: PixelSize = None,
     section_thickness: Thickness = None,
     as_json: Json = False,
 ) -> None:
-    """Train the autoencoder on your own sections; use it by `[register.ssemnet] encoder = "FILE"`."""
-    path = Path(encoder)
+    """Train an encoder on your own sections; use it by `encoder = "FILE"` in the table of the method."""
+    path = Path(file)
     if path.suffix != ".safetensors":
-        raise WeightsError(f"train: {encoder} must end in .safetensors; rename it.")
+        raise WeightsError(f"train: {file} must end in .safetensors; rename it.")
     if not path.absolute().parent.is_dir():
-        raise WeightsError(f"train: the folder of {encoder} does not exist; make it first.")
+        raise WeightsError(f"train: the folder of {file} does not exist; make it first.")
     volume = Volume.open(source, pixel_size=pixel_size, section_thickness=section_thickness)
+    command = shlex.join(["ssem-dask", "train", source, file, "--encoder", encoder.value, "--seed", str(seed)])
+    if steps is not None:
+        command = f"{command} --steps {steps}"
+    train_kind = _train_metric if encoder is EncoderKind.METRIC else _train_autoencoder
+    digest, figures = train_kind(volume, path, command=command, seed=seed, steps=steps)
+    if as_json:
+        console.show_json({"encoder": file, "digest": digest, "figures": figures})
+        return
+    names = list(next(iter(figures.values())))
+    console.table(
+        f"{file} (sha256 {digest})",
+        columns=["sections", *(name.replace("_", " ") for name in names)],
+        rows=[[part.replace("_", " "), *(f"{row[name]:.3f}" for name in names)] for part, row in figures.items()],
+    )
+
+
+def _train_metric(volume: Volume, path: Path, *, command: str, seed: int, steps: int | None) -> tuple[str, _Figures]:
+    config = MetricTrainConfig() if steps is None else MetricTrainConfig(steps=steps)
+    with console.counting("train", total=config.steps) as progress:
+        weights = train_metric(
+            _consecutive_sections(volume),
+            pixel_size=volume.info.pixel_size,
+            section_thickness=volume.info.section_thickness,
+            command=command,
+            config=config,
+            seed=seed,
+            device="cpu",
+            progress=lambda done, _loss: progress.update(progress.task_ids[0], completed=done),
+        )
+    return save_metric(weights, path), weights.metadata["training"]["matching"]
+
+
+def _train_autoencoder(
+    volume: Volume, path: Path, *, command: str, seed: int, steps: int | None
+) -> tuple[str, _Figures]:
     config = TrainConfig() if steps is None else TrainConfig(steps=steps)
-    command = shlex.join(["ssem-dask", "train", source, encoder, "--seed", str(seed), "--steps", str(config.steps)])
     with console.counting("train", total=config.steps) as progress:
         weights = train_encoder(
             _training_sections(volume),
@@ -178,19 +227,16 @@ def train(
             device="cpu",
             progress=lambda done, _loss: progress.update(progress.task_ids[0], completed=done),
         )
-    digest = save_weights(weights, path)
-    figures = weights.metadata["training"]["reconstruction"]
-    if as_json:
-        console.show_json({"encoder": encoder, "digest": digest, "reconstruction": figures})
-        return
-    console.table(
-        f"{encoder} (sha256 {digest})",
-        columns=["sections", "relative squared error", "r²"],
-        rows=[
-            [name.replace("_", " "), f"{row['relative_squared_error']:.3f}", f"{row['r2']:.3f}"]
-            for name, row in figures.items()
-        ],
-    )
+    return save_weights(weights, path), weights.metadata["training"]["reconstruction"]
+
+
+def _consecutive_sections(volume: Volume) -> list[AnyArray]:
+    """Sections from the middle of the volume, one after the other: bounded memory for any volume."""
+    z, y, x = volume.info.shape
+    height, width = min(y, _TRAINING_SIDE), min(x, _TRAINING_SIDE)
+    count = min(z, _TRAINING_PIXELS // (height * width))
+    first, top, left = (z - count) // 2, (y - height) // 2, (x - width) // 2
+    return list(volume.read(Box((first, top, left), (first + count, top + height, left + width))))
 
 
 def _training_sections(volume: Volume) -> list[AnyArray]:

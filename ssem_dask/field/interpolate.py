@@ -42,6 +42,16 @@ def sample(values: Tensor, *, grid: Grid, positions: Tensor, kind: Kind) -> Tens
     return out[0].reshape(-1, *positions.shape[1:])
 
 
+def sample_batch(values: Tensor, *, grid: Grid, positions: Tensor) -> Tensor:
+    """Sample each of `values` `(n, c, y, x)`, all on `grid`, at its own `positions` `(n, 2, h, w)`, bilinearly.
+
+    Returns:
+        `(n, c, h, w)`.
+    """
+    query = _to_grid_sample(grid.index(positions.transpose(0, 1)), grid.shape)
+    return grid_sample(values, query, mode="bilinear", padding_mode="border", align_corners=False)
+
+
 def sample_known(field: Tensor, *, grid: Grid, positions: Tensor) -> Tensor:
     """Sample a field that has unknown (NaN) nodes, bilinearly.
 
@@ -72,10 +82,10 @@ def resample(field: Tensor, *, grid: Grid, onto: Grid) -> Tensor:
 
 
 def _to_grid_sample(index: Tensor, shape: ShapeYX) -> Tensor:  # the only place with xy order (C1)
-    """Turn fractional (y, x) node indices `(2, h, w)` into grid_sample's normalised (x, y) `(h, w, 2)`."""
-    size = index.new_tensor(shape).reshape(2, 1, 1)
+    """Turn fractional (y, x) node indices `(2, …)` into grid_sample's normalised (x, y) `(…, 2)`."""
+    size = index.new_tensor(shape).reshape(2, *[1] * (index.ndim - 1))
     normalised = (2.0 * index + 1.0) / size - 1.0
-    return normalised.clamp(-_FAR, _FAR).flip(0).permute(1, 2, 0)
+    return normalised.clamp(-_FAR, _FAR).flip(0).movedim(0, -1)
 
 
 def spline_coefficients(values: Tensor) -> Tensor:

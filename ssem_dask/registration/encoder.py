@@ -3,8 +3,9 @@
 A registration compares `encode(normalised(image))` of two images. `normalised` is apart because it belongs to the
 section as observed: it is done once, before warping, and gradients flow through `encode` only.
 
-Built in: `autoencoder` (weights shipped with the package), `lcn` (local-contrast-normalised intensity, pooled) and
-`pixels` (the same, not pooled: what features are compared with). Anything else is the path of a safetensors file.
+Built in: `metric` and `autoencoder` (weights shipped with the package), `lcn` (local-contrast-normalised intensity,
+pooled) and `pixels` (the same, not pooled: what features are compared with). Anything else is the path of a safetensors
+file.
 A later kind of encoder registers itself with `register_encoder`.
 """
 
@@ -16,13 +17,22 @@ import torch
 from torch import Tensor
 
 from ssem_dask.errors import WeightsError
-from ssem_dask.registration.autoencoder import SPACING
+from ssem_dask.registration import autoencoder, metric
+from ssem_dask.registration.autoencoder import Autoencoder
 from ssem_dask.registration.lcn import local_contrast
+from ssem_dask.registration.metric import MetricNetwork
 from ssem_dask.registration.pyramid import pool
-from ssem_dask.registration.train import Weights, load_weights
+from ssem_dask.registration.train import weights_of
+from ssem_dask.registration.weights_file import read_weights
 
-SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "autoencoder.safetensors"
-SHIPPED_DIGEST = "c92fb042ac6101b289f3ca5110125cd2cd342bd48ee866280f73f575d0b2abd4"
+SHIPPED = {
+    "autoencoder": "c92fb042ac6101b289f3ca5110125cd2cd342bd48ee866280f73f575d0b2abd4",
+    "metric": "a1822f28c899790c588e50821716289efc9650453092bd4a4f53edb96254bfac",
+}
+"""Encoders whose weights come with the package, and the sha256 of each file."""
+
+SHIPPED_WEIGHTS = Path(__file__).parent / "weights"
+"""Where they lie: NAME.safetensors and NAME.md, the model card."""
 
 _LCN_WINDOW = 64
 _LCN_SPACING = 2
@@ -84,36 +94,37 @@ class IntensityEncoder:
         return pool(images, self._spacing)[:, None] if self._spacing > 1 else images[:, None]
 
 
-class AutoencoderEncoder:
-    """The encoder half of a trained autoencoder."""
+class NetworkEncoder:
+    """A trained network on locally normalised images: metric, or the encoder half of an autoencoder."""
 
-    def __init__(self, weights: Weights, *, digest: str) -> None:
-        self._weights = weights
-        self._window = int(weights.metadata["normalisation"]["window"])
-        self._digest = digest
+    def __init__(self, model: Autoencoder | MetricNetwork, *, spacing: int, window: int, digest: str) -> None:
         # Convolutions on a CPU are three times faster with the channels innermost.
-        self._model = weights.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._spacing = spacing
+        self._window = window
+        self._digest = digest
 
     @property
     def spacing(self) -> int:
         """Image px per feature px."""
-        return SPACING
+        return self._spacing
 
     @property
     def digest(self) -> str:
         """sha256 of the weights' file."""
         return self._digest
 
-    def to(self, device: torch.device | str) -> "AutoencoderEncoder":
+    def to(self, device: torch.device | str) -> "NetworkEncoder":
         """The same encoder on another device."""
-        return AutoencoderEncoder(Weights(self._model.to(device), self._weights.metadata), digest=self._digest)
+        moved = self._model.to(device)
+        return NetworkEncoder(moved, spacing=self._spacing, window=self._window, digest=self._digest)
 
     def normalised(self, images: Tensor, *, valid: Tensor) -> Tensor:
         """As in training, see `local_contrast`."""
         return local_contrast(images, valid=valid, window=self._window)
 
     def encode(self, images: Tensor) -> Tensor:
-        """The bottleneck's activations."""
+        """The features."""
         out: Tensor = self._model.encode(images)
         return out
 
@@ -148,11 +159,10 @@ def load_encoder(name_or_path: str, *, digest: str | None) -> Encoder:
         return _REGISTRY[name_or_path](digest)
     if not name_or_path.endswith(".safetensors"):
         raise WeightsError(
-            f"register.ssemnet.encoder: {name_or_path!r} is neither a built-in encoder "
+            f"register encoder: {name_or_path!r} is neither a built-in encoder "
             f"({', '.join(encoder_names())}) nor the path of a .safetensors file; give one of these."
         )
-    weights, found = load_weights(Path(name_or_path), digest=digest)
-    return AutoencoderEncoder(weights, digest=found)
+    return _from_file(Path(name_or_path), digest)
 
 
 def _intensity(name: str, spacing: int) -> Factory:
@@ -167,11 +177,22 @@ def _intensity(name: str, spacing: int) -> Factory:
     return make
 
 
-def _shipped(digest: str | None) -> Encoder:
-    weights, found = load_weights(SHIPPED_WEIGHTS, digest=digest or SHIPPED_DIGEST)
-    return AutoencoderEncoder(weights, digest=found)
+def _from_file(path: Path, digest: str | None) -> Encoder:
+    stored = read_weights(path, digest=digest)
+    if stored.format == metric.FORMAT:
+        network: Autoencoder | MetricNetwork = metric.metric_weights_of(stored).model
+        spacing = metric.SPACING
+    else:
+        network, spacing = weights_of(stored).model, autoencoder.SPACING
+    window = int(stored.metadata["normalisation"]["window"])
+    return NetworkEncoder(network, spacing=spacing, window=window, digest=stored.digest)
 
 
-register_encoder("autoencoder", _shipped)
+def _shipped(name: str) -> Factory:
+    return lambda digest: _from_file(SHIPPED_WEIGHTS / f"{name}.safetensors", digest or SHIPPED[name])
+
+
+for _name in SHIPPED:
+    register_encoder(_name, _shipped(_name))
 register_encoder("lcn", _intensity("lcn", _LCN_SPACING))
 register_encoder("pixels", _intensity("pixels", 1))

@@ -14,6 +14,9 @@ from ssem_dask.errors import ConfigError
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.mip import mip_for_pixel_size
 from ssem_dask.registration.elastic import SsemnetConfig
+from ssem_dask.registration.encoder import load_encoder
+from ssem_dask.registration.gauss_newton import GaussNewtonConfig
+from ssem_dask.registration.gauss_newton_window import gauss_newton_window
 from ssem_dask.registration.pairs import PairFields
 from ssem_dask.registration.ssemnet import ssemnet_window
 from ssem_dask.types import ConfigBase
@@ -29,13 +32,15 @@ class RegisterConfig(ConfigBase):
     """Registration of neighbour sections."""
 
     method: str = "ssemnet"
-    """How pair fields are found: a name that `register_method` made known; ssemnet is the founding method."""
+    """How pair fields are found: ssemnet, the founding method, or gauss_newton, faster and more exact pair by pair."""
     neighbours: int = Field(default=3, ge=1, le=8)
     """K: each section is paired with its 1st … K-th predecessor."""
     mip: int | None = Field(default=None, ge=0)
     """Scale level of the images that are registered; None takes the one whose pixel is nearest to 5 nm."""
     spacing: int | None = Field(default=None, ge=1)
     """Spacing of the pair fields, mip-0 px; None takes about 80 nm, a power of two."""
+    gauss_newton: GaussNewtonConfig = GaussNewtonConfig()
+    """Parameters of Gauss-Newton registration."""
     ssemnet: SsemnetConfig = SsemnetConfig()
     """Parameters of the founding method."""
 
@@ -91,6 +96,18 @@ def resolve(config: RegisterConfig, *, pixel_size: float) -> RegisterConfig:
     return config.model_copy(update=changes)
 
 
+def encoder_digest(config: RegisterConfig) -> str:
+    """Digest of the encoder that the method uses, which also checks that it can be loaded; empty if it uses none.
+
+    Raises:
+        WeightsError: the encoder cannot be loaded.
+    """
+    own = getattr(config, config.method, None)
+    if not isinstance(own, GaussNewtonConfig | SsemnetConfig):
+        return ""
+    return load_encoder(own.encoder, digest=own.encoder_digest).digest
+
+
 def register_window(
     images: Tensor,
     *,
@@ -127,7 +144,7 @@ def register_window(
             f"register_window: images {tuple(images.shape)}, valid {tuple(valid.shape)} and grid {grid.shape} must "
             "have one shape (z, y, x); read them from one box."
         )
-    if config.ssemnet.node_spacing is None:
+    if config.method == "ssemnet" and config.ssemnet.node_spacing is None:
         raise ConfigError(
             "register_window: register.ssemnet.node_spacing is None; call resolve(config, pixel_size=...) first."
         )
@@ -169,3 +186,29 @@ def _ssemnet(
 
 
 register_method("ssemnet", _ssemnet)
+
+
+def _gauss_newton(
+    images: Tensor,
+    *,
+    valid: Tensor,
+    grid: Grid,
+    nodes: Grid,
+    core: range,
+    neighbours: int,
+    config: RegisterConfig,
+    device: torch.device | str,
+) -> PairFields:
+    return gauss_newton_window(
+        images,
+        valid=valid,
+        grid=grid,
+        nodes=nodes,
+        core=core,
+        neighbours=neighbours,
+        config=config.gauss_newton,
+        device=device,
+    )
+
+
+register_method("gauss_newton", _gauss_newton)

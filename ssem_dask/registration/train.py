@@ -1,19 +1,14 @@
-"""Training of the autoencoder, and the files its weights live in.
+"""Training of the autoencoder.
 
-Weights are a safetensors file (never pickle) whose single metadata entry `ssem_dask` is a JSON object: format,
-channels, normalisation, training. Its digest is the sha256 of the file. Same sections, config and seed give the same
-weights on one machine and thread count.
+The metadata of the file (`weights_file`) are format, channels, normalisation, training. Same sections, config and seed
+give the same weights on one machine and thread count.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -22,6 +17,7 @@ from torch.nn.functional import interpolate
 from ssem_dask.errors import SourceError, WeightsError
 from ssem_dask.registration.autoencoder import SPACING, Autoencoder, Channels, reconstruction_loss
 from ssem_dask.registration.lcn import local_contrast
+from ssem_dask.registration.weights_file import StoredWeights, read_weights, write_weights
 from ssem_dask.types import AnyArray, ConfigBase
 
 FORMAT = "ssem_dask.autoencoder/1"
@@ -178,15 +174,8 @@ def reconstruction_figures(model: Autoencoder, sample_patches: PatchSampler, *, 
 
 
 def save_weights(weights: Weights, path: Path) -> str:
-    """Write a safetensors file; returns its digest. One metadata entry keeps the bytes the same in every run."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.model.state_dict().items()}
-    metadata = {"ssem_dask": json.dumps(weights.metadata, sort_keys=True)}
-    payload: bytes = safetensors.torch.save(tensors, metadata=metadata)
-    try:
-        path.write_bytes(payload)
-    except OSError as error:
-        raise WeightsError(f"Weights {path}: cannot be written ({error.strerror}); choose another place.") from error
-    return hashlib.sha256(payload).hexdigest()
+    """Write a safetensors file; returns its digest."""
+    return write_weights(weights.model.state_dict(), weights.metadata, path)
 
 
 def load_weights(path: Path, *, digest: str | None) -> tuple[Weights, str]:
@@ -199,56 +188,28 @@ def load_weights(path: Path, *, digest: str | None) -> tuple[Weights, str]:
     Raises:
         WeightsError: missing file, another digest, not a safetensors file, or weights of another kind.
     """
-    try:
-        payload = path.read_bytes()
-    except OSError as error:
+    stored = read_weights(path, digest=digest)
+    return weights_of(stored), stored.digest
+
+
+def weights_of(stored: StoredWeights) -> Weights:
+    """The autoencoder in a file.
+
+    Raises:
+        WeightsError: weights of another kind.
+    """
+    if stored.format != FORMAT:
         raise WeightsError(
-            f"Encoder weights {path}: cannot be read ({error.strerror}); give the path of a file that "
-            "'ssem-dask train' wrote, or the name of a built-in encoder."
-        ) from error
-    found = hashlib.sha256(payload).hexdigest()
-    if digest is not None and digest.lower() != found:
-        raise WeightsError(
-            f"Encoder weights {path}: the file's sha256 is {found}, but {digest} is wanted; use the file that the "
-            "digest was taken from, or set encoder_digest to this file's digest."
+            f"Encoder weights {stored.path}: these are of the kind {stored.format!r}, but {FORMAT!r} is wanted; give "
+            "weights of an autoencoder that 'ssem-dask train' wrote."
         )
-    metadata = _metadata(payload, path)
     try:
-        model = Autoencoder(_channels(metadata))
-        model.load_state_dict(safetensors.torch.load(payload))
+        model = Autoencoder(_channels(stored.metadata))
+        model.load_state_dict(stored.tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise WeightsError(
-            f"Encoder weights {path}: the tensors do not fit the network that the file describes; "
-            "train them again with 'ssem-dask train'."
-        ) from error
+        raise stored.unfit() from error
     model.eval().requires_grad_(False)
-    return Weights(model, metadata), found
-
-
-def _metadata(payload: bytes, path: Path) -> dict[str, Any]:
-    """The JSON metadata of a safetensors payload: 8 bytes length, then a JSON header."""
-    try:
-        safetensors.deserialize(payload)  # type: ignore[no-untyped-call]
-        length = int.from_bytes(payload[:8], "little")
-        header = json.loads(payload[8 : 8 + length])
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise WeightsError(
-            f"Encoder weights {path}: this is not a safetensors file; give a file that 'ssem-dask train' wrote."
-        ) from error
-    try:
-        metadata: dict[str, Any] = json.loads(header["__metadata__"]["ssem_dask"])
-        kind = metadata["format"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(
-            f"Encoder weights {path}: a safetensors file, but not of an encoder of ssem_dask (no such metadata); "
-            "give a file that 'ssem-dask train' wrote."
-        ) from error
-    if kind != FORMAT:
-        raise WeightsError(
-            f"Encoder weights {path}: these are of the kind {kind!r}, but {FORMAT!r} is wanted; give weights of an "
-            "autoencoder that 'ssem-dask train' wrote."
-        )
-    return metadata
+    return Weights(model, stored.metadata)
 
 
 def _channels(metadata: dict[str, Any]) -> Channels:

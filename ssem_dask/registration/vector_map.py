@@ -75,7 +75,7 @@ class Interpolator:
             self._lattice_shape = lattice.shape
             nodes, kind = lattice, "bicubic"
         rows, columns = (
-            axis_matrix(_axis_index(onto, nodes, axis), count=nodes.shape[axis], kind=kind) for axis in (0, 1)
+            axis_matrix(axis_index(onto, nodes, axis), count=nodes.shape[axis], kind=kind) for axis in (0, 1)
         )
         self._rows = rows.to(device)
         self._columns_t = columns.T.contiguous().to(device)
@@ -122,7 +122,7 @@ def _keys_outer(distance: Tensor) -> Tensor:
     return _KEYS * (distance**3 - 5 * distance**2 + 8 * distance - 4)
 
 
-def _axis_index(onto: Grid, nodes: Grid, axis: int) -> Tensor:
+def axis_index(onto: Grid, nodes: Grid, axis: int) -> Tensor:
     """Fractional node indices, float64, of the rows (axis 0) or columns (axis 1) of `onto`."""
     position = onto.origin[axis] + (torch.arange(onto.shape[axis], dtype=torch.float64) + 0.5) * onto.spacing
     return (position - nodes.origin[axis]) / nodes.spacing - 0.5

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ssem_dask.composition.affine_sections import enough_pairs, separate_affines
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.registration.coarse import chain_sections, estimate_pair
 from ssem_dask.registration.masks import tissue_mask
@@ -140,8 +141,12 @@ def _run_sections(task: CoarseSectionsTask) -> Result:
     job = task.job
     affines = np.asarray(open_array(job.url("fields", "coarse_pairs"), mode="r")[:])
     ratios = np.asarray(open_array(job.url("fields", "coarse_ratio"), mode="r")[:])
-    result = chain_sections(affines, ratios, shape_yx=(job.shape[1], job.shape[2]), config=job.coarse)
-    open_coarse(job.url("fields", "coarse"), mode="r+")[:] = result.sections
+    shape = job.shape[1], job.shape[2]
+    result = chain_sections(affines, ratios, shape_yx=shape, config=job.coarse)
+    sections, accepted = result.sections, result.accepted.astype(np.float64)
+    if job.coarse.sections == "separate" and enough_pairs(accepted):
+        sections = separate_affines(affines, accepted, shape_yx=shape).sections
+    open_coarse(job.url("fields", "coarse"), mode="r+")[:] = sections
     if not result.bridged:
         return Result(bytes_written=result.sections.nbytes)
     names = ", ".join(str(z) for z in result.bridged[:20]) + (" …" if len(result.bridged) > 20 else "")

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 from pydantic import Field
 
 from ssem_dask.composition.chain import ChainConfig
+from ssem_dask.composition.relax import RelaxConfig
 from ssem_dask.registration.coarse import CoarseConfig
 from ssem_dask.registration.register import RegisterConfig
 from ssem_dask.storage.location import join
@@ -24,6 +25,10 @@ class CoarseStageConfig(CoarseConfig):
     """Each section is compared with this many sections before it."""
     thumbnail: int = Field(default=256, ge=32, le=2048)
     """Longest side of a thumbnail, px."""
+    sections: Literal["match", "separate"] = "match"
+    """From pairs to sections. `separate`: only what is independent from section to section is undone, so that tissue
+    keeps its own motion; with fewer than 8 sections as `match`. `match`: neighbours are made to match, by robust least
+    squares."""
 
 
 class RegisterStageConfig(RegisterConfig):
@@ -40,8 +45,10 @@ class RegisterStageConfig(RegisterConfig):
 class ComposeStageConfig(ConfigBase):
     """From pair fields to one field per section."""
 
-    method: Literal["chain"] = "chain"
-    """`chain`: composition with vector voting, blocks and decay."""
+    method: Literal["chain", "relax"] = "chain"
+    """`relax`: distortion is undone, the natural motion of tissue is left alone, told apart by their statistics along
+    z. `chain`: composition with vector voting, blocks and decay."""
+    relax: RelaxConfig = RelaxConfig()
     chain: ChainConfig = ChainConfig()
 
 

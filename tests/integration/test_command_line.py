@@ -86,7 +86,8 @@ def test_a_volume_that_cannot_be_aligned(values: np.ndarray[Any, Any], naming: s
         ({"register": {"ssemnet": {"interpolation": "cubic"}}}, "interpolation"),
         ({"render": {"chunk": [8, 100, 100], "shard": [8, 150, 150]}}, "multiple of chunk"),
         ({"register": {"ssemnet": {"encoder": "nothing.safetensors"}}}, "nothing.safetensors"),
-        ({"register": {"ssemnet": {"encoder_digest": "0" * 64}}}, "sha256"),
+        ({"register": {"ssemnet": {"encoder": "autoencoder", "encoder_digest": "0" * 64}}}, "sha256"),
+        ({"register": {"method": "gauss_newton", "gauss_newton": {"encoder_digest": "0" * 64}}}, "sha256"),
         ({"cluster": {"name": "cloud9"}}, "cloud9"),
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
@@ -179,15 +180,16 @@ def test_simulate_align_evaluate_by_hand(observed: str, tmp_path: Path) -> None:
     assert "jitter_median" in table.stdout
 
 
-def test_train_writes_weights_that_align_takes(observed: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "method"), [("metric", "gauss_newton"), ("autoencoder", "ssemnet")])
+def test_train_writes_weights_that_align_takes(observed: str, tmp_path: Path, kind: str, method: str) -> None:
     encoder = tmp_path / "mine.safetensors"
-    words = ("train", observed, str(encoder), "--steps", "5", "--seed", "2", "--json")
+    words = ("train", observed, str(encoder), "--encoder", kind, "--steps", "3", "--seed", "2", "--json")
     first = ssem_dask(*words)
     assert first.returncode == 0, first.stderr
     digest = json.loads(first.stdout)["digest"]
     assert json.loads(ssem_dask(*words).stdout)["digest"] == digest
     config = tmp_path / "run.toml"
-    chosen = {"ssemnet": {"encoder": str(encoder), "encoder_digest": digest}}
+    chosen = {"method": method, method: {"encoder": str(encoder), "encoder_digest": digest}}
     config.write_text(to_toml({"source": observed, "output": str(tmp_path / "out.zarr"), "register": chosen}))
     assert ssem_dask("plan", str(config)).returncode == 0
     assert_one_sentence(ssem_dask("train", observed, str(tmp_path / "mine.pt")), naming=".safetensors")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ssem_dask.errors import WeightsError
 from ssem_dask.registration.autoencoder import SPACING, Autoencoder
 from ssem_dask.registration.encoder import (
-    SHIPPED_DIGEST,
+    SHIPPED,
     SHIPPED_WEIGHTS,
     encoder_names,
     features,
@@ -18,7 +18,8 @@ from ssem_dask.registration.encoder import (
 )
 from ssem_dask.registration.lcn import local_contrast
 
-NAMES = ("autoencoder", "lcn", "pixels")
+NAMES = ("metric", "autoencoder", "lcn", "pixels")
+AUTOENCODER = SHIPPED_WEIGHTS / "autoencoder.safetensors"
 
 
 def _texture(n: int, y: int, x: int) -> torch.Tensor:
@@ -102,18 +103,25 @@ def test_a_blank_image_gives_finite_features(value):
             assert features(load_encoder(name, digest=None), images, valid=valid).isfinite().all()
 
 
-def test_the_shipped_weights_are_the_ones_the_card_names():
-    digest = hashlib.sha256(SHIPPED_WEIGHTS.read_bytes()).hexdigest()
-    assert digest == SHIPPED_DIGEST
-    assert digest in SHIPPED_WEIGHTS.with_suffix(".md").read_text()
-    assert SHIPPED_WEIGHTS.stat().st_size < 200_000
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_shipped_weights_are_the_ones_the_card_names(name: str) -> None:
+    path = SHIPPED_WEIGHTS / f"{name}.safetensors"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert digest == SHIPPED[name]
+    assert digest in path.with_suffix(".md").read_text()
+    assert path.stat().st_size < 200_000
 
 
-def test_weights_load_by_path_and_digest(tmp_path):
+@pytest.mark.parametrize("name", SHIPPED)
+def test_weights_load_by_path_and_digest(tmp_path, name: str) -> None:
     path = tmp_path / "mine.safetensors"
-    path.write_bytes(SHIPPED_WEIGHTS.read_bytes())
-    by_path = load_encoder(str(path), digest=SHIPPED_DIGEST.upper())
-    assert by_path.digest == load_encoder("autoencoder", digest=None).digest == SHIPPED_DIGEST
+    path.write_bytes((SHIPPED_WEIGHTS / f"{name}.safetensors").read_bytes())
+    by_path = load_encoder(str(path), digest=SHIPPED[name].upper())
+    by_name = load_encoder(name, digest=None)
+    assert by_path.digest == by_name.digest == SHIPPED[name]
+    images = _texture(1, 64, 64)
+    valid = torch.ones(1, 64, 64, dtype=torch.bool)
+    assert torch.equal(features(by_path, images, valid=valid), features(by_name, images, valid=valid))
 
 
 def _without_metadata(payload: bytes) -> bytes:
@@ -156,7 +164,7 @@ def _of_other_channels(payload: bytes) -> bytes:
 )
 def test_wrong_files_are_one_clear_sentence(tmp_path, change, message):
     path = tmp_path / "bad.safetensors"
-    path.write_bytes(change(SHIPPED_WEIGHTS.read_bytes()))
+    path.write_bytes(change(AUTOENCODER.read_bytes()))
     with pytest.raises(WeightsError, match=message) as caught:
         load_encoder(str(path), digest=None)
     assert str(path) in str(caught.value)
@@ -165,8 +173,9 @@ def test_wrong_files_are_one_clear_sentence(tmp_path, change, message):
 def test_missing_file_wrong_digest_and_unknown_name(tmp_path):
     with pytest.raises(WeightsError, match="cannot be read"):
         load_encoder(str(tmp_path / "absent.safetensors"), digest=None)
-    with pytest.raises(WeightsError, match="0000 is wanted"):
-        load_encoder("autoencoder", digest="0000")
+    for name in SHIPPED:
+        with pytest.raises(WeightsError, match="0000 is wanted"):
+            load_encoder(name, digest="0000")
     with pytest.raises(WeightsError, match="neither a built-in encoder"):
         load_encoder("autoencodr", digest=None)
     with pytest.raises(WeightsError, match="has no weights"):

@@ -13,9 +13,11 @@ from ssem_dask.errors import ConfigError, WeightsError
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import resample, sample, sample_known
 from ssem_dask.registration.elastic import SsemnetConfig
+from ssem_dask.registration.encoder import load_encoder
 from ssem_dask.registration.pairs import covering_lattice, local_correlation
 from ssem_dask.registration.register import (
     RegisterConfig,
+    encoder_digest,
     method_names,
     register_method,
     register_window,
@@ -64,7 +66,7 @@ def _register(images, *, config=None, valid=None, neighbours=1, core=None, spaci
         nodes=Grid.of_section(extent, spacing=spacing),
         core=range(len(images)) if core is None else core,
         neighbours=neighbours,
-        config=RegisterConfig(ssemnet=config or FAST),
+        config=RegisterConfig(method="ssemnet", ssemnet=config or FAST),
         device="cpu",
     )
 
@@ -78,6 +80,27 @@ def _error(pair: torch.Tensor, *, moving: torch.Tensor, fixed: torch.Tensor, spa
     reached = end + sample_known(moving, grid=grid, positions=end)
     wanted = at + sample(fixed, grid=grid, positions=at, kind="bilinear")
     return torch.linalg.vector_norm(reached - wanted, dim=0)
+
+
+def test_every_method_finds_a_known_deformation_and_names_its_encoder():
+    observed, bends = _window(_texture(1).expand(2, -1, -1), rms=3.0)
+    for method in ("gauss_newton", "ssemnet"):
+        config = RegisterConfig(method=method, ssemnet=FAST)
+        found = register_window(
+            observed,
+            valid=torch.ones_like(observed, dtype=torch.bool),
+            grid=Grid((SIDE, SIDE), 1.0),
+            nodes=Grid.of_section((SIDE, SIDE), spacing=8),
+            core=range(2),
+            neighbours=1,
+            config=config,
+            device="cpu",
+        )
+        before = _error(torch.zeros_like(found.fields[0, 1]), moving=bends[0], fixed=bends[1])
+        after = _error(found.fields[0, 1], moving=bends[0], fixed=bends[1])
+        assert float(after.nanmedian()) < 0.25 * float(before.nanmedian())
+        own = config.ssemnet.encoder if method == "ssemnet" else config.gauss_newton.encoder
+        assert encoder_digest(config) == load_encoder(own, digest=None).digest
 
 
 @pytest.mark.parametrize("kind", ["bilinear", "bicubic", "bspline", "tps"])
@@ -195,15 +218,16 @@ def test_a_grid_with_an_origin_gives_the_same_fields():
         nodes=Grid((4, 4), 16.0, (4096.0 + 64, 8192.0 + 64)),
         core=range(2),
         neighbours=1,
-        config=RegisterConfig(ssemnet=FAST),
+        config=RegisterConfig(method="ssemnet", ssemnet=FAST),
         device="cpu",
     )
     torch.testing.assert_close(moved.fields[0, 1], at_origin.fields[0, 1, :, 4:8, 4:8], atol=0.1, rtol=0)
 
 
 @pytest.mark.parametrize("pixel_size", [4.0, 4.6, 8.0, 10.0, 16.0, 32.0])
-def test_resolve_leaves_nothing_to_tune(pixel_size):
-    config = resolve(RegisterConfig(), pixel_size=pixel_size)
+@pytest.mark.parametrize("method", ["gauss_newton", "ssemnet"])
+def test_resolve_leaves_nothing_to_tune(pixel_size, method):
+    config = resolve(RegisterConfig(method=method), pixel_size=pixel_size)
     assert config.mip is not None
     assert 3.5 <= pixel_size * 2**config.mip <= 32.0
     assert config.spacing is not None
@@ -221,7 +245,7 @@ def test_bad_configurations_are_refused():
         SsemnetConfig(neighbour_weights=(1.0, 0.0))
     with pytest.raises(ValidationError, match="must not be negative"):
         SsemnetConfig(scales=(2, 1), iterations=(5, -1))
-    with pytest.raises(ValidationError, match="choose one of ssemnet"):
+    with pytest.raises(ValidationError, match="choose one of gauss_newton, ssemnet"):
         RegisterConfig(method="ssemnot")
     with pytest.raises(ValidationError, match="extra"):
         RegisterConfig(ssemnet={"lerning_rate": 1.0})

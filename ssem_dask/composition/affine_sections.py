@@ -1,0 +1,108 @@
+"""One affine map per section from those between sections, undoing distortion and leaving natural motion alone.
+
+With A_z the map aligned → source of section z and M_kz the pair map (fixed z → moving z-k), what an alignment leaves
+between two sections is F = log(A_{z-k}⁻¹ M A_z). With a = log A, to first order F + a_{z-k} - a_z is what lay between
+the sections at first: the *total*, of which `separation` takes the white part as a_z. Solved some times over, since log
+is not linear; estimating the total and not the increment keeps the prior of a_z the same in all rounds.
+
+Nothing is chained, so nothing accumulates: sections that were aligned already keep the identity. A section without any
+pair stays where it is, which is the best guess for independent distortion.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ssem_dask.composition.affine_log import GROUPS, from_parameters, to_parameters
+from ssem_dask.composition.separation import SequenceModel, Variances
+from ssem_dask.field.affine import IDENTITY
+from ssem_dask.types import Float64Array, ShapeYX
+
+LEAST_SECTIONS = 8
+"""Fewer neighbour pairs than this, less one, are too few to tell distortion from natural motion by."""
+ROUNDS = 5
+_OUTLIER = 3.0
+"""Robust standard deviations at which a pair has lost half of its weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class AffineSeparation:
+    """Affines of the sections and what they rest on."""
+
+    sections: Float64Array
+    """`(Z, 2, 3)`: aligned → source, full map, mip-0 px."""
+    motion: Float64Array
+    """`(Z, 6)`: natural motion from z to z-1, parameters of `affine_log`, px."""
+    fitted: dict[str, Variances]
+    """For each group of parameters, px²."""
+    weights: Float64Array
+    """`(K, Z)`: robust weights, 1 for a pair that fits in."""
+
+
+def enough_pairs(weights: Float64Array) -> bool:
+    """Whether there are enough neighbour pairs to fit the statistics."""
+    return bool(np.count_nonzero(weights[0] > 0) >= LEAST_SECTIONS - 1)
+
+
+def separate_affines(affines: Float64Array, weights: Float64Array, *, shape_yx: ShapeYX) -> AffineSeparation:
+    """Find each section's affine.
+
+    Args:
+        affines: M `(K, Z, 2, 3)`; [k-1, z]: fixed z → moving z-k, full map, mip-0 px; NaN where there is none.
+        weights: `(K, Z)`: how far each is believed, 0 to 1.
+        shape_yx: section, mip-0 px.
+
+    Raises:
+        ValueError: too few pairs, see `enough_pairs`.
+    """
+    steps, count = weights.shape
+    usable = np.isfinite(affines).all(axis=(2, 3)) & (np.arange(count)[None] >= np.arange(1, steps + 1)[:, None])
+    weights = np.where(usable, weights, 0.0)
+    if not enough_pairs(weights):
+        raise ValueError(
+            f"separate_affines: {np.count_nonzero(weights[0] > 0)} neighbour pairs; wanted {LEAST_SECTIONS - 1}."
+        )
+    pairs = np.where(usable[:, :, None, None], affines, IDENTITY)
+    a = np.zeros((count, 6))
+    motion = np.zeros((count, 6))
+    robust = np.ones_like(weights)
+    fitted: dict[str, Variances] = {}
+    for _ in range(ROUNDS):
+        total = _total(pairs, a, shape_yx=shape_yx)
+        model = SequenceModel(weights * robust)
+        surprise = np.zeros_like(weights)
+        for name, members in GROUPS:
+            part = total[:, :, members]
+            fitted[name] = model.fit(part, start=fitted.get(name))
+            posterior = model.solve(part, fitted[name])
+            a[:, members], motion[:, members] = posterior.distortion, posterior.motion
+            surprise += (np.nan_to_num(posterior.residual) ** 2).sum(axis=2) / fitted[name].noise
+        robust = _robust(surprise, weights)
+    return AffineSeparation(
+        sections=from_parameters(a, shape_yx=shape_yx), motion=motion, fitted=fitted, weights=weights * robust
+    )
+
+
+def _robust(surprise: Float64Array, weights: Float64Array) -> Float64Array:
+    """Cauchy weights of the pairs by their squared residuals, in their own robust scale."""
+    steps = np.arange(1, len(weights) + 1)[:, None]
+    relative = surprise / steps**2
+    typical = np.median(relative[weights > 0])
+    return np.asarray(1.0 / (1.0 + relative / (max(float(typical), 1e-12) * _OUTLIER**2)))
+
+
+def _total(pairs: Float64Array, a: Float64Array, *, shape_yx: ShapeYX) -> Float64Array:
+    """T `(K, Z, 6)`: what lies between the sections, distortion included; 0 where z-k does not exist."""
+    sections = _matrices(from_parameters(a, shape_yx=shape_yx))
+    inverse = np.linalg.inv(sections)
+    out = np.zeros((*pairs.shape[:2], 6))
+    for k in range(1, len(pairs) + 1):
+        left = inverse[:-k] @ _matrices(pairs[k - 1, k:]) @ sections[k:]
+        out[k - 1, k:] = to_parameters(left[:, :2], shape_yx=shape_yx) + a[:-k] - a[k:]
+    return out
+
+
+def _matrices(affines: Float64Array) -> Float64Array:
+    """`(n, 3, 3)` of `(n, 2, 3)`."""
+    last = np.broadcast_to([[0.0, 0.0, 1.0]], (len(affines), 1, 3))
+    return np.concatenate([affines, last], axis=1)

@@ -1,0 +1,264 @@
+"""Mode `relax`: undo distortion, leave natural motion alone.
+
+Two levels, each with statistics fitted to the data (`separation`): whole-section affines (`affine_sections`), found
+again from the pair fields since these know them better than thumbnails; then what is left, per spatial frequency, on
+the nodes (`relax_solve`).
+
+Frames: p_kz takes x in section z to x + p_kz(x) in section z-k, both relative to the coarse affines A_z. The new
+affines are A_z ∘ C_z, and the result is a_z = C_z ∘ (id + e_z), relative to A_z. Seen from the new affines a pair is
+q_kz = C_{z-k}⁻¹ ∘ p_kz ∘ C_z, and what lay between the sections in all is, wherever e_z already leads,
+
+    T_kz(x) = q_kz(x + e_z(x)) + e_{z-k}(x) - e_{z-k}(x + n_kz(x)),
+
+with n_kz the natural motion that e leaves (`relax_total`).
+
+The steps are separate functions, since only the affines need all sections at once: `split_pairs` and `solve_elastic`
+work on windows of sections along z.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ssem_dask.composition.affine_sections import enough_pairs, separate_affines
+from ssem_dask.composition.relax_solve import plane_weights, solve
+from ssem_dask.composition.relax_total import SplitPairs, observed_totals, split_pairs, without_affine
+from ssem_dask.composition.separation import SequenceModel, Variances
+from ssem_dask.composition.smooth import fill_unknown
+from ssem_dask.composition.spectra import Bands, bands_of, to_spectrum
+from ssem_dask.field.affine import IDENTITY, apply_affine, compose_affine, invert_affine
+from ssem_dask.field.grid import Grid
+from ssem_dask.types import BoolArray, ConfigBase, Float64Array, ShapeYX
+
+LEAST_WEIGHT = 0.003
+"""Weight of a known node without any confidence, relative to a typical one."""
+_FIT_COLUMNS = 64
+"""Coefficients of a band that its variances are fitted to: more change nothing and take time."""
+
+
+class RelaxConfig(ConfigBase):
+    """Separation of distortion from natural motion."""
+
+    neighbours: int = Field(default=3, ge=1)
+    """Pairs up to this distance in z are used, as far as there are any."""
+    rounds: int = Field(default=3, ge=1)
+    """How often the pair fields are sampled anew where the solution leads."""
+    iterations: int = Field(default=10, ge=1)
+    """Iterations of each round's solve; they only matter where nodes are missing or worth little."""
+    outlier: float = Field(default=5.0, gt=0)
+    """Robust standard deviations at which an observation has lost half of its weight."""
+    window: int = Field(default=64, ge=16)
+    """Sections that one task solves for."""
+    overlap: int = Field(default=32, ge=0)
+    """Sections beyond either end of a window that it looks at: several times the correlation length of natural
+    motion."""
+
+
+@dataclass(frozen=True, slots=True)
+class Elastic:
+    """The elastic part of a window."""
+
+    fields: Tensor
+    """e `(Z, 2, y, x)`, mip-0 px."""
+    natural: Tensor
+    """`(Z, 2, y, x)`: natural motion from z to z-1 on the aligned nodes, without its affine part."""
+    fitted: list[Variances]
+    """Of each band, per coefficient, px²."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelaxResult:
+    """Fields of the sections and what they rest on."""
+
+    fields: Tensor
+    """`(Z, 2, y, x)` relative to the coarse affines, no NaN."""
+    natural: Tensor
+    """`(Z, 2, y, x)`: natural motion from z to z-1 on the aligned nodes, without its affine part."""
+    affine_fitted: dict[str, Variances]
+    """Of each group of affine parameters, px²; empty where there were too few sections."""
+    fitted: list[Variances]
+    """Of each band, per coefficient, px²; empty where there were too few sections."""
+    flagged: Tensor
+    """`(Z, y, x)`: True where no pair says anything."""
+
+
+def relax(
+    pairs: Tensor, confidence: Tensor, *, coarse: Float64Array, spacing: float, config: RelaxConfig
+) -> RelaxResult:
+    """Find the field of every section.
+
+    With fewer than 8 sections the statistics cannot be fitted. Then neighbours are made to match, by robust least
+    squares, and natural motion is lost with the distortion; `fitted` is empty.
+
+    Args:
+        pairs: `(K, Z, 2, y, x)`, mip-0 px, relative to the coarse affines; NaN is unknown.
+        confidence: `(K, Z, y, x)`, 0 or more.
+        coarse: `(Z, 2, 3)`: aligned → source.
+        spacing: mip-0 px between nodes.
+        config: neighbours, rounds and robustness.
+    """
+    steps = min(config.neighbours, pairs.shape[0])
+    pairs, weights = pairs[:steps], node_weights(pairs[:steps], confidence[:steps])
+    grid = Grid((pairs.shape[-2], pairs.shape[-1]), spacing)
+    split = split_pairs(pairs, weights, grid=grid)
+    turn, affine_fitted = turn_affines(split.affine, coarse=coarse, grid=grid)
+    elastic = solve_elastic(split, weights, turn=turn, grid=grid, fitted=None, config=config)
+    return RelaxResult(
+        fields=joined(elastic.fields, turn=turn, grid=grid),
+        natural=elastic.natural,
+        affine_fitted=affine_fitted,
+        fitted=elastic.fitted,
+        flagged=torch.from_numpy(~spoken_for(weights)),
+    )
+
+
+def node_weights(pairs: Tensor, confidence: Tensor) -> Float64Array:
+    """Weights `(K, Z, y, x)` of the observations: relative to the median of k = 1 and at most 1; 0 where unknown."""
+    known = torch.isfinite(pairs).all(dim=2) & (confidence > 0)
+    values = torch.where(known, torch.nan_to_num(confidence), torch.zeros_like(confidence)).double().numpy()
+    near = values[0][values[0] > 0]
+    typical = float(np.median(near)) if near.size else 1.0
+    return np.asarray(np.where(values > 0, np.clip(values / typical, LEAST_WEIGHT, 1.0), 0.0))
+
+
+def spoken_for(weights: Float64Array) -> BoolArray:
+    """`(Z, y, x)`: where any pair, of this section or to it, is known."""
+    known = weights > 0
+    out: BoolArray = np.asarray(known.any(axis=0))
+    for k in range(1, len(weights) + 1):
+        out[:-k] |= known[k - 1, k:]
+    return out
+
+
+def turn_affines(
+    affine: Float64Array, *, coarse: Float64Array, grid: Grid
+) -> tuple[Float64Array, dict[str, Variances]]:
+    """C `(Z, 2, 3)`, the affine maps that correct the coarse ones, and what was fitted.
+
+    Args:
+        affine: `(K, Z, 2, 3)` affine parts of the pair fields, NaN where there is none.
+        coarse: A `(Z, 2, 3)`.
+        grid: of the pair fields.
+    """
+    count = affine.shape[1]
+    known: BoolArray = np.asarray(np.isfinite(affine).all(axis=(2, 3)))
+    if not enough_pairs(known.astype(np.float64)):
+        return np.tile(IDENTITY, (count, 1, 1)), {}
+    source = np.full_like(affine, np.nan)
+    for k, z in zip(*np.nonzero(known), strict=True):
+        inner = compose_affine(outer=affine[k, z], inner=invert_affine(coarse[z]))
+        source[k, z] = compose_affine(outer=coarse[z - k - 1], inner=inner)
+    shape: ShapeYX = (round(grid.shape[0] * grid.spacing), round(grid.shape[1] * grid.spacing))
+    found = separate_affines(source, known.astype(np.float64), shape_yx=shape)
+    turn = [compose_affine(outer=invert_affine(a), inner=b) for a, b in zip(coarse, found.sections, strict=True)]
+    return np.stack(turn), found.fitted
+
+
+def joined(elastic: Tensor, *, turn: Float64Array, grid: Grid) -> Tensor:
+    """a_z = C_z ∘ (id + e_z), `(Z, 2, y, x)`."""
+    positions = grid.positions().double()
+    return torch.stack(
+        [(apply_affine(c, positions + e.double()) - positions).float() for c, e in zip(turn, elastic, strict=True)]
+    )
+
+
+def solve_elastic(
+    split: SplitPairs,
+    weights: Float64Array,
+    *,
+    turn: Float64Array,
+    grid: Grid,
+    fitted: list[Variances] | None,
+    config: RelaxConfig,
+) -> Elastic:
+    """The elastic part e_z of a window of sections, re-linearised and robust.
+
+    Args:
+        split: pair fields of the window; pairs that leave it have no weight.
+        weights: `(K, Z, y, x)`.
+        turn: C `(Z, 2, 3)`.
+        grid: of the nodes.
+        fitted: variances of each band; None fits them to this window.
+        config: rounds and robustness.
+    """
+    count = weights.shape[1]
+    bands = bands_of(grid.shape)
+    elastic = torch.zeros(count, 2, *grid.shape)
+    natural = torch.zeros_like(split.rest)
+    plain = fitted is None and not enough_pairs(plane_weights(weights))
+    expected: Float64Array | None = None
+    robust = np.ones_like(weights)
+    variances = fitted
+    for _ in range(config.rounds):
+        total, natural, known = observed_totals(split, turn=turn, elastic=elastic, natural=natural, grid=grid)
+        now = weights * known * robust
+        total = without_affine(total, now, grid=grid)
+        filled = _filled(total, known=now > 0, expected=expected)
+        if plain:
+            variances = matching_bands(filled, bands=bands)
+        elif fitted is None:
+            variances = fit_bands(filled, now, bands=bands, start=variances)
+        assert variances is not None
+        solution = solve(total, now, expected=filled, bands=bands, fitted=variances, iterations=config.iterations)
+        expected = solution.expected
+        elastic = torch.from_numpy(solution.distortion).float()
+        robust = _robust(total - expected, weights * known, outlier=config.outlier)
+    assert variances is not None
+    return Elastic(elastic, torch.from_numpy(solution.motion).float(), [] if plain else variances)
+
+
+def fit_bands(
+    observed: Float64Array, weights: Float64Array, *, bands: Bands, start: list[Variances] | None
+) -> list[Variances]:
+    """Variances of each band, per coefficient.
+
+    Args:
+        observed: T `(K, Z, 2, y, x)`, no NaN.
+        weights: `(K, Z, y, x)`.
+        bands: of the frequencies.
+        start: a first guess.
+    """
+    plane = plane_weights(weights)
+    model = SequenceModel(plane)
+    spectrum = to_spectrum(observed)
+    i, j = np.indices(bands.index.shape)
+    shaped = i + j > 1  # the others hold what is affine, and that was taken out
+    out = []
+    for b in range(bands.count):
+        part = spectrum[..., (bands.index == b) & shaped].reshape(*plane.shape, -1)
+        every = max(1, part.shape[-1] // _FIT_COLUMNS)
+        out.append(model.fit(part[..., ::every], start=start[b] if start else None))
+    return out
+
+
+def matching_bands(observed: Float64Array, *, bands: Bands) -> list[Variances]:
+    """Variances that take all there is for distortion: with them the solve is plain least squares with a weak prior."""
+    spectrum = to_spectrum(observed)
+    size = [max(float(np.square(spectrum[..., bands.index == b]).mean()), 1e-8) for b in range(bands.count)]
+    return [Variances(distortion=s, motion=1e-6 * s, correlation=0.8, noise=0.01 * s, tilt=0.0) for s in size]
+
+
+def _filled(total: Float64Array, *, known: BoolArray, expected: Float64Array | None) -> Float64Array:
+    """T with its unknown nodes filled: by what is expected, or smoothly."""
+    if expected is not None:
+        return np.asarray(np.where(known[:, :, None], total, expected))
+    out = np.empty_like(total)
+    for index in np.ndindex(*known.shape[:2]):
+        values = torch.from_numpy(np.where(known[index], total[index], np.nan))
+        out[index] = fill_unknown(values).numpy()
+    return out
+
+
+def _robust(residual: Float64Array, weights: Float64Array, *, outlier: float) -> Float64Array:
+    """Cauchy weights by the residuals' lengths, in the robust scale of their k."""
+    out = np.ones_like(weights)
+    for k in range(len(weights)):
+        length = np.linalg.norm(residual[k], axis=1)
+        seen = weights[k] > 0
+        if seen.any():
+            scale = max(float(np.median(length[seen])) / 1.18, 1e-3)  # the median length of a 2-D Gaussian is 1.18 σ
+            out[k] = 1.0 / (1.0 + (length / (outlier * scale)) ** 2)
+    return out

@@ -1,0 +1,210 @@
+"""A window by the default method: every section encoded once, every pair registered on its own, both ways.
+
+Sections are compared as they were observed, never after rendering, so no error is handed on from pair to pair. Pairs
+k = 1 start at 0; pairs k > 1 start from the composed k = 1 fields where all sections between show tissue, since over
+that distance tissue changes too much to find its way alone.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool2d
+
+from ssem_dask.field.grid import Grid
+from ssem_dask.field.interpolate import sample_batch
+from ssem_dask.registration.confidence import disagreement, evidence, folded, raw_confidence, relative_confidence
+from ssem_dask.registration.encoder import Encoder, features, load_encoder
+from ssem_dask.registration.gauss_newton import (
+    FeatureLevel,
+    GaussNewtonConfig,
+    NodeFields,
+    feature_pyramid,
+    register_pairs,
+)
+from ssem_dask.registration.pairs import PairFields
+from ssem_dask.registration.pyramid import pool
+
+_FEATURE_SPACING = 4  # px of the working image per feature px of level 0
+_LEAST_TISSUE = 0.01  # share of the window's area; below, there is nothing to register
+# Share of a node's surroundings (36 px a side) that must show eroded tissue: up to the border of tissue, not beyond.
+_LEAST_AROUND = 0.25
+_BATCH = 8  # pairs at a time: more does not run faster, and takes more memory
+_ERODED = 2  # feature px at the border of tissue whose surroundings reach outside
+_RANGE = 96.0  # px of the working image: longer displacements are beyond what the coarsest level can find
+_DISAGREEMENT = 8.0  # px of the working image
+
+Pair = tuple[int, int]
+"""(fixed, moving), indices in the window."""
+
+
+def gauss_newton_window(
+    images: Tensor,
+    *,
+    valid: Tensor,
+    grid: Grid,
+    nodes: Grid,
+    core: range,
+    neighbours: int,
+    config: GaussNewtonConfig,
+    device: torch.device | str,
+) -> PairFields:
+    """Register a window; see `register_window`.
+
+    Raises:
+        WeightsError: the encoder cannot be loaded.
+    """
+    encoder = load_encoder(config.encoder, digest=config.encoder_digest).to(device)
+    shape = (neighbours, len(core), *nodes.shape)
+    fields = torch.full((shape[0], shape[1], 2, *nodes.shape), torch.nan, device=device)
+    raw, known = torch.zeros(shape, device=device), torch.zeros(shape, dtype=torch.bool, device=device)
+    with torch.inference_mode():
+        window = _Window(images, valid=valid, grid=grid, encoder=encoder, config=config, device=device)
+        wanted = [(z, z - k) for k in range(1, neighbours + 1) for z in core]
+        window.register(_steps_for(wanted))
+        window.register(wanted)
+        for chunk in _chunks([pair for pair in wanted if pair in window.found]):
+            values, n, sure = window.judged(chunk, nodes=nodes)
+            for i, (z, other) in enumerate(chunk):
+                at = z - other - 1, z - core.start
+                fields[at], raw[at], known[at] = values[i], n[i], sure[i]
+    fields = torch.where(known[:, :, None], fields, torch.full_like(fields, torch.nan))
+    return PairFields(fields, relative_confidence(raw, known=known))
+
+
+class _Window:
+    """Features of a window's sections, and the fields found between them."""
+
+    def __init__(
+        self,
+        images: Tensor,
+        *,
+        valid: Tensor,
+        grid: Grid,
+        encoder: Encoder,
+        config: GaussNewtonConfig,
+        device: torch.device | str,
+    ) -> None:
+        self.found: dict[Pair, Tensor] = {}
+        self._config = config
+        self._image = grid
+        self._nodes: Grid | None = None
+        self._shows = [float(v.float().mean()) >= _LEAST_TISSUE for v in valid]
+        finest = _encoded(images, valid=valid, grid=grid, encoder=encoder, device=device)
+        self._pyramid = feature_pyramid(finest, levels=max(config.levels) + 1)
+
+    def register(self, pairs: Iterable[Pair]) -> None:
+        """Find pairs in both directions, as far as their sections exist and show tissue."""
+        todo = [
+            pair
+            for z, other in pairs
+            for pair in ((z, other), (other, z))
+            if pair not in self.found and min(pair) >= 0 and all(self._shows[i] for i in pair)
+        ]
+        groups: dict[tuple[int, bool], list[Pair]] = {}
+        for pair in todo:
+            groups.setdefault((abs(pair[0] - pair[1]), self._composable(pair)), []).append(pair)
+        for (distance, warm), group in sorted(groups.items()):
+            for chunk in _chunks(group):
+                self._register(chunk, distance=distance, warm=warm)
+
+    def judged(self, pairs: Sequence[Pair], *, nodes: Grid) -> tuple[Tensor, Tensor, Tensor]:
+        """Fields on `nodes`, their raw confidence, and where they are known."""
+        forward = self._fields([self.found[pair] for pair in pairs])
+        backward = self._fields([self.found[moving, fixed] for fixed, moving in pairs])
+        fixed, moving = self._sides(pairs)
+        found = evidence(
+            forward.on(fixed[0].grid), fixed=fixed[0], moving=moving[0], nodes=nodes, cutoff=self._config.cutoff
+        )
+        values = forward.on(nodes)
+        missed = NodeFields(
+            disagreement(forward=forward.values, backward=backward.values, nodes=forward.nodes)[:, None],
+            forward.nodes,
+            "bilinear",
+        ).on(nodes)[:, 0]
+        pixel = self._image.spacing
+        folds = torch.stack([folded(field, spacing=nodes.spacing) for field in values])
+        known = (
+            (found.tissue >= _LEAST_AROUND)
+            & (missed <= _DISAGREEMENT * pixel)
+            & (torch.linalg.vector_norm(values, dim=1) <= _RANGE * pixel)
+            & ~folds
+        )
+        return values, raw_confidence(found), known
+
+    def _register(self, pairs: Sequence[Pair], *, distance: int, warm: bool) -> None:
+        lengths = self._config.smoothness
+        fixed, moving = self._sides(pairs)
+        result = register_pairs(
+            fixed=fixed,
+            moving=moving,
+            image=self._image,
+            start=self._fields([self._composed(pair) for pair in pairs]) if warm else None,
+            smoothness=lengths[min(distance, len(lengths)) - 1],
+            config=self._config,
+        )
+        self._nodes = result.nodes
+        self.found.update(zip(pairs, result.values, strict=True))
+
+    def _composable(self, pair: Pair) -> bool:
+        return abs(pair[0] - pair[1]) > 1 and all(step in self.found for step in _path(pair))
+
+    def _composed(self, pair: Pair) -> Tensor:
+        """The k = 1 fields one after the other, `(2, ny, nx)` on the finest nodes."""
+        assert self._nodes is not None
+        positions = self._nodes.positions(self._pyramid[0].features.device)
+        total = torch.zeros_like(positions)
+        for step in _path(pair):
+            total = (
+                total + sample_batch(self.found[step][None], grid=self._nodes, positions=(positions + total)[None])[0]
+            )
+        return total
+
+    def _fields(self, values: Sequence[Tensor]) -> NodeFields:
+        assert self._nodes is not None
+        return NodeFields(torch.stack(list(values)), self._nodes, self._config.interpolation)
+
+    def _sides(self, pairs: Sequence[Pair]) -> tuple[list[FeatureLevel], list[FeatureLevel]]:
+        sides = []
+        for side in (0, 1):
+            index = torch.tensor([pair[side] for pair in pairs], device=self._pyramid[0].features.device)
+            sides.append([level.select(index) for level in self._pyramid])
+        return sides[0], sides[1]
+
+
+def _encoded(
+    images: Tensor, *, valid: Tensor, grid: Grid, encoder: Encoder, device: torch.device | str
+) -> FeatureLevel:
+    """Features of every section at 4 px of the working image."""
+    factor = max(1, _FEATURE_SPACING // encoder.spacing)
+    spacing = encoder.spacing * factor
+    found, masks = [], []
+    for image, tissue in zip(images, valid, strict=True):  # one by one: activations are many times an image
+        inside = tissue.to(device)
+        values = features(encoder, torch.nan_to_num(image.to(device))[None], valid=inside[None])
+        found.append(pool(values, factor)[0])
+        share = pool(inside.float(), spacing)
+        masks.append(_eroded((share > 0.99).float()))
+    mask = torch.stack(masks)
+    level = torch.stack(found) * mask[:, None]
+    return FeatureLevel(level, mask, Grid((mask.shape[1], mask.shape[2]), grid.spacing * spacing, grid.origin))
+
+
+def _eroded(mask: Tensor) -> Tensor:
+    """Tissue without its outermost feature px; the frame of the image counts as tissue."""
+    return 1.0 - max_pool2d(1.0 - mask[None, None], 2 * _ERODED + 1, stride=1, padding=_ERODED)[0, 0]
+
+
+def _path(pair: Pair) -> list[Pair]:
+    """The neighbour pairs that lead from the fixed section to the moving one."""
+    step = 1 if pair[1] > pair[0] else -1
+    return [(z, z + step) for z in range(pair[0], pair[1], step)]
+
+
+def _steps_for(pairs: Iterable[Pair]) -> list[Pair]:
+    """The k = 1 pairs that the given ones are composed of, each once."""
+    return sorted({step for pair in pairs if min(pair) >= 0 for step in _path(pair)})
+
+
+def _chunks(pairs: Sequence[Pair]) -> Iterable[Sequence[Pair]]:
+    return (pairs[i : i + _BATCH] for i in range(0, len(pairs), _BATCH))

@@ -1,0 +1,76 @@
+"""Curvature of displacements on nodes: what smoothness costs, and its approximate inverse.
+
+R is the matrix of the bending energy ½ Σ (D_yy u)² + 2 (D_yx u)² + (D_xx u)², D second differences over neighbouring
+nodes that exist: no condition at the border (natural boundary).
+Laws: R is symmetric and positive semidefinite; R u = 0 exactly for affine u.
+
+Away from the border R is the square of the discrete Laplacian, which the cosine transform (DCT-II) diagonalises; that
+makes the preconditioner. The transform is two small matrix products, so it runs wherever torch runs.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssem_dask.types import ShapeYX
+
+
+def curvature(u: Tensor) -> Tensor:
+    """R u, for u `(…, y, x)`."""
+    out = torch.zeros_like(u)
+    if u.shape[-2] > 2:
+        yy = u[..., 2:, :] - 2.0 * u[..., 1:-1, :] + u[..., :-2, :]
+        out[..., 2:, :] += yy
+        out[..., 1:-1, :] -= 2.0 * yy
+        out[..., :-2, :] += yy
+    if u.shape[-1] > 2:
+        xx = u[..., 2:] - 2.0 * u[..., 1:-1] + u[..., :-2]
+        out[..., 2:] += xx
+        out[..., 1:-1] -= 2.0 * xx
+        out[..., :-2] += xx
+    twist = 2.0 * (u[..., 1:, 1:] - u[..., 1:, :-1] - u[..., :-1, 1:] + u[..., :-1, :-1])
+    out[..., 1:, 1:] += twist
+    out[..., 1:, :-1] -= twist
+    out[..., :-1, 1:] -= twist
+    out[..., :-1, :-1] += twist
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class CosineBasis:
+    """The orthonormal DCT-II of a node grid."""
+
+    y: Tensor
+    """`(ny, ny)`; rows are cosines."""
+    x: Tensor
+    """`(nx, nx)`."""
+    spectrum: Tensor
+    """`(ny, nx)`: the square of the Laplacian's eigenvalues, which R's are close to."""
+
+    @classmethod
+    def of(cls, shape: ShapeYX, *, device: torch.device | str) -> "CosineBasis":
+        """The basis of a grid of `shape` nodes."""
+        (y, frequency_y), (x, frequency_x) = (_cosines(n, device) for n in shape)
+        return cls(y, x, (frequency_y[:, None] + frequency_x[None, :]).square())
+
+    def solve(self, u: Tensor, *, diagonal: Tensor, smoothness: Tensor) -> Tensor:
+        """(diagonal + smoothness · Laplacian²)⁻¹ u.
+
+        Args:
+            u: `(n, 2, y, x)`.
+            diagonal: `(n, 2, 1, 1)`, above 0.
+            smoothness: `(n, 1, 1, 1)`.
+        """
+        modes = self.y @ u @ self.x.T / (diagonal + smoothness * self.spectrum)
+        return self.y.T @ modes @ self.x
+
+
+def _cosines(n: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Orthonormal DCT-II matrix `(n, n)` and the eigenvalue of minus the second difference of each row."""
+    k = torch.arange(n, dtype=torch.float64)
+    matrix = torch.cos(math.pi / n * k[:, None] * (k[None, :] + 0.5)) * math.sqrt(2.0 / n)
+    matrix[0] /= math.sqrt(2.0)
+    eigenvalues = 2.0 - 2.0 * torch.cos(math.pi / n * k)
+    return matrix.float().to(device), eigenvalues.float().to(device)

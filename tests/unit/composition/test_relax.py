@@ -1,0 +1,184 @@
+"""Separation of distortion from natural motion, on sequences whose distortion and motion are known."""
+
+import numpy as np
+import pytest
+import torch
+
+from ssem_dask.composition.affine_log import from_parameters, to_parameters
+from ssem_dask.composition.affine_sections import separate_affines
+from ssem_dask.composition.relax import RelaxConfig, relax
+from ssem_dask.composition.separation import SequenceModel
+from ssem_dask.composition.spectra import bands_of, from_spectrum, to_spectrum
+from ssem_dask.field.affine import IDENTITY
+from ssem_dask.types import Float64Array
+
+SHAPE = (400, 500)
+NODES = (12, 14)
+SPACING = 32.0
+
+
+def motion(rng: np.random.Generator, count: int, size: int, *, sigma: float, r: float = 0.9) -> Float64Array:
+    """AR(1) sequences `(count, size)`."""
+    out = np.zeros((count, size))
+    out[0] = rng.normal(size=size) * sigma
+    for z in range(1, count):
+        out[z] = r * out[z - 1] + rng.normal(size=size) * sigma * (1 - r**2) ** 0.5
+    return out
+
+
+def observed(distortion: Float64Array, natural: Float64Array, steps: int) -> Float64Array:
+    """T `(K, Z, …)` without noise."""
+    count = len(distortion)
+    out = np.zeros((steps, *distortion.shape))
+    for k in range(1, steps + 1):
+        for z in range(k, count):
+            out[k - 1, z] = distortion[z - k] - distortion[z] + natural[z - k + 1 : z + 1].sum(axis=0)
+    return out
+
+
+def smooth_fields(rng: np.random.Generator, count: int, *, sigma: float) -> Float64Array:
+    """Independent smooth fields `(count, 2, y, x)` without affine part, rms `sigma`."""
+    coefficients = np.zeros((count, 2, *NODES))
+    coefficients[:, :, 2:5, 2:5] = rng.normal(size=(count, 2, 3, 3))
+    fields = from_spectrum(coefficients)
+    return np.asarray(fields * sigma / fields.std())
+
+
+def natural_fields(rng: np.random.Generator, count: int, *, sigma: float) -> Float64Array:
+    """Smooth natural motion `(count, 2, y, x)`, AR(1) along z."""
+    coefficients = np.zeros((count, 2, *NODES))
+    coefficients[:, :, 2:5, 2:5] = motion(rng, count, 18, sigma=1.0).reshape(count, 2, 3, 3)
+    fields = from_spectrum(coefficients)
+    return np.asarray(fields * sigma / fields.std())
+
+
+def compose_pairs(values: Float64Array) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pair fields and full confidence; NaN where z-k does not exist."""
+    pairs = torch.from_numpy(values).float()
+    for k in range(1, len(pairs) + 1):
+        pairs[k - 1, :k] = torch.nan
+    return pairs, torch.isfinite(pairs).all(dim=2).float()
+
+
+def still(count: int) -> Float64Array:
+    return np.broadcast_to(IDENTITY, (count, 2, 3)).copy()
+
+
+def rms(values: Float64Array) -> float:
+    return float(np.sqrt(np.square(values).mean()))
+
+
+def test_affine_parameters_and_maps_are_inverse() -> None:
+    rng = np.random.default_rng(0)
+    parameters = rng.normal(size=(20, 6)) * [40, 40, 30, 5, 5, 5]
+    back = to_parameters(from_parameters(parameters, shape_yx=SHAPE), shape_yx=SHAPE)
+    np.testing.assert_allclose(back, parameters, atol=1e-6)
+
+
+def test_variances_are_found_and_distortion_comes_back() -> None:
+    rng = np.random.default_rng(1)
+    count = 120
+    d, m = rng.normal(size=(count, 8)) * 3.0, motion(rng, count, 8, sigma=1.0)
+    total = observed(d, m, 2) + rng.normal(size=(2, count, 8)) * 0.1
+    model = SequenceModel(np.ones((2, count)))
+    fitted = model.fit(total, start=None)
+    assert fitted.distortion**0.5 == pytest.approx(3.0, rel=0.15)
+    assert fitted.motion**0.5 == pytest.approx(1.0, rel=0.4)
+    assert fitted.correlation == pytest.approx(0.9, abs=0.08)
+    found = model.solve(total, fitted).distortion
+    jitter = np.diff(found - d, axis=0)
+    assert rms(jitter) < 0.2 * rms(np.diff(d, axis=0))
+
+
+def test_without_distortion_nothing_is_undone() -> None:
+    rng = np.random.default_rng(2)
+    total = observed(np.zeros((60, 8)), motion(rng, 60, 8, sigma=2.0), 2) + rng.normal(size=(2, 60, 8)) * 0.2
+    model = SequenceModel(np.ones((2, 60)))
+    assert rms(model.solve(total, model.fit(total, start=None)).distortion) < 0.1
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_sections_affines_undo_distortion_only(lost: bool) -> None:
+    rng = np.random.default_rng(3)
+    count = 60
+    d = rng.normal(size=(count, 6)) * [10, 10, 4, 1, 1, 1]
+    m = motion(rng, count, 6, sigma=0.8)
+    sections = _matrices(from_parameters(d, shape_yx=SHAPE))
+    pairs = np.full((2, count, 2, 3), np.nan)
+    for k in (1, 2):
+        for z in range(k, count):
+            step = _matrices(from_parameters(m[z - k + 1 : z + 1].sum(axis=0), shape_yx=SHAPE))
+            pairs[k - 1, z] = (sections[z - k] @ step @ np.linalg.inv(sections[z]))[:2]
+    if lost:
+        pairs[0, 20] = [[1.0, 0.0, 90.0], [0.0, 1.0, -50.0]]  # wrong, and nothing says so
+        pairs[0, 40:42] = np.nan
+    weights = np.isfinite(pairs).all(axis=(2, 3)).astype(np.float64)
+    found = separate_affines(pairs, weights, shape_yx=SHAPE)
+    left = to_parameters(found.sections, shape_yx=SHAPE) - d
+    assert rms(np.diff(left, axis=0)[:, :2]) < (2.0 if lost else 1.0)
+    if lost:
+        assert found.weights[0, 20] < 0.05
+
+
+def test_undeformed_sections_stay_undeformed() -> None:
+    rng = np.random.default_rng(4)
+    natural = natural_fields(rng, 40, sigma=3.0)
+    pairs, confidence = compose_pairs(observed(np.zeros_like(natural), natural, 2))
+    result = relax(pairs, confidence, coarse=still(40), spacing=SPACING, config=RelaxConfig())
+    assert float(result.fields.abs().max()) < 0.3
+
+
+def test_distortion_is_undone_and_motion_is_kept() -> None:
+    d, found = _relaxed(seed=5)
+    error = np.diff(found - d, axis=0)
+    assert rms(error) < 0.35 * rms(np.diff(d, axis=0))
+
+
+def test_a_section_that_nothing_is_known_of_is_bridged() -> None:
+    d, found = _relaxed(seed=6, missing=20)
+    rest = np.delete(found - d, 20, axis=0)
+    assert np.isfinite(found).all()
+    assert rms(np.diff(rest, axis=0)) < 0.4 * rms(np.diff(d, axis=0))
+
+
+def test_a_wrong_pair_field_is_outweighed() -> None:
+    d, clean = _relaxed(seed=7)
+    _, found = _relaxed(seed=7, wrong=15)
+    assert rms(found - clean) < 0.35 * rms(d)
+
+
+def test_few_sections_are_made_to_match() -> None:
+    d, found = _relaxed(seed=8, count=5, sigma=0.0)
+    assert rms(np.diff(found - d, axis=0)) < 0.3 * rms(np.diff(d, axis=0))
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (12, 14), (40, 7)])
+def test_every_coefficient_has_a_band(shape: tuple[int, int]) -> None:
+    bands = bands_of(shape)
+    assert set(np.unique(bands.index)) == set(range(bands.count))
+    values = np.random.default_rng(0).normal(size=shape)
+    np.testing.assert_allclose(from_spectrum(to_spectrum(values)), values, atol=1e-12)
+
+
+def _relaxed(
+    *, seed: int, count: int = 40, sigma: float = 1.0, missing: int | None = None, wrong: int | None = None
+) -> tuple[Float64Array, Float64Array]:
+    """Known distortion, and what was found."""
+    rng = np.random.default_rng(seed)
+    d = smooth_fields(rng, count, sigma=3.0)
+    values = observed(d, natural_fields(rng, count, sigma=1.0) * sigma, 3)
+    values += rng.normal(size=values.shape) * 0.02
+    if wrong is not None:
+        values[0, wrong] += 25.0 * smooth_fields(rng, 1, sigma=1.0)[0]
+    pairs, confidence = compose_pairs(values)
+    if missing is not None:
+        pairs[:, missing] = torch.nan
+        for k in (1, 2, 3):
+            pairs[k - 1, missing + k] = torch.nan
+    result = relax(pairs, confidence, coarse=still(count), spacing=SPACING, config=RelaxConfig())
+    return d, result.fields.double().numpy()
+
+
+def _matrices(affines: Float64Array) -> Float64Array:
+    last = np.broadcast_to([[0.0, 0.0, 1.0]], (*affines.shape[:-2], 1, 3))
+    return np.concatenate([affines, last], axis=-2)
