@@ -1,4 +1,4 @@
-"""A window by the default method: every section encoded once, every pair registered on its own, both ways.
+"""A window by Gauss-Newton registration: every section encoded once, every pair registered on its own, both ways.
 
 Sections are compared as they were observed, never after rendering, so no error is handed on from pair to pair. Pairs
 k = 1 start at 0; pairs k > 1 start from the composed k = 1 fields where all sections between show tissue, since over
