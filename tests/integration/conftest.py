@@ -24,6 +24,15 @@ SMALL: dict[str, Any] = {
 }
 
 
+SEPARATE: dict[str, Any] = {
+    **SMALL,
+    "coarse": {"sections": "separate"},
+    "register": {"method": "gauss_newton", "window": 96, "halo": 32, "sections": 4, "neighbours": 2},
+    "compose": {"method": "relax"},
+}
+"""The same with the modes that tell distortion from natural motion."""
+
+
 @pytest.fixture(scope="session")
 def observed(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A deformed phantom of 10 sections of 160 × 160 px."""

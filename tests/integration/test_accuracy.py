@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,8 +34,8 @@ def imported(values: np.ndarray, path: Path, *, pixel_size: float, thickness: fl
     return str(path)
 
 
-def aligned(source: str, output: Path) -> str:
-    assert ssem_dask.align(source, str(output), cluster="local", workers=2).state == "complete"
+def aligned(source: str, output: Path, **config: Any) -> str:
+    assert ssem_dask.align(source, str(output), cluster="local", workers=2, **config).state == "complete"
     return str(output)
 
 
@@ -65,6 +66,26 @@ def test_fibsem_sections_recover_what_was_done_to_them(tmp_path: Path) -> None:
     )
     assert result.value("aligned", "recovery_median") < result.value("coarse", "recovery_median") / 3
     assert result.value("aligned", "jitter_median") < result.value("coarse", "jitter_median")
+
+
+def test_separation_leaves_undeformed_sections_alone_and_undoes_deformation(tmp_path: Path) -> None:
+    planes = tifffile.imread(real("flyem_fibsem/images.tif"))[:64:4]
+    separate = {
+        "register": {"method": "gauss_newton"},
+        "compose": {"method": "relax"},
+        "coarse": {"sections": "separate"},
+    }
+    still = imported(planes, tmp_path / "still.zarr", pixel_size=10.0, thickness=40.0)
+    warped = str(tmp_path / "warped.zarr")
+    simulate(still, warped, seed=4, deformation=DeformationConfig(), damage=DamageConfig())
+    result = evaluate(
+        aligned(warped, tmp_path / "warped_out.zarr", **separate),
+        truth=warped,
+        undeformed_run=aligned(still, tmp_path / "still_out.zarr", **separate),
+    )
+    assert result.value("aligned", "injected_jitter_median") < 0.7
+    assert result.value("aligned", "injected_drift_max") < 1.5
+    assert result.value("aligned", "jitter_median") < result.value("observed", "jitter_median") / 4
 
 
 def test_vnc_sections_look_and_overlap_better_than_rigid(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from ssem_dask.storage.fields import open_field
 from ssem_dask.storage.location import join
 from ssem_dask.storage.run import read_run
 from ssem_dask.storage.volume import Volume
-from tests.integration.conftest import SMALL
+from tests.integration.conftest import SEPARATE, SMALL, to_toml
 
 STAGES = {"coarse", "register", "compose", "render", "downsample"}
 
@@ -61,6 +61,13 @@ def test_dask_gives_the_same_as_serial(observed: str, serial_run: str, tmp_path:
     summary = ssem_dask.align(observed, output, cluster="local", workers=2, **SMALL)
     assert summary.state == "complete"
     assert_same(output, serial_run)
+
+
+def test_the_other_modes_run_the_same_on_dask_and_serially(observed: str, tmp_path: Path) -> None:
+    outputs = [str(tmp_path / f"{cluster}.zarr") for cluster in ("serial", "local")]
+    for cluster, output in zip(("serial", "local"), outputs, strict=True):
+        assert ssem_dask.align(observed, output, cluster=cluster, **SEPARATE).state == "complete"
+    assert_same(*outputs)
 
 
 def test_every_section_but_the_first_has_pair_fields(serial_run: str) -> None:
@@ -175,8 +182,6 @@ def test_a_damaged_source_chunk_fails_by_name_and_mending_it_suffices(
     whole = chunk.read_bytes()
     chunk.write_bytes(whole[: len(whole) // 2])
     config = tmp_path / "run.toml"
-    from tests.integration.conftest import to_toml
-
     config.write_text(to_toml({"source": str(source), "output": str(tmp_path / "out.zarr"), **SMALL}))
     first = subprocess.run(
         command("run", str(config), "--cluster", "serial", "--json"), capture_output=True, check=False
