@@ -131,8 +131,8 @@ def test_an_output_that_is_no_run(observed: str, tmp_path: Path) -> None:
     assert [p.name for p in other.iterdir()] == ["chapter1.txt"]
 
 
-def test_an_unreachable_source() -> None:
-    ended = ssem_dask("align", "http://127.0.0.1:9/volume.zarr", "/tmp/never.zarr")
+def test_an_unreachable_source(tmp_path: Path) -> None:
+    ended = ssem_dask("align", "http://127.0.0.1:9/volume.zarr", str(tmp_path / "out.zarr"))
     assert_one_sentence(ended, naming="127.0.0.1:9")
 
 

@@ -1,0 +1,64 @@
+"""An output that cannot be written: one sentence at the start, named chunks in the middle, and on with it afterwards."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import ssem_dask as package
+from ssem_dask.task import Cause
+from tests.integration.conftest import SMALL
+from tests.integration.test_command_line import assert_one_sentence, ssem_dask
+
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="mounting a small file system needs root")
+
+
+@contextmanager
+def small_disk(place: Path, *, options: str) -> Iterator[Path]:
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], check=False)
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small file system is not allowed here")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_an_output_below_a_file(observed: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ended = ssem_dask("align", observed, str(tmp_path / "file" / "out.zarr"), "--cluster", "serial")
+    assert_one_sentence(ended, naming="out.zarr")
+
+
+@needs_root
+def test_a_read_only_output(observed: str, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", options="ro,size=1m") as disk:
+        assert_one_sentence(
+            ssem_dask("align", observed, str(disk / "out.zarr"), "--cluster", "serial"), naming="out.zarr"
+        )
+
+
+@needs_root
+def test_a_disk_that_is_full_from_the_start(observed: str, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", options="size=64k") as disk:
+        (disk / "ballast").write_bytes(bytes(64 * 1024))
+        ended = ssem_dask("align", observed, str(disk / "out.zarr"), "--cluster", "serial")
+        assert_one_sentence(ended, naming="no space left")
+
+
+@needs_root
+def test_a_disk_that_fills_up(observed: str, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", options="size=4m") as disk:
+        output, ballast = str(disk / "out.zarr"), disk / "ballast"
+        free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+        ballast.write_bytes(bytes(free - 300 * 1024))
+        first = package.align(observed, output, cluster="serial", **SMALL)
+        assert first.state == "incomplete"
+        assert {report.cause for report in first.failed} == {Cause.IO}
+        assert "no space left" in first.failed[0].message
+        ballast.unlink()
+        assert package.align(observed, output, cluster="serial", **SMALL).state == "complete"
