@@ -21,7 +21,7 @@ from ssem_dask.registration.pairs import PairFields
 from ssem_dask.registration.ssemnet import ssemnet_window
 from ssem_dask.types import ConfigBase
 
-_WORKING_PIXEL = 5.0  # nm: on 5 nm phantoms a pixel of 10 nm leaves a sixth more error (docs/accuracy.md)
+_WORKING_PIXEL = 5.0  # nm: on 5 nm phantoms a pixel of 10 nm leaves a sixth more error (docs/decisions/0003)
 _NODE_SPACING = 320.0  # nm, of the vector map at its finest
 _FIELD_SPACING = (
     80.0  # nm, of the pair fields: distortion bends within a few hundred nm, and between nodes fields are bilinear
