@@ -4,7 +4,7 @@ A task is done if its ledger entry carries the digest of the current configurati
 to do. So an interrupted run goes on where it was, and running a finished one does nothing.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -22,7 +22,7 @@ from ssem_dask.stages.sections import refuse_blank
 from ssem_dask.storage.ledger import Ledger
 from ssem_dask.storage.location import exists
 from ssem_dask.storage.run import create_run, read_run, update_run
-from ssem_dask.task import Outcome, Task, TaskReport
+from ssem_dask.task import Outcome, Result, Task, TaskReport
 
 FORMAT = 1
 STAGES: tuple[Stage, ...] = cast(tuple[Stage, ...], (coarse, register, compose, render, downsample))
@@ -85,29 +85,63 @@ def run(plan: Plan, *, executor: Executor, observer: Observer) -> Summary:
 
 def _run_stages(plan: Plan, *, executor: Executor, observer: Observer) -> Summary:
     job = plan.job
-    ledger = open_ledger(job.output)
     summary = Summary(output=job.output, state="complete")
     for choice in plan.choices:
         observer.note(choice)
     for stage in STAGES:
         stage.prepare(job)
-        done = done_tasks(ledger, stage.NAME, digest=job.digests[stage.NAME])
-        counts = summary.counts.setdefault(stage.NAME, {})
-        observer.stage_started(_started(stage, plan, done))
-        for report in done.values():
-            _count(report, counts, summary)
-        for generation in stage.generations(job):
-            for report in executor.map(partial(execute, run=stage.run), _left(generation, done)):
-                observer.task_ended(report)
-                _count(report, counts, summary)
-            if summary.failed:
-                break
-        observer.stage_ended(stage.NAME)
+        run_generations(
+            stage.NAME,
+            stage.generations(job),
+            work=stage.run,
+            estimate=plan.estimates[stage.NAME],
+            digest=job.digests[stage.NAME],
+            summary=summary,
+            executor=executor,
+            observer=observer,
+        )
         if summary.failed:
-            summary.state = "incomplete"
             break
     update_run(job.output, state=summary.state)
     return summary
+
+
+def run_generations(
+    name: str,
+    generations: Iterable[Iterable[Task]],
+    *,
+    work: Callable[[Task], Result],
+    estimate: Estimate,
+    digest: str,
+    summary: Summary,
+    executor: Executor,
+    observer: Observer,
+) -> None:
+    """Do what is left to do of one stage, and count it in `summary`; stops after a generation in which a task failed.
+
+    Args:
+        name: of the stage.
+        generations: its tasks.
+        work: does one of them.
+        estimate: what the stage is going to cost.
+        digest: that its tasks' ledger entries must carry to count as done.
+        summary: of the run so far; changed.
+        executor: runs the tasks.
+        observer: told what happens.
+    """
+    done = done_tasks(open_ledger(summary.output), name, digest=digest)
+    counts = summary.counts.setdefault(name, {})
+    observer.stage_started(_started(name, estimate, done))
+    for report in done.values():
+        _count(report, counts, summary)
+    for generation in generations:
+        for report in executor.map(partial(execute, run=work), _left(generation, done)):
+            observer.task_ended(report)
+            _count(report, counts, summary)
+        if summary.failed:
+            summary.state = "incomplete"
+            break
+    observer.stage_ended(name)
 
 
 def open_run(plan: Plan) -> None:
@@ -184,11 +218,11 @@ def _left(tasks: Iterable[Task], done: dict[str, TaskReport]) -> Iterator[Task]:
     return (task for task in tasks if task.key not in done)
 
 
-def _started(stage: Stage, plan: Plan, done: dict[str, TaskReport]) -> StageStarted:
+def _started(name: str, estimate: Estimate, done: dict[str, TaskReport]) -> StageStarted:
     return StageStarted(
-        stage=stage.NAME,
-        tasks=plan.estimates[stage.NAME].tasks,
-        pixels=plan.estimates[stage.NAME].pixels,
+        stage=name,
+        tasks=estimate.tasks,
+        pixels=estimate.pixels,
         done_tasks=len(done),
         done_pixels=sum(report.pixels for report in done.values()),
     )

@@ -127,7 +127,7 @@ def status(
             failed.append(report)
         elif report.message:
             remarks.append(report)
-    _tell(
+    tell(
         pipeline.Summary(output=output, state=attributes["state"], counts=counts, failed=failed, remarks=remarks),
         as_json=as_json,
     )
@@ -141,10 +141,10 @@ def _run(settings: RunConfig, *, cluster: str | None, workers: int | None, as_js
             summary = pipeline.run(planned, executor=executor, observer=observer)
     finally:
         executor.close()
-    _tell(summary, as_json=as_json)
+    tell(summary, as_json=as_json)
 
 
-def _tell(summary: pipeline.Summary, *, as_json: bool) -> None:
+def tell(summary: pipeline.Summary, *, as_json: bool) -> None:
     """Show how a run stands, and leave with the exit code that says the same."""
     if as_json:
         console.show_json(asdict(summary))

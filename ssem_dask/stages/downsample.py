@@ -11,10 +11,10 @@ from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import ceil_div, shape_at_mip
 from ssem_dask.registration.pyramid import pool
 from ssem_dask.stages.job import Estimate, Job
-from ssem_dask.stages.render import to_dtype
+from ssem_dask.stages.render import Warping, own_warping, to_dtype
 from ssem_dask.storage.volume import Volume
 from ssem_dask.task import Result, Task
-from ssem_dask.types import ShapeZYX
+from ssem_dask.types import AnyArray, ShapeZYX
 
 NAME = "downsample"
 
@@ -23,7 +23,7 @@ NAME = "downsample"
 class DownsampleTask(Task):
     """Make one shard of a level from the level below it."""
 
-    job: Job
+    warping: Warping
     box: Box
 
 
@@ -34,45 +34,58 @@ def prepare(job: Job) -> None:
 
 def generations(job: Job) -> Iterator[Iterable[Task]]:
     """One generation a level."""
-    for mip in range(1, job.mips):
+    return downsample_tasks(own_warping(job), output=job.output, digest=job.digests[NAME])
+
+
+def downsample_tasks(warping: Warping, *, output: str, digest: str) -> Iterator[Iterable[Task]]:
+    """For each level one task a shard."""
+    for mip in range(1, warping.mips):
         yield (
             DownsampleTask(
                 key=f"{NAME}/mip{mip}-z{box.start[0]:06d}-y{box.start[1]:07d}-x{box.start[2]:07d}",
-                output=job.output,
-                digest=job.digests[NAME],
+                output=output,
+                digest=digest,
                 pixels=box.size * 4**mip,
-                job=job,
+                warping=warping,
                 box=box,
             )
-            for box in chunk_boxes(_level_shape(job, mip), chunk=job.render.shard, mip=mip)
+            for box in chunk_boxes(_level_shape(warping.info.shape, mip), chunk=warping.config.shard, mip=mip)
         )
 
 
 def run(task: Task) -> Result:
-    """Average 2 × 2 pixels of the finer level, section by section."""
+    """Make one pixel of 2 × 2 of the finer level, section by section: their mean, or of ids the most frequent."""
     assert isinstance(task, DownsampleTask)
-    box, dtype = task.box, task.job.info.dtype
-    volume = Volume.open(task.job.url("aligned"))
+    box, dtype = task.box, task.warping.info.dtype
+    volume = Volume.open(task.warping.target)
     below = box.at_mip(box.mip - 1).clipped(volume.shape_at(box.mip - 1))
     finer = volume.read(below)
-    pixels = np.stack([to_dtype(pool(torch.from_numpy(image.astype(np.float32)), 2), dtype) for image in finer])
+    if task.warping.labels:
+        pixels = np.stack([pool_labels(image) for image in finer])
+    else:
+        pixels = np.stack([to_dtype(pool(torch.from_numpy(image.astype(np.float32)), 2), dtype) for image in finer])
     volume.write(box, pixels)
     return Result(bytes_read=finer.nbytes, bytes_written=pixels.nbytes)
 
 
 def estimate(job: Job) -> Estimate:
+    """As `estimate_downsampling`."""
+    return estimate_downsampling(own_warping(job))
+
+
+def estimate_downsampling(warping: Warping) -> Estimate:
     """Each task holds its shard, the finer shards under it, and one section of them in float."""
-    size = job.info.dtype.itemsize
+    size, shard = warping.info.dtype.itemsize, warping.config.shard
     tasks, pixels, written = 0, 0, 0
-    for mip in range(1, job.mips):
-        shape = _level_shape(job, mip)
+    for mip in range(1, warping.mips):
+        shape = _level_shape(warping.info.shape, mip)
         count = 1
-        for n, s in zip(shape, job.render.shard, strict=True):
+        for n, s in zip(shape, shard, strict=True):
             count *= ceil_div(n, s)
         tasks += count
         written += shape[0] * shape[1] * shape[2] * size
         pixels += shape[0] * shape[1] * shape[2] * 4**mip
-    z, y, x = (min(s, n) for s, n in zip(job.render.shard, job.shape, strict=True))
+    z, y, x = (min(s, n) for s, n in zip(shard, warping.info.shape, strict=True))
     return Estimate(
         tasks=tasks,
         pixels=pixels,
@@ -83,5 +96,25 @@ def estimate(job: Job) -> Estimate:
     )
 
 
-def _level_shape(job: Job, mip: int) -> ShapeZYX:
-    return (job.shape[0], *shape_at_mip((job.shape[1], job.shape[2]), mip=mip))
+def pool_labels(ids: AnyArray) -> AnyArray:
+    """The most frequent id of each 2 × 2 square.
+
+    Of ids that are equally frequent the largest is taken, so that thin processes do not lose against the background 0.
+
+    Args:
+        ids: `(y, x)`, any integer type; an odd last row or column stands for two.
+
+    Returns:
+        `(ceil(y / 2), ceil(x / 2))`.
+    """
+    padded = np.pad(ids, [(0, n % 2) for n in ids.shape], mode="edge")
+    y, x = padded.shape[0] // 2, padded.shape[1] // 2
+    four = np.sort(padded.reshape(y, 2, x, 2).swapaxes(1, 2).reshape(y, x, 4), axis=-1)
+    a, b, c, d = np.moveaxis(four, -1, 0)
+    pair = np.where(b == c, b, np.where(a == b, a, d))
+    most: AnyArray = np.where(c == d, d, pair)
+    return most
+
+
+def _level_shape(shape: ShapeZYX, mip: int) -> ShapeZYX:
+    return (shape[0], *shape_at_mip((shape[1], shape[2]), mip=mip))

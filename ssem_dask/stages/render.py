@@ -1,4 +1,8 @@
-"""Stage render: warp every section once by `fields/section`, shard by shard."""
+"""Stage render: warp every section once by `fields/section`, shard by shard.
+
+The same tasks warp the run's own source and, for `ssem-dask warp`, any other volume that lies in its frame; ids of a
+segmentation are never mixed, neither here nor in the pyramid.
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,8 +18,8 @@ from ssem_dask.field.interpolate import Kind, sample_known
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import ceil_div
-from ssem_dask.stages.job import Estimate, Job
-from ssem_dask.stages.sections import open_source, read_at
+from ssem_dask.stages.job import Estimate, Job, RenderStageConfig
+from ssem_dask.stages.sections import read_at
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 from ssem_dask.task import Outcome, Result, Task
@@ -27,59 +31,99 @@ _NODE_MARGIN = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RenderTask(Task):
-    """Render one shard of the aligned volume."""
+class Warping:
+    """What is warped, by which fields, into which volume."""
 
-    job: Job
+    source: str
+    """URL of the volume that is warped."""
+    info: VolumeInfo
+    """Of the source, and of the target as well."""
+    fields: str
+    """URL of `fields/section`."""
+    spacing: int
+    """mip-0 px between the fields' nodes."""
+    target: str
+    """URL of the volume that is written."""
+    mips: int
+    """Levels of the target."""
+    config: RenderStageConfig
+    labels: bool = False
+    """The values are ids: taken from the nearest pixel, and in the pyramid from the most frequent one."""
+
+    def create(self) -> None:
+        """Create the target with all its levels; does nothing where it exists."""
+        create_volume(self.target, info=self.info, chunk=self.config.chunk, shard=self.config.shard, mips=self.mips)
+
+    def open_source(self) -> Volume:
+        """Open the volume that is warped."""
+        return Volume.open(self.source, pixel_size=self.info.pixel_size, section_thickness=self.info.section_thickness)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderTask(Task):
+    """Render one shard of the target."""
+
+    warping: Warping
     box: Box
+
+
+def own_warping(job: Job) -> Warping:
+    """The run's source, warped to its aligned volume."""
+    return Warping(
+        source=job.source,
+        info=job.info,
+        fields=job.url("fields", "section"),
+        spacing=job.spacing,
+        target=job.url("aligned"),
+        mips=job.mips,
+        config=job.render,
+    )
 
 
 def prepare(job: Job) -> None:
     """Create the aligned volume with all its levels."""
-    info = VolumeInfo(
-        shape=job.shape,
-        dtype=job.info.dtype,
-        pixel_size=job.info.pixel_size,
-        section_thickness=job.info.section_thickness,
-    )
-    create_volume(job.url("aligned"), info=info, chunk=job.render.chunk, shard=job.render.shard, mips=job.mips)
+    own_warping(job).create()
 
 
 def generations(job: Job) -> Iterator[Iterable[Task]]:
     """All shards; they are independent."""
-    yield (
+    yield render_tasks(own_warping(job), output=job.output, digest=job.digests[NAME])
+
+
+def render_tasks(warping: Warping, *, output: str, digest: str) -> Iterator[Task]:
+    """One task a shard of the target."""
+    return (
         RenderTask(
             key=f"{NAME}/z{box.start[0]:06d}-y{box.start[1]:07d}-x{box.start[2]:07d}",
-            output=job.output,
-            digest=job.digests[NAME],
+            output=output,
+            digest=digest,
             pixels=box.size,
-            job=job,
+            warping=warping,
             box=box,
         )
-        for box in chunk_boxes(job.shape, chunk=job.render.shard)
+        for box in chunk_boxes(warping.info.shape, chunk=warping.config.shard)
     )
 
 
 def run(task: Task) -> Result:
     """Read the field over the shard and the source pixels that it points to; write the warped pixels."""
     assert isinstance(task, RenderTask)
-    job, box = task.job, task.box
-    source = open_source(job)
-    aligned = Volume.open(job.url("aligned"))
-    pixels = np.zeros(box.shape, dtype=job.info.dtype)
+    warping, box = task.warping, task.box
+    source = warping.open_source()
+    target = Volume.open(warping.target)
+    pixels = np.zeros(box.shape, dtype=warping.info.dtype)
     known = False
     with torch.inference_mode():
         for i, z in enumerate(box.sections):
-            image, mask = warped_section(
-                source,
-                field=section_field(job.url("fields", "section"), z=z, box=box, spacing=job.spacing),
-                z=z,
-                box=box,
-                kind=job.render.interpolation,
-            )
-            pixels[i] = to_dtype(image, job.info.dtype)
+            field = section_field(warping.fields, z=z, box=box, spacing=warping.spacing)
+            if warping.labels:
+                pixels[i] = warped_labels(source, field=field, z=z, box=box)
+                known = known or bool(pixels[i].any())
+                continue
+            image, mask = warped_section(source, field=field, z=z, box=box, kind=warping.config.interpolation)
+            pixels[i] = to_dtype(image, warping.info.dtype)
             known = known or bool(mask.any())
-    aligned.write(box, pixels)
+    target.write(box, pixels)
     return Result(
         outcome=Outcome.OK if known else Outcome.NO_TISSUE,
         bytes_read=pixels.nbytes,
@@ -88,18 +132,23 @@ def run(task: Task) -> Result:
 
 
 def estimate(job: Job) -> Estimate:
+    """As `estimate_rendering`."""
+    return estimate_rendering(own_warping(job))
+
+
+def estimate_rendering(warping: Warping) -> Estimate:
     """Each task reads about the pixels of its shard once, and writes them."""
-    size = job.info.dtype.itemsize
-    z, y, x = (min(s, n) for s, n in zip(job.render.shard, job.shape, strict=True))
+    size, shape = warping.info.dtype.itemsize, warping.info.shape
+    z, y, x = (min(s, n) for s, n in zip(warping.config.shard, shape, strict=True))
     tasks = 1
-    for n, s in zip(job.shape, job.render.shard, strict=True):
+    for n, s in zip(shape, warping.config.shard, strict=True):
         tasks *= ceil_div(n, s)
-    volume = job.shape[0] * job.shape[1] * job.shape[2] * size
+    pixels = shape[0] * shape[1] * shape[2]
     return Estimate(
         tasks=tasks,
-        pixels=job.size,
-        bytes_read=volume,
-        bytes_written=volume,
+        pixels=pixels,
+        bytes_read=pixels * size,
+        bytes_written=pixels * size,
         files=tasks,
         memory=z * y * x * size * 2 + y * x * 4 * 12,
     )
@@ -128,6 +177,28 @@ def warped_section(source: Volume, *, field: Tensor, z: int, box: Box, kind: Kin
     back[:, 2] = pixels.origin
     positions = pixels.relative_to(pixels.origin).positions() + field
     return read_at(source, z=z, mip=0, positions=positions, affine=back, kind=kind)
+
+
+def warped_labels(source: Volume, *, field: Tensor, z: int, box: Box) -> AnyArray:
+    """The ids `(y, x)` of a box of one section, each from the source pixel that it points into (C3); 0 where unknown.
+
+    Ids never pass through floating point, which would change those above 2**24.
+    """
+    grid = Grid.of_box(box)
+    ids = np.zeros(box.shape_yx, dtype=source.info.dtype)
+    y, x = (grid.relative_to(grid.origin).positions() + field).double().numpy()
+    known = np.isfinite(y) & np.isfinite(x)
+    rows = np.floor(np.where(known, y, -1.0)).astype(np.int64) + box.start[1]
+    columns = np.floor(np.where(known, x, -1.0)).astype(np.int64) + box.start[2]
+    height, width = source.info.shape[1:]
+    known &= (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    if not known.any():
+        return ids
+    rows, columns = rows[known], columns[known]
+    low, high = (rows.min(), columns.min()), (rows.max() + 1, columns.max() + 1)
+    part = Box((z, int(low[0]), int(low[1])), (z + 1, int(high[0]), int(high[1])))
+    ids[known] = source.read(part)[0][rows - low[0], columns - low[1]]
+    return ids
 
 
 def to_dtype(image: Tensor, dtype: np.dtype[Any]) -> AnyArray:

@@ -1,0 +1,160 @@
+"""Carry another volume of the same sections along with an alignment: a second channel, or a segmentation.
+
+The work is the run's own: the tasks of the stages render and downsample, with a ledger beside the volume that is
+written, so that an interrupted warp goes on where it was.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ssem_dask.alignment import Alignment, open_alignment
+from ssem_dask.config import digest_of
+from ssem_dask.errors import OutputError, SourceError
+from ssem_dask.geometry.mip import shape_at_mip
+from ssem_dask.pipeline import Summary, run_generations
+from ssem_dask.runtime.clusters import open_cluster
+from ssem_dask.runtime.events import Observer, Silent
+from ssem_dask.runtime.executor import Executor
+from ssem_dask.stages import downsample, render
+from ssem_dask.stages.job import DownsampleStageConfig, Estimate, RenderStageConfig
+from ssem_dask.stages.render import Warping
+from ssem_dask.storage import arrays, location
+from ssem_dask.storage.volume import Volume, VolumeInfo, check_image_dtype
+from ssem_dask.task import Result, Task
+
+KEY = "ssem_dask_warp"
+"""Group attribute of a warped volume: {"alignment", "source", "labels", "digest", "state"}."""
+
+
+@dataclass(frozen=True, slots=True)
+class WarpPlan:
+    """What a warp will do."""
+
+    warping: Warping
+    attributes: dict[str, Any]
+    digest: str
+
+
+def warp_volume(
+    alignment: str,
+    volume: str,
+    destination: str,
+    *,
+    labels: bool = False,
+    cluster: str = "local",
+    workers: int | None = None,
+    observer: Observer | None = None,
+) -> Summary:
+    """Apply an alignment to a volume that lies in its source's frame, in bounded memory, shard by shard.
+
+    Args:
+        alignment: URL of the run.
+        volume: URL of the volume (OME-Zarr or array): the source's shape at mip 0, any integer type.
+        destination: URL of the OME-Zarr image to write; continued if this very warp was interrupted.
+        labels: the values are ids: nearest pixel, and most frequent id in the pyramid.
+        cluster: as in `align`.
+        workers: as in `align`.
+        observer: told what happens; None: nobody.
+
+    Raises:
+        SourceError: there is no such alignment or volume, or the volume does not fit.
+        OutputError: something else lies at the destination.
+    """
+    plan = plan_warp(alignment, volume, destination, labels=labels)
+    executor = open_cluster(cluster, workers=workers)
+    try:
+        return run_warp(plan, executor=executor, observer=observer or Silent())
+    finally:
+        executor.close()
+
+
+def plan_warp(alignment: str, volume: str, destination: str, *, labels: bool) -> WarpPlan:
+    """Check everything and lay out the warp; touches nothing. Errors as in `warp_volume`."""
+    opened = open_alignment(alignment)
+    config = opened.attributes["config"]
+    info = _volume_info(opened, volume, labels=labels)
+    mips, smallest = 1, DownsampleStageConfig(**config["downsample"]).smallest
+    while max(shape_at_mip(info.shape[1:], mip=mips - 1)) > smallest:
+        mips += 1
+    warping = Warping(
+        source=volume,
+        info=info,
+        fields=location.join(alignment, "fields", "section"),
+        spacing=opened.spacing,
+        target=destination,
+        mips=mips,
+        config=RenderStageConfig(**config["render"]),
+        labels=labels,
+    )
+    attributes = {"alignment": alignment, "source": volume, "labels": labels}
+    digest = digest_of(
+        {**attributes, "run": opened.attributes["config_digest"], "shape": info.shape, "dtype": info.dtype.str}
+    )
+    return WarpPlan(warping=warping, attributes={**attributes, "digest": digest}, digest=digest[:16])
+
+
+def run_warp(plan: WarpPlan, *, executor: Executor, observer: Observer) -> Summary:
+    """Do what is left to do of a plan. Errors as in `warp_volume`."""
+    warping, target = plan.warping, plan.warping.target
+    _check_destination(plan)
+    if open_alignment(plan.attributes["alignment"]).state != "complete":
+        observer.note(f"{plan.attributes['alignment']} is not complete: what it does not know becomes 0.")
+    summary = Summary(output=target, state="complete")
+    _set_state(plan, "running")
+    warping.create()
+    shards: list[Iterable[Task]] = [render.render_tasks(warping, output=target, digest=plan.digest)]
+    levels = downsample.downsample_tasks(warping, output=target, digest=plan.digest)
+    stages: list[tuple[str, Iterable[Iterable[Task]], Callable[[Task], Result], Estimate]] = [
+        (render.NAME, shards, render.run, render.estimate_rendering(warping)),
+        (downsample.NAME, levels, downsample.run, downsample.estimate_downsampling(warping)),
+    ]
+    try:
+        for name, generations, work, estimate in stages:
+            run_generations(
+                name,
+                generations,
+                work=work,
+                estimate=estimate,
+                digest=plan.digest,
+                summary=summary,
+                executor=executor,
+                observer=observer,
+            )
+            if summary.failed:
+                break
+    except BaseException:
+        _set_state(plan, "incomplete")
+        raise
+    _set_state(plan, summary.state)
+    return summary
+
+
+def _volume_info(alignment: Alignment, url: str, *, labels: bool) -> VolumeInfo:
+    sizes = alignment.attributes["config"]["volume"]
+    info = Volume.open(url, pixel_size=sizes["pixel_size"], section_thickness=sizes["section_thickness"]).info
+    if info.shape != alignment.shape:
+        raise SourceError(
+            f"{url}: has shape {info.shape}, but the alignment {alignment.url} is for {alignment.shape}; give a volume "
+            "that lies in its source's frame."
+        )
+    if labels and info.dtype.kind not in "iu":
+        raise SourceError(f"{url}: labels are {info.dtype}, but must be integers; convert them.")
+    if not labels:
+        check_image_dtype(url, info.dtype)
+    return info
+
+
+def _check_destination(plan: WarpPlan) -> None:
+    """OutputError where something other than this warp, begun before, lies at the destination."""
+    target = plan.warping.target
+    with location.writing(target), location.reaching_output():
+        found = (arrays.group_attributes(target) or {}).get(KEY)
+        if found is not None and found.get("digest") == plan.attributes["digest"]:
+            return
+        if found is not None or (location.exists(target) and location.list_names(target)):
+            raise OutputError(f"{target}: something else is already there; choose another destination or delete it.")
+
+
+def _set_state(plan: WarpPlan, state: str) -> None:
+    arrays.create_group(plan.warping.target, attributes={KEY: {**plan.attributes, "state": state}})

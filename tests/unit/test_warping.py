@@ -1,0 +1,184 @@
+"""`warp` and `points`: another volume and coordinates follow the alignment; ids stay ids."""
+
+import csv
+import io
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from ssem_dask.cli.main import app
+from ssem_dask.config import make_config, resolve, stored_config
+from ssem_dask.errors import OutputError, SourceError
+from ssem_dask.geometry.box import Box
+from ssem_dask.stages.downsample import pool_labels
+from ssem_dask.storage.arrays import group_attributes
+from ssem_dask.storage.fields import FieldInfo, create_field
+from ssem_dask.storage.run import create_run
+from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
+from ssem_dask.warping import KEY, warp_volume
+
+SHAPE = (3, 150, 130)
+SHIFT = (7, -11)
+"""Of section 0, whole px; section 1 stays, of section 2 nothing is known."""
+BIG = 2**63
+"""An id that no floating-point number next to it could tell apart."""
+
+
+def make_volume(path: Path, values: np.ndarray, *, dtype: str) -> str:
+    info = VolumeInfo(shape=SHAPE, dtype=np.dtype(dtype), pixel_size=5.0, section_thickness=40.0)
+    volume = create_volume(str(path), info=info, chunk=(1, 64, 64), shard=(3, 192, 192), mips=1)
+    volume.write(Box((0, 0, 0), SHAPE), values.astype(dtype))
+    return str(path)
+
+
+@pytest.fixture
+def ids() -> np.ndarray:
+    return np.random.default_rng(1).integers(1, 2**20, SHAPE).astype("uint64") + np.uint64(BIG)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> str:
+    """A finished run of known fields."""
+    random = np.random.default_rng(0)
+    source = make_volume(tmp_path / "source.zarr", random.integers(0, 255, SHAPE), dtype="uint8")
+    url = str(tmp_path / "run.zarr")
+    tree = {
+        "source": source,
+        "output": url,
+        "render": {"chunk": (2, 32, 32), "shard": (2, 64, 64)},
+        "downsample": {"smallest": 40},
+    }
+    job, _ = resolve(make_config(tree))
+    attributes = {"state": "complete", "source": source, "config": stored_config(job), "config_digest": "d" * 64}
+    create_run(url, attributes=attributes)
+    field = create_field(
+        f"{url}/fields/section",
+        info=FieldInfo(spacing=16, shape_mip0=SHAPE),
+        leading=(),
+        components=True,
+        chunks=(1, 2, 10, 9),
+        shards=None,
+    )
+    field[0] = np.broadcast_to(np.array(SHIFT, dtype="float32")[:, None, None], field.shape[1:])
+    field[1] = 0
+    return url
+
+
+def expected(values: np.ndarray) -> np.ndarray:
+    """What the fields of `run` make of a volume."""
+    out = np.zeros_like(values)
+    out[0, : SHAPE[1] - SHIFT[0], -SHIFT[1] :] = values[0, SHIFT[0] :, : SHIFT[1]]
+    out[1] = values[1]
+    return out
+
+
+def test_ids_are_carried_exactly(run: str, ids: np.ndarray, tmp_path: Path) -> None:
+    labels = make_volume(tmp_path / "labels.zarr", ids, dtype="uint64")
+    target = str(tmp_path / "warped.zarr")
+    summary = warp_volume(run, labels, target, labels=True, cluster="serial")
+    assert summary.state == "complete"
+    warped = Volume.open(target)
+    np.testing.assert_array_equal(warped.read(Box((0, 0, 0), SHAPE)), expected(ids))
+    assert warped.mips == (0, 1, 2)
+    for mip in (1, 2):
+        finer = warped.read(Box((0, 0, 0), warped.shape_at(mip - 1), mip - 1))
+        coarser = warped.read(Box((0, 0, 0), warped.shape_at(mip), mip))
+        np.testing.assert_array_equal(coarser, np.stack([pool_labels(section) for section in finer]))
+
+
+def test_another_channel_is_interpolated(run: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(2).integers(0, 60000, SHAPE)
+    channel = make_volume(tmp_path / "channel.zarr", values, dtype="uint16")
+    warp_volume(run, channel, str(tmp_path / "warped.zarr"), cluster="serial")
+    found = Volume.open(str(tmp_path / "warped.zarr")).read(Box((0, 0, 0), SHAPE))
+    inside = np.s_[:, 4:-12, 16:-4]  # away from the border, where interpolation sees the outside
+    np.testing.assert_allclose(found[inside].astype(int), expected(values)[inside], atol=1)
+
+
+def test_an_interrupted_warp_goes_on(run: str, ids: np.ndarray, tmp_path: Path) -> None:
+    labels = make_volume(tmp_path / "labels.zarr", ids, dtype="uint64")
+    target = tmp_path / "warped.zarr"
+    warp_volume(run, labels, str(target), labels=True, cluster="serial")
+    entries = sorted((target / "ledger").rglob("*.json"))
+    times = {entry: entry.stat().st_mtime_ns for entry in entries}
+    entries[0].unlink()
+    warp_volume(run, labels, str(target), labels=True, cluster="serial")
+    again = [entry for entry in entries if entry.stat().st_mtime_ns != times[entry]]
+    assert again == [entries[0]]
+    attributes = group_attributes(str(target))
+    assert attributes is not None
+    assert attributes[KEY]["state"] == "complete"
+
+
+def test_what_does_not_fit_is_refused(run: str, ids: np.ndarray, tmp_path: Path) -> None:
+    labels = make_volume(tmp_path / "labels.zarr", ids, dtype="uint64")
+    with pytest.raises(SourceError, match="uint8 or uint16"):
+        warp_volume(run, labels, str(tmp_path / "w.zarr"), cluster="serial")
+    with pytest.raises(OutputError, match="something else is already there"):
+        warp_volume(run, labels, run, labels=True, cluster="serial")
+    info = VolumeInfo(shape=(3, 99, 99), dtype=np.dtype("uint8"), pixel_size=5.0, section_thickness=40.0)
+    create_volume(str(tmp_path / "other.zarr"), info=info, chunk=(1, 64, 64), shard=(1, 64, 64), mips=1)
+    with pytest.raises(SourceError, match=r"has shape \(3, 99, 99\)"):
+        warp_volume(run, str(tmp_path / "other.zarr"), str(tmp_path / "w.zarr"), cluster="serial")
+    assert not (tmp_path / "w.zarr").exists()
+
+
+def test_the_most_frequent_id_wins() -> None:
+    random = np.random.default_rng(3)
+    ids = random.integers(0, 4, (61, 45)).astype("uint32")
+    pooled = pool_labels(ids)
+    assert pooled.shape == (31, 23)
+    assert pooled.dtype == ids.dtype
+    padded = np.pad(ids, [(0, 1), (0, 1)], mode="edge")
+    for y, x in np.ndindex(*pooled.shape):
+        counts = Counter(padded[2 * y : 2 * y + 2, 2 * x : 2 * x + 2].ravel().tolist())
+        assert pooled[y, x] == max(counts, key=lambda value: (counts[value], value))
+
+
+def test_the_command_warps(run: str, ids: np.ndarray, tmp_path: Path) -> None:
+    labels = make_volume(tmp_path / "labels.zarr", ids, dtype="uint64")
+    target = str(tmp_path / "warped.zarr")
+    done = CliRunner().invoke(app, ["warp", run, labels, target, "--labels", "--cluster", "serial", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["state"] == "complete"
+    np.testing.assert_array_equal(Volume.open(target).read(Box((0, 0, 0), SHAPE)), expected(ids))
+
+
+def test_points_go_there_and_back(run: str, tmp_path: Path) -> None:
+    file = tmp_path / "points.csv"
+    file.write_text("name,z,y,x\na,0,60.5,50.5\nb,1,20,30\nc,2,20,30\n")
+    done = CliRunner().invoke(app, ["points", run, str(file), "--to", "source"])
+    assert done.exit_code == 0, done.output
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [row["name"] for row in rows] == ["a", "b", "c"]
+    assert [float(rows[0][axis]) for axis in "zyx"] == [0, 60.5 + SHIFT[0], 50.5 + SHIFT[1]]
+    assert [float(rows[1][axis]) for axis in "zyx"] == [1, 20, 30]
+    assert rows[2]["y"] == rows[2]["x"] == "nan"
+    file.write_text(done.stdout)
+    back = CliRunner().invoke(app, ["points", run, str(file), "--to", "aligned", "--json"])
+    shown = json.loads(back.stdout)["points"]
+    assert shown[0] == {"z": 0, "y": pytest.approx(60.5, abs=2e-3), "x": pytest.approx(50.5, abs=2e-3)}
+    assert shown[2] == {"z": 2, "y": None, "x": None}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "columns z, y, x are needed"),
+        ("z,y\n1,2\n", "add x"),
+        ("z,y,x\n0,1,2\n0,here,2\n", "line 3"),
+        ("z,y,x\n0,1\n", "line 2"),
+        ("z,y,x\n9,1,2\n", "the sections are 0 … 2"),
+        ("z,y,x\n0.5,1,2\n", "the section's index"),
+    ],
+)
+def test_bad_points_are_named(run: str, tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "points.csv"
+    file.write_text(content)
+    done = CliRunner().invoke(app, ["points", run, str(file)])
+    assert done.exit_code == 2
+    assert message in " ".join(done.stderr.split())
