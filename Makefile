@@ -3,6 +3,9 @@
 PYTHON ?= python3
 # Which torch: cpu (default) or cuda (PyPI's build, several GB).
 TORCH ?= cpu
+# Of `make bench-coarse`.
+SEED ?= 1
+DRAWS ?= 200
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(TORCH)
@@ -11,7 +14,7 @@ TORCH_SOURCE_cpu = $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--tor
 TORCH_SOURCE_cuda =
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint docs format clean
+.PHONY: help env demo test bench-coarse lint docs format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -32,6 +35,9 @@ test: env  ## Run all tests with coverage
 	@rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
+
+bench-coarse: env  ## Measure how often real sections are found again after random turns and shifts (SEED=…, DRAWS=…)
+	$(BIN)/python -m tests.benchmarks.coarse --seed $(SEED) --draws $(DRAWS) --json coarse.json
 
 lint: env  ## Check style, types and layers, as CI does
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ from ssem_dask.geometry.chunks import round_up
 from ssem_dask.geometry.mip import shape_at_mip
 from ssem_dask.registration.register import encoder_digest
 from ssem_dask.registration.register import resolve as resolve_register
+from ssem_dask.stages.coarse import resolve as resolve_coarse
 from ssem_dask.stages.job import (
     CoarseStageConfig,
     ComposeStageConfig,
@@ -110,13 +111,10 @@ def resolve(config: RunConfig) -> tuple[Job, list[str]]:
         SourceError: the source is missing, unreadable or too small to align.
         ConfigError: values that do not fit the volume or each other.
     """
-    volume = Volume.open(
-        config.source, pixel_size=config.volume.pixel_size, section_thickness=config.volume.section_thickness
-    )
-    info = volume.info
+    pixel, thickness = config.volume.pixel_size, config.volume.section_thickness
+    info = Volume.open(config.source, pixel_size=pixel, section_thickness=thickness).info
     _check_source(config.source, info)
-    pixel = config.volume.pixel_size or info.pixel_size
-    thickness = config.volume.section_thickness or info.section_thickness
+    pixel, thickness = pixel or info.pixel_size, thickness or info.section_thickness
     info = VolumeInfo(shape=info.shape, dtype=info.dtype, pixel_size=pixel, section_thickness=thickness)
     register, choices = _resolve_register(config.register_, info)
     _check_render(config.render)
@@ -127,7 +125,7 @@ def resolve(config: RunConfig) -> tuple[Job, list[str]]:
         source=config.source,
         output=config.output,
         info=info,
-        coarse=config.coarse,
+        coarse=resolve_coarse(config.coarse, sections=info.shape[0]),
         register=register,
         compose=config.compose,
         render=config.render,

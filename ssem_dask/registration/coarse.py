@@ -8,24 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from ssem_dask.field.affine import IDENTITY, rotation_about
+from ssem_dask.field.affine import IDENTITY, compose_affine, rotation_about
 from ssem_dask.registration.coarse_chain import ChainResult, chain_sections
 from ssem_dask.registration.coarse_config import CoarseConfig
 from ssem_dask.registration.coarse_refine import refine_affine
-from ssem_dask.registration.phase import RigidPeak, find_rotation_and_shift, local_contrast, whiten
-from ssem_dask.registration.pyramid import masked_pool
+from ssem_dask.registration.coarse_section import START_ROTATION, START_SHIFT, CoarseSection
+from ssem_dask.registration.phase import RigidPeak, best_peak, scores
 from ssem_dask.types import Float64Array, ShapeYX
 
-__all__ = ["ChainResult", "CoarseConfig", "CoarsePair", "chain_sections", "estimate_pair"]
+__all__ = ["ChainResult", "CoarseConfig", "CoarsePair", "CoarseSection", "chain_sections", "estimate_pair"]
 
-SEARCH_SIDE = 128
-"""Side in px to which thumbnails are pooled for the search over rotations and shifts."""
-ANGLE_STEP = 0.5
-"""Degrees between rotation candidates: about one px at the corners of a search image."""
-CONTRAST_RADIUS = 14
-"""Half side in px of the window of the local contrast normalisation."""
 MIN_TISSUE = 0.02
 """Least share of tissue in a thumbnail with which a search makes sense."""
 MIN_OVERLAP = 0.2
@@ -39,75 +32,65 @@ class CoarsePair:
     affine: Float64Array
     """`(2, 3)` float64, pull: fixed mip-0 px → moving mip-0 px. Identity where the ratio is 0."""
     ratio: float
-    """Peak ratio (best : second): matching pairs 1.5 and more, unrelated ones 1.0 to 1.25; 0: nothing to compare."""
+    """Score over the second best, or over what chance reaches: neighbours 1.5 to 5, unrelated sections up to 1.24;
+    0: nothing to compare."""
 
 
 def estimate_pair(
-    fixed: Tensor, moving: Tensor, *, fixed_mask: Tensor, moving_mask: Tensor, pixel: float, config: CoarseConfig
+    *, fixed: CoarseSection, moving: CoarseSection, pixel: float, start: Float64Array | None
 ) -> CoarsePair:
     """Estimate the affine map that pulls `moving` onto `fixed`.
 
     Args:
-        fixed: thumbnail `(y, x)` float32, at most about 256 px a side.
+        fixed: thumbnail, at most about 256 px a side.
         moving: thumbnail of the same shape.
-        fixed_mask: `(y, x)` bool, True on tissue.
-        moving_mask: `(y, x)` bool.
         pixel: mip-0 px per thumbnail px.
-        config: range of the search.
+        start: `(2, 3)`, fixed mip-0 px → moving mip-0 px: only maps within 2° and 3 % of the section's side are
+            searched. None: the whole range of the configuration.
 
     Raises:
         ValueError: the shapes differ.
     """
-    if not fixed.shape == moving.shape == fixed_mask.shape == moving_mask.shape or fixed.ndim != 2:
-        raise ValueError(
-            f"estimate_pair: fixed {tuple(fixed.shape)}, moving {tuple(moving.shape)} and their masks "
-            f"{tuple(fixed_mask.shape)}, {tuple(moving_mask.shape)} must have one shape (y, x)."
-        )
-    if min(float(fixed_mask.float().mean()), float(moving_mask.float().mean())) < MIN_TISSUE:
+    if fixed.shape != moving.shape:
+        raise ValueError(f"estimate_pair: fixed {fixed.shape} and moving {moving.shape} must have one shape (y, x).")
+    if min(fixed.tissue, moving.tissue) < MIN_TISSUE:
         return CoarsePair(affine=IDENTITY.copy(), ratio=0.0)
-    factor = max(1, round(max(fixed.shape) / SEARCH_SIDE))
-    peak = _search(fixed, moving, fixed_mask=fixed_mask, moving_mask=moving_mask, factor=factor, config=config)
+    if start is None:
+        peak, before = _search(fixed, moving), IDENTITY
+    else:
+        before = np.column_stack([start[:, :2], start[:, 2] / pixel])
+        peak = _search_about(before, fixed, moving)
     if peak is None:
         return CoarsePair(affine=IDENTITY.copy(), ratio=0.0)
-    rigid = _rigid_affine(peak, shape=(fixed.shape[0], fixed.shape[1]), factor=factor)
-    radius = CONTRAST_RADIUS * factor
-    refined = refine_affine(
-        rigid,
-        fixed=local_contrast(fixed, mask=fixed_mask, radius=radius),
-        moving=local_contrast(moving, mask=moving_mask, radius=radius),
-        fixed_mask=fixed_mask,
-        moving_mask=moving_mask,
-    )
+    rigid = compose_affine(outer=before, inner=_rigid_affine(peak, shape=fixed.search_shape, factor=fixed.factor))
+    refined = refine_affine(rigid, fixed=fixed.levels, moving=moving.levels)
     return CoarsePair(affine=np.column_stack([refined[:, :2], refined[:, 2] * pixel]), ratio=peak.ratio)
 
 
-def _search(
-    fixed: Tensor, moving: Tensor, *, fixed_mask: Tensor, moving_mask: Tensor, factor: int, config: CoarseConfig
-) -> RigidPeak | None:
-    """The rigid peak, in px of the thumbnails pooled by `factor`."""
-    prepared = []
-    for image, mask in ((fixed, fixed_mask), (moving, moving_mask)):
-        small, small_mask = masked_pool(image, mask, factor)
-        contrast = local_contrast(small, mask=small_mask, radius=CONTRAST_RADIUS)
-        prepared.append((whiten(contrast, mask=small_mask, exponent=config.whitening), small_mask))
-    (f, f_mask), (m, m_mask) = prepared
-    count = round(config.max_rotation / ANGLE_STEP)
-    h, w = f.shape
-    return find_rotation_and_shift(
-        fixed=f,
-        moving=m,
-        fixed_mask=f_mask,
-        moving_mask=m_mask,
-        angles=torch.arange(-count, count + 1) * ANGLE_STEP,
-        max_shift=(config.max_shift * h, config.max_shift * w),
-        min_overlap=MIN_OVERLAP,
+def _search(fixed: CoarseSection, moving: CoarseSection) -> RigidPeak | None:
+    """The best rigid peak, in px of the search images."""
+    score, enough = scores(
+        fixed.still, moving.turned, shape=fixed.search_shape, reach=fixed.reach, min_overlap=MIN_OVERLAP
     )
+    side, angles = max(fixed.search_shape), moving.turned.angles
+    return best_peak(score, enough, angles=angles, reach=fixed.reach, side=side, allowed=None)
+
+
+def _search_about(start: Float64Array, fixed: CoarseSection, moving: CoarseSection) -> RigidPeak | None:
+    """The best rigid peak near `start`, relative to it, compared with all shifts."""
+    turned, reach = moving.turned_from(start), fixed.reach
+    score, enough = scores(fixed.still, turned, shape=fixed.search_shape, reach=reach, min_overlap=MIN_OVERLAP)
+    near = [
+        (torch.arange(2 * r + 1) - r).abs() <= max(1.0, START_SHIFT * n)
+        for r, n in zip(reach, fixed.search_shape, strict=True)
+    ]
+    allowed = (turned.angles.abs() <= START_ROTATION)[:, None, None] & near[0][:, None] & near[1]
+    side = max(fixed.search_shape)
+    return best_peak(score, enough, angles=turned.angles, reach=reach, side=side, allowed=allowed)
 
 
 def _rigid_affine(peak: RigidPeak, *, shape: ShapeYX, factor: int) -> Float64Array:
     """The peak as a pull affine in thumbnail px: p ↦ R(p + s - c) + c, with c the centre of the searched image."""
-    small = (-(-shape[0] // factor), -(-shape[1] // factor))
-    centre = (small[0] * factor / 2, small[1] * factor / 2)
-    rotation = rotation_about(degrees=peak.angle, centre=centre)
+    rotation = rotation_about(degrees=peak.angle, centre=(shape[0] * factor / 2, shape[1] * factor / 2))
     shift = rotation[:, :2] @ (factor * np.asarray(peak.shift))
     return np.column_stack([rotation[:, :2], rotation[:, 2] + shift])

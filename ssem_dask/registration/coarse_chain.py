@@ -31,6 +31,8 @@ ITERATIONS = 30
 """Re-weighted solves; the first half with absolute-value weights, which find the consistent majority from any start."""
 REJECT_SCALES = 6.0
 """Robust standard deviations of the loop residuals beyond which a pair is rejected."""
+LEAST_STRETCH = 0.8
+"""Least principal stretch of a section's map: no section shrinks by as much in the microscope."""
 REJECT_SHARE = 0.01
 """Loop residual, as a share of the section's side, below which no pair is rejected."""
 
@@ -95,9 +97,23 @@ def chain_sections(
     centre = np.asarray(shape_yx) / 2
     sections = solution.copy()
     sections[:, :, 2] += centre - solution[:, :, :2] @ centre
+    sections = _unshrunk(sections)
     tied = (pieces == pieces[gauge]) & (np.bincount(pieces)[pieces] > 1)
     bridged = [int(s) for s in np.nonzero(~tied)[0]]
     return ChainResult(sections=sections, accepted=accepted, bridged=bridged)
+
+
+def _unshrunk(sections: Float64Array) -> Float64Array:
+    """Replace maps that are the mean of two very different turns, hence shrink a section, by the nearest that is not.
+
+    That happens half-way between two sections that are turned far from each other, at worst by 180°.
+    """
+    stretch = np.linalg.svd(sections[:, :, :2], compute_uv=False)[:, -1]
+    whole = np.flatnonzero(stretch >= LEAST_STRETCH)
+    if len(whole) == 0:
+        return sections
+    nearest = np.abs(np.arange(len(sections))[:, None] - whole[None, :]).argmin(axis=1)
+    return np.where((stretch >= LEAST_STRETCH)[:, None, None], sections, sections[whole[nearest]])
 
 
 def _centred(affines: Float64Array, *, fixed: Index, moving: Index, shape_yx: ShapeYX) -> _Edges:

@@ -8,11 +8,16 @@ from ssem_dask.types import ConfigBase
 class CoarseConfig(ConfigBase):
     """Whole-section affines between neighbours, from thumbnails."""
 
-    max_rotation: float = Field(default=10.0, ge=0.0, le=30.0)
+    max_rotation: float = Field(default=30.0, ge=0.0, le=45.0)
     """Largest rotation between neighbours that is searched, degrees."""
     max_shift: float = Field(default=0.3, gt=0.0, le=0.5)
     """Largest shift between neighbours that is searched, as a share of the section's side."""
+    flips: bool = False
+    """Search turns by 180° in the plane too, as where a section was laid on its grid the wrong way round. Mirror images
+    are not searched."""
     min_ratio: float = Field(default=1.3, ge=1.0)
-    """Least peak ratio (best : second) at which a pair is believed."""
+    """Least confidence at which a pair is believed: the score of its best rotation and shift, over the second best or
+    over what unrelated sections reach by chance, whichever is more. Neighbours reach 1.5 to 5, unrelated sections stay
+    below 1.24."""
     whitening: float = Field(default=0.5, ge=0.0, le=1.0)
     """Exponent by which the thumbnails' spectra are flattened before they are correlated."""

@@ -11,15 +11,20 @@ import torch
 
 from ssem_dask.composition.affine_sections import enough_pairs, separate_affines
 from ssem_dask.geometry.mip import ceil_div
-from ssem_dask.registration.coarse import chain_sections, estimate_pair
+from ssem_dask.registration.coarse import CoarseSection, chain_sections, estimate_pair
+from ssem_dask.registration.coarse_start import filled, pair_start, pairs_seen_from, sections_from
 from ssem_dask.registration.masks import tissue_mask
-from ssem_dask.stages.job import SECTIONS_PER_COARSE_TASK, Estimate, Job
+from ssem_dask.stages.job import SECTIONS_PER_COARSE_TASK, CoarseStageConfig, Estimate, Job
 from ssem_dask.stages.sections import open_source, read_thumbnail, thumbnail_mip
+from ssem_dask.storage.affine_file import read_affine_file
 from ssem_dask.storage.arrays import create_array, open_array
 from ssem_dask.storage.fields import create_coarse, open_coarse
 from ssem_dask.task import Outcome, Result, Task
+from ssem_dask.types import Float64Array
 
 NAME = "coarse"
+TIED, BRIDGED = 1, 2
+"""Values of `fields/coarse_state`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +43,21 @@ class CoarseSectionsTask(Task):
     job: Job
 
 
+def resolve(config: CoarseStageConfig, *, sections: int) -> CoarseStageConfig:
+    """Check the file of initial affines and pin its content, so that a changed file is a changed configuration.
+
+    Raises:
+        SourceError: the file cannot be read.
+        ConfigError: what it says is not one invertible map per section of the volume.
+    """
+    if config.initial is None:
+        return config
+    file = read_affine_file(config.initial, sections=sections, digest=config.initial_digest)
+    return config.model_copy(update={"initial_digest": file.digest})
+
+
 def prepare(job: Job) -> None:
-    """Create `fields/coarse_pairs` (k, z, 2, 3), `fields/coarse_ratio` (k, z) and `fields/coarse` (z, 2, 3)."""
+    """Create `fields/coarse_pairs` (k, z, 2, 3), `coarse_ratio` (k, z), `coarse` (z, 2, 3) and `coarse_state` (z)."""
     k, z = job.coarse.neighbours, job.shape[0]
     depth = SECTIONS_PER_COARSE_TASK
     create_array(
@@ -60,7 +78,17 @@ def prepare(job: Job) -> None:
         dtype="float64",
         shards=None,
         fill_value=np.nan,
-        attributes={"meaning": "correlation peak over the second best; the confidence of coarse_pairs"},
+        attributes={"meaning": "score of the best rotation and shift, over the second best or chance; see accuracy.md"},
+    )
+    create_array(
+        job.url("fields", "coarse_state"),
+        shape=(z,),
+        axes=("z",),
+        chunks=(z,),
+        dtype="uint8",
+        shards=None,
+        fill_value=0,
+        attributes={"values": {"0": "unknown", str(TIED): "matched", str(BRIDGED): "bridged: no pair ties it"}},
     )
     create_coarse(job.url("fields", "coarse"), shape_mip0=job.shape)
 
@@ -104,8 +132,8 @@ def estimate(job: Job) -> Estimate:
         tasks=tasks + 1,
         pixels=job.size,
         bytes_read=sections * y * x * job.info.dtype.itemsize,
-        bytes_written=z * (job.coarse.neighbours * 7 + 6) * 8,
-        files=2 * tasks + 1,
+        bytes_written=z * ((job.coarse.neighbours * 7 + 6) * 8 + 1),
+        files=2 * tasks + 2,
         memory=min(y * x, 1 << 26) * (4 + job.info.dtype.itemsize) + thumbnail * 1000,
     )
 
@@ -114,26 +142,23 @@ def _run_pairs(task: CoarsePairsTask) -> Result:
     job = task.job
     volume, mip = open_source(job), thumbnail_mip(job)
     first = max(0, task.start - job.coarse.neighbours)
-    thumbnails = {z: read_thumbnail(volume, z=z, mip=mip) for z in range(first, task.stop)}
-    masks = {z: tissue_mask(image) for z, image in thumbnails.items()}
+    given = _given(job)
+    sections = {}
     affines = np.full((job.coarse.neighbours, task.stop - task.start, 2, 3), np.nan)
     ratios = np.full(affines.shape[:2], np.nan)
     with torch.inference_mode():
+        for z in range(first, task.stop):
+            thumbnail = read_thumbnail(volume, z=z, mip=mip)
+            sections[z] = CoarseSection(thumbnail, mask=tissue_mask(thumbnail), config=job.coarse)
         for z in range(task.start, task.stop):
             for k in range(1, min(z, job.coarse.neighbours) + 1):
-                pair = estimate_pair(
-                    thumbnails[z],
-                    thumbnails[z - k],
-                    fixed_mask=masks[z],
-                    moving_mask=masks[z - k],
-                    pixel=float(2**mip),
-                    config=job.coarse,
-                )
+                start = None if given is None else pair_start(given, z=z, k=k)
+                pair = estimate_pair(fixed=sections[z], moving=sections[z - k], pixel=float(2**mip), start=start)
                 affines[k - 1, z - task.start] = pair.affine
                 ratios[k - 1, z - task.start] = pair.ratio
     open_array(job.url("fields", "coarse_pairs"), mode="r+")[:, task.start : task.stop] = affines
     open_array(job.url("fields", "coarse_ratio"), mode="r+")[:, task.start : task.stop] = ratios
-    read = len(thumbnails) * job.shape[1] * job.shape[2] * job.info.dtype.itemsize
+    read = len(sections) * job.shape[1] * job.shape[2] * job.info.dtype.itemsize
     return Result(bytes_read=read, bytes_written=affines.nbytes + ratios.nbytes)
 
 
@@ -142,16 +167,35 @@ def _run_sections(task: CoarseSectionsTask) -> Result:
     affines = np.asarray(open_array(job.url("fields", "coarse_pairs"), mode="r")[:])
     ratios = np.asarray(open_array(job.url("fields", "coarse_ratio"), mode="r")[:])
     shape = job.shape[1], job.shape[2]
+    given = _given(job)
+    start = None if given is None else filled(given)
+    if start is not None:
+        affines = pairs_seen_from(start, affines)
     result = chain_sections(affines, ratios, shape_yx=shape, config=job.coarse)
     sections, accepted = result.sections, result.accepted.astype(np.float64)
-    if job.coarse.sections == "separate" and enough_pairs(accepted):
+    separate = job.coarse.sections == "separate" and enough_pairs(accepted)
+    if separate:
         sections = separate_affines(affines, accepted, shape_yx=shape).sections
+    if start is not None:
+        sections = sections_from(start, sections)
+    state = np.full(len(sections), TIED, dtype=np.uint8)
+    state[result.bridged] = BRIDGED
+    open_array(job.url("fields", "coarse_state"), mode="r+")[:] = state
     open_coarse(job.url("fields", "coarse"), mode="r+")[:] = sections
+    written = sections.nbytes + state.nbytes
     if not result.bridged:
-        return Result(bytes_written=result.sections.nbytes)
+        return Result(bytes_written=written)
     names = ", ".join(str(z) for z in result.bridged[:20]) + (" …" if len(result.bridged) > 20 else "")
+    placed = "not tied to the others; each was placed " + ("by itself" if separate else "as its neighbours lie")
     return Result(
         outcome=Outcome.LOW_QUALITY,
-        message=f"{len(result.bridged)} section(s) match no neighbour and were placed between theirs: {names}",
-        bytes_written=result.sections.nbytes,
+        message=f"{len(result.bridged)} section(s) match no neighbour or are {placed}: {names}",
+        bytes_written=written,
     )
+
+
+def _given(job: Job) -> Float64Array | None:
+    """The user's affines `(Z, 2, 3)`, NaN where there is none."""
+    if job.coarse.initial is None:
+        return None
+    return read_affine_file(job.coarse.initial, sections=job.shape[0], digest=job.coarse.initial_digest).affines

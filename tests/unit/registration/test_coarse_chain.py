@@ -91,6 +91,18 @@ def test_lost_section_is_interpolated_and_listed() -> None:
     assert np.allclose(result.sections[7], (result.sections[6] + result.sections[8]) / 2, atol=1e-3)
 
 
+def test_lost_section_between_two_that_lie_the_other_way_round_keeps_its_size() -> None:
+    truth = random_affines(9, seed=7)
+    half_turn = rotation_about(degrees=180, centre=(450, 550))
+    truth[6:] = [compose_affine(outer=half_turn, inner=t) for t in truth[6:]]
+    affines, ratios = pairs_of(truth, steps=2, noise=0.0, seed=7)
+    ratios[0, [5, 6]] = ratios[1, [5, 7]] = 0.0
+    result = chain_sections(affines, ratios, shape_yx=SHAPE, config=CoarseConfig())
+    assert result.bridged == [5]
+    assert np.linalg.det(result.sections[5, :, :2]) > 0.9
+    assert np.array_equal(result.sections[5], result.sections[4])
+
+
 def test_severed_piece_continues_where_the_other_ends_and_is_listed() -> None:
     truth = random_affines(13, seed=4)
     affines, ratios = pairs_of(truth, steps=3, noise=0.0, seed=4)

@@ -1,0 +1,54 @@
+"""Local contrast normalisation over tissue: what is compared when brightness and contrast mean nothing."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+CONTRAST_CLIP = 3.0
+"""Local standard deviations at which contrast saturates, so that dirt does not outvote tissue."""
+
+
+def local_contrast(image: Tensor, *, mask: Tensor, radius: int) -> Tensor:
+    """Subtract the local mean and divide by the local standard deviation, both over tissue only.
+
+    Args:
+        image: `(y, x)` float32, any unit; ignored where the mask is False.
+        mask: `(y, x)` bool, True on tissue.
+        radius: half side of the window, px.
+
+    Returns:
+        `(y, x)`, clipped to ±3, 0 off the mask.
+    """
+    weight = mask.to(image.dtype)
+    count = _box(weight, radius).clamp(min=1e-6)
+    known = torch.where(mask, image, torch.zeros_like(image))
+    level = known.sum() / weight.sum().clamp(min=1.0)
+    centred = (known - level) * weight  # keeps the variance below free of cancellation in float32
+    mean = _box(centred, radius) / count
+    variance = (_box(centred**2, radius) / count - mean**2).clamp(min=0.0)
+    deviation = variance.sqrt()
+    if not bool(mask.any()):
+        return torch.zeros_like(image)
+    # Flat patches (resin, cell bodies) must not be blown up to the contrast of structure.
+    floor = 0.25 * deviation[mask].median() + 1e-6
+    contrast = (centred - mean) / torch.maximum(deviation, floor)
+    return contrast.clamp(-CONTRAST_CLIP, CONTRAST_CLIP) * weight
+
+
+def blur(images: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur `(n, y, x)`, zero beyond the border, cut at 3 sigma."""
+    reach = math.ceil(3 * sigma)
+    offsets = torch.arange(-reach, reach + 1, dtype=images.dtype)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    rows = torch.nn.functional.conv2d(images[:, None], kernel[None, None, :, None], padding=(reach, 0))
+    return torch.nn.functional.conv2d(rows, kernel[None, None, None, :], padding=(0, reach))[:, 0]
+
+
+def _box(values: Tensor, radius: int) -> Tensor:
+    """Mean over a square window `(y, x)`, zero beyond the border; one axis at a time."""
+    side = 2 * radius + 1
+    rows = avg_pool2d(values[None, None], (side, 1), stride=1, padding=(radius, 0))
+    return avg_pool2d(rows, (1, side), stride=1, padding=(0, radius))[0, 0]

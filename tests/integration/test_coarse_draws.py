@@ -1,0 +1,26 @@
+"""A small share of `make bench-coarse`: real sections are found again, and unrelated ones are not believed."""
+
+import pytest
+import torch
+
+from ssem_dask.registration.coarse import CoarseConfig
+from tests.benchmarks.coarse import DATA, draw_pairs, stacks, summary
+
+pytestmark = pytest.mark.skipif(
+    not (DATA / "flyem_fibsem" / "images.tif").exists(), reason=f"real sections are not at {DATA}; set SSEM_DATA_DIR"
+)
+
+
+def test_neighbours_are_found_and_unrelated_sections_are_not_believed() -> None:
+    config, given = CoarseConfig(), stacks()
+    with torch.inference_mode():
+        near, other = (
+            summary(list(draw_pairs(given, kind=kind, count=count, seed=71, config=config)), min_ratio=config.min_ratio)
+            for kind, count in (("k = 1", 20), ("unrelated", 16))
+        )
+    assert near.accepted == near.draws
+    assert near.failures == 0
+    assert near.ratio_min > 1.5
+    assert near.error_median < 2.5
+    assert other.accepted == 0
+    assert other.ratio_max < 1.3
