@@ -90,7 +90,7 @@ class _Window:
         self._image = grid
         self._nodes: Grid | None = None
         self._shows = [float(v.float().mean()) >= _LEAST_TISSUE for v in valid]
-        finest = _encoded(images, valid=valid, grid=grid, encoder=encoder, device=device)
+        finest = encoded_sections(images, valid=valid, grid=grid, encoder=encoder, device=device)
         self._pyramid = feature_pyramid(finest, levels=max(config.levels) + 1)
 
     def register(self, pairs: Iterable[Pair]) -> None:
@@ -133,14 +133,13 @@ class _Window:
         return values, raw_confidence(found), known
 
     def _register(self, pairs: Sequence[Pair], *, distance: int, warm: bool) -> None:
-        lengths = self._config.smoothness
         fixed, moving = self._sides(pairs)
         result = register_pairs(
             fixed=fixed,
             moving=moving,
             image=self._image,
             start=self._fields([self._composed(pair) for pair in pairs]) if warm else None,
-            smoothness=lengths[min(distance, len(lengths)) - 1],
+            smoothness=self._config.smoothness_for(distance),
             config=self._config,
         )
         self._nodes = result.nodes
@@ -172,7 +171,7 @@ class _Window:
         return sides[0], sides[1]
 
 
-def _encoded(
+def encoded_sections(
     images: Tensor, *, valid: Tensor, grid: Grid, encoder: Encoder, device: torch.device | str
 ) -> FeatureLevel:
     """Features of every section at 4 px of the working image."""
