@@ -52,6 +52,8 @@ class Summary:
     failed: list[TaskReport] = field(default_factory=list)
     remarks: list[TaskReport] = field(default_factory=list)
     """Tasks that ended as expected but have something to say."""
+    choices: list[str] = field(default_factory=list)
+    """What was chosen before it began, as in `Plan`; empty where that is not known any more."""
 
 
 def plan(config: RunConfig) -> Plan:
@@ -88,7 +90,7 @@ def run(plan: Plan, *, executor: Executor, observer: Observer) -> Summary:
 def _run_stages(plan: Plan, *, executor: Executor, observer: Observer) -> Summary:
     job = plan.job
     ledger = open_ledger(job.output)
-    summary = Summary(output=job.output, state="complete")
+    summary = Summary(output=job.output, state="complete", choices=list(plan.choices))
     for choice in plan.choices:
         observer.note(choice)
     for stage in (stage for stage in STAGES if stage.NAME in plan.estimates):

@@ -101,9 +101,7 @@ def probe_window(
         fields: list[NodeFields] = []
         for length in _LENGTHS:
             fields.append(
-                register_pairs(
-                    fixed=fixed, moving=moving, image=grid, start=None, smoothness=length, config=config
-                )
+                register_pairs(fixed=fixed, moving=moving, image=grid, start=None, smoothness=length, config=config)
             )
         nodes = fields[0].nodes
         inner = _inner(nodes, image=grid)

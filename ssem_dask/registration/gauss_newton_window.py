@@ -25,13 +25,15 @@ from ssem_dask.registration.gauss_newton import (
 from ssem_dask.registration.pairs import PairFields
 from ssem_dask.registration.pyramid import pool
 
+SEARCH_RANGE = 96
+"""px of the working image: longer displacements are beyond what the coarsest level can find."""
+
 _FEATURE_SPACING = 4  # px of the working image per feature px of level 0
 _LEAST_TISSUE = 0.01  # share of the window's area; below, there is nothing to register
 # Share of a node's surroundings (36 px a side) that must show eroded tissue: up to the border of tissue, not beyond.
 _LEAST_AROUND = 0.25
 _BATCH = 8  # pairs at a time: more does not run faster, and takes more memory
 _ERODED = 2  # feature px at the border of tissue whose surroundings reach outside
-_RANGE = 96.0  # px of the working image: longer displacements are beyond what the coarsest level can find
 _DISAGREEMENT = 8.0  # px of the working image
 
 Pair = tuple[int, int]
@@ -127,7 +129,7 @@ class _Window:
         known = (
             (found.tissue >= _LEAST_AROUND)
             & (missed <= _DISAGREEMENT * pixel)
-            & (torch.linalg.vector_norm(values, dim=1) <= _RANGE * pixel)
+            & (torch.linalg.vector_norm(values, dim=1) <= SEARCH_RANGE * pixel)
             & ~folds
         )
         return values, raw_confidence(found), known

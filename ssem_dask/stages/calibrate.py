@@ -138,8 +138,7 @@ def _run_probe(task: ProbeTask) -> Result:
     for box in task.places:
         affines = np.asarray(coarse[box.start[0] : box.stop[0]])
         sections = [
-            read_aligned(volume, z=z, box=box, affine=affine)
-            for z, affine in zip(box.sections, affines, strict=True)
+            read_aligned(volume, z=z, box=box, affine=affine) for z, affine in zip(box.sections, affines, strict=True)
         ]
         read += _source_pixels(job, box) * job.info.dtype.itemsize
         grid = Grid.of_box(box)
