@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 from ssem_dask.errors import ConfigError, SourceError
 from ssem_dask.geometry.chunks import round_up
 from ssem_dask.geometry.mip import shape_at_mip
+from ssem_dask.registration.gauss_newton_window import SEARCH_RANGE
 from ssem_dask.registration.register import encoder_digest
 from ssem_dask.registration.register import resolve as resolve_register
 from ssem_dask.stages.coarse import resolve as resolve_coarse
@@ -32,9 +33,10 @@ from ssem_dask.stages.job import (
 from ssem_dask.storage.volume import Volume, VolumeInfo, check_image_dtype, check_sections
 from ssem_dask.types import ConfigBase
 
-_WINDOW = 1024
-_HALO = 128
+_WINDOW = 1024  # px of the working image: bounds the memory of a task
+_HALO = SEARCH_RANGE + 32  # px of the working image: the longest displacement, and what a feature sees
 _LEAST_SIDE = 32  # px
+_LEAST_WORKING_SIDE = 64  # px of the working image: coarser ones hold too few features
 
 
 class VolumeConfig(ConfigBase):
@@ -113,9 +115,9 @@ def resolve(config: RunConfig) -> tuple[Job, list[str]]:
     """
     pixel, thickness = config.volume.pixel_size, config.volume.section_thickness
     info = Volume.open(config.source, pixel_size=pixel, section_thickness=thickness).info
-    _check_source(config.source, info)
     pixel, thickness = pixel or info.pixel_size, thickness or info.section_thickness
     info = VolumeInfo(shape=info.shape, dtype=info.dtype, pixel_size=pixel, section_thickness=thickness)
+    _check_source(config.source, info)
     register, choices = _resolve_register(config.register_, info)
     _check_render(config.render)
     mips = 1
@@ -161,9 +163,10 @@ def digest_of(value: Any) -> str:
 
 def _with_digests(job: Job) -> Job:
     tree = stored_config(job)
+    tree["calibrate"] = {key: tree["register"][key] for key in ("method", "mip", "gauss_newton")}
     upstream = digest_of({"source": job.source, "shape": job.shape, "dtype": job.info.dtype.str, **tree["volume"]})
     digests = {}
-    for stage in ("coarse", "register", "compose", "render", "downsample"):
+    for stage in ("coarse", "calibrate", "register", "compose", "render", "downsample"):
         upstream = digest_of({"upstream": upstream, "stage": stage, "config": tree[stage]})
         digests[stage] = upstream[:16]
     return replace(job, digests=digests)
@@ -174,12 +177,12 @@ def _resolve_register(config: RegisterStageConfig, info: VolumeInfo) -> tuple[Re
     assert isinstance(resolved, RegisterStageConfig)
     assert resolved.mip is not None
     assert resolved.spacing is not None
-    scale, spacing = 2**resolved.mip, resolved.spacing
-    choices = []
+    mip, spacing, choices = resolved.mip, resolved.spacing, []
     if config.mip is None:
-        choices.append(
-            f"register.mip = {resolved.mip}: its pixel, {info.pixel_size * scale:.3g} nm, is the nearest to 5 nm"
-        )
+        while mip > 0 and min(info.shape[1:]) < _LEAST_WORKING_SIDE * 2**mip:
+            mip -= 1
+        choices.append(f"register.mip = {mip}: {_working_pixel(mip, resolved.mip, info)}")
+    scale = 2**mip
     if config.spacing is None:
         choices.append(f"register.spacing = {spacing}: a field node every {spacing * info.pixel_size:.3g} nm")
     if spacing % scale:
@@ -194,7 +197,38 @@ def _resolve_register(config: RegisterStageConfig, info: VolumeInfo) -> tuple[Re
             f"use {round_up(window, multiple=spacing)}."
         )
     halo = round_up(_HALO * scale if config.halo is None else config.halo, multiple=scale)
-    return resolved.model_copy(update={"window": window, "halo": halo}), choices
+    if config.window is None and config.halo is None:
+        choices.append(
+            f"register.window = {window}, halo = {halo}: {window // scale} + {halo // scale} px of the working image, "
+            f"so that a task's memory does not grow with the sections, and displacements up to {SEARCH_RANGE} px stay "
+            "inside what is read"
+            + (
+                f"; sections of {info.shape[1]} × {info.shape[2]} px fit into one"
+                if max(info.shape[1:]) <= window
+                else ""
+            )
+        )
+    if config.method == "gauss_newton":
+        given = config.gauss_newton.smoothness
+        choices.append(
+            "register.gauss_newton.smoothness: chosen from sample windows by stage calibrate"
+            if given is None
+            else f"register.gauss_newton.smoothness = {list(given)}: given, not chosen from the data"
+        )
+    return resolved.model_copy(update={"mip": mip, "window": window, "halo": halo}), choices
+
+
+def _working_pixel(mip: int, nearest: int, info: VolumeInfo) -> str:
+    """Why the working image has this mip."""
+    pixel = f"working pixel {info.pixel_size * 2**mip:.3g} nm"
+    if mip < nearest:
+        return (
+            f"{pixel}, finer than 5 nm, since at mip {mip + 1} sections of {info.shape[1]} × {info.shape[2]} px would "
+            f"have fewer than {_LEAST_WORKING_SIDE} px across"
+        )
+    if mip == 0 and info.pixel_size > 8:
+        return f"{pixel}; 5 nm would be better, but the source has nothing finer"
+    return f"{pixel}, the nearest to 5 nm of {info.pixel_size:.3g} nm times powers of two"
 
 
 def _check_source(url: str, info: VolumeInfo) -> None:
@@ -204,6 +238,11 @@ def _check_source(url: str, info: VolumeInfo) -> None:
         raise SourceError(
             f"{url}: sections are {info.shape[1]} × {info.shape[2]} px, but at least {_LEAST_SIDE} × {_LEAST_SIDE} px "
             "are needed to find anything again; give whole sections."
+        )
+    if info.section_thickness < info.pixel_size / 4:
+        raise SourceError(
+            f"{url}: sections are {info.section_thickness:g} nm thick but pixels {info.pixel_size:g} nm wide, which no "
+            "series of sections is; check the order of the axes, or give --pixel-size and --section-thickness."
         )
 
 

@@ -16,7 +16,7 @@ from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.events import Observer, Silent, StageStarted
 from ssem_dask.runtime.execute import execute, open_ledger
 from ssem_dask.runtime.executor import Executor
-from ssem_dask.stages import coarse, compose, downsample, register, render
+from ssem_dask.stages import calibrate, coarse, compose, downsample, register, render
 from ssem_dask.stages.job import Estimate, Job, Stage
 from ssem_dask.stages.sections import refuse_blank
 from ssem_dask.storage.ledger import Ledger
@@ -25,7 +25,7 @@ from ssem_dask.storage.run import create_run, read_run, update_run
 from ssem_dask.task import Outcome, Result, Task, TaskReport
 
 FORMAT = 1
-STAGES: tuple[Stage, ...] = cast(tuple[Stage, ...], (coarse, register, compose, render, downsample))
+STAGES: tuple[Stage, ...] = cast(tuple[Stage, ...], (coarse, calibrate, register, compose, render, downsample))
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class Plan:
     choices: list[str]
     """What was chosen from the data, a line each."""
     estimates: dict[str, Estimate]
+    """Of the stages that have something to do."""
     digest: str
 
 
@@ -51,6 +52,8 @@ class Summary:
     failed: list[TaskReport] = field(default_factory=list)
     remarks: list[TaskReport] = field(default_factory=list)
     """Tasks that ended as expected but have something to say."""
+    choices: list[str] = field(default_factory=list)
+    """What was chosen before it began, as in `Plan`; empty where that is not known any more."""
 
 
 def plan(config: RunConfig) -> Plan:
@@ -61,6 +64,7 @@ def plan(config: RunConfig) -> Plan:
     """
     job, choices = resolve(config)
     estimates = {stage.NAME: stage.estimate(job) for stage in STAGES}
+    estimates = {name: estimate for name, estimate in estimates.items() if estimate.tasks}
     return Plan(job=job, choices=choices, estimates=estimates, digest=config_digest(job))
 
 
@@ -85,10 +89,10 @@ def run(plan: Plan, *, executor: Executor, observer: Observer) -> Summary:
 
 def _run_stages(plan: Plan, *, executor: Executor, observer: Observer) -> Summary:
     job = plan.job
-    summary = Summary(output=job.output, state="complete")
+    summary = Summary(output=job.output, state="complete", choices=list(plan.choices))
     for choice in plan.choices:
         observer.note(choice)
-    for stage in STAGES:
+    for stage in (stage for stage in STAGES if stage.NAME in plan.estimates):
         stage.prepare(job)
         run_generations(
             stage.NAME,

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -91,6 +91,50 @@ def counting(label: str, *, total: int | None) -> Iterator[Progress]:
     ) as progress:
         progress.add_task(label, total=total)
         yield progress
+
+
+@contextmanager
+def training(total: int) -> Iterator[Callable[[int, float], None]]:
+    """Progress of a training: call with the steps done and the loss of the last one."""
+    if not err.is_terminal:
+        lines = _TrainingLines(total)
+        yield lines.step
+        lines.end()
+        return
+    with Progress(
+        TextColumn("train"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=err,
+    ) as progress:
+        bar = progress.add_task("train", total=total, loss="")
+        yield lambda done, loss: progress.update(bar, completed=done, loss=f"{loss:.4f}")
+
+
+class _TrainingLines:
+    """A line every ten seconds, and one at the end."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._start = self._last = time.monotonic()
+        self._done, self._loss = 0, float("nan")
+
+    def step(self, done: int, loss: float) -> None:
+        self._done, self._loss = done, loss
+        now = time.monotonic()
+        if now - self._last < _LINE_SECONDS:
+            return
+        self._last = now
+        left = (now - self._start) / done * (self._total - done)
+        note(f"train: {done} of {self._total} steps, loss {loss:.4f}, about {left:.0f} s left")
+
+    def end(self) -> None:
+        seconds = time.monotonic() - self._start
+        note(f"train: {self._done} of {self._total} steps in {seconds:.1f} s, loss {self._loss:.4f}")
 
 
 def _bars() -> Progress:

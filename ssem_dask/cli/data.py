@@ -5,6 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
+import numpy as np
 import typer
 
 from ssem_dask.cli import console
@@ -19,11 +20,14 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.registration.metric import save_metric
 from ssem_dask.registration.metric_train import MetricTrainConfig, train_metric
 from ssem_dask.registration.train import TrainConfig, save_weights, train_encoder
+from ssem_dask.report.loss import draw_loss
 from ssem_dask.storage.importing import import_volume, plan_import
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
 
 _Figures: TypeAlias = dict[str, dict[str, float]]
+_Trained: TypeAlias = tuple[str, _Figures, list[float]]
+"""Digest of the weights, figures of merit, and the loss of every step."""
 
 _PHANTOM = "phantom"
 _TRAINING_SIDE = 1024
@@ -174,7 +178,10 @@ def train(
     section_thickness: Thickness = None,
     as_json: Json = False,
 ) -> None:
-    """Train an encoder on your own sections; use it by `encoder = "FILE"` in the table of the method."""
+    """Train an encoder on your own sections; use it by `encoder = "FILE"` in the table of the method.
+
+    A picture of the loss is written beside the weights.
+    """
     path = Path(file)
     if path.suffix != ".safetensors":
         raise WeightsError(f"train: {file} must end in .safetensors; rename it.")
@@ -185,9 +192,14 @@ def train(
     if steps is not None:
         command = f"{command} --steps {steps}"
     train_kind = _train_metric if encoder is EncoderKind.METRIC else _train_autoencoder
-    digest, figures = train_kind(volume, path, command=command, seed=seed, steps=steps)
+    digest, figures, losses = train_kind(volume, path, command=command, seed=seed, steps=steps)
+    picture = path.with_suffix(".loss.png")
+    draw_loss(losses, title=f"{path.name}: {encoder.value}, seed {seed}", picture=picture)
     if as_json:
-        console.show_json({"encoder": file, "digest": digest, "figures": figures})
+        last = float(np.mean(losses[-max(1, len(losses) // 50) :]))
+        console.show_json(
+            {"encoder": file, "digest": digest, "figures": figures, "loss": last, "picture": str(picture)}
+        )
         return
     names = list(next(iter(figures.values())))
     console.table(
@@ -195,11 +207,18 @@ def train(
         columns=["sections", *(name.replace("_", " ") for name in names)],
         rows=[[part.replace("_", " "), *(f"{row[name]:.3f}" for name in names)] for part, row in figures.items()],
     )
+    console.out.print(f"Loss of every step: {picture}")
 
 
-def _train_metric(volume: Volume, path: Path, *, command: str, seed: int, steps: int | None) -> tuple[str, _Figures]:
+def _train_metric(volume: Volume, path: Path, *, command: str, seed: int, steps: int | None) -> _Trained:
     config = MetricTrainConfig() if steps is None else MetricTrainConfig(steps=steps)
-    with console.counting("train", total=config.steps) as progress:
+    losses: list[float] = []
+    with console.training(config.steps) as show:
+
+        def progress(done: int, loss: float) -> None:
+            losses.append(loss)
+            show(done, loss)
+
         weights = train_metric(
             _consecutive_sections(volume),
             pixel_size=volume.info.pixel_size,
@@ -208,16 +227,20 @@ def _train_metric(volume: Volume, path: Path, *, command: str, seed: int, steps:
             config=config,
             seed=seed,
             device="cpu",
-            progress=lambda done, _loss: progress.update(progress.task_ids[0], completed=done),
+            progress=progress,
         )
-    return save_metric(weights, path), weights.metadata["training"]["matching"]
+    return save_metric(weights, path), weights.metadata["training"]["matching"], losses
 
 
-def _train_autoencoder(
-    volume: Volume, path: Path, *, command: str, seed: int, steps: int | None
-) -> tuple[str, _Figures]:
+def _train_autoencoder(volume: Volume, path: Path, *, command: str, seed: int, steps: int | None) -> _Trained:
     config = TrainConfig() if steps is None else TrainConfig(steps=steps)
-    with console.counting("train", total=config.steps) as progress:
+    losses: list[float] = []
+    with console.training(config.steps) as show:
+
+        def progress(done: int, loss: float) -> None:
+            losses.append(loss)
+            show(done, loss)
+
         weights = train_encoder(
             _training_sections(volume),
             pixel_size=volume.info.pixel_size,
@@ -225,9 +248,9 @@ def _train_autoencoder(
             config=config,
             seed=seed,
             device="cpu",
-            progress=lambda done, _loss: progress.update(progress.task_ids[0], completed=done),
+            progress=progress,
         )
-    return save_weights(weights, path), weights.metadata["training"]["reconstruction"]
+    return save_weights(weights, path), weights.metadata["training"]["reconstruction"], losses
 
 
 def _consecutive_sections(volume: Volume) -> list[AnyArray]:

@@ -23,6 +23,9 @@ from ssem_dask.registration.regularisation import CosineBasis
 from ssem_dask.registration.vector_map import covering_nodes
 from ssem_dask.types import ConfigBase
 
+DEFAULT_SMOOTHNESS = (16.0, 20.0, 24.0)
+"""L for k = 1, 2, 3 where it is not chosen from the data, px of the working image."""
+
 _LEAST_CELLS = 8  # feature px along the shorter side of a level; below it shows too little
 
 
@@ -39,9 +42,9 @@ class GaussNewtonConfig(ConfigBase):
     """Distance of the nodes at each step."""
     iterations: tuple[int, ...] = (3, 2, 2, 2)
     """Gauss-Newton iterations at each step."""
-    smoothness: tuple[float, ...] = (16.0, 20.0, 24.0)
+    smoothness: tuple[float, ...] | None = None
     """L for the 1st, 2nd, … predecessor (the last one holds for all farther): deformations finer than about 2π L are
-    suppressed."""
+    suppressed. None: the stage `calibrate` chooses it from the data."""
     cutoff: float = Field(default=2.0, gt=0)
     """rc: feature differences of rc times their rms weigh a quarter."""
     conjugate_gradients: int = Field(default=4, ge=1)
@@ -64,9 +67,14 @@ class GaussNewtonConfig(ConfigBase):
             raise ValueError(f"levels is {self.levels}; they must be at least 0 and run from coarse to fine.")
         if any(s < 4 for s in self.node_spacing) or any(n < 0 for n in self.iterations):
             raise ValueError("node_spacing must be at least 4 px and iterations must not be negative.")
-        if not self.smoothness or any(s < 0 for s in self.smoothness):
+        if self.smoothness is not None and (not self.smoothness or any(s < 0 for s in self.smoothness)):
             raise ValueError(f"smoothness is {self.smoothness}; give at least one length, none negative.")
         return self
+
+    def smoothness_for(self, neighbour: int) -> float:
+        """L for the pair of a section with its `neighbour`-th predecessor or successor."""
+        lengths = self.smoothness or DEFAULT_SMOOTHNESS
+        return lengths[min(neighbour, len(lengths)) - 1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,13 +25,15 @@ from ssem_dask.registration.gauss_newton import (
 from ssem_dask.registration.pairs import PairFields
 from ssem_dask.registration.pyramid import pool
 
+SEARCH_RANGE = 96
+"""px of the working image: longer displacements are beyond what the coarsest level can find."""
+
 _FEATURE_SPACING = 4  # px of the working image per feature px of level 0
 _LEAST_TISSUE = 0.01  # share of the window's area; below, there is nothing to register
 # Share of a node's surroundings (36 px a side) that must show eroded tissue: up to the border of tissue, not beyond.
 _LEAST_AROUND = 0.25
 _BATCH = 8  # pairs at a time: more does not run faster, and takes more memory
 _ERODED = 2  # feature px at the border of tissue whose surroundings reach outside
-_RANGE = 96.0  # px of the working image: longer displacements are beyond what the coarsest level can find
 _DISAGREEMENT = 8.0  # px of the working image
 
 Pair = tuple[int, int]
@@ -90,7 +92,7 @@ class _Window:
         self._image = grid
         self._nodes: Grid | None = None
         self._shows = [float(v.float().mean()) >= _LEAST_TISSUE for v in valid]
-        finest = _encoded(images, valid=valid, grid=grid, encoder=encoder, device=device)
+        finest = encoded_sections(images, valid=valid, grid=grid, encoder=encoder, device=device)
         self._pyramid = feature_pyramid(finest, levels=max(config.levels) + 1)
 
     def register(self, pairs: Iterable[Pair]) -> None:
@@ -127,20 +129,19 @@ class _Window:
         known = (
             (found.tissue >= _LEAST_AROUND)
             & (missed <= _DISAGREEMENT * pixel)
-            & (torch.linalg.vector_norm(values, dim=1) <= _RANGE * pixel)
+            & (torch.linalg.vector_norm(values, dim=1) <= SEARCH_RANGE * pixel)
             & ~folds
         )
         return values, raw_confidence(found), known
 
     def _register(self, pairs: Sequence[Pair], *, distance: int, warm: bool) -> None:
-        lengths = self._config.smoothness
         fixed, moving = self._sides(pairs)
         result = register_pairs(
             fixed=fixed,
             moving=moving,
             image=self._image,
             start=self._fields([self._composed(pair) for pair in pairs]) if warm else None,
-            smoothness=lengths[min(distance, len(lengths)) - 1],
+            smoothness=self._config.smoothness_for(distance),
             config=self._config,
         )
         self._nodes = result.nodes
@@ -172,7 +173,7 @@ class _Window:
         return sides[0], sides[1]
 
 
-def _encoded(
+def encoded_sections(
     images: Tensor, *, valid: Tensor, grid: Grid, encoder: Encoder, device: torch.device | str
 ) -> FeatureLevel:
     """Features of every section at 4 px of the working image."""

@@ -53,7 +53,7 @@ class RegisterConfig(ConfigBase):
 
 
 class Method(Protocol):
-    """Window → pair fields; arguments as of `register_window`."""
+    """Window → pair fields; arguments as of `register_window`, but for `config`: the method's own table."""
 
     def __call__(
         self,
@@ -64,7 +64,7 @@ class Method(Protocol):
         nodes: Grid,
         core: range,
         neighbours: int,
-        config: RegisterConfig,
+        config: Any,
         device: torch.device | str,
     ) -> PairFields:
         """Register."""
@@ -102,7 +102,7 @@ def encoder_digest(config: RegisterConfig) -> str:
     Raises:
         WeightsError: the encoder cannot be loaded.
     """
-    own = getattr(config, config.method, None)
+    own = _own_table(config)
     if not isinstance(own, GaussNewtonConfig | SsemnetConfig):
         return ""
     return load_encoder(own.encoder, digest=own.encoder_digest).digest
@@ -157,58 +157,17 @@ def register_window(
         nodes=nodes.relative_to(corner),
         core=core,
         neighbours=neighbours,
-        config=config,
+        config=_own_table(config),
         device=device,
     )
 
 
-def _ssemnet(
-    images: Tensor,
-    *,
-    valid: Tensor,
-    grid: Grid,
-    nodes: Grid,
-    core: range,
-    neighbours: int,
-    config: RegisterConfig,
-    device: torch.device | str,
-) -> PairFields:
-    return ssemnet_window(
-        images,
-        valid=valid,
-        grid=grid,
-        nodes=nodes,
-        core=core,
-        neighbours=neighbours,
-        config=config.ssemnet,
-        device=device,
-    )
+def _own_table(config: RegisterConfig) -> ConfigBase:
+    """The parameters of the method that is chosen; all, where it has no table of its own."""
+    own = getattr(config, config.method, config)
+    assert isinstance(own, ConfigBase)
+    return own
 
 
-register_method("ssemnet", _ssemnet)
-
-
-def _gauss_newton(
-    images: Tensor,
-    *,
-    valid: Tensor,
-    grid: Grid,
-    nodes: Grid,
-    core: range,
-    neighbours: int,
-    config: RegisterConfig,
-    device: torch.device | str,
-) -> PairFields:
-    return gauss_newton_window(
-        images,
-        valid=valid,
-        grid=grid,
-        nodes=nodes,
-        core=core,
-        neighbours=neighbours,
-        config=config.gauss_newton,
-        device=device,
-    )
-
-
-register_method("gauss_newton", _gauss_newton)
+register_method("ssemnet", ssemnet_window)
+register_method("gauss_newton", gauss_newton_window)

@@ -13,6 +13,7 @@ import torch
 from ssem_dask.field.grid import Grid, node_count
 from ssem_dask.geometry.windows import Window, tile_windows
 from ssem_dask.registration.register import register_window
+from ssem_dask.stages.calibrate import calibrated
 from ssem_dask.stages.job import Estimate, Job, RegisterStageConfig
 from ssem_dask.stages.sections import open_source, read_aligned
 from ssem_dask.storage.arrays import open_array
@@ -99,7 +100,7 @@ def run(task: Task) -> Result:
         nodes=_core_nodes(window, job.spacing).relative_to(grid.origin),
         core=core,
         neighbours=job.register.neighbours,
-        config=job.register,
+        config=calibrated(job),
         device=torch.device("cpu"),
     )
     z, y, x = window.core.slices

@@ -24,6 +24,8 @@ _BAND_PIXELS = 1 << 26
 """Source px read at a time where a whole section is pooled: bounds memory whatever the section's size."""
 _LOOK = 2048
 """Side, px, of what is read at once to see whether a volume is blank."""
+_LEAST_THUMBNAIL = 32
+"""Shorter side of a thumbnail, px: below it nothing can be told apart."""
 _MARGIN = 3
 """Pixels that an interpolation reaches beyond its position."""
 
@@ -71,8 +73,9 @@ def read_pooled(volume: Volume, *, box: Box) -> Tensor:
 
 
 def thumbnail_mip(job: Job) -> int:
-    """The mip at which a section's longer side is at most the thumbnail's."""
-    return max(0, math.ceil(math.log2(max(job.shape[1:]) / job.coarse.thumbnail)))
+    """The mip at which a section's longer side is at most the thumbnail's; finer where the shorter would be thin."""
+    thin = math.floor(math.log2(min(job.shape[1:]) / _LEAST_THUMBNAIL))
+    return max(0, min(math.ceil(math.log2(max(job.shape[1:]) / job.coarse.thumbnail)), thin))
 
 
 def read_thumbnail(volume: Volume, *, z: int, mip: int) -> Tensor:

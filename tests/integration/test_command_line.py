@@ -188,6 +188,11 @@ def test_train_writes_weights_that_align_takes(observed: str, tmp_path: Path, ki
     assert first.returncode == 0, first.stderr
     digest = json.loads(first.stdout)["digest"]
     assert json.loads(ssem_dask(*words).stdout)["digest"] == digest
+    assert "3 of 3 steps" in first.stderr
+    assert Path(json.loads(first.stdout)["picture"]).read_bytes().startswith(b"\x89PNG")
+    other = ssem_dask(*(word if word != "2" else "3" for word in words))
+    assert json.loads(other.stdout)["digest"] != digest
+    assert ssem_dask(*words).returncode == 0  # the file holds the weights of the first seed again
     config = tmp_path / "run.toml"
     chosen = {"method": method, method: {"encoder": str(encoder), "encoder_digest": digest}}
     config.write_text(to_toml({"source": observed, "output": str(tmp_path / "out.zarr"), "register": chosen}))

@@ -1,0 +1,197 @@
+"""Stage calibrate: the smoothness length of Gauss-Newton registration, chosen from a few sample windows.
+
+Generation 1 registers each window with several lengths and writes what the shorter ones add to
+`quality/calibration/`; generation 2 decides by the median over the windows and writes `quality/calibration.json`,
+which the register stage reads. Where the user gives a smoothness only that is written down; other methods have none to
+choose, and the stage has no tasks.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+import torch
+
+from ssem_dask.field.grid import Grid
+from ssem_dask.geometry.box import Box
+from ssem_dask.geometry.mip import shape_at_mip
+from ssem_dask.registration.calibrate import LEAST_SECTIONS, Choice, Step, choose_smoothness, probe_window
+from ssem_dask.stages.job import Estimate, Job, RegisterStageConfig
+from ssem_dask.stages.sections import open_source, read_aligned
+from ssem_dask.storage.fields import open_coarse
+from ssem_dask.storage.location import read_bytes, write_bytes
+from ssem_dask.task import Outcome, Result, Task
+
+NAME = "calibrate"
+
+_MOST = 6
+_SHARE = 0.3  # of the volume that is looked at, at most, but for a first window: probing costs a tenth of registering
+_SIDE = 384  # px of the working image
+_SECTIONS = 8
+_PLACES = 3  # that a window may take, until one shows tissue
+_STEP = (0.7548776662, 0.5698402910)  # of the R2 sequence, which spreads points evenly (Roberts 2018)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeTask(Task):
+    """Try the lengths in one window."""
+
+    job: Job
+    index: int
+    places: tuple[Box, ...]
+    """At the working mip; the first that shows tissue is taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChooseTask(Task):
+    """Decide."""
+
+    job: Job
+    windows: int
+
+
+def prepare(job: Job) -> None:
+    """Nothing to create: the results are small JSON files."""
+
+
+def generations(job: Job) -> Iterator[Iterable[Task]]:
+    """Windows, then the choice."""
+    if not _wanted(job):
+        return
+    output, digest, windows = job.output, job.digests[NAME], sample_windows(job)
+    yield [
+        ProbeTask(
+            key=f"{NAME}/window-{i}",
+            output=output,
+            digest=digest,
+            pixels=_source_pixels(job, places[0]),
+            job=job,
+            index=i,
+            places=places,
+        )
+        for i, places in enumerate(windows)
+    ]
+    yield [
+        ChooseTask(key=f"{NAME}/choose", output=output, digest=digest, pixels=0, job=job, windows=len(windows)),
+    ]
+
+
+def run(task: Task) -> Result:
+    """Do one task of either generation."""
+    if isinstance(task, ProbeTask):
+        return _run_probe(task)
+    assert isinstance(task, ChooseTask)
+    return _run_choose(task)
+
+
+def estimate(job: Job) -> Estimate:
+    """A few windows and the choice; nothing where there is nothing to choose."""
+    boxes = [places[0] for places in sample_windows(job)] if _wanted(job) else []
+    pixels = sum(_source_pixels(job, box) for box in boxes)
+    return Estimate(
+        tasks=len(boxes) + _wanted(job),
+        pixels=pixels,
+        bytes_read=pixels * job.info.dtype.itemsize,
+        bytes_written=2000 * (len(boxes) + _wanted(job)),
+        files=len(boxes) + _wanted(job),
+        # Features of the sections and, for one, the network's activations; the pairs' fields and gradients.
+        memory=max((box.size * 60 + box.shape[1] * box.shape[2] * 480 for box in boxes), default=0),
+    )
+
+
+def calibrated(job: Job) -> RegisterStageConfig:
+    """The register stage's configuration with the smoothness that was chosen."""
+    if not _wanted(job):
+        return job.register
+    record = json.loads(read_bytes(job.url("quality", "calibration.json")))
+    solver = job.register.gauss_newton.model_copy(update={"smoothness": tuple(record["smoothness"])})
+    return job.register.model_copy(update={"gauss_newton": solver})
+
+
+def sample_windows(job: Job) -> list[tuple[Box, ...]]:
+    """The sample windows, each with the places it may take: spread over the volume by a fixed rule."""
+    mip = job.register.mip
+    assert mip is not None
+    if job.register.gauss_newton.smoothness is not None or job.shape[0] < LEAST_SECTIONS:
+        return []
+    extent = job.shape[0], *shape_at_mip((job.shape[1], job.shape[2]), mip=mip)
+    size = min(_SECTIONS, extent[0]), min(_SIDE, extent[1]), min(_SIDE, extent[2])
+    count = int(np.clip(_SHARE * np.prod(extent) / np.prod(size), 1, _MOST))
+    windows = []
+    for i in range(count):
+        z = round((extent[0] - size[0]) * (i + 0.5) / count)
+        places = []
+        for j in range(_PLACES):
+            share = [(0.5 + step * (i + j * count)) % 1.0 for step in _STEP]
+            y, x = (round((n - side) * s) for n, side, s in zip(extent[1:], size[1:], share, strict=True))
+            places.append(Box((z, y, x), (z + size[0], y + size[1], x + size[2]), mip))
+        windows.append(tuple(dict.fromkeys(places)))
+    return windows
+
+
+def _run_probe(task: ProbeTask) -> Result:
+    job = task.job
+    volume, coarse = open_source(job), open_coarse(job.url("fields", "coarse"))
+    steps: tuple[Step, ...] = ()
+    read = 0
+    for box in task.places:
+        affines = np.asarray(coarse[box.start[0] : box.stop[0]])
+        sections = [
+            read_aligned(volume, z=z, box=box, affine=affine) for z, affine in zip(box.sections, affines, strict=True)
+        ]
+        read += _source_pixels(job, box) * job.info.dtype.itemsize
+        grid = Grid.of_box(box)
+        steps = probe_window(
+            torch.stack([image for image, _ in sections]),
+            valid=torch.stack([mask for _, mask in sections]),
+            grid=grid.relative_to(grid.origin),
+            config=job.register.gauss_newton,
+            device=torch.device("cpu"),
+        )
+        if steps:
+            break
+    content = _json({"start": list(box.start), "stop": list(box.stop), "mip": box.mip, "steps": _records(steps)})
+    write_bytes(_window_url(job, task.index), content)
+    return Result(
+        outcome=Outcome.OK if steps else Outcome.NO_TISSUE,
+        bytes_read=read,
+        bytes_written=len(content),
+    )
+
+
+def _run_choose(task: ChooseTask) -> Result:
+    job = task.job
+    windows = [json.loads(read_bytes(_window_url(job, i))) for i in range(task.windows)]
+    given = job.register.gauss_newton.smoothness
+    if given is not None:
+        choice = Choice(given, f"smoothness {given} px, as the user said")
+    else:
+        names = [f.name for f in fields(Step)]
+        steps = [[Step(**{name: step[name] for name in names}) for step in w["steps"]] for w in windows]
+        choice = choose_smoothness(steps, pixel_size=job.info.pixel_size * 2.0 ** (job.register.mip or 0))
+    found_by = "user" if given is not None else "data" if any(w["steps"] for w in windows) else "default"
+    record = {"smoothness": list(choice.smoothness), "chosen_by": found_by, "reason": choice.reason, "windows": windows}
+    content = _json(record)
+    write_bytes(job.url("quality", "calibration.json"), content)
+    return Result(message=choice.reason if given is None else "", bytes_written=len(content))
+
+
+def _wanted(job: Job) -> bool:
+    return job.register.method == "gauss_newton"
+
+
+def _source_pixels(job: Job, box: Box) -> int:
+    return box.at_mip(0).clipped(job.shape).size
+
+
+def _window_url(job: Job, index: int) -> str:
+    return job.url("quality", "calibration", f"window-{index}.json")
+
+
+def _records(steps: tuple[Step, ...]) -> list[dict[str, float]]:
+    return [{**asdict(step), "distortion": round(step.distortion, 4)} for step in steps]
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, indent=1).encode()
