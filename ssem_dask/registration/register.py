@@ -66,6 +66,7 @@ class Method(Protocol):
         neighbours: int,
         config: RegisterConfig,
         device: torch.device | str,
+        tears: Tensor | None,
     ) -> PairFields:
         """Register."""
 
@@ -118,6 +119,7 @@ def register_window(
     neighbours: int,
     config: RegisterConfig,
     device: torch.device | str,
+    tears: Tensor | None = None,
 ) -> PairFields:
     """Register the neighbours of every section of a window's core.
 
@@ -130,6 +132,7 @@ def register_window(
         neighbours: K.
         config: resolved, see `resolve`.
         device: torch device to work on.
+        tears: `(z, y, x)` bool, True in folds and cracks, across which nothing need be smooth; None: there are none.
 
     Returns:
         Pair fields and confidences on `device`. [k-1, i] has fixed section core[i] and moving section core[i]-k; all
@@ -159,6 +162,7 @@ def register_window(
         neighbours=neighbours,
         config=config,
         device=device,
+        tears=tears,
     )
 
 
@@ -172,6 +176,7 @@ def _ssemnet(
     neighbours: int,
     config: RegisterConfig,
     device: torch.device | str,
+    tears: Tensor | None,  # noqa: ARG001  its vector map has no weights to cut
 ) -> PairFields:
     return ssemnet_window(
         images,
@@ -198,6 +203,7 @@ def _gauss_newton(
     neighbours: int,
     config: RegisterConfig,
     device: torch.device | str,
+    tears: Tensor | None,
 ) -> PairFields:
     return gauss_newton_window(
         images,
@@ -208,6 +214,7 @@ def _gauss_newton(
         neighbours=neighbours,
         config=config.gauss_newton,
         device=device,
+        tears=tears,
     )
 
 
