@@ -17,7 +17,8 @@ from pydantic import Field, ValidationError
 
 from ssem_dask.errors import ConfigError, SourceError
 from ssem_dask.geometry.chunks import round_up
-from ssem_dask.geometry.mip import shape_at_mip
+from ssem_dask.geometry.mip import mip_for_pixel_size, shape_at_mip
+from ssem_dask.registration.damage import PIXEL as DAMAGE_PIXEL
 from ssem_dask.registration.gauss_newton_window import SEARCH_RANGE
 from ssem_dask.registration.register import encoder_digest
 from ssem_dask.registration.register import resolve as resolve_register
@@ -27,9 +28,11 @@ from ssem_dask.stages.job import (
     ComposeStageConfig,
     DownsampleStageConfig,
     Job,
+    MaskStageConfig,
     RegisterStageConfig,
     RenderStageConfig,
 )
+from ssem_dask.stages.mask import user_mip
 from ssem_dask.storage.volume import Volume, VolumeInfo, check_image_dtype, check_sections
 from ssem_dask.types import ConfigBase
 
@@ -66,6 +69,7 @@ class RunConfig(ConfigBase):
     """URL of the run's Zarr group, by custom ending in .zarr."""
     volume: VolumeConfig = VolumeConfig()
     coarse: CoarseStageConfig = CoarseStageConfig()
+    mask: MaskStageConfig = MaskStageConfig()
     register_: RegisterStageConfig = Field(default=RegisterStageConfig(), alias="register")
     compose: ComposeStageConfig = ComposeStageConfig()
     render: RenderStageConfig = RenderStageConfig()
@@ -119,6 +123,8 @@ def resolve(config: RunConfig) -> tuple[Job, list[str]]:
     info = VolumeInfo(shape=info.shape, dtype=info.dtype, pixel_size=pixel, section_thickness=thickness)
     _check_source(config.source, info)
     register, choices = _resolve_register(config.register_, info)
+    mask, told = _resolve_mask(config.mask, info)
+    choices += told
     _check_render(config.render)
     mips = 1
     while max(shape_at_mip((info.shape[1], info.shape[2]), mip=mips - 1)) > config.downsample.smallest:
@@ -128,6 +134,7 @@ def resolve(config: RunConfig) -> tuple[Job, list[str]]:
         output=config.output,
         info=info,
         coarse=resolve_coarse(config.coarse, sections=info.shape[0]),
+        mask=mask,
         register=register,
         compose=config.compose,
         render=config.render,
@@ -144,6 +151,7 @@ def stored_config(job: Job) -> dict[str, Any]:
     return {
         "volume": {"pixel_size": job.info.pixel_size, "section_thickness": job.info.section_thickness},
         "coarse": job.coarse.model_dump(mode="json"),
+        "mask": job.mask.model_dump(mode="json"),
         "register": job.register.model_dump(mode="json"),
         "compose": job.compose.model_dump(mode="json"),
         "render": job.render.model_dump(mode="json"),
@@ -166,7 +174,7 @@ def _with_digests(job: Job) -> Job:
     tree["calibrate"] = {key: tree["register"][key] for key in ("method", "mip", "gauss_newton")}
     upstream = digest_of({"source": job.source, "shape": job.shape, "dtype": job.info.dtype.str, **tree["volume"]})
     digests = {}
-    for stage in ("coarse", "calibrate", "register", "compose", "render", "downsample"):
+    for stage in ("coarse", "mask", "calibrate", "register", "compose", "render", "downsample"):
         upstream = digest_of({"upstream": upstream, "stage": stage, "config": tree[stage]})
         digests[stage] = upstream[:16]
     return replace(job, digests=digests)
@@ -229,6 +237,16 @@ def _working_pixel(mip: int, nearest: int, info: VolumeInfo) -> str:
     if mip == 0 and info.pixel_size > 8:
         return f"{pixel}; 5 nm would be better, but the source has nothing finer"
     return f"{pixel}, the nearest to 5 nm of {info.pixel_size:.3g} nm times powers of two"
+
+
+def _resolve_mask(config: MaskStageConfig, info: VolumeInfo) -> tuple[MaskStageConfig, list[str]]:
+    if config.user is not None:
+        user_mip(config, info.shape)
+    if config.mip is not None:
+        return config, []
+    mip = mip_for_pixel_size(info.pixel_size, wanted=DAMAGE_PIXEL)
+    told = f"mask.mip = {mip}: its pixel, {info.pixel_size * 2**mip:.3g} nm, is the nearest to {DAMAGE_PIXEL:.0f} nm"
+    return config.model_copy(update={"mip": mip}), [told] if config.active else []
 
 
 def _check_source(url: str, info: VolumeInfo) -> None:

@@ -16,7 +16,7 @@ from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.events import Observer, Silent, StageStarted
 from ssem_dask.runtime.execute import execute, open_ledger
 from ssem_dask.runtime.executor import Executor
-from ssem_dask.stages import calibrate, coarse, compose, downsample, register, render
+from ssem_dask.stages import calibrate, coarse, compose, downsample, mask, register, render
 from ssem_dask.stages.job import Estimate, Job, Stage
 from ssem_dask.stages.sections import refuse_blank
 from ssem_dask.storage.ledger import Ledger
@@ -25,7 +25,7 @@ from ssem_dask.storage.run import create_run, read_run, update_run
 from ssem_dask.task import Outcome, Result, Task, TaskReport
 
 FORMAT = 1
-STAGES: tuple[Stage, ...] = cast(tuple[Stage, ...], (coarse, calibrate, register, compose, render, downsample))
+STAGES: tuple[Stage, ...] = cast(tuple[Stage, ...], (coarse, mask, calibrate, register, compose, render, downsample))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,14 @@ from ssem_dask.field.interpolate import sample_batch
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.registration.normal_equations import Kind, NodeBasis, assemble, solve_step
 from ssem_dask.registration.regularisation import CosineBasis
+from ssem_dask.registration.tears import Tears, curvature_weights
 from ssem_dask.registration.vector_map import covering_nodes
 from ssem_dask.types import ConfigBase
 
 DEFAULT_SMOOTHNESS = (16.0, 20.0, 24.0)
 """L for k = 1, 2, 3 where it is not chosen from the data, px of the working image."""
 
+_TORN_ITERATIONS = 4  # times as many conjugate gradients
 _LEAST_CELLS = 8  # feature px along the shorter side of a level; below it shows too little
 
 
@@ -129,6 +131,7 @@ def register_pairs(
     start: NodeFields | None,
     smoothness: float,
     config: GaussNewtonConfig,
+    tears: Tears | None = None,
 ) -> NodeFields:
     """Register a batch of pairs.
 
@@ -139,6 +142,7 @@ def register_pairs(
         start: where to begin; then only `config.warm_levels` steps are run. None begins at 0.
         smoothness: L, px of the working image.
         config: the solver's parameters.
+        tears: of the pairs; smoothness is cut across them. None: nothing is torn.
 
     Returns:
         Pull fields on the nodes of the finest step: what lies at y in A lies at y + u(y) in B. Finite everywhere.
@@ -157,7 +161,7 @@ def register_pairs(
         nodes = covering_nodes(image, spacing=spacing * image.spacing)
         found = _begin(found, nodes=nodes, count=a.features.shape[0], kind=config.interpolation, like=a.features)
         relative = (smoothness / spacing) ** 4
-        found = _descend(found, fixed=a, moving=b, relative=relative, iterations=iterations, config=config)
+        found = _descend(found, fixed=a, moving=b, relative=relative, iterations=iterations, config=config, tears=tears)
     assert found is not None
     return found
 
@@ -179,6 +183,7 @@ def _descend(
     relative: float,
     iterations: int,
     config: GaussNewtonConfig,
+    tears: Tears | None,
 ) -> NodeFields:
     """Gauss-Newton at one level; inside, displacements are in feature px of the level."""
     unit = fixed.grid.spacing
@@ -189,6 +194,9 @@ def _descend(
     positions = fixed.grid.positions(device)
     gradient_a = gradients(fixed.features)
     sampled = torch.cat([moving.features, moving.valid[:, None]], dim=1)
+    weights = None if tears is None else curvature_weights(tears, nodes=nodes)
+    # The preconditioner knows nothing of tears, so what they set free takes more iterations.
+    solves = config.conjugate_gradients * (1 if tears is None else _TORN_ITERATIONS)
     u = begin.values / unit
     for _ in range(iterations):
         where = positions + basis.spread(u) * unit
@@ -205,7 +213,7 @@ def _descend(
             cutoff=config.cutoff,
             basis=basis,
         )
-        step = solve_step(equations, u=u, smoothness=relative, basis=cosines, iterations=config.conjugate_gradients)
+        step = solve_step(equations, u=u, smoothness=relative, basis=cosines, iterations=solves, weights=weights)
         length = torch.linalg.vector_norm(step, dim=1, keepdim=True)
         u = u + step * (config.largest_step / length.clamp(min=config.largest_step))
     return NodeFields(u * unit, nodes, config.interpolation)

@@ -13,6 +13,7 @@ from torch.nn.functional import max_pool2d
 
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_batch
+from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.registration.confidence import disagreement, evidence, folded, raw_confidence, relative_confidence
 from ssem_dask.registration.encoder import Encoder, features, load_encoder
 from ssem_dask.registration.gauss_newton import (
@@ -24,6 +25,7 @@ from ssem_dask.registration.gauss_newton import (
 )
 from ssem_dask.registration.pairs import PairFields
 from ssem_dask.registration.pyramid import pool
+from ssem_dask.registration.tears import Tears
 
 SEARCH_RANGE = 96
 """px of the working image: longer displacements are beyond what the coarsest level can find."""
@@ -50,6 +52,7 @@ def gauss_newton_window(
     neighbours: int,
     config: GaussNewtonConfig,
     device: torch.device | str,
+    tears: Tensor | None = None,
 ) -> PairFields:
     """Register a window; see `register_window`.
 
@@ -61,7 +64,7 @@ def gauss_newton_window(
     fields = torch.full((shape[0], shape[1], 2, *nodes.shape), torch.nan, device=device)
     raw, known = torch.zeros(shape, device=device), torch.zeros(shape, dtype=torch.bool, device=device)
     with torch.inference_mode():
-        window = _Window(images, valid=valid, grid=grid, encoder=encoder, config=config, device=device)
+        window = _Window(images, valid=valid, grid=grid, encoder=encoder, config=config, device=device, tears=tears)
         wanted = [(z, z - k) for k in range(1, neighbours + 1) for z in core]
         window.register(_steps_for(wanted))
         window.register(wanted)
@@ -86,6 +89,7 @@ class _Window:
         encoder: Encoder,
         config: GaussNewtonConfig,
         device: torch.device | str,
+        tears: Tensor | None,
     ) -> None:
         self.found: dict[Pair, Tensor] = {}
         self._config = config
@@ -93,6 +97,8 @@ class _Window:
         self._nodes: Grid | None = None
         self._shows = [float(v.float().mean()) >= _LEAST_TISSUE for v in valid]
         finest = encoded_sections(images, valid=valid, grid=grid, encoder=encoder, device=device)
+        self._tears = _pooled_tears(tears, like=finest)
+        self._torn = [bool(t.any()) for t in self._tears]
         self._pyramid = feature_pyramid(finest, levels=max(config.levels) + 1)
 
     def register(self, pairs: Iterable[Pair]) -> None:
@@ -103,12 +109,12 @@ class _Window:
             for pair in ((z, other), (other, z))
             if pair not in self.found and min(pair) >= 0 and all(self._shows[i] for i in pair)
         ]
-        groups: dict[tuple[int, bool], list[Pair]] = {}
+        groups: dict[tuple[int, bool, bool], list[Pair]] = {}
         for pair in todo:
-            groups.setdefault((abs(pair[0] - pair[1]), self._composable(pair)), []).append(pair)
-        for (distance, warm), group in sorted(groups.items()):
+            groups.setdefault((abs(pair[0] - pair[1]), self._composable(pair), self._is_torn(pair)), []).append(pair)
+        for (distance, warm, torn), group in sorted(groups.items()):
             for chunk in _chunks(group):
-                self._register(chunk, distance=distance, warm=warm)
+                self._register(chunk, distance=distance, warm=warm, torn=torn)
 
     def judged(self, pairs: Sequence[Pair], *, nodes: Grid) -> tuple[Tensor, Tensor, Tensor]:
         """Fields on `nodes`, their raw confidence, and where they are known."""
@@ -134,7 +140,7 @@ class _Window:
         )
         return values, raw_confidence(found), known
 
-    def _register(self, pairs: Sequence[Pair], *, distance: int, warm: bool) -> None:
+    def _register(self, pairs: Sequence[Pair], *, distance: int, warm: bool, torn: bool) -> None:
         fixed, moving = self._sides(pairs)
         result = register_pairs(
             fixed=fixed,
@@ -143,9 +149,19 @@ class _Window:
             start=self._fields([self._composed(pair) for pair in pairs]) if warm else None,
             smoothness=self._config.smoothness_for(distance),
             config=self._config,
+            tears=self._tears_of(pairs) if torn else None,
         )
         self._nodes = result.nodes
         self.found.update(zip(pairs, result.values, strict=True))
+
+    def _is_torn(self, pair: Pair) -> bool:
+        return self._torn[pair[0]] or self._torn[pair[1]]
+
+    def _tears_of(self, pairs: Sequence[Pair]) -> Tears:
+        """Tears of both sections; the moving one's at their coarse position, widened by what may be wrong with it."""
+        fixed = self._tears[[pair[0] for pair in pairs]]
+        moving = self._tears[[pair[1] for pair in pairs]]
+        return Tears(torch.maximum(fixed, _widened(moving)), self._pyramid[0].grid)
 
     def _composable(self, pair: Pair) -> bool:
         return abs(pair[0] - pair[1]) > 1 and all(step in self.found for step in _path(pair))
@@ -194,6 +210,18 @@ def encoded_sections(
 def _eroded(mask: Tensor) -> Tensor:
     """Tissue without its outermost feature px; the frame of the image counts as tissue."""
     return 1.0 - max_pool2d(1.0 - mask[None, None], 2 * _ERODED + 1, stride=1, padding=_ERODED)[0, 0]
+
+
+def _pooled_tears(tears: Tensor | None, *, like: FeatureLevel) -> Tensor:
+    """Tears `(z, h, w)` float32 on the features' px: 1 where any px of the image is torn."""
+    if tears is None:
+        return torch.zeros_like(like.valid)
+    factor = ceil_div(tears.shape[-2], like.valid.shape[-2])
+    return (pool(tears.to(like.valid), factor) > 0).to(like.valid)
+
+
+def _widened(mask: Tensor) -> Tensor:
+    return max_pool2d(mask[:, None], 2 * _ERODED + 1, stride=1, padding=_ERODED)[:, 0]
 
 
 def _path(pair: Pair) -> list[Pair]:

@@ -1,7 +1,8 @@
 """Empty space: where a section carries no tissue.
 
-Law: a pixel is empty exactly where some 9 × 9 square that contains it is constant, whatever the value; so every pixel
-of textured tissue stays tissue, up to its very border, and empty space does not depend on black or white padding.
+Law: a pixel is empty exactly where some square of 9 × 9 px (`side`) that contains it is constant, whatever the value;
+so every pixel of textured tissue stays tissue, up to its very border, and empty space does not depend on black or white
+padding.
 """
 
 import torch
@@ -12,11 +13,12 @@ EMPTY_SIDE = 9
 """Side in px of the smallest constant square that counts as empty; smaller ones are vesicles, dirt or saturation."""
 
 
-def tissue_mask(image: Tensor) -> Tensor:
+def tissue_mask(image: Tensor, *, side: int = EMPTY_SIDE) -> Tensor:
     """Where a section shows something.
 
     Args:
         image: `(y, x)` or `(z, y, x)`, any intensity unit, any real dtype; NaN is empty.
+        side: of the smallest constant square that counts as empty, px; odd. Of pooled pixels fewer are needed.
 
     Returns:
         bool, the same shape: False in empty space. At the border of the image the part of a square that lies inside
@@ -31,13 +33,13 @@ def tissue_mask(image: Tensor) -> Tensor:
     known = torch.isfinite(values)
     values = torch.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     stacked = values.reshape(-1, 1, *values.shape[-2:])
-    constant = _square_max(stacked) == -_square_max(-stacked)
-    empty = _square_max(constant.to(torch.float32)) > 0
+    constant = _square_max(stacked, side) == -_square_max(-stacked, side)
+    empty = _square_max(constant.to(torch.float32), side) > 0
     return known & ~empty.reshape(image.shape)
 
 
-def _square_max(values: Tensor) -> Tensor:
+def _square_max(values: Tensor, side: int) -> Tensor:
     """Largest value of the square about each pixel, `(n, 1, y, x)`; one axis at a time."""
-    reach = EMPTY_SIDE // 2
-    rows = max_pool2d(values, (EMPTY_SIDE, 1), stride=1, padding=(reach, 0))
-    return max_pool2d(rows, (1, EMPTY_SIDE), stride=1, padding=(0, reach))
+    reach = side // 2
+    rows = max_pool2d(values, (side, 1), stride=1, padding=(reach, 0))
+    return max_pool2d(rows, (1, side), stride=1, padding=(0, reach))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ssem_dask.field.grid import Grid
-from ssem_dask.registration.regularisation import CosineBasis, curvature
+from ssem_dask.registration.regularisation import CosineBasis, CurvatureWeights, curvature
 from ssem_dask.registration.vector_map import axis_index, axis_matrix
 
 Kind: TypeAlias = Literal["bilinear", "bspline"]
@@ -107,7 +107,13 @@ def robust_weights(residual: Tensor, *, valid: Tensor, cutoff: float) -> Tensor:
 
 
 def solve_step(
-    equations: NormalEquations, *, u: Tensor, smoothness: float, basis: CosineBasis, iterations: int
+    equations: NormalEquations,
+    *,
+    u: Tensor,
+    smoothness: float,
+    basis: CosineBasis,
+    iterations: int,
+    weights: CurvatureWeights | None = None,
 ) -> Tensor:
     """δ `(n, 2, ny, nx)` by preconditioned conjugate gradients.
 
@@ -117,6 +123,7 @@ def solve_step(
         smoothness: (L / S)⁴: c₂ relative to the mean of T.
         basis: of the nodes.
         iterations: of conjugate gradients.
+        weights: of the second differences; None where nothing is torn.
     """
     c2 = equations.stiffness * smoothness
     damping = _DAMPING * equations.stiffness
@@ -127,9 +134,9 @@ def solve_step(
     def apply(d: Tensor) -> Tensor:
         y, x = d[:, 0], d[:, 1]
         data = torch.stack([equations.yy * y + equations.yx * x, equations.yx * y + equations.xx * x], dim=1)
-        return data + c2 * curvature(d) + damping * d
+        return data + c2 * curvature(d, weights) + damping * d
 
-    left = -equations.b - c2 * curvature(u)
+    left = -equations.b - c2 * curvature(u, weights)
     step = torch.zeros_like(u)
     direction = scaled = basis.solve(left, diagonal=diagonal, smoothness=c2)
     product = _dot(left, scaled)

@@ -66,6 +66,7 @@ class Method(Protocol):
         neighbours: int,
         config: Any,
         device: torch.device | str,
+        tears: Tensor | None,
     ) -> PairFields:
         """Register."""
 
@@ -118,6 +119,7 @@ def register_window(
     neighbours: int,
     config: RegisterConfig,
     device: torch.device | str,
+    tears: Tensor | None = None,
 ) -> PairFields:
     """Register the neighbours of every section of a window's core.
 
@@ -130,6 +132,7 @@ def register_window(
         neighbours: K.
         config: resolved, see `resolve`.
         device: torch device to work on.
+        tears: `(z, y, x)` bool, True in folds and cracks, across which nothing need be smooth; None: there are none.
 
     Returns:
         Pair fields and confidences on `device`. [k-1, i] has fixed section core[i] and moving section core[i]-k; all
@@ -159,6 +162,7 @@ def register_window(
         neighbours=neighbours,
         config=_own_table(config),
         device=device,
+        tears=tears,
     )
 
 

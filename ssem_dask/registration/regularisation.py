@@ -17,20 +17,38 @@ from torch import Tensor
 from ssem_dask.types import ShapeYX
 
 
-def curvature(u: Tensor) -> Tensor:
-    """R u, for u `(…, y, x)`."""
+@dataclass(frozen=True, slots=True)
+class CurvatureWeights:
+    """What each second difference counts in R; 1 everywhere is the plain R."""
+
+    yy: Tensor
+    """`(n, 1, ny - 2, nx)`."""
+    xx: Tensor
+    """`(n, 1, ny, nx - 2)`."""
+    yx: Tensor
+    """`(n, 1, ny - 1, nx - 1)`."""
+
+
+def curvature(u: Tensor, weights: CurvatureWeights | None = None) -> Tensor:
+    """R u, for u `(…, y, x)`; with weights Dᵀ W D u."""
     out = torch.zeros_like(u)
     if u.shape[-2] > 2:
         yy = u[..., 2:, :] - 2.0 * u[..., 1:-1, :] + u[..., :-2, :]
+        if weights is not None:
+            yy = yy * weights.yy
         out[..., 2:, :] += yy
         out[..., 1:-1, :] -= 2.0 * yy
         out[..., :-2, :] += yy
     if u.shape[-1] > 2:
         xx = u[..., 2:] - 2.0 * u[..., 1:-1] + u[..., :-2]
+        if weights is not None:
+            xx = xx * weights.xx
         out[..., 2:] += xx
         out[..., 1:-1] -= 2.0 * xx
         out[..., :-2] += xx
     twist = 2.0 * (u[..., 1:, 1:] - u[..., 1:, :-1] - u[..., :-1, 1:] + u[..., :-1, :-1])
+    if weights is not None:
+        twist = twist * weights.yx
     out[..., 1:, 1:] += twist
     out[..., 1:, :-1] -= twist
     out[..., :-1, 1:] -= twist

@@ -37,6 +37,7 @@ def ssemnet_window(
     neighbours: int,
     config: SsemnetConfig,
     device: torch.device | str,
+    tears: Tensor | None = None,  # noqa: ARG001  the founding method's smoothness knows no tears
 ) -> PairFields:
     """Register a window; see `register_window`.
 

@@ -38,6 +38,30 @@ class CoarseStageConfig(CoarseConfig):
     squares."""
 
 
+class MaskStageConfig(ConfigBase):
+    """What of a section is empty, damaged or torn, and so says nothing about where it belongs."""
+
+    detect: bool = True
+    """Find damage: places that resemble none of the neighbour sections."""
+    user: str | None = None
+    """URL of your own masks in the source frame (Zarr, OME-Zarr, a multi-page TIFF or a series), of the source's shape
+    or with y and x divided by a power of two: 0 tissue, 1 empty, 2 damaged, 3 tear (fold or crack); anything else 2."""
+    user_mode: Literal["override", "add"] = "override"
+    """`override`: your masks alone hold, 0 is tissue whatever it looks like; `add`: beside what is found."""
+    mip: int | None = Field(default=None, ge=0)
+    """Scale level of the masks; None takes the one whose pixel is nearest to 20 nm."""
+
+    @property
+    def detects(self) -> bool:
+        """Whether damage is looked for."""
+        return self.detect and (self.user is None or self.user_mode == "add")
+
+    @property
+    def active(self) -> bool:
+        """Whether there are masks at all."""
+        return self.detects or self.user is not None
+
+
 class RegisterStageConfig(RegisterConfig):
     """Pair fields from overlapping windows of neighbour sections."""
 
@@ -85,6 +109,7 @@ class Job:
     output: str
     info: VolumeInfo
     coarse: CoarseStageConfig
+    mask: MaskStageConfig
     register: RegisterStageConfig
     compose: ComposeStageConfig
     render: RenderStageConfig

@@ -9,17 +9,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ssem_dask.field.grid import Grid, node_count
 from ssem_dask.geometry.windows import Window, tile_windows
+from ssem_dask.registration.damage import TEAR, TISSUE
 from ssem_dask.registration.register import register_window
 from ssem_dask.stages.calibrate import calibrated
 from ssem_dask.stages.job import Estimate, Job, RegisterStageConfig
+from ssem_dask.stages.mask import read_codes
 from ssem_dask.stages.sections import open_source, read_aligned
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.fields import FieldInfo, create_field, open_coarse
 from ssem_dask.task import Outcome, Result, Task
-from ssem_dask.types import ShapeZYX
+from ssem_dask.types import Float64Array, ShapeZYX
 
 NAME = "register"
 
@@ -88,6 +91,8 @@ def run(task: Task) -> Result:
     ]
     images = torch.stack([image for image, _ in sections])
     valid = torch.stack([mask for _, mask in sections])
+    codes = _codes(job, window, coarse)
+    valid &= codes == TISSUE
     read = images.numel() * 4**mip * job.info.dtype.itemsize
     core = range(window.core.start[0] - window.read.start[0], window.core.stop[0] - window.read.start[0])
     if not valid.any():
@@ -102,6 +107,7 @@ def run(task: Task) -> Result:
         neighbours=job.register.neighbours,
         config=calibrated(job),
         device=torch.device("cpu"),
+        tears=codes == TEAR,
     )
     z, y, x = window.core.slices
     rows = slice(y.start // job.spacing, y.start // job.spacing + pairs.fields.shape[-2])
@@ -155,6 +161,23 @@ def window_core(config: RegisterStageConfig, shape: ShapeZYX) -> ShapeZYX:
     assert spacing is not None
     y, x = (min(window, node_count(n, spacing=spacing) * spacing) for n in shape[1:])
     return min(config.sections, shape[0]), y, x
+
+
+def _codes(job: Job, window: Window, coarse: Float64Array) -> Tensor:
+    """The masks (z, y, x) of the window's sections, coarse-aligned as their images are."""
+    mip = job.register.mip
+    assert mip is not None
+    box = window.read.at_mip(mip)
+    if not job.mask.active:
+        return torch.full(box.shape, TISSUE, dtype=torch.uint8)
+    assert job.mask.mip is not None
+    masks = open_array(job.url("masks", "damage"), mode="r")
+    return torch.stack(
+        [
+            read_codes(masks, z=z, mip=job.mask.mip, box=box, affine=affine)
+            for z, affine in zip(window.read.sections, coarse, strict=True)
+        ]
+    )
 
 
 def _core_nodes(window: Window, spacing: int) -> Grid:

@@ -14,7 +14,7 @@ from ssem_dask.field.warp import sample_image
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import shape_at_mip
-from ssem_dask.registration.masks import tissue_mask
+from ssem_dask.registration.masks import EMPTY_SIDE, tissue_mask
 from ssem_dask.registration.pyramid import pool
 from ssem_dask.stages.job import Job
 from ssem_dask.storage.volume import Volume
@@ -85,7 +85,9 @@ def read_thumbnail(volume: Volume, *, z: int, mip: int) -> Tensor:
     return read_pooled(volume, box=Box((z, 0, 0), (z + 1, y, x), mip))
 
 
-def read_aligned(volume: Volume, *, z: int, box: Box, affine: Float64Array) -> tuple[Tensor, Tensor]:
+def read_aligned(
+    volume: Volume, *, z: int, box: Box, affine: Float64Array, empty_side: int = EMPTY_SIDE
+) -> tuple[Tensor, Tensor]:
     """What lies in `box` of a section that is aligned by its coarse affine.
 
     Args:
@@ -93,6 +95,7 @@ def read_aligned(volume: Volume, *, z: int, box: Box, affine: Float64Array) -> t
         z: section.
         box: where, in aligned pixels of `box.mip`; its z is not used.
         affine: `(2, 3)` aligned → source, mip-0 px.
+        empty_side: see `tissue_mask`.
 
     Returns:
         Image `(y, x)` float32, and mask `(y, x)`: False outside the source and in empty space.
@@ -106,11 +109,19 @@ def read_aligned(volume: Volume, *, z: int, box: Box, affine: Float64Array) -> t
         positions=positions,
         affine=affine_seen_from(affine, target=target.origin, source=(0.0, 0.0)),
         kind="bicubic",
+        empty_side=empty_side,
     )
 
 
 def read_at(
-    volume: Volume, *, z: int, mip: int, positions: Tensor, affine: Float64Array, kind: Kind
+    volume: Volume,
+    *,
+    z: int,
+    mip: int,
+    positions: Tensor,
+    affine: Float64Array,
+    kind: Kind,
+    empty_side: int = EMPTY_SIDE,
 ) -> tuple[Tensor, Tensor]:
     """Sample one section at the source positions `affine(positions)`; reads no more than their bounding box.
 
@@ -121,6 +132,7 @@ def read_at(
         positions: `(2, y, x)` float32; NaN is unknown.
         affine: `(2, 3)` to source positions, mip-0 px; applied relative to the box read, to stay precise (C9).
         kind: interpolation.
+        empty_side: see `tissue_mask`.
 
     Returns:
         Image `(y, x)` float32, 0 where unknown, and mask `(y, x)`, False there and in empty space.
@@ -144,6 +156,9 @@ def read_at(
     local = apply_affine(affine_seen_from(affine, target=(0.0, 0.0), source=grid.origin), positions)
     image, inside = sample_image(pixels[None], grid=grid.relative_to(grid.origin), positions=local, kind=kind)
     tissue, _ = sample_image(
-        tissue_mask(pixels).float()[None], grid=grid.relative_to(grid.origin), positions=local, kind="nearest"
+        tissue_mask(pixels, side=empty_side).float()[None],
+        grid=grid.relative_to(grid.origin),
+        positions=local,
+        kind="nearest",
     )
     return image[0], inside & (tissue[0] > 0)

@@ -262,7 +262,7 @@ def test_misuse_is_one_clear_sentence():
 
 
 def test_another_method_can_be_added():
-    def nothing(images, *, valid, grid, nodes, core, neighbours, config, device):
+    def nothing(images, *, valid, grid, nodes, core, neighbours, config, device, tears):
         return "called"
 
     register_method("test-only", nothing)
