@@ -9,15 +9,16 @@ DRAWS ?= 200
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(TORCH)
+BENCH_STAMP := $(VENV)/.installed-bench
 # A CPU build of torch comes from a local wheel folder where one is set, else from PyTorch's own CPU index.
 TORCH_SOURCE_cpu = $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend cpu)
 TORCH_SOURCE_cuda =
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test bench-coarse lint docs format clean
+.PHONY: help env demo test bench-coarse bench-accuracy lint docs format clean
 
 help:  ## Show this list
-	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 env: $(STAMP)  ## Make .venv with everything in it (TORCH=cuda for NVIDIA GPUs)
 
@@ -45,6 +46,24 @@ lint: env  ## Check style, types and layers, as CI does
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Options: METHODS="default sift-dis" SEEDS=3 JOBS=1 TABLES="comparison ablation claims" BENCH=--docs; see docs/accuracy.md.
+SEEDS ?= 3
+JOBS ?= 1
+TABLES ?= comparison
+METHODS ?=
+BENCH ?=
+bench-accuracy: env $(BENCH_STAMP)  ## Our modes beside other aligners on real sections; needs SSEM_DATA_DIR, hours the first time
+	$(BIN)/python -m tests.benchmarks.accuracy --work bench --seeds $(SEEDS) --jobs $(JOBS) --tables $(TABLES) \
+	  $(if $(METHODS),--methods $(METHODS)) $(BENCH)
+
+# A peer that cannot be installed here does not keep the others away: the table says 'not installed'.
+$(BENCH_STAMP): $(STAMP)
+	@for peer in stackreg opencv elastix feabas; do \
+	  $(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH_SOURCE_$(TORCH)) --editable ".[bench-$$peer]" \
+	    || echo "bench-$$peer could not be installed; its rows will say so"; \
+	done
+	@touch $@
+
 docs: env  ## Make docs/configuration.md from the config records
 	$(BIN)/python -m ssem_dask.cli.configuration > docs/configuration.md
 
@@ -53,4 +72,4 @@ format: env  ## Format the code
 	$(BIN)/ruff check --fix .
 
 clean:  ## Remove the environment and everything that is made
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+	rm -rf $(VENV) demo bench .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*

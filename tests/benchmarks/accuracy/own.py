@@ -1,0 +1,107 @@
+"""Our own modes: `ssem_dask.align` with overrides of its configuration, and the rows that need no alignment."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import ssem_dask
+from ssem_dask.evaluation.candidates import Run
+from ssem_dask.field.affine import apply_affine
+from ssem_dask.field.grid import Grid
+from ssem_dask.runtime.events import Silent, StageStarted
+from tests.benchmarks.accuracy.digest import PACKAGE, digest_of_sources
+from tests.benchmarks.accuracy.methods import SectionFields
+from tests.benchmarks.accuracy.scenes import PreparedScene
+
+_AFFINE_SPACING = 16
+_FIELD_STAGES = ("coarse", "register", "compose")
+_NOT_DECIDING = {"cli", "evaluation", "report", "__pycache__"}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Every section stays as it came."""
+
+    name: str = "identity"
+    title: str = "identity"
+
+    def versions(self) -> dict[str, str]:
+        """None."""
+        return {}
+
+    def settings(self) -> dict[str, Any]:
+        """None."""
+        return {}
+
+    def align(self, scene: PreparedScene, *, folder: Path) -> SectionFields:
+        """Zeros."""
+        count, height, width = scene.read().shape
+        nodes = Grid.of_section((height, width), spacing=_AFFINE_SPACING).shape
+        return SectionFields(np.zeros((count, 2, *nodes), dtype=np.float32), _AFFINE_SPACING)
+
+
+@dataclass(frozen=True)
+class Mode:
+    """`align` with some configuration; without any it is what a user gets."""
+
+    name: str
+    title: str
+    config: dict[str, Any] = field(default_factory=dict)
+    coarse_only: bool = False
+    """Take the affine per section of such a run, without the elastic fields."""
+
+    def versions(self) -> dict[str, str]:
+        """The package, by its sources."""
+        folders = sorted(p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name not in _NOT_DECIDING)
+        return {"ssem_dask": digest_of_sources(*folders, extra=list(PACKAGE.glob("*.py")))[:16]}
+
+    def settings(self) -> dict[str, Any]:
+        """The overrides."""
+        return {"config": self.config, "coarse_only": self.coarse_only}
+
+    def align(self, scene: PreparedScene, *, folder: Path) -> SectionFields:
+        """Run all stages, one task after the other in this process, and read the fields."""
+        clock = _StageClock()
+        output = str(folder / "run.zarr")
+        summary = ssem_dask.align(scene.url, output, cluster="serial", observer=clock, **self.config)
+        if summary.state != "complete":
+            raise RuntimeError(f"{len(summary.failed)} tasks failed, the first with: {summary.failed[0].message}")
+        run = Run.open(output)
+        seconds = dict(clock.seconds)
+        if self.coarse_only:
+            return SectionFields(_affine_fields(run), _AFFINE_SPACING, {**seconds, "fields": seconds["coarse"]})
+        seconds["fields"] = sum(seconds[stage] for stage in _FIELD_STAGES)
+        values = np.asarray(run.section[:], dtype=np.float32)
+        return SectionFields(values, int(run.info.spacing), seconds, tuple(clock.notes))
+
+
+class _StageClock(Silent):
+    """CPU seconds of every stage, and what the run said of its choices."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.notes: list[str] = []
+        self._start = 0.0
+
+    def stage_started(self, event: StageStarted) -> None:
+        self._start = time.process_time()
+
+    def stage_ended(self, stage: str) -> None:
+        self.seconds[stage] = time.process_time() - self._start
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def _affine_fields(run: Run) -> np.ndarray:
+    grid = Grid.of_section((run.shape[1], run.shape[2]), spacing=_AFFINE_SPACING)
+    positions = grid.positions().double()
+    return np.stack(
+        [
+            (apply_affine(np.asarray(run.coarse[z], dtype=np.float64), positions) - positions).float().numpy()
+            for z in range(run.shape[0])
+        ]
+    )

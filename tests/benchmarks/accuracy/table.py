@@ -1,0 +1,135 @@
+"""From records of cells to tables: rows are methods, columns figures; mean over the seeds ± their spread.
+
+The spread is the sample standard deviation over the seeds; a figure of one seed has none. A row that lacks a figure says
+why: not installed, failed, or not run.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table as RichTable
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: figures of all cells of a scene group."""
+
+    title: str
+    group: str
+    metrics: tuple[str, ...]
+    """Shown one after the other, with slashes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One method: its title and its records by scene."""
+
+    name: str
+    title: str
+    records: tuple[Record, ...]
+
+    def of(self, group: str) -> list[Record]:
+        """Records of a scene group, all seeds."""
+        return [r for r in self.records if r["scene"] == group or r["scene"].rpartition("-")[0] == group]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A finished table of strings, with what it must say beside it."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+
+    def markdown(self) -> str:
+        """As in docs."""
+        lines = ["| " + " | ".join(self.columns) + " |", "|---" * len(self.columns) + "|"]
+        lines += ["| " + " | ".join(row) + " |" for row in self.rows]
+        return "\n".join([*lines, "", *self.notes]) + "\n"
+
+    def rich(self) -> RichTable:
+        """As on a terminal."""
+        table = RichTable(title=self.title, show_lines=False)
+        for column in self.columns:
+            table.add_column(column)
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+
+def make_table(title: str, *, columns: Sequence[Column], rows: Sequence[Row], rate: bool) -> Table:
+    """Aggregate.
+
+    Args:
+        title: of the table.
+        columns: of figures.
+        rows: of methods.
+        rate: whether the last column is Mpx per CPU second.
+    """
+    machine = _usual_machine(rows)
+    shown, notes = [], []
+    for row in rows:
+        cells = [figure(row, column) for column in columns]
+        if rate:
+            cells.append(_rate(row, machine=machine))
+        shown.append((row.title, *cells))
+        notes += _failures(row)
+    heads = ("", *(column.title for column in columns), *(("Mpx per CPU s",) if rate else ()))
+    return Table(title, heads, tuple(shown), tuple(notes))
+
+
+def figure(row: Row, column: Column) -> str:
+    """Mean ± spread over the seeds of each metric of a column; else why there is none."""
+    records = row.of(column.group)
+    done = [r for r in records if r["state"] == "done"]
+    if not done:
+        states = {r["state"] for r in records}
+        return states.pop() if len(states) == 1 else "not run" if not states else "failed"
+    parts = []
+    for metric in column.metrics:
+        values = [r["metrics"][metric] for r in done if metric in r["metrics"]]
+        parts.append(mean_and_spread(values))
+    return " / ".join(parts)
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """`2.1 ± .3`; `–` for no value."""
+    if not values:
+        return "–"
+    mean = _short(statistics.fmean(values))
+    return mean if len(values) == 1 else f"{mean} ± {_short(statistics.stdev(values))}"
+
+
+def _short(value: float) -> str:
+    text = f"{value:.0f}" if abs(value) >= 9.95 else f"{value:.1f}" if abs(value) >= 0.95 else f"{value:.2f}"
+    return text.removeprefix("0") if text.startswith("0.") else text
+
+
+def _rate(row: Row, *, machine: str) -> str:
+    """Mpx per CPU second over the cells that ran on the usual machine."""
+    counted = [r for r in row.records if r["state"] == "done" and r["machine"] == machine]
+    seconds = sum(r["cpu_seconds"]["fields"] for r in counted)
+    pixels = sum(r["megapixels"] for r in counted)
+    if not counted or row.name == "identity" or seconds == 0:
+        return "–"
+    digits = 2 - math.floor(math.log10(pixels / seconds)) - 1
+    return f"{pixels / seconds:.{max(0, digits)}f}".removeprefix("0")
+
+
+def _usual_machine(rows: Sequence[Row]) -> str:
+    machines = [r["machine"] for row in rows for r in row.records if r["state"] == "done"]
+    return statistics.mode(machines) if machines else ""
+
+
+def _failures(row: Row) -> list[str]:
+    causes: dict[str, list[str]] = {}
+    for record in row.records:
+        if record["state"] != "done":
+            causes.setdefault(f"{record['state']}: {record.get('cause', '')}", []).append(record["scene"])
+    return [f"{row.title}, {', '.join(scenes)}: {cause}" for cause, scenes in causes.items()]
