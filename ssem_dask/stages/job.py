@@ -27,9 +27,9 @@ class CoarseStageConfig(CoarseConfig):
     """Longest side of a thumbnail, px."""
     initial: str | None = None
     """Path or URL of a file with one affine per section, which is then only refined, by at most about 2° and 3 % of the
-    section: CSV with the header `z,a00,a01,a02,a10,a11,a12`, or a JSON list of objects with these keys. A row is a map
-    as in `fields/coarse`: aligned → source, mip-0 px, y before x. Sections that are not in the file have none, and
-    pairs with them are searched as ever."""
+    section; None: no file. CSV with the header `z,a00,a01,a02,a10,a11,a12`, or a JSON list of objects with these keys.
+    A row is a map as in `fields/coarse`: aligned → source, mip-0 px, y before x. Sections that are not in the file have
+    none, and pairs with them are searched as ever."""
     initial_digest: str | None = None
     """SHA-256 that the file must have; None: that of the file as it is when the run is planned."""
     sections: Literal["match", "separate"] = "match"
