@@ -35,9 +35,9 @@ from ssem_dask.registration.gauss_newton_window import encoded_sections
 LEAST_SECTIONS = 6
 """Fewer sections in a row give too few products at lag 2."""
 
-_LENGTHS = tuple(16.0 * 2.0 ** (i / 2) for i in range(4))  # px of the working image, tried for k = 1
+_LENGTHS = tuple(16.0 * 2.0 ** (i / 2) for i in range(1, 4))  # px of the working image, tried for k = 1
 _NATURAL = 0.9  # r, an upper bound (measured .7–.85 on FIB-SEM and VNC), so that q is a lower one
-_DISTORTED = 0.3  # q from which on distortion is lost: undeformed sections stay below .2 (docs/decisions/0006)
+_DISTORTED = 0.3  # q from which on distortion is lost: undeformed sections stay below it (docs/decisions/0006)
 _RANGE = (14.0, 22.6)  # px, of the choice: outside no measured deformation was followed better at any k
 _BORDER = 64.0  # px at the border of a window, whose fields lean on one side only
 _OUTLIER = 2.0  # times the median length of Δ
@@ -108,7 +108,7 @@ def probe_window(
         positions = nodes.positions(finest.features.device).expand(len(images), -1, -1, -1)
         shown = sample_batch(finest.valid[:, None], grid=finest.grid, positions=positions)[:, 0] > 0.5
         known = (shown[1:] & shown[:-1])[:, inner[0], inner[1]]
-        if float(known.float().mean()) * known[0].numel() < _LEAST_NODES:
+        if int(known.sum()) < _LEAST_NODES * len(known):
             return ()
         values = [field.values[:, :, inner[0], inner[1]] / grid.spacing for field in fields]
         return tuple(

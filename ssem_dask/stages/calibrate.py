@@ -26,7 +26,7 @@ from ssem_dask.task import Outcome, Result, Task
 NAME = "calibrate"
 
 _MOST = 6
-_SHARE = 0.3  # of the volume that is looked at, at most, but for a first window: probing costs a tenth of registering
+_SHARE = 0.2  # of the volume, at most, but for the first window: a pixel costs half of what its registration does
 _SIDE = 384  # px of the working image
 _SECTIONS = 8
 _PLACES = 3  # that a window may take, until one shows tissue

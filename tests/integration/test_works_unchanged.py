@@ -112,7 +112,7 @@ def eight_bit_run(eight_bit: Images, tmp_path_factory: pytest.TempPathFactory) -
 def test_other_grey_values_give_the_same_field(
     change: Any, median: float, p95: float, eight_bit: Images, eight_bit_run: tuple[str, str], tmp_path: Path
 ) -> None:
-    """In px, after rigid shifts of 5 px and 4 px rms of distortion; learned features are almost blind to polarity."""
+    """In px, after shifts of 5 px and 4 px rms of distortion; learned features are not quite blind to polarity."""
     seen = deformed(change(eight_bit), tmp_path / "v", pixel=8.0)
     output, _ = aligned(seen)
     one, other = (ssem_dask.open_alignment(run).fields() for run in (eight_bit_run[1], output))
