@@ -63,7 +63,7 @@ def _user(folder: Path, values: np.ndarray[Any, Any]) -> str:
 
 def test_cracks_are_found_in_the_frame_of_the_source_whatever_the_coarse_affine(observed: str, tmp_path: Path) -> None:
     turned = rotation_about(degrees=20.0, centre=(SIDE / 2, SIDE / 2), shift=(9.0, -14.0))
-    codes = _masks(_job(observed, tmp_path, affine=turned))
+    codes = _masks(_job(observed, tmp_path, affine=turned, detect=True))
     truth = Truth.open(observed)
     assert codes.shape == (SECTIONS, SIDE // 4, SIDE // 4)
     assert truth.damaged
@@ -82,8 +82,8 @@ def test_a_users_mask_overrides_or_adds(observed: str, tmp_path: Path) -> None:
     assert (alone[1, 2:10, 4:15] == 3).all()
     assert alone[2, 0, 0] == 2
     assert np.count_nonzero(alone) == 8 * 11 + 1
-    both = _masks(_job(observed, tmp_path / "b", user=url, user_mode="add"))
-    found = _masks(_job(observed, tmp_path / "c"))
+    both = _masks(_job(observed, tmp_path / "b", user=url, user_mode="add", detect=True))
+    found = _masks(_job(observed, tmp_path / "c", detect=True))
     np.testing.assert_array_equal(both, np.maximum(found, alone))
 
 
