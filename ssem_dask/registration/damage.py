@@ -37,7 +37,7 @@ HALO = 64
 _MATCHED = 2  # sections to either side whose patches are compared: by far the dearest part
 _SEARCH = 2  # px
 _RIM = 4  # px along the border of tissue that are not judged
-_RANGE = 5  # px of 40 nm: what coarse alignment may leave …
+_RANGE = 4  # px of 40 nm: what coarse alignment may leave …
 _BLOCK, _BLOCKS = 4, 5  # … found by squares of so many blocks of so many px of 40 nm
 _PATCH = 5  # px
 _SMOOTH = 3  # px
@@ -47,7 +47,7 @@ _LINE, _DIRECTIONS = 21, 16  # px of 40 nm
 _DISC = 9  # px
 _SEED, _GROW = 2.8, 1.7  # of both cues' sum, in units of the distance from its median to its 90th percentile
 _LEAST_AREA = 40  # px of a piece
-_LEAST_TEAR, _ELONGATED = 50.0, 4.0  # px, and length : width
+_LEAST_TEAR, _ELONGATED = 50.0, 4.0  # px, and length : mean width
 _STRUCTURE = 0.3  # correlation of adjacent px below which a section shows noise only
 _SAMPLE = 1 << 16  # px from which quantiles are taken
 
@@ -89,7 +89,10 @@ def find_damage(images: Tensor, *, tissue: Tensor, core: range) -> Tensor:
         )
         found = np.zeros(seen.shape, dtype=bool)
         for sum_ in (unlike + dark, unlike + bright):
-            found |= _hysteresis(_line_means(sum_).numpy()) | _hysteresis(_box(sum_[None], _DISC)[0].numpy())
+            pieces = _hysteresis(_line_means(sum_).numpy()) | _hysteresis(_box(sum_[None], _DISC)[0].numpy())
+            # Means reach beyond what they are of: near a strong line, lines that merely cross it stand out too.
+            striking = _highest((_box(sum_[None], _SMOOTH) > _GROW).float())[0] > 0
+            found |= pieces & striking.numpy()
         codes[i] = torch.where(tissue[z], torch.from_numpy(_coded(found & seen.numpy())), codes[i])
     return codes
 
@@ -195,7 +198,8 @@ def _patch_error(a: Tensor, b: Tensor) -> Tensor:
 
 def _highest(values: Tensor) -> Tensor:
     """The highest value within the search about each px of `(n, y, x)`."""
-    highest: Tensor = max_pool2d(values, 2 * _SEARCH + 1, stride=1, padding=_SEARCH)
+    rows = max_pool2d(values, (2 * _SEARCH + 1, 1), stride=1, padding=(_SEARCH, 0))
+    highest: Tensor = max_pool2d(rows, (1, 2 * _SEARCH + 1), stride=1, padding=(0, _SEARCH))
     return highest
 
 
@@ -205,7 +209,8 @@ def _spread(cue: Tensor, known: Tensor) -> Tensor:
     if not values.numel():
         return cue.new_tensor(1.0)
     middle, high = _quantiles(values, (0.5, 0.9))
-    return (high - middle).clamp(min=1e-6)
+    spread: Tensor = (high - middle).clamp(min=1e-6)
+    return spread
 
 
 def _standardised(cue: Tensor, seen: Tensor, *, spread: Tensor) -> Tensor:
@@ -262,12 +267,11 @@ def _hysteresis(values: AnyArray) -> BoolArray:
 def _coded(found: BoolArray) -> AnyArray:
     """Codes of the pieces of a mask: long and narrow ones are tears."""
     labels, _ = ndimage.label(found, structure=np.ones((3, 3)))
-    width = 2.0 * ndimage.distance_transform_edt(np.pad(found, 1))[1:-1, 1:-1]
     codes = np.zeros(found.shape, dtype=np.uint8)
     for i, box in enumerate(ndimage.find_objects(labels), start=1):
         piece = labels[box] == i
         length = math.hypot(*piece.shape)
-        tear = length >= _LEAST_TEAR and length >= _ELONGATED * float(width[box][piece].max())
+        tear = length >= _LEAST_TEAR and length**2 >= _ELONGATED * np.count_nonzero(piece)
         codes[box][piece] = TEAR if tear else DAMAGED
     return codes
 

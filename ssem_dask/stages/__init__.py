@@ -1,1 +1,1 @@
-"""The five stages: each is a config, `prepare`, `generations` of independent tasks, and `run`: read → core → write."""
+"""The stages: each is a config, `prepare`, `generations` of independent tasks, and `run`: read → core → write."""

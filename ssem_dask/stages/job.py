@@ -41,8 +41,9 @@ class CoarseStageConfig(CoarseConfig):
 class MaskStageConfig(ConfigBase):
     """What of a section is empty, damaged or torn, and so says nothing about where it belongs."""
 
-    detect: bool = True
-    """Find damage: places that resemble none of the neighbour sections."""
+    detect: bool = False
+    """Find damage: places that resemble none of the neighbour sections. Off until it is worth what sound tissue it
+    costs: it helps at folds (docs/accuracy.md)."""
     user: str | None = None
     """URL of your own masks in the source frame (Zarr, OME-Zarr, a multi-page TIFF or a series), of the source's shape
     or with y and x divided by a power of two: 0 tissue, 1 empty, 2 damaged, 3 tear (fold or crack); anything else 2."""
