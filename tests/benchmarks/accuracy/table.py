@@ -1,7 +1,7 @@
 """From records of cells to tables: rows are methods, columns figures; mean over the seeds ± their spread.
 
-The spread is the sample standard deviation over the seeds; a figure of one seed has none. A row that lacks a figure says
-why: not installed, failed, or not run.
+The spread is the sample standard deviation over the seeds; a figure of one seed has none. A row that lacks a figure
+says why: not installed, failed, or not run.
 """
 
 import math
