@@ -51,7 +51,8 @@ OPTIMISATION: dict[str, Any] = {
     "elastic_params": {"tol": 1.0e-7, "atol": 0.001, "stiffness_lambda": 0.3},
 }
 """`mesh_px`: default 100 of a thumbnail, 600 of a full image; distortion here has a wavelength of some 200 px, so the
-mesh is finer, and softer than by default (1.0). Residues beyond `…_residue_sections` section thicknesses lose weight (Huber), as by default."""
+mesh is finer, and softer than by default (1.0). Residues beyond `…_residue_sections` section thicknesses lose weight
+(Huber), as by default."""
 
 
 @dataclass(frozen=True)
