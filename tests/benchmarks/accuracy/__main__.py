@@ -69,7 +69,9 @@ def _options() -> argparse.ArgumentParser:
         default=Path(os.environ.get("SSEM_DATA_DIR", _ROOT.parent / "shared" / "data")),
         help="folder of the real volumes",
     )
-    parser.add_argument("--tables", nargs="+", default=["comparison"], choices=["comparison", "ablation", "claims"])
+    parser.add_argument(
+        "--tables", nargs="+", default=["comparison"], choices=["comparison", "ablation", "claims", "speed"]
+    )
     parser.add_argument("--methods", nargs="*", help="names of methods to run; all without")
     parser.add_argument("--seeds", type=int, default=3, help="deformations for each warped scene")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time")

@@ -8,6 +8,7 @@ always tried again.
 
 import datetime
 import json
+import os
 import platform
 import resource
 import shutil
@@ -94,6 +95,7 @@ def _aligned(cell: Cell, prepared: PreparedScene, record: dict[str, Any]) -> dic
         "megapixels": shape[0] * shape[1] * shape[2] / 1e6,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine(),
+        "threads": os.environ.get("OMP_NUM_THREADS", "not set"),
     }
     try:
         found = cell.method.align(prepared, folder=folder)

@@ -6,6 +6,7 @@ sections, and where at least one of the two is damaged; `ncc` over the pixels th
 sections show, and `ncc_truth`, the undeformed sections' own over the same pixels.
 """
 
+import itertools
 import math
 
 import torch
@@ -85,7 +86,7 @@ def _recovery_by_damage(
         plain = sample_known(undeformed.displacements(z, grid), grid=grid, positions=grid.positions() + gauge)
         left[z] = alignment_error(candidate, truth=truth, z=z) - plain
     meters = {"sound": JitterMeter(), "damaged": JitterMeter()}
-    for before, after in zip(sections[:-1], sections[1:], strict=True):
+    for before, after in itertools.pairwise(sections):
         meter = meters["damaged" if truth.damaged & {before, after} else "sound"]
         meter.add(left[before])
         meter.add(left[after])

@@ -37,9 +37,7 @@ def write_docs(
         records = [r for row in results[spec.name].values() for r in row["cells"] if r["state"] == "done"]
         dates = sorted(r["date"][:10] for r in records) or [datetime.date.today().isoformat()]
         machines = sorted({r["machine"] for r in records})
-        versions = sorted(
-            {f"{name} {v}" for r in records for name, v in r["versions"].items() if name != "ssem_dask"}
-        )
+        versions = sorted({f"{name} {v}" for r in records for name, v in r["versions"].items() if name != "ssem_dask"})
         seeds = sorted({int(r["scene"].rpartition("-")[2]) for r in records if r["scene"][-1].isdigit()})
         said = [f"Cells of {dates[0]} to {dates[-1]}; {'; '.join(machines)}; seeds {', '.join(map(str, seeds))}."]
         if versions:

@@ -1,7 +1,7 @@
 """From records of cells to tables: rows are methods, columns figures; mean over the seeds ± their spread.
 
-The spread is the sample standard deviation over the seeds; a figure of one seed has none. A row that lacks a figure says
-why: not installed, failed, or not run.
+The spread is the sample standard deviation over the seeds; a figure of one seed has none. A row that lacks a figure
+says why: not installed, failed, or not run.
 """
 
 import math
@@ -80,6 +80,8 @@ def make_table(title: str, *, columns: Sequence[Column], rows: Sequence[Row], ra
             cells.append(_rate(row, machine=machine))
         shown.append((row.title, *cells))
         notes += _failures(row)
+    if any(row[-1].endswith("*") for row in shown):
+        notes.append(f"Mpx per CPU second were measured on {machine}; * on another machine, so not to be compared.")
     heads = ("", *(column.title for column in columns), *(("Mpx per CPU s",) if rate else ()))
     return Table(title, heads, tuple(shown), tuple(notes))
 
@@ -93,9 +95,16 @@ def figure(row: Row, column: Column) -> str:
         return states.pop() if len(states) == 1 else "not run" if not states else "failed"
     parts = []
     for metric in column.metrics:
-        values = [r["metrics"][metric] for r in done if metric in r["metrics"]]
-        parts.append(mean_and_spread(values))
+        values = [_value(record, metric) for record in done]
+        parts.append(mean_and_spread([value for value in values if value is not None]))
     return " / ".join(parts)
+
+
+def _value(record: Record, metric: str) -> float | None:
+    """A metric, or with `seconds:` the CPU seconds of a part."""
+    kind, _, part = metric.rpartition(":")
+    found: float | None = record["cpu_seconds" if kind == "seconds" else "metrics"].get(part)
+    return found
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
@@ -112,18 +121,20 @@ def _short(value: float) -> str:
 
 
 def _rate(row: Row, *, machine: str) -> str:
-    """Mpx per CPU second over the cells that ran on the usual machine."""
-    counted = [r for r in row.records if r["state"] == "done" and r["machine"] == machine]
+    """Mpx per CPU second, on the usual machine if any cell ran there; else marked with a star."""
+    done = [r for r in row.records if r["state"] == "done"]
+    counted = [r for r in done if r["machine"] == machine] or done
     seconds = sum(r["cpu_seconds"]["fields"] for r in counted)
-    pixels = sum(r["megapixels"] for r in counted)
-    if not counted or row.name == "identity" or seconds == 0:
+    if not counted or row.name == "identity":
         return "–"
-    digits = 2 - math.floor(math.log10(pixels / seconds)) - 1
-    return f"{pixels / seconds:.{max(0, digits)}f}".removeprefix("0")
+    rate = sum(r["megapixels"] for r in counted) / seconds
+    digits = max(0, 1 - math.floor(math.log10(rate)))
+    return f"{rate:.{digits}f}".removeprefix("0") + ("" if counted[0]["machine"] == machine else " *")
 
 
 def _usual_machine(rows: Sequence[Row]) -> str:
-    machines = [r["machine"] for row in rows for r in row.records if r["state"] == "done"]
+    """The machine that most methods have run on."""
+    machines = [m for row in rows for m in {r["machine"] for r in row.records if r["state"] == "done"}]
     return statistics.mode(machines) if machines else ""
 
 

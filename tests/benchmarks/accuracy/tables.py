@@ -11,7 +11,7 @@ from tests.benchmarks.accuracy.peers.feabas_mesh import Feabas
 from tests.benchmarks.accuracy.peers.optical_flow import SmoothedFlow
 from tests.benchmarks.accuracy.peers.sift import SiftSimilarity
 from tests.benchmarks.accuracy.peers.stackreg import StackRegAffine
-from tests.benchmarks.accuracy.scenes import FIBSEM, VNC, VNC_SMALL, Scene, scenes_of
+from tests.benchmarks.accuracy.scenes import FIBSEM, VNC, VNC_SMALL, VNC_SPEED, Scene, scenes_of
 from tests.benchmarks.accuracy.table import Column
 
 ENCODERS = ("autoencoder", "lcn", "pixels", "metric")
@@ -123,9 +123,7 @@ def claims(*, seeds: int) -> TableSpec:
 
     def founding(name: str, title: str, **changes: Any) -> Mode:
         config = {"encoder": "autoencoder"} | changes
-        return Mode(
-            f"claims-{name}", title, _CHAIN | {"register": {"method": "ssemnet", "ssemnet": config}}
-        )
+        return Mode(f"claims-{name}", title, _CHAIN | {"register": {"method": "ssemnet", "ssemnet": config}})
 
     methods: Sequence[Method] = (
         founding("features", "autoencoder features, n = 3, loss drop, mask"),
@@ -154,3 +152,15 @@ def claims(*, seeds: int) -> TableSpec:
         ),
         rate=False,
     )
+
+
+def speed(*, seeds: int) -> TableSpec:
+    """CPU seconds of the stages on whole sections, 20 × 1024²."""
+    stages = ("coarse", "register", "compose", "render", "downsample")
+    methods = (
+        Mode("default", "default: `align()`"),
+        Mode("gauss-newton-chain", "`gauss_newton`, metric, chain", _CHAIN | {"register": dict(_GAUSS_NEWTON)}),
+        full("gauss-newton-relax", "`gauss_newton`, metric, relax, `separate`"),
+    )
+    columns = tuple(Column(f"{s}, CPU s", "vnc-whole-undeformed", (f"seconds:{s}",)) for s in (*stages, "whole"))
+    return TableSpec("speed", "Seconds for 20 × 1024²", methods, (Scene(VNC_SPEED),), columns, rate=True)

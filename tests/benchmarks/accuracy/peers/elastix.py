@@ -1,6 +1,7 @@
 """elastix (Klein et al. 2010, itk-elastix): B-spline registration by mutual information, section by section."""
 
 import contextlib
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class ElastixBspline:
         whole = np.zeros((2, *sections.shape[1:]), dtype=np.float32)
         y, x = np.mgrid[: whole.shape[1], : whole.shape[2]].astype(np.float32)
         fields = [whole]
-        for fixed, moving in zip(sections[:-1], sections[1:], strict=True):
+        for fixed, moving in itertools.pairwise(sections):
             with contextlib.chdir(folder):  # transformix leaves a file where the process is
                 pair = _pair_field(fixed, moving)
             where = [y + whole[0], x + whole[1]]

@@ -40,7 +40,7 @@ MATCHING: dict[str, Any] = {
     "min_boundary_distance": 20,
     "allow_dwell": 1,
 }
-"""`matching` of `default_alignment_configs.yaml`, but for what belongs to sections of many thousand px: its blocks would
+"""`matching` of `default_alignment_configs.yaml`, but for what belongs to far larger sections: its blocks would
 leave one a section. Blocks of 200, then 80 px (400 nm, twice their distance) find as much as they need to be distinct:
 with blocks of 50 px and the default threshold of 0.35 twice as much error remained on sections that no figure is of."""
 OPTIMISATION: dict[str, Any] = {
@@ -51,8 +51,8 @@ OPTIMISATION: dict[str, Any] = {
     "elastic_params": {"tol": 1.0e-7, "atol": 0.001, "stiffness_lambda": 0.3},
 }
 """`mesh_px`: default 100 of a thumbnail, 600 of a full image; distortion here has a wavelength of some 200 px, so the
-mesh is finer, and softer than by default (1.0), which
-reaches further. Residues beyond `…_residue_sections` section thicknesses lose weight (Huber), as by default."""
+mesh is finer, and softer than by default (1.0). Residues beyond `…_residue_sections` section thicknesses lose weight
+(Huber), as by default."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """SIFT features of OpenCV and a similarity by RANSAC: the classic first step of section alignment."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class SiftSimilarity:
         sections = scene.read()
         features = [sift_features(section) for section in sections]
         maps = [np.eye(3)]
-        for before, after in zip(features[:-1], features[1:], strict=True):
+        for before, after in itertools.pairwise(features):
             maps.append(similarity(fixed=before, moving=after) @ maps[-1])
         shape = (sections.shape[1], sections.shape[2])
         return SectionFields(np.stack([field_of_matrix(m, shape_yx=shape, spacing=_SPACING) for m in maps]), _SPACING)
