@@ -145,7 +145,7 @@ def _run_sections(task: CoarseSectionsTask) -> Result:
     result = chain_sections(affines, ratios, shape_yx=shape, config=job.coarse)
     sections, accepted = result.sections, result.accepted.astype(np.float64)
     if job.coarse.sections == "separate" and enough_pairs(accepted):
-        sections = separate_affines(affines, accepted, shape_yx=shape).sections
+        sections = separate_affines(affines, accepted, shape_yx=shape, thickness=job.thickness).sections
     open_coarse(job.url("fields", "coarse"), mode="r+")[:] = sections
     if not result.bridged:
         return Result(bytes_written=result.sections.nbytes)
