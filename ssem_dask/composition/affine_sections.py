@@ -20,6 +20,8 @@ from ssem_dask.types import Float64Array, ShapeYX
 
 LEAST_SECTIONS = 8
 """Fewer neighbour pairs than this, less one, are too few to tell distortion from natural motion by."""
+EXPECTED_SLOPE = 0.05
+"""Typical natural motion of a whole section, beside its mean tilt, as a share of the thickness: .02 to .1 was seen."""
 ROUNDS = 5
 _OUTLIER = 3.0
 """Robust standard deviations at which a pair has lost half of its weight."""
@@ -44,13 +46,16 @@ def enough_pairs(weights: Float64Array) -> bool:
     return bool(np.count_nonzero(weights[0] > 0) >= LEAST_SECTIONS - 1)
 
 
-def separate_affines(affines: Float64Array, weights: Float64Array, *, shape_yx: ShapeYX) -> AffineSeparation:
+def separate_affines(
+    affines: Float64Array, weights: Float64Array, *, shape_yx: ShapeYX, thickness: float
+) -> AffineSeparation:
     """Find each section's affine.
 
     Args:
         affines: M `(K, Z, 2, 3)`; [k-1, z]: fixed z → moving z-k, full map, mip-0 px; NaN where there is none.
         weights: `(K, Z)`: how far each is believed, 0 to 1.
         shape_yx: section, mip-0 px.
+        thickness: of a section, mip-0 px.
 
     Raises:
         ValueError: too few pairs, see `enough_pairs`.
@@ -73,7 +78,7 @@ def separate_affines(affines: Float64Array, weights: Float64Array, *, shape_yx: 
         surprise = np.zeros_like(weights)
         for name, members in GROUPS:
             part = total[:, :, members]
-            fitted[name] = model.fit(part, start=fitted.get(name))
+            fitted[name] = model.fit(part, start=fitted.get(name), expected=EXPECTED_SLOPE * thickness)
             posterior = model.solve(part, fitted[name])
             a[:, members], motion[:, members] = posterior.distortion, posterior.motion
             surprise += (np.nan_to_num(posterior.residual) ** 2).sum(axis=2) / fitted[name].noise

@@ -16,7 +16,7 @@ The steps are separate functions, since only the affines need all sections at on
 work on windows of sections along z.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,6 +35,10 @@ from ssem_dask.types import BoolArray, ConfigBase, Float64Array, ShapeYX
 
 LEAST_WEIGHT = 0.003
 """Weight of a known node without any confidence, relative to a typical one."""
+MOTION_KEPT = 0.5
+"""Natural motion that the solve expects, as a share of the fitted one (rms). Errors of registration that follow single
+neurites are correlated along z too and pass for motion; and where the two can hardly be told apart, it costs less to
+lose some motion than to leave distortion in. Undeformed sections, where no distortion is fitted, hardly feel it."""
 _FIT_COLUMNS = 64
 """Coefficients of a band that its variances are fitted to: more change nothing and take time."""
 
@@ -86,25 +90,27 @@ class RelaxResult:
 
 
 def relax(
-    pairs: Tensor, confidence: Tensor, *, coarse: Float64Array, spacing: float, config: RelaxConfig
+    pairs: Tensor, confidence: Tensor, *, coarse: Float64Array, spacing: float, thickness: float, config: RelaxConfig
 ) -> RelaxResult:
     """Find the field of every section.
 
     With fewer than 8 sections the statistics cannot be fitted. Then neighbours are made to match, by robust least
-    squares, and natural motion is lost with the distortion; `fitted` is empty.
+    squares of all that the pair fields say, affine part included, and natural motion is lost with the distortion;
+    `fitted` is empty.
 
     Args:
         pairs: `(K, Z, 2, y, x)`, mip-0 px, relative to the coarse affines; NaN is unknown.
         confidence: `(K, Z, y, x)`, 0 or more.
         coarse: `(Z, 2, 3)`: aligned → source.
         spacing: mip-0 px between nodes.
+        thickness: of a section, mip-0 px.
         config: neighbours, rounds and robustness.
     """
     steps = min(config.neighbours, pairs.shape[0])
     pairs, weights = pairs[:steps], node_weights(pairs[:steps], confidence[:steps])
     grid = Grid((pairs.shape[-2], pairs.shape[-1]), spacing)
     split = split_pairs(pairs, weights, grid=grid)
-    turn, affine_fitted = turn_affines(split.affine, coarse=coarse, grid=grid)
+    turn, affine_fitted = turn_affines(split.affine, coarse=coarse, grid=grid, thickness=thickness)
     elastic = solve_elastic(split, weights, turn=turn, grid=grid, fitted=None, config=config)
     return RelaxResult(
         fields=joined(elastic.fields, turn=turn, grid=grid),
@@ -134,7 +140,7 @@ def spoken_for(weights: Float64Array) -> BoolArray:
 
 
 def turn_affines(
-    affine: Float64Array, *, coarse: Float64Array, grid: Grid
+    affine: Float64Array, *, coarse: Float64Array, grid: Grid, thickness: float
 ) -> tuple[Float64Array, dict[str, Variances]]:
     """C `(Z, 2, 3)`, the affine maps that correct the coarse ones, and what was fitted.
 
@@ -142,6 +148,7 @@ def turn_affines(
         affine: `(K, Z, 2, 3)` affine parts of the pair fields, NaN where there is none.
         coarse: A `(Z, 2, 3)`.
         grid: of the pair fields.
+        thickness: of a section, mip-0 px.
     """
     count = affine.shape[1]
     known: BoolArray = np.asarray(np.isfinite(affine).all(axis=(2, 3)))
@@ -152,7 +159,7 @@ def turn_affines(
         inner = compose_affine(outer=affine[k, z], inner=invert_affine(coarse[z]))
         source[k, z] = compose_affine(outer=coarse[z - k - 1], inner=inner)
     shape: ShapeYX = (round(grid.shape[0] * grid.spacing), round(grid.shape[1] * grid.spacing))
-    found = separate_affines(source, known.astype(np.float64), shape_yx=shape)
+    found = separate_affines(source, known.astype(np.float64), shape_yx=shape, thickness=thickness)
     turn = [compose_affine(outer=invert_affine(a), inner=b) for a, b in zip(coarse, found.sections, strict=True)]
     return np.stack(turn), found.fitted
 
@@ -195,14 +202,17 @@ def solve_elastic(
     for _ in range(config.rounds):
         total, natural, known = observed_totals(split, turn=turn, elastic=elastic, natural=natural, grid=grid)
         now = weights * known * robust
-        total = without_affine(total, now, grid=grid)
+        if not plain:
+            total = without_affine(total, now, grid=grid)
         filled = _filled(total, known=now > 0, expected=expected)
         if plain:
             variances = matching_bands(filled, bands=bands)
         elif fitted is None:
             variances = fit_bands(filled, now, bands=bands, start=variances)
         assert variances is not None
-        solution = solve(total, now, expected=filled, bands=bands, fitted=variances, iterations=config.iterations)
+        solution = solve(
+            total, now, expected=filled, bands=bands, fitted=cautious(variances), iterations=config.iterations
+        )
         expected = solution.expected
         elastic = torch.from_numpy(solution.distortion).float()
         robust = _robust(total - expected, weights * known, outlier=config.outlier)
@@ -230,8 +240,13 @@ def fit_bands(
     for b in range(bands.count):
         part = spectrum[..., (bands.index == b) & shaped].reshape(*plane.shape, -1)
         every = max(1, part.shape[-1] // _FIT_COLUMNS)
-        out.append(model.fit(part[..., ::every], start=start[b] if start else None))
+        out.append(model.fit(part[..., ::every], start=start[b] if start else None, expected=None))
     return out
+
+
+def cautious(fitted: list[Variances]) -> list[Variances]:
+    """What the solve makes of fitted variances, see `MOTION_KEPT`."""
+    return [replace(v, motion=v.motion * MOTION_KEPT**2) for v in fitted]
 
 
 def matching_bands(observed: Float64Array, *, bands: Bands) -> list[Variances]:

@@ -25,6 +25,8 @@ from ssem_dask.types import AnyArray, Float64Array
 CORRELATION_RANGE = (0.2, 0.99)
 """Lag-1 autocorrelation of natural motion; .66 to .96 has been seen in tissue at every scale."""
 CORRELATION_EXPECTED = 0.8
+_MOTION_SPREAD = 0.5
+"""Standard deviation of log σ_m about what is expected of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,28 +127,35 @@ class SequenceModel:
             log_likelihood=float(likelihood),
         )
 
-    def fit(self, observed: Float64Array, *, start: Variances | None) -> Variances:
-        """The variances that make T `(K, Z, P)` most likely (with a weak expectation of r).
+    def fit(self, observed: Float64Array, *, start: Variances | None, expected: float | None) -> Variances:
+        """The variances that make T `(K, Z, P)` most likely, with a weak expectation of r and, if given, of σ_m.
+
+        A dozen values hardly tell white distortion that happens to run slowly from motion; then the expectation
+        decides. With hundreds it no longer counts.
 
         Args:
             observed: parameters with the same variances.
             start: a first guess; None tries several.
+            expected: σ_m, unit of the observations; None expects nothing.
         """
         values = self.pick(observed)
         total = max(float(np.square(values).mean()) if values.size else 0.0, 1e-12)
         low, high = CORRELATION_RANGE
-        expected = float(np.log((CORRELATION_EXPECTED - low) / (high - CORRELATION_EXPECTED)))
+        usual = float(np.log((CORRELATION_EXPECTED - low) / (high - CORRELATION_EXPECTED)))
+        likely = None if expected is None else float(np.log(expected**2 / total))
 
         def variances(x: Float64Array) -> Variances:
             d, m, e = total * np.exp(x[:3])
             return Variances(float(d), float(m), float(low + (high - low) / (1 + np.exp(-x[3]))), float(e))
 
         def cost(x: Float64Array) -> float:
-            prior = 0.5 * (x[3] - expected) ** 2 + 1e-2 * float((x[:3] ** 2).sum())
+            prior = 0.5 * (x[3] - usual) ** 2 + 1e-2 * float((x[:3] ** 2).sum())
+            if likely is not None:
+                prior += 0.5 * ((x[1] - likely) / (2.0 * _MOTION_SPREAD)) ** 2
             return float(prior - self.solve(observed, variances(x)).log_likelihood)
 
         if start is None:
-            starts = [[-1.0, -1.0, -3.0, expected], [-8.0, 0.0, -2.0, expected]]
+            starts = [[-1.0, -1.0, -3.0, usual], [-8.0, 0.0, -2.0, usual]]
         else:
             sizes = np.clip(np.log([v / total for v in (start.distortion, start.motion, start.noise)]), -14.0, 8.0)
             share = np.clip((start.correlation - low) / (high - low), 0.003, 0.997)

@@ -158,7 +158,7 @@ def _run_fit(task: FitTask) -> Result:
     job, grid = task.job, _grid(task.job)
     affine = np.asarray(open_array(job.url("fields", "pair_affines"), mode="r")[:])
     coarse = np.asarray(open_coarse(job.url("fields", "coarse"))[:])
-    turn, affine_fitted = turn_affines(affine, coarse=coarse, grid=grid)
+    turn, affine_fitted = turn_affines(affine, coarse=coarse, grid=grid, thickness=job.thickness)
     open_array(job.url("fields", "turn"), mode="r+")[:] = turn
     count = _windows(job)
     chosen = sorted({round(i) for i in np.linspace(0, count - 1, min(count, _FIT_WINDOWS))})

@@ -138,6 +138,11 @@ class Job:
         assert self.register.spacing is not None
         return self.register.spacing
 
+    @property
+    def thickness(self) -> float:
+        """Thickness of a section, mip-0 px."""
+        return self.info.section_thickness / self.info.pixel_size
+
     def url(self, *parts: str) -> str:
         """URL of something inside the run's group."""
         return join(self.output, *parts)

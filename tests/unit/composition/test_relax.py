@@ -15,6 +15,7 @@ from ssem_dask.types import Float64Array
 SHAPE = (400, 500)
 NODES = (12, 14)
 SPACING = 32.0
+THICKNESS = 8.0
 
 
 def motion(rng: np.random.Generator, count: int, size: int, *, sigma: float, r: float = 0.9) -> Float64Array:
@@ -81,7 +82,7 @@ def test_variances_are_found_and_distortion_comes_back() -> None:
     d, m = rng.normal(size=(count, 8)) * 3.0, motion(rng, count, 8, sigma=1.0)
     total = observed(d, m, 2) + rng.normal(size=(2, count, 8)) * 0.1
     model = SequenceModel(np.ones((2, count)))
-    fitted = model.fit(total, start=None)
+    fitted = model.fit(total, start=None, expected=None)
     assert fitted.distortion**0.5 == pytest.approx(3.0, rel=0.15)
     assert fitted.motion**0.5 == pytest.approx(1.0, rel=0.4)
     assert fitted.correlation == pytest.approx(0.9, abs=0.08)
@@ -94,7 +95,7 @@ def test_without_distortion_nothing_is_undone() -> None:
     rng = np.random.default_rng(2)
     total = observed(np.zeros((60, 8)), motion(rng, 60, 8, sigma=2.0), 2) + rng.normal(size=(2, 60, 8)) * 0.2
     model = SequenceModel(np.ones((2, 60)))
-    assert rms(model.solve(total, model.fit(total, start=None)).distortion) < 0.1
+    assert rms(model.solve(total, model.fit(total, start=None, expected=None)).distortion) < 0.1
 
 
 @pytest.mark.parametrize("lost", [False, True])
@@ -113,7 +114,7 @@ def test_sections_affines_undo_distortion_only(lost: bool) -> None:
         pairs[0, 20] = [[1.0, 0.0, 90.0], [0.0, 1.0, -50.0]]  # wrong, and nothing says so
         pairs[0, 40:42] = np.nan
     weights = np.isfinite(pairs).all(axis=(2, 3)).astype(np.float64)
-    found = separate_affines(pairs, weights, shape_yx=SHAPE)
+    found = separate_affines(pairs, weights, shape_yx=SHAPE, thickness=THICKNESS)
     left = to_parameters(found.sections, shape_yx=SHAPE) - d
     assert rms(np.diff(left, axis=0)[:, :2]) < (2.0 if lost else 1.0)
     if lost:
@@ -124,7 +125,7 @@ def test_undeformed_sections_stay_undeformed() -> None:
     rng = np.random.default_rng(4)
     natural = natural_fields(rng, 40, sigma=3.0)
     pairs, confidence = compose_pairs(observed(np.zeros_like(natural), natural, 2))
-    result = relax(pairs, confidence, coarse=still(40), spacing=SPACING, config=RelaxConfig())
+    result = relax(pairs, confidence, coarse=still(40), spacing=SPACING, thickness=THICKNESS, config=RelaxConfig())
     assert float(result.fields.abs().max()) < 0.3
 
 
@@ -134,9 +135,10 @@ def test_distortion_is_undone_and_motion_is_kept() -> None:
     assert rms(error) < 0.35 * rms(np.diff(d, axis=0))
 
 
-def test_a_section_that_nothing_is_known_of_is_bridged() -> None:
-    d, found = _relaxed(seed=6, missing=20)
-    rest = np.delete(found - d, 20, axis=0)
+@pytest.mark.parametrize("missing", [(20,), (20, 21)])
+def test_sections_that_nothing_is_known_of_are_bridged(missing: tuple[int, ...]) -> None:
+    d, found = _relaxed(seed=6, missing=missing)
+    rest = np.delete(found - d, missing, axis=0)
     assert np.isfinite(found).all()
     assert rms(np.diff(rest, axis=0)) < 0.4 * rms(np.diff(d, axis=0))
 
@@ -152,6 +154,31 @@ def test_few_sections_are_made_to_match() -> None:
     assert rms(np.diff(found - d, axis=0)) < 0.3 * rms(np.diff(d, axis=0))
 
 
+def test_few_sections_are_made_to_match_in_their_affine_part_too() -> None:
+    rng = np.random.default_rng(10)
+    y, x = np.mgrid[: NODES[0], : NODES[1]] / 12.0 - 0.5
+    slopes = rng.normal(size=(6, 2, 3)) * 4.0
+    d = slopes[:, :, 0, None, None] + slopes[:, :, 1, None, None] * y + slopes[:, :, 2, None, None] * x
+    pairs, confidence = compose_pairs(observed(d, np.zeros_like(d), 3))
+    result = relax(pairs, confidence, coarse=still(6), spacing=SPACING, thickness=THICKNESS, config=RelaxConfig())
+    assert rms(np.diff(result.fields.double().numpy() - d, axis=0)) < 0.15 * rms(np.diff(d, axis=0))
+    assert not result.fitted
+
+
+def test_shifts_of_a_dozen_sections_that_happen_to_run_slowly_are_not_taken_for_motion() -> None:
+    model = SequenceModel(np.ones((2, 14)))
+    errors, blind = [], []
+    for seed in range(8):
+        rng = np.random.default_rng(100 + seed)
+        d = rng.uniform(-15, 15, size=(14, 2))
+        total = observed(d, motion(rng, 14, 2, sigma=0.4), 2) + rng.normal(size=(2, 14, 2)) * 0.2
+        for expected, out in ((0.4, errors), (None, blind)):
+            found = model.solve(total, model.fit(total, start=None, expected=expected)).distortion
+            out.append(rms(np.diff(found - d, axis=0)))
+    assert max(errors) < 1.5
+    assert max(errors) < 0.7 * max(blind)
+
+
 @pytest.mark.parametrize("shape", [(3, 4), (12, 14), (40, 7)])
 def test_every_coefficient_has_a_band(shape: tuple[int, int]) -> None:
     bands = bands_of(shape)
@@ -161,7 +188,7 @@ def test_every_coefficient_has_a_band(shape: tuple[int, int]) -> None:
 
 
 def _relaxed(
-    *, seed: int, count: int = 40, sigma: float = 1.0, missing: int | None = None, wrong: int | None = None
+    *, seed: int, count: int = 40, sigma: float = 1.0, missing: tuple[int, ...] = (), wrong: int | None = None
 ) -> tuple[Float64Array, Float64Array]:
     """Known distortion, and what was found."""
     rng = np.random.default_rng(seed)
@@ -171,11 +198,11 @@ def _relaxed(
     if wrong is not None:
         values[0, wrong] += 25.0 * smooth_fields(rng, 1, sigma=1.0)[0]
     pairs, confidence = compose_pairs(values)
-    if missing is not None:
-        pairs[:, missing] = torch.nan
+    for z in missing:
+        pairs[:, z] = torch.nan
         for k in (1, 2, 3):
-            pairs[k - 1, missing + k] = torch.nan
-    result = relax(pairs, confidence, coarse=still(count), spacing=SPACING, config=RelaxConfig())
+            pairs[k - 1, z + k] = torch.nan
+    result = relax(pairs, confidence, coarse=still(count), spacing=SPACING, thickness=THICKNESS, config=RelaxConfig())
     return d, result.fields.double().numpy()
 
 
