@@ -22,6 +22,9 @@ LEAST_SECTIONS = 8
 """Fewer neighbour pairs than this, less one, are too few to tell distortion from natural motion by."""
 EXPECTED_SLOPE = 0.05
 """Typical natural motion of a whole section, beside its mean tilt, as a share of the thickness: .02 to .1 was seen."""
+_TILT_SLOPE = {"shift": 0.3, "rotation": 0.1, "scale": 0.1, "shear": 0.1}
+"""Typical mean tilt, as a share of the thickness (rms over the section). It lets tissue run obliquely, but keeps what
+random shifts and turns of the sections happen to amount to between the first and the last from passing for it."""
 ROUNDS = 5
 _OUTLIER = 3.0
 """Robust standard deviations at which a pair has lost half of its weight."""
@@ -78,7 +81,12 @@ def separate_affines(
         surprise = np.zeros_like(weights)
         for name, members in GROUPS:
             part = total[:, :, members]
-            fitted[name] = model.fit(part, start=fitted.get(name), expected=EXPECTED_SLOPE * thickness)
+            fitted[name] = model.fit(
+                part,
+                start=fitted.get(name),
+                expected=EXPECTED_SLOPE * thickness,
+                tilt=_TILT_SLOPE[name] * thickness,
+            )
             posterior = model.solve(part, fitted[name])
             a[:, members], motion[:, members] = posterior.distortion, posterior.motion
             surprise += (np.nan_to_num(posterior.residual) ** 2).sum(axis=2) / fitted[name].noise

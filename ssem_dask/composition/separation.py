@@ -42,7 +42,7 @@ class Variances:
     noise: float
     """σ_e², of an observation between neighbours."""
     tilt: float = 100.0
-    """Standard deviation of the mean motion, in the largest of the others: as good as unknown; 0: there is none."""
+    """Standard deviation of the mean motion, in the largest of the others: 100 is as good as unknown; 0: none."""
 
 
 class SequenceModel:
@@ -127,7 +127,9 @@ class SequenceModel:
             log_likelihood=float(likelihood),
         )
 
-    def fit(self, observed: Float64Array, *, start: Variances | None, expected: float | None) -> Variances:
+    def fit(
+        self, observed: Float64Array, *, start: Variances | None, expected: float | None, tilt: float | None = None
+    ) -> Variances:
         """The variances that make T `(K, Z, P)` most likely, with a weak expectation of r and, if given, of σ_m.
 
         A dozen values hardly tell white distortion that happens to run slowly from motion; then the expectation
@@ -137,6 +139,7 @@ class SequenceModel:
             observed: parameters with the same variances.
             start: a first guess; None tries several.
             expected: σ_m, unit of the observations; None expects nothing.
+            tilt: standard deviation of the mean motion, unit of the observations; None: as good as unknown.
         """
         values = self.pick(observed)
         total = max(float(np.square(values).mean()) if values.size else 0.0, 1e-12)
@@ -146,7 +149,10 @@ class SequenceModel:
 
         def variances(x: Float64Array) -> Variances:
             d, m, e = total * np.exp(x[:3])
-            return Variances(float(d), float(m), float(low + (high - low) / (1 + np.exp(-x[3]))), float(e))
+            r = float(low + (high - low) / (1 + np.exp(-x[3])))
+            if tilt is None:
+                return Variances(float(d), float(m), r, float(e))
+            return Variances(float(d), float(m), r, float(e), tilt=tilt / float(max(d, m, e)) ** 0.5)
 
         def cost(x: Float64Array) -> float:
             prior = 0.5 * (x[3] - usual) ** 2 + 1e-2 * float((x[:3] ** 2).sum())
