@@ -32,9 +32,9 @@ _LEAST_NODE_SPACING = 32  # px of the working image: below, a node sees fewer th
 class SsemnetConfig(ConfigBase):
     """The founding method: neighbours' features, a coarse vector map, Adam."""
 
-    encoder: str = "lcn"
-    """Name of a built-in encoder (autoencoder, lcn, pixels), or the path of a .safetensors file. `autoencoder` is the
-    founding paper's; `lcn`, local-contrast-normalised intensity, measured better (docs/decisions/0004)."""
+    encoder: str = "autoencoder"
+    """Name of a built-in encoder (autoencoder, lcn, metric, pixels), or the path of a .safetensors file. `autoencoder` is
+    the founding paper's."""
     encoder_digest: str | None = None
     """sha256 that the encoder's weights must have; None accepts any."""
     interpolation: Interpolation = "bspline"

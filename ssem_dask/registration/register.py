@@ -31,8 +31,8 @@ _FIELD_SPACING = (
 class RegisterConfig(ConfigBase):
     """Registration of neighbour sections."""
 
-    method: str = "ssemnet"
-    """How pair fields are found: ssemnet, the founding method, or gauss_newton, faster and more exact pair by pair."""
+    method: str = "gauss_newton"
+    """How pair fields are found: gauss_newton, or ssemnet, the founding method and the reference, which is slower."""
     neighbours: int = Field(default=3, ge=1, le=8)
     """K: each section is paired with its 1st … K-th predecessor."""
     mip: int | None = Field(default=None, ge=0)

@@ -32,7 +32,7 @@ class CoarseStageConfig(CoarseConfig):
     none, and pairs with them are searched as ever."""
     initial_digest: str | None = None
     """SHA-256 that the file must have; None: that of the file as it is when the run is planned."""
-    sections: Literal["match", "separate"] = "match"
+    sections: Literal["match", "separate"] = "separate"
     """From pairs to sections. `separate`: only what is independent from section to section is undone, so that tissue
     keeps its own motion; with fewer than 8 sections as `match`. `match`: neighbours are made to match, by robust least
     squares."""
@@ -77,7 +77,7 @@ class RegisterStageConfig(RegisterConfig):
 class ComposeStageConfig(ConfigBase):
     """From pair fields to one field per section."""
 
-    method: Literal["chain", "relax"] = "chain"
+    method: Literal["chain", "relax"] = "relax"
     """`relax`: distortion is undone, the natural motion of tissue is left alone, told apart by their statistics along
     z. `chain`: composition with vector voting, blocks and decay."""
     relax: RelaxConfig = RelaxConfig()

@@ -116,7 +116,7 @@ def test_an_output_that_belongs_to_another_configuration(observed: str, tmp_path
     config.write_text(to_toml({"source": observed, "output": output, **SMALL}))
     assert ssem_dask("run", str(config), "--cluster", "serial").returncode == 0
     before = sorted((p, p.stat().st_mtime_ns) for p in Path(output).rglob("*"))
-    changed = {**SMALL, "coarse": {"max_rotation": 5.0}}
+    changed = {**SMALL, "coarse": {**SMALL["coarse"], "max_rotation": 5.0}}
     config.write_text(to_toml({"source": observed, "output": output, **changed}))
     assert_one_sentence(ssem_dask("run", str(config), "--cluster", "serial"), naming="another source or configuration")
     assert sorted((p, p.stat().st_mtime_ns) for p in Path(output).rglob("*")) == before

@@ -17,7 +17,7 @@ from tests.benchmarks.accuracy.methods import SectionFields
 from tests.benchmarks.accuracy.scenes import PreparedScene
 
 _AFFINE_SPACING = 16
-_FIELD_STAGES = ("coarse", "register", "compose")
+_FIELD_STAGES = ("coarse", "mask", "calibrate", "register", "compose")
 _NOT_DECIDING = {"cli", "evaluation", "report", "__pycache__"}
 
 
@@ -73,7 +73,7 @@ class Mode:
         seconds = dict(clock.seconds)
         if self.coarse_only:
             return SectionFields(_affine_fields(run), _AFFINE_SPACING, {**seconds, "fields": seconds["coarse"]})
-        seconds["fields"] = sum(seconds[stage] for stage in _FIELD_STAGES)
+        seconds["fields"] = sum(seconds.get(stage, 0.0) for stage in _FIELD_STAGES)
         values = np.asarray(run.section[:], dtype=np.float32)
         return SectionFields(values, int(run.info.spacing), seconds, tuple(clock.notes))
 
