@@ -33,8 +33,8 @@ class SsemnetConfig(ConfigBase):
     """The founding method: neighbours' features, a coarse vector map, Adam."""
 
     encoder: str = "autoencoder"
-    """Name of a built-in encoder (autoencoder, lcn, metric, pixels), or the path of a .safetensors file. `autoencoder` is
-    the founding paper's."""
+    """Name of a built-in encoder (autoencoder, lcn, metric, pixels), or the path of a .safetensors file. `autoencoder`
+    is the founding paper's."""
     encoder_digest: str | None = None
     """sha256 that the encoder's weights must have; None accepts any."""
     interpolation: Interpolation = "bspline"
