@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssem_dask.composition.affine_log import GROUPS, from_parameters, to_parameters
-from ssem_dask.composition.separation import SequenceModel, Variances
+from ssem_dask.composition.separation import Fit, SequenceModel, Variances, believed
 from ssem_dask.field.affine import IDENTITY
 from ssem_dask.types import Float64Array, ShapeYX
 
@@ -40,6 +40,8 @@ class AffineSeparation:
     """`(Z, 6)`: natural motion from z to z-1, parameters of `affine_log`, px."""
     fitted: dict[str, Variances]
     """For each group of parameters, px²."""
+    evidence: float
+    """That sections were displaced one by one, see `SequenceModel.evidence`."""
     weights: Float64Array
     """`(K, Z)`: robust weights, 1 for a pair that fits in."""
 
@@ -74,25 +76,40 @@ def separate_affines(
     a = np.zeros((count, 6))
     motion = np.zeros((count, 6))
     robust = np.ones_like(weights)
-    fitted: dict[str, Variances] = {}
-    for _ in range(ROUNDS):
+    expected = EXPECTED_SLOPE * thickness
+    fits: dict[str, Fit] = {}
+    evidence = 0.0
+    for turn in range(ROUNDS):
         total = _total(pairs, a, shape_yx=shape_yx)
         model = SequenceModel(weights * robust)
+        for name, members in GROUPS:
+            fits[name] = model.fit(
+                total[:, :, members],
+                start=fits[name].variances if name in fits else None,
+                expected=expected,
+                tilt=_TILT_SLOPE[name] * thickness,
+                distorted=True,
+            )
+        if turn == 0:  # the first total is what the pairs say themselves
+            evidence = sum(
+                model.evidence(
+                    total[:, :, members], fitted=fits[name], expected=expected, tilt=_TILT_SLOPE[name] * thickness
+                )
+                for name, members in GROUPS
+            )
         surprise = np.zeros_like(weights)
         for name, members in GROUPS:
-            part = total[:, :, members]
-            fitted[name] = model.fit(
-                part,
-                start=fitted.get(name),
-                expected=EXPECTED_SLOPE * thickness,
-                tilt=_TILT_SLOPE[name] * thickness,
-            )
-            posterior = model.solve(part, fitted[name])
+            variances = believed(fits[name].variances, evidence=evidence)
+            posterior = model.solve(total[:, :, members], variances)
             a[:, members], motion[:, members] = posterior.distortion, posterior.motion
-            surprise += (np.nan_to_num(posterior.residual) ** 2).sum(axis=2) / fitted[name].noise
+            surprise += (np.nan_to_num(posterior.residual) ** 2).sum(axis=2) / variances.noise
         robust = _robust(surprise, weights)
     return AffineSeparation(
-        sections=from_parameters(a, shape_yx=shape_yx), motion=motion, fitted=fitted, weights=weights * robust
+        sections=from_parameters(a, shape_yx=shape_yx),
+        motion=motion,
+        fitted={name: fit.variances for name, fit in fits.items()},
+        evidence=evidence,
+        weights=weights * robust,
     )
 
 

@@ -16,7 +16,7 @@ The steps are separate functions, since only the affines need all sections at on
 work on windows of sections along z.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from torch import Tensor
 from ssem_dask.composition.affine_sections import enough_pairs, separate_affines
 from ssem_dask.composition.relax_solve import plane_weights, solve
 from ssem_dask.composition.relax_total import SplitPairs, observed_totals, split_pairs, without_affine
-from ssem_dask.composition.separation import SequenceModel, Variances
+from ssem_dask.composition.separation import SequenceModel, Variances, believed
 from ssem_dask.composition.smooth import fill_unknown
 from ssem_dask.composition.spectra import Bands, bands_of, to_spectrum
 from ssem_dask.field.affine import IDENTITY, apply_affine, compose_affine, invert_affine
@@ -35,10 +35,8 @@ from ssem_dask.types import BoolArray, ConfigBase, Float64Array, ShapeYX
 
 LEAST_WEIGHT = 0.003
 """Weight of a known node without any confidence, relative to a typical one."""
-MOTION_KEPT = 0.5
-"""Natural motion that the solve expects, as a share of the fitted one (rms). Errors of registration that follow single
-neurites are correlated along z too and pass for motion; and where the two can hardly be told apart, it costs less to
-lose some motion than to leave distortion in. Undeformed sections, where no distortion is fitted, hardly feel it."""
+_FITTED_ROUNDS = 2
+"""Rounds in which the variances are fitted; after two they no longer change."""
 _FIT_COLUMNS = 64
 """Coefficients of a band that its variances are fitted to: more change nothing and take time."""
 
@@ -52,7 +50,7 @@ class RelaxConfig(ConfigBase):
     """How often the pair fields are sampled anew where the solution leads."""
     iterations: int = Field(default=10, ge=1)
     """Iterations of each round's solve; they only matter where nodes are missing or worth little."""
-    outlier: float = Field(default=5.0, gt=0)
+    outlier: float = Field(default=4.0, gt=0)
     """Robust standard deviations at which an observation has lost half of its weight."""
     window: int = Field(default=64, ge=16)
     """Sections that one task solves for."""
@@ -71,6 +69,8 @@ class Elastic:
     """`(Z, 2, y, x)`: natural motion from z to z-1 on the aligned nodes, without its affine part."""
     fitted: list[Variances]
     """Of each band, per coefficient, px²."""
+    evidence: float
+    """That there is elastic distortion, see `SequenceModel.evidence`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,8 @@ class RelaxResult:
     """Of each group of affine parameters, px²; empty where there were too few sections."""
     fitted: list[Variances]
     """Of each band, per coefficient, px²; empty where there were too few sections."""
+    evidence: float
+    """That sections were distorted one by one, affine and elastic, see `SequenceModel.evidence`."""
     flagged: Tensor
     """`(Z, y, x)`: True where no pair says anything."""
 
@@ -110,13 +112,14 @@ def relax(
     pairs, weights = pairs[:steps], node_weights(pairs[:steps], confidence[:steps])
     grid = Grid((pairs.shape[-2], pairs.shape[-1]), spacing)
     split = split_pairs(pairs, weights, grid=grid)
-    turn, affine_fitted = turn_affines(split.affine, coarse=coarse, grid=grid, thickness=thickness)
-    elastic = solve_elastic(split, weights, turn=turn, grid=grid, fitted=None, config=config)
+    turn, affine_fitted, evidence = turn_affines(split.affine, coarse=coarse, grid=grid, thickness=thickness)
+    elastic = solve_elastic(split, weights, turn=turn, grid=grid, fitted=None, evidence=evidence, config=config)
     return RelaxResult(
         fields=joined(elastic.fields, turn=turn, grid=grid),
         natural=elastic.natural,
         affine_fitted=affine_fitted,
         fitted=elastic.fitted,
+        evidence=evidence + elastic.evidence,
         flagged=torch.from_numpy(~spoken_for(weights)),
     )
 
@@ -141,8 +144,8 @@ def spoken_for(weights: Float64Array) -> BoolArray:
 
 def turn_affines(
     affine: Float64Array, *, coarse: Float64Array, grid: Grid, thickness: float
-) -> tuple[Float64Array, dict[str, Variances]]:
-    """C `(Z, 2, 3)`, the affine maps that correct the coarse ones, and what was fitted.
+) -> tuple[Float64Array, dict[str, Variances], float]:
+    """C `(Z, 2, 3)`, the affine maps that correct the coarse ones, what was fitted, and the evidence of distortion.
 
     Args:
         affine: `(K, Z, 2, 3)` affine parts of the pair fields, NaN where there is none.
@@ -153,7 +156,7 @@ def turn_affines(
     count = affine.shape[1]
     known: BoolArray = np.asarray(np.isfinite(affine).all(axis=(2, 3)))
     if not enough_pairs(known.astype(np.float64)):
-        return np.tile(IDENTITY, (count, 1, 1)), {}
+        return np.tile(IDENTITY, (count, 1, 1)), {}, 0.0
     source = np.full_like(affine, np.nan)
     for k, z in zip(*np.nonzero(known), strict=True):
         inner = compose_affine(outer=affine[k, z], inner=invert_affine(coarse[z]))
@@ -161,7 +164,7 @@ def turn_affines(
     shape: ShapeYX = (round(grid.shape[0] * grid.spacing), round(grid.shape[1] * grid.spacing))
     found = separate_affines(source, known.astype(np.float64), shape_yx=shape, thickness=thickness)
     turn = [compose_affine(outer=invert_affine(a), inner=b) for a, b in zip(coarse, found.sections, strict=True)]
-    return np.stack(turn), found.fitted
+    return np.stack(turn), found.fitted, found.evidence
 
 
 def joined(elastic: Tensor, *, turn: Float64Array, grid: Grid) -> Tensor:
@@ -179,6 +182,7 @@ def solve_elastic(
     turn: Float64Array,
     grid: Grid,
     fitted: list[Variances] | None,
+    evidence: float,
     config: RelaxConfig,
 ) -> Elastic:
     """The elastic part e_z of a window of sections, re-linearised and robust.
@@ -189,6 +193,7 @@ def solve_elastic(
         turn: C `(Z, 2, 3)`.
         grid: of the nodes.
         fitted: variances of each band; None fits them to this window.
+        evidence: that sections were distorted, of the affine level; with `fitted`, of both.
         config: rounds and robustness.
     """
     count = weights.shape[1]
@@ -199,7 +204,8 @@ def solve_elastic(
     expected: Float64Array | None = None
     robust = np.ones_like(weights)
     variances = fitted
-    for _ in range(config.rounds):
+    own = 0.0
+    for turn_number in range(config.rounds):
         total, natural, known = observed_totals(split, turn=turn, elastic=elastic, natural=natural, grid=grid)
         now = weights * known * robust
         if not plain:
@@ -207,53 +213,51 @@ def solve_elastic(
         filled = _filled(total, known=now > 0, expected=expected)
         if plain:
             variances = matching_bands(filled, bands=bands)
-        elif fitted is None:
-            variances = fit_bands(filled, now, bands=bands, start=variances)
+        elif fitted is None and turn_number < _FITTED_ROUNDS:
+            variances, found = fit_bands(filled, now, bands=bands, start=variances)
+            own = found if turn_number == 0 else own
         assert variances is not None
-        solution = solve(
-            total, now, expected=filled, bands=bands, fitted=cautious(variances), iterations=config.iterations
-        )
+        expecting = variances if plain else [believed(v, evidence=evidence + own) for v in variances]
+        solution = solve(total, now, expected=filled, bands=bands, fitted=expecting, iterations=config.iterations)
         expected = solution.expected
         elastic = torch.from_numpy(solution.distortion).float()
         robust = _robust(total - expected, weights * known, outlier=config.outlier)
     assert variances is not None
-    return Elastic(elastic, torch.from_numpy(solution.motion).float(), [] if plain else variances)
+    return Elastic(elastic, torch.from_numpy(solution.motion).float(), [] if plain else variances, own)
 
 
 def fit_bands(
     observed: Float64Array, weights: Float64Array, *, bands: Bands, start: list[Variances] | None
-) -> list[Variances]:
-    """Variances of each band, per coefficient.
+) -> tuple[list[Variances], float]:
+    """Variances of each band, per coefficient, and the evidence of distortion in all of them.
 
     Args:
         observed: T `(K, Z, 2, y, x)`, no NaN.
         weights: `(K, Z, y, x)`.
         bands: of the frequencies.
-        start: a first guess.
+        start: a first guess; with one the evidence is not asked for again, and 0.
     """
     plane = plane_weights(weights)
     model = SequenceModel(plane)
     spectrum = to_spectrum(observed)
     i, j = np.indices(bands.index.shape)
     shaped = i + j > 1  # the others hold what is affine, and that was taken out
-    out = []
+    out, evidence = [], 0.0
     for b in range(bands.count):
         part = spectrum[..., (bands.index == b) & shaped].reshape(*plane.shape, -1)
-        every = max(1, part.shape[-1] // _FIT_COLUMNS)
-        out.append(model.fit(part[..., ::every], start=start[b] if start else None, expected=None))
-    return out
-
-
-def cautious(fitted: list[Variances]) -> list[Variances]:
-    """What the solve makes of fitted variances, see `MOTION_KEPT`."""
-    return [replace(v, motion=v.motion * MOTION_KEPT**2) for v in fitted]
+        part = part[..., :: max(1, part.shape[-1] // _FIT_COLUMNS)]
+        found = model.fit(part, start=start[b] if start else None, expected=None, tilt=None, distorted=True)
+        out.append(found.variances)
+        if not start:
+            evidence += model.evidence(part, fitted=found, expected=None, tilt=None)
+    return out, evidence
 
 
 def matching_bands(observed: Float64Array, *, bands: Bands) -> list[Variances]:
     """Variances that take all there is for distortion: with them the solve is plain least squares with a weak prior."""
     spectrum = to_spectrum(observed)
     size = [max(float(np.square(spectrum[..., bands.index == b]).mean()), 1e-8) for b in range(bands.count)]
-    return [Variances(distortion=s, motion=1e-6 * s, correlation=0.8, noise=0.01 * s, tilt=0.0) for s in size]
+    return [Variances(distortion=s, motion=1e-6 * s, correlation=0.8, noise=0.01 * s) for s in size]
 
 
 def _filled(total: Float64Array, *, known: BoolArray, expected: Float64Array | None) -> Float64Array:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssem_dask.composition.separation import SequenceModel, Variances
+from ssem_dask.composition.separation import UNKNOWNS, SequenceModel, Variances
 from ssem_dask.composition.spectra import Bands, from_spectrum, to_spectrum
 from ssem_dask.types import Float64Array
 
@@ -68,7 +68,7 @@ def solve(
     n, shape = len(values), observed.shape[-2:]
     factors = [model.factor(v) for v in fitted]
     members = [np.nonzero((bands.index == b).ravel())[0] for b in range(bands.count)]
-    unknowns = np.zeros((2 * model.count + 1, 2, shape[0] * shape[1]))
+    unknowns = np.zeros((UNKNOWNS * model.count + 1, 2, shape[0] * shape[1]))
     for _ in range(iterations):
         spectrum = to_spectrum(guess + share * (values - guess)).reshape(n, 2, -1)
         for variances, factor, inside in zip(fitted, factors, members, strict=True):
@@ -78,7 +78,7 @@ def solve(
         guess = from_spectrum(model.apply(unknowns.reshape(len(unknowns), -1)).reshape(n, 2, *shape))
     fields = from_spectrum(unknowns.reshape(-1, 2, *shape))
     return Solution(
-        distortion=fields[0:-1:2],
-        motion=fields[1:-1:2] + fields[-1],
+        distortion=fields[0:-1:UNKNOWNS],
+        motion=fields[1:-1:UNKNOWNS] + fields[-1],
         expected=np.nan_to_num(model.spread(guess)),
     )

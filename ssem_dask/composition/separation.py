@@ -2,18 +2,20 @@
 
 Distortion d_z (cutting, mounting, imaging) is independent from section to section. Tissue itself moves by m_z from
 section z to z-1, and that motion is strongly correlated along z: an AR(1) sequence about a mean (tilted tissue) of
-which nothing is known. What is observed between fixed z and moving z-k is
+which nothing is known. Outlines also change at random, and registration errs where they do; that erratic motion s_z is
+independent from section to section but, unlike distortion, not taken back by the next one, and farther pairs repeat it.
+What is observed between fixed z and moving z-k is
 
-    T_kz = d_{z-k} - d_z + (m_z + … + m_{z-k+1}) + e_kz,      var e_kz = k² σ_e² / w_kz.
+    T_kz = d_{z-k} - d_z + (m_z + s_z) + … + (m_{z-k+1} + s_{z-k+1}) + e_kz,      var e_kz = k² σ_e² / w_kz.
 
 All is Gaussian, so the variances are those that make the observations most likely, and d is the posterior mean. Both
-come from one banded Cholesky factor of the posterior precision of (d_z, m_z), so the cost is O(Z). Missing observations
-have w = 0 and simply do not occur.
+come from one banded Cholesky factor of the posterior precision of (d_z, m_z, s_z), so the cost is O(Z). Missing
+observations have w = 0 and simply do not occur.
 
 Source: empirical Bayes; the precision form of AR(1) is in Rue & Held, Gaussian Markov Random Fields, 2005, §1.1.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import cho_solve_banded, cholesky_banded
@@ -25,8 +27,27 @@ from ssem_dask.types import AnyArray, Float64Array
 CORRELATION_RANGE = (0.2, 0.99)
 """Lag-1 autocorrelation of natural motion; .66 to .96 has been seen in tissue at every scale."""
 CORRELATION_EXPECTED = 0.8
+EVIDENCE_NEEDED = 8.0
+"""Natural logs, e^8 : 1. Undeformed tissue reached 3, deformed tissue 30 and more."""
+_DOUBT = 0.5
+"""Natural logs about `EVIDENCE_NEEDED` within which distortion is believed in part."""
+LEAST_DISTORTION = 2.5
+"""Distortion, where there is any, in units of the natural motion (rms)."""
+ERRATIC_KEPT = 0.5
+"""What is believed of the fitted erratic motion (rms), which distortion easily passes for in a dozen sections."""
+UNKNOWNS = 3
+"""For each section: distortion, natural motion, erratic motion."""
+_UNKNOWN_TILT = 100.0
+"""In rms observations: as good as unknown. It must not hang on the variances, or each column of a fit would count
+against the largest of them."""
 _MOTION_SPREAD = 0.5
 """Standard deviation of log σ_m about what is expected of it."""
+_ERRATIC_EXPECTED = 0.5
+"""σ_s in units of σ_m; .1 to 1 was seen in tissue."""
+_ERRATIC_SPREAD = 0.5
+"""Standard deviation of log σ_s about that."""
+_NONE = -14.0
+"""Log of a variance, relative to that of the observations, that is as good as 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +62,10 @@ class Variances:
     """r, lag-1 autocorrelation of natural motion."""
     noise: float
     """σ_e², of an observation between neighbours."""
-    tilt: float = 100.0
-    """Standard deviation of the mean motion, in the largest of the others: 100 is as good as unknown; 0: none."""
+    erratic: float = 0.0
+    """σ_s², of the erratic motion from one section to the next."""
+    tilt: float = 0.0
+    """σ of the mean motion, unit of the observations."""
 
 
 class SequenceModel:
@@ -59,36 +82,39 @@ class SequenceModel:
         self.precision: Float64Array = weights[k, self._z] / (k + 1.0) ** 2
         """Of each observation, in units of 1/σ_e²."""
         self._design = self._rows()
-        self.bands = 2 * steps + 1
+        self.bands = UNKNOWNS * steps + UNKNOWNS - 1
         gram = csr_array(self._design.T @ (self._design * self.precision[:, None]))
-        self.gram = np.zeros((self.bands + 1, 2 * count))
+        size = UNKNOWNS * count
+        self.gram = np.zeros((self.bands + 1, size))
         """Hᵀ W H for unit variances, lower banded, without the mean motion."""
-        for offset in range(min(self.bands + 1, 2 * count)):
-            self.gram[offset, : 2 * count - offset] = gram.diagonal(-offset)[: 2 * count - offset]
+        for offset in range(min(self.bands + 1, size)):
+            self.gram[offset, : size - offset] = gram.diagonal(-offset)[: size - offset]
         border = gram[[-1]].toarray()[0]
         self.border: Float64Array = border[:-1]
         """The same for the mean motion."""
         self.corner = float(border[-1])
 
     def _rows(self) -> "csr_array":
-        """H `(n, 2Z + 1)`: unknowns d_0, m_0, d_1, m_1, … and the mean motion."""
+        """H `(n, 3Z + 1)`: unknowns d_0, m_0, s_0, d_1, m_1, s_1, … and the mean motion."""
         step = self._k + 1
         row = np.arange(len(step))
         motion_row = np.repeat(row, step)
         back = np.arange(len(motion_row)) - np.repeat(np.cumsum(step) - step, step)
-        rows = np.concatenate([row, row, row, motion_row])
+        last = UNKNOWNS * self.count
+        moved = UNKNOWNS * (self._z[motion_row] - back)
+        rows = np.concatenate([row, row, row, motion_row, motion_row])
         columns = np.concatenate(
-            [2 * (self._z - step), 2 * self._z, np.full(len(row), 2 * self.count), 2 * (self._z[motion_row] - back) + 1]
+            [UNKNOWNS * (self._z - step), UNKNOWNS * self._z, np.full(len(row), last), moved + 1, moved + 2]
         )
-        entries = np.concatenate([np.ones(len(row)), -np.ones(len(row)), step, np.ones(len(motion_row))])
-        return csr_array((entries.astype(np.float64), (rows, columns)), shape=(len(row), 2 * self.count + 1))
+        entries = np.concatenate([np.ones(len(row)), -np.ones(len(row)), step, np.ones(2 * len(motion_row))])
+        return csr_array((entries.astype(np.float64), (rows, columns)), shape=(len(row), last + 1))
 
     def apply(self, unknowns: AnyArray) -> AnyArray:
-        """H: what unknowns `(2Z + 1, P)` make of the observations `(n, P)`; the last unknown is the mean motion."""
+        """H: what unknowns `(3Z + 1, P)` make of the observations `(n, P)`; the last unknown is the mean motion."""
         return np.asarray(self._design @ unknowns)
 
     def adjoint(self, values: AnyArray) -> AnyArray:
-        """Hᵀ: `(n, P)` to `(2Z + 1, P)`."""
+        """Hᵀ: `(n, P)` to `(3Z + 1, P)`."""
         return np.asarray(self._design.T @ values)
 
     def pick(self, observed: AnyArray) -> AnyArray:
@@ -106,78 +132,137 @@ class SequenceModel:
         return Factor(self, variances)
 
     def solve(self, observed: Float64Array, variances: Variances) -> "Posterior":
-        """Posterior means and the log likelihood.
+        """Posterior means.
 
         Args:
             observed: T `(K, Z, P)`, P parameters with the same variances.
             variances: of the model.
         """
         values = self.pick(observed)
-        n, p = values.shape
-        factor = self.factor(variances)
-        unknowns = factor.solve(self.adjoint(self.precision[:, None] * values / variances.noise))
+        unknowns = self.factor(variances).solve(self.adjoint(self.precision[:, None] * values / variances.noise))
         residual = values - self.apply(unknowns)
-        # log p(T) = log p(T|x) + log p(x) - log p(x|T) at the posterior mean x.
-        misfit = (self.precision[:, None] * values * residual).sum() / variances.noise
-        likelihood = -0.5 * (p * (factor.logdet + n * np.log(variances.noise)) + misfit)
         return Posterior(
-            distortion=unknowns[0:-1:2],
-            motion=unknowns[1:-1:2] + unknowns[-1],
+            distortion=unknowns[0:-1:UNKNOWNS],
+            motion=unknowns[1:-1:UNKNOWNS] + unknowns[-1],
             residual=self.spread(residual),
-            log_likelihood=float(likelihood),
         )
 
     def fit(
-        self, observed: Float64Array, *, start: Variances | None, expected: float | None, tilt: float | None = None
-    ) -> Variances:
-        """The variances that make T `(K, Z, P)` most likely, with a weak expectation of r and, if given, of σ_m.
+        self,
+        observed: Float64Array,
+        *,
+        start: Variances | None,
+        expected: float | None,
+        tilt: float | None,
+        distorted: bool,
+    ) -> "Fit":
+        """The variances that make T `(K, Z, P)` most likely, with weak expectations of r, σ_s and, if given, of σ_m.
 
-        A dozen values hardly tell white distortion that happens to run slowly from motion; then the expectation
-        decides. With hundreds it no longer counts.
+        A dozen values hardly tell white distortion that happens to run slowly from motion, nor either from erratic
+        motion; then the expectations decide. With hundreds they no longer count.
 
         Args:
             observed: parameters with the same variances.
             start: a first guess; None tries several.
             expected: σ_m, unit of the observations; None expects nothing.
             tilt: standard deviation of the mean motion, unit of the observations; None: as good as unknown.
+            distorted: False holds σ_D at 0.
         """
         values = self.pick(observed)
+        columns = values.shape[1]
         total = max(float(np.square(values).mean()) if values.size else 0.0, 1e-12)
+        if columns > len(values):  # the likelihood knows the columns by their products alone
+            left, sizes, _ = np.linalg.svd(values, full_matrices=False)
+            values = left * sizes
         low, high = CORRELATION_RANGE
         usual = float(np.log((CORRELATION_EXPECTED - low) / (high - CORRELATION_EXPECTED)))
         likely = None if expected is None else float(np.log(expected**2 / total))
 
         def variances(x: Float64Array) -> Variances:
-            d, m, e = total * np.exp(x[:3])
-            r = float(low + (high - low) / (1 + np.exp(-x[3])))
-            if tilt is None:
-                return Variances(float(d), float(m), r, float(e))
-            return Variances(float(d), float(m), r, float(e), tilt=tilt / float(max(d, m, e)) ** 0.5)
+            d, m, e, s = (float(v) for v in total * np.exp(x[:4]))
+            r = float(low + (high - low) / (1 + np.exp(-x[4])))
+            return Variances(d, m, r, e, s, tilt=_UNKNOWN_TILT * total**0.5 if tilt is None else tilt)
 
         def cost(x: Float64Array) -> float:
-            prior = 0.5 * (x[3] - usual) ** 2 + 1e-2 * float((x[:3] ** 2).sum())
+            prior = 0.5 * (x[4] - usual) ** 2 + 1e-2 * float((x[1:3] ** 2).sum())
+            prior += 0.5 * ((x[3] - x[1] - 2.0 * np.log(_ERRATIC_EXPECTED)) / (2.0 * _ERRATIC_SPREAD)) ** 2
             if likely is not None:
                 prior += 0.5 * ((x[1] - likely) / (2.0 * _MOTION_SPREAD)) ** 2
-            return float(prior - self.solve(observed, variances(x)).log_likelihood)
+            return float(prior - self._log_likelihood(values, variances(x), columns=columns))
 
         if start is None:
-            starts = [[-1.0, -1.0, -3.0, usual], [-8.0, 0.0, -2.0, usual]]
+            starts = [[-1.0, -1.0, -4.0, -3.0, usual], [-8.0, 0.0, -4.0, -2.0, usual]]
         else:
-            sizes = np.clip(np.log([v / total for v in (start.distortion, start.motion, start.noise)]), -14.0, 8.0)
+            parts = (start.distortion, start.motion, start.noise, start.erratic)
+            logs = np.log(np.clip([v / total for v in parts], np.exp(_NONE), np.exp(8.0)))
+            logs[2] = max(logs[2], -4.0)  # too little noise makes the first step so long that it may never come back
             share = np.clip((start.correlation - low) / (high - low), 0.003, 0.997)
-            starts = [[*sizes, float(np.log(share / (1 - share)))]]
+            starts = [[*logs, float(np.log(share / (1 - share)))]]
+        if not distorted:
+            starts = [[_NONE, *first[1:]] for first in starts]
         # Tight tolerances: results must not hang on the last digits of the observations.
         found = [
             minimize(
                 cost,
                 first,
                 method="L-BFGS-B",
-                bounds=[(-14.0, 8.0)] * 3 + [(-6.0, 6.0)],
+                bounds=[(_NONE, 8.0 if distorted else _NONE)] + [(_NONE, 8.0)] * 3 + [(-6.0, 6.0)],
                 options={"ftol": 1e-10, "gtol": 1e-4, "eps": 1e-4, "maxiter": 60},
             )
             for first in starts
         ]
-        return variances(np.asarray(min(found, key=lambda result: float(result.fun)).x))
+        best = min(found, key=lambda result: float(result.fun))
+        return Fit(variances(np.asarray(best.x)), score=-float(best.fun))
+
+    def evidence(self, observed: Float64Array, *, fitted: "Fit", expected: float | None, tilt: float | None) -> float:
+        """By how much, in natural logs, T is more likely with distortion than without any.
+
+        Args:
+            observed: as they were given to `fit`.
+            fitted: what it found.
+            expected: as for `fit`.
+            tilt: as for `fit`.
+        """
+        calm = self.fit(observed, start=fitted.variances, expected=expected, tilt=tilt, distorted=False)
+        return max(fitted.score - calm.score, 0.0)
+
+    def _log_likelihood(self, values: Float64Array, variances: Variances, *, columns: int) -> float:
+        """Of observations `(n, P)`, or of any with the same products among the n that stand for `columns`."""
+        factor = self.factor(variances)
+        weighted = self.precision[:, None] * values / variances.noise
+        residual = values - self.apply(factor.solve(self.adjoint(weighted)))
+        # log p(T) = log p(T|x) + log p(x) - log p(x|T) at the posterior mean x.
+        misfit = float((weighted * residual).sum())
+        return -0.5 * float(columns * (factor.logdet + len(values) * np.log(variances.noise)) + misfit)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Variances that were fitted."""
+
+    variances: Variances
+    score: float
+    """Their log likelihood, up to a constant, less what speaks against them beforehand."""
+
+
+def believed(fitted: Variances, *, evidence: float) -> Variances:
+    """What a solve shall expect, given the evidence that there is distortion at all.
+
+    Without it sections are left as they are: where nothing was displaced, no part of the tissue's own motion may be
+    taken for distortion. With it, distortion is expected to be no less than `LEAST_DISTORTION` times the motion,
+    whatever was fitted, and less to be erratic: of motion lost and distortion left in, the latter is worse.
+
+    Args:
+        fitted: as found.
+        evidence: as of `SequenceModel.evidence`, summed over all that was fitted.
+    """
+    least = LEAST_DISTORTION**2 * fitted.motion
+    share = 1.0 / (1.0 + np.exp(-np.clip((evidence - EVIDENCE_NEEDED) / _DOUBT, -60.0, 60.0)))
+    return replace(
+        fitted,
+        distortion=float(share * max(fitted.distortion, least)),
+        erratic=fitted.erratic * ERRATIC_KEPT**2,
+    )
 
 
 class Factor:
@@ -186,17 +271,21 @@ class Factor:
     def __init__(self, model: SequenceModel, variances: Variances) -> None:
         """Factor it, unknowns scaled to unit prior variance so that a vanishing one does no harm."""
         count, r = model.count, variances.correlation
-        scale = np.empty(2 * count + 1)
-        scale[0:-1:2], scale[1:-1:2] = variances.distortion**0.5, variances.motion**0.5
-        scale[-1] = variances.tilt * max(variances.distortion, variances.motion, variances.noise) ** 0.5
+        size = UNKNOWNS * count
+        scale = np.empty(size + 1)
+        scale[0:-1:UNKNOWNS] = variances.distortion**0.5
+        scale[1:-1:UNKNOWNS] = variances.motion**0.5
+        scale[2:-1:UNKNOWNS] = variances.erratic**0.5
+        scale[-1] = variances.tilt
         precision = model.gram / variances.noise
         for offset in range(model.bands + 1):
-            precision[offset, : 2 * count - offset] *= scale[offset:-1] * scale[: 2 * count - offset]
-        precision[0, 0::2] += 1.0
+            precision[offset, : size - offset] *= scale[offset:-1] * scale[: size - offset]
+        precision[0, 0::UNKNOWNS] += 1.0
+        precision[0, 2::UNKNOWNS] += 1.0
         motion = np.full(count, (1 + r**2) / (1 - r**2))
         motion[[0, -1]] = 1 / (1 - r**2)
-        precision[0, 1::2] += motion
-        precision[2, 1:-2:2] -= r / (1 - r**2)
+        precision[0, 1::UNKNOWNS] += motion
+        precision[UNKNOWNS, 1 : size - UNKNOWNS : UNKNOWNS] -= r / (1 - r**2)
         border = scale[:-1] * model.border * scale[-1] / variances.noise
         self._scale = scale
         self._factor = cholesky_banded(precision, lower=True, check_finite=False)
@@ -207,7 +296,7 @@ class Factor:
         """log det of posterior over prior precision, unscaled."""
 
     def solve(self, right: AnyArray) -> AnyArray:
-        """Posterior precision's inverse times `(2Z + 1, P)`."""
+        """Posterior precision's inverse times `(3Z + 1, P)`."""
         scaled = self._scale[:, None] * right
         solved = cho_solve_banded((self._factor, True), scaled[:-1], check_finite=False)
         tilt = (scaled[-1] - self._border @ solved) / self._corner
@@ -225,4 +314,3 @@ class Posterior:
     """m `(Z, P)`: natural motion from z to z-1, its mean included."""
     residual: Float64Array
     """`(K, Z, P)`: what neither explains; NaN where nothing was observed."""
-    log_likelihood: float

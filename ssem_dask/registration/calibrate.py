@@ -9,7 +9,7 @@ autocorrelation r per section of the latter the share of distortion in Δ is
     q = 2 (ρ₂ / r - ρ₁),
 
 and it is low where Δ is noise of the matching too. Where q rises above a limit, distortion is about to be lost: L is
-half the length at which that happens.
+somewhat less than the length at which that happens.
 """
 
 import math
@@ -38,7 +38,8 @@ LEAST_SECTIONS = 6
 _LENGTHS = tuple(16.0 * 2.0 ** (i / 2) for i in range(1, 4))  # px of the working image, tried for k = 1
 _NATURAL = 0.9  # r, an upper bound (measured .7–.85 on FIB-SEM and VNC), so that q is a lower one
 _DISTORTED = 0.3  # q from which on distortion is lost: undeformed sections stay below it (docs/decisions/0006)
-_RANGE = (14.0, 22.6)  # px, of the choice: outside no measured deformation was followed better at any k
+_SHARE = 0.8  # L over the length at which distortion is lost: in several passes fields follow what is somewhat finer
+_RANGE = (22.6, 28.3)  # px, of the choice: outside no measured deformation was followed better
 _BORDER = 64.0  # px at the border of a window, whose fields lean on one side only
 _OUTLIER = 2.0  # times the median length of Δ
 _LEAST_NODES = 16  # known nodes of a section, on average; fewer say nothing
@@ -81,7 +82,7 @@ def probe_window(
         images: `(z, y, x)` float32, coarse-aligned consecutive sections.
         valid: `(z, y, x)` bool, False where there is no tissue.
         grid: of the images' pixels, mip-0 px.
-        config: of the solver; its smoothness is not used.
+        config: of the solver; its smoothness and passes are not used.
         device: torch device to work on.
 
     Returns:
@@ -98,10 +99,11 @@ def probe_window(
         pyramid = feature_pyramid(finest, levels=max(config.levels) + 1)
         index = torch.arange(len(images), device=finest.features.device)
         fixed, moving = ([level.select(side) for level in pyramid] for side in (index[1:], index[:-1]))
+        once = config.model_copy(update={"passes": 1})
         fields: list[NodeFields] = []
         for length in _LENGTHS:
             fields.append(
-                register_pairs(fixed=fixed, moving=moving, image=grid, start=None, smoothness=length, config=config)
+                register_pairs(fixed=fixed, moving=moving, image=grid, start=None, smoothness=length, config=once)
             )
         nodes = fields[0].nodes
         inner = _inner(nodes, image=grid)
@@ -127,14 +129,14 @@ def choose_smoothness(windows: Sequence[Sequence[Step]], *, pixel_size: float) -
     seen = [steps for steps in windows if steps]
     if not seen:
         return Choice(
-            DEFAULT_SMOOTHNESS,
-            f"{_lengths(DEFAULT_SMOOTHNESS[0], pixel_size)}, the default: the volume shows no {LEAST_SECTIONS} "
+            (DEFAULT_SMOOTHNESS,),
+            f"{_lengths(DEFAULT_SMOOTHNESS, pixel_size)}, the default: the volume shows no {LEAST_SECTIONS} "
             "consecutive sections of tissue to choose it from",
         )
     shares = [float(np.median([steps[i].distortion for steps in seen])) for i in range(len(seen[0]))]
     middles = [math.sqrt(step.shorter * step.longer) for step in seen[0]]
     lost = _crossing(middles, shares)
-    chosen = min(max(lost / 2.0, _RANGE[0]), _RANGE[1])
+    chosen = min(max(_SHARE * lost, _RANGE[0]), _RANGE[1])
     table = ", ".join(f"{share:.2f} at {middle:.0f} px" for share, middle in zip(shares, middles, strict=True))
     return Choice(
         (round(chosen, 1),),

@@ -2,9 +2,12 @@
 
 For every pair it finds u with B(x + u) ≈ A(x) in feature space, A the fixed and B the moving section, smooth at the
 length L: below it, displacements are pulled flat. Levels run from coarse to fine; each has its feature pyramid level,
-its node spacing and a few iterations. All lengths are in px of the working image, so that nothing depends on the pixel
-size. The derivative of r by u is taken as the mean of ∇A and ∇(B ∘ T), which converges faster than either and treats
-the two sections alike (Benhimane and Malis 2004).
+its node spacing and a few iterations. What is smooth at the length L alone is too flat where displacements change fast:
+the finest level is therefore run in several passes, each smooth not in u but in what it adds to the u of the pass
+before (iterated Tikhonov regularisation, Bregman iteration: Osher et al. 2005, doi:10.1137/040605412). That follows
+deformations well above the length fully and cuts off sharply below. All lengths are in px of the working image, so that
+nothing depends on the pixel size. The derivative of r by u is taken as the mean of ∇A and ∇(B ∘ T), which converges
+faster than either and treats the two sections alike (Benhimane and Malis 2004).
 """
 
 from collections.abc import Sequence
@@ -24,8 +27,8 @@ from ssem_dask.registration.tears import Tears, curvature_weights
 from ssem_dask.registration.vector_map import covering_nodes
 from ssem_dask.types import ConfigBase
 
-DEFAULT_SMOOTHNESS = (16.0, 20.0, 24.0)
-"""L for k = 1, 2, 3 where it is not chosen from the data, px of the working image."""
+DEFAULT_SMOOTHNESS = 22.6
+"""L where it is not chosen from the data, px of the working image."""
 
 _TORN_ITERATIONS = 4  # times as many conjugate gradients
 _LEAST_CELLS = 8  # feature px along the shorter side of a level; below it shows too little
@@ -44,6 +47,9 @@ class GaussNewtonConfig(ConfigBase):
     """Distance of the nodes at each step."""
     iterations: tuple[int, ...] = (3, 2, 2, 2)
     """Gauss-Newton iterations at each step."""
+    passes: int = Field(default=6, ge=1)
+    """How often the finest step is run for pairs that start at 0, each time smooth in what it adds. Pairs that start
+    from composed fields are smooth in what they add to these, in one pass."""
     smoothness: tuple[float, ...] | None = None
     """L for the 1st, 2nd, … predecessor (the last one holds for all farther): deformations finer than about 2π L are
     suppressed. None: the stage `calibrate` chooses it from the data."""
@@ -75,7 +81,7 @@ class GaussNewtonConfig(ConfigBase):
 
     def smoothness_for(self, neighbour: int) -> float:
         """L for the pair of a section with its `neighbour`-th predecessor or successor."""
-        lengths = self.smoothness or DEFAULT_SMOOTHNESS
+        lengths = self.smoothness or (DEFAULT_SMOOTHNESS,)
         return lengths[min(neighbour, len(lengths)) - 1]
 
 
@@ -139,7 +145,8 @@ def register_pairs(
         fixed: A, a pyramid of `(n, …)`, level 0 first.
         moving: B, the same.
         image: of the working image's pixels.
-        start: where to begin; then only `config.warm_levels` steps are run. None begins at 0.
+        start: where to begin; then only `config.warm_levels` steps are run, in one pass, and the fields are smooth
+            relative to it. None begins at 0.
         smoothness: L, px of the working image.
         config: the solver's parameters.
         tears: of the pairs; smoothness is cut across them. None: nothing is torn.
@@ -153,22 +160,33 @@ def register_pairs(
         for step in zip(config.levels, config.node_spacing, config.iterations, strict=True)
         if ceil_div(shorter, 2 ** step[0]) >= _LEAST_CELLS or step[0] == config.levels[-1]
     ]
-    if start is not None:
-        plan = plan[-config.warm_levels :]
-    found = start
-    for level, spacing, iterations in plan:
+    plan = plan + plan[-1:] * (config.passes - 1) if start is None else plan[-config.warm_levels :]
+    found = anchor = start
+    for number, (level, spacing, iterations) in enumerate(plan, start=1):
         a, b = fixed[min(level, len(fixed) - 1)], moving[min(level, len(moving) - 1)]
         nodes = covering_nodes(image, spacing=spacing * image.spacing)
-        found = _begin(found, nodes=nodes, count=a.features.shape[0], kind=config.interpolation, like=a.features)
+        if found is None:
+            zero = a.features.new_zeros(a.features.shape[0], 2, *nodes.shape)
+            found = NodeFields(zero, nodes, config.interpolation)
+        found = _on(found, nodes=nodes, kind=config.interpolation)
         relative = (smoothness / spacing) ** 4
-        found = _descend(found, fixed=a, moving=b, relative=relative, iterations=iterations, config=config, tears=tears)
+        found = _descend(
+            found,
+            anchor=None if anchor is None else _on(anchor, nodes=nodes, kind=config.interpolation),
+            fixed=a,
+            moving=b,
+            relative=relative,
+            iterations=iterations,
+            config=config,
+            tears=tears,
+        )
+        if start is None and number > len(plan) - config.passes:
+            anchor = found
     assert found is not None
     return found
 
 
-def _begin(found: NodeFields | None, *, nodes: Grid, count: int, kind: Kind, like: Tensor) -> NodeFields:
-    if found is None:
-        return NodeFields(like.new_zeros(count, 2, *nodes.shape), nodes, kind)
+def _on(found: NodeFields, *, nodes: Grid, kind: Kind) -> NodeFields:
     if found.nodes == nodes and found.kind == kind:
         return found
     # For a spline the values are taken as coefficients: it smooths a little, and the iterations make up for it.
@@ -178,6 +196,7 @@ def _begin(found: NodeFields | None, *, nodes: Grid, count: int, kind: Kind, lik
 def _descend(
     begin: NodeFields,
     *,
+    anchor: NodeFields | None,
     fixed: FeatureLevel,
     moving: FeatureLevel,
     relative: float,
@@ -185,7 +204,7 @@ def _descend(
     config: GaussNewtonConfig,
     tears: Tears | None,
 ) -> NodeFields:
-    """Gauss-Newton at one level; inside, displacements are in feature px of the level."""
+    """Gauss-Newton at one level, smooth relative to `anchor`; inside, displacements are in feature px of the level."""
     unit = fixed.grid.spacing
     device = fixed.features.device
     nodes = begin.nodes
@@ -198,6 +217,7 @@ def _descend(
     # The preconditioner knows nothing of tears, so what they set free takes more iterations.
     solves = config.conjugate_gradients * (1 if tears is None else _TORN_ITERATIONS)
     u = begin.values / unit
+    smooth = torch.zeros_like(u) if anchor is None else anchor.values / unit
     for _ in range(iterations):
         where = positions + basis.spread(u) * unit
         warped = sample_batch(sampled, grid=moving.grid, positions=where)
@@ -213,7 +233,9 @@ def _descend(
             cutoff=config.cutoff,
             basis=basis,
         )
-        step = solve_step(equations, u=u, smoothness=relative, basis=cosines, iterations=solves, weights=weights)
+        step = solve_step(
+            equations, u=u - smooth, smoothness=relative, basis=cosines, iterations=solves, weights=weights
+        )
         length = torch.linalg.vector_norm(step, dim=1, keepdim=True)
         u = u + step * (config.largest_step / length.clamp(min=config.largest_step))
     return NodeFields(u * unit, nodes, config.interpolation)

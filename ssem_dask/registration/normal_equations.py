@@ -119,7 +119,7 @@ def solve_step(
 
     Args:
         equations: T and b.
-        u: displacements so far `(n, 2, ny, nx)`, feature px.
+        u: displacements so far `(n, 2, ny, nx)`, feature px, relative to those that are held smooth already.
         smoothness: (L / S)⁴: c₂ relative to the mean of T.
         basis: of the nodes.
         iterations: of conjugate gradients.

@@ -158,17 +158,21 @@ def _run_fit(task: FitTask) -> Result:
     job, grid = task.job, _grid(task.job)
     affine = np.asarray(open_array(job.url("fields", "pair_affines"), mode="r")[:])
     coarse = np.asarray(open_coarse(job.url("fields", "coarse"))[:])
-    turn, affine_fitted = turn_affines(affine, coarse=coarse, grid=grid, thickness=job.thickness)
+    turn, affine_fitted, evidence = turn_affines(affine, coarse=coarse, grid=grid, thickness=job.thickness)
     open_array(job.url("fields", "turn"), mode="r+")[:] = turn
     count = _windows(job)
     chosen = sorted({round(i) for i in np.linspace(0, count - 1, min(count, _FIT_WINDOWS))})
     found = []
+    elastic_evidence = 0.0
     for window in chosen:
         first, last = _reach(job, window)
         weights, split = _read_window(job, first, last)
-        elastic = solve_elastic(split, weights, turn=turn[first:last], grid=grid, fitted=None, config=job.compose.relax)
+        elastic = solve_elastic(
+            split, weights, turn=turn[first:last], grid=grid, fitted=None, evidence=evidence, config=job.compose.relax
+        )
         if elastic.fitted:
             found.append(elastic.fitted)
+            elastic_evidence += elastic.evidence
     fitted = [_mean(band) for band in zip(*found, strict=True)]
     records = band_records(fitted, shape=grid.shape, spacing=grid.spacing, pixel=job.info.pixel_size)
     message = in_words(records, thickness=job.info.section_thickness)
@@ -178,6 +182,7 @@ def _run_fit(task: FitTask) -> Result:
         "section_thickness": job.info.section_thickness,
         "affine": affine_records(affine_fitted),
         "bands": records,
+        "evidence": {"affine": round(evidence, 2), "elastic": round(elastic_evidence, 2)},
         "variances": [asdict(v) for v in fitted],
     }
     content = json.dumps(record, indent=1, ensure_ascii=False).encode()
@@ -193,7 +198,15 @@ def _run_sections(task: RelaxTask) -> Result:
     turn = np.asarray(open_array(job.url("fields", "turn"), mode="r")[first:last])
     record = json.loads(read_bytes(job.url("quality", "relax.json")))
     fitted = [Variances(**v) for v in record["variances"]] or None
-    elastic = solve_elastic(split, weights, turn=turn, grid=grid, fitted=fitted, config=job.compose.relax)
+    elastic = solve_elastic(
+        split,
+        weights,
+        turn=turn,
+        grid=grid,
+        fitted=fitted,
+        evidence=sum(record["evidence"].values()),
+        config=job.compose.relax,
+    )
     core = slice(start - first, stop - first)
     relative = joined(elastic.fields[core], turn=turn[core], grid=grid)
     coarse = np.asarray(open_coarse(job.url("fields", "coarse"))[start:stop])
@@ -221,6 +234,8 @@ def _mean(variances: tuple[Variances, ...]) -> Variances:
         motion=float(np.mean([v.motion for v in variances])),
         correlation=float(np.mean([v.correlation for v in variances])),
         noise=float(np.mean([v.noise for v in variances])),
+        erratic=float(np.mean([v.erratic for v in variances])),
+        tilt=float(np.mean([v.tilt for v in variances])),
     )
 
 

@@ -97,9 +97,10 @@ def ablation(*, seeds: int) -> TableSpec:
         Mode("no-far-pairs", "K = 1 instead of 3", single),
         full("no-robust", "no robust weights in the pair solver", cutoff=1e6),
         full("no-pyramid", "finest level only", levels=(0,), node_spacing=(32,), iterations=(9,), warm_levels=1),
-        full("fixed-length", "L = 16, 20, 24 px, not chosen", smoothness=(16.0, 20.0, 24.0)),
-        full("half-length", "L = 8, 10, 12 px", smoothness=(8.0, 10.0, 12.0)),
-        full("twice-length", "L = 32, 40, 48 px", smoothness=(32.0, 40.0, 48.0)),
+        full("one-pass", "one pass at the finest level", passes=1),
+        full("fixed-length", "L = 22.6 px, not chosen", smoothness=(22.6,)),
+        full("half-length", "L = 11.3 px", smoothness=(11.3,)),
+        full("twice-length", "L = 45 px", smoothness=(45.2,)),
         Mode(
             "no-relax",
             "chain instead of relax",

@@ -26,7 +26,13 @@ def test_a_window_equals_the_whole() -> None:
     grid, config = Grid(NODES, SPACING), RelaxConfig(rounds=2, iterations=2)
     weights = node_weights(pairs, confidence)
     whole = solve_elastic(
-        split_pairs(pairs, weights, grid=grid), weights, turn=still(count), grid=grid, fitted=None, config=config
+        split_pairs(pairs, weights, grid=grid),
+        weights,
+        turn=still(count),
+        grid=grid,
+        fitted=None,
+        evidence=0.0,
+        config=config,
     )
     reach = slice(core.start - overlap, core.stop + overlap)
     part, sure = pairs[:, reach].clone(), confidence[:, reach]
@@ -39,6 +45,7 @@ def test_a_window_equals_the_whole() -> None:
         turn=still(part.shape[1]),
         grid=grid,
         fitted=whole.fitted,
+        evidence=whole.evidence,
         config=config,
     )
     difference = window.fields[overlap : overlap + len(core)] - whole.fields[core.start : core.stop]
