@@ -41,7 +41,7 @@ class AffineSeparation:
     fitted: dict[str, Variances]
     """For each group of parameters, px²."""
     evidence: float
-    """That sections were displaced one by one, see `SequenceModel.evidence`."""
+    """That sections were displaced one by one, see `SequenceModel.evidence`; infinite where it was not in doubt."""
     weights: Float64Array
     """`(K, Z)`: robust weights, 1 for a pair that fits in."""
 
@@ -52,7 +52,7 @@ def enough_pairs(weights: Float64Array) -> bool:
 
 
 def separate_affines(
-    affines: Float64Array, weights: Float64Array, *, shape_yx: ShapeYX, thickness: float
+    affines: Float64Array, weights: Float64Array, *, shape_yx: ShapeYX, thickness: float, doubtful: bool
 ) -> AffineSeparation:
     """Find each section's affine.
 
@@ -61,6 +61,7 @@ def separate_affines(
         weights: `(K, Z)`: how far each is believed, 0 to 1.
         shape_yx: section, mip-0 px.
         thickness: of a section, mip-0 px.
+        doubtful: whether sections may be undistorted; then, without evidence of the contrary, they stay as they are.
 
     Raises:
         ValueError: too few pairs, see `enough_pairs`.
@@ -78,7 +79,7 @@ def separate_affines(
     robust = np.ones_like(weights)
     expected = EXPECTED_SLOPE * thickness
     fits: dict[str, Fit] = {}
-    evidence = 0.0
+    evidence = np.inf
     for turn in range(ROUNDS):
         total = _total(pairs, a, shape_yx=shape_yx)
         model = SequenceModel(weights * robust)
@@ -90,7 +91,7 @@ def separate_affines(
                 tilt=_TILT_SLOPE[name] * thickness,
                 distorted=True,
             )
-        if turn == 0:  # the first total is what the pairs say themselves
+        if doubtful and turn == 0:  # the first total is what the pairs say themselves
             evidence = sum(
                 model.evidence(
                     total[:, :, members], fitted=fits[name], expected=expected, tilt=_TILT_SLOPE[name] * thickness

@@ -37,6 +37,8 @@ LEAST_WEIGHT = 0.003
 """Weight of a known node without any confidence, relative to a typical one."""
 _FITTED_ROUNDS = 2
 """Rounds in which the variances are fitted; after two they no longer change."""
+_LEAST_POWER = 0.05
+"""Share of what was observed; a band with less has no say in whether there is distortion at all."""
 _FIT_COLUMNS = 64
 """Coefficients of a band that its variances are fitted to: more change nothing and take time."""
 
@@ -162,7 +164,7 @@ def turn_affines(
         inner = compose_affine(outer=affine[k, z], inner=invert_affine(coarse[z]))
         source[k, z] = compose_affine(outer=coarse[z - k - 1], inner=inner)
     shape: ShapeYX = (round(grid.shape[0] * grid.spacing), round(grid.shape[1] * grid.spacing))
-    found = separate_affines(source, known.astype(np.float64), shape_yx=shape, thickness=thickness)
+    found = separate_affines(source, known.astype(np.float64), shape_yx=shape, thickness=thickness, doubtful=True)
     turn = [compose_affine(outer=invert_affine(a), inner=b) for a, b in zip(coarse, found.sections, strict=True)]
     return np.stack(turn), found.fitted, found.evidence
 
@@ -242,13 +244,15 @@ def fit_bands(
     spectrum = to_spectrum(observed)
     i, j = np.indices(bands.index.shape)
     shaped = i + j > 1  # the others hold what is affine, and that was taken out
+    power = float(np.square(spectrum[..., shaped]).sum())
     out, evidence = [], 0.0
     for b in range(bands.count):
         part = spectrum[..., (bands.index == b) & shaped].reshape(*plane.shape, -1)
+        counts = not start and float(np.square(part).sum()) > _LEAST_POWER * power
         part = part[..., :: max(1, part.shape[-1] // _FIT_COLUMNS)]
         found = model.fit(part, start=start[b] if start else None, expected=None, tilt=None, distorted=True)
         out.append(found.variances)
-        if not start:
+        if counts:
             evidence += model.evidence(part, fitted=found, expected=None, tilt=None)
     return out, evidence
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ssem_dask.composition.separation import Variances
+from ssem_dask.composition.separation import EVIDENCE_NEEDED, Variances
 from ssem_dask.composition.spectra import bands_of
 from ssem_dask.types import ShapeYX
 
@@ -34,6 +34,7 @@ def band_records(fitted: Sequence[Variances], *, shape: ShapeYX, spacing: float,
                 "wavelength_nm": round(float(bands.wavelengths[b] * spacing * pixel), 1),
                 "distortion_px": _rms(variances.distortion * share),
                 "motion_px": _rms(variances.motion * share),
+                "erratic_px": _rms(variances.erratic * share),
                 "noise_px": _rms(variances.noise * share),
                 "correlation_sections": round(correlation_length(variances.correlation), 2),
             }
@@ -47,6 +48,7 @@ def affine_records(fitted: dict[str, Variances]) -> dict[str, dict[str, float]]:
         name: {
             "distortion_px": _rms(v.distortion),
             "motion_px": _rms(v.motion),
+            "erratic_px": _rms(v.erratic),
             "noise_px": _rms(v.noise),
             "correlation_sections": round(correlation_length(v.correlation), 2),
         }
@@ -54,16 +56,23 @@ def affine_records(fitted: dict[str, Variances]) -> dict[str, dict[str, float]]:
     }
 
 
-def in_words(records: Sequence[dict[str, Any]], *, thickness: float) -> str:
+def in_words(records: Sequence[dict[str, Any]], *, thickness: float, evidence: float) -> str:
     """One line for the user.
 
     Args:
         records: of `band_records`.
         thickness: nm per section.
+        evidence: that there is distortion, see `SequenceModel.evidence`.
     """
     if not records:
         return "Too few sections to tell distortion from natural motion (8 are needed): neighbours were made to match."
     distortion, motion = (np.hypot.reduce([r[key] for r in records]) for key in ("distortion_px", "motion_px"))
+    if evidence < EVIDENCE_NEEDED:
+        return (
+            f"No evidence that sections were displaced or distorted one by one (e^{evidence:.1f} : 1; "
+            f"e^{EVIDENCE_NEEDED:.0f} is needed): they stay as they are, elastic natural motion of {motion:.1f} px rms "
+            "from section to section with them."
+        )
     main = max(records, key=lambda r: float(r["motion_px"]))
     length = main["correlation_sections"]
     return (

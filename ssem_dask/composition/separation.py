@@ -82,12 +82,12 @@ class SequenceModel:
         self.precision: Float64Array = weights[k, self._z] / (k + 1.0) ** 2
         """Of each observation, in units of 1/σ_e²."""
         self._design = self._rows()
-        self.bands = UNKNOWNS * steps + UNKNOWNS - 1
+        self.bands = UNKNOWNS * min(steps + 1, count) - 1
         gram = csr_array(self._design.T @ (self._design * self.precision[:, None]))
         size = UNKNOWNS * count
         self.gram = np.zeros((self.bands + 1, size))
         """Hᵀ W H for unit variances, lower banded, without the mean motion."""
-        for offset in range(min(self.bands + 1, size)):
+        for offset in range(self.bands + 1):
             self.gram[offset, : size - offset] = gram.diagonal(-offset)[: size - offset]
         border = gram[[-1]].toarray()[0]
         self.border: Float64Array = border[:-1]
@@ -282,10 +282,11 @@ class Factor:
             precision[offset, : size - offset] *= scale[offset:-1] * scale[: size - offset]
         precision[0, 0::UNKNOWNS] += 1.0
         precision[0, 2::UNKNOWNS] += 1.0
-        motion = np.full(count, (1 + r**2) / (1 - r**2))
-        motion[[0, -1]] = 1 / (1 - r**2)
-        precision[0, 1::UNKNOWNS] += motion
-        precision[UNKNOWNS, 1 : size - UNKNOWNS : UNKNOWNS] -= r / (1 - r**2)
+        precision[0, 1::UNKNOWNS] += 1.0
+        if count > 1:
+            precision[0, 1 + UNKNOWNS :: UNKNOWNS] += r**2 / (1 - r**2)
+            precision[0, 1 : size - UNKNOWNS : UNKNOWNS] += r**2 / (1 - r**2)
+            precision[UNKNOWNS, 1 : size - UNKNOWNS : UNKNOWNS] -= r / (1 - r**2)
         border = scale[:-1] * model.border * scale[-1] / variances.noise
         self._scale = scale
         self._factor = cholesky_banded(precision, lower=True, check_finite=False)

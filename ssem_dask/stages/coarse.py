@@ -175,7 +175,9 @@ def _run_sections(task: CoarseSectionsTask) -> Result:
     sections, accepted = result.sections, result.accepted.astype(np.float64)
     separate = job.coarse.sections == "separate" and enough_pairs(accepted)
     if separate:
-        sections = separate_affines(affines, accepted, shape_yx=shape, thickness=job.thickness).sections
+        # Registration needs sections in its range; whether they were displaced at all is decided when it is done.
+        found = separate_affines(affines, accepted, shape_yx=shape, thickness=job.thickness, doubtful=False)
+        sections = found.sections
     if start is not None:
         sections = sections_from(start, sections)
     state = np.full(len(sections), TIED, dtype=np.uint8)

@@ -175,7 +175,7 @@ def _run_fit(task: FitTask) -> Result:
             elastic_evidence += elastic.evidence
     fitted = [_mean(band) for band in zip(*found, strict=True)]
     records = band_records(fitted, shape=grid.shape, spacing=grid.spacing, pixel=job.info.pixel_size)
-    message = in_words(records, thickness=job.info.section_thickness)
+    message = in_words(records, thickness=job.info.section_thickness, evidence=evidence + elastic_evidence)
     record = {
         "summary": message,
         "pixel_size": job.info.pixel_size,

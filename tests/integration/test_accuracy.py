@@ -42,7 +42,7 @@ def aligned(source: str, output: Path, **config: Any) -> str:
 def test_phantom_without_oblique_motion(tmp_path: Path) -> None:
     observed = str(tmp_path / "observed.zarr")
     simulate_phantom(
-        PhantomConfig(seed=7, shape=(8, 384, 384), oblique=0.0),
+        PhantomConfig(seed=7, shape=(20, 384, 384), oblique=0.0),
         observed,
         seed=7,
         deformation=DeformationConfig(),
@@ -50,12 +50,28 @@ def test_phantom_without_oblique_motion(tmp_path: Path) -> None:
     )
     result = evaluate(aligned(observed, tmp_path / "out.zarr"), truth=observed)
     assert result.value("coarse", "jitter_median") < result.value("observed", "jitter_median") / 2
-    assert result.value("aligned", "jitter_median") < result.value("coarse", "jitter_median") / 3
+    for metric in ("jitter_median", "jitter_p95"):
+        assert result.value("aligned", metric) < result.value("coarse", metric) / 2.5
     assert result.value("aligned", "fold_rate") < 0.001
 
 
-def test_fibsem_sections_recover_what_was_done_to_them(tmp_path: Path) -> None:
+def test_chained_fibsem_sections_recover_what_was_done_to_them(tmp_path: Path) -> None:
+    chained = {"compose": {"method": "chain"}, "coarse": {"sections": "match"}}
     planes = tifffile.imread(real("flyem_fibsem/images.tif"))[:32:4]
+    still = imported(planes, tmp_path / "still.zarr", pixel_size=10.0, thickness=40.0)
+    warped = str(tmp_path / "warped.zarr")
+    simulate(still, warped, seed=4, deformation=DeformationConfig(), damage=DamageConfig())
+    result = evaluate(
+        aligned(warped, tmp_path / "warped_out.zarr", **chained),
+        truth=warped,
+        undeformed_run=aligned(still, tmp_path / "still_out.zarr", **chained),
+    )
+    assert result.value("aligned", "recovery_median") < result.value("coarse", "recovery_median") / 3
+    assert result.value("aligned", "jitter_median") < result.value("coarse", "jitter_median")
+
+
+def test_separation_leaves_undeformed_sections_alone_and_undoes_deformation(tmp_path: Path) -> None:
+    planes = tifffile.imread(real("flyem_fibsem/images.tif"))[:64:4]
     still = imported(planes, tmp_path / "still.zarr", pixel_size=10.0, thickness=40.0)
     warped = str(tmp_path / "warped.zarr")
     simulate(still, warped, seed=4, deformation=DeformationConfig(), damage=DamageConfig())
@@ -64,27 +80,8 @@ def test_fibsem_sections_recover_what_was_done_to_them(tmp_path: Path) -> None:
         truth=warped,
         undeformed_run=aligned(still, tmp_path / "still_out.zarr"),
     )
-    assert result.value("aligned", "recovery_median") < result.value("coarse", "recovery_median") / 3
-    assert result.value("aligned", "jitter_median") < result.value("coarse", "jitter_median")
-
-
-def test_separation_leaves_undeformed_sections_alone_and_undoes_deformation(tmp_path: Path) -> None:
-    planes = tifffile.imread(real("flyem_fibsem/images.tif"))[:64:4]
-    separate = {
-        "register": {"method": "gauss_newton"},
-        "compose": {"method": "relax"},
-        "coarse": {"sections": "separate"},
-    }
-    still = imported(planes, tmp_path / "still.zarr", pixel_size=10.0, thickness=40.0)
-    warped = str(tmp_path / "warped.zarr")
-    simulate(still, warped, seed=4, deformation=DeformationConfig(), damage=DamageConfig())
-    result = evaluate(
-        aligned(warped, tmp_path / "warped_out.zarr", **separate),
-        truth=warped,
-        undeformed_run=aligned(still, tmp_path / "still_out.zarr", **separate),
-    )
-    assert result.value("aligned", "injected_jitter_median") < 0.7
-    assert result.value("aligned", "injected_drift_max") < 1.5
+    assert result.value("aligned", "injected_jitter_median") < 0.1
+    assert result.value("aligned", "injected_drift_max") < 0.1
     assert result.value("aligned", "jitter_median") < result.value("observed", "jitter_median") / 4
 
 

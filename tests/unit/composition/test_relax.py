@@ -133,7 +133,7 @@ def test_sections_affines_undo_distortion_only(lost: bool) -> None:
         pairs[0, 20] = [[1.0, 0.0, 90.0], [0.0, 1.0, -50.0]]  # wrong, and nothing says so
         pairs[0, 40:42] = np.nan
     weights = np.isfinite(pairs).all(axis=(2, 3)).astype(np.float64)
-    found = separate_affines(pairs, weights, shape_yx=SHAPE, thickness=THICKNESS)
+    found = separate_affines(pairs, weights, shape_yx=SHAPE, thickness=THICKNESS, doubtful=False)
     left = to_parameters(found.sections, shape_yx=SHAPE) - d
     assert rms(np.diff(left, axis=0)[:, :2]) < (2.0 if lost else 1.0)
     if lost:

@@ -42,8 +42,11 @@ def test_outside_the_damage_the_section_is_the_truth_pulled_by_the_field(kind: s
     else:
         assert difference.max() <= (2.0 if kind == "dust" else 0.51)  # the soft rim of a grain
     assert section.labels is not None
-    pulled = nearest_labels(LABELS, positions=PIXELS.positions() + field)
-    assert np.array_equal(section.labels[sound], pulled[sound])
+    positions = PIXELS.positions() + field
+    pulled = nearest_labels(LABELS, positions=positions)
+    clear = sound & ((positions - positions.round()).abs().amin(dim=0) > 1e-3).numpy()  # rounding decides at borders
+    assert clear.mean() > 0.5
+    assert np.array_equal(section.labels[clear], pulled[clear])
     assert damage.kind == kind
 
 

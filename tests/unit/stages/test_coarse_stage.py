@@ -110,7 +110,7 @@ def test_sections_that_match_nothing_are_named_marked_and_bridged(lost: list[int
 
 def test_nothing_to_mark_where_all_sections_match(tmp_path: Path) -> None:
     images, truth = volume()
-    job = make_job(tmp_path, images)
+    job = make_job(tmp_path, images, sections="match")
     assert run(job).outcome is Outcome.OK
     found, bridged = written(job)
     assert bridged == []
