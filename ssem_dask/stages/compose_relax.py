@@ -16,7 +16,7 @@ from torch import Tensor
 from ssem_dask.composition.relax import joined, node_weights, solve_elastic, spoken_for, turn_affines
 from ssem_dask.composition.relax_report import affine_records, band_records, in_words
 from ssem_dask.composition.relax_total import SplitPairs, split_pairs
-from ssem_dask.composition.separation import Variances
+from ssem_dask.composition.separation import UNKNOWNS, Variances
 from ssem_dask.field.affine import apply_affine
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.chunks import round_up
@@ -141,7 +141,7 @@ def estimate(job: Job) -> Estimate:
         bytes_written=plane * 4 * 2 * job.shape[0],
         files=2 * windows + 1,
         # The solve holds some copies of what it observed in double precision, and the unknowns.
-        memory=plane * held * (k * 2 * 8 * 8 + k * 3 * 4 + 2 * 2 * 8 * 3),
+        memory=plane * held * (k * 2 * 8 * 8 + k * 3 * 4 + UNKNOWNS * 2 * 8 * 3),
     )
 
 
