@@ -17,6 +17,7 @@ work on windows of sections along z.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -46,6 +47,9 @@ _FIT_COLUMNS = 64
 class RelaxConfig(ConfigBase):
     """Separation of distortion from natural motion."""
 
+    natural_motion: Literal["keep", "remove"] = "keep"
+    """`keep`: only distortion is undone. `remove`: neighbours are made to match by robust least squares, which bends
+    oblique tissue upright; for comparison, and where that is wanted."""
     neighbours: int = Field(default=3, ge=1)
     """Pairs up to this distance in z are used, as far as there are any."""
     rounds: int = Field(default=3, ge=1)
@@ -98,8 +102,8 @@ def relax(
 ) -> RelaxResult:
     """Find the field of every section.
 
-    With fewer than 8 sections the statistics cannot be fitted. Then neighbours are made to match, by robust least
-    squares of all that the pair fields say, affine part included, and natural motion is lost with the distortion;
+    With fewer than 8 sections the statistics cannot be fitted. Then, and where natural motion is to be removed,
+    neighbours are made to match, by robust least squares of all that the pair fields say, affine part included, and
     `fitted` is empty.
 
     Args:
@@ -114,7 +118,9 @@ def relax(
     pairs, weights = pairs[:steps], node_weights(pairs[:steps], confidence[:steps])
     grid = Grid((pairs.shape[-2], pairs.shape[-1]), spacing)
     split = split_pairs(pairs, weights, grid=grid)
-    turn, affine_fitted, evidence = turn_affines(split.affine, coarse=coarse, grid=grid, thickness=thickness)
+    turn, affine_fitted, evidence = turn_affines(
+        split.affine, coarse=coarse, grid=grid, thickness=thickness, config=config
+    )
     elastic = solve_elastic(split, weights, turn=turn, grid=grid, fitted=None, evidence=evidence, config=config)
     return RelaxResult(
         fields=joined(elastic.fields, turn=turn, grid=grid),
@@ -145,7 +151,7 @@ def spoken_for(weights: Float64Array) -> BoolArray:
 
 
 def turn_affines(
-    affine: Float64Array, *, coarse: Float64Array, grid: Grid, thickness: float
+    affine: Float64Array, *, coarse: Float64Array, grid: Grid, thickness: float, config: RelaxConfig
 ) -> tuple[Float64Array, dict[str, Variances], float]:
     """C `(Z, 2, 3)`, the affine maps that correct the coarse ones, what was fitted, and the evidence of distortion.
 
@@ -154,10 +160,11 @@ def turn_affines(
         coarse: A `(Z, 2, 3)`.
         grid: of the pair fields.
         thickness: of a section, mip-0 px.
+        config: whether natural motion is kept; if not, the elastic solve answers for all.
     """
     count = affine.shape[1]
     known: BoolArray = np.asarray(np.isfinite(affine).all(axis=(2, 3)))
-    if not enough_pairs(known.astype(np.float64)):
+    if config.natural_motion == "remove" or not enough_pairs(known.astype(np.float64)):
         return np.tile(IDENTITY, (count, 1, 1)), {}, 0.0
     source = np.full_like(affine, np.nan)
     for k, z in zip(*np.nonzero(known), strict=True):
@@ -202,7 +209,7 @@ def solve_elastic(
     bands = bands_of(grid.shape)
     elastic = torch.zeros(count, 2, *grid.shape)
     natural = torch.zeros_like(split.rest)
-    plain = fitted is None and not enough_pairs(plane_weights(weights))
+    plain = config.natural_motion == "remove" or (fitted is None and not enough_pairs(plane_weights(weights)))
     expected: Float64Array | None = None
     robust = np.ones_like(weights)
     variances = fitted

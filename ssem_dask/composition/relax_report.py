@@ -9,6 +9,8 @@ from ssem_dask.composition.separation import EVIDENCE_NEEDED, Variances
 from ssem_dask.composition.spectra import bands_of
 from ssem_dask.types import ShapeYX
 
+ALL_REMOVED = "Neighbours were made to match, as was asked for: natural motion is removed with the distortion."
+
 
 def correlation_length(correlation: float) -> float:
     """Sections over which natural motion falls to 1/e of its correlation."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ssem_dask.composition.relax import joined, node_weights, solve_elastic, spoken_for, turn_affines
-from ssem_dask.composition.relax_report import affine_records, band_records, in_words
+from ssem_dask.composition.relax_report import ALL_REMOVED, affine_records, band_records, in_words
 from ssem_dask.composition.relax_total import SplitPairs, split_pairs
 from ssem_dask.composition.separation import UNKNOWNS, Variances
 from ssem_dask.field.affine import apply_affine
@@ -158,7 +158,9 @@ def _run_fit(task: FitTask) -> Result:
     job, grid = task.job, _grid(task.job)
     affine = np.asarray(open_array(job.url("fields", "pair_affines"), mode="r")[:])
     coarse = np.asarray(open_coarse(job.url("fields", "coarse"))[:])
-    turn, affine_fitted, evidence = turn_affines(affine, coarse=coarse, grid=grid, thickness=job.thickness)
+    turn, affine_fitted, evidence = turn_affines(
+        affine, coarse=coarse, grid=grid, thickness=job.thickness, config=job.compose.relax
+    )
     open_array(job.url("fields", "turn"), mode="r+")[:] = turn
     count = _windows(job)
     chosen = sorted({round(i) for i in np.linspace(0, count - 1, min(count, _FIT_WINDOWS))})
@@ -175,7 +177,9 @@ def _run_fit(task: FitTask) -> Result:
             elastic_evidence += elastic.evidence
     fitted = [_mean(band) for band in zip(*found, strict=True)]
     records = band_records(fitted, shape=grid.shape, spacing=grid.spacing, pixel=job.info.pixel_size)
-    message = in_words(records, thickness=job.info.section_thickness, evidence=evidence + elastic_evidence)
+    removed = job.compose.relax.natural_motion == "remove"
+    told = in_words(records, thickness=job.info.section_thickness, evidence=evidence + elastic_evidence)
+    message = ALL_REMOVED if removed else told
     record = {
         "summary": message,
         "pixel_size": job.info.pixel_size,
@@ -187,7 +191,8 @@ def _run_fit(task: FitTask) -> Result:
     }
     content = json.dumps(record, indent=1, ensure_ascii=False).encode()
     write_bytes(job.url("quality", "relax.json"), content)
-    return Result(outcome=Outcome.OK if fitted else Outcome.LOW_QUALITY, message=message, bytes_written=len(content))
+    outcome = Outcome.OK if fitted or removed else Outcome.LOW_QUALITY
+    return Result(outcome=outcome, message=message, bytes_written=len(content))
 
 
 def _run_sections(task: RelaxTask) -> Result:

@@ -19,6 +19,10 @@ _DAMAGED = 0.1
 _DAMAGED_CLAIMS = 0.5
 _RELAX: dict[str, Any] = {"compose": {"method": "relax"}, "coarse": {"sections": "separate"}}
 _GAUSS_NEWTON: dict[str, Any] = {"method": "gauss_newton"}
+_MATCHED: dict[str, Any] = {
+    "compose": {"method": "relax", "relax": {"natural_motion": "remove"}},
+    "coarse": {"sections": "match"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ def comparison(*, seeds: int) -> TableSpec:
     for encoder in ENCODERS:
         chosen = _GAUSS_NEWTON | {"gauss_newton": {"encoder": encoder}}
         ours.append(Mode(f"gauss-newton-{encoder}", f"`gauss_newton`, {encoder}, chain", _CHAIN | {"register": chosen}))
+    ours.append(Mode("gauss-newton-matched", "`gauss_newton`, metric, robust least squares", _MATCHED))
     return TableSpec(
         name="comparison",
         title="Beside other aligners",

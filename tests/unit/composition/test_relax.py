@@ -174,6 +174,20 @@ def test_few_sections_are_made_to_match() -> None:
     assert rms(np.diff(found - d, axis=0)) < 0.3 * rms(np.diff(d, axis=0))
 
 
+def test_natural_motion_is_removed_where_that_is_wanted() -> None:
+    rng = np.random.default_rng(11)
+    natural = natural_fields(rng, 20, sigma=1.0)
+    pairs, confidence = compose_pairs(observed(np.zeros_like(natural), natural, 2))
+    left = {}
+    for wanted in ("keep", "remove"):
+        config = RelaxConfig(natural_motion=wanted)
+        result = relax(pairs, confidence, coarse=still(20), spacing=SPACING, thickness=THICKNESS, config=config)
+        fields = result.fields.double().numpy()
+        # What a section's field moves its neighbour by, and what lay between them.
+        left[wanted] = rms((fields[:-1] - fields[1:] - natural[1:])[:, :, 2:-2, 2:-2])
+    assert left["remove"] < 0.3 * left["keep"]
+
+
 def test_few_sections_are_made_to_match_in_their_affine_part_too() -> None:
     rng = np.random.default_rng(10)
     y, x = np.mgrid[: NODES[0], : NODES[1]] / 12.0 - 0.5
