@@ -31,7 +31,7 @@ EVIDENCE_NEEDED = 8.0
 """Natural logs, e^8 : 1. Undeformed tissue reached 3, deformed tissue 30 and more."""
 _DOUBT = 0.5
 """Natural logs about `EVIDENCE_NEEDED` within which distortion is believed in part."""
-LEAST_DISTORTION = 2.5
+LEAST_DISTORTION = 3.0
 """Distortion, where there is any, in units of the natural motion (rms)."""
 ERRATIC_KEPT = 0.5
 """What is believed of the fitted erratic motion (rms), which distortion easily passes for in a dozen sections."""

