@@ -12,14 +12,7 @@ from ssem_dask.evaluation.simulate import simulate_phantom
 
 SMALL: dict[str, Any] = {
     "coarse": {"sections": "match"},
-    "register": {
-        "method": "ssemnet",
-        "window": 96,
-        "halo": 32,
-        "sections": 4,
-        "ssemnet": {"encoder": "autoencoder", "scales": (2, 1), "iterations": (6, 4), "neighbour_weights": (1.0, 0.5)},
-        "neighbours": 2,
-    },
+    "register": {"method": "gauss_newton", "window": 96, "halo": 32, "sections": 4, "neighbours": 2},
     "compose": {"method": "chain", "chain": {"block": 4, "stitch": 2}},
     "render": {"chunk": (4, 64, 64), "shard": (4, 128, 128)},
     "downsample": {"smallest": 64},
@@ -29,7 +22,6 @@ SMALL: dict[str, Any] = {
 SEPARATE: dict[str, Any] = {
     **SMALL,
     "coarse": {"sections": "separate"},
-    "register": {"method": "gauss_newton", "window": 96, "halo": 32, "sections": 4, "neighbours": 2},
     "compose": {"method": "relax"},
 }
 """The same with the default modes."""

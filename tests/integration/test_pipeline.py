@@ -25,7 +25,7 @@ from ssem_dask.storage.run import read_run
 from ssem_dask.storage.volume import Volume
 from tests.integration.conftest import SEPARATE, SMALL, to_toml
 
-STAGES = {"coarse", "register", "compose", "render", "downsample"}
+STAGES = {"coarse", "calibrate", "register", "compose", "render", "downsample"}
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_the_run_says_what_it_is(observed: str, serial_run: str) -> None:
     assert attributes["state"] == "complete"
     assert attributes["source"] == observed
     assert len(attributes["config_digest"]) == 64
-    assert attributes["encoder_digest"] == SHIPPED["autoencoder"]
+    assert attributes["encoder_digest"] == SHIPPED["metric"]
     assert attributes["config"]["register"]["spacing"] == 16
     assert {r.stage for r in open_ledger(serial_run).reports(None)} == STAGES
 
