@@ -31,7 +31,7 @@ from ssem_dask.composition.relax_total import SplitPairs, observed_totals, split
 from ssem_dask.composition.separation import SequenceModel, Variances, believed
 from ssem_dask.composition.smooth import fill_unknown
 from ssem_dask.composition.spectra import Bands, bands_of, to_spectrum
-from ssem_dask.composition.uncertainty import affine_variance, elastic_variance
+from ssem_dask.composition.uncertainty import affine_parameter_variance, affine_variance, elastic_variance
 from ssem_dask.field.affine import IDENTITY, apply_affine, compose_affine, invert_affine
 from ssem_dask.field.grid import Grid
 from ssem_dask.types import BoolArray, ConfigBase, Float64Array, ShapeYX
@@ -147,16 +147,11 @@ def relax(
         split, weights, turn=level.turn, grid=grid, fitted=None, evidence=level.evidence, config=config
     )
     evidence = level.evidence + elastic.evidence
-    if level.fitted and elastic.fitted:
-        variance = affine_variance(
-            level.weights, fitted=level.fitted, evidence=level.evidence, shape_yx=extent(grid), grid=grid
-        ) + elastic_variance(elastic.weights, fitted=elastic.fitted, evidence=evidence)
-    else:
-        variance = np.full((len(level.turn), *grid.shape), np.nan)
+    variance = affine_parameter_variance(level.weights, fitted=level.fitted, evidence=level.evidence)
     return RelaxResult(
         fields=joined(elastic.fields, turn=level.turn, grid=grid),
         natural=natural_motion(elastic.natural, affine=level.natural, grid=grid),
-        uncertainty=torch.from_numpy(np.sqrt(variance)).float(),
+        uncertainty=uncertainty_on_nodes(elastic, affine=variance, grid=grid, evidence=evidence),
         affine_fitted=level.fitted,
         fitted=elastic.fitted,
         evidence=evidence,
@@ -245,6 +240,22 @@ def natural_motion(elastic: Tensor, *, affine: Float64Array, grid: Grid) -> Tens
     )
     out[0] = torch.nan
     return out
+
+
+def uncertainty_on_nodes(elastic: Elastic, *, affine: Float64Array, grid: Grid, evidence: float) -> Tensor:
+    """Posterior standard deviation `(Z, y, x)`, px per component, of the fields against the course of their neighbours.
+
+    NaN where natural motion was not told from distortion.
+
+    Args:
+        elastic: as it was solved for.
+        affine: variances `(Z, 2)` of the same sections, see `affine_parameter_variance`.
+        grid: of the nodes.
+        evidence: of distortion, affine and elastic.
+    """
+    variance = elastic_variance(elastic.weights, fitted=elastic.fitted, evidence=evidence)
+    variance += affine_variance(affine, shape_yx=extent(grid), grid=grid)
+    return torch.from_numpy(np.sqrt(variance)).float()
 
 
 def solve_elastic(
