@@ -25,13 +25,13 @@ from pydantic import Field
 from torch import Tensor
 
 from ssem_dask.composition.affine_log import from_parameters
-from ssem_dask.composition.affine_sections import enough_pairs, separate_affines
+from ssem_dask.composition.affine_sections import OUTLIER, enough_pairs, separate_affines
 from ssem_dask.composition.relax_solve import plane_weights, solve
 from ssem_dask.composition.relax_total import SplitPairs, observed_totals, split_pairs, without_affine
 from ssem_dask.composition.separation import SequenceModel, Variances, believed
 from ssem_dask.composition.smooth import fill_unknown
 from ssem_dask.composition.spectra import Bands, bands_of, to_spectrum
-from ssem_dask.composition.uncertainty import affine_parameter_variance, affine_variance, elastic_variance
+from ssem_dask.composition.uncertainty import affine_parameter_variance, affine_variance, elastic_variance, sceptical
 from ssem_dask.field.affine import IDENTITY, apply_affine, compose_affine, invert_affine
 from ssem_dask.field.grid import Grid
 from ssem_dask.types import BoolArray, ConfigBase, Float64Array, ShapeYX
@@ -82,7 +82,7 @@ class Elastic:
     evidence: float
     """That there is elastic distortion, see `SequenceModel.evidence`."""
     weights: Float64Array
-    """`(K, Z, y, x)`: what each node of each pair was worth in the last solve, outliers less."""
+    """`(K, Z, y, x)`: what each node of each pair was worth in the last solve, outliers less (`sceptical`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class AffineLevel:
     evidence: float
     """That sections were displaced one by one, see `SequenceModel.evidence`."""
     weights: Float64Array
-    """`(K, Z)`: robust weights of the pairs' affine parts."""
+    """`(K, Z)`: robust weights of the pairs' affine parts (`sceptical`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +206,7 @@ def turn_affines(
         natural=from_parameters(found.motion, shape_yx=shape),
         fitted=found.fitted,
         evidence=found.evidence,
-        weights=found.weights,
+        weights=sceptical(known.astype(np.float64), robust=found.weights, outlier=OUTLIER),
     )
 
 
@@ -303,10 +303,11 @@ def solve_elastic(
         expecting = variances if plain else [believed(v, evidence=evidence + own) for v in variances]
         solution = solve(total, now, expected=filled, bands=bands, fitted=expecting, iterations=config.iterations)
         expected = solution.expected
+        worth = sceptical(weights * known, robust=robust, outlier=config.outlier)
         elastic = torch.from_numpy(solution.distortion).float()
         robust = _robust(total - expected, weights * known, outlier=config.outlier)
     assert variances is not None
-    return Elastic(elastic, torch.from_numpy(solution.motion).float(), [] if plain else variances, own, now)
+    return Elastic(elastic, torch.from_numpy(solution.motion).float(), [] if plain else variances, own, worth)
 
 
 def fit_bands(

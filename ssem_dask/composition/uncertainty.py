@@ -43,6 +43,9 @@ from ssem_dask.types import BoolArray, Float64Array, ShapeYX
 _SIGHT = 0.03
 """Of the Gaussian by which a band sees what is known about a node: standard deviation, in its shortest wavelengths.
 Measured at holes of 2 to 8 nodes: the solve knows less of them than their surroundings would allow for."""
+_CONTRADICTED = 0.1
+"""Share of the worth of a section's pairs that must be left for them to say anything. One wrong pair leaves .6, wrong
+pairs with both neighbours .26, pairs that are all wrong less than .01."""
 _SHARES: Float64Array = np.array([0.003, 0.01, 0.03, 0.1, 0.3, 1.0])
 """Shares of the usual worth for which variances are computed; interpolated between them."""
 
@@ -63,7 +66,7 @@ def section_variance(
     """The posterior variance of each section's parameter.
 
     Args:
-        weights: `(K, Z)` of the pairs, as the solve used them.
+        weights: `(K, Z)` of the pairs.
         fitted: variances that were fitted.
         evidence: of distortion, as the solve was given it.
         shares: of what the pairs are worth; the last one is 1.
@@ -86,11 +89,41 @@ def section_variance(
     return SectionVariance(known=np.where(seen, np.minimum(known, np.maximum(known[-1], lost)), lost), lost=lost)
 
 
+def sceptical(weights: Float64Array, *, robust: Float64Array, outlier: float) -> Float64Array:
+    """What the pairs are worth for the uncertainty `(K, Z, …)`, of what they are worth in the solve.
+
+    An observation that is off by ρ ≫ `outlier` standard deviations has the Cauchy weight (outlier / ρ)². In the solve
+    that is small enough; but as an error it is no smaller than what it is off by, which is the weight 1 / ρ². An
+    observation that fits in keeps its weight. Where hardly any worth is left the pairs of a section contradict each
+    other; it follows one of them, perhaps, and is not to pass for one that is known: they count as nothing.
+
+    Args:
+        weights: `(K, Z, …)` of the pairs, 0 where unknown.
+        robust: Cauchy weights, 0 to 1, of the same shape.
+        outlier: standard deviations at which they are 1/2.
+    """
+    out = weights * robust / (1.0 + (outlier**2 - 1.0) * (1.0 - robust) ** 2)
+    contradicted = _of_sections(out) < _CONTRADICTED * _of_sections(weights)
+    out = np.where(contradicted, 0.0, out)
+    for k in range(1, len(out) + 1):
+        out[k - 1, k:][contradicted[:-k]] = 0.0
+    return np.asarray(out)
+
+
+def _of_sections(weights: Float64Array) -> Float64Array:
+    """What all pairs of each section are worth together `(Z, …)`, of `(K, Z, …)`."""
+    out = np.zeros(weights.shape[1:])
+    for k in range(1, len(weights) + 1):
+        out += weights[k - 1] / k**2
+        out[:-k] += weights[k - 1, k:] / k**2
+    return out
+
+
 def affine_parameter_variance(weights: Float64Array, *, fitted: dict[str, Variances], evidence: float) -> Float64Array:
     """Variances `(Z, 2)`, px²: of a shift, and of all of the linear part, rms over the section; NaN without a fit.
 
     Args:
-        weights: `(K, Z)` of the pairs' affine maps, robust.
+        weights: `(K, Z)` of the pairs' affine maps, robust and sceptical.
         fitted: of each group of parameters; empty where there were too few sections.
         evidence: of the affine level.
     """
@@ -122,7 +155,7 @@ def elastic_variance(weights: Float64Array, *, fitted: list[Variances], evidence
     """Variance `(Z, y, x)`, px² per component, of the elastic part of the sections' fields on the nodes.
 
     Args:
-        weights: `(K, Z, y, x)`, as the last solve used them.
+        weights: `(K, Z, y, x)`, as the last solve used them, but sceptical of outliers.
         fitted: of each band; empty where there were too few sections, then all is NaN.
         evidence: of distortion, affine and elastic.
     """
@@ -157,15 +190,8 @@ def _shares(weights: Float64Array, plane: Float64Array) -> tuple[Float64Array, B
 
     At least the least of `_SHARES`, at most 1, and 1 where nothing is known: there presence decides.
     """
-    steps, count = plane.shape
-    node, whole = np.zeros(weights.shape[1:]), np.zeros(count)
-    for k in range(1, steps + 1):
-        worth = plane[k - 1] / k**2
-        local = np.minimum(weights[k - 1], plane[k - 1][:, None, None]) / k**2
-        node += local
-        whole += worth
-        node[:-k] += local[k:]
-        whole[:-k] += worth[k:]
+    node = _of_sections(np.minimum(weights, plane[:, :, None, None]))
+    whole = _of_sections(plane)
     share = np.divide(node, whole[:, None, None], out=np.zeros_like(node), where=whole[:, None, None] > 0)
     return np.where(node > 0, np.clip(share, _SHARES[0], 1.0), 1.0), node > 0
 
