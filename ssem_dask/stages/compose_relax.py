@@ -130,6 +130,7 @@ def prepare(job: Job) -> None:
         components=False,
         chunks=(1, *chunk),
         shards=(depth, *shard),
+        scalar_unit="px@mip0",
     )
 
 
