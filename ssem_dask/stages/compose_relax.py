@@ -180,7 +180,7 @@ def estimate(job: Job) -> Estimate:
         bytes_written=plane * 4 * (5 if config.keep_natural else 3) * job.shape[0],
         files=(4 if config.keep_natural else 3) * windows + 3,
         # The solve holds some copies of what it observed in double precision, and the unknowns.
-        memory=plane * held * (k * 2 * 8 * 8 + k * 3 * 4 + UNKNOWNS * 2 * 8 * 3),
+        memory=plane * held * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 8 * 3),
     )
 
 
