@@ -26,7 +26,7 @@ _TILT_SLOPE = {"shift": 0.3, "rotation": 0.1, "scale": 0.1, "shear": 0.1}
 """Typical mean tilt, as a share of the thickness (rms over the section). It lets tissue run obliquely, but keeps what
 random shifts and turns of the sections happen to amount to between the first and the last from passing for it."""
 ROUNDS = 5
-_OUTLIER = 3.0
+OUTLIER = 3.0
 """Robust standard deviations at which a pair has lost half of its weight."""
 
 
@@ -119,7 +119,7 @@ def _robust(surprise: Float64Array, weights: Float64Array) -> Float64Array:
     steps = np.arange(1, len(weights) + 1)[:, None]
     relative = surprise / steps**2
     typical = np.median(relative[weights > 0])
-    return np.asarray(1.0 / (1.0 + relative / (max(float(typical), 1e-12) * _OUTLIER**2)))
+    return np.asarray(1.0 / (1.0 + relative / (max(float(typical), 1e-12) * OUTLIER**2)))
 
 
 def _total(pairs: Float64Array, a: Float64Array, *, shape_yx: ShapeYX) -> Float64Array:

@@ -24,12 +24,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ssem_dask.composition.affine_sections import enough_pairs, separate_affines
+from ssem_dask.composition.affine_log import from_parameters
+from ssem_dask.composition.affine_sections import OUTLIER, enough_pairs, separate_affines
 from ssem_dask.composition.relax_solve import plane_weights, solve
 from ssem_dask.composition.relax_total import SplitPairs, observed_totals, split_pairs, without_affine
 from ssem_dask.composition.separation import SequenceModel, Variances, believed
 from ssem_dask.composition.smooth import fill_unknown
 from ssem_dask.composition.spectra import Bands, bands_of, to_spectrum
+from ssem_dask.composition.uncertainty import affine_parameter_variance, affine_variance, elastic_variance, sceptical
 from ssem_dask.field.affine import IDENTITY, apply_affine, compose_affine, invert_affine
 from ssem_dask.field.grid import Grid
 from ssem_dask.types import BoolArray, ConfigBase, Float64Array, ShapeYX
@@ -63,6 +65,8 @@ class RelaxConfig(ConfigBase):
     overlap: int = Field(default=32, ge=0)
     """Sections beyond either end of a window that it looks at: several times the correlation length of natural
     motion."""
+    keep_natural: bool = False
+    """Write the natural motion that was found to `fields/natural`, to be looked at; as large as `fields/section`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,24 @@ class Elastic:
     """Of each band, per coefficient, px²."""
     evidence: float
     """That there is elastic distortion, see `SequenceModel.evidence`."""
+    weights: Float64Array
+    """`(K, Z, y, x)`: what each node of each pair was worth in the last solve, outliers less (`sceptical`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class AffineLevel:
+    """The whole-section part."""
+
+    turn: Float64Array
+    """C `(Z, 2, 3)`, the maps that correct the coarse affines."""
+    natural: Float64Array
+    """`(Z, 2, 3)`: full maps, natural motion from z to z-1 in the aligned frame, mip-0 px; NaN where not told apart."""
+    fitted: dict[str, Variances]
+    """Of each group of parameters, px²; empty where there were too few sections."""
+    evidence: float
+    """That sections were displaced one by one, see `SequenceModel.evidence`."""
+    weights: Float64Array
+    """`(K, Z)`: robust weights of the pairs' affine parts (`sceptical`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +108,9 @@ class RelaxResult:
     fields: Tensor
     """`(Z, 2, y, x)` relative to the coarse affines, no NaN."""
     natural: Tensor
-    """`(Z, 2, y, x)`: natural motion from z to z-1 on the aligned nodes, without its affine part."""
+    """`(Z, 2, y, x)`: natural motion from z to z-1 on the aligned nodes, see `natural_motion`."""
+    uncertainty: Tensor
+    """`(Z, y, x)`: px per component, see `uncertainty`; NaN where natural motion was not told apart."""
     affine_fitted: dict[str, Variances]
     """Of each group of affine parameters, px²; empty where there were too few sections."""
     fitted: list[Variances]
@@ -118,16 +142,19 @@ def relax(
     pairs, weights = pairs[:steps], node_weights(pairs[:steps], confidence[:steps])
     grid = Grid((pairs.shape[-2], pairs.shape[-1]), spacing)
     split = split_pairs(pairs, weights, grid=grid)
-    turn, affine_fitted, evidence = turn_affines(
-        split.affine, coarse=coarse, grid=grid, thickness=thickness, config=config
+    level = turn_affines(split.affine, coarse=coarse, grid=grid, thickness=thickness, config=config)
+    elastic = solve_elastic(
+        split, weights, turn=level.turn, grid=grid, fitted=None, evidence=level.evidence, config=config
     )
-    elastic = solve_elastic(split, weights, turn=turn, grid=grid, fitted=None, evidence=evidence, config=config)
+    evidence = level.evidence + elastic.evidence
+    variance = affine_parameter_variance(level.weights, fitted=level.fitted, evidence=level.evidence)
     return RelaxResult(
-        fields=joined(elastic.fields, turn=turn, grid=grid),
-        natural=elastic.natural,
-        affine_fitted=affine_fitted,
+        fields=joined(elastic.fields, turn=level.turn, grid=grid),
+        natural=natural_motion(elastic.natural, affine=level.natural, grid=grid),
+        uncertainty=uncertainty_on_nodes(elastic, affine=variance, grid=grid, evidence=evidence),
+        affine_fitted=level.fitted,
         fitted=elastic.fitted,
-        evidence=evidence + elastic.evidence,
+        evidence=evidence,
         flagged=torch.from_numpy(~spoken_for(weights)),
     )
 
@@ -152,8 +179,8 @@ def spoken_for(weights: Float64Array) -> BoolArray:
 
 def turn_affines(
     affine: Float64Array, *, coarse: Float64Array, grid: Grid, thickness: float, config: RelaxConfig
-) -> tuple[Float64Array, dict[str, Variances], float]:
-    """C `(Z, 2, 3)`, the affine maps that correct the coarse ones, what was fitted, and the evidence of distortion.
+) -> AffineLevel:
+    """The affine maps that correct the coarse ones, and what they rest on.
 
     Args:
         affine: `(K, Z, 2, 3)` affine parts of the pair fields, NaN where there is none.
@@ -165,15 +192,27 @@ def turn_affines(
     count = affine.shape[1]
     known: BoolArray = np.asarray(np.isfinite(affine).all(axis=(2, 3)))
     if config.natural_motion == "remove" or not enough_pairs(known.astype(np.float64)):
-        return np.tile(IDENTITY, (count, 1, 1)), {}, 0.0
+        turn, unknown = np.tile(IDENTITY, (count, 1, 1)), np.full((count, 2, 3), np.nan)
+        return AffineLevel(turn=turn, natural=unknown, fitted={}, evidence=0.0, weights=known.astype(np.float64))
     source = np.full_like(affine, np.nan)
     for k, z in zip(*np.nonzero(known), strict=True):
         inner = compose_affine(outer=affine[k, z], inner=invert_affine(coarse[z]))
         source[k, z] = compose_affine(outer=coarse[z - k - 1], inner=inner)
-    shape: ShapeYX = (round(grid.shape[0] * grid.spacing), round(grid.shape[1] * grid.spacing))
+    shape = extent(grid)
     found = separate_affines(source, known.astype(np.float64), shape_yx=shape, thickness=thickness, doubtful=True)
-    turn = [compose_affine(outer=invert_affine(a), inner=b) for a, b in zip(coarse, found.sections, strict=True)]
-    return np.stack(turn), found.fitted, found.evidence
+    turns = [compose_affine(outer=invert_affine(a), inner=b) for a, b in zip(coarse, found.sections, strict=True)]
+    return AffineLevel(
+        turn=np.stack(turns),
+        natural=from_parameters(found.motion, shape_yx=shape),
+        fitted=found.fitted,
+        evidence=found.evidence,
+        weights=sceptical(known.astype(np.float64), robust=found.weights, outlier=OUTLIER),
+    )
+
+
+def extent(grid: Grid) -> ShapeYX:
+    """(y, x) that the nodes stand for, mip-0 px."""
+    return round(grid.shape[0] * grid.spacing), round(grid.shape[1] * grid.spacing)
 
 
 def joined(elastic: Tensor, *, turn: Float64Array, grid: Grid) -> Tensor:
@@ -182,6 +221,41 @@ def joined(elastic: Tensor, *, turn: Float64Array, grid: Grid) -> Tensor:
     return torch.stack(
         [(apply_affine(c, positions + e.double()) - positions).float() for c, e in zip(turn, elastic, strict=True)]
     )
+
+
+def natural_motion(elastic: Tensor, *, affine: Float64Array, grid: Grid) -> Tensor:
+    """Natural motion `(Z, 2, y, x)`: what lies at x in aligned section z lies at x + natural(x) in aligned z-1.
+
+    To first order the sum of its elastic and its affine part. NaN where it was not told from distortion, and in the
+    first section, which has none before it.
+
+    Args:
+        elastic: `(Z, 2, y, x)`, without its affine part.
+        affine: `(Z, 2, 3)`, full maps; NaN is unknown.
+        grid: of the nodes.
+    """
+    positions = grid.positions().double()
+    out = torch.stack(
+        [(apply_affine(a, positions) - positions + m.double()).float() for a, m in zip(affine, elastic, strict=True)]
+    )
+    out[0] = torch.nan
+    return out
+
+
+def uncertainty_on_nodes(elastic: Elastic, *, affine: Float64Array, grid: Grid, evidence: float) -> Tensor:
+    """Posterior standard deviation `(Z, y, x)`, px per component, of the fields against the course of their neighbours.
+
+    NaN where natural motion was not told from distortion.
+
+    Args:
+        elastic: as it was solved for.
+        affine: variances `(Z, 2)` of the same sections, see `affine_parameter_variance`.
+        grid: of the nodes.
+        evidence: of distortion, affine and elastic.
+    """
+    variance = elastic_variance(elastic.weights, fitted=elastic.fitted, evidence=evidence)
+    variance += affine_variance(affine, shape_yx=extent(grid), grid=grid)
+    return torch.from_numpy(np.sqrt(variance)).float()
 
 
 def solve_elastic(
@@ -229,10 +303,11 @@ def solve_elastic(
         expecting = variances if plain else [believed(v, evidence=evidence + own) for v in variances]
         solution = solve(total, now, expected=filled, bands=bands, fitted=expecting, iterations=config.iterations)
         expected = solution.expected
+        worth = sceptical(weights * known, robust=robust, outlier=config.outlier)
         elastic = torch.from_numpy(solution.distortion).float()
         robust = _robust(total - expected, weights * known, outlier=config.outlier)
     assert variances is not None
-    return Elastic(elastic, torch.from_numpy(solution.motion).float(), [] if plain else variances, own)
+    return Elastic(elastic, torch.from_numpy(solution.motion).float(), [] if plain else variances, own, worth)
 
 
 def fit_bands(

@@ -22,6 +22,7 @@ from scipy.linalg import cho_solve_banded, cholesky_banded
 from scipy.optimize import minimize
 from scipy.sparse import csr_array
 
+from ssem_dask.composition.selected_inverse import inverse_band
 from ssem_dask.types import AnyArray, Float64Array
 
 CORRELATION_RANGE = (0.2, 0.99)
@@ -303,6 +304,19 @@ class Factor:
         tilt = (scaled[-1] - self._border @ solved) / self._corner
         unknowns = solved - self._eliminated[:, None] * tilt
         return np.concatenate([unknowns, tilt[None]]) * self._scale[:, None]
+
+    def distortion_covariance(self, *, reach: int) -> Float64Array:
+        """Posterior covariance of d_z and d_{z+k}, `(reach + 1, Z)`, k = 0 … reach; 0 where z + k does not exist."""
+        band = inverse_band(self._factor, width=UNKNOWNS * reach)[::UNKNOWNS, ::UNKNOWNS]
+        tilted = self._eliminated[::UNKNOWNS]
+        scale = self._scale[0:-1:UNKNOWNS]
+        count = len(scale)
+        out = np.zeros_like(band)
+        for k in range(min(reach, count - 1) + 1):
+            first, second = slice(0, count - k), slice(k, count)
+            shared = tilted[first] * tilted[second] / self._corner
+            out[k, first] = (band[k, first] + shared) * scale[first] * scale[second]
+        return out
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import torch
 from ssem_dask.field.affine import IDENTITY, compose_affine, rotation_about
 from ssem_dask.registration.coarse_chain import ChainResult, chain_sections
 from ssem_dask.registration.coarse_config import CoarseConfig
-from ssem_dask.registration.coarse_refine import refine_affine
+from ssem_dask.registration.coarse_refine import correlation, refine_affine
 from ssem_dask.registration.coarse_section import START_ROTATION, START_SHIFT, CoarseSection
 from ssem_dask.registration.phase import RigidPeak, best_peak, scores
 from ssem_dask.types import Float64Array, ShapeYX
@@ -34,6 +34,9 @@ class CoarsePair:
     ratio: float
     """Score over the second best, or over what chance reaches: neighbours 1.5 to 5, unrelated sections up to 1.24;
     0: nothing to compare."""
+    similarity: float
+    """Correlation of the two thumbnails, at half their scale, where the affine lays them on each other; NaN: nothing to
+    compare."""
 
 
 def estimate_pair(
@@ -54,17 +57,22 @@ def estimate_pair(
     if fixed.shape != moving.shape:
         raise ValueError(f"estimate_pair: fixed {fixed.shape} and moving {moving.shape} must have one shape (y, x).")
     if min(fixed.tissue, moving.tissue) < MIN_TISSUE:
-        return CoarsePair(affine=IDENTITY.copy(), ratio=0.0)
+        return CoarsePair(affine=IDENTITY.copy(), ratio=0.0, similarity=np.nan)
     if start is None:
         peak, before = _search(fixed, moving), IDENTITY
     else:
         before = np.column_stack([start[:, :2], start[:, 2] / pixel])
         peak = _search_about(before, fixed, moving)
     if peak is None:
-        return CoarsePair(affine=IDENTITY.copy(), ratio=0.0)
+        return CoarsePair(affine=IDENTITY.copy(), ratio=0.0, similarity=np.nan)
     rigid = compose_affine(outer=before, inner=_rigid_affine(peak, shape=fixed.search_shape, factor=fixed.factor))
     refined = refine_affine(rigid, fixed=fixed.levels, moving=moving.levels)
-    return CoarsePair(affine=np.column_stack([refined[:, :2], refined[:, 2] * pixel]), ratio=peak.ratio)
+    half = (fixed.levels[-2:][0], moving.levels[-2:][0])  # fine detail is lost to what the affine does not undo
+    return CoarsePair(
+        affine=np.column_stack([refined[:, :2], refined[:, 2] * pixel]),
+        ratio=peak.ratio,
+        similarity=correlation(refined, *half),
+    )
 
 
 def _search(fixed: CoarseSection, moving: CoarseSection) -> RigidPeak | None:

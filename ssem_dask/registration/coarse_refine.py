@@ -45,7 +45,7 @@ def refine_affine(rigid: Float64Array, *, fixed: tuple[Level, ...], moving: tupl
     finest = fixed[-1].grid.shape
     if not _sane(affine, rigid=rigid, side=max(finest)):
         return rigid
-    better = _correlation(affine, fixed[-1], moving[-1]) > _correlation(rigid, fixed[-1], moving[-1])
+    better = correlation(affine, fixed[-1], moving[-1]) > correlation(rigid, fixed[-1], moving[-1])
     return affine if better else rigid
 
 
@@ -93,7 +93,7 @@ def _sane(affine: Float64Array, *, rigid: Float64Array, side: int) -> bool:
     return bool(np.linalg.norm((affine - rigid) @ middle) <= MAX_MOVE * side)
 
 
-def _correlation(affine: Float64Array, fixed: Level, moving: Level) -> float:
+def correlation(affine: Float64Array, fixed: Level, moving: Level) -> float:
     """Normalised correlation over the overlap."""
     pulled, inside = _pull(affine, fixed, moving)
     if int(inside.sum()) < MIN_PIXELS:

@@ -12,6 +12,7 @@ import torch
 from ssem_dask.composition.affine_sections import enough_pairs, separate_affines
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.registration.coarse import CoarseSection, chain_sections, estimate_pair
+from ssem_dask.registration.coarse_order import Order, check_order
 from ssem_dask.registration.coarse_start import filled, pair_start, pairs_seen_from, sections_from
 from ssem_dask.registration.masks import tissue_mask
 from ssem_dask.stages.job import SECTIONS_PER_COARSE_TASK, CoarseStageConfig, Estimate, Job
@@ -23,7 +24,7 @@ from ssem_dask.task import Outcome, Result, Task
 from ssem_dask.types import Float64Array
 
 NAME = "coarse"
-TIED, BRIDGED = 1, 2
+TIED, BRIDGED, MISPLACED, TWICE = 1, 2, 3, 4
 """Values of `fields/coarse_state`."""
 
 
@@ -57,7 +58,9 @@ def resolve(config: CoarseStageConfig, *, sections: int) -> CoarseStageConfig:
 
 
 def prepare(job: Job) -> None:
-    """Create `fields/coarse_pairs` (k, z, 2, 3), `coarse_ratio` (k, z), `coarse` (z, 2, 3) and `coarse_state` (z)."""
+    """Create `fields/coarse_pairs` (k, z, 2, 3), `coarse_ratio` and `coarse_similarity` (k, z), `coarse` (z, 2, 3), and
+    `coarse_state` (z).
+    """
     k, z = job.coarse.neighbours, job.shape[0]
     depth = SECTIONS_PER_COARSE_TASK
     create_array(
@@ -70,16 +73,21 @@ def prepare(job: Job) -> None:
         fill_value=np.nan,
         attributes={"direction": "pull", "unit": "px@mip0", "map": "fixed z → moving z-k"},
     )
-    create_array(
-        job.url("fields", "coarse_ratio"),
-        shape=(k, z),
-        axes=("k", "z"),
-        chunks=(k, depth),
-        dtype="float64",
-        shards=None,
-        fill_value=np.nan,
-        attributes={"meaning": "score of the best rotation and shift, over the second best or chance; see accuracy.md"},
-    )
+    meanings = {
+        "coarse_ratio": "score of the best rotation and shift, over the second best or chance; see accuracy.md",
+        "coarse_similarity": "correlation of the thumbnails of z and z-k where the affine lays them on each other",
+    }
+    for name, meaning in meanings.items():
+        create_array(
+            job.url("fields", name),
+            shape=(k, z),
+            axes=("k", "z"),
+            chunks=(k, depth),
+            dtype="float64",
+            shards=None,
+            fill_value=np.nan,
+            attributes={"meaning": meaning},
+        )
     create_array(
         job.url("fields", "coarse_state"),
         shape=(z,),
@@ -88,7 +96,15 @@ def prepare(job: Job) -> None:
         dtype="uint8",
         shards=None,
         fill_value=0,
-        attributes={"values": {"0": "unknown", str(TIED): "matched", str(BRIDGED): "bridged: no pair ties it"}},
+        attributes={
+            "values": {
+                "0": "unknown",
+                str(TIED): "matched",
+                str(BRIDGED): "bridged: no pair ties it",
+                str(MISPLACED): "matched, but seems out of order",
+                str(TWICE): "matched, but shows the image of a section just before it",
+            }
+        },
     )
     create_coarse(job.url("fields", "coarse"), shape_mip0=job.shape)
 
@@ -132,8 +148,8 @@ def estimate(job: Job) -> Estimate:
         tasks=tasks + 1,
         pixels=job.size,
         bytes_read=sections * y * x * job.info.dtype.itemsize,
-        bytes_written=z * ((job.coarse.neighbours * 7 + 6) * 8 + 1),
-        files=2 * tasks + 2,
+        bytes_written=z * ((job.coarse.neighbours * 8 + 6) * 8 + 1),
+        files=3 * tasks + 2,
         memory=min(y * x, 1 << 26) * (4 + job.info.dtype.itemsize) + thumbnail * 1000,
     )
 
@@ -145,7 +161,7 @@ def _run_pairs(task: CoarsePairsTask) -> Result:
     given = _given(job)
     sections = {}
     affines = np.full((job.coarse.neighbours, task.stop - task.start, 2, 3), np.nan)
-    ratios = np.full(affines.shape[:2], np.nan)
+    ratios, similarity = np.full(affines.shape[:2], np.nan), np.full(affines.shape[:2], np.nan)
     with torch.inference_mode():
         for z in range(first, task.stop):
             thumbnail = read_thumbnail(volume, z=z, mip=mip)
@@ -156,10 +172,12 @@ def _run_pairs(task: CoarsePairsTask) -> Result:
                 pair = estimate_pair(fixed=sections[z], moving=sections[z - k], pixel=float(2**mip), start=start)
                 affines[k - 1, z - task.start] = pair.affine
                 ratios[k - 1, z - task.start] = pair.ratio
+                similarity[k - 1, z - task.start] = pair.similarity
     open_array(job.url("fields", "coarse_pairs"), mode="r+")[:, task.start : task.stop] = affines
     open_array(job.url("fields", "coarse_ratio"), mode="r+")[:, task.start : task.stop] = ratios
+    open_array(job.url("fields", "coarse_similarity"), mode="r+")[:, task.start : task.stop] = similarity
     read = len(sections) * job.shape[1] * job.shape[2] * job.info.dtype.itemsize
-    return Result(bytes_read=read, bytes_written=affines.nbytes + ratios.nbytes)
+    return Result(bytes_read=read, bytes_written=affines.nbytes + 2 * ratios.nbytes)
 
 
 def _run_sections(task: CoarseSectionsTask) -> Result:
@@ -180,20 +198,37 @@ def _run_sections(task: CoarseSectionsTask) -> Result:
         sections = found.sections
     if start is not None:
         sections = sections_from(start, sections)
+    order = check_order(np.asarray(open_array(job.url("fields", "coarse_similarity"), mode="r")[:]))
     state = np.full(len(sections), TIED, dtype=np.uint8)
+    state[order.misplaced] = MISPLACED
+    state[order.twice] = TWICE
     state[result.bridged] = BRIDGED
     open_array(job.url("fields", "coarse_state"), mode="r+")[:] = state
     open_coarse(job.url("fields", "coarse"), mode="r+")[:] = sections
     written = sections.nbytes + state.nbytes
-    if not result.bridged:
-        return Result(bytes_written=written)
-    names = ", ".join(str(z) for z in result.bridged[:20]) + (" …" if len(result.bridged) > 20 else "")
-    placed = "not tied to the others; each was placed " + ("by itself" if separate else "as its neighbours lie")
-    return Result(
-        outcome=Outcome.LOW_QUALITY,
-        message=f"{len(result.bridged)} section(s) match no neighbour or are {placed}: {names}",
-        bytes_written=written,
-    )
+    remarks = _order_remarks(order)
+    if result.bridged:
+        placed = "not tied to the others; each was placed " + ("by itself" if separate else "as its neighbours lie")
+        bridged = f"{len(result.bridged)} section(s) match no neighbour or are {placed}: {_named(result.bridged)}"
+        remarks = [*remarks, bridged]
+    outcome = Outcome.LOW_QUALITY if remarks else Outcome.OK
+    return Result(outcome=outcome, message="; ".join(remarks), bytes_written=written)
+
+
+def _order_remarks(order: Order) -> list[str]:
+    """What the user should look at; the order itself is left as it is."""
+    remarks = []
+    if order.twice:
+        remarks.append(f"{len(order.twice)} section(s) show the same image as one before: {_named(order.twice)}")
+    if order.misplaced:
+        remarks.append(
+            f"{len(order.misplaced)} section(s) seem out of order and were left so: {_named(order.misplaced)}"
+        )
+    return remarks
+
+
+def _named(sections: list[int]) -> str:
+    return ", ".join(str(z) for z in sections[:20]) + (" …" if len(sections) > 20 else "")
 
 
 def _given(job: Job) -> Float64Array | None:

@@ -13,10 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssem_dask.composition.relax import joined, node_weights, solve_elastic, spoken_for, turn_affines
+from ssem_dask.composition.relax import (
+    joined,
+    natural_motion,
+    node_weights,
+    solve_elastic,
+    spoken_for,
+    turn_affines,
+    uncertainty_on_nodes,
+)
 from ssem_dask.composition.relax_report import ALL_REMOVED, affine_records, band_records, in_words
 from ssem_dask.composition.relax_total import SplitPairs, split_pairs
 from ssem_dask.composition.separation import UNKNOWNS, Variances
+from ssem_dask.composition.uncertainty import affine_parameter_variance
 from ssem_dask.field.affine import apply_affine
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.chunks import round_up
@@ -60,7 +69,7 @@ RELAX_TASKS = (SplitTask, FitTask, RelaxTask)
 
 
 def prepare(job: Job) -> None:
-    """Create `fields/pair_affines` (k, z, 2, 3), `fields/turn` (z, 2, 3) and `fields/section`."""
+    """Create `fields/section`, `uncertainty` and `natural`, and what the tasks hand on to each other."""
     k, z, depth = _steps(job), job.shape[0], _depth(job)
     create_array(
         job.url("fields", "pair_affines"),
@@ -82,16 +91,46 @@ def prepare(job: Job) -> None:
         fill_value=np.nan,
         attributes={"direction": "pull", "unit": "px@mip0", "map": "aligned → as fields/coarse aligns"},
     )
+    create_array(
+        job.url("fields", "turn_natural"),
+        shape=(z, 2, 3),
+        axes=("z", "row", "column"),
+        chunks=(z, 2, 3),
+        dtype="float64",
+        shards=None,
+        fill_value=np.nan,
+        attributes={"direction": "pull", "unit": "px@mip0", "map": "natural motion, aligned z → aligned z-1"},
+    )
+    create_array(
+        job.url("fields", "turn_variance"),
+        shape=(z, 2),
+        axes=("z", "part"),
+        chunks=(z, 2),
+        dtype="float64",
+        shards=None,
+        fill_value=np.nan,
+        attributes={"unit": "px²@mip0", "parts": ["shift, per component", "linear, rms over the section"]},
+    )
     grid = _grid(job)
     chunk = min(_CHUNK, grid.shape[0]), min(_CHUNK, grid.shape[1])
     shard = round_up(grid.shape[0], multiple=chunk[0]), round_up(grid.shape[1], multiple=chunk[1])
+    for name in ("section", "natural") if job.compose.relax.keep_natural else ("section",):
+        create_field(
+            job.url("fields", name),
+            info=FieldInfo(spacing=job.spacing, shape_mip0=job.shape),
+            leading=(),
+            components=True,
+            chunks=(1, 2, *chunk),
+            shards=(depth, 2, *shard),
+        )
     create_field(
-        job.url("fields", "section"),
+        job.url("fields", "uncertainty"),
         info=FieldInfo(spacing=job.spacing, shape_mip0=job.shape),
         leading=(),
-        components=True,
-        chunks=(1, 2, *chunk),
-        shards=(depth, 2, *shard),
+        components=False,
+        chunks=(1, *chunk),
+        shards=(depth, *shard),
+        scalar_unit="px@mip0",
     )
 
 
@@ -138,10 +177,10 @@ def estimate(job: Job) -> Estimate:
         tasks=2 * windows + 1,
         pixels=job.size,
         bytes_read=plane * 4 * k * 3 * (job.shape[0] + (windows + min(windows, _FIT_WINDOWS)) * held),
-        bytes_written=plane * 4 * 2 * job.shape[0],
-        files=2 * windows + 1,
+        bytes_written=plane * 4 * (5 if config.keep_natural else 3) * job.shape[0],
+        files=(4 if config.keep_natural else 3) * windows + 3,
         # The solve holds some copies of what it observed in double precision, and the unknowns.
-        memory=plane * held * (k * 2 * 8 * 8 + k * 3 * 4 + UNKNOWNS * 2 * 8 * 3),
+        memory=plane * held * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 8 * 3),
     )
 
 
@@ -158,10 +197,12 @@ def _run_fit(task: FitTask) -> Result:
     job, grid = task.job, _grid(task.job)
     affine = np.asarray(open_array(job.url("fields", "pair_affines"), mode="r")[:])
     coarse = np.asarray(open_coarse(job.url("fields", "coarse"))[:])
-    turn, affine_fitted, evidence = turn_affines(
-        affine, coarse=coarse, grid=grid, thickness=job.thickness, config=job.compose.relax
-    )
+    level = turn_affines(affine, coarse=coarse, grid=grid, thickness=job.thickness, config=job.compose.relax)
+    turn, affine_fitted, evidence = level.turn, level.fitted, level.evidence
     open_array(job.url("fields", "turn"), mode="r+")[:] = turn
+    open_array(job.url("fields", "turn_natural"), mode="r+")[:] = level.natural
+    variance = affine_parameter_variance(level.weights, fitted=level.fitted, evidence=level.evidence)
+    open_array(job.url("fields", "turn_variance"), mode="r+")[:] = variance
     count = _windows(job)
     chosen = sorted({round(i) for i in np.linspace(0, count - 1, min(count, _FIT_WINDOWS))})
     found = []
@@ -203,13 +244,14 @@ def _run_sections(task: RelaxTask) -> Result:
     turn = np.asarray(open_array(job.url("fields", "turn"), mode="r")[first:last])
     record = json.loads(read_bytes(job.url("quality", "relax.json")))
     fitted = [Variances(**v) for v in record["variances"]] or None
+    evidence = sum(record["evidence"].values())
     elastic = solve_elastic(
         split,
         weights,
         turn=turn,
         grid=grid,
         fitted=fitted,
-        evidence=sum(record["evidence"].values()),
+        evidence=evidence,
         config=job.compose.relax,
     )
     core = slice(start - first, stop - first)
@@ -223,12 +265,21 @@ def _run_sections(task: RelaxTask) -> Result:
         ]
     )
     open_array(job.url("fields", "section"), mode="r+")[start:stop] = fields.numpy()
+    variance = np.asarray(open_array(job.url("fields", "turn_variance"), mode="r")[first:last])
+    uncertainty = uncertainty_on_nodes(elastic, affine=variance, grid=grid, evidence=evidence)[core]
+    open_array(job.url("fields", "uncertainty"), mode="r+")[start:stop] = uncertainty.numpy()
+    written = fields.nbytes + uncertainty.nbytes
+    if job.compose.relax.keep_natural:
+        affine = np.asarray(open_array(job.url("fields", "turn_natural"), mode="r")[first:last])
+        natural = natural_motion(elastic.natural, affine=affine, grid=grid)[core]
+        open_array(job.url("fields", "natural"), mode="r+")[start:stop] = natural.numpy()
+        written += natural.nbytes
     silent = [start + i for i, seen in enumerate(spoken_for(weights)[core]) if not seen.any()]
     return Result(
         outcome=Outcome.LOW_QUALITY if silent else Outcome.OK,
         message=f"No neighbour could be registered: section(s) {', '.join(map(str, silent))}" if silent else "",
         bytes_read=weights.nbytes + split.rest.nbytes,
-        bytes_written=fields.nbytes,
+        bytes_written=written,
     )
 
 

@@ -40,6 +40,7 @@ def create_field(
     components: bool,
     chunks: tuple[int, ...],
     shards: tuple[int, ...] | None,
+    scalar_unit: str = "1",
 ) -> ZarrArray:
     """Make a field array, all unknown; one that is there with this layout is opened.
 
@@ -50,6 +51,7 @@ def create_field(
         components: True for displacements (a `c` axis of 2 after z), False for one value a node, such as confidence.
         chunks: extent of a chunk, one number per axis.
         shards: extent of a shard, or None.
+        scalar_unit: of values that are no displacements.
 
     Raises:
         OutputError: something else is there, or the place cannot be written.
@@ -65,7 +67,7 @@ def create_field(
         fill_value=float("nan"),
         attributes={
             "axes": list(axes),
-            **(_PULL if components else {"unit": "1"}),
+            **(_PULL if components else {"unit": scalar_unit}),
             "spacing": info.spacing,
             "shape_mip0": list(info.shape_mip0),
         },

@@ -1,0 +1,236 @@
+"""How far a section may be off from where it belongs, from the same statistics that its field rests on.
+
+The error of a field is e_z = found - true. Its slow part along z is the same for neighbours and nothing tells it from
+biology, so the uncertainty is that of the section *against the course of its neighbours*: the posterior standard
+deviation σ_z, px per component (root mean square of dy and dx), of
+
+    e_z - (b e_{z-a} + a e_{z+b}) / (a + b),
+
+with z - a and z + b the nearest sections before and after z that any pair speaks for, no farther away than the
+farthest pairs reach; of one side alone e_z - e_{z-a}, and e_z itself where there is neither. It is what jumps out when
+one leafs through the aligned sections, and what can be checked against a known deformation.
+
+The variance is in closed form, for each group of affine parameters and each band of spatial frequencies, as long as a
+pair is worth the same everywhere: the posterior covariance of d along z, near its diagonal (`selected_inverse`).
+Summed over the parameters and coefficients it is a variance on the nodes. A section that no pair speaks for may have
+any distortion of the usual size, so its variance is that of distortion.
+
+Where the nodes of a section are not worth the same it is an approximation, in three steps.
+
+- A node whose pairs are worth a share s of what the section's are as a whole has the variance v(s) of a volume in which
+  all pairs are worth so much less.
+- A node that no pair knows has the variance of a lost section, v_lost. A band sees that as through a small Gaussian
+  (what surrounds a hole tells of it, as far as wavelengths are long against it), and precisions are interpolated: with
+  p the share of known nodes in it, 1 / v = p / v(s) + (1 - p) / v_lost.
+- Of a hole through several sections the neighbours are off as well, independently: what their variance is more there
+  counts with the square of their share in the course.
+
+What was fitted but is not believed (`believed`) stays in the sections, so its variance is added. Not counted is what
+the affine part of a pair field is off by where most of its nodes are unknown.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ssem_dask.composition.affine_log import GROUPS, radius
+from ssem_dask.composition.relax_solve import plane_weights
+from ssem_dask.composition.separation import SequenceModel, Variances, believed
+from ssem_dask.composition.spectra import Bands, bands_of, from_spectrum, to_spectrum
+from ssem_dask.field.grid import Grid
+from ssem_dask.types import BoolArray, Float64Array, ShapeYX
+
+_SIGHT = 0.03
+"""Of the Gaussian by which a band sees what is known about a node: standard deviation, in its shortest wavelengths.
+Measured at holes of 2 to 8 nodes: the solve knows less of them than their surroundings would allow for."""
+_CONTRADICTED = 0.1
+"""Share of the worth of a section's pairs that must be left for them to say anything. One wrong pair leaves .6, wrong
+pairs with both neighbours .26, pairs that are all wrong less than .01."""
+_SHARES: Float64Array = np.array([0.003, 0.01, 0.03, 0.1, 0.3, 1.0])
+"""Shares of the usual worth for which variances are computed; interpolated between them."""
+
+
+@dataclass(frozen=True, slots=True)
+class SectionVariance:
+    """Of one parameter that was fitted, against the course of the neighbours; unit of the parameter squared."""
+
+    known: Float64Array
+    """`(shares, Z)`: with what the section's pairs say, where they are worth these shares of the usual."""
+    lost: Float64Array
+    """`(Z,)`: were nothing known of the section itself."""
+
+
+def section_variance(
+    weights: Float64Array, *, fitted: Variances, evidence: float, shares: Float64Array
+) -> SectionVariance:
+    """The posterior variance of each section's parameter.
+
+    Args:
+        weights: `(K, Z)` of the pairs.
+        fitted: variances that were fitted.
+        evidence: of distortion, as the solve was given it.
+        shares: of what the pairs are worth; the last one is 1.
+    """
+    reach = _reach(weights)
+    # The solve believes in erratic motion in part only; all that there may be of it adds to the error.
+    expected = replace(believed(fitted, evidence=evidence), erratic=fitted.erratic)
+    unbelieved = max(fitted.distortion - expected.distortion, 0.0)
+    model, courses = SequenceModel(weights), _courses(_spoken_for(weights), reach=reach)
+    known, lost = np.empty((len(shares), len(courses))), np.empty(len(courses))
+    for i, share in enumerate(shares):
+        factor = model.factor(replace(expected, noise=expected.noise / float(share)))
+        covariance = factor.distortion_covariance(reach=2 * reach)
+        covariance[0] += unbelieved
+        for z, course in enumerate(courses):
+            known[i, z] = max(_quadratic(covariance, [*course, (z, -1.0)]), 0.0)
+            lost[z] = fitted.distortion + _quadratic(covariance, course)
+    # A section that is hardly known is hardly moved, so its error is no more than its distortion.
+    seen = _spoken_for(weights)
+    return SectionVariance(known=np.where(seen, np.minimum(known, np.maximum(known[-1], lost)), lost), lost=lost)
+
+
+def sceptical(weights: Float64Array, *, robust: Float64Array, outlier: float) -> Float64Array:
+    """What the pairs are worth for the uncertainty `(K, Z, …)`, of what they are worth in the solve.
+
+    An observation that is off by ρ ≫ `outlier` standard deviations has the Cauchy weight (outlier / ρ)². In the solve
+    that is small enough; but as an error it is no smaller than what it is off by, which is the weight 1 / ρ². An
+    observation that fits in keeps its weight. Where hardly any worth is left the pairs of a section contradict each
+    other; it follows one of them, perhaps, and is not to pass for one that is known: they count as nothing.
+
+    Args:
+        weights: `(K, Z, …)` of the pairs, 0 where unknown.
+        robust: Cauchy weights, 0 to 1, of the same shape.
+        outlier: standard deviations at which they are 1/2.
+    """
+    out = weights * robust / (1.0 + (outlier**2 - 1.0) * (1.0 - robust) ** 2)
+    contradicted = _of_sections(out) < _CONTRADICTED * _of_sections(weights)
+    out = np.where(contradicted, 0.0, out)
+    for k in range(1, len(out) + 1):
+        out[k - 1, k:][contradicted[:-k]] = 0.0
+    return np.asarray(out)
+
+
+def _of_sections(weights: Float64Array) -> Float64Array:
+    """What all pairs of each section are worth together `(Z, …)`, of `(K, Z, …)`."""
+    out = np.zeros(weights.shape[1:])
+    for k in range(1, len(weights) + 1):
+        out += weights[k - 1] / k**2
+        out[:-k] += weights[k - 1, k:] / k**2
+    return out
+
+
+def affine_parameter_variance(weights: Float64Array, *, fitted: dict[str, Variances], evidence: float) -> Float64Array:
+    """Variances `(Z, 2)`, px²: of a shift, and of all of the linear part, rms over the section; NaN without a fit.
+
+    Args:
+        weights: `(K, Z)` of the pairs' affine maps, robust and sceptical.
+        fitted: of each group of parameters; empty where there were too few sections.
+        evidence: of the affine level.
+    """
+    out = np.zeros((weights.shape[1], 2)) if fitted else np.full((weights.shape[1], 2), np.nan)
+    for name, members in GROUPS if fitted else ():
+        known = section_variance(weights, fitted=fitted[name], evidence=evidence, shares=_SHARES[-1:]).known[-1]
+        if name == "shift":
+            out[:, 0] = known
+        else:
+            out[:, 1] += len(members) * known
+    return out
+
+
+def affine_variance(variance: Float64Array, *, shape_yx: ShapeYX, grid: Grid) -> Float64Array:
+    """Variance `(Z, y, x)`, px² per component, of the affine part of the sections' fields on the nodes.
+
+    Args:
+        variance: `(Z, 2)` of `affine_parameter_variance`.
+        shape_yx: section, mip-0 px.
+        grid: of the nodes.
+    """
+    # Parameters are rms displacements over the section; those of the linear part grow with the distance to its centre.
+    away = grid.positions().double().numpy() - np.asarray(shape_yx)[:, None, None] / 2
+    square = (away**2).sum(axis=0) / radius(shape_yx) ** 2
+    return np.asarray(variance[:, 0, None, None] + variance[:, 1, None, None] * square / 2)
+
+
+def elastic_variance(weights: Float64Array, *, fitted: list[Variances], evidence: float) -> Float64Array:
+    """Variance `(Z, y, x)`, px² per component, of the elastic part of the sections' fields on the nodes.
+
+    Args:
+        weights: `(K, Z, y, x)`, as the last solve used them, but sceptical of outliers.
+        fitted: of each band; empty where there were too few sections, then all is NaN.
+        evidence: of distortion, affine and elastic.
+    """
+    if not fitted:
+        return np.full(weights.shape[1:], np.nan)
+    plane = plane_weights(weights)
+    shape: ShapeYX = (weights.shape[2], weights.shape[3])
+    bands = bands_of(shape)
+    share, present = _shares(weights, plane)
+    presence = to_spectrum(present.astype(np.float64))
+    frequency = np.hypot(np.arange(shape[0])[:, None] / shape[0], np.arange(shape[1])[None, :] / shape[1]) / 2
+    out, more = np.zeros((weights.shape[1], *shape)), np.zeros((weights.shape[1], *shape))
+    for b, (variances, profile) in enumerate(zip(fitted, _profiles(bands), strict=True)):
+        of_section = section_variance(plane, fitted=variances, evidence=evidence, shares=_SHARES)
+        sight = np.exp(-0.5 * (2 * np.pi * frequency * _SIGHT * bands.wavelengths[b]) ** 2)
+        for z, lost in enumerate(of_section.lost):
+            seen = np.clip(from_spectrum(presence[z] * sight), 0.0, 1.0)
+            known = np.interp(np.log(share[z]), np.log(_SHARES), of_section.known[:, z])
+            either = seen * lost + (1.0 - seen) * known
+            variance = np.divide(known * lost, either, out=np.zeros_like(either), where=either > 0)
+            out[z] += profile * variance
+            more[z] += profile * np.maximum(variance - of_section.known[-1, z], 0.0)
+    for z, course in enumerate(_courses(_spoken_for(plane), reach=_reach(plane))):
+        for other, part in course:
+            out[z] += part**2 * more[other]
+    return out
+
+
+def _shares(weights: Float64Array, plane: Float64Array) -> tuple[Float64Array, BoolArray]:
+    """The share `(Z, y, x)` of what a section's pairs are worth as a whole that is known about each node, and whether
+    any is.
+
+    At least the least of `_SHARES`, at most 1, and 1 where nothing is known: there presence decides.
+    """
+    node = _of_sections(np.minimum(weights, plane[:, :, None, None]))
+    whole = _of_sections(plane)
+    share = np.divide(node, whole[:, None, None], out=np.zeros_like(node), where=whole[:, None, None] > 0)
+    return np.where(node > 0, np.clip(share, _SHARES[0], 1.0), 1.0), node > 0
+
+
+def _profiles(bands: Bands) -> Float64Array:
+    """`(bands, y, x)`: variance on the nodes of coefficients of variance 1, without those that hold the affine part."""
+    height, width = bands.index.shape
+    square_y, square_x = (to_spectrum(np.eye(n)[:, None, :])[:, 0].T ** 2 for n in (height, width))
+    i, j = np.indices(bands.index.shape)
+    out = [square_y.T @ ((bands.index == b) & (i + j > 1)).astype(np.float64) @ square_x for b in range(bands.count)]
+    return np.stack(out)
+
+
+def _reach(weights: Float64Array) -> int:
+    """How far away in z the neighbours may be that a section is compared with."""
+    return int(min(len(weights), max(weights.shape[1] - 1, 1)))
+
+
+def _spoken_for(weights: Float64Array) -> BoolArray:
+    """`(Z,)`: sections that any pair with weight belongs to."""
+    out: BoolArray = np.asarray((weights > 0).any(axis=0))
+    for k in range(1, len(weights) + 1):
+        out[:-k] |= weights[k - 1, k:] > 0
+    return out
+
+
+def _courses(seen: BoolArray, *, reach: int) -> list[list[tuple[int, float]]]:
+    """For each section the sections that it is compared with, and their shares, which sum to 1 or there is none."""
+    out = []
+    for z in range(len(seen)):
+        before = next((k for k in range(1, min(reach, z) + 1) if seen[z - k]), None)
+        after = next((k for k in range(1, min(reach, len(seen) - 1 - z) + 1) if seen[z + k]), None)
+        if before and after:
+            out.append([(z - before, after / (before + after)), (z + after, before / (before + after))])
+        else:
+            out.append([(z - before, 1.0)] if before else [(z + after, 1.0)] if after else [])
+    return out
+
+
+def _quadratic(covariance: Float64Array, combination: list[tuple[int, float]]) -> float:
+    """Variance of a weighted sum over sections."""
+    return sum(p * q * float(covariance[abs(y - z), min(y, z)]) for y, p in combination for z, q in combination)

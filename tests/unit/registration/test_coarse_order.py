@@ -1,0 +1,115 @@
+"""Sections out of order or shown twice are found; sections in order, damaged ones among them, are left in peace."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from ssem_dask.evaluation.phantom import PhantomConfig, generate
+from ssem_dask.geometry.box import Box
+from ssem_dask.registration.coarse import CoarseConfig, CoarseSection, estimate_pair
+from ssem_dask.registration.coarse_order import Order, check_order
+from ssem_dask.registration.masks import tissue_mask
+from ssem_dask.registration.pyramid import pool
+from ssem_dask.types import AnyArray, Float64Array
+
+COUNT = 14
+DATA = Path(os.environ.get("SSEM_DATA_DIR", Path(__file__).parents[4] / "shared" / "data"))
+IN_ORDER = Order(misplaced=[], twice=[])
+
+
+def alike(order: list[int], *, damaged: tuple[int, ...] = (), seed: int = 0) -> Float64Array:
+    """Similarity `(3, Z)` of sections that are seen in `order`; it falls with the distance, more or less."""
+    noise = np.random.default_rng(seed).normal(size=(60, 60)) * 0.03
+    out = np.full((3, len(order)), np.nan)
+    for z, section in enumerate(order):
+        for k in range(1, min(z, 3) + 1):
+            a, b = sorted((section, order[z - k]))
+            value = 0.99 if a == b else 0.75 ** (b - a) + noise[a, b]
+            out[k - 1, z] = value * (0.4 if {a, b} & set(damaged) else 1.0)
+    return out
+
+
+def similarity(images: AnyArray) -> Float64Array:
+    """As the coarse stage measures it."""
+    factor = max(1, int(np.ceil(max(images.shape[1:]) / 256)))
+    thumbnails = [pool(torch.from_numpy(image.astype(np.float32)), factor) for image in images]
+    sections = [CoarseSection(t, mask=tissue_mask(t), config=CoarseConfig()) for t in thumbnails]
+    out = np.full((3, len(sections)), np.nan)
+    for z, fixed in enumerate(sections):
+        for k in range(1, min(z, 3) + 1):
+            pair = estimate_pair(fixed=fixed, moving=sections[z - k], pixel=1.0, start=None)
+            out[k - 1, z] = pair.similarity
+    return out
+
+
+def real(name: str) -> AnyArray:
+    """Sections of a real volume."""
+    path = DATA / {"vnc": "vnc_sstem", "fibsem": "flyem_fibsem"}[name] / "images.tif"
+    if not path.exists():
+        pytest.skip(f"{path} is not there; set SSEM_DATA_DIR to the folder of the real volumes.")
+    return np.asarray(tifffile.imread(path))
+
+
+def phantom() -> AnyArray:
+    config = PhantomConfig(seed=5, shape=(10, 192, 192))
+    return generate(config, Box((0, 0, 0), config.shape)).image
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("damaged", [(), (5,), (5, 6), (0,), (4, 9), (3, 4, 5, 6, 7)])
+def test_sections_in_order_are_left_in_peace(damaged: tuple[int, ...], seed: int) -> None:
+    assert check_order(alike(list(range(COUNT)), damaged=damaged, seed=seed)) == IN_ORDER
+
+
+@pytest.mark.parametrize("first", range(COUNT - 1))
+def test_neighbours_that_are_swapped(first: int) -> None:
+    order = list(range(COUNT))
+    order[first], order[first + 1] = order[first + 1], order[first]
+    assert check_order(alike(order)) == Order(misplaced=[first, first + 1], twice=[])
+
+
+@pytest.mark.parametrize(("section", "place"), [(5, 7), (5, 3), (5, 8), (8, 5)])
+def test_a_section_that_lies_two_or_three_places_off(section: int, place: int) -> None:
+    order = [z for z in range(COUNT) if z != section]
+    order.insert(place, section)
+    assert check_order(alike(order)) == Order(misplaced=[place], twice=[])
+
+
+@pytest.mark.parametrize("distance", [1, 2, 3])
+def test_an_image_that_occurs_twice(distance: int) -> None:
+    order = list(range(COUNT))
+    order.insert(5 + distance, 5)
+    assert check_order(alike(order)).twice == [5 + distance]
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_few_pairs_are_no_evidence(steps: int) -> None:
+    order = [0, 1, 2, 3, 5, 4, 6, 7]
+    found = check_order(alike(order)[:steps])
+    assert found.misplaced == ([] if steps == 1 else [4, 5])
+    assert check_order(np.full((3, 4), np.nan)) == IN_ORDER
+    assert check_order(np.full((3, 1), np.nan)) == IN_ORDER
+
+
+@pytest.mark.parametrize("kind", ["in order", "swapped", "twice"])
+@pytest.mark.parametrize("name", ["vnc", "phantom"])
+def test_images(name: str, kind: str) -> None:
+    images = phantom() if name == "phantom" else real("vnc")[:10]
+    order = {"in order": list(range(10)), "swapped": [0, 1, 2, 3, 5, 4, 6, 7, 8, 9], "twice": [0, 1, 2, 3, 3, 4, 5, 6]}
+    expected = {
+        "in order": IN_ORDER,
+        "swapped": Order(misplaced=[4, 5], twice=[]),
+        "twice": Order(misplaced=[], twice=[4]),
+    }
+    assert check_order(similarity(images[order[kind]])) == expected[kind]
+
+
+@pytest.mark.parametrize("step", [1, 4])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_real_sections_of_any_thickness_are_in_order(axis: int, step: int) -> None:
+    images = np.moveaxis(real("fibsem"), axis, 0)[100 : 100 + 12 * step : step]
+    assert check_order(similarity(images)) == IN_ORDER
