@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssem_dask.composition.affine_log import GROUPS, from_parameters, to_parameters
-from ssem_dask.composition.separation import Fit, SequenceModel, Variances, believed
+from ssem_dask.composition.separation import Fit, SequenceModel, Variances, believed, certainty_of
 from ssem_dask.field.affine import IDENTITY
 from ssem_dask.types import Float64Array, ShapeYX
 
@@ -41,7 +41,9 @@ class AffineSeparation:
     fitted: dict[str, Variances]
     """For each group of parameters, px²."""
     evidence: float
-    """That sections were displaced one by one, see `SequenceModel.evidence`; infinite where it was not in doubt."""
+    """That sections were displaced one by one, see `SequenceModel.evidence`; NaN where it was not asked for."""
+    certainty: float
+    """See `certainty_of`."""
     weights: Float64Array
     """`(K, Z)`: robust weights, 1 for a pair that fits in."""
 
@@ -52,7 +54,7 @@ def enough_pairs(weights: Float64Array) -> bool:
 
 
 def separate_affines(
-    affines: Float64Array, weights: Float64Array, *, shape_yx: ShapeYX, thickness: float, doubtful: bool
+    affines: Float64Array, weights: Float64Array, *, shape_yx: ShapeYX, thickness: float, certainty: float | None
 ) -> AffineSeparation:
     """Find each section's affine.
 
@@ -61,7 +63,7 @@ def separate_affines(
         weights: `(K, Z)`: how far each is believed, 0 to 1.
         shape_yx: section, mip-0 px.
         thickness: of a section, mip-0 px.
-        doubtful: whether sections may be undistorted; then, without evidence of the contrary, they stay as they are.
+        certainty: that sections were displaced one by one, 0 to 1, see `believed`; None finds out.
 
     Raises:
         ValueError: too few pairs, see `enough_pairs`.
@@ -79,8 +81,8 @@ def separate_affines(
     robust = np.ones_like(weights)
     expected = EXPECTED_SLOPE * thickness
     fits: dict[str, Fit] = {}
-    evidence = np.inf
-    for turn in range(ROUNDS):
+    evidence = np.nan
+    for _ in range(ROUNDS):
         total = _total(pairs, a, shape_yx=shape_yx)
         model = SequenceModel(weights * robust)
         for name, members in GROUPS:
@@ -91,16 +93,17 @@ def separate_affines(
                 tilt=_TILT_SLOPE[name] * thickness,
                 distorted=True,
             )
-        if doubtful and turn == 0:  # the first total is what the pairs say themselves
+        if certainty is None:  # in the first turn, whose total is what the pairs say themselves
             evidence = sum(
                 model.evidence(
                     total[:, :, members], fitted=fits[name], expected=expected, tilt=_TILT_SLOPE[name] * thickness
                 )
                 for name, members in GROUPS
             )
+            certainty = certainty_of(evidence, pairs=int(np.count_nonzero(weights[0])))
         surprise = np.zeros_like(weights)
         for name, members in GROUPS:
-            variances = believed(fits[name].variances, evidence=evidence)
+            variances = believed(fits[name].variances, certainty=certainty)
             posterior = model.solve(total[:, :, members], variances)
             a[:, members], motion[:, members] = posterior.distortion, posterior.motion
             surprise += (np.nan_to_num(posterior.residual) ** 2).sum(axis=2) / variances.noise
@@ -110,6 +113,7 @@ def separate_affines(
         motion=motion,
         fitted={name: fit.variances for name, fit in fits.items()},
         evidence=evidence,
+        certainty=certainty if certainty is not None else np.nan,
         weights=weights * robust,
     )
 

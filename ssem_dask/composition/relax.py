@@ -40,8 +40,6 @@ LEAST_WEIGHT = 0.003
 """Weight of a known node without any confidence, relative to a typical one."""
 _FITTED_ROUNDS = 2
 """Rounds in which the variances are fitted; after two they no longer change."""
-_LEAST_POWER = 0.05
-"""Share of what was observed; a band with less has no say in whether there is distortion at all."""
 _FIT_COLUMNS = 64
 """Coefficients of a band that its variances are fitted to: more change nothing and take time."""
 
@@ -79,8 +77,6 @@ class Elastic:
     """`(Z, 2, y, x)`: natural motion from z to z-1 on the aligned nodes, without its affine part."""
     fitted: list[Variances]
     """Of each band, per coefficient, px²."""
-    evidence: float
-    """That there is elastic distortion, see `SequenceModel.evidence`."""
     weights: Float64Array
     """`(K, Z, y, x)`: what each node of each pair was worth in the last solve, outliers less (`sceptical`)."""
 
@@ -97,6 +93,8 @@ class AffineLevel:
     """Of each group of parameters, px²; empty where there were too few sections."""
     evidence: float
     """That sections were displaced one by one, see `SequenceModel.evidence`."""
+    certainty: float
+    """What follows from it, see `certainty_of`."""
     weights: Float64Array
     """`(K, Z)`: robust weights of the pairs' affine parts (`sceptical`)."""
 
@@ -116,7 +114,9 @@ class RelaxResult:
     fitted: list[Variances]
     """Of each band, per coefficient, px²; empty where there were too few sections."""
     evidence: float
-    """That sections were distorted one by one, affine and elastic, see `SequenceModel.evidence`."""
+    """That whole sections were displaced one by one, see `SequenceModel.evidence`."""
+    certainty: float
+    """What follows from it, see `certainty_of`."""
     flagged: Tensor
     """`(Z, y, x)`: True where no pair says anything."""
 
@@ -144,17 +144,17 @@ def relax(
     split = split_pairs(pairs, weights, grid=grid)
     level = turn_affines(split.affine, coarse=coarse, grid=grid, thickness=thickness, config=config)
     elastic = solve_elastic(
-        split, weights, turn=level.turn, grid=grid, fitted=None, evidence=level.evidence, config=config
+        split, weights, turn=level.turn, grid=grid, fitted=None, certainty=level.certainty, config=config
     )
-    evidence = level.evidence + elastic.evidence
-    variance = affine_parameter_variance(level.weights, fitted=level.fitted, evidence=level.evidence)
+    variance = affine_parameter_variance(level.weights, fitted=level.fitted, certainty=level.certainty)
     return RelaxResult(
         fields=joined(elastic.fields, turn=level.turn, grid=grid),
         natural=natural_motion(elastic.natural, affine=level.natural, grid=grid),
-        uncertainty=uncertainty_on_nodes(elastic, affine=variance, grid=grid, evidence=evidence),
+        uncertainty=uncertainty_on_nodes(elastic, affine=variance, grid=grid, certainty=level.certainty),
         affine_fitted=level.fitted,
         fitted=elastic.fitted,
-        evidence=evidence,
+        evidence=level.evidence,
+        certainty=level.certainty,
         flagged=torch.from_numpy(~spoken_for(weights)),
     )
 
@@ -193,19 +193,22 @@ def turn_affines(
     known: BoolArray = np.asarray(np.isfinite(affine).all(axis=(2, 3)))
     if config.natural_motion == "remove" or not enough_pairs(known.astype(np.float64)):
         turn, unknown = np.tile(IDENTITY, (count, 1, 1)), np.full((count, 2, 3), np.nan)
-        return AffineLevel(turn=turn, natural=unknown, fitted={}, evidence=0.0, weights=known.astype(np.float64))
+        return AffineLevel(
+            turn=turn, natural=unknown, fitted={}, evidence=0.0, certainty=0.0, weights=known.astype(np.float64)
+        )
     source = np.full_like(affine, np.nan)
     for k, z in zip(*np.nonzero(known), strict=True):
         inner = compose_affine(outer=affine[k, z], inner=invert_affine(coarse[z]))
         source[k, z] = compose_affine(outer=coarse[z - k - 1], inner=inner)
     shape = extent(grid)
-    found = separate_affines(source, known.astype(np.float64), shape_yx=shape, thickness=thickness, doubtful=True)
+    found = separate_affines(source, known.astype(np.float64), shape_yx=shape, thickness=thickness, certainty=None)
     turns = [compose_affine(outer=invert_affine(a), inner=b) for a, b in zip(coarse, found.sections, strict=True)]
     return AffineLevel(
         turn=np.stack(turns),
         natural=from_parameters(found.motion, shape_yx=shape),
         fitted=found.fitted,
         evidence=found.evidence,
+        certainty=found.certainty,
         weights=sceptical(known.astype(np.float64), robust=found.weights, outlier=OUTLIER),
     )
 
@@ -242,7 +245,7 @@ def natural_motion(elastic: Tensor, *, affine: Float64Array, grid: Grid) -> Tens
     return out
 
 
-def uncertainty_on_nodes(elastic: Elastic, *, affine: Float64Array, grid: Grid, evidence: float) -> Tensor:
+def uncertainty_on_nodes(elastic: Elastic, *, affine: Float64Array, grid: Grid, certainty: float) -> Tensor:
     """Posterior standard deviation `(Z, y, x)`, px per component, of the fields against the course of their neighbours.
 
     NaN where natural motion was not told from distortion.
@@ -251,9 +254,9 @@ def uncertainty_on_nodes(elastic: Elastic, *, affine: Float64Array, grid: Grid, 
         elastic: as it was solved for.
         affine: variances `(Z, 2)` of the same sections, see `affine_parameter_variance`.
         grid: of the nodes.
-        evidence: of distortion, affine and elastic.
+        certainty: of distortion, as the solve was given it.
     """
-    variance = elastic_variance(elastic.weights, fitted=elastic.fitted, evidence=evidence)
+    variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)
     variance += affine_variance(affine, shape_yx=extent(grid), grid=grid)
     return torch.from_numpy(np.sqrt(variance)).float()
 
@@ -265,7 +268,7 @@ def solve_elastic(
     turn: Float64Array,
     grid: Grid,
     fitted: list[Variances] | None,
-    evidence: float,
+    certainty: float,
     config: RelaxConfig,
 ) -> Elastic:
     """The elastic part e_z of a window of sections, re-linearised and robust.
@@ -276,7 +279,7 @@ def solve_elastic(
         turn: C `(Z, 2, 3)`.
         grid: of the nodes.
         fitted: variances of each band; None fits them to this window.
-        evidence: that sections were distorted, of the affine level; with `fitted`, of both.
+        certainty: that sections were displaced one by one, of the affine level.
         config: rounds and robustness.
     """
     count = weights.shape[1]
@@ -287,7 +290,6 @@ def solve_elastic(
     expected: Float64Array | None = None
     robust = np.ones_like(weights)
     variances = fitted
-    own = 0.0
     for turn_number in range(config.rounds):
         total, natural, known = observed_totals(split, turn=turn, elastic=elastic, natural=natural, grid=grid)
         now = weights * known * robust
@@ -297,46 +299,41 @@ def solve_elastic(
         if plain:
             variances = matching_bands(filled, bands=bands)
         elif fitted is None and turn_number < _FITTED_ROUNDS:
-            variances, found = fit_bands(filled, now, bands=bands, start=variances)
-            own = found if turn_number == 0 else own
+            variances = fit_bands(filled, now, bands=bands, start=variances)
         assert variances is not None
-        expecting = variances if plain else [believed(v, evidence=evidence + own) for v in variances]
+        expecting = variances if plain else [believed(v, certainty=certainty) for v in variances]
         solution = solve(total, now, expected=filled, bands=bands, fitted=expecting, iterations=config.iterations)
         expected = solution.expected
         worth = sceptical(weights * known, robust=robust, outlier=config.outlier)
         elastic = torch.from_numpy(solution.distortion).float()
         robust = _robust(total - expected, weights * known, outlier=config.outlier)
     assert variances is not None
-    return Elastic(elastic, torch.from_numpy(solution.motion).float(), [] if plain else variances, own, worth)
+    return Elastic(elastic, torch.from_numpy(solution.motion).float(), [] if plain else variances, worth)
 
 
 def fit_bands(
     observed: Float64Array, weights: Float64Array, *, bands: Bands, start: list[Variances] | None
-) -> tuple[list[Variances], float]:
-    """Variances of each band, per coefficient, and the evidence of distortion in all of them.
+) -> list[Variances]:
+    """Variances of each band, per coefficient.
 
     Args:
         observed: T `(K, Z, 2, y, x)`, no NaN.
         weights: `(K, Z, y, x)`.
         bands: of the frequencies.
-        start: a first guess; with one the evidence is not asked for again, and 0.
+        start: a first guess.
     """
     plane = plane_weights(weights)
     model = SequenceModel(plane)
     spectrum = to_spectrum(observed)
     i, j = np.indices(bands.index.shape)
     shaped = i + j > 1  # the others hold what is affine, and that was taken out
-    power = float(np.square(spectrum[..., shaped]).sum())
-    out, evidence = [], 0.0
+    out = []
     for b in range(bands.count):
         part = spectrum[..., (bands.index == b) & shaped].reshape(*plane.shape, -1)
-        counts = not start and float(np.square(part).sum()) > _LEAST_POWER * power
         part = part[..., :: max(1, part.shape[-1] // _FIT_COLUMNS)]
         found = model.fit(part, start=start[b] if start else None, expected=None, tilt=None, distorted=True)
         out.append(found.variances)
-        if counts:
-            evidence += model.evidence(part, fitted=found, expected=None, tilt=None)
-    return out, evidence
+    return out
 
 
 def matching_bands(observed: Float64Array, *, bands: Bands) -> list[Variances]:

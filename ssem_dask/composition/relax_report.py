@@ -5,11 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from ssem_dask.composition.separation import EVIDENCE_NEEDED, Variances
+from ssem_dask.composition.separation import Variances
 from ssem_dask.composition.spectra import bands_of
 from ssem_dask.types import ShapeYX
 
 ALL_REMOVED = "Neighbours were made to match, as was asked for: natural motion is removed with the distortion."
+
+_NOTHING = 0.05
+"""px rms."""
 
 
 def correlation_length(correlation: float) -> float:
@@ -58,29 +61,27 @@ def affine_records(fitted: dict[str, Variances]) -> dict[str, dict[str, float]]:
     }
 
 
-def in_words(records: Sequence[dict[str, Any]], *, thickness: float, evidence: float) -> str:
+def in_words(records: Sequence[dict[str, Any]], *, affine: dict[str, dict[str, float]], thickness: float) -> str:
     """One line for the user.
 
     Args:
         records: of `band_records`.
+        affine: of `affine_records`.
         thickness: nm per section.
-        evidence: that there is distortion, see `SequenceModel.evidence`.
     """
     if not records:
         return "Too few sections to tell distortion from natural motion (8 are needed): neighbours were made to match."
     distortion, motion = (np.hypot.reduce([r[key] for r in records]) for key in ("distortion_px", "motion_px"))
-    if evidence < EVIDENCE_NEEDED:
-        return (
-            f"No evidence that sections were displaced or distorted one by one (e^{evidence:.1f} : 1; "
-            f"e^{EVIDENCE_NEEDED:.0f} is needed): they stay as they are, elastic natural motion of {motion:.1f} px rms "
-            "from section to section with them."
-        )
+    displaced = np.hypot.reduce([r["distortion_px"] for r in affine.values()]) if affine else 0.0
     main = max(records, key=lambda r: float(r["motion_px"]))
     length = main["correlation_sections"]
-    return (
-        f"Elastic distortion {distortion:.1f} px rms per section, undone; natural motion {motion:.1f} px rms from "
-        f"section to section, kept (correlation length {length:.1f} sections, {length * thickness / 1000:.2g} µm)."
+    kept = (
+        f"natural motion {motion:.1f} px rms from section to section, kept (correlation length {length:.1f} sections, "
+        f"{length * thickness / 1000:.2g} µm)."
     )
+    if max(distortion, displaced) < _NOTHING:
+        return f"Sections are not displaced or distorted one by one, and stay as they are; {kept}"
+    return f"Sections displaced by {displaced:.1f} px rms and distorted by {distortion:.1f} px rms, undone; {kept}"
 
 
 def _rms(variance: float) -> float:

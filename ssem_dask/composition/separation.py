@@ -28,14 +28,15 @@ from ssem_dask.types import AnyArray, Float64Array
 CORRELATION_RANGE = (0.2, 0.99)
 """Lag-1 autocorrelation of natural motion; .66 to .96 has been seen in tissue at every scale."""
 CORRELATION_EXPECTED = 0.8
-EVIDENCE_NEEDED = 8.0
-"""Natural logs, e^8 : 1. Undeformed tissue reached 3, deformed tissue 30 and more."""
-_DOUBT = 0.5
-"""Natural logs about `EVIDENCE_NEEDED` within which distortion is believed in part."""
+CERTAIN_EVIDENCE = 1.25
+"""Natural logs per section at which sections are as good as known to be displaced in every way: shifted, turned,
+stretched and sheared. Real serial sections have 1.5 and more, those that were only shifted at most 1.1."""
+_DOUBT = 0.05
+"""Natural logs about `CERTAIN_EVIDENCE` within which that is believed in part."""
 LEAST_DISTORTION = 3.0
-"""Distortion, where there is any, in units of the natural motion (rms)."""
+"""Distortion of sections that certainly are displaced, in units of the natural motion (rms)."""
 ERRATIC_KEPT = 0.5
-"""What is believed of the fitted erratic motion (rms), which distortion easily passes for in a dozen sections."""
+"""What is believed of the fitted erratic motion (rms) in such sections: distortion easily passes for it."""
 UNKNOWNS = 3
 """For each section: distortion, natural motion, erratic motion."""
 _UNKNOWN_TILT = 100.0
@@ -224,8 +225,11 @@ class SequenceModel:
             expected: as for `fit`.
             tilt: as for `fit`.
         """
-        calm = self.fit(observed, start=fitted.variances, expected=expected, tilt=tilt, distorted=False)
-        return max(fitted.score - calm.score, 0.0)
+        found = fitted.variances
+        # What was distortion has to become motion, and a fit that starts without it may not get there by itself.
+        starts = [found, replace(found, erratic=found.erratic + 2.0 * found.distortion)]
+        calm = [self.fit(observed, start=s, expected=expected, tilt=tilt, distorted=False).score for s in starts]
+        return max(fitted.score - max(calm), 0.0)
 
     def _log_likelihood(self, values: Float64Array, variances: Variances, *, columns: int) -> float:
         """Of observations `(n, P)`, or of any with the same products among the n that stand for `columns`."""
@@ -246,24 +250,32 @@ class Fit:
     """Their log likelihood, up to a constant, less what speaks against them beforehand."""
 
 
-def believed(fitted: Variances, *, evidence: float) -> Variances:
-    """What a solve shall expect, given the evidence that there is distortion at all.
+def certainty_of(evidence: float, *, pairs: int) -> float:
+    """How certain it is, 0 to 1, that sections were displaced one by one in every way, as cut and mounted ones are.
 
-    Without it sections are left as they are: where nothing was displaced, no part of the tissue's own motion may be
-    taken for distortion. With it, distortion is expected to be no less than `LEAST_DISTORTION` times the motion,
-    whatever was fitted, and less to be erratic: of motion lost and distortion left in, the latter is worse.
+    Args:
+        evidence: as of `SequenceModel.evidence`, summed over the affine parameters.
+        pairs: of neighbours, which it rests on.
+    """
+    excess = (evidence / max(pairs, 1) - CERTAIN_EVIDENCE) / _DOUBT
+    return float(1.0 / (1.0 + np.exp(-np.clip(excess, -60.0, 60.0))))
+
+
+def believed(fitted: Variances, *, certainty: float) -> Variances:
+    """What a solve shall expect.
+
+    What was fitted; where nothing was displaced, that is next to no distortion, and sections stay as they are. In
+    sections that certainly were cut and mounted one by one, distortion is expected to be no less than
+    `LEAST_DISTORTION` times the motion, whatever was fitted, and less to be erratic: of motion lost and distortion left
+    in, the latter is worse, and at the wavelengths where tissue moves most the two are hard to tell apart.
 
     Args:
         fitted: as found.
-        evidence: as of `SequenceModel.evidence`, summed over all that was fitted.
+        certainty: as of `certainty_of`.
     """
-    least = LEAST_DISTORTION**2 * fitted.motion
-    share = 1.0 / (1.0 + np.exp(-np.clip((evidence - EVIDENCE_NEEDED) / _DOUBT, -60.0, 60.0)))
-    return replace(
-        fitted,
-        distortion=float(share * max(fitted.distortion, least)),
-        erratic=fitted.erratic * ERRATIC_KEPT**2,
-    )
+    least = certainty * LEAST_DISTORTION**2 * fitted.motion
+    kept = 1.0 - certainty * (1.0 - ERRATIC_KEPT**2)
+    return replace(fitted, distortion=max(fitted.distortion, least), erratic=fitted.erratic * kept)
 
 
 class Factor:

@@ -61,26 +61,24 @@ class SectionVariance:
 
 
 def section_variance(
-    weights: Float64Array, *, fitted: Variances, evidence: float, shares: Float64Array
+    weights: Float64Array, *, fitted: Variances, certainty: float, shares: Float64Array
 ) -> SectionVariance:
     """The posterior variance of each section's parameter.
 
     Args:
         weights: `(K, Z)` of the pairs.
         fitted: variances that were fitted.
-        evidence: of distortion, as the solve was given it.
+        certainty: of distortion, as the solve was given it.
         shares: of what the pairs are worth; the last one is 1.
     """
     reach = _reach(weights)
     # The solve believes in erratic motion in part only; all that there may be of it adds to the error.
-    expected = replace(believed(fitted, evidence=evidence), erratic=fitted.erratic)
-    unbelieved = max(fitted.distortion - expected.distortion, 0.0)
+    expected = replace(believed(fitted, certainty=certainty), erratic=fitted.erratic)
     model, courses = SequenceModel(weights), _courses(_spoken_for(weights), reach=reach)
     known, lost = np.empty((len(shares), len(courses))), np.empty(len(courses))
     for i, share in enumerate(shares):
         factor = model.factor(replace(expected, noise=expected.noise / float(share)))
         covariance = factor.distortion_covariance(reach=2 * reach)
-        covariance[0] += unbelieved
         for z, course in enumerate(courses):
             known[i, z] = max(_quadratic(covariance, [*course, (z, -1.0)]), 0.0)
             lost[z] = fitted.distortion + _quadratic(covariance, course)
@@ -119,17 +117,17 @@ def _of_sections(weights: Float64Array) -> Float64Array:
     return out
 
 
-def affine_parameter_variance(weights: Float64Array, *, fitted: dict[str, Variances], evidence: float) -> Float64Array:
+def affine_parameter_variance(weights: Float64Array, *, fitted: dict[str, Variances], certainty: float) -> Float64Array:
     """Variances `(Z, 2)`, px²: of a shift, and of all of the linear part, rms over the section; NaN without a fit.
 
     Args:
         weights: `(K, Z)` of the pairs' affine maps, robust and sceptical.
         fitted: of each group of parameters; empty where there were too few sections.
-        evidence: of the affine level.
+        certainty: of distortion, as the solve was given it.
     """
     out = np.zeros((weights.shape[1], 2)) if fitted else np.full((weights.shape[1], 2), np.nan)
     for name, members in GROUPS if fitted else ():
-        known = section_variance(weights, fitted=fitted[name], evidence=evidence, shares=_SHARES[-1:]).known[-1]
+        known = section_variance(weights, fitted=fitted[name], certainty=certainty, shares=_SHARES[-1:]).known[-1]
         if name == "shift":
             out[:, 0] = known
         else:
@@ -151,13 +149,13 @@ def affine_variance(variance: Float64Array, *, shape_yx: ShapeYX, grid: Grid) ->
     return np.asarray(variance[:, 0, None, None] + variance[:, 1, None, None] * square / 2)
 
 
-def elastic_variance(weights: Float64Array, *, fitted: list[Variances], evidence: float) -> Float64Array:
+def elastic_variance(weights: Float64Array, *, fitted: list[Variances], certainty: float) -> Float64Array:
     """Variance `(Z, y, x)`, px² per component, of the elastic part of the sections' fields on the nodes.
 
     Args:
         weights: `(K, Z, y, x)`, as the last solve used them, but sceptical of outliers.
         fitted: of each band; empty where there were too few sections, then all is NaN.
-        evidence: of distortion, affine and elastic.
+        certainty: of distortion, as the solve was given it.
     """
     if not fitted:
         return np.full(weights.shape[1:], np.nan)
@@ -169,7 +167,7 @@ def elastic_variance(weights: Float64Array, *, fitted: list[Variances], evidence
     frequency = np.hypot(np.arange(shape[0])[:, None] / shape[0], np.arange(shape[1])[None, :] / shape[1]) / 2
     out, more = np.zeros((weights.shape[1], *shape)), np.zeros((weights.shape[1], *shape))
     for b, (variances, profile) in enumerate(zip(fitted, _profiles(bands), strict=True)):
-        of_section = section_variance(plane, fitted=variances, evidence=evidence, shares=_SHARES)
+        of_section = section_variance(plane, fitted=variances, certainty=certainty, shares=_SHARES)
         sight = np.exp(-0.5 * (2 * np.pi * frequency * _SIGHT * bands.wavelengths[b]) ** 2)
         for z, lost in enumerate(of_section.lost):
             seen = np.clip(from_spectrum(presence[z] * sight), 0.0, 1.0)

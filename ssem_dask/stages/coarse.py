@@ -194,7 +194,7 @@ def _run_sections(task: CoarseSectionsTask) -> Result:
     separate = job.coarse.sections == "separate" and enough_pairs(accepted)
     if separate:
         # Registration needs sections in its range; whether they were displaced at all is decided when it is done.
-        found = separate_affines(affines, accepted, shape_yx=shape, thickness=job.thickness, doubtful=False)
+        found = separate_affines(affines, accepted, shape_yx=shape, thickness=job.thickness, certainty=1.0)
         sections = found.sections
     if start is not None:
         sections = sections_from(start, sections)

@@ -198,36 +198,42 @@ def _run_fit(task: FitTask) -> Result:
     affine = np.asarray(open_array(job.url("fields", "pair_affines"), mode="r")[:])
     coarse = np.asarray(open_coarse(job.url("fields", "coarse"))[:])
     level = turn_affines(affine, coarse=coarse, grid=grid, thickness=job.thickness, config=job.compose.relax)
-    turn, affine_fitted, evidence = level.turn, level.fitted, level.evidence
+    turn, affine_fitted = level.turn, level.fitted
     open_array(job.url("fields", "turn"), mode="r+")[:] = turn
     open_array(job.url("fields", "turn_natural"), mode="r+")[:] = level.natural
-    variance = affine_parameter_variance(level.weights, fitted=level.fitted, evidence=level.evidence)
+    variance = affine_parameter_variance(level.weights, fitted=level.fitted, certainty=level.certainty)
     open_array(job.url("fields", "turn_variance"), mode="r+")[:] = variance
     count = _windows(job)
     chosen = sorted({round(i) for i in np.linspace(0, count - 1, min(count, _FIT_WINDOWS))})
     found = []
-    elastic_evidence = 0.0
     for window in chosen:
         first, last = _reach(job, window)
         weights, split = _read_window(job, first, last)
         elastic = solve_elastic(
-            split, weights, turn=turn[first:last], grid=grid, fitted=None, evidence=evidence, config=job.compose.relax
+            split,
+            weights,
+            turn=turn[first:last],
+            grid=grid,
+            fitted=None,
+            certainty=level.certainty,
+            config=job.compose.relax,
         )
         if elastic.fitted:
             found.append(elastic.fitted)
-            elastic_evidence += elastic.evidence
     fitted = [_mean(band) for band in zip(*found, strict=True)]
     records = band_records(fitted, shape=grid.shape, spacing=grid.spacing, pixel=job.info.pixel_size)
     removed = job.compose.relax.natural_motion == "remove"
-    told = in_words(records, thickness=job.info.section_thickness, evidence=evidence + elastic_evidence)
+    sections = affine_records(affine_fitted)
+    told = in_words(records, affine=sections, thickness=job.info.section_thickness)
     message = ALL_REMOVED if removed else told
     record = {
         "summary": message,
         "pixel_size": job.info.pixel_size,
         "section_thickness": job.info.section_thickness,
-        "affine": affine_records(affine_fitted),
+        "affine": sections,
         "bands": records,
-        "evidence": {"affine": round(evidence, 2), "elastic": round(elastic_evidence, 2)},
+        "evidence": round(level.evidence, 2),
+        "certainty": round(level.certainty, 4),
         "variances": [asdict(v) for v in fitted],
     }
     content = json.dumps(record, indent=1, ensure_ascii=False).encode()
@@ -244,14 +250,14 @@ def _run_sections(task: RelaxTask) -> Result:
     turn = np.asarray(open_array(job.url("fields", "turn"), mode="r")[first:last])
     record = json.loads(read_bytes(job.url("quality", "relax.json")))
     fitted = [Variances(**v) for v in record["variances"]] or None
-    evidence = sum(record["evidence"].values())
+    certainty = float(record["certainty"])
     elastic = solve_elastic(
         split,
         weights,
         turn=turn,
         grid=grid,
         fitted=fitted,
-        evidence=evidence,
+        certainty=certainty,
         config=job.compose.relax,
     )
     core = slice(start - first, stop - first)
@@ -266,7 +272,7 @@ def _run_sections(task: RelaxTask) -> Result:
     )
     open_array(job.url("fields", "section"), mode="r+")[start:stop] = fields.numpy()
     variance = np.asarray(open_array(job.url("fields", "turn_variance"), mode="r")[first:last])
-    uncertainty = uncertainty_on_nodes(elastic, affine=variance, grid=grid, evidence=evidence)[core]
+    uncertainty = uncertainty_on_nodes(elastic, affine=variance, grid=grid, certainty=certainty)[core]
     open_array(job.url("fields", "uncertainty"), mode="r+")[start:stop] = uncertainty.numpy()
     written = fields.nbytes + uncertainty.nbytes
     if job.compose.relax.keep_natural:

@@ -80,8 +80,9 @@ def test_separation_leaves_undeformed_sections_alone_and_undoes_deformation(tmp_
         truth=warped,
         undeformed_run=aligned(still, tmp_path / "still_out.zarr"),
     )
-    assert result.value("aligned", "injected_jitter_median") < 0.1
-    assert result.value("aligned", "injected_drift_max") < 0.1
+    # Half of what is aimed at with pixels of 5 nm.
+    assert result.value("aligned", "injected_jitter_median") < 0.35
+    assert result.value("aligned", "injected_drift_max") < 0.75
     assert result.value("aligned", "jitter_median") < result.value("observed", "jitter_median") / 4
 
 

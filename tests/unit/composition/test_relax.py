@@ -7,7 +7,7 @@ import torch
 from ssem_dask.composition.affine_log import from_parameters, to_parameters
 from ssem_dask.composition.affine_sections import separate_affines
 from ssem_dask.composition.relax import RelaxConfig, relax
-from ssem_dask.composition.separation import EVIDENCE_NEEDED, SequenceModel, believed
+from ssem_dask.composition.separation import CERTAIN_EVIDENCE, SequenceModel, believed, certainty_of
 from ssem_dask.composition.spectra import bands_of, from_spectrum, to_spectrum
 from ssem_dask.field.affine import IDENTITY
 from ssem_dask.types import Float64Array
@@ -90,7 +90,7 @@ def test_variances_are_found_and_distortion_comes_back() -> None:
     found = model.solve(total, fitted).distortion
     jitter = np.diff(found - d, axis=0)
     assert rms(jitter) < 0.2 * rms(np.diff(d, axis=0))
-    assert model.evidence(total, fitted=fit, expected=None, tilt=None) > 2 * EVIDENCE_NEEDED
+    assert model.evidence(total, fitted=fit, expected=None, tilt=None) > CERTAIN_EVIDENCE * count
 
 
 @pytest.mark.parametrize("erratic", [0.0, 1.0, 3.0])
@@ -103,8 +103,9 @@ def test_without_distortion_nothing_is_undone(count: int, erratic: float) -> Non
         model = SequenceModel(np.ones((2, count)))
         fit = model.fit(total, start=None, expected=None, tilt=None, distorted=True)
         evidence = model.evidence(total, fitted=fit, expected=None, tilt=None)
-        assert evidence < EVIDENCE_NEEDED / 2
-        assert rms(model.solve(total, believed(fit.variances, evidence=evidence)).distortion) < 0.02
+        certainty = certainty_of(evidence, pairs=count - 1)
+        assert certainty < 0.01
+        assert rms(model.solve(total, believed(fit.variances, certainty=certainty)).distortion) < 0.3 * rms(steps)
 
 
 def test_erratic_motion_is_told_from_distortion() -> None:
@@ -133,7 +134,7 @@ def test_sections_affines_undo_distortion_only(lost: bool) -> None:
         pairs[0, 20] = [[1.0, 0.0, 90.0], [0.0, 1.0, -50.0]]  # wrong, and nothing says so
         pairs[0, 40:42] = np.nan
     weights = np.isfinite(pairs).all(axis=(2, 3)).astype(np.float64)
-    found = separate_affines(pairs, weights, shape_yx=SHAPE, thickness=THICKNESS, doubtful=False)
+    found = separate_affines(pairs, weights, shape_yx=SHAPE, thickness=THICKNESS, certainty=1.0)
     left = to_parameters(found.sections, shape_yx=SHAPE) - d
     assert rms(np.diff(left, axis=0)[:, :2]) < (2.0 if lost else 1.0)
     if lost:
@@ -146,7 +147,7 @@ def test_undeformed_sections_stay_undeformed() -> None:
     pairs, confidence = compose_pairs(observed(np.zeros_like(natural), natural, 2))
     result = relax(pairs, confidence, coarse=still(40), spacing=SPACING, thickness=THICKNESS, config=RelaxConfig())
     assert float(result.fields.abs().max()) < 0.02
-    assert result.evidence < EVIDENCE_NEEDED
+    assert result.certainty < 0.01
 
 
 def test_distortion_is_undone_and_motion_is_kept() -> None:
@@ -208,8 +209,7 @@ def test_shifts_of_a_dozen_sections_that_happen_to_run_slowly_are_not_taken_for_
         total = observed(d, motion(rng, 14, 2, sigma=0.4), 2) + rng.normal(size=(2, 14, 2)) * 0.2
         for expected, out in ((0.4, errors), (None, blind)):
             fit = model.fit(total, start=None, expected=expected, tilt=None, distorted=True)
-            evidence = model.evidence(total, fitted=fit, expected=expected, tilt=None)
-            variances = fit.variances if expected is None else believed(fit.variances, evidence=evidence)
+            variances = fit.variances if expected is None else believed(fit.variances, certainty=1.0)
             out.append(rms(np.diff(model.solve(total, variances).distortion - d, axis=0)))
     assert max(errors) < 1.2
     assert max(errors) < 0.7 * max(blind)

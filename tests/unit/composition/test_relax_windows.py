@@ -31,7 +31,7 @@ def test_a_window_equals_the_whole() -> None:
         turn=still(count),
         grid=grid,
         fitted=None,
-        evidence=0.0,
+        certainty=0.0,
         config=config,
     )
     reach = slice(core.start - overlap, core.stop + overlap)
@@ -45,7 +45,7 @@ def test_a_window_equals_the_whole() -> None:
         turn=still(part.shape[1]),
         grid=grid,
         fitted=whole.fitted,
-        evidence=whole.evidence,
+        certainty=0.0,
         config=config,
     )
     difference = window.fields[overlap : overlap + len(core)] - whole.fields[core.start : core.stop]
