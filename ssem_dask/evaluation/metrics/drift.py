@@ -34,6 +34,10 @@ class Drift:
     affine_removed: float
     trend_removed: float
     slope: float
+    z: tuple[int, ...] = ()
+    """The sections."""
+    lengths: tuple[float, ...] = ()
+    """drift(z) of each of them."""
 
 
 class DriftMeter:
@@ -71,6 +75,8 @@ class DriftMeter:
             affine_removed=_largest([_median_length(_without_affine(r, self._positions)) for r in relative]),
             trend_removed=_largest([_median_length(r) for r in relative - along * trend]),
             slope=_slope(plain, distance=np.abs(z - z[middle])),
+            z=tuple(self._z),
+            lengths=tuple(float(v) for v in plain),
         )
 
 
