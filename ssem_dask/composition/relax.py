@@ -31,6 +31,7 @@ from ssem_dask.composition.relax_total import SplitPairs, observed_totals, split
 from ssem_dask.composition.separation import SequenceModel, Variances, believed
 from ssem_dask.composition.smooth import fill_unknown
 from ssem_dask.composition.spectra import Bands, bands_of, to_spectrum
+from ssem_dask.composition.thin import without_long
 from ssem_dask.composition.uncertainty import affine_parameter_variance, affine_variance, elastic_variance, sceptical
 from ssem_dask.field.affine import IDENTITY, apply_affine, compose_affine, invert_affine
 from ssem_dask.field.grid import Grid
@@ -63,6 +64,11 @@ class RelaxConfig(ConfigBase):
     overlap: int = Field(default=32, ge=0)
     """Sections beyond either end of a window that it looks at: several times the correlation length of natural
     motion."""
+    plane: int = Field(default=384, ge=32)
+    """Nodes along a side up to which a section is solved for at once. In wider ones long waves are solved for on fewer
+    nodes, and short waves in tiles."""
+    tile: int = Field(default=256, ge=16)
+    """Nodes along a side of such a tile, without its halo."""
     keep_natural: bool = False
     """Write the natural motion that was found to `fields/natural`, to be looked at; as large as `fields/section`."""
 
@@ -147,10 +153,14 @@ def relax(
         split, weights, turn=level.turn, grid=grid, fitted=None, certainty=level.certainty, config=config
     )
     variance = affine_parameter_variance(level.weights, fitted=level.fitted, certainty=level.certainty)
+    natural = natural_motion(elastic.natural, affine=level.natural, grid=grid)
+    natural[0] = torch.nan
     return RelaxResult(
         fields=joined(elastic.fields, turn=level.turn, grid=grid),
-        natural=natural_motion(elastic.natural, affine=level.natural, grid=grid),
-        uncertainty=uncertainty_on_nodes(elastic, affine=variance, grid=grid, certainty=level.certainty),
+        natural=natural,
+        uncertainty=uncertainty_on_nodes(
+            elastic, affine=variance, grid=grid, shape_yx=extent(grid), certainty=level.certainty
+        ),
         affine_fitted=level.fitted,
         fitted=elastic.fitted,
         evidence=level.evidence,
@@ -159,13 +169,25 @@ def relax(
     )
 
 
-def node_weights(pairs: Tensor, confidence: Tensor) -> Float64Array:
-    """Weights `(K, Z, y, x)` of the observations: relative to the median of k = 1 and at most 1; 0 where unknown."""
+def node_weights(pairs: Tensor, confidence: Tensor, *, typical: float | None = None) -> Float64Array:
+    """Weights `(K, Z, y, x)` of the observations: relative to a typical one and at most 1; 0 where unknown.
+
+    Args:
+        pairs: `(K, Z, 2, y, x)`.
+        confidence: `(K, Z, y, x)`.
+        typical: confidence; None takes the median of k = 1.
+    """
     known = torch.isfinite(pairs).all(dim=2) & (confidence > 0)
     values = torch.where(known, torch.nan_to_num(confidence), torch.zeros_like(confidence)).double().numpy()
-    near = values[0][values[0] > 0]
-    typical = float(np.median(near)) if near.size else 1.0
+    if typical is None:
+        typical = typical_confidence(values[0])
     return np.asarray(np.where(values > 0, np.clip(values / typical, LEAST_WEIGHT, 1.0), 0.0))
+
+
+def typical_confidence(near: Float64Array) -> float:
+    """The median of what is known of confidences of neighbours; 1 where nothing is."""
+    known = near[near > 0]
+    return float(np.median(known)) if known.size else 1.0
 
 
 def spoken_for(weights: Float64Array) -> BoolArray:
@@ -229,8 +251,8 @@ def joined(elastic: Tensor, *, turn: Float64Array, grid: Grid) -> Tensor:
 def natural_motion(elastic: Tensor, *, affine: Float64Array, grid: Grid) -> Tensor:
     """Natural motion `(Z, 2, y, x)`: what lies at x in aligned section z lies at x + natural(x) in aligned z-1.
 
-    To first order the sum of its elastic and its affine part. NaN where it was not told from distortion, and in the
-    first section, which has none before it.
+    To first order the sum of its elastic and its affine part. NaN where it was not told from distortion; the first
+    section has none before it, and what stands there means nothing.
 
     Args:
         elastic: `(Z, 2, y, x)`, without its affine part.
@@ -238,14 +260,14 @@ def natural_motion(elastic: Tensor, *, affine: Float64Array, grid: Grid) -> Tens
         grid: of the nodes.
     """
     positions = grid.positions().double()
-    out = torch.stack(
+    return torch.stack(
         [(apply_affine(a, positions) - positions + m.double()).float() for a, m in zip(affine, elastic, strict=True)]
     )
-    out[0] = torch.nan
-    return out
 
 
-def uncertainty_on_nodes(elastic: Elastic, *, affine: Float64Array, grid: Grid, certainty: float) -> Tensor:
+def uncertainty_on_nodes(
+    elastic: Elastic, *, affine: Float64Array, grid: Grid, shape_yx: ShapeYX, certainty: float
+) -> Tensor:
     """Posterior standard deviation `(Z, y, x)`, px per component, of the fields against the course of their neighbours.
 
     NaN where natural motion was not told from distortion.
@@ -254,10 +276,11 @@ def uncertainty_on_nodes(elastic: Elastic, *, affine: Float64Array, grid: Grid, 
         elastic: as it was solved for.
         affine: variances `(Z, 2)` of the same sections, see `affine_parameter_variance`.
         grid: of the nodes.
+        shape_yx: section, mip-0 px.
         certainty: of distortion, as the solve was given it.
     """
     variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)
-    variance += affine_variance(affine, shape_yx=extent(grid), grid=grid)
+    variance += affine_variance(affine, shape_yx=shape_yx, grid=grid)
     return torch.from_numpy(np.sqrt(variance)).float()
 
 
@@ -270,8 +293,12 @@ def solve_elastic(
     fitted: list[Variances] | None,
     certainty: float,
     config: RelaxConfig,
+    base: Tensor | None = None,
+    factor: int = 1,
 ) -> Elastic:
     """The elastic part e_z of a window of sections, re-linearised and robust.
+
+    With `base` only the short waves of a tile are solved for, those that blocks of `factor`² nodes cannot carry.
 
     Args:
         split: pair fields of the window; pairs that leave it have no weight.
@@ -281,9 +308,12 @@ def solve_elastic(
         fitted: variances of each band; None fits them to this window.
         certainty: that sections were displaced one by one, of the affine level.
         config: rounds and robustness.
+        base: `(Z, 2, y, x)`, long waves of e that are known already; then e is without them.
+        factor: see `thin`; only with `base`.
     """
     count = weights.shape[1]
     bands = bands_of(grid.shape)
+    known_already = torch.zeros(count, 2, *grid.shape) if base is None else base
     elastic = torch.zeros(count, 2, *grid.shape)
     natural = torch.zeros_like(split.rest)
     plain = config.natural_motion == "remove" or (fitted is None and not enough_pairs(plane_weights(weights)))
@@ -291,9 +321,13 @@ def solve_elastic(
     robust = np.ones_like(weights)
     variances = fitted
     for turn_number in range(config.rounds):
-        total, natural, known = observed_totals(split, turn=turn, elastic=elastic, natural=natural, grid=grid)
+        total, natural, known = observed_totals(
+            split, turn=turn, elastic=known_already + elastic, natural=natural, grid=grid
+        )
         now = weights * known * robust
-        if not plain:
+        if base is not None:
+            total = without_long(_filled(total, known=known, expected=None), grid=grid, factor=factor)
+        elif not plain:
             total = without_affine(total, now, grid=grid)
         filled = _filled(total, known=now > 0, expected=expected)
         if plain:

@@ -60,6 +60,19 @@ def split_pairs(pairs: Tensor, weights: Float64Array, *, grid: Grid) -> SplitPai
     return SplitPairs(affine, rest)
 
 
+def without_affines(pairs: Tensor, affine: Float64Array, *, grid: Grid) -> Tensor:
+    """What is left of pair fields `(K, Z, 2, y, x)` without affine maps `(K, Z, 2, 3)` that were fitted to them before.
+
+    NaN where a map is.
+    """
+    positions = grid.positions().double()
+    rest = torch.full_like(pairs, torch.nan)
+    for k, z in np.ndindex(*affine.shape[:2]):
+        if np.isfinite(affine[k, z]).all():
+            rest[k, z] = pairs[k, z] - (apply_affine(affine[k, z], positions) - positions).float()
+    return rest
+
+
 def observed_totals(
     split: SplitPairs, *, turn: Float64Array, elastic: Tensor, natural: Tensor, grid: Grid
 ) -> tuple[Float64Array, Tensor, BoolArray]:

@@ -1,0 +1,383 @@
+"""Stage compose, method `relax`, for sections of more nodes than are solved for at once (`[compose.relax] plane`).
+
+As `compose_relax`, but split by frequency (`composition.thin`), so that a task's memory does not grow with the section.
+Generation 1 reads the pair fields plane by plane, takes their affine parts out and thins them; generation 2 solves for
+the affines and fits the spectra, of thinned planes and of some tiles; generation 3 solves for the long waves of each
+window of sections; generation 4 for the short waves of each tile of each window, and writes `fields/section`.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssem_dask.composition.relax import node_weights, solve_elastic, spoken_for, typical_confidence
+from ssem_dask.composition.relax_report import band_records
+from ssem_dask.composition.relax_total import SplitPairs, split_pairs, without_affines
+from ssem_dask.composition.separation import UNKNOWNS, Variances
+from ssem_dask.composition.thin import HALO_BLOCKS, Tile, thicken, thin, thin_factor, thin_grid, tiles_of
+from ssem_dask.composition.uncertainty import elastic_variance
+from ssem_dask.field.grid import Grid
+from ssem_dask.stages.job import Estimate, Job
+from ssem_dask.stages.relax_io import (
+    FIT_WINDOWS,
+    core_of,
+    create_affines,
+    create_sections,
+    depth_of,
+    fit_windows,
+    grid_of,
+    mean_variances,
+    reach_of,
+    read_fit,
+    read_pairs,
+    solve_affines,
+    steps_of,
+    windows_of,
+    write_record,
+    write_sections,
+)
+from ssem_dask.storage.arrays import create_array, open_array
+from ssem_dask.storage.fields import FieldInfo, create_field
+from ssem_dask.task import Outcome, Result, Task
+from ssem_dask.types import Float64Array
+
+NAME = "compose"
+_SAMPLED = 4
+"""Every so many nodes are looked at for a window's typical confidence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThinTask(Task):
+    """Fit an affine map to each pair field of a window of sections, and thin what is left."""
+
+    job: Job
+    window: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitWideTask(Task):
+    """Solve for the sections' affines and fit the spectra."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LongTask(Task):
+    """Solve for the long waves of a window's sections."""
+
+    job: Job
+    window: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileTask(Task):
+    """Solve for the short waves of a tile of a window's sections, and write their fields."""
+
+    job: Job
+    window: int
+    tile: Tile
+
+
+WIDE_TASKS = (ThinTask, FitWideTask, LongTask, TileTask)
+
+
+def factor_of(job: Job) -> int:
+    """Nodes per side of a block; 1: the section is solved for at once."""
+    return thin_factor(grid_of(job).shape, plane=job.compose.relax.plane)
+
+
+def prepare(job: Job) -> None:
+    """Create the fields and what the tasks hand on to each other."""
+    create_affines(job)
+    k, depth, side = steps_of(job), depth_of(job), _side(job)
+    create_sections(job, chunk=(side, side), shard=(side, side))
+    info = FieldInfo(spacing=job.spacing * factor_of(job), shape_mip0=job.shape)
+    whole = info.nodes
+    for name, leading, components in (
+        ("thin_pairs", (k,), True),
+        ("thin_weights", (k,), False),
+        ("long", (), True),
+        ("long_natural", (), True),
+        ("long_variance", (), False),
+    ):
+        inner = (2,) if components else ()
+        create_field(
+            job.url("fields", name),
+            info=info,
+            leading=leading,
+            components=components,
+            chunks=(*(1 for _ in leading), 1, *inner, *whole),
+            shards=(*leading, depth, *inner, *whole),
+        )
+    create_array(
+        job.url("fields", "typical"),
+        shape=(windows_of(job),),
+        axes=("window",),
+        chunks=(1,),
+        dtype="float64",
+        shards=None,
+        fill_value=np.nan,
+        attributes={"what": "typical confidence of a window's neighbour pairs"},
+    )
+
+
+def generations(job: Job) -> Iterator[Iterable[Task]]:
+    """Thinned pairs, statistics, long waves, tiles."""
+    output, digest, windows = job.output, job.digests[NAME], range(windows_of(job))
+    yield (
+        ThinTask(key=f"{NAME}/thin-{w:05d}", output=output, digest=digest, pixels=0, job=job, window=w) for w in windows
+    )
+    yield [FitWideTask(key=f"{NAME}/fit", output=output, digest=digest, pixels=0, job=job)]
+    yield (
+        LongTask(key=f"{NAME}/long-{w:05d}", output=output, digest=digest, pixels=0, job=job, window=w) for w in windows
+    )
+    yield (
+        TileTask(
+            key=f"{NAME}/sections-{w:05d}-y{t.core[0].start:06d}-x{t.core[1].start:06d}",
+            output=output,
+            digest=digest,
+            pixels=_pixels(job, w, t),
+            job=job,
+            window=w,
+            tile=t,
+        )
+        for w in windows
+        for t in _tiles(job)
+    )
+
+
+def run(task: Task) -> Result:
+    """Do one task of any generation."""
+    with torch.inference_mode():
+        if isinstance(task, ThinTask):
+            return _run_thin(task)
+        if isinstance(task, FitWideTask):
+            return _run_fit(task)
+        if isinstance(task, LongTask):
+            return _run_long(task)
+        assert isinstance(task, TileTask)
+        return _run_tile(task)
+
+
+def estimate(job: Job) -> Estimate:
+    """The largest tasks hold a tile with its halo, or a thinned plane, of a window with overlap."""
+    grid, config, factor = grid_of(job), job.compose.relax, factor_of(job)
+    plane, tiles = grid.shape[0] * grid.shape[1], _tiles(job)
+    windows, depth, k = windows_of(job), depth_of(job), steps_of(job)
+    held = min(job.shape[0], depth + 2 * config.overlap)
+    read = max((t.read[0].stop - t.read[0].start) * (t.read[1].stop - t.read[1].start) for t in tiles)
+    nodes = max(read, plane // factor**2)
+    halo = sum((t.read[0].stop - t.read[0].start) * (t.read[1].stop - t.read[1].start) for t in tiles) / plane
+    passed = plane // factor**2 * 4 * (k * 3 + 5)
+    return Estimate(
+        tasks=windows * (2 + len(tiles)) + 1,
+        pixels=job.size,
+        bytes_read=int(plane * 4 * k * 3 * (job.shape[0] + windows * held * halo)) + 2 * passed * job.shape[0],
+        bytes_written=plane * 4 * (5 if config.keep_natural else 3) * job.shape[0] + passed * job.shape[0],
+        files=windows * (6 + (3 if config.keep_natural else 2) * len(tiles)) + FIT_WINDOWS,
+        memory=max(nodes * held * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 8 * 3), plane * 3 * 4 * 8),
+    )
+
+
+def _run_thin(task: ThinTask) -> Result:
+    job, grid, factor = task.job, grid_of(task.job), factor_of(task.job)
+    start, stop = core_of(job, task.window)
+    k = steps_of(job)
+    near = open_array(job.url("fields", "confidence"), mode="r")
+    seen = [np.asarray(near[0, z])[::_SAMPLED, ::_SAMPLED] for z in range(start, stop)]
+    typical = typical_confidence(np.nan_to_num(np.stack(seen)).astype(np.float64))
+    open_array(job.url("fields", "typical"), mode="r+")[task.window] = typical
+    blocks = thin_grid(grid, factor=factor).shape
+    affines = np.full((k, stop - start, 2, 3), np.nan)
+    pairs, weights = np.full((k, stop - start, 2, *blocks), np.nan), np.zeros((k, stop - start, *blocks))
+    read = 0
+    for z in range(start, stop):  # plane by plane, whatever the section's size
+        fields, confidence = read_pairs(job, z, z + 1)
+        read += fields.nbytes + confidence.nbytes
+        worth = node_weights(fields, confidence, typical=typical)
+        split = split_pairs(fields, worth, grid=grid)
+        mean, share = thin(split.rest.double(), torch.from_numpy(worth), factor=factor)
+        affines[:, z - start], pairs[:, z - start] = split.affine[:, 0], mean[:, 0].numpy()
+        weights[:, z - start] = share[:, 0].numpy()
+    open_array(job.url("fields", "pair_affines"), mode="r+")[:, start:stop] = affines
+    open_array(job.url("fields", "thin_pairs"), mode="r+")[:, start:stop] = pairs.astype(np.float32)
+    open_array(job.url("fields", "thin_weights"), mode="r+")[:, start:stop] = weights.astype(np.float32)
+    return Result(bytes_read=read, bytes_written=(pairs.nbytes + weights.nbytes) // 2)
+
+
+def _run_fit(task: FitWideTask) -> Result:
+    job, factor, config = task.job, factor_of(task.job), task.job.compose.relax
+    level = solve_affines(job)
+    blocks = thin_grid(grid_of(job), factor=factor)
+    tiles = _tiles(job)
+    found: list[list[Variances]] = []
+    short: list[list[Variances]] = []
+    for window in fit_windows(job):
+        first, last = reach_of(job, window)
+        turn = level.turn[first:last]
+        weights, split = _read_thin(job, first, last)
+        long = solve_elastic(
+            split, weights, turn=turn, grid=blocks, fitted=None, certainty=level.certainty, config=config
+        )
+        if not long.fitted:
+            continue
+        found.append(long.fitted)
+        tile = tiles[len(tiles) // 2]
+        grid, base = tile.grid(grid_of(job)), _thick(job, long.fields, tile)
+        weights, split = _read_tile(job, window, tile)
+        part = solve_elastic(
+            split,
+            weights,
+            turn=turn,
+            grid=grid,
+            fitted=None,
+            certainty=level.certainty,
+            config=config,
+            base=base,
+            factor=factor,
+        )
+        short.append(part.fitted)
+    variances = {
+        "variances": [mean_variances(band) for band in zip(*found, strict=True)],
+        "short": [mean_variances(band) for band in zip(*short, strict=True)] if all(short) else [],
+    }
+    records = band_records(
+        variances["variances"], shape=blocks.shape, spacing=blocks.spacing, pixel=job.info.pixel_size
+    )
+    if variances["short"]:
+        grid = tiles[0].grid(grid_of(job))
+        longest = 2 * factor * grid.spacing * job.info.pixel_size
+        rest = band_records(variances["short"], shape=grid.shape, spacing=grid.spacing, pixel=job.info.pixel_size)
+        records += [r for r in rest if r["wavelength_nm"] < longest]
+    return write_record(job, level=level, records=records, variances=variances)
+
+
+def _run_long(task: LongTask) -> Result:
+    job = task.job
+    start, stop = core_of(job, task.window)
+    first, last = reach_of(job, task.window)
+    core = slice(start - first, stop - first)
+    weights, split = _read_thin(job, first, last)
+    turn = np.asarray(open_array(job.url("fields", "turn"), mode="r")[first:last])
+    fitted, certainty = read_fit(job, "variances")
+    elastic = solve_elastic(
+        split,
+        weights,
+        turn=turn,
+        grid=thin_grid(grid_of(job), factor=factor_of(job)),
+        fitted=fitted,
+        certainty=certainty,
+        config=job.compose.relax,
+    )
+    variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)
+    written = 0
+    for name, values in (
+        ("long", elastic.fields[core].numpy()),
+        ("long_natural", elastic.natural[core].numpy()),
+        ("long_variance", variance[core].astype(np.float32)),
+    ):
+        open_array(job.url("fields", name), mode="r+")[start:stop] = values
+        written += values.nbytes
+    silent = [start + i for i, seen in enumerate(spoken_for(weights)[core]) if not seen.any()]
+    return Result(
+        outcome=Outcome.LOW_QUALITY if silent else Outcome.OK,
+        message=f"No neighbour could be registered: section(s) {', '.join(map(str, silent))}" if silent else "",
+        bytes_read=weights.nbytes + split.rest.nbytes,
+        bytes_written=written,
+    )
+
+
+def _run_tile(task: TileTask) -> Result:
+    job, tile, factor = task.job, task.tile, factor_of(task.job)
+    start, stop = core_of(job, task.window)
+    first, last = reach_of(job, task.window)
+    core, z = slice(start - first, stop - first), slice(start, stop)
+    grid = tile.grid(grid_of(job))
+    weights, split = _read_tile(job, task.window, tile)
+    fitted, certainty = read_fit(job, "short")
+    long = torch.from_numpy(np.asarray(open_array(job.url("fields", "long"), mode="r")[first:last]))
+    base = _thick(job, long, tile)
+    elastic = solve_elastic(
+        split,
+        weights,
+        turn=np.asarray(open_array(job.url("fields", "turn"), mode="r")[first:last]),
+        grid=grid,
+        fitted=fitted,
+        certainty=certainty,
+        config=job.compose.relax,
+        base=base,
+        factor=factor,
+    )
+    moved = torch.from_numpy(np.asarray(open_array(job.url("fields", "long_natural"), mode="r")[z]))
+    spread = torch.from_numpy(np.asarray(open_array(job.url("fields", "long_variance"), mode="r")[z]))
+    variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)[core]
+    written = write_sections(
+        job,
+        range(start, stop),
+        grid=grid,
+        inner=tile.inner,
+        nodes=tile.core,
+        elastic=(base + elastic.fields)[core],
+        natural=_thick(job, moved, tile) + elastic.natural[core],
+        variance=variance + _thick(job, spread, tile).clamp(min=0.0).double().numpy(),
+    )
+    return Result(bytes_read=weights.nbytes + split.rest.nbytes + long.nbytes, bytes_written=written)
+
+
+def _read_thin(job: Job, first: int, last: int) -> tuple[Float64Array, SplitPairs]:
+    """Weights and thinned pair fields of some sections, without the pairs that leave them."""
+    pairs = torch.from_numpy(np.asarray(open_array(job.url("fields", "thin_pairs"), mode="r")[:, first:last]))
+    weights = np.nan_to_num(np.asarray(open_array(job.url("fields", "thin_weights"), mode="r")[:, first:last]))
+    return _without_outside(job, pairs, weights.astype(np.float64), first, last)
+
+
+def _read_tile(job: Job, window: int, tile: Tile) -> tuple[Float64Array, SplitPairs]:
+    """The same with all nodes of a tile."""
+    first, last = reach_of(job, window)
+    k = steps_of(job)
+    fields = open_array(job.url("fields", "pairs"), mode="r")[:k, first:last, :, *tile.read]
+    confidence = open_array(job.url("fields", "confidence"), mode="r")[:k, first:last, *tile.read]
+    pairs = torch.from_numpy(np.asarray(fields))
+    typical = float(np.asarray(open_array(job.url("fields", "typical"), mode="r")[window]))
+    weights = node_weights(pairs, torch.from_numpy(np.asarray(confidence)), typical=typical)
+    affines = np.asarray(open_array(job.url("fields", "pair_affines"), mode="r")[:, first:last])
+    rest = without_affines(pairs, affines, grid=tile.grid(grid_of(job)))
+    return _without_outside(job, rest, weights, first, last)
+
+
+def _without_outside(
+    job: Job, rest: Tensor, weights: Float64Array, first: int, last: int
+) -> tuple[Float64Array, SplitPairs]:
+    affines = np.asarray(open_array(job.url("fields", "pair_affines"), mode="r")[:, first:last])
+    for k in range(1, len(rest) + 1) if first > 0 else ():
+        rest[k - 1, :k], affines[k - 1, :k], weights[k - 1, :k] = torch.nan, np.nan, 0.0
+    known = torch.isfinite(rest).all(dim=2).numpy()
+    return np.where(known, weights, 0.0), SplitPairs(affines, rest)
+
+
+def _thick(job: Job, values: Tensor, tile: Tile) -> Tensor:
+    """Values of the blocks `(…, y', x')` on the nodes of a tile."""
+    whole: Grid = grid_of(job)
+    return thicken(values.double(), thin=thin_grid(whole, factor=factor_of(job)), grid=tile.grid(whole)).float()
+
+
+def _side(job: Job) -> int:
+    """Nodes along a side of a tile: whole blocks."""
+    factor = factor_of(job)
+    return max(job.compose.relax.tile // factor, HALO_BLOCKS) * factor
+
+
+def _tiles(job: Job) -> list[Tile]:
+    return tiles_of(grid_of(job).shape, core=_side(job), factor=factor_of(job))
+
+
+def _pixels(job: Job, window: int, tile: Tile) -> int:
+    """Source pixels that a tile of a window answers for."""
+    start, stop = core_of(job, window)
+    y, x = tile.core
+    height = min(y.stop * job.spacing, job.shape[1]) - y.start * job.spacing
+    width = min(x.stop * job.spacing, job.shape[2]) - x.start * job.spacing
+    return int((stop - start) * height * width)

@@ -1,0 +1,249 @@
+"""What both ways of composing by `relax`, planes and tiles, have in common: arrays, windows, what is written."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssem_dask.composition.relax import AffineLevel, extent, joined, natural_motion, turn_affines
+from ssem_dask.composition.relax_report import ALL_REMOVED, affine_records, in_words
+from ssem_dask.composition.separation import Variances
+from ssem_dask.composition.uncertainty import affine_parameter_variance, affine_variance
+from ssem_dask.field.affine import apply_affine
+from ssem_dask.field.grid import Grid
+from ssem_dask.geometry.mip import ceil_div
+from ssem_dask.stages.job import Job
+from ssem_dask.storage.arrays import create_array, open_array
+from ssem_dask.storage.fields import FieldInfo, create_field, open_coarse
+from ssem_dask.storage.location import read_bytes, write_bytes
+from ssem_dask.task import Outcome, Result
+from ssem_dask.types import Float64Array, ShapeYX
+
+FIT_WINDOWS = 3
+"""Windows of sections that the spectra are fitted on."""
+
+
+def create_affines(job: Job) -> None:
+    """Create what the affine level hands on."""
+    k, z, depth = steps_of(job), job.shape[0], depth_of(job)
+    create_array(
+        job.url("fields", "pair_affines"),
+        shape=(k, z, 2, 3),
+        axes=("k", "z", "row", "column"),
+        chunks=(k, depth, 2, 3),
+        dtype="float64",
+        shards=None,
+        fill_value=np.nan,
+        attributes={"direction": "pull", "unit": "px@mip0", "map": "affine part of fields/pairs"},
+    )
+    create_array(
+        job.url("fields", "turn"),
+        shape=(z, 2, 3),
+        axes=("z", "row", "column"),
+        chunks=(z, 2, 3),
+        dtype="float64",
+        shards=None,
+        fill_value=np.nan,
+        attributes={"direction": "pull", "unit": "px@mip0", "map": "aligned → as fields/coarse aligns"},
+    )
+    create_array(
+        job.url("fields", "turn_natural"),
+        shape=(z, 2, 3),
+        axes=("z", "row", "column"),
+        chunks=(z, 2, 3),
+        dtype="float64",
+        shards=None,
+        fill_value=np.nan,
+        attributes={"direction": "pull", "unit": "px@mip0", "map": "natural motion, aligned z → aligned z-1"},
+    )
+    create_array(
+        job.url("fields", "turn_variance"),
+        shape=(z, 2),
+        axes=("z", "part"),
+        chunks=(z, 2),
+        dtype="float64",
+        shards=None,
+        fill_value=np.nan,
+        attributes={"unit": "px²@mip0", "parts": ["shift, per component", "linear, rms over the section"]},
+    )
+
+
+def create_sections(job: Job, *, chunk: ShapeYX, shard: ShapeYX) -> None:
+    """Create `fields/section`, `uncertainty` and, where it is wanted, `natural`; chunk and shard in nodes (y, x)."""
+    depth = depth_of(job)
+    for name in ("section", "natural") if job.compose.relax.keep_natural else ("section",):
+        create_field(
+            job.url("fields", name),
+            info=FieldInfo(spacing=job.spacing, shape_mip0=job.shape),
+            leading=(),
+            components=True,
+            chunks=(1, 2, *chunk),
+            shards=(depth, 2, *shard),
+        )
+    create_field(
+        job.url("fields", "uncertainty"),
+        info=FieldInfo(spacing=job.spacing, shape_mip0=job.shape),
+        leading=(),
+        components=False,
+        chunks=(1, *chunk),
+        shards=(depth, *shard),
+        scalar_unit="px@mip0",
+    )
+
+
+def solve_affines(job: Job) -> AffineLevel:
+    """Solve for the sections' affines, all at once, and write them."""
+    affine = np.asarray(open_array(job.url("fields", "pair_affines"), mode="r")[:])
+    coarse = np.asarray(open_coarse(job.url("fields", "coarse"))[:])
+    level = turn_affines(affine, coarse=coarse, grid=grid_of(job), thickness=job.thickness, config=job.compose.relax)
+    open_array(job.url("fields", "turn"), mode="r+")[:] = level.turn
+    open_array(job.url("fields", "turn_natural"), mode="r+")[:] = level.natural
+    variance = affine_parameter_variance(level.weights, fitted=level.fitted, certainty=level.certainty)
+    open_array(job.url("fields", "turn_variance"), mode="r+")[:] = variance
+    return level
+
+
+def fit_windows(job: Job) -> list[int]:
+    """The windows that the spectra are fitted on: some, spread over all sections."""
+    count = windows_of(job)
+    return sorted({round(i) for i in np.linspace(0, count - 1, min(count, FIT_WINDOWS))})
+
+
+def write_record(
+    job: Job, *, level: AffineLevel, records: list[dict[str, Any]], variances: dict[str, list[Variances]]
+) -> Result:
+    """Write `quality/relax.json`: what was fitted, in words, in px and as the solve takes it."""
+    removed = job.compose.relax.natural_motion == "remove"
+    sections = affine_records(level.fitted)
+    told = in_words(records, affine=sections, thickness=job.info.section_thickness)
+    message = ALL_REMOVED if removed else told
+    record = {
+        "summary": message,
+        "pixel_size": job.info.pixel_size,
+        "section_thickness": job.info.section_thickness,
+        "affine": sections,
+        "bands": records,
+        "evidence": round(level.evidence, 2),
+        "certainty": round(level.certainty, 4),
+        **{name: [asdict(v) for v in fitted] for name, fitted in variances.items()},
+    }
+    content = json.dumps(record, indent=1, ensure_ascii=False).encode()
+    write_bytes(job.url("quality", "relax.json"), content)
+    outcome = Outcome.OK if records or removed else Outcome.LOW_QUALITY
+    return Result(outcome=outcome, message=message, bytes_written=len(content))
+
+
+def read_fit(job: Job, name: str) -> tuple[list[Variances] | None, float]:
+    """Variances of the bands, None where they were not fitted, and the certainty that goes with them."""
+    record = json.loads(read_bytes(job.url("quality", "relax.json")))
+    return [Variances(**v) for v in record[name]] or None, float(record["certainty"])
+
+
+def write_sections(
+    job: Job,
+    sections: range,
+    *,
+    grid: Grid,
+    inner: tuple[slice, slice],
+    nodes: tuple[slice, slice],
+    elastic: Tensor,
+    natural: Tensor,
+    variance: Float64Array,
+) -> int:
+    """Join affine and elastic parts and write the fields of some sections; returns how many bytes.
+
+    Args:
+        job: the run.
+        sections: z.
+        grid: of the nodes that were solved for.
+        inner: those of them that are written.
+        nodes: where they lie in the section's nodes.
+        elastic: e `(z, 2, y, x)`.
+        natural: `(z, 2, y, x)`.
+        variance: `(z, y, x)`, of the elastic part.
+    """
+    z = slice(sections.start, sections.stop)
+
+    def write(name: str, values: Tensor) -> int:
+        part = values[..., *inner].float()
+        at = (z, slice(None), *nodes) if part.ndim == 4 else (z, *nodes)
+        open_array(job.url("fields", name), mode="r+")[at] = part.numpy()
+        return int(part.nbytes)
+
+    turn, coarse = _of_sections(job, "turn", z), np.asarray(open_coarse(job.url("fields", "coarse"))[z])
+    positions = grid.positions().double()
+    fields = [
+        apply_affine(affine, positions + a.double()) - positions
+        for a, affine in zip(joined(elastic, turn=turn, grid=grid), coarse, strict=True)
+    ]
+    written = write("section", torch.stack(fields))
+    whole = extent(grid_of(job))
+    square = variance + affine_variance(_of_sections(job, "turn_variance", z), shape_yx=whole, grid=grid)
+    written += write("uncertainty", torch.from_numpy(np.sqrt(square)))
+    if job.compose.relax.keep_natural:
+        affine = _of_sections(job, "turn_natural", z)
+        moved = natural_motion(natural, affine=affine, grid=grid)
+        if sections.start == 0:  # nothing lies before the first section
+            moved[0] = torch.nan
+        written += write("natural", moved)
+    return written
+
+
+def _of_sections(job: Job, name: str, z: slice) -> Float64Array:
+    return np.asarray(open_array(job.url("fields", name), mode="r")[z])
+
+
+def mean_variances(variances: tuple[Variances, ...]) -> Variances:
+    """The mean over windows."""
+    return Variances(
+        distortion=float(np.mean([v.distortion for v in variances])),
+        motion=float(np.mean([v.motion for v in variances])),
+        correlation=float(np.mean([v.correlation for v in variances])),
+        noise=float(np.mean([v.noise for v in variances])),
+        erratic=float(np.mean([v.erratic for v in variances])),
+        tilt=float(np.mean([v.tilt for v in variances])),
+    )
+
+
+def read_pairs(job: Job, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    """Pair fields `(K, z, 2, y, x)` and confidences of some sections."""
+    k = steps_of(job)
+    fields = open_array(job.url("fields", "pairs"), mode="r")[:k, start:stop]
+    confidence = open_array(job.url("fields", "confidence"), mode="r")[:k, start:stop]
+    return torch.from_numpy(np.asarray(fields)), torch.from_numpy(np.asarray(confidence))
+
+
+def steps_of(job: Job) -> int:
+    """How far in z pairs are used."""
+    return min(job.compose.relax.neighbours, job.register.neighbours)
+
+
+def depth_of(job: Job) -> int:
+    """Sections that one task answers for."""
+    return min(job.compose.relax.window, job.shape[0])
+
+
+def windows_of(job: Job) -> int:
+    """Number of windows along z."""
+    return ceil_div(job.shape[0], depth_of(job))
+
+
+def core_of(job: Job, window: int) -> tuple[int, int]:
+    """First section of a window, and the one after its last."""
+    depth = depth_of(job)
+    return window * depth, min((window + 1) * depth, job.shape[0])
+
+
+def reach_of(job: Job, window: int) -> tuple[int, int]:
+    """The window's sections with the overlap at either end."""
+    start, stop = core_of(job, window)
+    overlap = job.compose.relax.overlap
+    return max(0, start - overlap), min(job.shape[0], stop + overlap)
+
+
+def grid_of(job: Job) -> Grid:
+    """The nodes of a section."""
+    return Grid.of_section((job.shape[1], job.shape[2]), spacing=job.spacing)
