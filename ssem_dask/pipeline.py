@@ -4,9 +4,11 @@ A task is done if its ledger entry carries the digest of the current configurati
 to do. So an interrupted run goes on where it was, and running a finished one does nothing.
 """
 
+import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 from typing import Any, cast
 
 from ssem_dask import __version__
@@ -16,7 +18,7 @@ from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.events import Observer, Silent, StageStarted
 from ssem_dask.runtime.execute import execute, open_ledger
 from ssem_dask.runtime.executor import Executor
-from ssem_dask.stages import calibrate, coarse, compose, downsample, mask, register, render
+from ssem_dask.stages import calibrate, coarse, compose, downsample, mask, measure, register, render
 from ssem_dask.stages.job import Estimate, Job, Stage
 from ssem_dask.stages.sections import refuse_blank
 from ssem_dask.storage.ledger import Ledger
@@ -25,7 +27,11 @@ from ssem_dask.storage.run import create_run, read_run, update_run
 from ssem_dask.task import Outcome, Result, Task, TaskReport
 
 FORMAT = 1
-STAGES: tuple[Stage, ...] = cast(tuple[Stage, ...], (coarse, mask, calibrate, register, compose, render, downsample))
+_PACKAGES = ("numpy", "torch", "scipy", "zarr", "dask")
+"""Whose versions a run remembers."""
+STAGES: tuple[Stage, ...] = cast(
+    tuple[Stage, ...], (coarse, mask, calibrate, register, compose, render, downsample, measure)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +181,7 @@ def run_attributes(plan: Plan) -> dict[str, Any]:
         "source": job.source,
         "encoder_digest": job.encoder_digest,
         "state": "running",
+        "environment": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
     }
 
 
