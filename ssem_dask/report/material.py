@@ -115,7 +115,7 @@ def collect(url: str) -> Material:
         windows={name: np.full((shape[0], *counts), np.nan, np.float32) for name in WINDOW_COLUMNS},
         cuts={},
         state=_state(url, shape[0]),
-        evaluation=quality.read_evaluation(url),
+        evaluation=_evaluation(url, digest=attributes.get("config_digest")),
         records=_records(url),
     )
     if not measured:
@@ -128,6 +128,12 @@ def collect(url: str) -> Material:
             (cut, time): quality.read_reslice(url, cut=cut, time=time) for cut in quality.CUTS for time in quality.TIMES
         },
     )
+
+
+def _evaluation(url: str, *, digest: object) -> dict[str, Any] | None:
+    """The kept evaluation, if it is of this configuration's result."""
+    found = quality.read_evaluation(url)
+    return found if found is not None and found.get("config_digest") == digest else None
 
 
 def _shape(url: str, attributes: dict[str, Any]) -> ShapeZYX:

@@ -95,6 +95,8 @@ def _moving(material: Material, box: Box, *, z: int) -> AnyArray:
     affine = _coarse(material, z)
     with torch.inference_mode():
         image, _ = read_aligned(volume, z=z, box=_at(box, z), affine=affine)
+    if not image.any():
+        raise _AbsentError("The source is empty here.")
     return np.asarray(image.numpy())
 
 

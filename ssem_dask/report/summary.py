@@ -34,8 +34,8 @@ def facts(material: Material) -> list[Fact]:
         Fact("Sections", f"{z:,}", f"{material.thickness:g} nm thick, {z * material.thickness / 1000:.3g} µm in all"),
         Fact(
             "Section size",
-            f"{x:,} × {y:,} px",
-            f"{micrometres(x, material.pixel_size)} × {micrometres(y, material.pixel_size)} µm (x × y) at "
+            f"{x:,} × {y:,}",
+            f"px (x × y), {micrometres(x, material.pixel_size)} × {micrometres(y, material.pixel_size)} µm at "
             f"{material.pixel_size:g} nm",
         ),
         Fact("Volume", si(pixels, "px")),

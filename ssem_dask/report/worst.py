@@ -95,7 +95,7 @@ def _largest(
     flat = severity.ravel()
     limit = min(flat.size, 50 * count + 1000)  # only these are sorted: a volume may have a hundred million windows
     candidates = np.argpartition(-flat, limit - 1)[:limit]
-    for index in candidates[np.argsort(-flat[candidates], kind="stable")]:
+    for index in candidates[np.lexsort((candidates, -flat[candidates]))]:
         z, row, column = (int(i) for i in np.unravel_index(index, severity.shape))
         if len(found) == count or not severity[z, row, column] > 0:
             break

@@ -93,11 +93,11 @@
 
   function curve(chart) {
     const host = panel(document.getElementById("charts"), chart.id, chart.title, chart.text);
-    const sparse = z.length <= 60;
+    const sparse = z.length <= 60, dense = z.length > 300;
     const series = chart.lines.map((line) => {
       const look = looks[line.look];
       return {
-        label: line.label, stroke: () => colour(look.stroke), width: look.width, dash: look.dash,
+        label: line.label, stroke: () => colour(look.stroke), width: dense ? 1 : look.width, dash: dense ? undefined : look.dash,
         value: (u, v) => short(v), points: { show: sparse, size: 4, fill: () => colour(look.stroke) }, spanGaps: false,
       };
     });
