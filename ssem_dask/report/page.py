@@ -16,7 +16,7 @@ from ssem_dask.report.material import Material, collect, window_box
 from ssem_dask.report.places import Picture, draw_place
 from ssem_dask.report.summary import facts, stage_rows
 from ssem_dask.report.thin import LEVELS
-from ssem_dask.report.viewer_address import address_of, run_mark
+from ssem_dask.report.viewer.address import address_of, run_mark
 from ssem_dask.report.words import flat, number
 from ssem_dask.report.worst import Place, stands_out, worst_places
 
