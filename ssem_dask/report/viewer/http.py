@@ -2,19 +2,24 @@
 
     /                              the whole volume
     /at?run=…&z=…&y=…&x=…&side=…   a place; y, x and side in mip-0 px of the aligned section
-    /v/MARK/…                      the client; its state stands behind the # of the address
+    /v/TOKEN/…                     the client; TOKEN is MARK, or MARK-z-y-x-side
+    /events/TOKEN                  where the client is told what to show
     /data/MARK/NAME/PATH           bytes
 
-MARK is the run's: a link of another run's report leads to a page that says so. Requests are answered only under a
-loopback name, so that no other site can point its own name at this server.
+The client could be given its state behind the # of the address, but then it loses a layer now and then where restoring
+the state takes longer than the 0.2 s after which it writes the address anew. MARK is the run's: a link of another run's
+report leads to a page that says so. Requests are answered only under a loopback name, so that no other site can point
+its own name at this server.
 """
 
 import asyncio
+import json
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import unquote
 
 from neuroglancer import static
@@ -27,6 +32,7 @@ from ssem_dask.report.viewer.served import Served
 
 _THREADS = 8
 _RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
+_PLACE = re.compile(r"^[^-]+-(\d+)-([\d.]+)-([\d.]+)-(\d+)$")
 _LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
 
 
@@ -48,8 +54,8 @@ class Site:
 
     mark: str
     things: Mapping[str, Served]
-    state: Callable[[str, Spot | None], str]
-    """From the address of `/data/MARK` and where to look to the client's state, as it stands behind the #."""
+    state: Callable[[str, Spot | None], dict[str, Any]]
+    """From the address of `/data/MARK` and where to look to the client's state."""
 
 
 class ViewerServer:
@@ -63,9 +69,10 @@ class ViewerServer:
             Application(
                 [
                     (r"/(at)?", _Look, shared),
-                    (rf"/v/{mark}/(.*)", _Client, shared),
-                    (rf"/events/{mark}", _Events, shared),
-                    (rf"/state/{mark}", _ClientState, shared),
+                    (r"/favicon\.ico", _NoIcon, shared),
+                    (rf"/v/{mark}[^/]*/(.*)", _Client, shared),
+                    (rf"/events/({mark}[^/]*)", _Events, shared),
+                    (rf"/state/{mark}[^/]*", _ClientState, shared),
                     (rf"/data/{mark}/([^/]+)/(.*)", _Data, shared),
                 ],
                 log_function=lambda _: None,
@@ -109,6 +116,9 @@ class _Handler(RequestHandler):
         self.set_header("Access-Control-Expose-Headers", "Accept-Ranges, Content-Range, Content-Length")
         self.set_header("Cache-Control", "no-cache")
 
+    def compute_etag(self) -> None:
+        """None: a digest of every chunk would cost more than it saves."""
+
     def options(self, *_: str) -> None:
         self.set_status(HTTPStatus.NO_CONTENT)
 
@@ -117,7 +127,7 @@ class _Handler(RequestHandler):
 
 
 class _Look(_Handler):
-    """Redirects to the client with a state."""
+    """Redirects to the client."""
 
     async def get(self, at: str | None) -> None:
         run = self.get_query_argument("run", self.site.mark)
@@ -127,18 +137,21 @@ class _Look(_Handler):
                 "This viewer shows another run than the report that led here. Start 'ssem-dask view' on its run."
             )
             return
-        spot = None
+        token = run
         if at:
             try:
                 z, y, x, side = (float(self.get_query_argument(name)) for name in ("z", "y", "x", "side"))
             except ValueError as error:
                 raise HTTPError(HTTPStatus.BAD_REQUEST, reason="z, y, x and side are numbers") from error
-            spot = Spot(int(z), y, x, side)
-        # As the browser reached it: another port where it comes through ssh.
-        base = f"{self.request.protocol}://{self.request.host}"
-        loop = asyncio.get_running_loop()
-        state = await loop.run_in_executor(self.pool, self.site.state, f"{base}/data/{self.site.mark}", spot)
-        self.redirect(f"/v/{self.site.mark}/#!{state}")
+            token = f"{run}-{z:.0f}-{y:.1f}-{x:.1f}-{side:.0f}"
+        self.redirect(f"/v/{token}/")
+
+
+class _NoIcon(_Handler):
+    """Browsers ask for one."""
+
+    def get(self) -> None:
+        self.set_status(HTTPStatus.NO_CONTENT)
 
 
 class _Client(_Handler):
@@ -154,12 +167,20 @@ class _Client(_Handler):
 
 
 class _Events(_Handler):
-    """The client waits here for orders from a Python program; none ever come."""
+    """Tells the client once what to show, and keeps the line open."""
 
-    async def get(self) -> None:
+    async def get(self, token: str) -> None:
         self.set_header("Content-Type", "text/event-stream")
         self.write(": \n\n")
         await self.flush()
+        # A client that connects again goes on with what its user has made of the view.
+        if not self.get_query_argument("gs", ""):
+            # As the browser reached it: another port where it comes through ssh.
+            data = f"{self.request.protocol}://{self.request.host}/data/{self.site.mark}"
+            loop = asyncio.get_running_loop()
+            state = await loop.run_in_executor(self.pool, self.site.state, data, _spot(token))
+            self.write(f"data: {json.dumps({'k': 's', 's': state, 'g': 'given'})}\n\n")
+            await self.flush()
         self.closed = asyncio.Event()
         await self.closed.wait()
 
@@ -168,11 +189,20 @@ class _Events(_Handler):
             self.closed.set()
 
 
+def _spot(token: str) -> Spot | None:
+    """The place that a token names; None: no place."""
+    found = _PLACE.match(token)
+    if found is None:
+        return None
+    z, y, x, side = (float(part) for part in found.groups())
+    return Spot(int(z), y, x, side)
+
+
 class _ClientState(_Handler):
-    """The client tells its settings; nobody is interested."""
+    """The client tells what its user has made of the view; it is not kept."""
 
     def post(self) -> None:
-        self.finish({"g": "ignored"})
+        self.finish({"g": "seen"})
 
 
 class _Data(_Handler):

@@ -2,14 +2,19 @@
 
 Axes are named x, y, z in this order, in nm, so that sections are seen face on. All lie in the frame of the aligned
 volume, but for `source`, which is as it came, and `confidence`, which belongs to the coarse-aligned sections.
+
+neuroglancer puts coordinate 0 of OME-Zarr images on the centre of pixel 0, as NGFF has it, where ours is its corner
+(C3): what is at p here is at p - 1/2 there, in z too.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import neuroglancer
 import numpy as np
-from neuroglancer import url_state
+from neuroglancer import json_utils
 
 from ssem_dask.geometry.box import Box
 from ssem_dask.report.encode import limits
@@ -20,6 +25,7 @@ from ssem_dask.types import ShapeYX
 
 _PIXELS = 700.0
 """Width and height of the part of the screen that a place should fill."""
+_CENTRE = 0.5
 _NODES = """#uicontrol invlerp normalized
 #uicontrol float opacity slider(min=0, max=1, default=0.7)
 void main() {
@@ -32,14 +38,25 @@ void main() {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Nodes:
+    """An array of one value a node."""
+
+    name: str
+    title: str
+    leading: int
+    """Axes before z (k)."""
+    high: float
+    """Value of the lightest colour; 0 has the darkest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
     """What there is to show."""
 
     info: VolumeInfo
     images: dict[str, int]
     """Names of image layers that are served, of `source`, `coarse` and `aligned`, and their Zarr format."""
-    nodes: dict[str, tuple[int, str]]
-    """Names of node arrays, their number of axes before z (k), and their unit."""
+    nodes: Sequence[Nodes]
     spacing: int
     labels: int | None
     """Zarr format of the labels; None where there are none."""
@@ -50,8 +67,8 @@ class Shown:
     """Extent (y, x) of a place, mip-0 px."""
 
 
-def fragment(shown: Shown, *, data: str, spot: Spot | None) -> str:
-    """The state as it stands behind the # of neuroglancer's address.
+def make_state(shown: Shown, *, data: str, spot: Spot | None) -> dict[str, Any]:
+    """The state of neuroglancer, as plain JSON values.
 
     Args:
         shown: what there is.
@@ -66,7 +83,7 @@ def fragment(shown: Shown, *, data: str, spot: Spot | None) -> str:
     spot = spot or Spot(z // 2, y / 2, x / 2, max(y, x))
     state = neuroglancer.ViewerState(
         dimensions=space,
-        position=[spot.x, spot.y, spot.z + 0.5],
+        position=[spot.x - _CENTRE, spot.y - _CENTRE, spot.z],
         cross_section_scale=spot.side / _PIXELS,
         projection_scale=2 * max(y, x),
         layout=neuroglancer.DataPanelLayout("4panel-alt"),
@@ -82,34 +99,44 @@ def fragment(shown: Shown, *, data: str, spot: Spot | None) -> str:
             ),
             visible=name == last,
         )
-    for name, (leading, unit) in shown.nodes.items():
-        state.layers.append(
-            name=f"{name} ({unit})", layer=_node_layer(shown, f"{data}/{name}/|zarr3:", leading), visible=False
-        )
+    for nodes in shown.nodes:
+        layer = _node_layer(shown, nodes, url=f"{data}/{nodes.name}/|zarr3:")
+        state.layers.append(name=nodes.title, layer=layer, visible=False)
     if shown.labels is not None:
         source = f"{data}/labels/|zarr{shown.labels}:"
         state.layers.append(name="labels", layer=neuroglancer.SegmentationLayer(source=source))
     if shown.places:
         state.layers.append(name="worst places", layer=_annotations(shown, space))
         state.selected_layer.layer = "worst places"
-    return str(url_state.to_url_fragment(state))
+    plain: dict[str, Any] = json.loads(json.dumps(state.to_json(), default=json_utils.json_encoder_default))
+    return plain
 
 
 _TITLES = {"source": "source", "coarse": "coarse-aligned", "aligned": "aligned"}
 
 
-def _node_layer(shown: Shown, url: str, leading: int) -> neuroglancer.ImageLayer:
-    info, nm = shown.info, 1e-9
+def _node_layer(shown: Shown, nodes: Nodes, *, url: str) -> neuroglancer.ImageLayer:
+    info, nm, leading = shown.info, 1e-9, nodes.leading
     node = info.pixel_size * shown.spacing * nm
-    space = neuroglancer.CoordinateSpace(
-        names=["k'"] * leading + ["z", "y", "x"],
-        units=[""] * leading + ["m"] * 3,
-        scales=[1.0] * leading + [info.section_thickness * nm, node, node],
-    )
+    units, scales = [""] * leading + ["m"] * 3, [1.0] * leading + [info.section_thickness * nm, node, node]
+    here = neuroglancer.CoordinateSpace(names=["k"] * leading + ["z", "y", "x"], units=units, scales=scales)
+    there = neuroglancer.CoordinateSpace(names=["k'"] * leading + ["z", "y", "x"], units=units, scales=scales)
+    shift = [0.0] * leading + [-_CENTRE, -_CENTRE / shown.spacing, -_CENTRE / shown.spacing]
     source = neuroglancer.LayerDataSource(
-        url=url, transform=neuroglancer.CoordinateSpaceTransform(output_dimensions=space)
+        url=url,
+        transform=neuroglancer.CoordinateSpaceTransform(
+            input_dimensions=here,
+            output_dimensions=there,
+            matrix=np.column_stack([np.eye(len(shift)), shift]),
+        ),
     )
-    return neuroglancer.ImageLayer(source=source, shader=_NODES, opacity=1.0, local_position=[0.5] * leading)
+    return neuroglancer.ImageLayer(
+        source=source,
+        shader=_NODES,
+        shader_controls={"normalized": {"range": [0.0, nodes.high]}},
+        opacity=1.0,
+        local_position=[0.5] * leading,
+    )
 
 
 def _annotations(shown: Shown, space: neuroglancer.CoordinateSpace) -> neuroglancer.LocalAnnotationLayer:
@@ -121,8 +148,8 @@ def _annotations(shown: Shown, space: neuroglancer.CoordinateSpace) -> neuroglan
         boxes.append(
             neuroglancer.AxisAlignedBoundingBoxAnnotation(
                 id=str(index),
-                point_a=[x, y, place.z],
-                point_b=[right, bottom, place.z + 1],
+                point_a=[x - _CENTRE, y - _CENTRE, place.z - _CENTRE],
+                point_b=[right - _CENTRE, bottom - _CENTRE, place.z + _CENTRE],
                 description=f"{index + 1}. section {place.z}: {place.reason}",
             )
         )

@@ -1,12 +1,15 @@
 """From a run to what its viewer serves and shows."""
 
 from functools import cache
+from typing import Any
+
+import numpy as np
 
 from ssem_dask.errors import SourceError, SsemDaskError
-from ssem_dask.report.material import collect
+from ssem_dask.report.material import Material, collect
 from ssem_dask.report.viewer.address import run_mark
 from ssem_dask.report.viewer.http import Site, Spot
-from ssem_dask.report.viewer.layers import Shown, fragment, intensity_limits
+from ssem_dask.report.viewer.layers import Nodes, Shown, intensity_limits, make_state
 from ssem_dask.report.viewer.live_coarse import serve_coarse
 from ssem_dask.report.viewer.served import Folder, Served, serve_volume
 from ssem_dask.report.worst import worst_places
@@ -16,7 +19,7 @@ from ssem_dask.storage.location import join
 from ssem_dask.storage.run import read_run
 from ssem_dask.storage.volume import Volume
 
-_NODES = {"confidence": "0 … 1, coarse-aligned", "uncertainty": "px"}
+_NODES = {"confidence": "confidence (0 … 1, coarse-aligned)", "uncertainty": "uncertainty (px)"}
 
 
 def make_site(run: str, *, labels: str | None, worst: int) -> tuple[Site, list[str]]:
@@ -69,7 +72,10 @@ def make_site(run: str, *, labels: str | None, worst: int) -> tuple[Site, list[s
         return Shown(
             info=volume.info,
             images=images,
-            nodes=nodes,
+            nodes=[
+                Nodes(name=name, title=_NODES[name], leading=leading, high=_high(name, material))
+                for name, leading in nodes.items()
+            ],
             spacing=spacing,
             labels=None if segmentation is None else segmentation.zarr_format,
             limits=intensity_limits(volume),
@@ -77,24 +83,31 @@ def make_site(run: str, *, labels: str | None, worst: int) -> tuple[Site, list[s
             window=material.window,
         )
 
-    def state(data: str, spot: Spot | None) -> str:
-        return fragment(shown(), data=data, spot=spot)
+    def state(data: str, spot: Spot | None) -> dict[str, Any]:
+        return make_state(shown(), data=data, spot=spot)
 
     return Site(run_mark(attributes), things, state), missing
 
 
-def _node_arrays(run: str, things: dict[str, Served]) -> tuple[dict[str, tuple[int, str]], int]:
-    """Adds the node arrays that there are; their leading axes and units, and their spacing."""
-    found: dict[str, tuple[int, str]] = {}
+def _node_arrays(run: str, things: dict[str, Served]) -> tuple[dict[str, int], int]:
+    """Adds the node arrays that there are; their numbers of axes before z, and their spacing."""
+    found: dict[str, int] = {}
     spacing = 1
-    for name, unit in _NODES.items():
+    for name in _NODES:
         url = join(run, "fields", name)
         if is_node(url):
             array, info = open_field(url)
             things[name] = Folder(url)
-            found[name] = (array.ndim - 3, unit)
+            found[name] = array.ndim - 3
             spacing = info.spacing
     return found, spacing
+
+
+def _high(name: str, material: Material) -> float:
+    """The largest value of a colour scale."""
+    values = material.sections["uncertainty"]
+    known = values[np.isfinite(values)]
+    return 2.0 * float(np.median(known)) if name == "uncertainty" and known.size else 1.0
 
 
 def _labels(url: str, *, like: Volume) -> Volume:
