@@ -18,6 +18,7 @@ from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.events import Observer, Silent, StageStarted
 from ssem_dask.runtime.execute import execute, open_ledger
 from ssem_dask.runtime.executor import Executor
+from ssem_dask.runtime.progress import Published
 from ssem_dask.stages import calibrate, coarse, compose, downsample, mask, measure, register, render
 from ssem_dask.stages.job import Estimate, Job, Stage
 from ssem_dask.stages.sections import refuse_blank
@@ -72,6 +73,19 @@ def plan(config: RunConfig) -> Plan:
     estimates = {stage.NAME: stage.estimate(job) for stage in STAGES}
     estimates = {name: estimate for name, estimate in estimates.items() if estimate.tasks}
     return Plan(job=job, choices=choices, estimates=estimates, digest=config_digest(job))
+
+
+def stored_plan(output: str) -> Plan:
+    """The plan of a run that has begun, from what its group says of itself.
+
+    Raises:
+        SourceError: there is no run, or its source is gone.
+        OutputError: something else is there.
+        ConfigError: another version of this package began it, whose configuration is not known here.
+    """
+    attributes = read_run(output)
+    tree = {**attributes["config"], "source": attributes["source"], "output": output}
+    return plan(make_config(tree, where=f"Run {output}"))
 
 
 def run(plan: Plan, *, executor: Executor, observer: Observer) -> Summary:
@@ -139,6 +153,7 @@ def run_generations(
         executor: runs the tasks.
         observer: told what happens.
     """
+    observer = Published(observer, executor)
     done = done_tasks(open_ledger(summary.output), name, digest=digest)
     counts = summary.counts.setdefault(name, {})
     observer.stage_started(_started(name, estimate, done))

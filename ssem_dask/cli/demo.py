@@ -9,6 +9,7 @@ import typer
 from ssem_dask import pipeline
 from ssem_dask.cli import console
 from ssem_dask.cli.evaluate import keep
+from ssem_dask.cli.progress import observer_for
 from ssem_dask.cli.report import WORST, write_report
 from ssem_dask.cli.run import Cluster, Json, Workers
 from ssem_dask.config import make_config
@@ -58,7 +59,7 @@ def demo(
     planned = pipeline.plan(make_config({"source": str(observed), "output": str(output)}, where="demo"))
     executor = open_cluster(cluster or "local", workers=workers)
     try:
-        with console.observer() as observer:
+        with observer_for(executor, as_json=as_json) as observer:
             summary = pipeline.run(planned, executor=executor, observer=observer)
     finally:
         executor.close()
