@@ -16,7 +16,7 @@ TORCH_SOURCE_cuda =
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-browser bench-coarse bench-accuracy lint docs format clean
+.PHONY: help env demo test test-browser bench-coarse bench-accuracy lint docs pictures format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -71,6 +71,9 @@ $(BENCH_STAMP): $(STAMP)
 
 docs: env  ## Make docs/configuration.md from the config records
 	$(BIN)/python -m ssem_dask.cli.configuration > docs/configuration.md
+
+pictures: env  ## Make the pictures of the README anew (needs chromium)
+	$(BIN)/python docs/images/make.py
 
 format: env  ## Format the code
 	$(BIN)/ruff format .

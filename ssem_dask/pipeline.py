@@ -17,7 +17,7 @@ from ssem_dask.errors import OutputError
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.events import Observer, Silent, StageStarted
 from ssem_dask.runtime.execute import execute, open_ledger
-from ssem_dask.runtime.executor import Executor
+from ssem_dask.runtime.executor import Executor, about_dashboard
 from ssem_dask.runtime.progress import Published
 from ssem_dask.stages import calibrate, coarse, compose, downsample, mask, measure, register, render
 from ssem_dask.stages.job import Estimate, Job, Stage
@@ -110,8 +110,9 @@ def run(plan: Plan, *, executor: Executor, observer: Observer) -> Summary:
 def _run_stages(plan: Plan, *, executor: Executor, observer: Observer) -> Summary:
     job = plan.job
     summary = Summary(output=job.output, state="complete", choices=list(plan.choices))
-    for choice in plan.choices:
-        observer.note(choice)
+    for line in (about_dashboard(executor), *plan.choices):
+        if line is not None:
+            observer.note(line)
     for stage in (stage for stage in STAGES if stage.NAME in plan.estimates):
         stage.prepare(job)
         run_generations(

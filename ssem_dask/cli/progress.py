@@ -33,7 +33,7 @@ _TOLD = 20
 
 @contextmanager
 def observer_for(executor: Executor, *, as_json: bool) -> Iterator[Observer]:
-    """An observer that suits where stderr goes; tells where the dashboard is.
+    """An observer that suits where stderr goes.
 
     Args:
         executor: asked for what it is at.
@@ -47,9 +47,6 @@ def observer_for(executor: Executor, *, as_json: bool) -> Iterator[Observer]:
         shown = Bars(load)
     else:
         shown = Lines(console.note, load)
-    if executor.dashboard:
-        metrics = executor.dashboard.removesuffix("/status") + "/metrics"
-        shown.note(f"Dashboard: {executor.dashboard} (metrics for Prometheus: {metrics})")
     if isinstance(shown, Bars):
         with Live(get_renderable=shown.render, console=console.err, refresh_per_second=2, transient=False):
             yield shown

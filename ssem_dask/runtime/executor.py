@@ -48,6 +48,14 @@ class Executor(Protocol):
         ...
 
 
+def about_dashboard(executor: Executor) -> str | None:
+    """A line about where to look, if there is a dashboard."""
+    if not executor.dashboard:
+        return None
+    metrics = executor.dashboard.removesuffix("/status") + "/metrics"
+    return f"Dashboard: {executor.dashboard} (metrics for Prometheus: {metrics})"
+
+
 class SerialExecutor:
     """Runs one task after another in this process."""
 

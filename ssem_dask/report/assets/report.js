@@ -123,7 +123,7 @@
     const host = panel(document.getElementById("cuts"), item.id, item.title, "");
     const image = new Image();
     const plot = add(host, options(host, {
-      unit: `${item.id[0]}, µm`, height: 260, series: [{ show: false }], legend: false,
+      unit: `${item.id[0]}, µm`, height: z.length < 200 ? 400 : 280, series: [{ show: false }], legend: false,
       range: () => [0, item.extent], down: true, grid: false,
       hooks: { drawClear: [(u) => { if (wide) drawImage(u, wide, z.length, true); }] },
     }), [z, z.map(() => null)]);

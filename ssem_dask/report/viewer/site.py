@@ -12,13 +12,14 @@ from ssem_dask.report.viewer.http import Site, Spot
 from ssem_dask.report.viewer.layers import Nodes, Shown, intensity_limits, make_state
 from ssem_dask.report.viewer.live_coarse import serve_coarse
 from ssem_dask.report.viewer.served import Folder, Served, serve_volume
-from ssem_dask.report.worst import worst_places
+from ssem_dask.report.worst import stands_out, worst_places
 from ssem_dask.storage.arrays import is_node
 from ssem_dask.storage.fields import open_field
 from ssem_dask.storage.location import join
 from ssem_dask.storage.run import read_run
 from ssem_dask.storage.volume import Volume
 
+_AT_LEAST = 3
 _NODES = {"confidence": "confidence (0 … 1, coarse-aligned)", "uncertainty": "uncertainty (px)"}
 
 
@@ -69,6 +70,9 @@ def make_site(run: str, *, labels: str | None, worst: int) -> tuple[Site, list[s
     def shown() -> Shown:
         # On the first look, since a long ledger takes a while.
         material = collect(run)
+        places = worst_places(material, count=worst)
+        # What lies within the usual scatter would only hide the rest: a small volume would be full of boxes.
+        marked = [place for place in places if stands_out(place)] or places[:_AT_LEAST]
         return Shown(
             info=volume.info,
             images=images,
@@ -79,7 +83,7 @@ def make_site(run: str, *, labels: str | None, worst: int) -> tuple[Site, list[s
             spacing=spacing,
             labels=None if segmentation is None else segmentation.zarr_format,
             limits=intensity_limits(volume),
-            places=worst_places(material, count=worst),
+            places=marked,
             window=material.window,
         )
 
