@@ -2,16 +2,19 @@
 
 import asyncio
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import fsspec
 import numpy as np
 import pytest
 import requests
 
 import ssem_dask
 from ssem_dask.geometry.box import Box
+from ssem_dask.report.page import make_report
 from ssem_dask.report.viewer.http import Site, ViewerServer
 from ssem_dask.report.viewer.served import Folder, Made
 from ssem_dask.report.viewer.site import make_site
@@ -154,6 +157,25 @@ def test_coarse_chunks_are_what_the_stages_see(run: str) -> None:
             coarse.size(wrong)
 
 
+def test_a_run_on_an_object_store(run: str) -> None:
+    """Through fsspec alone, as s3 and gs are: the same bytes are served, and the same report is made."""
+    fsspec.filesystem("memory").put(run, "/store/out.zarr", recursive=True)
+    there = "memory://store/out.zarr"
+    site, missing = make_site(there, labels=None, worst=3)
+    assert missing == []
+    here, _ = make_site(run, labels=None, worst=3)
+    shard = "0/c/0/0/0"
+    size = here.things["aligned"].size(shard)
+    assert site.things["aligned"].size(shard) == size
+    for start, stop in ((0, 100), (size - 100, size)):
+        assert site.things["aligned"].read(shard, start=start, stop=stop) == here.things["aligned"].read(
+            shard, start=start, stop=stop
+        )
+    assert [p.place for p in make_report(there, worst=3, viewer=None).places] == [
+        p.place for p in make_report(run, worst=3, viewer=None).places
+    ]
+
+
 def test_the_state_names_layers_and_places(run: str) -> None:
     site, _ = make_site(run, labels=None, worst=3)
     state = site.state("http://h/data/m", None)
@@ -168,3 +190,10 @@ def test_mistakes_are_one_sentence(run: str, observed: str, tmp_path) -> None:  
     with Serving(Site("m", {}, lambda data, spot: {})) as base:
         port = base.rpartition(":")[2]
         assert_one_sentence(command("view", run, "--port", port, "--print-url"), naming=f"port {port}")
+
+
+def test_without_neuroglancer_it_says_what_to_install(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith(("neuroglancer", "ssem_dask.report.viewer."))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "neuroglancer", None)
+    assert_one_sentence(command("view", run), naming="ssem_dask[view]")

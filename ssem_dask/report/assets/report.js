@@ -10,7 +10,7 @@
     second: { stroke: "second", width: 2, dash: [7, 3] },
     third: { stroke: "third", width: 2, dash: [2, 3] },
     before: { stroke: "before", width: 1.3 },
-    before2: { stroke: "before", width: 1.3, dash: [5, 3] },
+    before2: { stroke: "before2", width: 1.3, dash: [5, 3] },
   };
   const whole = () => [-0.5 * data.bin, last - 0.5 * data.bin];
   const short = (v) => (v == null ? "–" : Math.abs(v) >= 1000 ? v.toFixed(0) : String(+v.toPrecision(3)));
@@ -51,7 +51,7 @@
       axes: both,
       series: [{ label: data.bin > 1 ? `section (worst of ${data.bin})` : "section", value: (u, v) => (v == null ? "–" : v) }, ...series],
       cursor: { sync: { key: "sections", setSeries: false }, drag: { x: true, y: false }, points: { size: 6 }, y: false },
-      legend: { show: legend },
+      legend: { show: legend, markers: { dash: (u, i) => (u.series[i].dash ? "dashed" : "solid") } },
       hooks: { ...hooks, setSelect: [(u) => {
         if (u.select.width < 4) return;
         const low_ = u.posToVal(u.select.left, "x"), high_ = u.posToVal(u.select.left + u.select.width, "x");
