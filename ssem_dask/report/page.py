@@ -54,7 +54,11 @@ def make_report(run: str, *, worst: int, viewer: str | None, now: datetime | Non
         SourceError: there is no run.
         OutputError: something else is there.
     """
-    material = collect(run)
+    return render_report(collect(run), worst=worst, viewer=viewer, now=now)
+
+
+def render_report(material: Material, *, worst: int, viewer: str | None, now: datetime | None = None) -> Report:
+    """The page about what was collected; arguments as of `make_report`."""
     base = viewer or address_of(material.attributes)
     places = [_shown(material, place, viewer=base) for place in worst_places(material, count=worst)]
     attributes = material.attributes
@@ -78,7 +82,7 @@ def make_report(run: str, *, worst: int, viewer: str | None, now: datetime | Non
         evaluation=material.evaluation,
         parameters=flat(attributes["config"]),
         provenance=[
-            ("run", run),
+            ("run", material.url),
             ("source", str(attributes["source"])),
             ("ssem_dask", str(attributes.get("version"))),
             ("format", str(attributes.get("format"))),

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page
 
+from ssem_dask.report.ended import FAILED
+from ssem_dask.report.page import render_report
 from tests.browser.conftest import Watched
+from tests.unit.report.test_charts import material
 
 CURVES = ("similarity", "jitter", "drift", "folds", "strain", "coverage", "confidence", "outcome")
 CUTS = ("xz-before", "xz-after", "yz-before", "yz-after")
@@ -118,6 +121,20 @@ def test_the_map_can_be_changed(watched: Callable[[str], Watched], report: Path)
     page.wait_for_function("document.body.dataset.map === 'confidence'")
     page.wait_for_timeout(200)
     assert page.locator("#chart-windows").screenshot() != first
+
+
+def test_a_failed_window_is_seen_among_many(watched: Callable[[str], Watched], tmp_path: Path) -> None:
+    """One failed window of one block of sections, in a map that is shrunk along both axes."""
+    given = material(sections=9000, side=8192, cut=8)
+    given.windows["similarity"][:] = 0.5
+    given.windows["similarity"][0, 0, 0] = 0.4
+    given.ended.windows[4000:4001, 3, 3] = FAILED
+    page = tmp_path / "map.html"
+    page.write_text(render_report(given, worst=0, viewer=None).html)
+    found = watched("light")
+    shown = opened(found, page)
+    assert shown.evaluate(_COUNT, ["#chart-windows", variable(shown, "broken")]) >= 4
+    assert found.complaints == []
 
 
 def test_places_have_pictures_and_links(watched: Callable[[str], Watched], report: Path) -> None:

@@ -153,7 +153,7 @@
     const host = document.createElement("div");
     host.id = "chart-windows";
     holder.append(host);
-    let map = data.maps[0], levels = null;
+    let map = data.maps[0], levels = null, marks = [];
     const canvas = document.createElement("canvas");
     const rgb = (text) => {
       const probe = document.createElement("canvas").getContext("2d");
@@ -168,7 +168,7 @@
       range: () => [-0.5, map.windows * map.rows - 0.5], down: true, grid: false,
       yValues: { incrs: [1, 2, 4, 5, 8, 10, 16, 20, 25, 32, 50, 64, 100, 128, 250, 256, 500, 1000], values: (u, v) => v.map((x) => (Number.isInteger(x) && x >= 0 && x < first ? String(x) : "")) },
       hooks: {
-        drawClear: [(u) => { if (levels) drawImage(u, canvas, z.length); }],
+        drawClear: [(u) => { if (levels) { drawImage(u, canvas, z.length); drawMarks(u); } }],
         setCursor: [(u) => {
           const column = u.cursor.idx;
           if (column == null || u.cursor.top < 0 || !levels) { value.textContent = ""; return; }
@@ -184,6 +184,24 @@
         }],
       },
     }), [z, z.map(() => null)]);
+
+    /* Failed windows once more, at least 2 px wide and high, so that none is lost where many share a pixel. */
+    function drawMarks(u) {
+      if (marks.length > 20000) return;
+      const { ctx, bbox } = u;
+      const [from, to] = whole().map((v) => u.valToPos(v, "x", true));
+      const wide = (to - from) / map.columns, high = bbox.height / map.rows, least = 2 * devicePixelRatio;
+      ctx.save();
+      ctx.beginPath();
+      ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+      ctx.clip();
+      for (const i of marks) {
+        ctx.fillStyle = colour(CODES[levels[i] - data.levels]);
+        const x = Math.floor(from + (i % map.columns) * wide), y = Math.floor(bbox.top + Math.floor(i / map.columns) * high);
+        ctx.fillRect(x, y, Math.ceil(Math.max(wide, least)), Math.ceil(Math.max(high, least)));
+      }
+      ctx.restore();
+    }
 
     function paint() {
       const table = [...data.palette, ...CODES.map(colour)].map(rgb);
@@ -219,6 +237,9 @@
         pen.drawImage(image, 0, 0);
         const bytes = pen.getImageData(0, 0, map.columns, map.rows).data;
         levels = Array.from({ length: map.columns * map.rows }, (_, i) => bytes[4 * i]);
+        const poor = data.levels + CODES.indexOf("poor");
+        marks = [];
+        levels.forEach((level, i) => { if (level >= poor) marks.push(i); });
         paint();
         document.body.dataset.map = map.id;
       };

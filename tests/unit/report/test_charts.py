@@ -13,7 +13,7 @@ from ssem_dask.report.material import Material
 from ssem_dask.report.worst import worst_places
 from ssem_dask.storage.quality import CUTS, SECTION_COLUMNS, TIMES, WINDOW_COLUMNS, QualityInfo
 
-CONFIG = {"register": {"sections": 8}}
+CONFIG = {"register": {"sections": 8, "neighbours": 3}}
 
 
 def material(*, sections: int, side: int, cut: int, seed: int = 0, **changes: Any) -> Material:
@@ -23,7 +23,7 @@ def material(*, sections: int, side: int, cut: int, seed: int = 0, **changes: An
     shape = (sections, side, side)
     found: dict[str, Any] = {
         "url": "out.zarr",
-        "attributes": {"config": CONFIG},
+        "attributes": {"config": CONFIG, "config_digest": "ab" * 32, "source": "in.zarr", "state": "complete"},
         "shape": shape,
         "pixel_size": 4.0,
         "thickness": 40.0,
