@@ -13,9 +13,10 @@ BENCH_STAMP := $(VENV)/.installed-bench
 # A CPU build of torch comes from a local wheel folder where one is set, else from PyTorch's own CPU index.
 TORCH_SOURCE_cpu = $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend cpu)
 TORCH_SOURCE_cuda =
+SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test bench-coarse bench-accuracy lint docs format clean
+.PHONY: help env demo test test-browser bench-coarse bench-accuracy lint docs pictures format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -26,7 +27,7 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ssem_dask needs Python 3.11 or newer; set PYTHON=…")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH_SOURCE_$(TORCH)) --compile-bytecode --editable '.[dev,s3]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH_SOURCE_$(TORCH)) --compile-bytecode --editable '.[dev,s3,view]'
 	@touch $@
 
 demo: env  ## Align a made-up volume with known truth; prints the error before and after, and a picture
@@ -34,8 +35,12 @@ demo: env  ## Align a made-up volume with known truth; prints the error before a
 
 test: env  ## Run all tests with coverage
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest --ignore tests/browser
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
+
+test-browser: env  ## Open report and viewer in Chromium; installs Debian's package where there is none
+	@command -v chromium > /dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq chromium; }
+	$(BIN)/python -m pytest tests/browser
 
 bench-coarse: env  ## Measure how often real sections are found again after random turns and shifts (SEED=…, DRAWS=…)
 	$(BIN)/python -m tests.benchmarks.coarse --seed $(SEED) --draws $(DRAWS) --json coarse.json
@@ -66,6 +71,9 @@ $(BENCH_STAMP): $(STAMP)
 
 docs: env  ## Make docs/configuration.md from the config records
 	$(BIN)/python -m ssem_dask.cli.configuration > docs/configuration.md
+
+pictures: env  ## Make the pictures of the README anew (needs chromium)
+	$(BIN)/python docs/images/make.py
 
 format: env  ## Format the code
 	$(BIN)/ruff format .

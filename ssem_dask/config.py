@@ -172,9 +172,10 @@ def digest_of(value: Any) -> str:
 def _with_digests(job: Job) -> Job:
     tree = stored_config(job)
     tree["calibrate"] = {key: tree["register"][key] for key in ("method", "mip", "gauss_newton")}
+    tree["measure"] = {}
     upstream = digest_of({"source": job.source, "shape": job.shape, "dtype": job.info.dtype.str, **tree["volume"]})
     digests = {}
-    for stage in ("coarse", "mask", "calibrate", "register", "compose", "render", "downsample"):
+    for stage in ("coarse", "mask", "calibrate", "register", "compose", "render", "downsample", "measure"):
         upstream = digest_of({"upstream": upstream, "stage": stage, "config": tree[stage]})
         digests[stage] = upstream[:16]
     return replace(job, digests=digests)

@@ -4,9 +4,11 @@ A task is done if its ledger entry carries the digest of the current configurati
 to do. So an interrupted run goes on where it was, and running a finished one does nothing.
 """
 
+import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 from typing import Any, cast
 
 from ssem_dask import __version__
@@ -15,8 +17,9 @@ from ssem_dask.errors import OutputError
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.events import Observer, Silent, StageStarted
 from ssem_dask.runtime.execute import execute, open_ledger
-from ssem_dask.runtime.executor import Executor
-from ssem_dask.stages import calibrate, coarse, compose, downsample, mask, register, render
+from ssem_dask.runtime.executor import Executor, about_dashboard
+from ssem_dask.runtime.progress import Published
+from ssem_dask.stages import calibrate, coarse, compose, downsample, mask, measure, register, render
 from ssem_dask.stages.job import Estimate, Job, Stage
 from ssem_dask.stages.sections import refuse_blank
 from ssem_dask.storage.ledger import Ledger
@@ -25,7 +28,11 @@ from ssem_dask.storage.run import create_run, read_run, update_run
 from ssem_dask.task import Outcome, Result, Task, TaskReport
 
 FORMAT = 1
-STAGES: tuple[Stage, ...] = cast(tuple[Stage, ...], (coarse, mask, calibrate, register, compose, render, downsample))
+_PACKAGES = ("numpy", "torch", "scipy", "zarr", "dask")
+"""Whose versions a run remembers."""
+STAGES: tuple[Stage, ...] = cast(
+    tuple[Stage, ...], (coarse, mask, calibrate, register, compose, render, downsample, measure)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,19 @@ def plan(config: RunConfig) -> Plan:
     return Plan(job=job, choices=choices, estimates=estimates, digest=config_digest(job))
 
 
+def stored_plan(output: str) -> Plan:
+    """The plan of a run that has begun, from what its group says of itself.
+
+    Raises:
+        SourceError: there is no run, or its source is gone.
+        OutputError: something else is there.
+        ConfigError: another version of this package began it, whose configuration is not known here.
+    """
+    attributes = read_run(output)
+    tree = {**attributes["config"], "source": attributes["source"], "output": output}
+    return plan(make_config(tree, where=f"Run {output}"))
+
+
 def run(plan: Plan, *, executor: Executor, observer: Observer) -> Summary:
     """Do what is left to do of a plan.
 
@@ -90,8 +110,9 @@ def run(plan: Plan, *, executor: Executor, observer: Observer) -> Summary:
 def _run_stages(plan: Plan, *, executor: Executor, observer: Observer) -> Summary:
     job = plan.job
     summary = Summary(output=job.output, state="complete", choices=list(plan.choices))
-    for choice in plan.choices:
-        observer.note(choice)
+    for line in (about_dashboard(executor), *plan.choices):
+        if line is not None:
+            observer.note(line)
     for stage in (stage for stage in STAGES if stage.NAME in plan.estimates):
         stage.prepare(job)
         run_generations(
@@ -133,6 +154,7 @@ def run_generations(
         executor: runs the tasks.
         observer: told what happens.
     """
+    observer = Published(observer, executor)
     done = done_tasks(open_ledger(summary.output), name, digest=digest)
     counts = summary.counts.setdefault(name, {})
     observer.stage_started(_started(name, estimate, done))
@@ -175,6 +197,7 @@ def run_attributes(plan: Plan) -> dict[str, Any]:
         "source": job.source,
         "encoder_digest": job.encoder_digest,
         "state": "running",
+        "environment": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
     }
 
 

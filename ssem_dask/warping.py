@@ -15,7 +15,7 @@ from ssem_dask.geometry.mip import shape_at_mip
 from ssem_dask.pipeline import Summary, run_generations
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.events import Observer, Silent
-from ssem_dask.runtime.executor import Executor
+from ssem_dask.runtime.executor import Executor, about_dashboard
 from ssem_dask.stages import downsample, render
 from ssem_dask.stages.job import DownsampleStageConfig, Estimate, RenderStageConfig
 from ssem_dask.stages.render import Warping
@@ -100,6 +100,9 @@ def run_warp(plan: WarpPlan, *, executor: Executor, observer: Observer) -> Summa
     _check_destination(plan)
     if open_alignment(plan.attributes["alignment"]).state != "complete":
         observer.note(f"{plan.attributes['alignment']} is not complete: what it does not know becomes 0.")
+    dashboard = about_dashboard(executor)
+    if dashboard is not None:
+        observer.note(dashboard)
     summary = Summary(output=target, state="complete")
     _set_state(plan, "running")
     warping.create()

@@ -12,6 +12,7 @@ import typer
 
 from ssem_dask.alignment import Alignment, open_alignment
 from ssem_dask.cli import console
+from ssem_dask.cli.progress import observer_for
 from ssem_dask.cli.run import Cluster, Json, Workers, tell
 from ssem_dask.errors import SourceError
 from ssem_dask.runtime.clusters import open_cluster
@@ -44,7 +45,7 @@ def warp(
     plan = plan_warp(output, volume, destination, labels=labels)
     executor = open_cluster(cluster or "local", workers=workers)
     try:
-        with console.observer() as observer:
+        with observer_for(executor, as_json=as_json) as observer:
             summary = run_warp(plan, executor=executor, observer=observer)
     finally:
         executor.close()

@@ -8,6 +8,9 @@ import typer
 
 from ssem_dask import pipeline
 from ssem_dask.cli import console
+from ssem_dask.cli.evaluate import keep
+from ssem_dask.cli.progress import observer_for
+from ssem_dask.cli.report import WORST, write_report
 from ssem_dask.cli.run import Cluster, Json, Workers
 from ssem_dask.config import make_config
 from ssem_dask.errors import OutputError
@@ -17,6 +20,7 @@ from ssem_dask.evaluation.phantom import PhantomConfig
 from ssem_dask.evaluation.protocol import evaluate
 from ssem_dask.evaluation.record import Evaluation
 from ssem_dask.evaluation.simulate import simulate_phantom
+from ssem_dask.report.page import make_report
 from ssem_dask.report.reslice import draw_reslices
 from ssem_dask.runtime.clusters import open_cluster
 
@@ -55,7 +59,7 @@ def demo(
     planned = pipeline.plan(make_config({"source": str(observed), "output": str(output)}, where="demo"))
     executor = open_cluster(cluster or "local", workers=workers)
     try:
-        with console.observer() as observer:
+        with observer_for(executor, as_json=as_json) as observer:
             summary = pipeline.run(planned, executor=executor, observer=observer)
     finally:
         executor.close()
@@ -64,11 +68,13 @@ def demo(
             console.complain(f"{report.key} failed ({report.cause}): {report.message}")
         raise typer.Exit(1)
     result = evaluate(str(output), truth=str(observed))
+    keep(result)
     draw_reslices(str(output), picture=picture)
+    page = write_report(make_report(str(output), worst=WORST, viewer=None), directory / "report.html")
     if as_json:
-        console.show_json({**result.to_json(), "picture": str(picture)})
+        console.show_json({**result.to_json(), "picture": str(picture), "report": str(page)})
         return
-    _show(result, picture=picture, output=output)
+    _show(result, picture=picture, page=page, output=output)
 
 
 def _claim(directory: Path) -> None:
@@ -86,7 +92,7 @@ def _claim(directory: Path) -> None:
         raise OutputError(f"demo: cannot write to {directory} ({error.strerror}); give another --dir.") from error
 
 
-def _show(result: Evaluation, *, picture: Path, output: Path) -> None:
+def _show(result: Evaluation, *, picture: Path, page: Path, output: Path) -> None:
     names = ("observed", "coarse", "aligned")
     rows = [[label, *(f"{result.value(name, metric):.2f}" for name in names)] for label, metric in _ROWS]
     console.table(
@@ -94,6 +100,7 @@ def _show(result: Evaluation, *, picture: Path, output: Path) -> None:
         columns=["", "before", "rigid only", "after"],
         rows=rows,
     )
-    console.out.print(f"Picture, before | after:  {picture}")
-    console.out.print(f"Aligned volume:           {output}")
+    console.out.print(f"Picture, before | after:   {picture}")
+    console.out.print(f"Report, open in a browser: {page}")
+    console.out.print(f"Aligned volume:            {output}")
     console.note(f"More figures: ssem-dask evaluate {output} --truth {output.parent / 'observed.zarr'}")

@@ -7,8 +7,11 @@ import typer
 
 from ssem_dask.cli import console
 from ssem_dask.cli.run import Json
+from ssem_dask.errors import OutputError
 from ssem_dask.evaluation.protocol import evaluate as evaluate_run
 from ssem_dask.evaluation.record import Evaluation
+from ssem_dask.storage.quality import read_evaluation, write_evaluation
+from ssem_dask.storage.run import read_run
 
 _GOOD = {"low": "low", "high": "high", "one": "near 1", "neither": "as undeformed"}
 
@@ -27,10 +30,26 @@ def evaluate(
 ) -> None:
     """Measure a run: jitter, drift, similarity, label overlap, folds; as observed, coarse and aligned."""
     result = evaluate_run(output, truth=truth, labels=labels, undeformed_run=undeformed)
+    keep(result)
     if as_json:
         console.show_json(result.to_json())
         return
     show(result)
+
+
+def keep(result: Evaluation) -> None:
+    """Keep the result beside the run, where `report` finds it; a run that can only be read is fine too.
+
+    What was measured against a truth is not replaced by what was measured without one.
+    """
+    digest = read_run(result.run)["config_digest"]
+    kept = read_evaluation(result.run)
+    if result.truth is None and kept is not None and kept.get("truth") and kept.get("config_digest") == digest:
+        return
+    try:
+        write_evaluation(result.run, {**result.to_json(), "config_digest": digest})
+    except OutputError as error:
+        console.note(f"The figures were not kept for the report: {error}")
 
 
 def show(result: Evaluation) -> None:

@@ -7,13 +7,18 @@ import typer
 
 from ssem_dask import pipeline
 from ssem_dask.cli import console
+from ssem_dask.cli.progress import observer_for
+from ssem_dask.cli.watch import watch as watch_run
 from ssem_dask.config import RunConfig, load_config, make_config
+from ssem_dask.report.words import si
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.execute import open_ledger
 from ssem_dask.storage.run import read_run
 from ssem_dask.task import Outcome, TaskReport
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON on stdout, and progress as JSON lines on stderr.")
+]
 Cluster = Annotated[
     str | None,
     typer.Option("--cluster", help="Where to run: serial, local, or the address of a Dask scheduler. Default: local."),
@@ -94,10 +99,10 @@ def plan(
         [
             name,
             f"{e.tasks:,}",
-            console.si(e.bytes_read, "B"),
-            console.si(e.bytes_written, "B"),
+            si(e.bytes_read, "B"),
+            si(e.bytes_written, "B"),
             f"{e.files:,}",
-            console.si(e.memory, "B"),
+            si(e.memory, "B"),
         ]
         for name, e in planned.estimates.items()
     ]
@@ -110,12 +115,16 @@ def plan(
 
 def status(
     output: Annotated[str, typer.Argument(help="The run: OUT.zarr.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Show how far it is until it ends; started anywhere.")] = False,
+    interval: Annotated[float, typer.Option("--interval", min=0.2, help="Seconds between two looks.")] = 2.0,
     as_json: Json = False,
 ) -> None:
     """Tell how a run stands: counts by stage and outcome, and every failed chunk with its cause.
 
     Exit code 0 if the run is complete, 1 if not.
     """
+    if watch:
+        watch_run(output, seconds=interval, as_json=as_json)
     attributes = read_run(output)
     counts: dict[str, dict[str, int]] = {}
     failed: list[TaskReport] = []
@@ -137,7 +146,7 @@ def _run(settings: RunConfig, *, cluster: str | None, workers: int | None, as_js
     planned = pipeline.plan(settings)
     executor = open_cluster(cluster or settings.cluster.name, workers=workers or settings.cluster.workers)
     try:
-        with console.observer() as observer:
+        with observer_for(executor, as_json=as_json) as observer:
             summary = pipeline.run(planned, executor=executor, observer=observer)
     finally:
         executor.close()

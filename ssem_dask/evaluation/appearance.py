@@ -18,12 +18,12 @@ from torch import Tensor
 from ssem_dask.evaluation.candidates import Candidate
 from ssem_dask.evaluation.metrics.alignment_error import margin_of
 from ssem_dask.evaluation.metrics.labels import LabelOverlap, label_overlap, mean_overlap
-from ssem_dask.evaluation.metrics.similarity import chunked_correlation, normalised_correlation
 from ssem_dask.evaluation.observe import nearest_labels
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.warp import sample_image
 from ssem_dask.geometry.box import Box
 from ssem_dask.registration.masks import tissue_mask
+from ssem_dask.registration.similarity import chunked_correlation, normalised_correlation
 from ssem_dask.storage.volume import VolumeInfo
 from ssem_dask.types import AnyArray, BoolArray, ShapeYX
 

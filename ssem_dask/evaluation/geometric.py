@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ssem_dask.evaluation.candidates import Candidate, Run
+from ssem_dask.evaluation.curves import ErrorCurveMeter
 from ssem_dask.evaluation.metrics.alignment_error import SPACING, alignment_map, inner_nodes
 from ssem_dask.evaluation.metrics.consistency import two_step_difference
 from ssem_dask.evaluation.metrics.distribution import Distribution
@@ -38,13 +39,24 @@ def alignment_error(candidate: Candidate, *, truth: Truth, z: int) -> Tensor:
     )
 
 
-def measure_alignment(candidate: Candidate, *, truth: Truth, sections: Iterable[int]) -> Mapping[str, float]:
-    """Jitter and drift against the truth; where some sections are damaged also the jitter between two that are not."""
+def measure_alignment(
+    candidate: Candidate, *, truth: Truth, sections: Iterable[int], curve: ErrorCurveMeter | None = None
+) -> Mapping[str, float]:
+    """Jitter and drift against the truth; where some sections are damaged also the jitter between two that are not.
+
+    Args:
+        candidate: what is measured.
+        truth: what it is measured against.
+        sections: that are compared, in order.
+        curve: given every section's error as well, since they are costly to compute.
+    """
     jitter, sound, drift = JitterMeter(), JitterMeter(), DriftMeter()
     for z in sections:
         error = alignment_error(candidate, truth=truth, z=z)
         jitter.add(error)
         drift.add(z, error)
+        if curve is not None:
+            curve.add(z, error)
         if z in truth.damaged:
             sound.skip()
         else:

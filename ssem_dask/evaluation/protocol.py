@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from ssem_dask.errors import SourceError
 from ssem_dask.evaluation.appearance import PixelSource, View, measure_appearance
 from ssem_dask.evaluation.candidates import Candidate, Run, unchanged
+from ssem_dask.evaluation.curves import ErrorCurve, ErrorCurveMeter
 from ssem_dask.evaluation.geometric import (
     measure_alignment,
     measure_held_out,
@@ -63,10 +64,13 @@ def evaluate(
     notes = _notes(run, truth=known, labels=label_url, reference=reference)
 
     values: dict[str, dict[str, float]] = {}
+    curves: dict[str, ErrorCurve] = {}
     for candidate in run.candidates():
         measured = dict(measure_tissue_change(candidate, run=run, sections=sections))
         if known is not None:
-            measured.update(measure_alignment(candidate, truth=known, sections=sections))
+            meter = ErrorCurveMeter()
+            measured.update(measure_alignment(candidate, truth=known, sections=sections, curve=meter))
+            curves[candidate.name] = meter.result()
         values[candidate.name] = measured
     values["aligned"].update(measure_held_out(run))
     if reference is not None:
@@ -88,6 +92,7 @@ def evaluate(
         sections=len(sections),
         rows=tuple(EvaluationRow(name, row) for name, row in values.items()),
         notes=tuple(notes),
+        curves=curves,
     )
 
 

@@ -1,9 +1,11 @@
 """The record of an evaluation: one row per candidate, one column per metric."""
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
+
+from ssem_dask.evaluation.curves import ErrorCurve
 
 Better: TypeAlias = Literal["low", "high", "one", "neither"]
 
@@ -81,6 +83,8 @@ class Evaluation:
     """`observed` (as they came), `coarse` (rigid or affine only), `aligned`; `undeformed` where it is known."""
     notes: tuple[str, ...]
     """What could not be measured and why, and what to know when reading the figures."""
+    curves: Mapping[str, ErrorCurve] = field(default_factory=dict)
+    """By row the error of each section; empty without a truth."""
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -110,4 +114,12 @@ class Evaluation:
             },
             "metrics": {m.name: {"unit": m.unit, "better": m.better, "meaning": m.meaning} for m in self.metrics},
             "notes": list(self.notes),
+            "curves": {
+                name: {"z": list(curve.z), "jitter": _finite(curve.jitter), "drift": _finite(curve.drift)}
+                for name, curve in self.curves.items()
+            },
         }
+
+
+def _finite(values: Sequence[float]) -> list[float | None]:
+    return [round(value, 4) if math.isfinite(value) else None for value in values]

@@ -5,18 +5,22 @@ queueing is off for tasks with resource labels (distributed#9164), and a graph o
 at a million tasks (distributed#5630); the window avoids both.
 """
 
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from typing import Any
 from uuid import uuid4
 
 from distributed import Client, Future, as_completed
 from distributed.scheduler import KilledWorker
 
 from ssem_dask.runtime.execute import lost
-from ssem_dask.runtime.executor import Work
+from ssem_dask.runtime.executor import Load, Work
+from ssem_dask.runtime.metrics import set_metrics
 from ssem_dask.task import Task, TaskReport
 
 _IN_FLIGHT_PER_THREAD = 2
+_LOG = logging.getLogger(__name__)
 
 
 class DaskExecutor:
@@ -24,6 +28,15 @@ class DaskExecutor:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._taken: set[str] = set()
+        """Keys of what is in flight."""
+        self._publishes = True
+
+    @property
+    def dashboard(self) -> str | None:
+        """Address of Dask's dashboard."""
+        link = self._client.dashboard_link
+        return str(link) if link else None
 
     def map(self, work: Work, tasks: Iterable[Task]) -> Iterator[TaskReport]:
         """Run `work` on each task; at most two tasks a thread are in flight.
@@ -53,13 +66,30 @@ class DaskExecutor:
             for task in islice(waiting, max(0, free)):
                 future = self._client.submit(work, task, key=f"{task.key}-{uuid4().hex}", pure=False)
                 running[future.key] = task
+                self._taken.add(future.key)
                 completed.add(future)
 
         refill()
         for future in completed:
+            self._taken.discard(future.key)
             yield running.pop(future.key), future
             future.release()
             refill()
+
+    def load(self) -> Load:
+        """Tasks beyond the threads that there are wait at the workers."""
+        threads = self._client.nthreads()
+        return Load(running=min(len(self._taken), int(sum(threads.values()))), workers=len(threads))
+
+    def publish(self, numbers: Mapping[str, Any]) -> None:
+        """Set metrics in the scheduler's process, which serves them beside its dashboard."""
+        if not self._publishes:
+            return
+        try:
+            self._client.run_on_scheduler(set_metrics, dict(numbers))
+        except Exception as error:  # noqa: BLE001  a scheduler without this package shows no metrics, and that is all
+            self._publishes = False
+            _LOG.info("The scheduler shows no metrics of this run: %s", error)
 
     def close(self) -> None:
         """Disconnect, and stop the cluster if this client started it."""

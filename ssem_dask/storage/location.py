@@ -153,6 +153,29 @@ def read_bytes(url: str) -> bytes:
     return bytes(files.cat_file(path))
 
 
+def size_of(url: str) -> int:
+    """Bytes of a file; FileNotFoundError where there is none, or a folder."""
+    if is_local(url):
+        path = local_path(url)
+        if not path.is_file():
+            raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
+        return path.stat().st_size
+    files, path_ = _files(url)
+    if not files.isfile(path_):
+        raise FileNotFoundError(errno.ENOENT, "no such file", url)
+    return int(files.size(path_))
+
+
+def read_range(url: str, *, start: int, stop: int) -> bytes:
+    """The bytes `start <= i < stop` of a file; FileNotFoundError where there is none."""
+    if is_local(url):
+        with local_path(url).open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
+    files, path = _files(url)
+    return bytes(files.cat_file(path, start=start, end=stop))
+
+
 def write_bytes(url: str, content: bytes) -> None:
     """Write a file atomically, with the folders it needs; replaces what is there."""
     if not is_local(url):

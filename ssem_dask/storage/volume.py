@@ -94,6 +94,16 @@ class Volume:
         """The mips that are stored: contiguous, from 0."""
         return tuple(range(len(self._levels)))
 
+    @property
+    def level_urls(self) -> tuple[str, ...]:
+        """URL of the array of each stored mip."""
+        return tuple(location.join(self.url, path) for path in self._paths)
+
+    @property
+    def zarr_format(self) -> int:
+        """2 or 3."""
+        return int(self._levels[0].metadata.zarr_format)
+
     def shape_at(self, mip: int) -> ShapeZYX:
         """(z, y, x) at any mip, stored or not."""
         return (self.info.shape[0], *shape_at_mip(self.info.shape[1:], mip=mip))

@@ -25,7 +25,7 @@ from ssem_dask.storage.run import read_run
 from ssem_dask.storage.volume import Volume
 from tests.integration.conftest import SEPARATE, SMALL, to_toml
 
-STAGES = {"coarse", "calibrate", "register", "compose", "render", "downsample"}
+STAGES = {"coarse", "calibrate", "register", "compose", "render", "downsample", "measure"}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,58 @@
+"""The alignment error of each section, for pictures: its jump from the section before, its distance from the middle.
+
+The numbers behind `jitter_*` and `drift_max`, section by section; truth px.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssem_dask.types import Float32Array
+
+_NODES = 4096  # kept of a section
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorCurve:
+    """One value a section that was compared; NaN where nothing could be."""
+
+    z: Sequence[int]
+    jitter: Sequence[float]
+    """Median |c_z - c_z'| with z' the section compared before z, px."""
+    drift: Sequence[float]
+    """Median |c_z - c_z0| with z0 the middle of the sections compared, px."""
+
+
+class ErrorCurveMeter:
+    """Gathers the errors while the sections come by; keeps at most about 4096 nodes of each."""
+
+    def __init__(self) -> None:
+        self._z: list[int] = []
+        self._jitter: list[float] = []
+        self._kept: list[Float32Array] = []
+        self._previous: Tensor | None = None
+
+    def add(self, z: int, error: Tensor) -> None:
+        """Add c_z `(2, y, x)`, px; missing sections are left out by not adding them."""
+        jump = math.nan if self._previous is None else _median_length((error - self._previous).numpy())
+        step = max(1, math.ceil(math.sqrt(error[0].numel() / _NODES)))
+        self._z.append(z)
+        self._jitter.append(jump)
+        self._kept.append(error[:, step // 2 :: step, step // 2 :: step].numpy().copy())
+        self._previous = error
+
+    def result(self) -> ErrorCurve:
+        """The curves so far."""
+        middle = self._kept[len(self._kept) // 2] if self._kept else None
+        drift = [_median_length(kept - middle) for kept in self._kept if middle is not None]
+        return ErrorCurve(tuple(self._z), tuple(self._jitter), tuple(drift))
+
+
+def _median_length(error: Float32Array) -> float:
+    lengths = torch.linalg.vector_norm(torch.from_numpy(error).double(), dim=0).numpy()
+    known = lengths[np.isfinite(lengths)]
+    return float(np.median(known)) if known.size else math.nan

@@ -1,0 +1,276 @@
+/* Draws the charts of a report with uPlot. Every chart shares the axis of sections: zooming one zooms all. */
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const z = data.z, last = z.length ? z[z.length - 1] + data.bin : 1;
+  const plots = [];
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
+  const looks = {
+    main: { stroke: "main", width: 2 },
+    second: { stroke: "second", width: 2, dash: [7, 3] },
+    third: { stroke: "third", width: 2, dash: [2, 3] },
+    before: { stroke: "before", width: 1.3 },
+    before2: { stroke: "before2", width: 1.3, dash: [5, 3] },
+  };
+  const whole = () => [-0.5 * data.bin, last - 0.5 * data.bin];
+  const short = (v) => (v == null ? "–" : Math.abs(v) >= 1000 ? v.toFixed(0) : String(+v.toPrecision(3)));
+  const tick = (u, values) => values.map((v) => (Number.isInteger(v) ? v.toLocaleString("en") : ""));
+
+  function zoomAll(low, high) {
+    const [from, to] = whole();
+    if (high - low < 2) return;
+    for (const plot of plots) plot.setScale("x", { min: Math.max(from, low), max: Math.min(to, high) });
+  }
+
+  function axes(unit, size, grid) {
+    const line = { stroke: () => colour("rule"), width: 1, show: grid };
+    const font = '12px system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif';
+    const common = { stroke: () => colour("faint"), grid: line, ticks: { ...line, show: true, size: 4 }, font, labelFont: font, labelSize: 16, gap: 3 };
+    return [
+      { ...common, label: "section", values: tick, space: 60, size: 24 },
+      { ...common, label: unit, size: size || 56, space: 26 },
+    ];
+  }
+
+  function options(host, { unit, height, series, low, range, hooks, legend, axisSize, yValues, grid, down }) {
+    const both = axes(unit, axisSize, grid !== false);
+    if (yValues) Object.assign(both[1], yValues);
+    return {
+      width: host.clientWidth, height,
+      padding: [8, 8, 0, 0],
+      scales: {
+        x: { time: false, range: (u, min, max) => (u.zoomed ? [min, max] : whole()) },
+        y: { dir: down ? -1 : 1, range: range || ((u, min, max) => {
+          if (min == null) return [0, 1];
+          const base = low == null ? min : Math.min(low, min);
+          if (low === 0 && max === 0) return [0, 1];
+          const pad = (max - base || Math.abs(max) || 1) * 0.08;
+          return [low == null ? base - pad : base, max + pad];
+        }) },
+      },
+      axes: both,
+      series: [{ label: data.bin > 1 ? `section (worst of ${data.bin})` : "section", value: (u, v) => (v == null ? "–" : v) }, ...series],
+      cursor: { sync: { key: "sections", setSeries: false }, drag: { x: true, y: false }, points: { size: 6 }, y: false },
+      legend: { show: legend, markers: { dash: (u, i) => (u.series[i].dash ? "dashed" : "solid") } },
+      hooks: { ...hooks, setSelect: [(u) => {
+        if (u.select.width < 4) return;
+        const low_ = u.posToVal(u.select.left, "x"), high_ = u.posToVal(u.select.left + u.select.width, "x");
+        u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+        zoomAll(low_, high_);
+      }], ready: [(u) => u.over.addEventListener("dblclick", () => zoomAll(...whole()))] },
+    };
+  }
+
+  function add(host, opts, values) {
+    opts.cursor.drag.setScale = false;
+    const plot = new uPlot(opts, values, host);
+    plot.zoomed = true;
+    plot.setScale("x", { min: whole()[0], max: whole()[1] });
+    plots.push(plot);
+    new ResizeObserver(() => {
+      if (host.clientWidth && host.clientWidth !== plot.width) plot.setSize({ width: host.clientWidth, height: opts.height });
+    }).observe(host);
+    return plot;
+  }
+
+  function panel(parent, id, title, text) {
+    const box = document.createElement("div");
+    box.className = "chart";
+    box.id = "chart-" + id;
+    const head = document.createElement("h3");
+    head.textContent = title;
+    box.append(head);
+    if (text) {
+      const note = document.createElement("p");
+      note.textContent = text;
+      box.append(note);
+    }
+    const host = document.createElement("div");
+    box.append(host);
+    parent.append(box);
+    return host;
+  }
+
+  function curve(chart) {
+    const host = panel(document.getElementById("charts"), chart.id, chart.title, chart.text);
+    const sparse = z.length <= 60, dense = z.length > 300;
+    const series = chart.lines.map((line) => {
+      const look = looks[line.look];
+      return {
+        label: line.label, stroke: () => colour(look.stroke), width: dense ? 1 : look.width, dash: dense ? undefined : look.dash,
+        value: (u, v) => short(v), points: { show: sparse, size: 4, fill: () => colour(look.stroke) }, spanGaps: false,
+      };
+    });
+    add(host, options(host, { unit: chart.unit, height: 190, series, low: chart.low, legend: true }),
+      [z, ...chart.lines.map((line) => line.values)]);
+  }
+
+  /* An image whose columns are the sections, drawn where the axes say. */
+  function drawImage(u, image, columns, smooth) {
+    const { ctx, bbox } = u;
+    const left = u.valToPos(whole()[0], "x", true), right = u.valToPos(whole()[1], "x", true);
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+    ctx.clip();
+    ctx.imageSmoothingEnabled = smooth || (right - left) / columns < 1;
+    ctx.imageSmoothingQuality = "high";
+    ctx.drawImage(image, left, bbox.top, right - left, bbox.height);
+    ctx.restore();
+  }
+
+  function cut(item) {
+    const host = panel(document.getElementById("cuts"), item.id, item.title, "");
+    const image = new Image();
+    const plot = add(host, options(host, {
+      unit: `${item.id[0]}, µm`, height: z.length < 200 ? 400 : 280, series: [{ show: false }], legend: false,
+      range: () => [0, item.extent], down: true, grid: false,
+      hooks: { drawClear: [(u) => { if (wide) drawImage(u, wide, z.length, true); }] },
+    }), [z, z.map(() => null)]);
+    let wide = null;
+    image.onload = () => {
+      // Sections get whole pixels of their own first, so that smoothing along the cut does not mix neighbours.
+      const times = Math.max(1, Math.ceil(1200 / image.naturalWidth));
+      wide = document.createElement("canvas");
+      wide.width = image.naturalWidth * times;
+      wide.height = image.naturalHeight;
+      const pen = wide.getContext("2d");
+      pen.imageSmoothingEnabled = false;
+      pen.drawImage(image, 0, 0, wide.width, wide.height);
+      plot.redraw();
+    };
+    image.src = item.image;
+  }
+
+  const CODES = ["unknown", "undone", "empty", "poor", "broken"];
+  const WORDS = { unknown: "unknown", undone: "not done", empty: "no tissue", poor: "low quality: nothing registered", broken: "failed" };
+
+  function heat() {
+    const select = document.getElementById("which"), holder = document.getElementById("map");
+    const value = document.getElementById("mapvalue"), legend = document.getElementById("legend");
+    if (!data.maps.length) { document.getElementById("windows").hidden = true; return; }
+    for (const map of data.maps) select.add(new Option(map.title, map.id));
+    const host = document.createElement("div");
+    host.id = "chart-windows";
+    holder.append(host);
+    let map = data.maps[0], levels = null, marks = [];
+    const canvas = document.createElement("canvas");
+    const rgb = (text) => {
+      const probe = document.createElement("canvas").getContext("2d");
+      probe.fillStyle = text;
+      probe.fillRect(0, 0, 1, 1);
+      return probe.getImageData(0, 0, 1, 1).data;
+    };
+    const height = Math.max(110, Math.min(420, 70 + 6 * map.rows));
+    const first = Math.max(1, map.windows * map.rows);
+    const plot = add(host, options(host, {
+      unit: "window", height, series: [{ show: false }], legend: false,
+      range: () => [-0.5, map.windows * map.rows - 0.5], down: true, grid: false,
+      yValues: { incrs: [1, 2, 4, 5, 8, 10, 16, 20, 25, 32, 50, 64, 100, 128, 250, 256, 500, 1000], values: (u, v) => v.map((x) => (Number.isInteger(x) && x >= 0 && x < first ? String(x) : "")) },
+      hooks: {
+        drawClear: [(u) => { if (levels) { drawImage(u, canvas, z.length); drawMarks(u); } }],
+        setCursor: [(u) => {
+          const column = u.cursor.idx;
+          if (column == null || u.cursor.top < 0 || !levels) { value.textContent = ""; return; }
+          const row = Math.floor((u.posToVal(u.cursor.top, "y") + 0.5) / map.windows);
+          if (row < 0 || row >= map.rows) { value.textContent = ""; return; }
+          const level = levels[row * map.columns + column];
+          const found = level < data.levels
+            ? `${short(map.low + (map.high - map.low) * level / (data.levels - 1))} ${map.unit}` : WORDS[CODES[level - data.levels]];
+          const window_ = row * map.windows;
+          const place = map.windows > 1 ? `windows ${window_} … ${window_ + map.windows - 1}`
+            : `window ${window_} (row ${Math.floor(window_ / map.across)}, column ${window_ % map.across})`;
+          value.textContent = `section ${z[column]}, ${place}: ${found}`;
+        }],
+      },
+    }), [z, z.map(() => null)]);
+
+    /* Failed windows once more, at least 2 px wide and high, so that none is lost where many share a pixel. */
+    function drawMarks(u) {
+      if (marks.length > 20000) return;
+      const { ctx, bbox } = u;
+      const [from, to] = whole().map((v) => u.valToPos(v, "x", true));
+      const wide = (to - from) / map.columns, high = bbox.height / map.rows, least = 2 * devicePixelRatio;
+      ctx.save();
+      ctx.beginPath();
+      ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+      ctx.clip();
+      for (const i of marks) {
+        ctx.fillStyle = colour(CODES[levels[i] - data.levels]);
+        const x = Math.floor(from + (i % map.columns) * wide), y = Math.floor(bbox.top + Math.floor(i / map.columns) * high);
+        ctx.fillRect(x, y, Math.ceil(Math.max(wide, least)), Math.ceil(Math.max(high, least)));
+      }
+      ctx.restore();
+    }
+
+    function paint() {
+      const table = [...data.palette, ...CODES.map(colour)].map(rgb);
+      canvas.width = map.columns;
+      canvas.height = map.rows;
+      const pen = canvas.getContext("2d"), picture = pen.createImageData(map.columns, map.rows);
+      levels.forEach((level, i) => picture.data.set(table[level], 4 * i));
+      pen.putImageData(picture, 0, 0);
+      const used = CODES.filter((_, i) => levels.includes(data.levels + i));
+      legend.innerHTML = "";
+      const scale = document.createElement("span");
+      const bar = document.createElement("i");
+      bar.className = "bar";
+      bar.style.background = `linear-gradient(to right, ${data.palette.join(",")})`;
+      scale.append(`${short(map.low)}`, bar, `${short(map.high)} ${map.unit}`);
+      legend.append(scale);
+      for (const code of used) {
+        const item = document.createElement("span"), box = document.createElement("i");
+        box.style.background = colour(code);
+        item.append(box, WORDS[code]);
+        legend.append(item);
+      }
+      plot.redraw();
+    }
+    function load() {
+      map = data.maps.find((m) => m.id === select.value);
+      const image = new Image();
+      image.onload = () => {
+        const raw = document.createElement("canvas");
+        raw.width = map.columns;
+        raw.height = map.rows;
+        const pen = raw.getContext("2d", { colorSpace: "srgb", willReadFrequently: true });
+        pen.drawImage(image, 0, 0);
+        const bytes = pen.getImageData(0, 0, map.columns, map.rows).data;
+        levels = Array.from({ length: map.columns * map.rows }, (_, i) => bytes[4 * i]);
+        const poor = data.levels + CODES.indexOf("poor");
+        marks = [];
+        levels.forEach((level, i) => { if (level >= poor) marks.push(i); });
+        paint();
+        document.body.dataset.map = map.id;
+      };
+      image.src = map.image;
+    }
+    select.addEventListener("change", load);
+    load();
+    return paint;
+  }
+
+  for (const item of data.cuts) cut(item);
+  if (!data.cuts.length) document.getElementById("slices").hidden = true;
+  for (const chart of data.curves) curve(chart);
+  if (!data.curves.length) document.getElementById("curves").hidden = true;
+  const paint = heat();
+  if (data.bin > 1) {
+    const note = document.getElementById("binned");
+    note.hidden = false;
+    note.textContent = `Each point stands for ${data.bin} sections and shows the worst of them.`;
+  }
+  const restyle = () => { for (const plot of plots) plot.redraw(false); if (paint) paint(); };
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", restyle);
+  addEventListener("beforeprint", () => {
+    document.documentElement.classList.add("print");
+    for (const item of document.querySelectorAll("details")) { item.dataset.was = item.open; item.open = true; }
+    restyle();
+  });
+  addEventListener("afterprint", () => {
+    document.documentElement.classList.remove("print");
+    for (const item of document.querySelectorAll("details")) item.open = item.dataset.was === "true";
+    restyle();
+  });
+  document.body.dataset.ready = "true";
+})();

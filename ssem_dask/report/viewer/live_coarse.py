@@ -1,0 +1,89 @@
+"""The coarse-aligned sections as a Zarr v3 image whose chunks are computed when they are looked at.
+
+They lie nowhere: storing them would double the volume. Levels end where a chunk would take more than 2048² px of the
+source to compute.
+"""
+
+import json
+import re
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from ssem_dask.geometry.box import Box
+from ssem_dask.report.viewer.served import Made, group_files
+from ssem_dask.stages.render import to_dtype
+from ssem_dask.stages.sections import read_aligned
+from ssem_dask.storage import ngff
+from ssem_dask.storage.fields import open_coarse
+from ssem_dask.storage.volume import Volume
+
+_CHUNK = 256
+_EXTRA_MIPS = 3  # beyond those that are stored: 256 px of them are 2048 px
+_KEPT = 256  # chunks
+_KEY = re.compile(r"^(\d+)/c/(\d+)/(\d+)/(\d+)$")
+
+
+def serve_coarse(volume: Volume, *, coarse: str) -> Made:
+    """Files of the image.
+
+    Args:
+        volume: the source.
+        coarse: URL of `fields/coarse`.
+    """
+    mips = 1
+    while max(volume.shape_at(mips - 1)[1:]) > _CHUNK and mips < len(volume.mips) + _EXTRA_MIPS:
+        mips += 1
+    attributes = ngff.image_attributes(
+        name="coarse-aligned",
+        pixel_size=volume.info.pixel_size,
+        section_thickness=volume.info.section_thickness,
+        mips=mips,
+    )
+    files = group_files(attributes, zarr_format=3)
+    for mip in range(mips):
+        files[f"{mip}/zarr.json"] = _array_metadata(volume, mip)
+    affines = np.asarray(open_coarse(coarse)[:])
+
+    @lru_cache(maxsize=_KEPT)
+    def chunk(path: str) -> bytes:
+        found = _KEY.match(path)
+        if found is None:
+            raise FileNotFoundError(path)
+        mip, z, row, column = (int(part) for part in found.groups())
+        shape = volume.shape_at(mip)
+        start = z, row * _CHUNK, column * _CHUNK
+        if mip >= mips or any(a >= n for a, n in zip(start, shape, strict=True)):
+            raise FileNotFoundError(path)
+        box = Box(start, (z + 1, start[1] + _CHUNK, start[2] + _CHUNK), mip)
+        pixels = np.zeros((_CHUNK, _CHUNK), dtype=volume.info.dtype.newbyteorder("<"))
+        if np.isfinite(affines[z]).all():
+            with torch.inference_mode():
+                image, _ = read_aligned(volume, z=z, box=box, affine=affines[z])
+            pixels[:] = to_dtype(image, volume.info.dtype)
+        return pixels.tobytes()
+
+    return Made(files, {}, chunk)
+
+
+def _array_metadata(volume: Volume, mip: int) -> bytes:
+    codec = (
+        {"name": "bytes", "configuration": {"endian": "little"}}
+        if volume.info.dtype.itemsize > 1
+        else {"name": "bytes"}
+    )
+    return json.dumps(
+        {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": list(volume.shape_at(mip)),
+            "data_type": volume.info.dtype.name,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, _CHUNK, _CHUNK]}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": 0,
+            "codecs": [codec],
+            "attributes": {},
+            "dimension_names": list(ngff.AXES),
+        }
+    ).encode()

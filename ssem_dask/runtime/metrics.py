@@ -1,0 +1,44 @@
+"""The numbers of a run as Prometheus metrics, in the process registry that a Dask scheduler serves at `/metrics`."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from prometheus_client import Gauge
+
+_STAGE = {
+    "tasks": ("ssem_dask_tasks", "Tasks of the stage"),
+    "done": ("ssem_dask_tasks_done", "Tasks that ended well, those of earlier runs included"),
+    "failed": ("ssem_dask_tasks_failed", "Tasks that failed"),
+    "running": ("ssem_dask_tasks_running", "Tasks that run"),
+    "pixels": ("ssem_dask_pixels", "Source pixels of the stage's tasks"),
+    "pixels_done": ("ssem_dask_pixels_done", "Source pixels of the tasks that have ended"),
+    "pixels_per_second": ("ssem_dask_pixels_per_second", "Source pixels a second since the stage began"),
+    "bytes_read": ("ssem_dask_read_bytes", "Bytes that tasks have read"),
+    "bytes_written": ("ssem_dask_written_bytes", "Bytes that tasks have written"),
+    "seconds": ("ssem_dask_stage_seconds", "Time since the stage began"),
+    "seconds_left": ("ssem_dask_remaining_seconds", "Time that the stage still takes"),
+}
+
+
+def set_metrics(numbers: Mapping[str, Any]) -> None:
+    """Set the gauges of a stage; those of other stages keep their last value.
+
+    Args:
+        numbers: of `StageProgress.numbers`.
+    """
+    stage = numbers["stage"]
+    for name, gauge in _gauges().items():
+        value = numbers.get(name)
+        gauge.labels(stage=stage).set(float("nan") if value is None else value)
+    _workers().set(numbers["workers"])
+
+
+@cache
+def _gauges() -> dict[str, Gauge]:
+    return {name: Gauge(metric, what, ["stage"]) for name, (metric, what) in _STAGE.items()}
+
+
+@cache
+def _workers() -> Gauge:
+    return Gauge("ssem_dask_workers", "Workers alive")

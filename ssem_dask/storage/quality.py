@@ -1,0 +1,251 @@
+"""Quality tables of a run: what is known about its result without any truth, by section and by window.
+
+    quality/sections   (z, column) float32
+    quality/windows    (column, z, y, x) float32; y and x count the register stage's windows
+    quality/reslice/…  (z, pixel), the source's dtype: xz and yz cuts, before and after
+    quality/*.json     records of stages, and the last evaluation against a truth
+
+The attribute `columns` names the columns with unit and meaning. What was never written reads as NaN: unknown (C8). Rows
+are written in blocks of `BLOCK` sections, each of which is a file of its own.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+
+from ssem_dask.errors import ConventionError
+from ssem_dask.geometry.box import Box
+from ssem_dask.geometry.chunks import chunk_boxes
+from ssem_dask.storage import arrays, location
+from ssem_dask.storage.location import join
+from ssem_dask.types import AnyArray, Float32Array, ShapeYX, ShapeZYX
+
+BLOCK = 16
+"""Sections that one task writes."""
+CUTS: Final = ("xz", "yz")
+TIMES: Final = ("before", "after")
+Table: TypeAlias = Literal["sections", "windows"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table."""
+
+    unit: str
+    meaning: str
+
+
+SECTION_COLUMNS: Final[dict[str, Column]] = {
+    "ncc": Column("1", "normalised correlation with the section before, aligned, in the probe"),
+    "ncc_before": Column("1", "the same of the sections as they came"),
+    "cpc": Column("1", "chunked Pearson correlation with the section before, aligned, in the probe"),
+    "cpc_before": Column("1", "the same of the sections as they came"),
+    "motion_median": Column("px", "median length of the motion left between the section and the one before"),
+    "motion_dy": Column("px", "median y component of that motion"),
+    "motion_dx": Column("px", "median x component of that motion"),
+    "uncertainty": Column("px", "median of fields/uncertainty, per component"),
+    "fold_rate": Column("1", "share of the known cells of fields/section where tissue is folded, |J| <= 0"),
+    "strain_p99": Column("1", "99th percentile of the largest stretch or squeeze by fields/section"),
+    "coverage": Column("1", "share of the aligned section that shows tissue"),
+    "confidence": Column("1", "mean confidence of the pair field with the section before, where it is known"),
+    "known": Column("1", "share of the nodes where that pair field is known"),
+}
+WINDOW_COLUMNS: Final[dict[str, Column]] = {
+    "similarity": Column("1", "normalised correlation with the section before, aligned"),
+    "confidence": Column("1", "mean confidence of the pair field with the section before, where it is known"),
+    "known": Column("1", "share of the nodes where that pair field is known"),
+    "motion": Column("px", "median length of the motion left between the section and the one before"),
+    "coverage": Column("1", "share of the window that shows tissue"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityInfo:
+    """What the tables are about."""
+
+    shape_mip0: ShapeZYX
+    """(z, y, x) of the volume."""
+    window: ShapeYX
+    """Extent (y, x) of a register window's core, mip-0 px."""
+    probe: Box
+    """Where sections were compared and cut, at its mip; z covers the volume."""
+    similarity_mip: int
+    """Scale level at which windows were compared."""
+
+    @property
+    def windows(self) -> ShapeYX:
+        """Number of windows (y, x)."""
+        y, x = (-(-n // w) for n, w in zip(self.shape_mip0[1:], self.window, strict=True))
+        return y, x
+
+
+def window_boxes(info: QualityInfo) -> list[Box]:
+    """Cores (y, x) of the windows of a section, mip-0 px, row by row; their z is 0 to 1."""
+    return list(chunk_boxes((1, *info.shape_mip0[1:]), chunk=(1, *info.window)))
+
+
+def create_quality(run: str, *, info: QualityInfo, dtype: np.dtype[Any]) -> None:
+    """Make the tables of a run, all unknown; does nothing where they are.
+
+    Raises:
+        OutputError: other tables are there, or the place cannot be written.
+    """
+    z = info.shape_mip0[0]
+    frame = {
+        "shape_mip0": list(info.shape_mip0),
+        "window": list(info.window),
+        "probe": {"start": list(info.probe.start), "stop": list(info.probe.stop), "mip": info.probe.mip},
+        "similarity_mip": info.similarity_mip,
+    }
+    arrays.create_array(
+        _url(run, "sections"),
+        shape=(z, len(SECTION_COLUMNS)),
+        axes=("z", "column"),
+        chunks=(BLOCK, len(SECTION_COLUMNS)),
+        dtype="float32",
+        shards=None,
+        fill_value=np.nan,
+        attributes={"columns": _described(SECTION_COLUMNS), **frame},
+    )
+    arrays.create_array(
+        _url(run, "windows"),
+        shape=(len(WINDOW_COLUMNS), z, *info.windows),
+        axes=("column", "z", "y", "x"),
+        chunks=(len(WINDOW_COLUMNS), BLOCK, *info.windows),
+        dtype="float32",
+        shards=None,
+        fill_value=np.nan,
+        attributes={"columns": _described(WINDOW_COLUMNS), **frame},
+    )
+    for cut in CUTS:
+        pixels = info.probe.shape[2] if cut == "xz" else info.probe.shape[1]
+        for time in TIMES:
+            arrays.create_array(
+                _url(run, "reslice", f"{cut}_{time}"),
+                shape=(z, pixels),
+                axes=("z", cut[0]),
+                chunks=(BLOCK, pixels),
+                dtype=dtype,
+                shards=None,
+                fill_value=0,
+                attributes={"cut": "through the middle of the probe", "mip": info.probe.mip},
+            )
+
+
+def write_sections(run: str, *, start: int, values: dict[str, AnyArray]) -> int:
+    """Write rows of `quality/sections`.
+
+    Args:
+        run: URL of the run.
+        start: first section, a multiple of `BLOCK`.
+        values: for each column the values `(sections,)` of one block; a column that is left out is unknown.
+
+    Returns:
+        Bytes written, raw.
+    """
+    rows = np.stack([_column(values, name) for name in SECTION_COLUMNS], axis=-1).astype(np.float32)
+    arrays.open_array(_url(run, "sections"), mode="r+")[start : start + len(rows)] = rows
+    return rows.nbytes
+
+
+def write_windows(run: str, *, start: int, values: dict[str, AnyArray]) -> int:
+    """Write rows of `quality/windows`; as `write_sections`, with values `(sections, y, x)` of the windows."""
+    rows = np.stack([_column(values, name) for name in WINDOW_COLUMNS]).astype(np.float32)
+    arrays.open_array(_url(run, "windows"), mode="r+")[:, start : start + rows.shape[1]] = rows
+    return rows.nbytes
+
+
+def write_reslice(run: str, *, start: int, cut: str, time: str, pixels: AnyArray) -> int:
+    """Write rows `(sections, pixel)` of a cut (`xz`, `yz`) at a time (`before`, `after`); returns their bytes."""
+    arrays.open_array(_url(run, "reslice", f"{cut}_{time}"), mode="r+")[start : start + len(pixels)] = pixels
+    return pixels.nbytes
+
+
+def has_quality(run: str) -> bool:
+    """Whether a run has tables."""
+    return arrays.is_node(_url(run, "windows")) and arrays.is_node(_url(run, "sections"))
+
+
+def read_info(run: str) -> QualityInfo:
+    """What the tables are about; SourceError where there are none, ConventionError where they do not say."""
+    attributes: dict[str, Any] = dict(arrays.open_array(_url(run, "windows"), mode="r").attrs)
+    try:
+        z, y, x = attributes["shape_mip0"]
+        wy, wx = attributes["window"]
+        probe = attributes["probe"]
+        return QualityInfo(
+            shape_mip0=(z, y, x),
+            window=(wy, wx),
+            probe=Box(tuple(probe["start"]), tuple(probe["stop"]), probe["mip"]),
+            similarity_mip=attributes["similarity_mip"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConventionError(
+            f"{run}: quality/windows does not say what it is about ({error}); measure anew."
+        ) from error
+
+
+def read_sections(run: str) -> dict[str, Float32Array]:
+    """The columns of `quality/sections`, each `(z,)`; NaN is unknown. SourceError where there is no table."""
+    array = arrays.open_array(_url(run, "sections"), mode="r")
+    values = np.asarray(array[:], dtype=np.float32)
+    return {name: values[:, i] for i, name in enumerate(_names(array))}
+
+
+def read_window_column(run: str, name: str) -> Float32Array:
+    """One column `(z, y, x)` of `quality/windows`; all NaN where the table has no such column."""
+    array = arrays.open_array(_url(run, "windows"), mode="r")
+    names = _names(array)
+    if name not in names:
+        return np.full(array.shape[1:], np.nan, dtype=np.float32)
+    return np.asarray(array[names.index(name)], dtype=np.float32)
+
+
+def read_reslice(run: str, *, cut: str, time: str) -> AnyArray:
+    """A whole cut `(z, pixel)`; SourceError where there is none."""
+    return np.asarray(arrays.open_array(_url(run, "reslice", f"{cut}_{time}"), mode="r")[:])
+
+
+def write_evaluation(run: str, record: dict[str, Any]) -> None:
+    """Keep what an evaluation measured, as `quality/evaluation.json`; replaces the one before.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    url = _url(run, "evaluation.json")
+    with location.writing(url):
+        location.write_bytes(url, json.dumps(record, indent=1).encode())
+
+
+def read_evaluation(run: str) -> dict[str, Any] | None:
+    """The last evaluation that was kept; None where there is none."""
+    return read_record(run, "evaluation.json")
+
+
+def read_record(run: str, name: str) -> dict[str, Any] | None:
+    """A JSON record of `quality/` that a stage wrote; None where there is none."""
+    try:
+        found = json.loads(location.read_bytes(_url(run, name)))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _url(run: str, *parts: str) -> str:
+    return join(run, "quality", *parts)
+
+
+def _described(columns: dict[str, Column]) -> list[dict[str, str]]:
+    return [{"name": name, "unit": column.unit, "meaning": column.meaning} for name, column in columns.items()]
+
+
+def _names(array: arrays.ZarrArray) -> list[str]:
+    columns: Any = array.attrs["columns"]
+    return [str(column["name"]) for column in columns]
+
+
+def _column(values: dict[str, AnyArray], name: str) -> AnyArray:
+    shape = next(iter(values.values())).shape
+    return np.asarray(values.get(name, np.full(shape, np.nan)))

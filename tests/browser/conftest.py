@@ -1,0 +1,127 @@
+"""A real browser, a real run, and its viewer as a process of its own."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+import ssem_dask
+from ssem_dask.evaluation.damage import DamageConfig
+from ssem_dask.evaluation.deformation import DeformationConfig
+from ssem_dask.evaluation.phantom import PhantomConfig
+from ssem_dask.evaluation.simulate import simulate_phantom
+from tests.integration.conftest import SEPARATE
+
+_ARGUMENTS = [
+    "--no-sandbox",
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.fail("chromium is not installed; 'make test-browser' installs it")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=_ARGUMENTS)
+        yield started
+        started.close()
+
+
+@dataclass
+class Watched:
+    """A page, and what it complained of."""
+
+    page: Page
+    complaints: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def watch(self, page: Page) -> Page:
+        page.on(
+            "console", lambda m: m.type in ("error", "warning") and self.complaints.append(f"{m.text} {m.location}")
+        )
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", lambda request: self.requests.append(request.url))
+        return page
+
+
+@pytest.fixture
+def watched(browser: Browser) -> Iterator[Callable[[str], Watched]]:
+    contexts = []
+
+    def make(scheme: str = "light") -> Watched:
+        context = browser.new_context(viewport={"width": 1300, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+        contexts.append(context)
+        found = Watched(context.new_page())
+        found.watch(found.page)
+        return found
+
+    yield make
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An aligned phantom of 10 sections of 256 × 256 px, 3 × 3 windows."""
+    folder = tmp_path_factory.mktemp("browser")
+    simulate_phantom(
+        PhantomConfig(seed=5, shape=(10, 256, 256), oblique=0.0),
+        str(folder / "observed.zarr"),
+        seed=5,
+        deformation=DeformationConfig(shift=8.0, elastic=2.0),
+        damage=DamageConfig(),
+    )
+    output = str(folder / "aligned.zarr")
+    assert ssem_dask.align(str(folder / "observed.zarr"), output, cluster="serial", **SEPARATE).state == "complete"
+    return output
+
+
+@pytest.fixture(scope="session")
+def report(run: str) -> Path:
+    """The report, by the command."""
+    page = Path(run).parent / "report.html"
+    subprocess.run(
+        [sys.executable, "-m", "ssem_dask.cli", "report", run, "--worst", "3", "--file", str(page)], check=True
+    )
+    return page
+
+
+def start_viewer(run: str, *words: str) -> tuple[subprocess.Popen[str], str]:
+    """The process of `ssem-dask view`, and its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ssem_dask.cli", "view", run, "--print-url", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def stop_viewer(process: subprocess.Popen[str]) -> None:
+    """Ctrl-C."""
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 0
+
+
+@pytest.fixture(scope="session")
+def viewer(run: str) -> Iterator[str]:
+    """Address of the run's viewer, on the port that it takes by itself."""
+    process, address = start_viewer(run)
+    yield address
+    stop_viewer(process)

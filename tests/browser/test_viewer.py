@@ -1,0 +1,151 @@
+"""The viewer: a link of the report leads to the pixels of that place, and every layer shows something."""
+
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import parse_qs, urlparse
+
+import numpy as np
+import pytest
+import zarr
+from PIL import Image
+from playwright.sync_api import Page
+
+from ssem_dask.geometry.box import Box
+from ssem_dask.storage.location import join
+from ssem_dask.storage.run import read_run, update_run
+from ssem_dask.storage.volume import Volume
+from ssem_dask.types import AnyArray
+from tests.browser.conftest import Watched, start_viewer, stop_viewer
+
+_LOADED = """() => viewer.isReady() && viewer.layerManager.managedLayers.filter((l) => l.visible).every(
+  (l) => l.layer !== null && l.isReady() && l.layer.dataSources.every((d) => d.loadState !== undefined))"""
+_SHOW = "(names) => viewer.layerManager.managedLayers.forEach((l) => l.setVisible(names.includes(l.name)))"
+
+
+def settle(page: Page) -> None:
+    page.wait_for_function("window.viewer !== undefined", timeout=60_000)
+    for _ in range(3):  # chunks are asked for only once their source is known
+        page.wait_for_timeout(400)
+        page.wait_for_function(_LOADED, timeout=60_000)
+
+
+def sections_only(page: Page, *layers: str) -> AnyArray:
+    """What is drawn where sections are seen face on, without annotations and lines; (y, x) gray."""
+    page.evaluate(_SHOW, list(layers))
+    page.evaluate(
+        """() => { viewer.layout.restoreState("xy"); viewer.showAxisLines.value = false;
+        viewer.showScaleBar.value = false; viewer.showDefaultAnnotations.value = false; }"""
+    )
+    settle(page)
+    panel = page.locator(".neuroglancer-rendered-data-panel").first.bounding_box()
+    assert panel is not None
+    shot = page.screenshot(clip=panel)  # type: ignore[arg-type]
+    return np.asarray(Image.open(io.BytesIO(shot)).convert("L"), dtype=np.float64)
+
+
+def expected(volume: Volume, page: Page, shape: tuple[int, int]) -> AnyArray:
+    """The pixels of the volume that belong there, nearest; NaN outside. Positions are pixel centres in neuroglancer."""
+    x, y, z = page.evaluate("Array.from(viewer.navigationState.position.value)")
+    scale = page.evaluate("viewer.navigationState.zoomFactor.value")
+    section = volume.read(Box((round(z), 0, 0), (round(z) + 1, *volume.info.shape[1:])))[0].astype(float)
+    rows = np.floor(y + 0.5 + (np.arange(shape[0]) + 0.5 - shape[0] / 2) * scale).astype(int)
+    columns = np.floor(x + 0.5 + (np.arange(shape[1]) + 0.5 - shape[1] / 2) * scale).astype(int)
+    inside = ((rows >= 0) & (rows < section.shape[0]))[:, None] & ((columns >= 0) & (columns < section.shape[1]))
+    taken = section[rows.clip(0, section.shape[0] - 1)][:, columns.clip(0, section.shape[1] - 1)]
+    return np.where(inside, taken, np.nan)
+
+
+def likeness(shown: AnyArray, wanted: AnyArray) -> float:
+    known = np.isfinite(wanted)
+    assert known.mean() > 0.2
+    return float(np.corrcoef(shown[known], wanted[known])[0, 1])
+
+
+def test_a_link_of_the_report_leads_to_the_pixels_of_the_place(
+    watched: Callable[[str], Watched], report: Path, run: str, viewer: str
+) -> None:
+    found = watched("light")
+    found.page.goto(report.as_uri())
+    link = found.page.locator("article.place a.open").nth(1)
+    wanted = {
+        key: float(value[0])
+        for key, value in parse_qs(urlparse(link.get_attribute("href")).query).items()
+        if key != "run"
+    }
+    with found.page.context.expect_page() as opening:
+        link.click()
+    page = found.watch(opening.value)
+    settle(page)
+    x, y, z = page.evaluate("Array.from(viewer.navigationState.position.value)")
+    assert (round(z), y + 0.5, x + 0.5) == (wanted["z"], wanted["y"], wanted["x"])
+    shown = sections_only(page, "aligned")
+    assert (shown > 30).mean() > 0.2
+    assert shown.std() > 10
+    aligned = Volume.open(join(run, "aligned"))
+    # This section and not the next one, and to the pixel: neighbours and shifts of 2 px are less alike.
+    right = likeness(shown, expected(aligned, page, shown.shape))
+    assert right > 0.95
+    assert (
+        likeness(
+            np.roll(shown, 2 * round(shown.shape[0] / wanted["side"]), axis=0), expected(aligned, page, shown.shape)
+        )
+        < right - 0.03
+    )
+    assert found.complaints == []
+    assert {urlparse(url).hostname for url in found.requests if url.startswith("http")} == {"127.0.0.1"}
+
+
+def test_every_layer_shows_something(watched: Callable[[str], Watched], run: str, viewer: str) -> None:
+    found = watched("light")
+    found.page.goto(viewer)
+    settle(found.page)
+    names = found.page.evaluate("viewer.layerManager.managedLayers.map((l) => l.name)")
+    confidence, uncertainty = "confidence (0 … 1, coarse-aligned)", "uncertainty (px)"
+    assert names == ["source", "coarse-aligned", "aligned", confidence, uncertainty, "worst places"]
+    source = Volume.open(read_run(run)["source"])
+    shown = sections_only(found.page, "source")
+    assert likeness(shown, expected(source, found.page, shown.shape)) > 0.95
+    for name in ("coarse-aligned", confidence, uncertainty):
+        assert sections_only(found.page, name).std() > 3, name
+    places = found.page.evaluate(
+        "viewer.layerManager.managedLayers.find((l) => l.name === 'worst places').layer.toJSON().annotations.length"
+    )
+    assert places > 0
+    assert found.complaints == []
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_plain_array_as_source_and_labels(
+    zarr_format: int, watched: Callable[[str], Watched], run: str, tmp_path: Path
+) -> None:
+    """Arrays that know no pixel size lie where they belong all the same."""
+    output = str(tmp_path / "out.zarr")
+    shutil.copytree(run, output)
+    volume = Volume.open(read_run(run)["source"])
+    pixels = volume.read(Box((0, 0, 0), volume.info.shape))
+    for name, values in (("plain", pixels), ("labels", (pixels // 64 + 1).astype("uint32"))):
+        array = zarr.create_array(
+            str(tmp_path / f"{name}.zarr"),
+            shape=values.shape,
+            chunks=(1, 128, 128),
+            dtype=values.dtype,
+            zarr_format=zarr_format,  # type: ignore[arg-type]
+        )
+        array[:] = values
+    update_run(output, source=str(tmp_path / "plain.zarr"))
+    process, address = start_viewer(output, "--labels", str(tmp_path / "labels.zarr"), "--port", "0")
+    try:
+        found = watched("light")
+        found.page.goto(address)
+        settle(found.page)
+        shown = sections_only(found.page, "source")
+        assert likeness(shown, expected(volume, found.page, shown.shape)) > 0.95
+        assert sections_only(found.page, "labels").std() > 3
+        # Of Zarr v2, neuroglancer asks whether the group is an array; Chromium reports that it is none.
+        assert [
+            line for line in found.complaints if "/source/.zarray" not in line and "/labels/.zarray" not in line
+        ] == []
+    finally:
+        stop_viewer(process)

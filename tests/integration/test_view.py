@@ -1,0 +1,199 @@
+"""The viewer's server over HTTP: ranges, CORS, what it refuses, and data that lie on an object store."""
+
+import asyncio
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import fsspec
+import numpy as np
+import pytest
+import requests
+
+import ssem_dask
+from ssem_dask.geometry.box import Box
+from ssem_dask.report.page import make_report
+from ssem_dask.report.viewer.http import Site, ViewerServer
+from ssem_dask.report.viewer.served import Folder, Made
+from ssem_dask.report.viewer.site import make_site
+from ssem_dask.stages.sections import read_aligned
+from ssem_dask.storage.fields import open_coarse
+from ssem_dask.storage.location import join, write_bytes
+from ssem_dask.storage.run import read_run
+from ssem_dask.storage.volume import Volume
+from tests.integration.conftest import SEPARATE
+from tests.integration.test_command_line import assert_one_sentence
+from tests.integration.test_command_line import ssem_dask as command
+
+CONTENT = bytes(range(256)) * 4
+
+
+@dataclass
+class Serving:
+    """A server in a thread of its own."""
+
+    site: Site
+    port: int = 0
+
+    def __enter__(self) -> str:
+        self._ready, self._loop = threading.Event(), asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        assert self._ready.wait(20)
+        return f"http://127.0.0.1:{self.port}"
+
+    def _run(self) -> None:
+        async def serve() -> None:
+            self._stop = asyncio.Event()
+            server = ViewerServer(self.site)
+            self.port = server.start(port=0)
+            self._ready.set()
+            await self._stop.wait()
+            server.stop()
+
+        self._loop.run_until_complete(serve())
+        self._loop.close()
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def run(observed: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    output = str(tmp_path_factory.mktemp("view") / "out.zarr")
+    assert ssem_dask.align(observed, output, cluster="serial", **SEPARATE).state == "complete"
+    return output
+
+
+@pytest.fixture(scope="module", params=["disk", "memory"])
+def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of one file of 1024 bytes, on disk and behind fsspec as on an object store."""
+    place = "memory://view-test" if request.param == "memory" else str(tmp_path_factory.mktemp("files"))
+    write_bytes(join(place, "a", "b"), CONTENT)
+    with Serving(Site("mark", {"thing": Folder(place)}, lambda data, spot: {"data": data, "spot": str(spot)})) as base:
+        yield f"{base}/data/mark/thing"
+
+
+@pytest.mark.parametrize(
+    ("asked", "start", "stop"),
+    [
+        ("bytes=0-0", 0, 1),
+        ("bytes=10-19", 10, 20),
+        ("bytes=1000-5000", 1000, 1024),
+        ("bytes=1000-", 1000, 1024),
+        ("bytes=-24", 1000, 1024),
+        ("bytes=-9999", 0, 1024),
+    ],
+)
+def test_ranges(asked: str, start: int, stop: int, files: str) -> None:
+    reply = requests.get(f"{files}/a/b", headers={"Range": asked}, timeout=20)
+    assert reply.status_code == 206
+    assert reply.content == CONTENT[start:stop]
+    assert reply.headers["Content-Range"] == f"bytes {start}-{stop - 1}/1024"
+    assert reply.headers["Access-Control-Allow-Origin"] == "*"
+    assert "Content-Range" in reply.headers["Access-Control-Expose-Headers"]
+
+
+def test_whole_files_heads_and_preflights(files: str) -> None:
+    whole = requests.get(f"{files}/a/b", timeout=20)
+    assert (whole.status_code, whole.content) == (200, CONTENT)
+    head = requests.head(f"{files}/a/b", timeout=20)
+    assert (head.headers["Content-Length"], head.headers["Accept-Ranges"], head.content) == ("1024", "bytes", b"")
+    preflight = requests.options(f"{files}/a/b", timeout=20)
+    assert preflight.status_code == 204
+    assert "Range" in preflight.headers["Access-Control-Allow-Headers"]
+
+
+def test_what_is_not_there(files: str) -> None:
+    for path in ("a/c", "a", "b/a/b", "a//b", "a/%2e%2e/a/b", "..%2f..%2fetc%2fpasswd"):
+        assert requests.get(f"{files}/{path}", timeout=20).status_code == 404, path
+    assert requests.get(f"{files}/a/b", headers={"Range": "bytes=1024-"}, timeout=20).status_code == 416
+    assert requests.get(files.replace("/thing", "/other") + "/a/b", timeout=20).status_code == 404
+    assert requests.get(files.replace("/mark/", "/guess/") + "/a/b", timeout=20).status_code == 404
+
+
+def test_other_sites_cannot_use_it_under_a_name_of_theirs(files: str) -> None:
+    assert requests.get(f"{files}/a/b", headers={"Host": "evil.example:80"}, timeout=20).status_code == 403
+    assert requests.get(f"{files}/a/b", headers={"Host": "localhost:8000"}, timeout=20).status_code == 200
+
+
+def test_links_lead_to_places_of_this_run_only(files: str) -> None:
+    base = files.partition("/data/")[0]
+    place = f"{base}/at?run=mark&z=3&y=10.5&x=20&side=64"
+    reply = requests.get(place, timeout=20, allow_redirects=False)
+    assert (reply.status_code, reply.headers["Location"]) == (302, "/v/mark-3-10.5-20.0-64/")
+    assert "<title>neuroglancer" in requests.get(place, timeout=20).text
+    assert requests.get(f"{base}/at?run=mark&z=3", timeout=20).status_code == 400
+    other = requests.get(f"{base}/at?run=another&z=3&y=1&x=2&side=3", timeout=20)
+    assert other.status_code == 404
+    assert "another run" in other.text
+    with requests.get(f"{base}/events/mark-3-10.5-20.0-64?c=1&gs=", timeout=20, stream=True) as events:
+        line = next(line for line in events.iter_lines(decode_unicode=True) if line.startswith("data: "))
+    told = json.loads(line.removeprefix("data: "))
+    assert told["s"] == {"data": f"{base}/data/mark", "spot": "Spot(z=3, y=10.5, x=20.0, side=64.0)"}
+
+
+def test_coarse_chunks_are_what_the_stages_see(run: str) -> None:
+    site, missing = make_site(run, labels=None, worst=3)
+    assert missing == []
+    assert list(site.things) == ["source", "coarse", "aligned", "confidence", "uncertainty"]
+    coarse = site.things["coarse"]
+    assert isinstance(coarse, Made)
+    metadata = json.loads(coarse.read("0/zarr.json", start=0, stop=1 << 20))
+    assert metadata["shape"] == [10, 160, 160]
+    chunk = np.frombuffer(coarse.read("0/c/4/0/0", start=0, stop=1 << 20), dtype=metadata["data_type"]).reshape(
+        256, 256
+    )
+    volume = Volume.open(read_run(run)["source"])
+    affine = np.asarray(open_coarse(join(run, "fields", "coarse"))[4])
+    image, mask = read_aligned(volume, z=4, box=Box((4, 0, 0), (5, 160, 160)), affine=affine)
+    np.testing.assert_allclose(chunk[:160, :160], image.clamp(0, 255).numpy(), atol=0.51)
+    assert mask.any()
+    for wrong in ("0/c/10/0/0", "0/c/0/1/0", "9/c/0/0/0", "0/c/0/0", "zarr"):
+        with pytest.raises(FileNotFoundError):
+            coarse.size(wrong)
+
+
+def test_a_run_on_an_object_store(run: str) -> None:
+    """Through fsspec alone, as s3 and gs are: the same bytes are served, and the same report is made."""
+    fsspec.filesystem("memory").put(run, "/store/out.zarr", recursive=True)
+    there = "memory://store/out.zarr"
+    site, missing = make_site(there, labels=None, worst=3)
+    assert missing == []
+    here, _ = make_site(run, labels=None, worst=3)
+    shard = "0/c/0/0/0"
+    size = here.things["aligned"].size(shard)
+    assert site.things["aligned"].size(shard) == size
+    for start, stop in ((0, 100), (size - 100, size)):
+        assert site.things["aligned"].read(shard, start=start, stop=stop) == here.things["aligned"].read(
+            shard, start=start, stop=stop
+        )
+    assert [p.place for p in make_report(there, worst=3, viewer=None).places] == [
+        p.place for p in make_report(run, worst=3, viewer=None).places
+    ]
+
+
+def test_the_state_names_layers_and_places(run: str) -> None:
+    site, _ = make_site(run, labels=None, worst=3)
+    state = site.state("http://h/data/m", None)
+    assert list(state["dimensions"]) == ["x", "y", "z"]
+    assert [layer["name"] for layer in state["layers"] if layer.get("visible", True)] == ["aligned", "worst places"]
+    assert len(state["layers"][-1]["annotations"]) == 3
+
+
+def test_mistakes_are_one_sentence(run: str, observed: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    assert_one_sentence(command("view", str(tmp_path / "none.zarr")), naming="none.zarr")
+    assert_one_sentence(command("view", run, "--labels", join(run, "fields", "section")), naming="fields/section")
+    with Serving(Site("m", {}, lambda data, spot: {})) as base:
+        port = base.rpartition(":")[2]
+        assert_one_sentence(command("view", run, "--port", port, "--print-url"), naming=f"port {port}")
+
+
+def test_without_neuroglancer_it_says_what_to_install(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith(("neuroglancer", "ssem_dask.report.viewer."))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "neuroglancer", None)
+    assert_one_sentence(command("view", run), naming="ssem_dask[view]")

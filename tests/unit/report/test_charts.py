@@ -1,0 +1,113 @@
+"""Charts do not grow with the volume, show the worst, and leave out what is not known."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ssem_dask.geometry.box import Box
+from ssem_dask.report.charts import make_charts
+from ssem_dask.report.ended import FAILED, OK, Ended
+from ssem_dask.report.material import Material
+from ssem_dask.report.worst import worst_places
+from ssem_dask.storage.quality import CUTS, SECTION_COLUMNS, TIMES, WINDOW_COLUMNS, QualityInfo
+
+CONFIG = {"register": {"sections": 8, "neighbours": 3}}
+
+
+def material(*, sections: int, side: int, cut: int, seed: int = 0, **changes: Any) -> Material:
+    """Noise of any size; the hardest to compress."""
+    chance = np.random.default_rng(seed)
+    count = side // 512
+    shape = (sections, side, side)
+    found: dict[str, Any] = {
+        "url": "out.zarr",
+        "attributes": {"config": CONFIG, "config_digest": "ab" * 32, "source": "in.zarr", "state": "complete"},
+        "shape": shape,
+        "pixel_size": 4.0,
+        "thickness": 40.0,
+        "window": (512, 512),
+        "ended": Ended({}, np.full((sections, count, count), OK, np.uint8), [], [], 0.0),
+        "measured": True,
+        "info": QualityInfo(
+            shape_mip0=shape, window=(512, 512), probe=Box((0, 0, 0), (sections, cut, cut)), similarity_mip=0
+        ),
+        "sections": {name: chance.random(sections, np.float32) for name in SECTION_COLUMNS},
+        "windows": {name: chance.random((sections, count, count), np.float32) for name in WINDOW_COLUMNS},
+        "cuts": {(c, t): chance.integers(1, 255, (sections, cut), np.uint8) for c in CUTS for t in TIMES},
+        "state": np.ones(sections, np.uint8),
+        "evaluation": None,
+        "records": {},
+    }
+    return Material(**{**found, **changes})
+
+
+def test_fifty_thousand_sections_stay_small() -> None:
+    charts = make_charts(material(sections=50_000, side=4096, cut=512)).plain()
+    size = len(json.dumps(charts))
+    assert charts["bin"] == 13
+    assert all(len(line["values"]) == len(charts["z"]) for chart in charts["curves"] for line in chart["lines"])
+    assert {m["columns"] for m in charts["maps"]} == {len(charts["z"])}
+    assert 1_000_000 < size < 8_000_000, size
+
+
+def test_the_worst_section_of_a_bin_is_shown() -> None:
+    ncc = np.full(10_000, 0.9, np.float32)
+    ncc[5000] = -0.5
+    folds = np.zeros(10_000, np.float32)
+    folds[7001] = 0.25
+    given = material(sections=10_000, side=512, cut=8)
+    given.sections["ncc"], given.sections["fold_rate"] = ncc, folds
+    charts = {chart.id: chart for chart in make_charts(given).curves}
+    assert min(v for v in charts["similarity"].lines[0].values if v is not None) == -0.5
+    assert charts["folds"].lines[0].values[7001 // 3] == 25.0
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    given = material(sections=20, side=512, cut=8)
+    given.sections["uncertainty"][:] = np.nan
+    given.sections["motion_median"][:] = np.nan
+    given.sections["confidence"][3] = np.nan
+    charts = {chart.id: chart for chart in make_charts(given).curves}
+    assert "jitter" not in charts
+    assert "true-jitter" not in charts
+    assert charts["confidence"].lines[0].values[3] is None
+    assert all(v is not None for v in charts["confidence"].lines[0].values[4:])
+
+
+def test_the_course_of_the_tissue_is_the_sum_of_what_is_left() -> None:
+    """Each section lies 0.5 px further: the motion points from a section back to the one before."""
+    given = material(sections=21, side=512, cut=8)
+    given.sections["motion_dy"][:] = -0.5
+    given.sections["motion_dx"][:] = 0.0
+    given.sections["motion_dy"][0] = np.nan
+    charts = {chart.id: chart for chart in make_charts(given).curves}
+    values = [v for v in charts["drift"].lines[0].values if v is not None]
+    assert values == pytest.approx([(z - 10) * 0.5 for z in range(21)])
+
+
+def test_worst_places_are_apart_and_hold_both_kinds() -> None:
+    given = material(sections=64, side=1024, cut=8)
+    for name in WINDOW_COLUMNS:
+        given.windows[name][:] = np.random.default_rng(1).normal(0.6, 0.01, given.windows[name].shape)
+    given.windows["coverage"][:] = 1.0
+    given.windows["similarity"][30:33, 1, 1] = [0.2, 0.1, 0.2]
+    given.windows["motion"][50, 0, 0] = 30.0
+    given.ended.windows[8:16, 0, 1] = FAILED
+    places = worst_places(given, count=4)
+    assert [(p.z, p.row, p.column) for p in places[:1]] == [(8, 0, 1)]
+    assert {(31, 1, 1), (50, 0, 0)} <= {(p.z, p.row, p.column) for p in places}
+    assert not {(30, 1, 1), (32, 1, 1)} & {(p.z, p.row, p.column) for p in places}
+    assert places[0].reason == "Registration failed."
+    assert any("30.0 px" in p.reason for p in places)
+
+
+def test_empty_windows_are_no_bad_places() -> None:
+    given = material(sections=16, side=512, cut=8)
+    for name in WINDOW_COLUMNS:
+        given.windows[name][:] = 0.6
+    given.windows["coverage"][:] = 1.0
+    given.windows["similarity"][4] = 0.0
+    given.windows["coverage"][3] = 0.1
+    assert worst_places(given, count=3) == []
