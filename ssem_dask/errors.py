@@ -22,6 +22,14 @@ class OutputError(SsemDaskError, OSError):
     """The output cannot be written, or belongs to something else."""
 
 
+class LayoutError(OutputError):
+    """An array is there, but laid out otherwise than it is to be written."""
+
+    def __init__(self, url: str, message: str) -> None:
+        super().__init__(message)
+        self.url = url
+
+
 class ConventionError(SsemDaskError, ValueError):
     """A stored array does not carry the conventions that its reader relies on."""
 

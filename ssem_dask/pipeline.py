@@ -1,17 +1,19 @@
 """The pipeline: a loop over stages and generations. What has been done stands in the store, not in a scheduler.
 
-A task is done if its ledger entry carries the digest of the current configuration and did not fail; everything else is
-to do. So an interrupted run goes on where it was, and running a finished one does nothing.
+A task is done if its ledger entry carries the digest of the current configuration and stands (it did not fail, and
+nothing that it read is to be done again); everything else is to do. So an interrupted run goes on where it was, and
+running a finished one does nothing.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
 from ssem_dask import __version__
+from ssem_dask.changes import Tailor
 from ssem_dask.config import RunConfig, config_digest, make_config, resolve, stored_config
-from ssem_dask.errors import OutputError
+from ssem_dask.errors import LayoutError, OutputError
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.events import Observer, Silent, StageStarted
 from ssem_dask.runtime.execute import execute, open_ledger
@@ -19,8 +21,9 @@ from ssem_dask.runtime.executor import Executor
 from ssem_dask.stages import calibrate, coarse, compose, downsample, mask, register, render
 from ssem_dask.stages.job import Estimate, Job, Stage
 from ssem_dask.stages.sections import refuse_blank
+from ssem_dask.staleness import Again, find_stale, mark_stale
 from ssem_dask.storage.ledger import Ledger
-from ssem_dask.storage.location import exists
+from ssem_dask.storage.location import delete, exists
 from ssem_dask.storage.run import create_run, read_run, update_run
 from ssem_dask.task import Outcome, Result, Task, TaskReport
 
@@ -38,6 +41,8 @@ class Plan:
     estimates: dict[str, Estimate]
     """Of the stages that have something to do."""
     digest: str
+    given: dict[str, Any]
+    """The configuration as the user gave it, without what was chosen."""
 
 
 @dataclass(slots=True)
@@ -54,6 +59,9 @@ class Summary:
     """Tasks that ended as expected but have something to say."""
     choices: list[str] = field(default_factory=list)
     """What was chosen before it began, as in `Plan`; empty where that is not known any more."""
+    again: dict[str, list[str]] = field(default_factory=dict)
+    """Keys of the tasks that had ended, or failed, and were to be done again when the run began: `chosen` by the user,
+    `changed`, since configuration, weights or source are not what they were, and `dependent` on any of these."""
 
 
 def plan(config: RunConfig) -> Plan:
@@ -65,13 +73,20 @@ def plan(config: RunConfig) -> Plan:
     job, choices = resolve(config)
     estimates = {stage.NAME: stage.estimate(job) for stage in STAGES}
     estimates = {name: estimate for name, estimate in estimates.items() if estimate.tasks}
-    return Plan(job=job, choices=choices, estimates=estimates, digest=config_digest(job))
+    given = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return Plan(job=job, choices=choices, estimates=estimates, digest=config_digest(job), given=given)
 
 
-def run(plan: Plan, *, executor: Executor, observer: Observer) -> Summary:
+def run(plan: Plan, *, executor: Executor, observer: Observer, allow_missing: bool = False) -> Summary:
     """Do what is left to do of a plan.
 
     Stops after a stage in which a task failed, since the stages after it would build on a hole.
+
+    Args:
+        plan: what to do.
+        executor: runs the tasks.
+        observer: told what happens.
+        allow_missing: go on all the same; what failed reads as unknown. The run stays `incomplete`.
 
     Raises:
         OutputError: the output cannot be written, or belongs to something else.
@@ -80,20 +95,62 @@ def run(plan: Plan, *, executor: Executor, observer: Observer) -> Summary:
     if not exists(plan.job.output):
         refuse_blank(plan.job)
     open_run(plan)
+    again = find_stale(plan.job, stages=STAGES, ledger=open_ledger(plan.job.output))
+    return carry_on(plan, again, executor=executor, observer=observer, allow_missing=allow_missing)
+
+
+def carry_on(
+    plan: Plan,
+    again: Again,
+    *,
+    executor: Executor,
+    observer: Observer,
+    allow_missing: bool,
+    only: frozenset[str] | None = None,
+) -> Summary:
+    """Mark what is stale, then do what is left to do of a run that has been opened.
+
+    Args:
+        plan: what to do.
+        again: what is to be done again.
+        executor: runs the tasks.
+        observer: told what happens.
+        allow_missing: as in `run`.
+        only: of the tasks that failed, these alone are done again; None: all.
+    """
+    output = plan.job.output
     try:
-        return _run_stages(plan, executor=executor, observer=observer)
+        mark_stale(again, open_ledger(output))
+        summary = Summary(output=output, state="complete", choices=list(plan.choices))
+        summary.again = {name: getattr(again, name) for name in ("chosen", "changed", "dependent")}
+        return _run_stages(
+            plan, summary=summary, executor=executor, observer=observer, allow_missing=allow_missing, only=only
+        )
     except BaseException:
-        update_run(plan.job.output, state="incomplete")
+        update_run(output, state="incomplete")
         raise
 
 
-def _run_stages(plan: Plan, *, executor: Executor, observer: Observer) -> Summary:
+def _run_stages(
+    plan: Plan,
+    *,
+    summary: Summary,
+    executor: Executor,
+    observer: Observer,
+    allow_missing: bool,
+    only: frozenset[str] | None,
+) -> Summary:
     job = plan.job
-    summary = Summary(output=job.output, state="complete", choices=list(plan.choices))
     for choice in plan.choices:
         observer.note(choice)
+    if summary.again["changed"]:
+        observer.note(
+            f"{len(summary.again['changed'])} task(s) ended with what is not any more as it was, and "
+            f"{len(summary.again['dependent'])} depend on what is done again: they are done again."
+        )
+    tailor = Tailor(job, plan.given)
     for stage in (stage for stage in STAGES if stage.NAME in plan.estimates):
-        stage.prepare(job)
+        _prepare(stage, job)
         run_generations(
             stage.NAME,
             stage.generations(job),
@@ -103,11 +160,31 @@ def _run_stages(plan: Plan, *, executor: Executor, observer: Observer) -> Summar
             summary=summary,
             executor=executor,
             observer=observer,
+            tailor=tailor,
+            allow_missing=allow_missing,
+            only=only,
         )
-        if summary.failed:
+        if summary.failed and not allow_missing:
             break
     update_run(job.output, state=summary.state)
     return summary
+
+
+def _prepare(stage: Stage, job: Job) -> None:
+    """Create a stage's arrays; one that is laid out otherwise, by a configuration that was changed, is made anew.
+
+    Raises:
+        LayoutError: there is such an array, but results that stand lie in it.
+    """
+    while True:
+        try:
+            stage.prepare(job)
+        except LayoutError as error:
+            if done_tasks(open_ledger(job.output), stage.NAME, digest=job.digests[stage.NAME]):
+                raise
+            delete(error.url, recursive=True)
+        else:
+            return
 
 
 def run_generations(
@@ -120,6 +197,9 @@ def run_generations(
     summary: Summary,
     executor: Executor,
     observer: Observer,
+    tailor: Callable[[Task], Task] | None = None,
+    allow_missing: bool = False,
+    only: frozenset[str] | None = None,
 ) -> None:
     """Do what is left to do of one stage, and count it in `summary`; stops after a generation in which a task failed.
 
@@ -132,19 +212,25 @@ def run_generations(
         summary: of the run so far; changed.
         executor: runs the tasks.
         observer: told what happens.
+        tailor: gives a task the configuration that its ledger entry asks for; None: no entry asks for any.
+        allow_missing: go on after a generation in which a task failed.
+        only: as in `carry_on`.
     """
-    done = done_tasks(open_ledger(summary.output), name, digest=digest)
+    entries = {report.key: report for report in open_ledger(summary.output).reports(name) if report.digest == digest}
+    kept = {key: report for key, report in entries.items() if _is_kept(report, only)}
     counts = summary.counts.setdefault(name, {})
-    observer.stage_started(_started(name, estimate, done))
-    for report in done.values():
+    observer.stage_started(_started(name, estimate, kept))
+    for report in kept.values():
         _count(report, counts, summary)
     for generation in generations:
-        for report in executor.map(partial(execute, run=work), _left(generation, done)):
+        left = (task if tailor is None else tailor(task) for task in _left(generation, entries, kept))
+        for report in executor.map(partial(execute, run=work), left):
             observer.task_ended(report)
             _count(report, counts, summary)
         if summary.failed:
             summary.state = "incomplete"
-            break
+            if not allow_missing:
+                break
     observer.stage_ended(name)
 
 
@@ -159,7 +245,7 @@ def open_run(plan: Plan) -> None:
         raise OutputError(
             f"Output {output}: holds a run with another source or configuration (digest "
             f"{str(attributes.get('config_digest'))[:12]}, this one is {plan.digest[:12]}); choose another output, or "
-            "remove that one."
+            "change that run with 'ssem-dask rerun', which does again what the change concerns."
         )
     update_run(output, state="running")
 
@@ -171,6 +257,7 @@ def run_attributes(plan: Plan) -> dict[str, Any]:
         "format": FORMAT,
         "version": __version__,
         "config": stored_config(job),
+        "given": plan.given,
         "config_digest": plan.digest,
         "source": job.source,
         "encoder_digest": job.encoder_digest,
@@ -180,11 +267,7 @@ def run_attributes(plan: Plan) -> dict[str, Any]:
 
 def done_tasks(ledger: Ledger, stage: str, *, digest: str) -> dict[str, TaskReport]:
     """The tasks of a stage that need not be done again, by key."""
-    return {
-        report.key: report
-        for report in ledger.reports(stage)
-        if report.digest == digest and report.outcome is not Outcome.FAILED
-    }
+    return {report.key: report for report in ledger.reports(stage) if report.digest == digest and report.outcome.stands}
 
 
 def align(
@@ -194,6 +277,7 @@ def align(
     cluster: str = "local",
     workers: int | None = None,
     observer: Observer | None = None,
+    allow_missing: bool = False,
     **config: Any,
 ) -> Summary:
     """Align a volume with defaults.
@@ -204,6 +288,7 @@ def align(
         cluster: `serial`, `local` or the address of a Dask scheduler.
         workers: workers of a local cluster; one a core if None.
         observer: told what happens; None: nobody.
+        allow_missing: as in `run`.
         config: tables of the configuration, e.g. `register={"neighbours": 2}`.
 
     Raises:
@@ -213,13 +298,28 @@ def align(
     planned = plan(make_config(tree, where="align"))
     executor = open_cluster(cluster, workers=workers)
     try:
-        return run(planned, executor=executor, observer=observer or Silent())
+        return run(planned, executor=executor, observer=observer or Silent(), allow_missing=allow_missing)
     finally:
         executor.close()
 
 
-def _left(tasks: Iterable[Task], done: dict[str, TaskReport]) -> Iterator[Task]:
-    return (task for task in tasks if task.key not in done)
+def _is_kept(report: TaskReport, only: frozenset[str] | None) -> bool:
+    """Whether a task whose entry is current is not run: it is done, or it failed and was not chosen."""
+    if report.outcome is Outcome.FAILED:
+        return only is not None and report.key not in only
+    return report.outcome.stands
+
+
+def _left(tasks: Iterable[Task], entries: dict[str, TaskReport], kept: dict[str, TaskReport]) -> Iterator[Task]:
+    for task in tasks:
+        entry = entries.get(task.key)
+        if entry is None:
+            yield task
+        elif task.key not in kept:
+            failed = entry.outcome is Outcome.FAILED and not entry.restore
+            yield replace(
+                task, attempt=entry.attempts + 1 if failed else 1, changes=tuple(sorted(entry.changes.items()))
+            )
 
 
 def _started(name: str, estimate: Estimate, done: dict[str, TaskReport]) -> StageStarted:

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from ssem_dask import __version__
-from ssem_dask.cli import apply, data, demo, evaluate, run
+from ssem_dask.cli import apply, data, demo, evaluate, rerun, run
 from ssem_dask.cli.console import complain
 from ssem_dask.errors import SsemDaskError
 
@@ -67,6 +67,7 @@ app.command("align", rich_help_panel="Align")(run.align)
 app.command("plan", rich_help_panel="Align")(run.plan)
 app.command("run", rich_help_panel="Align")(run.run)
 app.command("status", rich_help_panel="Align")(run.status)
+app.command("rerun", rich_help_panel="Align")(rerun.rerun)
 app.command("warp", rich_help_panel="Use an alignment")(apply.warp)
 app.command("points", rich_help_panel="Use an alignment")(apply.points)
 app.command("train", rich_help_panel="Measure and improve")(data.train)

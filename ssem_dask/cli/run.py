@@ -1,4 +1,4 @@
-"""Commands that align: align, plan, run, status."""
+"""Commands that align: align, plan, run; and status, which tells how a run stands."""
 
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -20,6 +20,10 @@ Cluster = Annotated[
 ]
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Workers of a local cluster. Default: one a core.")
+]
+AllowMissing = Annotated[
+    bool,
+    typer.Option("--allow-missing", help="Go on where chunks failed; the output is then incomplete, the exit code 1."),
 ]
 PixelSize = Annotated[
     float | None, typer.Option("--pixel-size", help="nm per pixel, if the source does not say.", show_default=False)
@@ -43,6 +47,7 @@ def align(
     workers: Workers = None,
     pixel_size: PixelSize = None,
     section_thickness: Thickness = None,
+    allow_missing: AllowMissing = False,
     as_json: Json = False,
 ) -> None:
     """Align a volume with defaults: everything from source to aligned pyramid.
@@ -57,17 +62,18 @@ def align(
         settings = settings.model_copy(update={"volume": settings.volume.model_copy(update=given)})
     else:
         settings = make_config({**overrides, "volume": sizes}, where="align")
-    _run(settings, cluster=cluster, workers=workers, as_json=as_json)
+    _run(settings, cluster=cluster, workers=workers, allow_missing=allow_missing, as_json=as_json)
 
 
 def run(
     config: Annotated[str, typer.Argument(help="TOML file with at least `source` and `output`.")],
     cluster: Cluster = None,
     workers: Workers = None,
+    allow_missing: AllowMissing = False,
     as_json: Json = False,
 ) -> None:
     """Align as a config says; goes on where an interrupted run was."""
-    _run(load_config(config), cluster=cluster, workers=workers, as_json=as_json)
+    _run(load_config(config), cluster=cluster, workers=workers, allow_missing=allow_missing, as_json=as_json)
 
 
 def plan(
@@ -127,18 +133,18 @@ def status(
             failed.append(report)
         elif report.message:
             remarks.append(report)
-    tell(
-        pipeline.Summary(output=output, state=attributes["state"], counts=counts, failed=failed, remarks=remarks),
-        as_json=as_json,
-    )
+    # An entry may have become stale, or been marked as damaged, after the run had ended.
+    stands = not failed and not any(Outcome.STALE in stage for stage in counts.values())
+    state = attributes["state"] if stands else "incomplete"
+    tell(pipeline.Summary(output=output, state=state, counts=counts, failed=failed, remarks=remarks), as_json=as_json)
 
 
-def _run(settings: RunConfig, *, cluster: str | None, workers: int | None, as_json: bool) -> None:
+def _run(settings: RunConfig, *, cluster: str | None, workers: int | None, allow_missing: bool, as_json: bool) -> None:
     planned = pipeline.plan(settings)
     executor = open_cluster(cluster or settings.cluster.name, workers=workers or settings.cluster.workers)
     try:
         with console.observer() as observer:
-            summary = pipeline.run(planned, executor=executor, observer=observer)
+            summary = pipeline.run(planned, executor=executor, observer=observer, allow_missing=allow_missing)
     finally:
         executor.close()
     tell(summary, as_json=as_json)
@@ -158,9 +164,20 @@ def tell(summary: pipeline.Summary, *, as_json: bool) -> None:
         console.table(f"{summary.output}: {summary.state}", columns=["stage", *outcomes], rows=rows)
         for report in summary.remarks[:_SHOWN]:
             console.note(f"{report.key}: {report.outcome}: {report.message}")
-        for report in summary.failed[:_SHOWN]:
-            console.complain(f"{report.key} failed ({report.cause}): {report.message}")
-        if len(summary.failed) > _SHOWN:
-            console.note(f"… and {len(summary.failed) - _SHOWN} more; --json lists all.")
+        if summary.failed:
+            _show_failed(summary.failed)
     if summary.state != "complete":
         raise typer.Exit(1)
+
+
+def _show_failed(failed: list[TaskReport]) -> None:
+    causes: dict[str, int] = {}
+    for report in failed:
+        causes[str(report.cause)] = causes.get(str(report.cause), 0) + 1
+    console.table(
+        f"{len(failed)} chunk(s) failed: {', '.join(f'{n} {cause}' for cause, n in sorted(causes.items()))}",
+        columns=["chunk", "cause", "attempts", "seconds", "worker", "message"],
+        rows=[[r.key, str(r.cause), str(r.attempts), f"{r.seconds:.1f}", r.worker, r.message] for r in failed[:_SHOWN]],
+    )
+    if len(failed) > _SHOWN:
+        console.note(f"… and {len(failed) - _SHOWN} more; --json lists all.")

@@ -6,15 +6,16 @@ at a million tasks (distributed#5630); the window avoids both.
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from uuid import uuid4
 
 from distributed import Client, Future, as_completed
 from distributed.scheduler import KilledWorker
 
-from ssem_dask.runtime.execute import lost
+from ssem_dask.runtime.execute import unfinished
 from ssem_dask.runtime.executor import Work
-from ssem_dask.task import Task, TaskReport
+from ssem_dask.task import Cause, Task, TaskReport
 
 _IN_FLIGHT_PER_THREAD = 2
 
@@ -35,12 +36,14 @@ class DaskExecutor:
         for task, future in self._stream(work, tasks, in_flight=None):
             report = _report(future)
             if report is None:
-                suspects.append(task)
+                suspects.append(replace(task, lost=task.lost + 1))
             else:
                 yield report
         for task, future in self._stream(work, suspects, in_flight=1):
             message = f"Every worker that ran {task.key} died; it may need more memory than a worker has."
-            yield _report(future) or lost(task, message=message, attempts=2)
+            yield _report(future) or unfinished(
+                replace(task, lost=task.lost + 1), cause=Cause.WORKER_LOST, message=message
+            )
 
     def _stream(self, work: Work, tasks: Iterable[Task], *, in_flight: int | None) -> Iterator[tuple[Task, Future]]:
         """Submit tasks as others end; None in flight: two for each thread that there is at the time."""

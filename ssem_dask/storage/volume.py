@@ -117,9 +117,11 @@ class Volume:
 
         Raises:
             PlanError: the box's mip is not stored, or the box leaves the volume.
+            SourceError: a chunk under the box is damaged, or the place cannot be reached.
         """
         self._check(box)
-        return np.asarray(self._levels[box.mip][box.slices], dtype=self.info.dtype)
+        with location.reading(self.url), arrays.decoding(f"{self.url}: box {box.start}…{box.stop} at mip {box.mip}"):
+            return np.asarray(self._levels[box.mip][box.slices], dtype=self.info.dtype)
 
     def write(self, box: Box, values: AnyArray) -> None:
         """Write whole shards.
