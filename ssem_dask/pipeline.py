@@ -6,6 +6,7 @@ running a finished one does nothing.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
@@ -14,20 +15,27 @@ from ssem_dask import __version__
 from ssem_dask.changes import Tailor
 from ssem_dask.config import RunConfig, config_digest, make_config, resolve, stored_config
 from ssem_dask.errors import LayoutError, OutputError
+from ssem_dask.geometry.region import Footprint
+from ssem_dask.mending import mend
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.events import Observer, Silent, StageStarted
 from ssem_dask.runtime.execute import execute, open_ledger
-from ssem_dask.runtime.executor import Executor
+from ssem_dask.runtime.executor import Executor, Work
 from ssem_dask.stages import calibrate, coarse, compose, downsample, mask, register, render
 from ssem_dask.stages.job import Estimate, Job, Stage
 from ssem_dask.stages.sections import refuse_blank
-from ssem_dask.staleness import Again, find_stale, mark_stale
+from ssem_dask.stages.written import written_files
+from ssem_dask.staleness import Again, Chosen, find_stale, mark_stale
+from ssem_dask.storage.lease import Lease, held
 from ssem_dask.storage.ledger import Ledger
-from ssem_dask.storage.location import delete, exists
+from ssem_dask.storage.location import delete, exists, join
+from ssem_dask.storage.retry import patient
 from ssem_dask.storage.run import create_run, read_run, update_run
 from ssem_dask.task import Outcome, Result, Task, TaskReport
 
 FORMAT = 1
+_MENDINGS = 3
+"""Rounds over the stages: further ones only where damage was found and marked."""
 STAGES: tuple[Stage, ...] = cast(tuple[Stage, ...], (coarse, mask, calibrate, register, compose, render, downsample))
 
 
@@ -95,59 +103,116 @@ def run(plan: Plan, *, executor: Executor, observer: Observer, allow_missing: bo
     if not exists(plan.job.output):
         refuse_blank(plan.job)
     open_run(plan)
-    again = find_stale(plan.job, stages=STAGES, ledger=open_ledger(plan.job.output))
-    return carry_on(plan, again, executor=executor, observer=observer, allow_missing=allow_missing)
+    with driving(plan.job.output, executor) as guarded:
+        return carry_on(plan, None, executor=guarded, observer=observer, allow_missing=allow_missing)
+
+
+@contextmanager
+def driving(output: str, executor: Executor) -> Iterator[Executor]:
+    """Be the only driver of a run, and patient with its stores.
+
+    Yields:
+        The executor, which stops where another driver has taken over.
+
+    Raises:
+        OutputError: another driver is at work.
+    """
+    with held(lease_url(output)) as lease, patient():
+        yield Guarded(executor, lease)
+
+
+def lease_url(output: str) -> str:
+    """Where a run's driver says that it is alive."""
+    return join(output, "ledger", "driver.lease")
+
+
+class Guarded:
+    """An executor that stops where the run's lease was lost."""
+
+    def __init__(self, executor: Executor, lease: Lease) -> None:
+        self._executor = executor
+        self._lease = lease
+
+    def map(self, work: Work, tasks: Iterable[Task]) -> Iterator[TaskReport]:
+        """As in `Executor`; OutputError where another driver has taken over."""
+        for report in self._executor.map(work, tasks):
+            self._lease.check()
+            yield report
+
+    def close(self) -> None:
+        """As in `Executor`."""
+        self._executor.close()
 
 
 def carry_on(
     plan: Plan,
-    again: Again,
+    chosen: Chosen | None,
     *,
     executor: Executor,
     observer: Observer,
     allow_missing: bool,
-    only: frozenset[str] | None = None,
+    changes: dict[str, Any] | None = None,
 ) -> Summary:
-    """Mark what is stale, then do what is left to do of a run that has been opened.
+    """Mark what is stale, then do what is left to do of a run that is there; the caller is `driving` it.
+
+    What fails since something that it reads was damaged, though it had been written well, is done once more after that
+    has been written again.
 
     Args:
         plan: what to do.
-        again: what is to be done again.
+        chosen: what the user wants done again; of the tasks that failed, nothing else is then done again. None: all.
         executor: runs the tasks.
         observer: told what happens.
         allow_missing: as in `run`.
-        only: of the tasks that failed, these alone are done again; None: all.
+        changes: configuration values that are to hold for the chosen tasks alone, by dotted key.
     """
     output = plan.job.output
+    update_run(output, **run_attributes(plan))
     try:
-        mark_stale(again, open_ledger(output))
-        summary = Summary(output=output, state="complete", choices=list(plan.choices))
-        summary.again = {name: getattr(again, name) for name in ("chosen", "changed", "dependent")}
-        return _run_stages(
-            plan, summary=summary, executor=executor, observer=observer, allow_missing=allow_missing, only=only
-        )
+        ledger = open_ledger(output)
+        again = find_stale(plan.job, stages=STAGES, ledger=ledger, chosen=chosen, changes=changes)
+        mark_stale(again, ledger)
+        for choice in plan.choices:
+            observer.note(choice)
+        _tell_again(again, observer)
+        only = None if chosen is None else frozenset(again.chosen)
+        for _ in range(_MENDINGS):
+            summary = Summary(output=output, state="complete", choices=list(plan.choices))
+            summary.again = {name: getattr(again, name) for name in ("chosen", "changed", "dependent")}
+            _run_stages(plan, summary, executor=executor, observer=observer, allow_missing=allow_missing, only=only)
+            tried = [report for report in summary.failed if only is None or report.key in only]
+            damaged = mend(tried, plan.job, stages=STAGES, executor=executor)
+            if not damaged:
+                break
+            for report in damaged:
+                observer.note(f"{report.key}: what it wrote is damaged and is written again: {report.message}")
+            only = None if only is None else only | {report.key for report in damaged}
+        update_run(output, state=summary.state)
+        return summary
     except BaseException:
         update_run(output, state="incomplete")
         raise
 
 
+def _tell_again(again: Again, observer: Observer) -> None:
+    if again.chosen or again.changed:
+        observer.note(
+            f"Done again: {len(again.chosen)} task(s) that were chosen, {len(again.changed)} that ended with another "
+            f"configuration, weights or source, and {len(again.dependent)} that depend on what is done again."
+        )
+
+
 def _run_stages(
     plan: Plan,
-    *,
     summary: Summary,
+    *,
     executor: Executor,
     observer: Observer,
     allow_missing: bool,
     only: frozenset[str] | None,
-) -> Summary:
+) -> None:
+    """One round over all stages; fills in the summary."""
     job = plan.job
-    for choice in plan.choices:
-        observer.note(choice)
-    if summary.again["changed"]:
-        observer.note(
-            f"{len(summary.again['changed'])} task(s) ended with what is not any more as it was, and "
-            f"{len(summary.again['dependent'])} depend on what is done again: they are done again."
-        )
     tailor = Tailor(job, plan.given)
     for stage in (stage for stage in STAGES if stage.NAME in plan.estimates):
         _prepare(stage, job)
@@ -155,6 +220,7 @@ def _run_stages(
             stage.NAME,
             stage.generations(job),
             work=stage.run,
+            files=partial(_files_of, job=job, footprint=stage.footprint),
             estimate=plan.estimates[stage.NAME],
             digest=job.digests[stage.NAME],
             summary=summary,
@@ -166,8 +232,10 @@ def _run_stages(
         )
         if summary.failed and not allow_missing:
             break
-    update_run(job.output, state=summary.state)
-    return summary
+
+
+def _files_of(task: Task, *, job: Job, footprint: Callable[[Task], Footprint]) -> dict[str, int]:
+    return written_files(job, footprint(task))
 
 
 def _prepare(stage: Stage, job: Job) -> None:
@@ -197,6 +265,7 @@ def run_generations(
     summary: Summary,
     executor: Executor,
     observer: Observer,
+    files: Callable[[Task], dict[str, int]] | None = None,
     tailor: Callable[[Task], Task] | None = None,
     allow_missing: bool = False,
     only: frozenset[str] | None = None,
@@ -212,21 +281,22 @@ def run_generations(
         summary: of the run so far; changed.
         executor: runs the tasks.
         observer: told what happens.
+        files: tells which files a task has written, see `execute`.
         tailor: gives a task the configuration that its ledger entry asks for; None: no entry asks for any.
         allow_missing: go on after a generation in which a task failed.
-        only: as in `carry_on`.
+        only: of the tasks that failed, these alone are done again; None: all.
     """
     entries = {report.key: report for report in open_ledger(summary.output).reports(name) if report.digest == digest}
     kept = {key: report for key, report in entries.items() if _is_kept(report, only)}
     counts = summary.counts.setdefault(name, {})
     observer.stage_started(_started(name, estimate, kept))
     for report in kept.values():
-        _count(report, counts, summary)
+        count(report, counts, summary)
     for generation in generations:
         left = (task if tailor is None else tailor(task) for task in _left(generation, entries, kept))
-        for report in executor.map(partial(execute, run=work), left):
+        for report in executor.map(partial(execute, run=work, files=files), left):
             observer.task_ended(report)
-            _count(report, counts, summary)
+            count(report, counts, summary)
         if summary.failed:
             summary.state = "incomplete"
             if not allow_missing:
@@ -247,7 +317,6 @@ def open_run(plan: Plan) -> None:
             f"{str(attributes.get('config_digest'))[:12]}, this one is {plan.digest[:12]}); choose another output, or "
             "change that run with 'ssem-dask rerun', which does again what the change concerns."
         )
-    update_run(output, state="running")
 
 
 def run_attributes(plan: Plan) -> dict[str, Any]:
@@ -332,9 +401,10 @@ def _started(name: str, estimate: Estimate, done: dict[str, TaskReport]) -> Stag
     )
 
 
-def _count(report: TaskReport, counts: dict[str, int], summary: Summary) -> None:
+def count(report: TaskReport, counts: dict[str, int], summary: Summary) -> None:
+    """Add an ended task to the counts of its stage and to the summary."""
     counts[report.outcome] = counts.get(report.outcome, 0) + 1
     if report.outcome is Outcome.FAILED:
         summary.failed.append(report)
-    elif report.message:
+    elif report.message and report.outcome.stands:
         summary.remarks.append(report)

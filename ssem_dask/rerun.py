@@ -9,11 +9,13 @@ from typing import Any
 from ssem_dask.changes import changed_config, refuse_layout
 from ssem_dask.errors import ConfigError
 from ssem_dask.geometry.region import Footprint
-from ssem_dask.pipeline import STAGES, Plan, Summary, carry_on, plan, run_attributes
+from ssem_dask.mending import verify
+from ssem_dask.pipeline import STAGES, Plan, Summary, carry_on, count, driving, lease_url, plan
 from ssem_dask.runtime.events import Observer
 from ssem_dask.runtime.execute import open_ledger
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.staleness import Again, find_stale
+from ssem_dask.storage.lease import is_driven
 from ssem_dask.storage.run import read_run, update_run
 from ssem_dask.task import Cause, Outcome, Task, TaskReport
 
@@ -55,8 +57,12 @@ class RerunPlan:
     """What a rerun will do."""
 
     plan: Plan
+    chosen: Selection | None
+    """None: nothing is chosen, all that is not done is done."""
+    changes: dict[str, Any]
+    """For the chosen tasks alone."""
     again: Again
-    only: frozenset[str] | None
+    """What it comes to, as the ledger stands now."""
 
 
 def plan_rerun(output: str, selection: Selection, *, changes: dict[str, Any] | None = None) -> RerunPlan:
@@ -83,20 +89,17 @@ def plan_rerun(output: str, selection: Selection, *, changes: dict[str, Any] | N
     else:
         planned = plan(changed_config(tree, changes))
     _check(selection, sections=planned.job.shape[0])
-    again = find_stale(
-        planned.job,
-        stages=STAGES,
-        ledger=open_ledger(output),
-        chosen=selection if selection.given else None,
-        changes=changes if selection.given else None,
-    )
+    chosen = selection if selection.given else None
+    own = changes if selection.given else {}
+    ledger = open_ledger(output)
+    again = find_stale(planned.job, stages=STAGES, ledger=ledger, chosen=chosen, changes=own)
     unknown = sorted(set(selection.chunks) - set(again.chosen))
     if unknown:
         raise ConfigError(
             f"--chunk {unknown[0]}: the run has no such task, or it does not fit the other options; "
             "'ssem-dask status --json' lists keys."
         )
-    return RerunPlan(planned, again, frozenset(again.chosen) if selection.given else None)
+    return RerunPlan(planned, chosen, own, again)
 
 
 def run_again(planned: RerunPlan, *, executor: Executor, observer: Observer, allow_missing: bool = False) -> Summary:
@@ -104,15 +107,58 @@ def run_again(planned: RerunPlan, *, executor: Executor, observer: Observer, all
 
     What had never been done is done as well: the run goes on as far as it can.
     """
-    update_run(planned.plan.job.output, **run_attributes(planned.plan))
-    return carry_on(
-        planned.plan,
-        planned.again,
-        executor=executor,
-        observer=observer,
-        allow_missing=allow_missing,
-        only=planned.only,
-    )
+    with driving(planned.plan.job.output, executor) as guarded:
+        return carry_on(
+            planned.plan,
+            planned.chosen,
+            executor=guarded,
+            observer=observer,
+            allow_missing=allow_missing,
+            changes=planned.changes,
+        )
+
+
+def verify_run(output: str, *, executor: Executor, observer: Observer) -> Summary:
+    """Read all that a run has written, and mark what is damaged or gone as failed, so that it is written again.
+
+    Args:
+        output: URL of the run.
+        executor: reads.
+        observer: told of what is damaged.
+
+    Returns:
+        How the run stands; `failed` holds what is damaged, and what had failed before.
+
+    Raises:
+        SourceError: there is no run.
+        OutputError: a driver is at work on it.
+    """
+    planned = plan_rerun(output, Selection()).plan
+    with driving(output, executor) as guarded:
+        for report in verify(planned.job, stages=STAGES, executor=guarded):
+            if report.restore:
+                observer.note(f"{report.key}: {report.message}")
+        summary = standing(output)
+        update_run(output, state=summary.state)
+    return summary
+
+
+def standing(output: str) -> Summary:
+    """How a run stands, as its ledger says.
+
+    Raises:
+        SourceError: there is no run.
+    """
+    state = str(read_run(output)["state"])
+    summary = Summary(output=output, state=state)
+    for report in open_ledger(output).reports(None):
+        count(report, summary.counts.setdefault(report.stage, {}), summary)
+    if state == "running" and not is_driven(lease_url(output)):
+        summary.state = "incomplete"  # its driver is dead
+    # An entry may have become stale, or been marked as damaged, after the run had ended.
+    elif state == "complete" and (summary.failed or any(Outcome.STALE in stage for stage in summary.counts.values())):
+        summary.state = "incomplete"
+    return summary
 
 
 def parse_sections(text: str) -> range:

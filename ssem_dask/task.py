@@ -97,6 +97,8 @@ class TaskReport:
     pixels: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
+    files: dict[str, int] = field(default_factory=dict)
+    """Files that it wrote, by their path in the run, and their bytes."""
     log: str = ""
     """Last lines of the traceback of a failed task."""
     changes: dict[str, Any] = field(default_factory=dict)

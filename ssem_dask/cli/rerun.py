@@ -1,4 +1,4 @@
-"""Command rerun: do parts of a run again, and what depends on them."""
+"""Commands that repair a run: `rerun` does parts of it again and what depends on them, `verify` looks for damage."""
 
 from typing import Annotated
 
@@ -7,8 +7,9 @@ import typer
 from ssem_dask.changes import parse_changes
 from ssem_dask.cli import console
 from ssem_dask.cli.run import AllowMissing, Cluster, Json, Workers, tell
-from ssem_dask.rerun import RerunPlan, Selection, parse_sections, plan_rerun, run_again
+from ssem_dask.rerun import RerunPlan, Selection, parse_sections, plan_rerun, run_again, verify_run
 from ssem_dask.runtime.clusters import open_cluster
+from ssem_dask.runtime.executor import Executor
 from ssem_dask.storage.run import read_run
 from ssem_dask.task import Cause
 
@@ -57,14 +58,38 @@ def rerun(
     if dry_run:
         _show(planned, as_json=as_json)
         return
-    own = read_run(output)["given"].get("cluster", {})
-    executor = open_cluster(cluster or own.get("name") or "local", workers=workers or own.get("workers"))
+    executor = _open_cluster(output, cluster, workers)
     try:
         with console.observer() as observer:
             summary = run_again(planned, executor=executor, observer=observer, allow_missing=allow_missing)
     finally:
         executor.close()
     tell(summary, as_json=as_json)
+
+
+def verify(
+    output: Annotated[str, typer.Argument(help="The run: OUT.zarr.")],
+    cluster: Cluster = None,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Read all that a run has written and compare checksums; what is damaged or gone is marked as failed.
+
+    `rerun --failed` then writes just that again. Exit code 0 if the run is complete and sound, 1 if not.
+    """
+    executor = _open_cluster(output, cluster, workers)
+    try:
+        with console.observer() as observer:
+            summary = verify_run(output, executor=executor, observer=observer)
+    finally:
+        executor.close()
+    tell(summary, as_json=as_json)
+
+
+def _open_cluster(output: str, cluster: str | None, workers: int | None) -> Executor:
+    """The cluster that the user names, or that the run was given."""
+    own = read_run(output)["given"].get("cluster", {})
+    return open_cluster(cluster or own.get("name") or "local", workers=workers or own.get("workers"))
 
 
 def _show(planned: RerunPlan, *, as_json: bool) -> None:

@@ -8,10 +8,9 @@ import typer
 from ssem_dask import pipeline
 from ssem_dask.cli import console
 from ssem_dask.config import RunConfig, load_config, make_config
+from ssem_dask.rerun import standing
 from ssem_dask.runtime.clusters import open_cluster
-from ssem_dask.runtime.execute import open_ledger
-from ssem_dask.storage.run import read_run
-from ssem_dask.task import Outcome, TaskReport
+from ssem_dask.task import TaskReport
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Cluster = Annotated[
@@ -122,21 +121,7 @@ def status(
 
     Exit code 0 if the run is complete, 1 if not.
     """
-    attributes = read_run(output)
-    counts: dict[str, dict[str, int]] = {}
-    failed: list[TaskReport] = []
-    remarks: list[TaskReport] = []
-    for report in open_ledger(output).reports(None):
-        stage = counts.setdefault(report.stage, {})
-        stage[report.outcome] = stage.get(report.outcome, 0) + 1
-        if report.outcome is Outcome.FAILED:
-            failed.append(report)
-        elif report.message:
-            remarks.append(report)
-    # An entry may have become stale, or been marked as damaged, after the run had ended.
-    stands = not failed and not any(Outcome.STALE in stage for stage in counts.values())
-    state = attributes["state"] if stands else "incomplete"
-    tell(pipeline.Summary(output=output, state=state, counts=counts, failed=failed, remarks=remarks), as_json=as_json)
+    tell(standing(output), as_json=as_json)
 
 
 def _run(settings: RunConfig, *, cluster: str | None, workers: int | None, allow_missing: bool, as_json: bool) -> None:

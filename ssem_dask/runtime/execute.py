@@ -13,18 +13,22 @@ from datetime import UTC, datetime
 
 from ssem_dask.errors import OutputError, SsemDaskError
 from ssem_dask.storage.ledger import Ledger
-from ssem_dask.storage.location import join
+from ssem_dask.storage.location import delete, join
+from ssem_dask.storage.retry import patient
 from ssem_dask.task import Cause, Outcome, Result, Task, TaskReport
 
 _LOG_LINES = 30
 
 
-def execute(task: Task, *, run: Callable[[Task], Result]) -> TaskReport:
+def execute(
+    task: Task, *, run: Callable[[Task], Result], files: Callable[[Task], dict[str, int]] | None = None
+) -> TaskReport:
     """Run a task and write its ledger entry.
 
     Args:
         task: what to do.
         run: the stage's function.
+        files: tells which files the task has written, and their bytes; None: the entry does not say.
 
     Returns:
         The report that was written. Whatever the task raised is in it; only an interrupt, and a ledger that cannot be
@@ -33,9 +37,15 @@ def execute(task: Task, *, run: Callable[[Task], Result]) -> TaskReport:
     started = datetime.now(UTC).isoformat(timespec="seconds")
     clock = time.perf_counter()
     outcome, cause, log = Outcome.FAILED, None, ""
-    result = Result(outcome=Outcome.FAILED)
+    result, written = Result(outcome=Outcome.FAILED), dict[str, int]()
     try:
-        result = run(task)
+        with patient():
+            if task.attempt > 1 and files is not None:
+                # Writing a part of a shard reads it first: one that the last attempt left torn would fail for ever.
+                for path in files(task):
+                    delete(join(task.output, path), recursive=False)
+            result = run(task)
+            written = {} if files is None else files(task)
         outcome, message = result.outcome, result.message
     except Exception as error:  # noqa: BLE001  the ledger is where a task's failure is told, whatever it is
         cause, message = cause_of(error), f"{type(error).__name__}: {error}"
@@ -54,10 +64,12 @@ def execute(task: Task, *, run: Callable[[Task], Result]) -> TaskReport:
         pixels=task.pixels,
         bytes_read=result.bytes_read,
         bytes_written=result.bytes_written,
+        files=written,
         log=log,
         changes=dict(task.changes),
     )
-    open_ledger(task.output).write(report)
+    with patient():
+        open_ledger(task.output).write(report)
     return report
 
 

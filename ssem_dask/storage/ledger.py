@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pydantic import TypeAdapter, ValidationError
 
 from ssem_dask.storage import location
+from ssem_dask.storage.retry import carried
 from ssem_dask.task import TaskReport
 
 _REPORT = TypeAdapter(TaskReport)
@@ -34,7 +35,7 @@ class Ledger:
     def write_all(self, reports: Iterable[TaskReport]) -> None:
         """Write or replace many entries, several at a time; whole when it returns."""
         with ThreadPoolExecutor(_READERS) as writers:
-            for _ in writers.map(self.write, reports):
+            for _ in writers.map(carried(self.write), reports):
                 pass
 
     def read(self, key: str) -> TaskReport | None:
@@ -59,7 +60,7 @@ class Ledger:
     def reports(self, stage: str | None) -> Iterator[TaskReport]:
         """All whole entries of a stage, or of all stages, sorted by key."""
         with ThreadPoolExecutor(_READERS) as readers:
-            for report in readers.map(self.read, self.keys(stage)):
+            for report in readers.map(carried(self.read), self.keys(stage)):
                 if report is not None:
                     yield report
 
