@@ -68,6 +68,9 @@ class ClusterConfig(ConfigBase):
     """`serial`, `local`, or the address of a Dask scheduler."""
     workers: int | None = Field(default=None, ge=1)
     """Workers of a local cluster; None: one a core."""
+    deadline: float | None = Field(default=None, gt=0)
+    """Seconds that a task may run: then its worker is restarted and the task given out again; the second time it has
+    failed. None: 20 times the longest of its stage so far, at least 10 min."""
 
 
 class RunConfig(ConfigBase):

@@ -32,6 +32,7 @@ from ssem_dask.storage.location import delete, exists, join
 from ssem_dask.storage.retry import patient
 from ssem_dask.storage.run import create_run, read_run, update_run
 from ssem_dask.task import Outcome, Result, Task, TaskReport
+from ssem_dask.watch import changed_sections, remember, source_stamps
 
 FORMAT = 1
 _MENDINGS = 3
@@ -104,6 +105,7 @@ def run(plan: Plan, *, executor: Executor, observer: Observer, allow_missing: bo
         refuse_blank(plan.job)
     open_run(plan)
     with driving(plan.job.output, executor) as guarded:
+        _refuse_changed_source(plan.job)
         return carry_on(plan, None, executor=guarded, observer=observer, allow_missing=allow_missing)
 
 
@@ -170,8 +172,13 @@ def carry_on(
     update_run(output, **run_attributes(plan))
     try:
         ledger = open_ledger(output)
-        again = find_stale(plan.job, stages=STAGES, ledger=ledger, chosen=chosen, changes=changes)
+        stamps = source_stamps(plan.job)
+        # Where the user chooses, nothing else is done again: a source that changed is left for another time.
+        changed = changed_sections(plan.job, stamps) if chosen is None else []
+        again = find_stale(plan.job, stages=STAGES, ledger=ledger, changed=changed, chosen=chosen, changes=changes)
         mark_stale(again, ledger)
+        if chosen is None:
+            remember(plan.job, stamps)
         for choice in plan.choices:
             observer.note(choice)
         _tell_again(again, observer)
@@ -192,6 +199,21 @@ def carry_on(
     except BaseException:
         update_run(output, state="incomplete")
         raise
+
+
+def _refuse_changed_source(job: Job) -> None:
+    """OutputError where results stand that were made from sections which are not any more what they were."""
+    changed = changed_sections(job, source_stamps(job))
+    if not changed:
+        return
+    again = find_stale(job, stages=STAGES, ledger=open_ledger(job.output), changed=changed)
+    if again.changed:
+        spans = ", ".join(f"{r.box.start[0]}:{r.box.stop[0]}" for r in changed[:10])
+        raise OutputError(
+            f"{job.source}: sections {spans}{' …' * (len(changed) > 10)} have been written since they were read, "
+            f"and {len(again.changed)} results rest on what they were; do these again with "
+            f"'ssem-dask rerun {job.output}', or choose another output."
+        )
 
 
 def _tell_again(again: Again, observer: Observer) -> None:

@@ -18,6 +18,7 @@ from ssem_dask.staleness import Again, find_stale
 from ssem_dask.storage.lease import is_driven
 from ssem_dask.storage.run import read_run, update_run
 from ssem_dask.task import Cause, Outcome, Task, TaskReport
+from ssem_dask.watch import changed_sections, source_stamps
 
 _ENDLESS = 1 << 60
 
@@ -92,7 +93,8 @@ def plan_rerun(output: str, selection: Selection, *, changes: dict[str, Any] | N
     chosen = selection if selection.given else None
     own = changes if selection.given else {}
     ledger = open_ledger(output)
-    again = find_stale(planned.job, stages=STAGES, ledger=ledger, chosen=chosen, changes=own)
+    changed = [] if chosen else changed_sections(planned.job, source_stamps(planned.job))
+    again = find_stale(planned.job, stages=STAGES, ledger=ledger, changed=changed, chosen=chosen, changes=own)
     unknown = sorted(set(selection.chunks) - set(again.chosen))
     if unknown:
         raise ConfigError(

@@ -56,11 +56,11 @@ def find_stale(
         chosen: what the user wants done again; None: nothing.
         changes: configuration values that are to hold for the chosen tasks alone, by dotted key.
     """
-    again = Again()
+    again, altered = Again(), RegionSet()
+    altered.add(changed)
     keys = {stage.NAME: ledger.keys(stage.NAME) for stage in stages}
     begun = [i for i, stage in enumerate(stages) if keys[stage.NAME]]
     redone = RegionSet()
-    redone.add(changed)
     for stage in stages[: begun[-1] + 1] if begun else ():
         entries = {report.key: report for report in ledger.reports(stage.NAME)}
         left = set(keys[stage.NAME])
@@ -68,7 +68,7 @@ def find_stale(
             again.marks.append([])
             for task in generation:
                 left.discard(task.key)
-                _judge(task, entries.get(task.key), stage.footprint(task), redone, again, chosen, changes)
+                _judge(task, entries.get(task.key), stage.footprint(task), redone, altered, again, chosen, changes)
         again.forgotten += sorted(left)
     return again
 
@@ -86,11 +86,12 @@ def _judge(
     entry: TaskReport | None,
     footprint: Footprint,
     redone: RegionSet,
+    altered: RegionSet,
     again: Again,
     chosen: Chosen | None,
     changes: dict[str, Any] | None,
 ) -> None:
-    current = entry is not None and entry.digest == task.digest
+    current = entry is not None and entry.digest == task.digest and not altered.meets(footprint.reads)
     stands = entry is not None and current and entry.outcome.stands
     wanted = chosen is not None and chosen(task, entry, footprint)
     reads_redone = redone.meets(footprint.reads)

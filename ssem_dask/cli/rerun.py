@@ -89,7 +89,9 @@ def verify(
 def _open_cluster(output: str, cluster: str | None, workers: int | None) -> Executor:
     """The cluster that the user names, or that the run was given."""
     own = read_run(output)["given"].get("cluster", {})
-    return open_cluster(cluster or own.get("name") or "local", workers=workers or own.get("workers"))
+    return open_cluster(
+        cluster or own.get("name") or "local", workers=workers or own.get("workers"), deadline=own.get("deadline")
+    )
 
 
 def _show(planned: RerunPlan, *, as_json: bool) -> None:

@@ -126,7 +126,8 @@ def status(
 
 def _run(settings: RunConfig, *, cluster: str | None, workers: int | None, allow_missing: bool, as_json: bool) -> None:
     planned = pipeline.plan(settings)
-    executor = open_cluster(cluster or settings.cluster.name, workers=workers or settings.cluster.workers)
+    own = settings.cluster
+    executor = open_cluster(cluster or own.name, workers=workers or own.workers, deadline=own.deadline)
     try:
         with console.observer() as observer:
             summary = pipeline.run(planned, executor=executor, observer=observer, allow_missing=allow_missing)

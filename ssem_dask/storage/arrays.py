@@ -150,6 +150,12 @@ def whole_shards(array: ZarrArray, index: Sequence[slice | int]) -> bool:
     return True
 
 
+def chunk_place(name: str) -> tuple[int, ...]:
+    """The numbers in the name of a chunk's or a shard's file, of any encoding of Zarr v2 and v3; () of another file."""
+    parts = name.replace(".", "/").removeprefix("c/").split("/")
+    return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else ()
+
+
 def is_node(url: str) -> bool:
     """Whether a Zarr array or group (v2 or v3) lies at `url`."""
     return any(location.exists(location.join(url, name)) for name in _METADATA)

@@ -175,13 +175,16 @@ def write_bytes(url: str, content: bytes) -> None:
 
 
 def create_bytes(url: str, content: bytes) -> bool:
-    """Write a file only where there is none, atomically; False where there is one."""
+    """Write a file only where there is none, atomically; False where there is one with another content."""
     if not is_local(url):
         files, target = _files(url)
         try:
-            files.pipe_file(target, content, mode="create")
-        except FileExistsError:
-            return False
+            retrying(lambda: files.pipe_file(target, content, mode="create"))
+        except OSError:
+            # Servers name a broken precondition in several ways. An attempt whose answer was lost may have been ours.
+            if not retrying(lambda: files.exists(target)):
+                raise
+            return read_bytes(url) == content
         return True
     path = local_path(url)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -218,6 +221,28 @@ def list_names(url: str) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(name for name in names if not name.endswith(_PARTIAL))
+
+
+def stamped_files(url: str) -> dict[str, str]:
+    """For each file below `url`, by its path relative to it, what tells its content from another one.
+
+    That is the store's ETag where there is one, else size and time of the last change. {} where nothing can be listed.
+    """
+    if is_local(url):
+        root = local_path(url)
+        found = {}
+        for name in list_files(url):
+            with contextlib.suppress(FileNotFoundError):
+                stat = (root / name).stat()
+                found[name] = f"{stat.st_size}-{stat.st_mtime_ns}"
+        return found
+    files, path = _files(url)
+    prefix = path.rstrip("/") + "/"
+    try:
+        listed = retrying(lambda: files.find(path, detail=True))
+    except (FileNotFoundError, NotImplementedError):
+        return {}
+    return {name[len(prefix) :]: _stamp(info) for name, info in listed.items() if name.startswith(prefix)}
 
 
 def list_files(url: str) -> list[str]:
@@ -258,6 +283,12 @@ def delete(url: str, *, recursive: bool) -> None:
     if retrying(lambda: files.exists(target)):
         with contextlib.suppress(FileNotFoundError):  # an attempt whose answer was lost may have deleted it
             retrying(lambda: files.rm(target, recursive=recursive))
+
+
+def _stamp(info: dict[str, Any]) -> str:
+    tag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
+    changed = next((info[key] for key in ("mtime", "LastModified", "updated", "created") if key in info), "")
+    return str(tag) if tag else f"{info.get('size')}-{changed}"
 
 
 def _files(url: str) -> tuple[Any, str]:

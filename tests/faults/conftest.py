@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,13 +55,35 @@ class Process:
             env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
         )
         self.out, self.errors = "", ""
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.popen.stderr is not None
+        for line in self.popen.stderr:
+            self._lines.append(line)
+
+    def told(self, word: str) -> bool:
+        """Whether a line on stderr so far begins with `word`."""
+        return any(line.startswith(word) for line in list(self._lines))
 
     @property
     def alive(self) -> bool:
         return self.popen.poll() is None
 
+    def wait_for(self, condition: Callable[[], bool], *, every: float = 0.02) -> None:
+        """Until a condition holds; fails where the process ends before."""
+        wait_for(lambda: condition() or not self.alive, every=every)
+        assert condition(), self.end() or self.errors
+
     def end(self, timeout: float = 200) -> int:
-        self.out, self.errors = self.popen.communicate(timeout=timeout)
+        """The exit code, when it has ended; stdout and stderr are then in `out` and `errors`."""
+        self.popen.wait(timeout)
+        assert self.popen.stdout is not None
+        self.out = self.popen.stdout.read()
+        self._reader.join(10)
+        self.errors = "".join(self._lines)
         return self.popen.returncode
 
 
@@ -79,7 +102,7 @@ def start() -> Iterator[Callable[..., Process]]:
             kill(child)
         if process.alive:
             process.popen.kill()
-        process.popen.communicate()
+        process.popen.wait()
 
 
 def children(process: int) -> list[int]:
