@@ -5,7 +5,7 @@ fields and confidences of its core: exactly one shard of each array.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,8 +17,8 @@ from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.geometry.windows import Window, tile_windows
 from ssem_dask.registration.damage import TEAR, TISSUE
+from ssem_dask.registration.gated import Fault, gated_window
 from ssem_dask.registration.pairs import PairFields
-from ssem_dask.registration.register import register_window
 from ssem_dask.stages.calibrate import RESULT, calibrated
 from ssem_dask.stages.job import Estimate, Job, RegisterStageConfig
 from ssem_dask.stages.mask import read_codes
@@ -29,6 +29,8 @@ from ssem_dask.task import Outcome, Result, Task
 from ssem_dask.types import Float64Array, ShapeZYX
 
 NAME = "register"
+_NAMED = 5
+"""Pairs that a remark names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,16 +91,17 @@ def run(task: Task) -> Result:
     y, x = node_count(core.shape[1], spacing=job.spacing), node_count(core.shape[2], spacing=job.spacing)
     fields = np.full((job.register.neighbours, core.shape[0], 2, y, x), np.nan, dtype=np.float32)
     confidence = np.zeros((job.register.neighbours, core.shape[0], y, x), dtype=np.float32)
-    read, tissue = 0, False
+    read, tissue, faults = 0, False, list[Fault]()
     for window in _parts(task):
-        pairs, bytes_read = _registered(job, window)
-        read += bytes_read
-        if pairs is None:
+        found = _registered(job, window)
+        read += found.bytes_read
+        faults += found.faults
+        if found.pairs is None:
             continue
         tissue = True
         rows, columns = _nodes_of(window.core, job, origin=core)
-        fields[:, :, :, rows, columns] = pairs.fields.numpy()
-        confidence[:, :, rows, columns] = pairs.confidence.numpy()
+        fields[:, :, :, rows, columns] = found.pairs.fields.numpy()
+        confidence[:, :, rows, columns] = found.pairs.confidence.numpy()
     if not tissue:
         return Result(outcome=Outcome.NO_TISSUE, message="The window is empty in every section.", bytes_read=read)
     z = core.slices[0]
@@ -106,9 +109,10 @@ def run(task: Task) -> Result:
     open_array(job.url("fields", "pairs"), mode="r+")[:, z, :, rows, columns] = fields
     open_array(job.url("fields", "confidence"), mode="r+")[:, z, rows, columns] = confidence
     known = float(np.isfinite(fields[0]).mean())
+    sound = (known > 0 or core.stop[0] == 1) and all(fault.mended for fault in faults)
     return Result(
-        outcome=Outcome.OK if known > 0 or core.stop[0] == 1 else Outcome.LOW_QUALITY,
-        message="" if known > 0 else "No node of the window could be registered.",
+        outcome=Outcome.OK if sound else Outcome.LOW_QUALITY,
+        message=_remark(faults) if known > 0 or core.stop[0] == 1 else "No node of the window could be registered.",
         bytes_read=read,
         bytes_written=fields.nbytes + confidence.nbytes,
     )
@@ -169,6 +173,27 @@ def window_core(config: RegisterStageConfig, shape: ShapeZYX) -> ShapeZYX:
     return min(config.sections, shape[0]), y, x
 
 
+@dataclass(frozen=True, slots=True)
+class _Registered:
+    """What was found in a window."""
+
+    pairs: PairFields | None
+    """Of the window's core; None where it shows no tissue."""
+    faults: list[Fault]
+    """z counted in the volume."""
+    bytes_read: int
+
+
+def _remark(faults: list[Fault]) -> str:
+    """One line on the pairs that failed their checks, and failed again."""
+    lost = [fault for fault in faults if not fault.mended]
+    if not lost:
+        return ""
+    named = ", ".join(f"{fault.z} to {fault.z - fault.k} ({fault.reason})" for fault in lost[:_NAMED])
+    more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
+    return f"{len(lost)} pair(s) of sections could not be registered, even with a wider search: {named}{more}"
+
+
 def _parts(task: RegisterTask) -> list[Window]:
     """The task's window, or the smaller ones that its configuration wants, all sections deep."""
     job, whole = task.job, task.window
@@ -186,8 +211,8 @@ def _parts(task: RegisterTask) -> list[Window]:
     return parts
 
 
-def _registered(job: Job, window: Window) -> tuple[PairFields | None, int]:
-    """Pair fields of a window's core, None where it shows no tissue; and the bytes read."""
+def _registered(job: Job, window: Window) -> _Registered:
+    """Read and register a window."""
     mip = job.register.mip
     assert mip is not None
     volume = open_source(job)
@@ -205,9 +230,9 @@ def _registered(job: Job, window: Window) -> tuple[PairFields | None, int]:
     valid &= codes == TISSUE
     read = images.numel() * 4**mip * job.info.dtype.itemsize
     if not valid.any():
-        return None, read
+        return _Registered(None, [], read)
     grid = Grid.of_box(box)
-    pairs = register_window(
+    pairs, faults = gated_window(
         images,
         valid=valid,
         grid=grid.relative_to(grid.origin),
@@ -218,7 +243,7 @@ def _registered(job: Job, window: Window) -> tuple[PairFields | None, int]:
         device=torch.device("cpu"),
         tears=codes == TEAR,
     )
-    return pairs, read
+    return _Registered(pairs, [replace(fault, z=fault.z + window.read.start[0]) for fault in faults], read)
 
 
 def _nodes_of(core: Box, job: Job, *, origin: Box) -> tuple[slice, slice]:
