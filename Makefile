@@ -15,7 +15,7 @@ TORCH_SOURCE_cpu = $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--tor
 TORCH_SOURCE_cuda =
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test bench-coarse bench-accuracy lint docs format clean
+.PHONY: help env demo test test-faults bench-coarse bench-accuracy lint docs format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -32,10 +32,13 @@ $(STAMP): pyproject.toml
 demo: env  ## Align a made-up volume with known truth; prints the error before and after, and a picture
 	$(BIN)/ssem-dask demo --dir demo
 
-test: env  ## Run all tests with coverage
+test: env  ## Run all tests but those of faults, with coverage
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest --ignore=tests/faults
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
+
+test-faults: env  ## Kill processes, tear files, fill disks, fail S3 requests; prints what was redone and what differs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults
 
 bench-coarse: env  ## Measure how often real sections are found again after random turns and shifts (SEED=…, DRAWS=…)
 	$(BIN)/python -m tests.benchmarks.coarse --seed $(SEED) --draws $(DRAWS) --json coarse.json

@@ -33,6 +33,8 @@ def changed_sections(job: Job, now: Stamps) -> list[Region]:
 
 def remember(job: Job, stamps: Stamps) -> None:
     """Write down what the source is."""
+    if _read(job) == stamps:
+        return
     tree = {f"{mip}:{start}:{stop}": stamp for (mip, start, stop), stamp in stamps.items()}
     with location.writing(_url(job)):
         location.write_bytes(_url(job), json.dumps(tree, indent=0).encode())

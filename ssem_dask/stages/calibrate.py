@@ -6,6 +6,7 @@ which the register stage reads. Where the user gives a smoothness only that is w
 choose, and the stage has no tasks.
 """
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -183,7 +184,10 @@ def _run_probe(task: ProbeTask) -> Result:
 
 def _run_choose(task: ChooseTask) -> Result:
     job = task.job
-    windows = [json.loads(read_bytes(_window_url(job, i))) for i in range(task.windows)]
+    windows = []
+    for i in range(task.windows):
+        with contextlib.suppress(FileNotFoundError):  # it failed, and the run goes on all the same
+            windows.append(json.loads(read_bytes(_window_url(job, i))))
     given = job.register.gauss_newton.smoothness
     if given is not None:
         choice = Choice(given, f"smoothness {given} px, as the user said")

@@ -163,10 +163,26 @@ def difference(output: str | Path, reference: str) -> tuple[float, int]:
     return fields, int(pixels.sum())
 
 
+_ROWS: list[tuple[str, int, str]] = []
+
+
+def tell(fault: str, *, redone: int, fields: float, pixels: int) -> None:
+    """A row of the table that is shown at the end."""
+    _ROWS.append((fault, redone, f"fields {fields:.2g} px, {pixels} px of the volume"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Fault → chunks redone → difference to the undisturbed run."""
+    if _ROWS:
+        terminalreporter.section("faults")
+    for fault, again, difference in _ROWS:
+        terminalreporter.write_line(f"{fault:<64} {again:>3} redone   {difference}")
+
+
 def assert_undisturbed(output: str | Path, reference: str, *, fault: str, redone: int) -> None:
     """The volume equals the undisturbed one, every task is in the ledger; told as a row of the table of faults."""
     fields, pixels = difference(output, reference)
-    sys.stdout.write(f"FAULT | {fault} | {redone} redone | fields {fields:.2g} px, {pixels} px of the volume\n")
+    tell(fault, redone=redone, fields=fields, pixels=pixels)
     assert fields < 1e-3
     assert pixels == 0
     found, expected = entries(output), entries(reference)

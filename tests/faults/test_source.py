@@ -76,6 +76,24 @@ def test_going_on_over_a_hole_and_filling_it_later(undisturbed: str, source: Pat
     assert_undisturbed(output, undisturbed, fault="--allow-missing over a torn source chunk", redone=len(failed) + 2)
 
 
+def test_going_on_over_a_hole_from_the_first_stage_on(undisturbed: str, source: Path, tmp_path: Path) -> None:
+    output, chunk = tmp_path / "out.zarr", source / "0" / "c" / "7" / "0" / "0"
+    whole = chunk.read_bytes()
+    chunk.write_bytes(whole[:50])
+    first = package.align(str(source), str(output), cluster="serial", allow_missing=True, **SETTINGS)
+    assert first.state == "incomplete" == read_run(str(output))["state"]
+    assert {report.cause for report in first.failed} == {Cause.BAD_INPUT}
+    assert {report.stage for report in first.failed} >= {"coarse", "register", "render"}
+    assert sum(first.counts["downsample"].values()) == 6
+    chunk.write_bytes(whole)
+    before = written(output)
+    ended = ssem_dask("rerun", str(output), "--failed", "--cluster", "serial")
+    assert ended.returncode == 0, ended.stderr
+    again = redone(before, output)
+    assert {report.key for report in first.failed} <= again
+    assert_undisturbed(output, undisturbed, fault="--allow-missing from the first stage on", redone=len(again))
+
+
 def test_a_missing_source_chunk_is_black_and_said(undisturbed: str, source: Path, tmp_path: Path) -> None:
     """Zarr's own law: a chunk that is not there is fill value. The section is then bridged, and that is said."""
     output = tmp_path / "out.zarr"
