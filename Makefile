@@ -16,7 +16,7 @@ TORCH_SOURCE_cuda =
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-browser bench-coarse bench-accuracy lint docs pictures format clean
+.PHONY: help env demo test test-browser test-faults bench-coarse bench-accuracy lint docs pictures format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -33,14 +33,17 @@ $(STAMP): pyproject.toml
 demo: env  ## Align a made-up volume with known truth; prints the error before and after, and a picture
 	$(BIN)/ssem-dask demo --dir demo
 
-test: env  ## Run all tests with coverage
+test: env  ## Run all tests but those of browser and faults, with coverage
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest --ignore tests/browser
+	$(BIN)/coverage run -m pytest --ignore tests/browser --ignore tests/faults
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
 test-browser: env  ## Open report and viewer in Chromium; installs Debian's package where there is none
 	@command -v chromium > /dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq chromium; }
 	$(BIN)/python -m pytest tests/browser
+
+test-faults: env  ## Kill processes, tear files, fill disks, fail S3 requests; prints what was redone and what differs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults
 
 bench-coarse: env  ## Measure how often real sections are found again after random turns and shifts (SEED=…, DRAWS=…)
 	$(BIN)/python -m tests.benchmarks.coarse --seed $(SEED) --draws $(DRAWS) --json coarse.json

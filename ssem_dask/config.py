@@ -39,6 +39,17 @@ from ssem_dask.types import ConfigBase
 _WINDOW = 1024  # px of the working image: bounds the memory of a task
 _HALO = SEARCH_RANGE + 32  # px of the working image: the longest displacement, and what a feature sees
 _LEAST_SIDE = 32  # px
+_UPSTREAM = {
+    "coarse": (),
+    "mask": ("coarse",),
+    "calibrate": ("coarse",),
+    "register": ("coarse", "mask", "calibrate"),
+    "compose": ("coarse", "register"),
+    "render": ("compose",),
+    "downsample": ("render",),
+    "measure": ("compose", "downsample"),
+}
+"""For each stage those whose results it reads."""
 _LEAST_WORKING_SIDE = 64  # px of the working image: coarser ones hold too few features
 
 
@@ -58,6 +69,9 @@ class ClusterConfig(ConfigBase):
     """`serial`, `local`, or the address of a Dask scheduler."""
     workers: int | None = Field(default=None, ge=1)
     """Workers of a local cluster; None: one a core."""
+    deadline: float | None = Field(default=None, gt=0)
+    """Seconds that a task may run: then its worker is restarted and the task given out again; the second time it has
+    failed. None: 20 times the longest of its stage so far, at least 10 min."""
 
 
 class RunConfig(ConfigBase):
@@ -160,8 +174,8 @@ def stored_config(job: Job) -> dict[str, Any]:
 
 
 def config_digest(job: Job) -> str:
-    """Digest of source and configuration: two runs with the same one give the same result."""
-    return digest_of({"source": job.source, "shape": job.shape, "dtype": job.info.dtype.str, **stored_config(job)})
+    """Digest of source, weights and configuration: two runs with the same one give the same result."""
+    return digest_of({**_source(job), "weights": job.encoder_digest, **stored_config(job)})
 
 
 def digest_of(value: Any) -> str:
@@ -170,15 +184,42 @@ def digest_of(value: Any) -> str:
 
 
 def _with_digests(job: Job) -> Job:
-    tree = stored_config(job)
-    tree["calibrate"] = {key: tree["register"][key] for key in ("method", "mip", "gauss_newton")}
-    tree["measure"] = {}
-    upstream = digest_of({"source": job.source, "shape": job.shape, "dtype": job.info.dtype.str, **tree["volume"]})
-    digests = {}
-    for stage in ("coarse", "mask", "calibrate", "register", "compose", "render", "downsample", "measure"):
-        upstream = digest_of({"upstream": upstream, "stage": stage, "config": tree[stage]})
-        digests[stage] = upstream[:16]
+    """A digest a stage, of what decides its results and those of the stages whose results it reads; of nothing else."""
+    own = _decisive(job)
+    digests: dict[str, str] = {}
+    for stage, upstream in _UPSTREAM.items():
+        above: Any = [digests[name] for name in upstream]
+        digests[stage] = digest_of({"source": _source(job), "upstream": above, "stage": stage, "own": own[stage]})[:16]
     return replace(job, digests=digests)
+
+
+def _source(job: Job) -> dict[str, Any]:
+    info = job.info
+    sizes = {"pixel_size": info.pixel_size, "section_thickness": info.section_thickness}
+    return {"source": job.source, "shape": list(job.shape), "dtype": info.dtype.str, **sizes}
+
+
+def _decisive(job: Job) -> dict[str, dict[str, Any]]:
+    """For each stage the values that decide its results: not the tables of methods that are not used."""
+    tree = stored_config(job)
+    register, compose = dict(tree["register"]), dict(tree["compose"])
+    weights = {"weights": job.encoder_digest}
+    for method in ("gauss_newton", "ssemnet"):
+        if method != job.register.method:
+            del register[method]
+    for method in ("chain", "relax"):
+        if method != job.compose.method:
+            del compose[method]
+    return {
+        "coarse": tree["coarse"],
+        "mask": tree["mask"] if job.mask.active else {},
+        "calibrate": {key: register.get(key) for key in ("method", "mip", "gauss_newton")} | weights,
+        "register": register | weights,
+        "compose": compose,
+        "render": tree["render"],
+        "downsample": {},  # levels are added or taken away, none changes
+        "measure": {},
+    }
 
 
 def _resolve_register(config: RegisterStageConfig, info: VolumeInfo) -> tuple[RegisterStageConfig, list[str]]:

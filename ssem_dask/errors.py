@@ -22,12 +22,24 @@ class OutputError(SsemDaskError, OSError):
     """The output cannot be written, or belongs to something else."""
 
 
+class LayoutError(OutputError):
+    """An array is there, but laid out otherwise than it is to be written."""
+
+    def __init__(self, url: str, message: str) -> None:
+        super().__init__(message)
+        self.url = url
+
+
 class ConventionError(SsemDaskError, ValueError):
     """A stored array does not carry the conventions that its reader relies on."""
 
 
 class WeightsError(SsemDaskError, ValueError):
     """Encoder weights are missing, of the wrong kind, or not the ones that were asked for."""
+
+
+class ClusterError(SsemDaskError, ConnectionError):
+    """The cluster was lost in the middle of a run; what is done is kept."""
 
 
 class PlanError(SsemDaskError, ValueError):

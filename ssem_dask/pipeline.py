@@ -1,29 +1,39 @@
 """The pipeline: a loop over stages and generations. What has been done stands in the store, not in a scheduler.
 
-A task is done if its ledger entry carries the digest of the current configuration and did not fail; everything else is
-to do. So an interrupted run goes on where it was, and running a finished one does nothing.
+A task is done if its ledger entry carries the digest of the current configuration and stands (it did not fail, and
+nothing that it read is to be done again); everything else is to do. So an interrupted run goes on where it was, and
+running a finished one does nothing.
 """
 
 import platform
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any, cast
 
 from ssem_dask import __version__
+from ssem_dask.changes import Tailor
 from ssem_dask.config import RunConfig, config_digest, make_config, resolve, stored_config
-from ssem_dask.errors import OutputError
+from ssem_dask.errors import LayoutError, OutputError
+from ssem_dask.geometry.region import Footprint
+from ssem_dask.mending import mend
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.events import Observer, Silent, StageStarted
 from ssem_dask.runtime.execute import execute, open_ledger
-from ssem_dask.runtime.executor import Executor, about_dashboard
+from ssem_dask.runtime.executor import Executor, Load, Work, about_dashboard
 from ssem_dask.runtime.progress import Published
+from ssem_dask.source_changes import changed_sections, remember, source_stamps
 from ssem_dask.stages import calibrate, coarse, compose, downsample, mask, measure, register, render
 from ssem_dask.stages.job import Estimate, Job, Stage
 from ssem_dask.stages.sections import refuse_blank
+from ssem_dask.stages.written import written_files
+from ssem_dask.staleness import Again, Chosen, find_stale, mark_stale
+from ssem_dask.storage.lease import Lease, held
 from ssem_dask.storage.ledger import Ledger
-from ssem_dask.storage.location import exists
+from ssem_dask.storage.location import delete, exists, join
+from ssem_dask.storage.retry import patient
 from ssem_dask.storage.run import create_run, read_run, update_run
 from ssem_dask.task import Outcome, Result, Task, TaskReport
 
@@ -33,6 +43,8 @@ _PACKAGES = ("numpy", "torch", "scipy", "zarr", "dask")
 STAGES: tuple[Stage, ...] = cast(
     tuple[Stage, ...], (coarse, mask, calibrate, register, compose, render, downsample, measure)
 )
+_MENDINGS = 3
+"""Rounds over the stages: further ones only where damage was found and marked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,8 @@ class Plan:
     estimates: dict[str, Estimate]
     """Of the stages that have something to do."""
     digest: str
+    given: dict[str, Any]
+    """The configuration as the user gave it, without what was chosen."""
 
 
 @dataclass(slots=True)
@@ -61,6 +75,9 @@ class Summary:
     """Tasks that ended as expected but have something to say."""
     choices: list[str] = field(default_factory=list)
     """What was chosen before it began, as in `Plan`; empty where that is not known any more."""
+    again: dict[str, list[str]] = field(default_factory=dict)
+    """Keys of the tasks that had ended, or failed, and were to be done again when the run began: `chosen` by the user,
+    `changed`, since configuration, weights or source are not what they were, and `dependent` on any of these."""
 
 
 def plan(config: RunConfig) -> Plan:
@@ -72,7 +89,8 @@ def plan(config: RunConfig) -> Plan:
     job, choices = resolve(config)
     estimates = {stage.NAME: stage.estimate(job) for stage in STAGES}
     estimates = {name: estimate for name, estimate in estimates.items() if estimate.tasks}
-    return Plan(job=job, choices=choices, estimates=estimates, digest=config_digest(job))
+    given = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return Plan(job=job, choices=choices, estimates=estimates, digest=config_digest(job), given=given)
 
 
 def stored_plan(output: str) -> Plan:
@@ -88,10 +106,16 @@ def stored_plan(output: str) -> Plan:
     return plan(make_config(tree, where=f"Run {output}"))
 
 
-def run(plan: Plan, *, executor: Executor, observer: Observer) -> Summary:
+def run(plan: Plan, *, executor: Executor, observer: Observer, allow_missing: bool = False) -> Summary:
     """Do what is left to do of a plan.
 
     Stops after a stage in which a task failed, since the stages after it would build on a hole.
+
+    Args:
+        plan: what to do.
+        executor: runs the tasks.
+        observer: told what happens.
+        allow_missing: go on all the same; what failed reads as unknown. The run stays `incomplete`.
 
     Raises:
         OutputError: the output cannot be written, or belongs to something else.
@@ -100,35 +124,191 @@ def run(plan: Plan, *, executor: Executor, observer: Observer) -> Summary:
     if not exists(plan.job.output):
         refuse_blank(plan.job)
     open_run(plan)
+    with driving(plan.job.output, executor) as guarded:
+        _refuse_changed_source(plan.job)
+        return carry_on(plan, None, executor=guarded, observer=observer, allow_missing=allow_missing)
+
+
+@contextmanager
+def driving(output: str, executor: Executor) -> Iterator[Executor]:
+    """Be the only driver of a run, and patient with its stores.
+
+    Yields:
+        The executor, which stops where another driver has taken over.
+
+    Raises:
+        OutputError: another driver is at work.
+    """
+    with held(lease_url(output)) as lease, patient():
+        yield Guarded(executor, lease)
+
+
+def lease_url(output: str) -> str:
+    """Where a run's driver says that it is alive."""
+    return join(output, "ledger", "driver.lease")
+
+
+class Guarded:
+    """An executor that stops where the run's lease was lost."""
+
+    def __init__(self, executor: Executor, lease: Lease) -> None:
+        self._executor = executor
+        self._lease = lease
+
+    @property
+    def dashboard(self) -> str | None:
+        """As in `Executor`."""
+        return self._executor.dashboard
+
+    def map(self, work: Work, tasks: Iterable[Task]) -> Iterator[TaskReport]:
+        """As in `Executor`; OutputError where another driver has taken over."""
+        for report in self._executor.map(work, tasks):
+            self._lease.check()
+            yield report
+
+    def load(self) -> Load:
+        """As in `Executor`."""
+        return self._executor.load()
+
+    def publish(self, numbers: Mapping[str, Any]) -> None:
+        """As in `Executor`."""
+        self._executor.publish(numbers)
+
+    def close(self) -> None:
+        """As in `Executor`."""
+        self._executor.close()
+
+
+def carry_on(
+    plan: Plan,
+    chosen: Chosen | None,
+    *,
+    executor: Executor,
+    observer: Observer,
+    allow_missing: bool,
+    changes: dict[str, Any] | None = None,
+) -> Summary:
+    """Mark what is stale, then do what is left to do of a run that is there; the caller is `driving` it.
+
+    What fails since something that it reads was damaged, though it had been written well, is done once more after that
+    has been written again.
+
+    Args:
+        plan: what to do.
+        chosen: what the user wants done again; of the tasks that failed, nothing else is then done again. None: all.
+        executor: runs the tasks.
+        observer: told what happens.
+        allow_missing: as in `run`.
+        changes: configuration values that are to hold for the chosen tasks alone, by dotted key.
+    """
+    output = plan.job.output
+    update_run(output, **run_attributes(plan))
     try:
-        return _run_stages(plan, executor=executor, observer=observer)
+        ledger = open_ledger(output)
+        stamps = source_stamps(plan.job)
+        # Where the user chooses, nothing else is done again: a source that changed is left for another time.
+        changed = changed_sections(plan.job, stamps) if chosen is None else []
+        again = find_stale(plan.job, stages=STAGES, ledger=ledger, changed=changed, chosen=chosen, changes=changes)
+        mark_stale(again, ledger)
+        if chosen is None:
+            remember(plan.job, stamps)
+        for line in (about_dashboard(executor), *plan.choices):
+            if line is not None:
+                observer.note(line)
+        _tell_again(again, observer)
+        only = None if chosen is None else frozenset(again.chosen)
+        for _ in range(_MENDINGS):
+            summary = Summary(output=output, state="complete", choices=list(plan.choices))
+            summary.again = {name: getattr(again, name) for name in ("chosen", "changed", "dependent")}
+            _run_stages(plan, summary, executor=executor, observer=observer, allow_missing=allow_missing, only=only)
+            tried = [report for report in summary.failed if only is None or report.key in only]
+            damaged = mend(tried, plan.job, stages=STAGES, executor=executor)
+            if not damaged:
+                break
+            for report in damaged:
+                observer.note(f"{report.key}: what it wrote is damaged and is written again: {report.message}")
+            only = None if only is None else only | {report.key for report in damaged}
+        update_run(output, state=summary.state)
+        return summary
     except BaseException:
-        update_run(plan.job.output, state="incomplete")
+        update_run(output, state="incomplete")
         raise
 
 
-def _run_stages(plan: Plan, *, executor: Executor, observer: Observer) -> Summary:
+def _refuse_changed_source(job: Job) -> None:
+    """OutputError where results stand that were made from sections which are not any more what they were."""
+    changed = changed_sections(job, source_stamps(job))
+    if not changed:
+        return
+    again = find_stale(job, stages=STAGES, ledger=open_ledger(job.output), changed=changed)
+    if again.changed:
+        spans = ", ".join(f"{r.box.start[0]}:{r.box.stop[0]}" for r in changed[:10])
+        raise OutputError(
+            f"{job.source}: sections {spans}{' …' * (len(changed) > 10)} have been written since they were read, "
+            f"and {len(again.changed)} results rest on what they were; do these again with "
+            f"'ssem-dask rerun {job.output}', or choose another output."
+        )
+
+
+def _tell_again(again: Again, observer: Observer) -> None:
+    if again.chosen or again.changed:
+        observer.note(
+            f"Done again: {len(again.chosen)} task(s) that were chosen, {len(again.changed)} that ended with another "
+            f"configuration, weights or source, and {len(again.dependent)} that depend on what is done again."
+        )
+
+
+def _run_stages(
+    plan: Plan,
+    summary: Summary,
+    *,
+    executor: Executor,
+    observer: Observer,
+    allow_missing: bool,
+    only: frozenset[str] | None,
+) -> None:
+    """One round over all stages; fills in the summary."""
     job = plan.job
-    summary = Summary(output=job.output, state="complete", choices=list(plan.choices))
-    for line in (about_dashboard(executor), *plan.choices):
-        if line is not None:
-            observer.note(line)
+    tailor = Tailor(job, plan.given)
     for stage in (stage for stage in STAGES if stage.NAME in plan.estimates):
-        stage.prepare(job)
+        _prepare(stage, job)
         run_generations(
             stage.NAME,
             stage.generations(job),
             work=stage.run,
+            files=partial(_files_of, job=job, footprint=stage.footprint),
             estimate=plan.estimates[stage.NAME],
             digest=job.digests[stage.NAME],
             summary=summary,
             executor=executor,
             observer=observer,
+            tailor=tailor,
+            allow_missing=allow_missing,
+            only=only,
         )
-        if summary.failed:
+        if summary.failed and not allow_missing:
             break
-    update_run(job.output, state=summary.state)
-    return summary
+
+
+def _files_of(task: Task, *, job: Job, footprint: Callable[[Task], Footprint]) -> dict[str, int]:
+    return written_files(job, footprint(task))
+
+
+def _prepare(stage: Stage, job: Job) -> None:
+    """Create a stage's arrays; one that is laid out otherwise, by a configuration that was changed, is made anew.
+
+    Raises:
+        LayoutError: there is such an array, but results that stand lie in it.
+    """
+    while True:
+        try:
+            stage.prepare(job)
+        except LayoutError as error:
+            if done_tasks(open_ledger(job.output), stage.NAME, digest=job.digests[stage.NAME]):
+                raise
+            delete(error.url, recursive=True)
+        else:
+            return
 
 
 def run_generations(
@@ -141,6 +321,10 @@ def run_generations(
     summary: Summary,
     executor: Executor,
     observer: Observer,
+    files: Callable[[Task], dict[str, int]] | None = None,
+    tailor: Callable[[Task], Task] | None = None,
+    allow_missing: bool = False,
+    only: frozenset[str] | None = None,
 ) -> None:
     """Do what is left to do of one stage, and count it in `summary`; stops after a generation in which a task failed.
 
@@ -153,20 +337,27 @@ def run_generations(
         summary: of the run so far; changed.
         executor: runs the tasks.
         observer: told what happens.
+        files: tells which files a task has written, see `execute`.
+        tailor: gives a task the configuration that its ledger entry asks for; None: no entry asks for any.
+        allow_missing: go on after a generation in which a task failed.
+        only: of the tasks that failed, these alone are done again; None: all.
     """
     observer = Published(observer, executor)
-    done = done_tasks(open_ledger(summary.output), name, digest=digest)
+    entries = {report.key: report for report in open_ledger(summary.output).reports(name) if report.digest == digest}
+    kept = {key: report for key, report in entries.items() if _is_kept(report, only)}
     counts = summary.counts.setdefault(name, {})
-    observer.stage_started(_started(name, estimate, done))
-    for report in done.values():
-        _count(report, counts, summary)
+    observer.stage_started(_started(name, estimate, kept))
+    for report in kept.values():
+        count(report, counts, summary)
     for generation in generations:
-        for report in executor.map(partial(execute, run=work), _left(generation, done)):
+        left = (task if tailor is None else tailor(task) for task in _left(generation, entries, kept))
+        for report in executor.map(partial(execute, run=work, files=files), left):
             observer.task_ended(report)
-            _count(report, counts, summary)
+            count(report, counts, summary)
         if summary.failed:
             summary.state = "incomplete"
-            break
+            if not allow_missing:
+                break
     observer.stage_ended(name)
 
 
@@ -181,9 +372,8 @@ def open_run(plan: Plan) -> None:
         raise OutputError(
             f"Output {output}: holds a run with another source or configuration (digest "
             f"{str(attributes.get('config_digest'))[:12]}, this one is {plan.digest[:12]}); choose another output, or "
-            "remove that one."
+            "change that run with 'ssem-dask rerun', which does again what the change concerns."
         )
-    update_run(output, state="running")
 
 
 def run_attributes(plan: Plan) -> dict[str, Any]:
@@ -193,6 +383,7 @@ def run_attributes(plan: Plan) -> dict[str, Any]:
         "format": FORMAT,
         "version": __version__,
         "config": stored_config(job),
+        "given": plan.given,
         "config_digest": plan.digest,
         "source": job.source,
         "encoder_digest": job.encoder_digest,
@@ -203,11 +394,7 @@ def run_attributes(plan: Plan) -> dict[str, Any]:
 
 def done_tasks(ledger: Ledger, stage: str, *, digest: str) -> dict[str, TaskReport]:
     """The tasks of a stage that need not be done again, by key."""
-    return {
-        report.key: report
-        for report in ledger.reports(stage)
-        if report.digest == digest and report.outcome is not Outcome.FAILED
-    }
+    return {report.key: report for report in ledger.reports(stage) if report.digest == digest and report.outcome.stands}
 
 
 def align(
@@ -217,6 +404,7 @@ def align(
     cluster: str = "local",
     workers: int | None = None,
     observer: Observer | None = None,
+    allow_missing: bool = False,
     **config: Any,
 ) -> Summary:
     """Align a volume with defaults.
@@ -227,6 +415,7 @@ def align(
         cluster: `serial`, `local` or the address of a Dask scheduler.
         workers: workers of a local cluster; one a core if None.
         observer: told what happens; None: nobody.
+        allow_missing: as in `run`.
         config: tables of the configuration, e.g. `register={"neighbours": 2}`.
 
     Raises:
@@ -236,13 +425,28 @@ def align(
     planned = plan(make_config(tree, where="align"))
     executor = open_cluster(cluster, workers=workers)
     try:
-        return run(planned, executor=executor, observer=observer or Silent())
+        return run(planned, executor=executor, observer=observer or Silent(), allow_missing=allow_missing)
     finally:
         executor.close()
 
 
-def _left(tasks: Iterable[Task], done: dict[str, TaskReport]) -> Iterator[Task]:
-    return (task for task in tasks if task.key not in done)
+def _is_kept(report: TaskReport, only: frozenset[str] | None) -> bool:
+    """Whether a task whose entry is current is not run: it is done, or it failed and was not chosen."""
+    if report.outcome is Outcome.FAILED:
+        return only is not None and report.key not in only
+    return report.outcome.stands
+
+
+def _left(tasks: Iterable[Task], entries: dict[str, TaskReport], kept: dict[str, TaskReport]) -> Iterator[Task]:
+    for task in tasks:
+        entry = entries.get(task.key)
+        if entry is None:
+            yield task
+        elif task.key not in kept:
+            failed = entry.outcome is Outcome.FAILED and not entry.restore
+            yield replace(
+                task, attempt=entry.attempts + 1 if failed else 1, changes=tuple(sorted(entry.changes.items()))
+            )
 
 
 def _started(name: str, estimate: Estimate, done: dict[str, TaskReport]) -> StageStarted:
@@ -255,9 +459,10 @@ def _started(name: str, estimate: Estimate, done: dict[str, TaskReport]) -> Stag
     )
 
 
-def _count(report: TaskReport, counts: dict[str, int], summary: Summary) -> None:
+def count(report: TaskReport, counts: dict[str, int], summary: Summary) -> None:
+    """Add an ended task to the counts of its stage and to the summary."""
     counts[report.outcome] = counts.get(report.outcome, 0) + 1
     if report.outcome is Outcome.FAILED:
         summary.failed.append(report)
-    elif report.message:
+    elif report.message and report.outcome.stands:
         summary.remarks.append(report)

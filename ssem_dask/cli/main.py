@@ -1,7 +1,8 @@
 """The `ssem-dask` command.
 
-Exit codes: 0 everything done; 1 some chunks failed (named); 2 wrong usage, configuration or input, in one sentence;
-130 interrupted. A `SsemDaskError` is a user's to mend and shows no traceback; anything else is a bug and shows one.
+Exit codes: 0 everything done; 1 some chunks failed (named), or the cluster was lost; 2 wrong usage, configuration or
+input, in one sentence; 130 interrupted. A `SsemDaskError` is a user's to mend and shows no traceback; anything else is
+a bug and shows one.
 """
 
 from typing import Annotated, Any
@@ -10,9 +11,9 @@ import typer
 from typer.core import TyperGroup
 
 from ssem_dask import __version__
-from ssem_dask.cli import apply, data, demo, evaluate, report, run, view
+from ssem_dask.cli import apply, data, demo, evaluate, report, rerun, run, view
 from ssem_dask.cli.console import complain
-from ssem_dask.errors import SsemDaskError
+from ssem_dask.errors import ClusterError, SsemDaskError
 
 INTERRUPTED = 130
 
@@ -23,6 +24,9 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except ClusterError as error:
+            complain(str(error))
+            raise typer.Exit(1) from error
         except SsemDaskError as error:
             complain(str(error))
             raise typer.Exit(2) from error
@@ -67,6 +71,8 @@ app.command("align", rich_help_panel="Align")(run.align)
 app.command("plan", rich_help_panel="Align")(run.plan)
 app.command("run", rich_help_panel="Align")(run.run)
 app.command("status", rich_help_panel="Align")(run.status)
+app.command("rerun", rich_help_panel="Align")(rerun.rerun)
+app.command("verify", rich_help_panel="Align")(rerun.verify)
 app.command("report", rich_help_panel="See and use an alignment")(report.report)
 app.command("view", rich_help_panel="See and use an alignment")(view.view)
 app.command("warp", rich_help_panel="See and use an alignment")(apply.warp)

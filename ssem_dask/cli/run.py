@@ -1,4 +1,4 @@
-"""Commands that align: align, plan, run, status."""
+"""Commands that align: align, plan, run; and status, which tells how a run stands."""
 
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -11,10 +11,9 @@ from ssem_dask.cli.progress import observer_for
 from ssem_dask.cli.watch import watch as watch_run
 from ssem_dask.config import RunConfig, load_config, make_config
 from ssem_dask.report.words import si
+from ssem_dask.rerun import standing
 from ssem_dask.runtime.clusters import open_cluster
-from ssem_dask.runtime.execute import open_ledger
-from ssem_dask.storage.run import read_run
-from ssem_dask.task import Outcome, TaskReport
+from ssem_dask.task import TaskReport
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on stdout, and progress as JSON lines on stderr.")
@@ -25,6 +24,10 @@ Cluster = Annotated[
 ]
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Workers of a local cluster. Default: one a core.")
+]
+AllowMissing = Annotated[
+    bool,
+    typer.Option("--allow-missing", help="Go on where chunks failed; the output is then incomplete, the exit code 1."),
 ]
 PixelSize = Annotated[
     float | None, typer.Option("--pixel-size", help="nm per pixel, if the source does not say.", show_default=False)
@@ -48,6 +51,7 @@ def align(
     workers: Workers = None,
     pixel_size: PixelSize = None,
     section_thickness: Thickness = None,
+    allow_missing: AllowMissing = False,
     as_json: Json = False,
 ) -> None:
     """Align a volume with defaults: everything from source to aligned pyramid.
@@ -62,17 +66,18 @@ def align(
         settings = settings.model_copy(update={"volume": settings.volume.model_copy(update=given)})
     else:
         settings = make_config({**overrides, "volume": sizes}, where="align")
-    _run(settings, cluster=cluster, workers=workers, as_json=as_json)
+    _run(settings, cluster=cluster, workers=workers, allow_missing=allow_missing, as_json=as_json)
 
 
 def run(
     config: Annotated[str, typer.Argument(help="TOML file with at least `source` and `output`.")],
     cluster: Cluster = None,
     workers: Workers = None,
+    allow_missing: AllowMissing = False,
     as_json: Json = False,
 ) -> None:
     """Align as a config says; goes on where an interrupted run was."""
-    _run(load_config(config), cluster=cluster, workers=workers, as_json=as_json)
+    _run(load_config(config), cluster=cluster, workers=workers, allow_missing=allow_missing, as_json=as_json)
 
 
 def plan(
@@ -125,29 +130,16 @@ def status(
     """
     if watch:
         watch_run(output, seconds=interval, as_json=as_json)
-    attributes = read_run(output)
-    counts: dict[str, dict[str, int]] = {}
-    failed: list[TaskReport] = []
-    remarks: list[TaskReport] = []
-    for report in open_ledger(output).reports(None):
-        stage = counts.setdefault(report.stage, {})
-        stage[report.outcome] = stage.get(report.outcome, 0) + 1
-        if report.outcome is Outcome.FAILED:
-            failed.append(report)
-        elif report.message:
-            remarks.append(report)
-    tell(
-        pipeline.Summary(output=output, state=attributes["state"], counts=counts, failed=failed, remarks=remarks),
-        as_json=as_json,
-    )
+    tell(standing(output), as_json=as_json)
 
 
-def _run(settings: RunConfig, *, cluster: str | None, workers: int | None, as_json: bool) -> None:
+def _run(settings: RunConfig, *, cluster: str | None, workers: int | None, allow_missing: bool, as_json: bool) -> None:
     planned = pipeline.plan(settings)
-    executor = open_cluster(cluster or settings.cluster.name, workers=workers or settings.cluster.workers)
+    own = settings.cluster
+    executor = open_cluster(cluster or own.name, workers=workers or own.workers, deadline=own.deadline)
     try:
         with observer_for(executor, as_json=as_json) as observer:
-            summary = pipeline.run(planned, executor=executor, observer=observer)
+            summary = pipeline.run(planned, executor=executor, observer=observer, allow_missing=allow_missing)
     finally:
         executor.close()
     tell(summary, as_json=as_json)
@@ -167,9 +159,20 @@ def tell(summary: pipeline.Summary, *, as_json: bool) -> None:
         console.table(f"{summary.output}: {summary.state}", columns=["stage", *outcomes], rows=rows)
         for report in summary.remarks[:_SHOWN]:
             console.note(f"{report.key}: {report.outcome}: {report.message}")
-        for report in summary.failed[:_SHOWN]:
-            console.complain(f"{report.key} failed ({report.cause}): {report.message}")
-        if len(summary.failed) > _SHOWN:
-            console.note(f"… and {len(summary.failed) - _SHOWN} more; --json lists all.")
+        if summary.failed:
+            _show_failed(summary.failed)
     if summary.state != "complete":
         raise typer.Exit(1)
+
+
+def _show_failed(failed: list[TaskReport]) -> None:
+    causes: dict[str, int] = {}
+    for report in failed:
+        causes[str(report.cause)] = causes.get(str(report.cause), 0) + 1
+    console.table(
+        f"{len(failed)} chunk(s) failed: {', '.join(f'{n} {cause}' for cause, n in sorted(causes.items()))}",
+        columns=["chunk", "cause", "attempts", "seconds", "worker", "message"],
+        rows=[[r.key, str(r.cause), str(r.attempts), f"{r.seconds:.1f}", r.worker, r.message] for r in failed[:_SHOWN]],
+    )
+    if len(failed) > _SHOWN:
+        console.note(f"… and {len(failed) - _SHOWN} more; --json lists all.")

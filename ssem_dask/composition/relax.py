@@ -64,10 +64,10 @@ class RelaxConfig(ConfigBase):
     overlap: int = Field(default=32, ge=0)
     """Sections beyond either end of a window that it looks at: several times the correlation length of natural
     motion."""
-    plane: int = Field(default=384, ge=32)
+    plane: int = Field(default=384, ge=16)
     """Nodes along a side up to which a section is solved for at once. In wider ones long waves are solved for on fewer
     nodes, and short waves in tiles."""
-    tile: int = Field(default=256, ge=16)
+    tile: int = Field(default=256, ge=8)
     """Nodes along a side of such a tile, without its halo."""
     keep_natural: bool = False
     """Write the natural motion that was found to `fields/natural`, to be looked at; as large as `fields/section`."""

@@ -12,12 +12,13 @@ from ssem_dask.runtime.executor import Executor, SerialExecutor
 _CONNECT_SECONDS = 20
 
 
-def open_cluster(name: str, *, workers: int | None) -> Executor:
+def open_cluster(name: str, *, workers: int | None, deadline: float | None = None) -> Executor:
     """Start or join a cluster.
 
     Args:
         name: `serial` (this process), `local` (worker processes on this machine), or a scheduler's address.
         workers: number of workers for `local`; one a core if None.
+        deadline: seconds that a task may run, see `DaskExecutor`; there is none in `serial`.
 
     Raises:
         ConfigError: an unknown name, or nobody answers at the address.
@@ -34,10 +35,11 @@ def open_cluster(name: str, *, workers: int | None) -> Executor:
             dashboard_address="127.0.0.1:0",
             memory_limit="auto",
         )
-        return DaskExecutor(Client(cluster))
+        return DaskExecutor(Client(cluster), deadline=deadline)
     if "://" in name:
         try:
-            return DaskExecutor(Client(name, timeout=_CONNECT_SECONDS))
+            client = Client(name, timeout=_CONNECT_SECONDS)
+            return DaskExecutor(client, reconnect=lambda: Client(name, timeout=_CONNECT_SECONDS), deadline=deadline)
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"--cluster {name}: no Dask scheduler answered within {_CONNECT_SECONDS} s ({error}); "

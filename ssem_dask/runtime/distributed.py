@@ -3,34 +3,110 @@
 Tasks take no futures as inputs and return small records, so the scheduler holds only what is in flight. Dask's own
 queueing is off for tasks with resource labels (distributed#9164), and a graph of all tasks would not fit the scheduler
 at a million tasks (distributed#5630); the window avoids both.
+
+What may happen, and what then becomes of a task:
+- its worker dies: Dask gives it to another one, `allowed-failures` times; then it is tried once more, alone;
+- it hangs: after its deadline its worker is restarted and the task is given out again; the second time it has failed;
+- the scheduler dies: what was in flight is given out again as soon as there is a scheduler at the same address.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from itertools import islice
+from queue import Empty, SimpleQueue
 from typing import Any
 from uuid import uuid4
 
-from distributed import Client, Future, as_completed
+from distributed import Client, Future, get_worker
 from distributed.scheduler import KilledWorker
 
-from ssem_dask.runtime.execute import lost
+from ssem_dask.errors import ClusterError
+from ssem_dask.runtime.execute import open_ledger, unfinished
 from ssem_dask.runtime.executor import Load, Work
 from ssem_dask.runtime.metrics import set_metrics
-from ssem_dask.task import Task, TaskReport
+from ssem_dask.task import Cause, Task, TaskReport
 
 _IN_FLIGHT_PER_THREAD = 2
 _LOG = logging.getLogger(__name__)
+_LOOK = 1.0
+"""Seconds between two looks at the deadlines and at the cluster."""
+_TRIES = 2
+"""How often a task may reach its deadline until it has failed."""
+_FIRST_DEADLINE = 3600.0  # s, while no task of the stage has ended
+_LEAST_DEADLINE = 600.0  # s
+_TIMES_LONGEST = 20.0  # the deadline, in times of the longest task of the stage so far
+_RESTART_SECONDS = 30.0
+_CLUSTER_PATIENCE = 1800.0
+"""Seconds without a scheduler, or without any worker, until the run is given up."""
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A task in flight."""
+
+    task: Task
+    future: Future
+    submitted: float
+    started: float | None = None
+    worker: str = ""
+    tries: int = 1
+    """How often it was given out; the deaths of its workers do not count."""
+
+
+@dataclass(slots=True)
+class _Pace:
+    """How long the tasks of a stage take, and so may take."""
+
+    given: float | None
+    longest: float = 0.0
+
+    @property
+    def deadline(self) -> float:
+        """Seconds that a task may run."""
+        if self.given is not None:
+            return self.given
+        return max(_LEAST_DEADLINE, _TIMES_LONGEST * self.longest) if self.longest else _FIRST_DEADLINE
+
+
+@dataclass(slots=True)
+class _Window:
+    """What is in flight, and what waits for it."""
+
+    waiting: Iterator[Task]
+    again: deque[_Flight] = field(default_factory=deque)
+    flights: dict[str, _Flight] = field(default_factory=dict)
+    ended: "SimpleQueue[Future]" = field(default_factory=SimpleQueue)
 
 
 class DaskExecutor:
     """Runs tasks on the workers of a Dask cluster."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(
+        self, client: Client, *, reconnect: Callable[[], Client] | None = None, deadline: float | None = None
+    ) -> None:
+        """Run tasks by a client.
+
+        Args:
+            client: of the cluster; closed by `close`.
+            reconnect: makes another client where the scheduler came back after it was lost; raises OSError while there
+                is none. None: the scheduler dies with this process.
+            deadline: seconds that a task may run; None: 20 times the longest of its stage so far, at least 10 min.
+        """
         self._client = client
-        self._taken: set[str] = set()
-        """Keys of what is in flight."""
+        self._flights: dict[str, _Flight] = {}
+        """What is in flight."""
         self._publishes = True
+        self._reconnect = reconnect
+        self._deadline = deadline
+        self._threads, self._threads_at = 1, float("-inf")
+        self._last_worker = time.monotonic()
+        self._topic = f"ssem-dask-{uuid4().hex}"
+        self._started: SimpleQueue[tuple[str, str]] = SimpleQueue()
+        self._subscribe()
 
     @property
     def dashboard(self) -> str | None:
@@ -43,43 +119,25 @@ class DaskExecutor:
 
         Dask blames every task that waited on a worker when it died. So a task whose workers died is tried once more
         at the end, alone: only what kills its workers then is reported as lost.
+
+        Raises:
+            ClusterError: there has been no scheduler, or no worker, for half an hour.
         """
+        pace = _Pace(self._deadline)
         suspects: list[Task] = []
-        for task, future in self._stream(work, tasks, in_flight=None):
-            report = _report(future)
+        for task, report in self._stream(work, tasks, pace, in_flight=None):
             if report is None:
-                suspects.append(task)
+                suspects.append(replace(task, lost=task.lost + 1))
             else:
                 yield report
-        for task, future in self._stream(work, suspects, in_flight=1):
+        for task, report in self._stream(work, suspects, pace, in_flight=1):
             message = f"Every worker that ran {task.key} died; it may need more memory than a worker has."
-            yield _report(future) or lost(task, message=message, attempts=2)
-
-    def _stream(self, work: Work, tasks: Iterable[Task], *, in_flight: int | None) -> Iterator[tuple[Task, Future]]:
-        """Submit tasks as others end; None in flight: two for each thread that there is at the time."""
-        waiting = iter(tasks)
-        running: dict[str, Task] = {}
-        completed = as_completed()
-
-        def refill() -> None:
-            free = (in_flight or self._in_flight()) - len(running)  # below 0 just after workers were lost
-            for task in islice(waiting, max(0, free)):
-                future = self._client.submit(work, task, key=f"{task.key}-{uuid4().hex}", pure=False)
-                running[future.key] = task
-                self._taken.add(future.key)
-                completed.add(future)
-
-        refill()
-        for future in completed:
-            self._taken.discard(future.key)
-            yield running.pop(future.key), future
-            future.release()
-            refill()
+            yield report or unfinished(replace(task, lost=task.lost + 1), cause=Cause.WORKER_LOST, message=message)
 
     def load(self) -> Load:
         """Tasks beyond the threads that there are wait at the workers."""
         threads = self._client.nthreads()
-        return Load(running=min(len(self._taken), int(sum(threads.values()))), workers=len(threads))
+        return Load(running=min(len(self._flights), int(sum(threads.values()))), workers=len(threads))
 
     def publish(self, numbers: Mapping[str, Any]) -> None:
         """Set metrics in the scheduler's process, which serves them beside its dashboard."""
@@ -98,9 +156,144 @@ class DaskExecutor:
         if cluster is not None:
             cluster.close()
 
+    def _stream(
+        self, work: Work, tasks: Iterable[Task], pace: _Pace, *, in_flight: int | None
+    ) -> Iterator[tuple[Task, TaskReport | None]]:
+        """Submit tasks as others end; None in flight: two for each thread that there is at the time.
+
+        Yields:
+            Each task and its report; None where it was lost with its workers.
+        """
+        window = _Window(iter(tasks))
+        self._flights = window.flights
+        looked = time.monotonic()
+        while True:
+            self._refill(window, work, in_flight)
+            if not window.flights:
+                return
+            with suppress(Empty):
+                future = window.ended.get(timeout=_LOOK)
+                flight = window.flights.get(future.key)
+                if flight is not None and flight.future is future:
+                    del window.flights[future.key]
+                    if future.status in ("cancelled", "lost"):  # with the scheduler
+                        told = _told_by_ledger(flight.task)
+                        if told is not None:
+                            yield flight.task, told
+                        else:
+                            window.again.append(flight)
+                    else:
+                        report = _report(future)
+                        future.release()
+                        pace.longest = max(pace.longest, 0.0 if report is None else report.seconds)
+                        yield flight.task, report
+            if time.monotonic() - looked >= _LOOK:
+                looked = time.monotonic()
+                yield from self._look(window, pace)
+
+    def _refill(self, window: _Window, work: Work, in_flight: int | None) -> None:
+        free = (in_flight or self._in_flight()) - len(window.flights)  # below 0 just after workers were lost
+        while free > 0:
+            free -= 1
+            flight = window.again.popleft() if window.again else None
+            task = flight.task if flight else next(islice(window.waiting, 1), None)
+            if task is None:
+                return
+            client = self._connected()
+            key = f"{task.key}-{uuid4().hex}"
+            future = client.submit(_announced, work, task, key, self._topic, key=key, pure=False)
+            window.flights[key] = _Flight(task, future, time.monotonic(), tries=flight.tries if flight else 1)
+            future.add_done_callback(window.ended.put)
+
+    def _look(self, window: _Window, pace: _Pace) -> Iterator[tuple[Task, TaskReport | None]]:
+        """Look at the cluster, and for tasks that have reached their deadline."""
+        now = time.monotonic()
+        with suppress(Empty):
+            while True:
+                key, worker = self._started.get_nowait()
+                if key in window.flights:
+                    window.flights[key].started, window.flights[key].worker = now, worker
+        if self._client.status == "running" and self._count_threads() == 0:
+            idle = now - self._last_worker
+            if idle > _CLUSTER_PATIENCE:
+                raise ClusterError(f"The cluster has had no worker for {idle:.0f} s; start some, then run it again.")
+        else:
+            self._last_worker = now
+        for flight in [f for f in window.flights.values() if _overdue(f, now, pace.deadline)]:
+            del window.flights[flight.future.key]
+            seconds = now - (flight.started or flight.submitted)
+            self._restart(flight)
+            if flight.tries < _TRIES:
+                task = replace(flight.task, attempt=flight.task.attempt + 1)
+                window.again.append(replace(flight, task=task, tries=flight.tries + 1))
+                continue
+            message = f"It did not end within {pace.deadline:.0f} s, {_TRIES} times; its worker was restarted."
+            yield (
+                flight.task,
+                unfinished(flight.task, cause=Cause.TIMEOUT, message=message, worker=flight.worker, seconds=seconds),
+            )
+
+    def _restart(self, flight: _Flight) -> None:
+        """Give a task up, and restart the worker that it holds; one without a nanny stays as it is."""
+        key = flight.future.key
+        worker = flight.worker or next((w for w, keys in self._client.processing().items() if key in keys), "")
+        flight.future.cancel(force=True)
+        if worker:
+            with suppress(ValueError, KeyError, OSError, TimeoutError):
+                self._client.restart_workers([worker], timeout=_RESTART_SECONDS, raise_for_error=False)
+
+    def _connected(self) -> Client:
+        """The client; where its scheduler was lost, another one as soon as there is a scheduler again."""
+        end = time.monotonic() + _CLUSTER_PATIENCE
+        while self._client.status != "running":
+            if self._reconnect is None or time.monotonic() > end:
+                raise ClusterError("The scheduler of the cluster is lost; start it again, then run it again.")
+            if self._client.status == "closed":
+                with suppress(OSError):
+                    self._client = self._reconnect()
+                    self._subscribe()
+            time.sleep(_LOOK / 4)
+        return self._client
+
+    def _subscribe(self) -> None:
+        def started(event: tuple[float, Any]) -> None:
+            message = event[1]
+            self._started.put((message["key"], message["worker"]))
+
+        self._client.subscribe_topic(self._topic, started)
+
     def _in_flight(self) -> int:
-        threads = int(sum(self._client.nthreads().values()))
-        return max(1, _IN_FLIGHT_PER_THREAD * threads)
+        if time.monotonic() - self._threads_at > _LOOK:
+            self._count_threads()
+        return max(1, _IN_FLIGHT_PER_THREAD * self._threads)
+
+    def _count_threads(self) -> int:
+        """Threads of all workers; asked of the scheduler, so not for each task."""
+        client = self._connected()
+        with suppress(OSError, TimeoutError):  # lost just now: the next look will tell
+            self._threads = int(sum(client.nthreads().values()))
+            self._threads_at = time.monotonic()
+        return self._threads
+
+
+def _announced(work: Work, task: Task, key: str, topic: str) -> TaskReport:
+    """Say on which worker a task begins, since its deadline counts from there, then do it."""
+    worker = get_worker()
+    worker.log_event(topic, {"key": key, "worker": worker.address})
+    return work(task)
+
+
+def _told_by_ledger(task: Task) -> TaskReport | None:
+    """The report of a task that ended well though nobody was there to be told."""
+    entry = open_ledger(task.output).read(task.key)
+    return entry if entry is not None and entry.digest == task.digest and entry.outcome.stands else None
+
+
+def _overdue(flight: _Flight, now: float, deadline: float) -> bool:
+    """A task that never said that it began may have waited for others of its worker."""
+    if flight.started is not None:
+        return now - flight.started > deadline
+    return now - flight.submitted > (1 + _IN_FLIGHT_PER_THREAD) * deadline
 
 
 def _report(future: Future) -> TaskReport | None:

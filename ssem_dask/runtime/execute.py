@@ -8,24 +8,27 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
-from ssem_dask.errors import SsemDaskError
+from ssem_dask.errors import OutputError, SsemDaskError
 from ssem_dask.storage.ledger import Ledger
-from ssem_dask.storage.location import join
+from ssem_dask.storage.location import delete, join
+from ssem_dask.storage.retry import patient
 from ssem_dask.task import Cause, Outcome, Result, Task, TaskReport
 
 _LOG_LINES = 30
 
 
-def execute(task: Task, *, run: Callable[[Task], Result], attempts: int = 1) -> TaskReport:
+def execute(
+    task: Task, *, run: Callable[[Task], Result], files: Callable[[Task], dict[str, int]] | None = None
+) -> TaskReport:
     """Run a task and write its ledger entry.
 
     Args:
         task: what to do.
         run: the stage's function.
-        attempts: how often the task has been started, this time included.
+        files: tells which files the task has written, and their bytes; None: the entry does not say.
 
     Returns:
         The report that was written. Whatever the task raised is in it; only an interrupt, and a ledger that cannot be
@@ -34,9 +37,15 @@ def execute(task: Task, *, run: Callable[[Task], Result], attempts: int = 1) -> 
     started = datetime.now(UTC).isoformat(timespec="seconds")
     clock = time.perf_counter()
     outcome, cause, log = Outcome.FAILED, None, ""
-    result = Result(outcome=Outcome.FAILED)
+    result, written = Result(outcome=Outcome.FAILED), dict[str, int]()
     try:
-        result = run(task)
+        with patient():
+            if task.attempt > 1 and files is not None:
+                # Writing a part of a shard reads it first: one that the last attempt left torn would fail for ever.
+                for path in files(task):
+                    delete(join(task.output, path), recursive=False)
+            result = run(task)
+            written = {} if files is None else files(task)
         outcome, message = result.outcome, result.message
     except Exception as error:  # noqa: BLE001  the ledger is where a task's failure is told, whatever it is
         cause, message = cause_of(error), f"{type(error).__name__}: {error}"
@@ -47,16 +56,20 @@ def execute(task: Task, *, run: Callable[[Task], Result], attempts: int = 1) -> 
         outcome=outcome,
         cause=cause,
         message=message,
-        attempts=attempts,
+        attempts=task.attempt,
+        lost=task.lost,
         worker=f"{socket.gethostname()}:{os.getpid()}",
         started=started,
         seconds=round(time.perf_counter() - clock, 3),
         pixels=task.pixels,
         bytes_read=result.bytes_read,
         bytes_written=result.bytes_written,
+        files=written,
         log=log,
+        changes=dict(task.changes),
     )
-    open_ledger(task.output).write(report)
+    with patient():
+        open_ledger(task.output).write(report)
     return report
 
 
@@ -65,28 +78,61 @@ def open_ledger(output: str) -> Ledger:
     return Ledger(join(output, "ledger"))
 
 
-def lost(task: Task, *, message: str, attempts: int) -> TaskReport:
-    """Report, and write to the ledger, a task whose worker did not live to tell."""
+def unfinished(task: Task, *, cause: Cause, message: str, worker: str = "", seconds: float = 0.0) -> TaskReport:
+    """Report, and write to the ledger, a task whose worker did not live to tell, or was given up.
+
+    Args:
+        task: as it was started last.
+        cause: `WORKER_LOST` or `TIMEOUT`.
+        message: one sentence for the user.
+        worker: address of the last worker, as far as it is known.
+        seconds: since the task was given to it.
+    """
     report = TaskReport(
         key=task.key,
         digest=task.digest,
         outcome=Outcome.FAILED,
-        cause=Cause.WORKER_LOST,
+        cause=cause,
         message=message,
-        attempts=attempts,
+        attempts=task.attempt,
+        lost=task.lost,
+        worker=worker,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(seconds, 3),
         pixels=task.pixels,
+        changes=dict(task.changes),
     )
     open_ledger(task.output).write(report)
     return report
 
 
 def cause_of(error: BaseException) -> Cause:
-    """Name the cause of a failure for the ledger."""
-    if isinstance(error, MemoryError) or "not enough memory" in str(error):
+    """Name the cause of a failure for the ledger, by the error and by what it was raised from."""
+    chain = list(_chain(error))
+    if any(_gpu_memory(link) for link in chain):
+        return Cause.GPU_OUT_OF_MEMORY
+    if any(isinstance(link, MemoryError) or "not enough memory" in str(link) for link in chain):
         return Cause.OUT_OF_MEMORY
-    if isinstance(error, SsemDaskError) and not isinstance(error, OSError):
-        return Cause.BAD_INPUT
-    if isinstance(error, OSError):
+    if isinstance(error, OutputError) or any(_transport(link) for link in chain):
         return Cause.IO
-    return Cause.BUG
+    if isinstance(error, SsemDaskError | FileNotFoundError):
+        return Cause.BAD_INPUT
+    return Cause.IO if isinstance(error, OSError) else Cause.BUG
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _gpu_memory(error: BaseException) -> bool:
+    return type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in str(error)
+
+
+def _transport(error: BaseException) -> bool:
+    """Whether a disk, a network or a server failed, as opposed to what was to be read not being there."""
+    if isinstance(error, OSError):
+        return not isinstance(error, SsemDaskError | FileNotFoundError | IsADirectoryError | NotADirectoryError)
+    # The clients of object stores have errors of their own, and may not be installed.
+    return type(error).__module__.partition(".")[0] in ("botocore", "aiohttp", "gcsfs", "google")

@@ -6,6 +6,7 @@ which the register stage reads. Where the user gives a smoothness only that is w
 choose, and the stage has no tasks.
 """
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -16,6 +17,7 @@ import torch
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import shape_at_mip
+from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.registration.calibrate import LEAST_SECTIONS, Choice, Step, choose_smoothness, probe_window
 from ssem_dask.stages.job import Estimate, Job, RegisterStageConfig
 from ssem_dask.stages.sections import open_source, read_aligned
@@ -24,6 +26,7 @@ from ssem_dask.storage.location import read_bytes, write_bytes
 from ssem_dask.task import Outcome, Result, Task
 
 NAME = "calibrate"
+RESULT = "quality/calibration.json"
 
 _MOST = 6
 _SHARE = 0.2  # of the volume, at most, but for the first window: a pixel costs half of what its registration does
@@ -85,6 +88,25 @@ def run(task: Task) -> Result:
     return _run_choose(task)
 
 
+def footprint(task: Task) -> Footprint:
+    """A window reads its sections, wherever the coarse affine takes it; the choice reads what the windows found."""
+    if isinstance(task, ProbeTask):
+        job = task.job
+        z = task.places[0].sections
+        return Footprint(
+            reads=(
+                job.sections("source", z.start, z.stop),
+                job.sections("fields/coarse", z.start, z.stop),
+            ),
+            writes=(Region(_window_name(task.index), job.sections("", z.start, z.stop).box),),
+        )
+    assert isinstance(task, ChooseTask)
+    job = task.job
+    return Footprint(
+        reads=tuple(job.sections(_window_name(i)) for i in range(task.windows)), writes=(job.sections(RESULT),)
+    )
+
+
 def estimate(job: Job) -> Estimate:
     """A few windows and the choice; nothing where there is nothing to choose."""
     boxes = [places[0] for places in sample_windows(job)] if _wanted(job) else []
@@ -104,7 +126,7 @@ def calibrated(job: Job) -> RegisterStageConfig:
     """The register stage's configuration with the smoothness that was chosen."""
     if not _wanted(job):
         return job.register
-    record = json.loads(read_bytes(job.url("quality", "calibration.json")))
+    record = json.loads(read_bytes(job.url(RESULT)))
     solver = job.register.gauss_newton.model_copy(update={"smoothness": tuple(record["smoothness"])})
     return job.register.model_copy(update={"gauss_newton": solver})
 
@@ -162,7 +184,10 @@ def _run_probe(task: ProbeTask) -> Result:
 
 def _run_choose(task: ChooseTask) -> Result:
     job = task.job
-    windows = [json.loads(read_bytes(_window_url(job, i))) for i in range(task.windows)]
+    windows = []
+    for i in range(task.windows):
+        with contextlib.suppress(FileNotFoundError):  # it failed, and the run goes on all the same
+            windows.append(json.loads(read_bytes(_window_url(job, i))))
     given = job.register.gauss_newton.smoothness
     if given is not None:
         choice = Choice(given, f"smoothness {given} px, as the user said")
@@ -173,7 +198,7 @@ def _run_choose(task: ChooseTask) -> Result:
     found_by = "user" if given is not None else "data" if any(w["steps"] for w in windows) else "default"
     record = {"smoothness": list(choice.smoothness), "chosen_by": found_by, "reason": choice.reason, "windows": windows}
     content = _json(record)
-    write_bytes(job.url("quality", "calibration.json"), content)
+    write_bytes(job.url(RESULT), content)
     return Result(message=choice.reason if given is None else "", bytes_written=len(content))
 
 
@@ -185,8 +210,12 @@ def _source_pixels(job: Job, box: Box) -> int:
     return box.at_mip(0).clipped(job.shape).size
 
 
+def _window_name(index: int) -> str:
+    return f"quality/calibration/window-{index}.json"
+
+
 def _window_url(job: Job, index: int) -> str:
-    return job.url("quality", "calibration", f"window-{index}.json")
+    return job.url(_window_name(index))
 
 
 def _records(steps: tuple[Step, ...]) -> list[dict[str, float]]:

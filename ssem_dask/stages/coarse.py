@@ -11,6 +11,7 @@ import torch
 
 from ssem_dask.composition.affine_sections import enough_pairs, separate_affines
 from ssem_dask.geometry.mip import ceil_div
+from ssem_dask.geometry.region import Footprint
 from ssem_dask.registration.coarse import CoarseSection, chain_sections, estimate_pair
 from ssem_dask.registration.coarse_order import Order, check_order
 from ssem_dask.registration.coarse_start import filled, pair_start, pairs_seen_from, sections_from
@@ -24,6 +25,7 @@ from ssem_dask.task import Outcome, Result, Task
 from ssem_dask.types import Float64Array
 
 NAME = "coarse"
+_PAIR_ARRAYS = "fields/coarse_pairs", "fields/coarse_ratio", "fields/coarse_similarity"
 TIED, BRIDGED, MISPLACED, TWICE = 1, 2, 3, 4
 """Values of `fields/coarse_state`."""
 
@@ -136,6 +138,22 @@ def run(task: Task) -> Result:
         return _run_pairs(task)
     assert isinstance(task, CoarseSectionsTask)
     return _run_sections(task)
+
+
+def footprint(task: Task) -> Footprint:
+    """Pairs read their sections and those before them; all sections are solved for at once."""
+    if isinstance(task, CoarsePairsTask):
+        job = task.job
+        return Footprint(
+            reads=(job.sections("source", task.start - job.coarse.neighbours, task.stop),),
+            writes=tuple(job.sections(name, task.start, task.stop) for name in _PAIR_ARRAYS),
+        )
+    assert isinstance(task, CoarseSectionsTask)
+    job = task.job
+    return Footprint(
+        reads=tuple(job.sections(name) for name in _PAIR_ARRAYS),
+        writes=(job.sections("fields/coarse"), job.sections("fields/coarse_state")),
+    )
 
 
 def estimate(job: Job) -> Estimate:

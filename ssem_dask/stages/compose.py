@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from ssem_dask.stages import compose_chain, compose_relax, compose_wide
+from ssem_dask.geometry.region import Footprint
+from ssem_dask.stages import compose_chain, compose_footprint, compose_relax, compose_wide
 from ssem_dask.stages.job import Estimate, Job
 from ssem_dask.task import Result, Task
 
@@ -36,6 +37,11 @@ def run(task: Task) -> Result:
     if isinstance(task, compose_wide.WIDE_TASKS):
         return compose_wide.run(task)
     return compose_chain.run(task)
+
+
+def footprint(task: Task) -> Footprint:
+    """What a task of either method reads and writes."""
+    return compose_footprint.footprint(task)
 
 
 def estimate(job: Job) -> Estimate:

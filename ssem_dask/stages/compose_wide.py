@@ -20,6 +20,8 @@ from ssem_dask.composition.separation import UNKNOWNS, Variances
 from ssem_dask.composition.thin import HALO_BLOCKS, Tile, thicken, thin, thin_factor, thin_grid, tiles_of
 from ssem_dask.composition.uncertainty import elastic_variance
 from ssem_dask.field.grid import Grid
+from ssem_dask.geometry.box import Box
+from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.stages.job import Estimate, Job
 from ssem_dask.stages.relax_io import (
     FIT_WINDOWS,
@@ -45,6 +47,9 @@ from ssem_dask.task import Outcome, Result, Task
 from ssem_dask.types import Float64Array
 
 NAME = "compose"
+_THINNED = "pair_affines", "thin_pairs", "thin_weights"
+_TURNS = "turn", "turn_natural", "turn_variance"
+_LONG = "long", "long_natural", "long_variance"
 _SAMPLED = 4
 """Every so many nodes are looked at for a window's typical confidence."""
 
@@ -114,9 +119,9 @@ def prepare(job: Job) -> None:
         )
     create_array(
         job.url("fields", "typical"),
-        shape=(windows_of(job),),
-        axes=("window",),
-        chunks=(1,),
+        shape=(job.shape[0],),
+        axes=("z",),
+        chunks=(depth,),
         dtype="float64",
         shards=None,
         fill_value=np.nan,
@@ -146,6 +151,39 @@ def generations(job: Job) -> Iterator[Iterable[Task]]:
         )
         for w in windows
         for t in _tiles(job)
+    )
+
+
+def footprint(task: Task) -> Footprint:
+    """What a task of any generation reads and writes."""
+    assert isinstance(task, ThinTask | FitWideTask | LongTask | TileTask)
+    job = task.job
+
+    def of(names: tuple[str, ...], start: int, stop: int) -> tuple[Region, ...]:
+        return tuple(job.sections(f"fields/{name}", start, stop) for name in names)
+
+    fit = job.sections("quality/relax.json")
+    if isinstance(task, FitWideTask):
+        reads = of(("coarse", "pairs", "confidence", "typical", *_THINNED), 0, job.shape[0])
+        return Footprint(reads=reads, writes=(*of(_TURNS, 0, job.shape[0]), fit))
+    (start, stop), (first, last) = core_of(job, task.window), reach_of(job, task.window)
+    if isinstance(task, ThinTask):
+        reads, writes = of(("pairs", "confidence"), start, stop), of(("typical", *_THINNED), start, stop)
+        return Footprint(reads=reads, writes=writes)
+    if isinstance(task, LongTask):
+        return Footprint(reads=(*of((*_THINNED, *_TURNS), first, last), fit), writes=of(_LONG, start, stop))
+    tile = task.tile
+    read, write = (
+        Box(
+            (z[0], s[0].start * job.spacing, s[1].start * job.spacing),
+            (z[1], s[0].stop * job.spacing, s[1].stop * job.spacing),
+        ).clipped(job.shape)
+        for z, s in (((first, last), tile.read), ((start, stop), tile.core))
+    )
+    handed = of(("coarse", "typical", "pair_affines", *_TURNS, *_LONG), first, last)
+    return Footprint(
+        reads=(*handed, *(Region(f"fields/{name}", read) for name in ("pairs", "confidence")), fit),
+        writes=tuple(Region(f"fields/{name}", write) for name in ("section", "uncertainty", "natural")),
     )
 
 
@@ -189,7 +227,7 @@ def _run_thin(task: ThinTask) -> Result:
     near = open_array(job.url("fields", "confidence"), mode="r")
     seen = [np.asarray(near[0, z])[::_SAMPLED, ::_SAMPLED] for z in range(start, stop)]
     typical = typical_confidence(np.nan_to_num(np.stack(seen)).astype(np.float64))
-    open_array(job.url("fields", "typical"), mode="r+")[task.window] = typical
+    open_array(job.url("fields", "typical"), mode="r+")[start:stop] = typical
     blocks = thin_grid(grid, factor=factor).shape
     affines = np.full((k, stop - start, 2, 3), np.nan)
     pairs, weights = np.full((k, stop - start, 2, *blocks), np.nan), np.zeros((k, stop - start, *blocks))
@@ -341,7 +379,7 @@ def _read_tile(job: Job, window: int, tile: Tile) -> tuple[Float64Array, SplitPa
     fields = open_array(job.url("fields", "pairs"), mode="r")[:k, first:last, :, *tile.read]
     confidence = open_array(job.url("fields", "confidence"), mode="r")[:k, first:last, *tile.read]
     pairs = torch.from_numpy(np.asarray(fields))
-    typical = float(np.asarray(open_array(job.url("fields", "typical"), mode="r")[window]))
+    typical = float(np.asarray(open_array(job.url("fields", "typical"), mode="r")[core_of(job, window)[0]]))
     weights = node_weights(pairs, torch.from_numpy(np.asarray(confidence)), typical=typical)
     affines = np.asarray(open_array(job.url("fields", "pair_affines"), mode="r")[:, first:last])
     rest = without_affines(pairs, affines, grid=tile.grid(grid_of(job)))

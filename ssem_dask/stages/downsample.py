@@ -9,9 +9,10 @@ import torch
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import ceil_div, shape_at_mip
+from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.registration.pyramid import pool
 from ssem_dask.stages.job import Estimate, Job
-from ssem_dask.stages.render import Warping, own_warping, to_dtype
+from ssem_dask.stages.render import Warping, level_name, own_warping, to_dtype
 from ssem_dask.storage.volume import Volume
 from ssem_dask.task import Result, Task
 from ssem_dask.types import AnyArray, ShapeZYX
@@ -66,6 +67,16 @@ def run(task: Task) -> Result:
         pixels = np.stack([to_dtype(pool(torch.from_numpy(image.astype(np.float32)), 2), dtype) for image in finer])
     volume.write(box, pixels)
     return Result(bytes_read=finer.nbytes, bytes_written=pixels.nbytes)
+
+
+def footprint(task: Task) -> Footprint:
+    """A shard reads the level below it, over the same place."""
+    assert isinstance(task, DownsampleTask)
+    mip, covered = task.box.mip, task.box.at_mip(0).clipped(task.warping.info.shape)
+    return Footprint(
+        reads=(Region(level_name(mip - 1), covered),),
+        writes=(Region(level_name(mip), covered),),
+    )
 
 
 def estimate(job: Job) -> Estimate:

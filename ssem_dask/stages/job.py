@@ -8,6 +8,8 @@ from pydantic import Field
 
 from ssem_dask.composition.chain import ChainConfig
 from ssem_dask.composition.relax import RelaxConfig
+from ssem_dask.geometry.box import Box
+from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.registration.coarse import CoarseConfig
 from ssem_dask.registration.register import RegisterConfig
 from ssem_dask.storage.location import join
@@ -147,6 +149,11 @@ class Job:
         """URL of something inside the run's group."""
         return join(self.output, *parts)
 
+    def sections(self, name: str, start: int = 0, stop: int | None = None) -> Region:
+        """Whole sections `start <= z < stop`, clipped to the volume, of an array or file of the run, or of `source`."""
+        z, y, x = self.shape
+        return Region(name, Box((max(0, start), 0, 0), (z if stop is None else min(stop, z), y, x)))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
@@ -177,6 +184,12 @@ class Stage(Protocol):
 
     def run(self, task: Task) -> Result:
         """Do one task: read, compute, write."""
+        ...
+
+    def footprint(self, task: Task) -> Footprint:
+        """What a task reads and writes, of the run's arrays and of the source; it may name more than it reads, never
+        less.
+        """
         ...
 
     def estimate(self, job: Job) -> Estimate:

@@ -20,6 +20,7 @@ from ssem_dask.field.warp import sample_image
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes, round_up
 from ssem_dask.geometry.mip import shape_at_mip
+from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.registration.damage import DAMAGED, HALO, REACH, TEAR, find_damage, reduced
 from ssem_dask.stages.job import Estimate, Job, MaskStageConfig
 from ssem_dask.stages.sections import open_source, read_aligned
@@ -92,6 +93,17 @@ def run(task: Task) -> Result:
         codes = np.maximum(codes, _users(job, box))
     open_array(job.url("masks", "damage"), mode="r+")[box.slices] = codes
     return Result(bytes_read=read, bytes_written=codes.nbytes)
+
+
+def footprint(task: Task) -> Footprint:
+    """Detection reads the sections around, wherever the coarse affine takes them."""
+    assert isinstance(task, MaskTask)
+    job, z = task.job, task.box.sections
+    found = [job.sections(name, z.start - REACH, z.stop + REACH) for name in ("source", "fields/coarse")]
+    return Footprint(
+        reads=tuple(found) if job.mask.detects else (),
+        writes=(Region("masks/damage", _covered(job, task.box)),),
+    )
 
 
 def estimate(job: Job) -> Estimate:

@@ -15,14 +15,18 @@ from torch import Tensor
 
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import ceil_div, shape_at_mip
+from ssem_dask.geometry.region import Footprint
 from ssem_dask.registration.masks import tissue_mask
 from ssem_dask.registration.similarity import chunked_correlation, normalised_correlation
 from ssem_dask.stages.job import Estimate, Job
-from ssem_dask.stages.measure_fields import measure_fields
+from ssem_dask.stages.measure_fields import READ_FIELDS, measure_fields
 from ssem_dask.stages.register import window_core
+from ssem_dask.stages.render import level_name
 from ssem_dask.stages.sections import open_source, read_pooled
 from ssem_dask.storage.quality import (
     BLOCK,
+    CUTS,
+    TIMES,
     QualityInfo,
     create_quality,
     window_boxes,
@@ -90,6 +94,20 @@ def run(task: Task) -> Result:
         written += write_reslice(job.output, start=task.start, cut=cut, time=time, pixels=pixels)
     probe = 2 * len(sections) * info.probe.shape[1] * info.probe.shape[2] * job.info.dtype.itemsize
     return Result(bytes_read=probe + read + fields.bytes_read, bytes_written=written)
+
+
+def footprint(task: Task) -> Footprint:
+    """A block reads its sections, and the one before them, of the source, the pyramid and all fields."""
+    assert isinstance(task, MeasureTask)
+    job = task.job
+    read = ("source", *(level_name(mip) for mip in range(job.mips)), *(f"fields/{name}" for name in READ_FIELDS))
+    cuts = (f"quality/reslice/{cut}_{time}" for cut in CUTS for time in TIMES)
+    return Footprint(
+        reads=tuple(job.sections(name, task.start - 1, task.stop) for name in read),
+        writes=tuple(
+            job.sections(name, task.start, task.stop) for name in ("quality/sections", "quality/windows", *cuts)
+        ),
+    )
 
 
 def estimate(job: Job) -> Estimate:

@@ -19,6 +19,8 @@ from ssem_dask.storage.location import exists
 from ssem_dask.storage.quality import QualityInfo, window_boxes
 from ssem_dask.types import AnyArray, Float64Array
 
+READ_FIELDS = ("coarse", "section", "pairs", "confidence", "uncertainty")
+"""Arrays of `fields/` that are looked at."""
 _KEPT = 1 << 18
 """Nodes of a section that its medians are taken over: exact enough, and bounded."""
 
@@ -62,8 +64,7 @@ class _Section:
 
 def measure_fields(job: Job, info: QualityInfo, sections: range) -> FieldMeasures:
     """Folds, strain, motion left between neighbours, uncertainty and confidence of some sections."""
-    names = ("section", "pairs", "confidence", "uncertainty")
-    urls = {name: job.url("fields", name) for name in names}
+    urls = {name: job.url("fields", name) for name in READ_FIELDS if name != "coarse"}
     arrays = {name: open_array(url, mode="r") for name, url in urls.items() if exists(url)}
     first = max(0, sections.start - 1)
     coarse = np.asarray(open_coarse(job.url("fields", "coarse"))[first : sections.stop])

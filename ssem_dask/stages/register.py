@@ -5,17 +5,21 @@ fields and confidences of its core: exactly one shard of each array.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ssem_dask.field.grid import Grid, node_count
+from ssem_dask.geometry.box import Box
+from ssem_dask.geometry.chunks import chunk_boxes
+from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.geometry.windows import Window, tile_windows
 from ssem_dask.registration.damage import TEAR, TISSUE
-from ssem_dask.registration.register import register_window
-from ssem_dask.stages.calibrate import calibrated
+from ssem_dask.registration.gated import Fault, gated_window
+from ssem_dask.registration.pairs import PairFields
+from ssem_dask.stages.calibrate import RESULT, calibrated
 from ssem_dask.stages.job import Estimate, Job, RegisterStageConfig
 from ssem_dask.stages.mask import read_codes
 from ssem_dask.stages.sections import open_source, read_aligned
@@ -25,6 +29,8 @@ from ssem_dask.task import Outcome, Result, Task
 from ssem_dask.types import Float64Array, ShapeZYX
 
 NAME = "register"
+_NAMED = 5
+"""Pairs that a remark names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,51 +81,55 @@ def generations(job: Job) -> Iterator[Iterable[Task]]:
 
 
 def run(task: Task) -> Result:
-    """Read the window's sections, register them, write the core's pair fields."""
+    """Read the window's sections, register them, write the core's pair fields.
+
+    A window that is larger than the configuration wants (it was given smaller ones for this task alone, to save memory)
+    is registered in parts, and written as a whole, since it is one shard.
+    """
     assert isinstance(task, RegisterTask)
-    job, window = task.job, task.window
-    mip = job.register.mip
-    assert mip is not None
-    volume = open_source(job)
-    coarse = np.asarray(
-        open_coarse(job.url("fields", "coarse"))[window.read.sections.start : window.read.sections.stop]
-    )
-    box = window.read.at_mip(mip)
-    sections = [
-        read_aligned(volume, z=z, box=box, affine=affine)
-        for z, affine in zip(window.read.sections, coarse, strict=True)
-    ]
-    images = torch.stack([image for image, _ in sections])
-    valid = torch.stack([mask for _, mask in sections])
-    codes = _codes(job, window, coarse)
-    valid &= codes == TISSUE
-    read = images.numel() * 4**mip * job.info.dtype.itemsize
-    core = range(window.core.start[0] - window.read.start[0], window.core.stop[0] - window.read.start[0])
-    if not valid.any():
+    job, core = task.job, task.window.core
+    y, x = node_count(core.shape[1], spacing=job.spacing), node_count(core.shape[2], spacing=job.spacing)
+    fields = np.full((job.register.neighbours, core.shape[0], 2, y, x), np.nan, dtype=np.float32)
+    confidence = np.zeros((job.register.neighbours, core.shape[0], y, x), dtype=np.float32)
+    read, tissue, faults = 0, False, list[Fault]()
+    for window in _parts(task):
+        found = _registered(job, window)
+        read += found.bytes_read
+        faults += found.faults
+        if found.pairs is None:
+            continue
+        tissue = True
+        rows, columns = _nodes_of(window.core, job, origin=core)
+        fields[:, :, :, rows, columns] = found.pairs.fields.numpy()
+        confidence[:, :, rows, columns] = found.pairs.confidence.numpy()
+    if not tissue:
         return Result(outcome=Outcome.NO_TISSUE, message="The window is empty in every section.", bytes_read=read)
-    grid = Grid.of_box(box)
-    pairs = register_window(
-        images,
-        valid=valid,
-        grid=grid.relative_to(grid.origin),
-        nodes=_core_nodes(window, job.spacing).relative_to(grid.origin),
-        core=core,
-        neighbours=job.register.neighbours,
-        config=calibrated(job),
-        device=torch.device("cpu"),
-        tears=codes == TEAR,
-    )
-    z, y, x = window.core.slices
-    rows = slice(y.start // job.spacing, y.start // job.spacing + pairs.fields.shape[-2])
-    columns = slice(x.start // job.spacing, x.start // job.spacing + pairs.fields.shape[-1])
-    open_array(job.url("fields", "pairs"), mode="r+")[:, z, :, rows, columns] = pairs.fields.numpy()
-    open_array(job.url("fields", "confidence"), mode="r+")[:, z, rows, columns] = pairs.confidence.numpy()
-    known = float(torch.isfinite(pairs.fields[0]).float().mean())
+    z = core.slices[0]
+    rows, columns = _nodes_of(core, job, origin=core.shifted((0, -core.start[1], -core.start[2])))
+    open_array(job.url("fields", "pairs"), mode="r+")[:, z, :, rows, columns] = fields
+    open_array(job.url("fields", "confidence"), mode="r+")[:, z, rows, columns] = confidence
+    known = float(np.isfinite(fields[0]).mean())
+    sound = (known > 0 or core.stop[0] == 1) and all(fault.mended for fault in faults)
     return Result(
-        outcome=Outcome.OK if known > 0 or window.core.stop[0] == 1 else Outcome.LOW_QUALITY,
-        message="" if known > 0 else "No node of the window could be registered.",
+        outcome=Outcome.OK if sound else Outcome.LOW_QUALITY,
+        message=_remark(faults) if known > 0 or core.stop[0] == 1 else "No node of the window could be registered.",
         bytes_read=read,
-        bytes_written=pairs.fields.nbytes + pairs.confidence.nbytes,
+        bytes_written=fields.nbytes + confidence.nbytes,
+    )
+
+
+def footprint(task: Task) -> Footprint:
+    """A window reads the sections of core and halo, wherever the coarse affine takes it, and writes its core."""
+    assert isinstance(task, RegisterTask)
+    job, z = task.job, task.window.read.sections
+    reads = [job.sections("source", z.start, z.stop), job.sections("fields/coarse", z.start, z.stop)]
+    if job.mask.active:
+        reads.append(job.sections("masks/damage", z.start, z.stop))
+    if job.register.method == "gauss_newton":
+        reads.append(job.sections(RESULT))
+    core = task.window.core.clipped(job.shape)
+    return Footprint(
+        reads=tuple(reads), writes=tuple(Region(name, core) for name in ("fields/pairs", "fields/confidence"))
     )
 
 
@@ -161,6 +171,91 @@ def window_core(config: RegisterStageConfig, shape: ShapeZYX) -> ShapeZYX:
     assert spacing is not None
     y, x = (min(window, node_count(n, spacing=spacing) * spacing) for n in shape[1:])
     return min(config.sections, shape[0]), y, x
+
+
+@dataclass(frozen=True, slots=True)
+class _Registered:
+    """What was found in a window."""
+
+    pairs: PairFields | None
+    """Of the window's core; None where it shows no tissue."""
+    faults: list[Fault]
+    """z counted in the volume."""
+    bytes_read: int
+
+
+def _remark(faults: list[Fault]) -> str:
+    """One line on the pairs that failed their checks, and failed again."""
+    lost = [fault for fault in faults if not fault.mended]
+    if not lost:
+        return ""
+    named = ", ".join(f"{fault.z} to {fault.z - fault.k} ({fault.reason})" for fault in lost[:_NAMED])
+    more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
+    return f"{len(lost)} pair(s) of sections could not be registered, even with a wider search: {named}{more}"
+
+
+def _parts(task: RegisterTask) -> list[Window]:
+    """The task's window, or the smaller ones that its configuration wants, all sections deep."""
+    job, whole = task.job, task.window
+    side, halo = job.register.window, job.register.halo
+    assert side is not None
+    assert halo is not None
+    if max(whole.core.shape_yx) <= side:
+        return [whole]
+    to_place = (0, whole.core.start[1], whole.core.start[2])
+    parts = []
+    for box in chunk_boxes(whole.core.shape, chunk=(whole.core.shape[0], side, side)):
+        core = box.shifted((whole.core.start[0], *to_place[1:]))
+        read = core.grown(before=(0, halo, halo), after=(0, halo, halo)).clipped(job.shape)
+        parts.append(Window(core, Box((whole.read.start[0], *read.start[1:]), (whole.read.stop[0], *read.stop[1:]))))
+    return parts
+
+
+def _registered(job: Job, window: Window) -> _Registered:
+    """Read and register a window."""
+    mip = job.register.mip
+    assert mip is not None
+    volume = open_source(job)
+    coarse = np.asarray(
+        open_coarse(job.url("fields", "coarse"))[window.read.sections.start : window.read.sections.stop]
+    )
+    box = window.read.at_mip(mip)
+    sections = [
+        read_aligned(volume, z=z, box=box, affine=affine)
+        for z, affine in zip(window.read.sections, coarse, strict=True)
+    ]
+    images = torch.stack([image for image, _ in sections])
+    valid = torch.stack([mask for _, mask in sections])
+    codes = _codes(job, window, coarse)
+    valid &= codes == TISSUE
+    read = images.numel() * 4**mip * job.info.dtype.itemsize
+    if not valid.any():
+        return _Registered(None, [], read)
+    grid = Grid.of_box(box)
+    pairs, faults = gated_window(
+        images,
+        valid=valid,
+        grid=grid.relative_to(grid.origin),
+        nodes=_core_nodes(window, job.spacing).relative_to(grid.origin),
+        core=range(window.core.start[0] - window.read.start[0], window.core.stop[0] - window.read.start[0]),
+        neighbours=job.register.neighbours,
+        config=calibrated(job),
+        device=torch.device("cpu"),
+        tears=codes == TEAR,
+    )
+    return _Registered(pairs, [replace(fault, z=fault.z + window.read.start[0]) for fault in faults], read)
+
+
+def _nodes_of(core: Box, job: Job, *, origin: Box) -> tuple[slice, slice]:
+    """Rows and columns of a core's nodes, counted from the corner of `origin`."""
+    rows, columns = (
+        slice(first, first + node_count(extent, spacing=job.spacing))
+        for first, extent in (
+            ((start - zero) // job.spacing, extent)
+            for start, zero, extent in zip(core.start[1:], origin.start[1:], core.shape[1:], strict=True)
+        )
+    )
+    return rows, columns
 
 
 def _codes(job: Job, window: Window, coarse: Float64Array) -> Tensor:

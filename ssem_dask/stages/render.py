@@ -18,6 +18,7 @@ from ssem_dask.field.interpolate import Kind, sample_known
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import ceil_div
+from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.stages.job import Estimate, Job, RenderStageConfig
 from ssem_dask.stages.sections import read_at
 from ssem_dask.storage.arrays import open_array
@@ -129,6 +130,25 @@ def run(task: Task) -> Result:
         bytes_read=pixels.nbytes,
         bytes_written=pixels.nbytes,
     )
+
+
+def footprint(task: Task) -> Footprint:
+    """A shard reads the field's nodes over it, and source pixels of its sections wherever the field points."""
+    assert isinstance(task, RenderTask)
+    warping, box = task.warping, task.box
+    z, y, x = warping.info.shape
+    margin = (_NODE_MARGIN + 1) * warping.spacing
+    nodes = box.grown(before=(0, margin, margin), after=(0, margin, margin)).clipped((z, y, x))
+    source = Box((box.start[0], 0, 0), (box.stop[0], y, x))
+    return Footprint(
+        reads=(Region("source", source), Region("fields/section", nodes)),
+        writes=(Region(level_name(0), box),),
+    )
+
+
+def level_name(mip: int) -> str:
+    """Path of a level of the aligned volume inside a run."""
+    return f"aligned/{mip}"
 
 
 def estimate(job: Job) -> Estimate:

@@ -6,7 +6,9 @@ because a partial write reads, changes and rewrites the whole file.
 """
 
 import json
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -15,7 +17,7 @@ import zarr.errors
 from numpy.typing import DTypeLike
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from ssem_dask.errors import OutputError, PlanError, SourceError
+from ssem_dask.errors import LayoutError, OutputError, PlanError, SourceError, SsemDaskError
 from ssem_dask.storage import location
 
 ZarrArray: TypeAlias = zarr.Array[Any]
@@ -117,6 +119,18 @@ def group_attributes(url: str) -> dict[str, Any] | None:
             raise SourceError(_damaged(url, error)) from error
 
 
+@contextmanager
+def decoding(what: str) -> Iterator[None]:
+    """Turn what codecs raise over damaged bytes (a wrong checksum, a torn file) into one sentence, a `SourceError`."""
+    try:
+        yield
+    except (ValueError, RuntimeError, zlib.error) as error:
+        if isinstance(error, SsemDaskError) or "memory" in str(error):
+            raise
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise SourceError(f"{what}: a chunk is damaged ({told}); restore it, then run it again.") from error
+
+
 def write_unit(array: ZarrArray) -> tuple[int, ...]:
     """Extent of what one task must write as a whole: a shard, or a chunk where the array is not sharded."""
     return tuple(array.shards or array.chunks)
@@ -134,6 +148,12 @@ def whole_shards(array: ZarrArray, index: Sequence[slice | int]) -> bool:
         if start % unit or (stop % unit and stop != extent) or stop <= start:
             return False
     return True
+
+
+def chunk_place(name: str) -> tuple[int, ...]:
+    """The numbers in the name of a chunk's or a shard's file, of any encoding of Zarr v2 and v3; () of another file."""
+    parts = name.replace(".", "/").removeprefix("c/").split("/")
+    return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else ()
 
 
 def is_node(url: str) -> bool:
@@ -190,7 +210,8 @@ def _check_same(
     }
     for name, (got, wanted) in pairs.items():
         if got != wanted:
-            raise OutputError(
+            raise LayoutError(
+                url,
                 f"{url}: an array with {name} {got} is there, but {wanted} is to be written; "
-                "delete it or choose another output."
+                "delete it or choose another output.",
             )

@@ -5,14 +5,15 @@ is no valid record reads as "not done", and its task runs again.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 from pydantic import TypeAdapter, ValidationError
 
 from ssem_dask.storage import location
-from ssem_dask.task import Outcome, TaskReport
+from ssem_dask.storage.retry import carried
+from ssem_dask.task import TaskReport
 
 _REPORT = TypeAdapter(TaskReport)
 _SUFFIX = ".json"
@@ -30,6 +31,12 @@ class Ledger:
         url = self._entry(report.key)
         with location.writing(url):
             location.write_bytes(url, json.dumps(asdict(report), indent=1).encode())
+
+    def write_all(self, reports: Iterable[TaskReport]) -> None:
+        """Write or replace many entries, several at a time; whole when it returns."""
+        with ThreadPoolExecutor(_READERS) as writers:
+            for _ in writers.map(carried(self.write), reports):
+                pass
 
     def read(self, key: str) -> TaskReport | None:
         """The report of a task; None where it has not ended or its entry is torn."""
@@ -53,13 +60,13 @@ class Ledger:
     def reports(self, stage: str | None) -> Iterator[TaskReport]:
         """All whole entries of a stage, or of all stages, sorted by key."""
         with ThreadPoolExecutor(_READERS) as readers:
-            for report in readers.map(self.read, self.keys(stage)):
+            for report in readers.map(carried(self.read), self.keys(stage)):
                 if report is not None:
                     yield report
 
     def done(self, stage: str | None) -> dict[str, str]:
         """Key → digest of the tasks that ended well; one with another digest than the task's is stale."""
-        return {report.key: report.digest for report in self.reports(stage) if report.outcome is not Outcome.FAILED}
+        return {report.key: report.digest for report in self.reports(stage) if report.outcome.stands}
 
     def delete(self, key: str) -> None:
         """Forget a task, so that it runs again."""

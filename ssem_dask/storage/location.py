@@ -20,9 +20,10 @@ from typing import Any
 
 import fsspec
 import zarr.abc.store
-from zarr.storage import FsspecStore, LocalStore
+from zarr.storage import LocalStore
 
 from ssem_dask.errors import OutputError, SourceError, SsemDaskError
+from ssem_dask.storage.retry import PatientStore, retrying
 
 _PARTIAL = ".partial"
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -124,7 +125,7 @@ def open_store(url: str, *, read_only: bool) -> zarr.abc.store.Store:
     if is_local(url):
         return LocalStore(local_path(url), read_only=read_only)
     with _known_protocol(url):
-        return FsspecStore.from_url(url, storage_options=_options(url), read_only=read_only)
+        return PatientStore.from_url(url, storage_options=_options(url), read_only=read_only)
 
 
 def knock(url: str) -> None:
@@ -142,7 +143,7 @@ def exists(url: str) -> bool:
     if is_local(url):
         return local_path(url).exists()
     files, path = _files(url)
-    return bool(files.exists(path))
+    return bool(retrying(lambda: files.exists(path)))
 
 
 def read_bytes(url: str) -> bytes:
@@ -150,7 +151,7 @@ def read_bytes(url: str) -> bytes:
     if is_local(url):
         return local_path(url).read_bytes()
     files, path = _files(url)
-    return bytes(files.cat_file(path))
+    return bytes(retrying(lambda: files.cat_file(path)))
 
 
 def size_of(url: str) -> int:
@@ -180,7 +181,7 @@ def write_bytes(url: str, content: bytes) -> None:
     """Write a file atomically, with the folders it needs; replaces what is there."""
     if not is_local(url):
         files, target = _files(url)
-        files.pipe_file(target, content)
+        retrying(lambda: files.pipe_file(target, content))
         return
     path = local_path(url)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -196,6 +197,42 @@ def write_bytes(url: str, content: bytes) -> None:
         raise
 
 
+def create_bytes(url: str, content: bytes) -> bool:
+    """Write a file only where there is none, atomically; False where there is one with another content."""
+    if not is_local(url):
+        files, target = _files(url)
+        try:
+            retrying(lambda: files.pipe_file(target, content, mode="create"))
+        except OSError:
+            # Servers name a broken precondition in several ways. An attempt whose answer was lost may have been ours.
+            if not retrying(lambda: files.exists(target)):
+                raise
+            return read_bytes(url) == content
+        return True
+    path = local_path(url)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_PARTIAL}")
+    try:
+        partial.write_bytes(content)
+        path.hardlink_to(partial)
+    except FileExistsError:
+        return False
+    finally:
+        partial.unlink(missing_ok=True)
+    return True
+
+
+def size(url: str) -> int | None:
+    """Bytes of a file; None where there is none."""
+    try:
+        if is_local(url):
+            return local_path(url).stat().st_size
+        files, path = _files(url)
+        return int(retrying(lambda: files.size(path)))
+    except FileNotFoundError:
+        return None
+
+
 def list_names(url: str) -> list[str]:
     """Sorted names directly under `url`; [] where nothing is there."""
     try:
@@ -203,10 +240,32 @@ def list_names(url: str) -> list[str]:
             names = [entry.name for entry in os.scandir(local_path(url))]
         else:
             files, path = _files(url)
-            names = [name.rstrip("/").rpartition("/")[2] for name in files.ls(path, detail=False)]
+            names = [name.rstrip("/").rpartition("/")[2] for name in retrying(lambda: files.ls(path, detail=False))]
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(name for name in names if not name.endswith(_PARTIAL))
+
+
+def stamped_files(url: str) -> dict[str, str]:
+    """For each file below `url`, by its path relative to it, what tells its content from another one.
+
+    That is the store's ETag where there is one, else size and time of the last change. {} where nothing can be listed.
+    """
+    if is_local(url):
+        root = local_path(url)
+        found = {}
+        for name in list_files(url):
+            with contextlib.suppress(FileNotFoundError):
+                stat = (root / name).stat()
+                found[name] = f"{stat.st_size}-{stat.st_mtime_ns}"
+        return found
+    files, path = _files(url)
+    prefix = path.rstrip("/") + "/"
+    try:
+        listed = retrying(lambda: files.find(path, detail=True))
+    except (FileNotFoundError, NotImplementedError):
+        return {}
+    return {name[len(prefix) :]: _stamp(info) for name, info in listed.items() if name.startswith(prefix)}
 
 
 def list_files(url: str) -> list[str]:
@@ -217,7 +276,7 @@ def list_files(url: str) -> list[str]:
     else:
         files, path = _files(url)
         prefix = path.rstrip("/") + "/"
-        names = [name[len(prefix) :] for name in files.find(path) if name.startswith(prefix)]
+        names = [name[len(prefix) :] for name in retrying(lambda: files.find(path)) if name.startswith(prefix)]
     return sorted(name for name in names if not name.endswith(_PARTIAL))
 
 
@@ -231,7 +290,7 @@ def matching(pattern: str) -> list[str]:
     if is_local(pattern):
         return sorted(glob.glob(str(local_path(pattern))))  # noqa: PTH207  (Path.glob takes no absolute patterns)
     files, path = _files(pattern)
-    return sorted(str(files.unstrip_protocol(name)) for name in files.glob(path))
+    return sorted(str(files.unstrip_protocol(name)) for name in retrying(lambda: files.glob(path)))
 
 
 def delete(url: str, *, recursive: bool) -> None:
@@ -244,8 +303,15 @@ def delete(url: str, *, recursive: bool) -> None:
             path.unlink(missing_ok=True)
         return
     files, target = _files(url)
-    if files.exists(target):
-        files.rm(target, recursive=recursive)
+    if retrying(lambda: files.exists(target)):
+        with contextlib.suppress(FileNotFoundError):  # an attempt whose answer was lost may have deleted it
+            retrying(lambda: files.rm(target, recursive=recursive))
+
+
+def _stamp(info: dict[str, Any]) -> str:
+    tag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
+    changed = next((info[key] for key in ("mtime", "LastModified", "updated", "created") if key in info), "")
+    return str(tag) if tag else f"{info.get('size')}-{changed}"
 
 
 def _files(url: str) -> tuple[Any, str]:

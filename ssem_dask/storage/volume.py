@@ -6,6 +6,7 @@ reads as 0.
 `shape_at(m)` divides y and x by 2**m and rounds up (C3); z is the same at every mip.
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,9 +128,11 @@ class Volume:
 
         Raises:
             PlanError: the box's mip is not stored, or the box leaves the volume.
+            SourceError: a chunk under the box is damaged, or the place cannot be reached.
         """
         self._check(box)
-        return np.asarray(self._levels[box.mip][box.slices], dtype=self.info.dtype)
+        with location.reading(self.url), arrays.decoding(f"{self.url}: box {box.start}…{box.stop} at mip {box.mip}"):
+            return np.asarray(self._levels[box.mip][box.slices], dtype=self.info.dtype)
 
     def write(self, box: Box, values: AnyArray) -> None:
         """Write whole shards.
@@ -158,6 +161,23 @@ class Volume:
                 path = location.join(self.url, self._paths[box.mip])
                 self._writable[box.mip] = arrays.open_array(path, mode="r+")
             self._writable[box.mip][box.slices] = values
+
+    def stamps(self) -> dict[tuple[int, int, int], str]:
+        """For each (mip, start, stop) of sections that lie in the same files: what tells their content from another.
+
+        Costs one listing of the volume; empty where the place cannot be listed, as behind plain http.
+        """
+        found: dict[tuple[int, int, int], list[str]] = {}
+        with location.reading(self.url):
+            for mip, (path, level) in enumerate(zip(self._paths, self._levels, strict=True)):
+                depth = arrays.write_unit(level)[0]
+                for name, stamp in sorted(location.stamped_files(location.join(self.url, path)).items()):
+                    place = arrays.chunk_place(name)
+                    if len(place) == 3:
+                        start = place[0] * depth
+                        sections = (mip, start, min(start + depth, self.info.shape[0]))
+                        found.setdefault(sections, []).append(f"{name} {stamp}")
+        return {sections: hashlib.sha256("\n".join(files).encode()).hexdigest() for sections, files in found.items()}
 
     def _check(self, box: Box) -> None:
         if box.mip not in self.mips:

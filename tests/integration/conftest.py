@@ -50,7 +50,8 @@ def to_toml(tree: dict[str, Any], path: str = "") -> str:
             tables.append(f"[{inner}]\n{to_toml(value, inner)}")
         else:
             shown = list(value) if isinstance(value, tuple) else value
-            lines.append(f'{key} = "{shown}"' if isinstance(shown, str) else f"{key} = {shown}")
+            shown = str(shown).lower() if isinstance(shown, bool) else shown
+            lines.append(f'{key} = "{shown}"' if isinstance(value, str) else f"{key} = {shown}")
     return "\n".join([*lines, *tables]) + "\n"
 
 

@@ -203,7 +203,19 @@ def test_train_writes_weights_that_align_takes(observed: str, tmp_path: Path, ki
 def test_help_of_every_command() -> None:
     top = ssem_dask("--help")
     assert top.returncode == 0
-    for command in ("demo", "import", "align", "plan", "run", "status", "train", "simulate", "evaluate"):
+    for command in (
+        "demo",
+        "import",
+        "align",
+        "plan",
+        "run",
+        "status",
+        "rerun",
+        "verify",
+        "train",
+        "simulate",
+        "evaluate",
+    ):
         assert command in top.stdout
         shown = ssem_dask(command, "--help")
         assert shown.returncode == 0

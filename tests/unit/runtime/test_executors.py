@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -113,3 +114,31 @@ def test_an_unknown_cluster_is_one_sentence(name: str, monkeypatch: pytest.Monke
     monkeypatch.setattr("ssem_dask.runtime.clusters._CONNECT_SECONDS", 2)
     with pytest.raises(ConfigError, match="--cluster"):
         open_cluster(name, workers=None)
+
+
+def hang_once_or_always(task: Task) -> Result:
+    """Task 2 hangs the first time, task 4 always."""
+    number, mark = int(task.key.split("/")[1]), Path(task.output) / f"{task.key.replace('/', '-')}.seen"
+    if number == 4 or (number == 2 and not mark.exists()):
+        mark.touch()
+        time.sleep(1000)
+    return Result()
+
+
+def test_a_task_that_hangs_is_given_out_again_after_its_deadline(tmp_path: Path) -> None:
+    executor = open_cluster("local", workers=2, deadline=3)
+    begun = time.monotonic()
+    try:
+        reports = {r.key: r for r in executor.map(partial(execute, run=hang_once_or_always), make_tasks(tmp_path, 8))}
+    finally:
+        executor.close()
+    assert time.monotonic() - begun < 90
+    hung = reports.pop("count/004")
+    assert (hung.outcome, hung.cause, hung.attempts) == (Outcome.FAILED, Cause.TIMEOUT, 2)
+    assert hung.worker.startswith("tcp://")
+    assert hung.seconds >= 3
+    assert "did not end within 3 s" in hung.message
+    assert len(reports) == 7
+    assert all(r.outcome is Outcome.OK for r in reports.values())
+    assert reports["count/002"].attempts == 2
+    assert open_ledger(str(tmp_path)).read("count/004") == hung

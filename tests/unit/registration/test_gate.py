@@ -1,0 +1,82 @@
+"""A window's check of its own result: sound pairs pass, what is wrong is searched wider, then given up."""
+
+import torch
+
+from ssem_dask.field.grid import Grid
+from ssem_dask.registration.gate import fault_of
+from ssem_dask.registration.gated import gated_window
+from ssem_dask.registration.gauss_newton_window import SEARCH_RANGE
+from ssem_dask.registration.register import RegisterConfig, register_window
+from tests.unit.registration.test_register import _texture, _window
+
+SIDE = 384
+GRID = Grid((SIDE, SIDE), 1.0)
+NODES = Grid.of_section((SIDE, SIDE), spacing=16)
+WINDOW = {
+    "grid": GRID,
+    "nodes": NODES,
+    "neighbours": 1,
+    "config": RegisterConfig(method="gauss_newton"),
+    "device": "cpu",
+}
+
+
+def _valid(images: torch.Tensor) -> torch.Tensor:
+    return torch.ones_like(images, dtype=torch.bool)
+
+
+def test_sound_pairs_are_left_as_they_are():
+    images, _ = _window(_texture(1, SIDE).expand(3, -1, -1), rms=3.0)
+    found, faults = gated_window(images, valid=_valid(images), core=range(3), **WINDOW)
+    plain = register_window(images, valid=_valid(images), core=range(3), **WINDOW)
+    assert faults == []
+    assert torch.equal(found.fields.isnan(), plain.fields.isnan())
+    assert torch.equal(found.fields.nan_to_num(), plain.fields.nan_to_num())
+    assert torch.equal(found.confidence, plain.confidence)
+
+
+def test_a_jump_beyond_the_search_is_found_by_the_wider_one():
+    wide, margin = _texture(2, SIDE + 320), 160
+    jump = SEARCH_RANGE + 40, -(SEARCH_RANGE + 20)
+    # What lies at y in the fixed section lies at y + jump in the moving one.
+    rows, columns = (slice(margin - j, margin - j + SIDE) for j in jump)
+    fixed, moving = wide[margin : margin + SIDE, margin : margin + SIDE], wide[rows, columns]
+    images = torch.stack([moving, fixed])
+    found, faults = gated_window(images, valid=_valid(images), core=range(2), **WINDOW)
+    assert [(fault.k, fault.z, fault.mended) for fault in faults] == [(1, 1, True)]
+    known = found.fields[0, 1][:, torch.isfinite(found.fields[0, 1, 0])]
+    assert known.shape[1] > 0.2 * NODES.shape[0] * NODES.shape[1]
+    assert torch.allclose(known.median(dim=1).values, torch.tensor(jump, dtype=torch.float32), atol=0.5)
+
+
+def test_sections_that_have_nothing_in_common_become_unknown():
+    images = torch.stack([_texture(3, SIDE), _texture(4, SIDE), _texture(4, SIDE)])
+    found, faults = gated_window(images, valid=_valid(images), core=range(3), **WINDOW)
+    assert [(fault.k, fault.z, fault.mended) for fault in faults] == [(1, 1, False)]
+    assert torch.isfinite(found.fields[0, 1]).float().mean() < 0.1
+    assert torch.isfinite(found.fields[0, 2]).float().mean() > 0.8
+    assert (found.confidence[0, 1][found.fields[0, 1, 0].isnan()] == 0).all()
+
+
+def test_each_reason_is_named():
+    image = _texture(5, SIDE)
+    mask = torch.ones_like(image, dtype=torch.bool)
+    nodes = NODES.positions()
+
+    def fault(field: torch.Tensor, *, moving: torch.Tensor = image, reach: float = 96.0) -> str:
+        return fault_of(field, fixed=image, moving=moving, valid=(mask, mask), image=GRID, nodes=NODES, reach=reach)
+
+    still = torch.zeros_like(nodes)
+    assert fault(still) == ""
+    assert "matched" in fault(torch.full_like(still, torch.nan))
+    assert fault((SIDE - 2 * nodes) * (torch.arange(NODES.shape[1]) % 2)) == "folded"
+    assert fault(still + 60.0, reach=90.0) == "at the end of the search range"
+    assert fault(still + 60.0, reach=900.0).startswith("sections unlike")
+    assert fault(still, moving=_texture(6, SIDE)).startswith("sections unlike")
+
+
+def test_where_there_is_no_tissue_there_is_nothing_to_judge():
+    image = _texture(5, SIDE)
+    mask = torch.zeros_like(image, dtype=torch.bool)
+    field = torch.full_like(NODES.positions(), torch.nan)
+    assert fault_of(field, fixed=image, moving=image, valid=(mask, mask), image=GRID, nodes=NODES, reach=96.0) == ""

@@ -1,0 +1,114 @@
+"""A run has one driver: alive, it keeps others out; dead, it is succeeded."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from ssem_dask.errors import OutputError
+from ssem_dask.storage import lease, location
+from ssem_dask.storage.lease import Holder, held, is_driven, read_holder
+
+
+def put(url: str, *, host: str, process: int = 4, beat: int = 0, name: str = "other") -> None:
+    holder = Holder(name=name, host=host, process=process, born="7", since="then", beat=beat)
+    location.write_bytes(url, json.dumps(asdict(holder)).encode())
+
+
+def test_one_at_a_time(place: str):
+    url = location.join(place, "driver.lease")
+    assert not is_driven(url)
+    with held(url):
+        assert is_driven(url)
+        with pytest.raises(OutputError, match=f"process {os.getpid()} on .* is at work on this output"), held(url):
+            raise AssertionError
+        assert is_driven(url)
+    assert not is_driven(url)
+    with held(url) as again:
+        again.check()
+
+
+def test_of_many_at_once_one_wins(place: str):
+    url = location.join(place, "driver.lease")
+    inside, refused = [], []
+    start, end = threading.Barrier(6), threading.Event()
+
+    def drive() -> None:
+        start.wait()
+        try:
+            with held(url):
+                inside.append(1)
+                end.wait(10)
+        except OutputError:
+            refused.append(1)
+            if len(refused) == 5:
+                end.set()
+
+    threads = [threading.Thread(target=drive) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(inside), len(refused)) == (1, 5)
+
+
+def test_a_dead_process_of_this_host_is_succeeded_at_once(tmp_path: Path):
+    url = str(tmp_path / "driver.lease")
+    script = (
+        f"import os, signal\nfrom ssem_dask.storage.lease import held\nwith held({url!r}):\n os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=False)
+    assert read_holder(url) is not None
+    assert not is_driven(url)
+    with held(url) as own:
+        own.check()
+
+
+def test_another_host_is_given_time_to_show_that_it_lives(place: str, monkeypatch: pytest.MonkeyPatch):
+    url = location.join(place, "driver.lease")
+    monkeypatch.setattr(lease, "DEAD", 1.0)
+    monkeypatch.setattr(lease, "_LOOK", 0.05)
+    put(url, host="elsewhere")
+    beats = threading.Timer(0.3, put, (url,), {"host": "elsewhere", "beat": 1})
+    beats.start()
+    with pytest.raises(OutputError, match="process 4 on elsewhere"), held(url):
+        raise AssertionError
+    beats.join()
+    with held(url):  # it beats no more
+        assert is_driven(url)
+
+
+def test_one_that_was_taken_for_dead_stops(place: str, monkeypatch: pytest.MonkeyPatch):
+    url = location.join(place, "driver.lease")
+    monkeypatch.setattr(lease, "BEAT", 0.05)
+    with held(url) as own:
+        own.check()
+        put(url, host="elsewhere", name="successor")
+        own._thread.join(5)
+        with pytest.raises(OutputError, match=r"elsewhere .* has taken this run over"):
+            own.check()
+    found = read_holder(url)
+    assert found is not None
+    assert found.name == "successor"  # whose lease is left alone
+
+
+def test_the_lease_is_renewed(place: str, monkeypatch: pytest.MonkeyPatch):
+    url = location.join(place, "driver.lease")
+    monkeypatch.setattr(lease, "BEAT", 0.02)
+    with held(url) as own:
+        while (found := read_holder(url)) is None or found.beat < 3:
+            own.check()
+
+
+def test_a_torn_lease_is_succeeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lease, "DEAD", 0.2)
+    monkeypatch.setattr(lease, "_LOOK", 0.05)
+    url = str(tmp_path / "driver.lease")
+    location.write_bytes(url, b'{"name": "x", "ho')
+    with held(url) as own:
+        own.check()
