@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, cast
 
 from ssem_dask import __version__
-from ssem_dask.config import RunConfig, config_digest, make_config, resolve, stored_config
+from ssem_dask.config import RunConfig, cluster_settings, config_digest, make_config, resolve, stored_config
 from ssem_dask.errors import OutputError
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.events import Observer, Silent, StageStarted
@@ -38,6 +38,11 @@ class Plan:
     estimates: dict[str, Estimate]
     """Of the stages that have something to do."""
     digest: str
+
+    @property
+    def task_memory(self) -> int:
+        """Peak bytes of the largest task."""
+        return max((estimate.memory for estimate in self.estimates.values()), default=0)
 
 
 @dataclass(slots=True)
@@ -201,17 +206,19 @@ def align(
     Args:
         source: URL of the source volume (Zarr; see `ssem-dask import` for other formats).
         output: URL of the run's Zarr group, made if it is not there, continued if it is.
-        cluster: `serial`, `local` or the address of a Dask scheduler.
-        workers: workers of a local cluster; one a core if None.
+        cluster: `serial`, `local`, `local-gpu`, the address of a Dask scheduler, or a TOML file with a `[cluster]`
+            table.
+        workers: workers of a cluster that is started; one a core if None.
         observer: told what happens; None: nobody.
         config: tables of the configuration, e.g. `register={"neighbours": 2}`.
 
     Raises:
         SsemDaskError: bad input, configuration or output, in one sentence.
     """
-    tree = {"source": source, "output": output, "cluster": {"name": cluster, "workers": workers}, **config}
-    planned = plan(make_config(tree, where="align"))
-    executor = open_cluster(cluster, workers=workers)
+    settings = make_config({"source": source, "output": output, **config}, where="align")
+    planned = plan(settings)
+    where = cluster_settings(cluster, workers=workers, table=settings.cluster)
+    executor = open_cluster(where.name, workers=where.workers, settings=where, task_memory=planned.task_memory)
     try:
         return run(planned, executor=executor, observer=observer or Silent())
     finally:

@@ -12,9 +12,9 @@ import typer
 
 from ssem_dask.alignment import Alignment, open_alignment
 from ssem_dask.cli import console
+from ssem_dask.cli.cluster import open_executor
 from ssem_dask.cli.run import Cluster, Json, Workers, tell
 from ssem_dask.errors import SourceError
-from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.types import Float64Array
 from ssem_dask.warping import plan_warp, run_warp
 
@@ -42,7 +42,7 @@ def warp(
     Interrupt it whenever you like; the same command goes on where it was.
     """
     plan = plan_warp(output, volume, destination, labels=labels)
-    executor = open_cluster(cluster or "local", workers=workers)
+    executor = open_executor(cluster, workers=workers)
     try:
         with console.observer() as observer:
             summary = run_warp(plan, executor=executor, observer=observer)

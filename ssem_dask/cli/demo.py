@@ -8,6 +8,7 @@ import typer
 
 from ssem_dask import pipeline
 from ssem_dask.cli import console
+from ssem_dask.cli.cluster import open_executor
 from ssem_dask.cli.run import Cluster, Json, Workers
 from ssem_dask.config import make_config
 from ssem_dask.errors import OutputError
@@ -18,7 +19,6 @@ from ssem_dask.evaluation.protocol import evaluate
 from ssem_dask.evaluation.record import Evaluation
 from ssem_dask.evaluation.simulate import simulate_phantom
 from ssem_dask.report.reslice import draw_reslices
-from ssem_dask.runtime.clusters import open_cluster
 
 _MARK = "made-by-ssem-dask-demo"
 _ROWS = (
@@ -53,7 +53,7 @@ def demo(
             progress=lambda done, _of: progress.update(progress.task_ids[0], completed=done),
         )
     planned = pipeline.plan(make_config({"source": str(observed), "output": str(output)}, where="demo"))
-    executor = open_cluster(cluster or "local", workers=workers)
+    executor = open_executor(cluster, workers=workers, plan=planned)
     try:
         with console.observer() as observer:
             summary = pipeline.run(planned, executor=executor, observer=observer)

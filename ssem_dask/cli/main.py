@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from ssem_dask import __version__
-from ssem_dask.cli import apply, data, demo, evaluate, run
+from ssem_dask.cli import apply, certs, data, demo, evaluate, run
 from ssem_dask.cli.console import complain
 from ssem_dask.errors import SsemDaskError
 
@@ -69,6 +69,7 @@ app.command("run", rich_help_panel="Align")(run.run)
 app.command("status", rich_help_panel="Align")(run.status)
 app.command("warp", rich_help_panel="Use an alignment")(apply.warp)
 app.command("points", rich_help_panel="Use an alignment")(apply.points)
+app.command("certs", rich_help_panel="Clusters")(certs.certs)
 app.command("train", rich_help_panel="Measure and improve")(data.train)
 app.command("simulate", rich_help_panel="Measure and improve")(data.simulate)
 app.command("evaluate", rich_help_panel="Measure and improve")(evaluate.evaluate)

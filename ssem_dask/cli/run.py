@@ -7,8 +7,8 @@ import typer
 
 from ssem_dask import pipeline
 from ssem_dask.cli import console
+from ssem_dask.cli.cluster import open_executor
 from ssem_dask.config import RunConfig, load_config, make_config
-from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.execute import open_ledger
 from ssem_dask.storage.run import read_run
 from ssem_dask.task import Outcome, TaskReport
@@ -16,10 +16,15 @@ from ssem_dask.task import Outcome, TaskReport
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Cluster = Annotated[
     str | None,
-    typer.Option("--cluster", help="Where to run: serial, local, or the address of a Dask scheduler. Default: local."),
+    typer.Option(
+        "--cluster",
+        envvar="SSEM_DASK_CLUSTER",
+        help="Where to run: serial, local, local-gpu, the address of a Dask scheduler, or a TOML file with a "
+        "[cluster] table. Default: local.",
+    ),
 ]
 Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Workers of a local cluster. Default: one a core.")
+    int | None, typer.Option("--workers", min=1, help="Workers of a cluster that is started. Default: one a core.")
 ]
 PixelSize = Annotated[
     float | None, typer.Option("--pixel-size", help="nm per pixel, if the source does not say.", show_default=False)
@@ -135,7 +140,7 @@ def status(
 
 def _run(settings: RunConfig, *, cluster: str | None, workers: int | None, as_json: bool) -> None:
     planned = pipeline.plan(settings)
-    executor = open_cluster(cluster or settings.cluster.name, workers=workers or settings.cluster.workers)
+    executor = open_executor(cluster, workers=workers, table=settings.cluster, plan=planned)
     try:
         with console.observer() as observer:
             summary = pipeline.run(planned, executor=executor, observer=observer)

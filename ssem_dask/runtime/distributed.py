@@ -5,7 +5,7 @@ queueing is off for tasks with resource labels (distributed#9164), and a graph o
 at a million tasks (distributed#5630); the window avoids both.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from uuid import uuid4
 
@@ -22,8 +22,10 @@ _IN_FLIGHT_PER_THREAD = 2
 class DaskExecutor:
     """Runs tasks on the workers of a Dask cluster."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, resources: Mapping[str, float] | None = None) -> None:
+        """Args: `client`, closed with the executor; `resources`, labels with the amounts of each that a task takes."""
         self._client = client
+        self._resources = dict(resources or {}) or None
 
     def map(self, work: Work, tasks: Iterable[Task]) -> Iterator[TaskReport]:
         """Run `work` on each task; at most two tasks a thread are in flight.
@@ -51,7 +53,8 @@ class DaskExecutor:
         def refill() -> None:
             free = (in_flight or self._in_flight()) - len(running)  # below 0 just after workers were lost
             for task in islice(waiting, max(0, free)):
-                future = self._client.submit(work, task, key=f"{task.key}-{uuid4().hex}", pure=False)
+                key = f"{task.key}-{uuid4().hex}"
+                future = self._client.submit(work, task, key=key, pure=False, resources=self._resources)
                 running[future.key] = task
                 completed.add(future)
 

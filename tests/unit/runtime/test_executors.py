@@ -110,6 +110,6 @@ def test_causes(error: Exception, cause: Cause) -> None:
 
 @pytest.mark.parametrize("name", ["cloud9", "tcp://127.0.0.1:9"])
 def test_an_unknown_cluster_is_one_sentence(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssem_dask.runtime.clusters._CONNECT_SECONDS", 2)
+    monkeypatch.setattr("ssem_dask.runtime.clusters.address.CONNECT_SECONDS", 2)
     with pytest.raises(ConfigError, match="--cluster"):
         open_cluster(name, workers=None)
