@@ -15,7 +15,7 @@ TORCH_SOURCE_cpu = $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--tor
 TORCH_SOURCE_cuda =
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test bench-coarse bench-accuracy lint docs format clean
+.PHONY: help env demo test test-slurm bench-coarse bench-accuracy lint docs format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ssem_dask needs Python 3.11 or newer; set PYTHON=…")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH_SOURCE_$(TORCH)) --compile-bytecode --editable '.[dev,s3]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH_SOURCE_$(TORCH)) --compile-bytecode --editable '.[dev,s3,slurm]'
 	@touch $@
 
 demo: env  ## Align a made-up volume with known truth; prints the error before and after, and a picture
@@ -36,6 +36,9 @@ test: env  ## Run all tests with coverage
 	@rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
+
+test-slurm: env  ## Run the tests of batch jobs on a real SLURM of this machine (as root on Debian: installs it)
+	tests/service/slurm/run.sh
 
 bench-coarse: env  ## Measure how often real sections are found again after random turns and shifts (SEED=…, DRAWS=…)
 	$(BIN)/python -m tests.benchmarks.coarse --seed $(SEED) --draws $(DRAWS) --json coarse.json

@@ -1,5 +1,6 @@
 """From the options `--cluster` and `--workers` to an executor."""
 
+from ssem_dask.cli import console
 from ssem_dask.config import cluster_settings
 from ssem_dask.pipeline import Plan
 from ssem_dask.runtime.clusters import open_cluster
@@ -23,4 +24,6 @@ def open_executor(
     """
     settings = cluster_settings(cluster, workers=workers, table=table or ClusterConfig())
     largest = plan.task_memory if plan else 0
-    return open_cluster(settings.name, workers=settings.workers, settings=settings, task_memory=largest)
+    return open_cluster(
+        settings.name, workers=settings.workers, settings=settings, task_memory=largest, note=console.note
+    )

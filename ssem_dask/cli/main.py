@@ -4,6 +4,7 @@ Exit codes: 0 everything done; 1 some chunks failed (named); 2 wrong usage, conf
 130 interrupted. A `SsemDaskError` is a user's to mend and shows no traceback; anything else is a bug and shows one.
 """
 
+import signal
 from typing import Annotated, Any
 
 import typer
@@ -75,6 +76,13 @@ app.command("simulate", rich_help_panel="Measure and improve")(data.simulate)
 app.command("evaluate", rich_help_panel="Measure and improve")(evaluate.evaluate)
 
 
+def _interrupt(_number: int, _frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Entry point of the `ssem-dask` script."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and means it
+            signal.signal(number, _interrupt)  # a cluster that was started must not outlive this process
     app()

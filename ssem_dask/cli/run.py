@@ -19,7 +19,7 @@ Cluster = Annotated[
     typer.Option(
         "--cluster",
         envvar="SSEM_DASK_CLUSTER",
-        help="Where to run: serial, local, local-gpu, the address of a Dask scheduler, or a TOML file with a "
+        help="Where to run: serial, local, local-gpu, slurm, the address of a Dask scheduler, or a TOML file with a "
         "[cluster] table. Default: local.",
     ),
 ]

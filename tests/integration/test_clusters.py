@@ -20,6 +20,7 @@ from ssem_dask.runtime.clusters.address import check_versions
 from ssem_dask.runtime.clusters.certificates import make_certificates
 from ssem_dask.runtime.clusters.config import ClusterConfig
 from ssem_dask.runtime.clusters.local import start_on_gpus
+from ssem_dask.runtime.clusters.own_gpu import own_gpu
 from ssem_dask.runtime.clusters.security import VARIABLE
 from ssem_dask.runtime.distributed import DaskExecutor
 from ssem_dask.runtime.execute import execute
@@ -226,3 +227,22 @@ def test_certs_is_a_command_and_its_mistakes_are_one_sentence(
     monkeypatch.setenv(VARIABLE, str(tmp_path / "none"))
     asked = ssem_dask("align", observed, str(tmp_path / "out.zarr"), "--cluster", "tls://127.0.0.1:9")
     assert_one_sentence(asked, naming="ca.pem is not there")
+
+
+@pytest.mark.parametrize(
+    ("worker", "gpus", "own"),
+    [("job-3-1", ["0", "1"], "1"), ("alone", ["GPU-5f3a"], "GPU-5f3a"), ("2", ["4", "5", "6"], "6")],
+)
+def test_workers_that_share_gpus_take_one_each(worker: str, gpus: list[str], own: str) -> None:
+    assert own_gpu(worker, gpus) == own
+
+
+def test_a_worker_without_a_gpu_of_its_own_does_not_start() -> None:
+    with pytest.raises(RuntimeError, match="GPU number 2, but only 2"):
+        own_gpu("job-3-2", ["0", "1"])
+
+
+def test_slurm_where_there_is_none_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ConfigError, match="sbatch, squeue, scancel not found"):
+        open_cluster("slurm", workers=None)

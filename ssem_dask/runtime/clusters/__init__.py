@@ -1,24 +1,33 @@
 """Clusters by name: from what a user writes after `--cluster` to an executor."""
 
+from collections.abc import Callable
+
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters.address import join_scheduler
 from ssem_dask.runtime.clusters.config import ClusterConfig
 from ssem_dask.runtime.clusters.local import start_local, start_local_gpu
 from ssem_dask.runtime.clusters.security import named_security
+from ssem_dask.runtime.clusters.slurm import start_slurm
 from ssem_dask.runtime.executor import Executor, SerialExecutor
 
 
 def open_cluster(
-    name: str, *, workers: int | None, settings: ClusterConfig | None = None, task_memory: int = 0
+    name: str,
+    *,
+    workers: int | None,
+    settings: ClusterConfig | None = None,
+    task_memory: int = 0,
+    note: Callable[[str], None] = lambda _message: None,
 ) -> Executor:
     """Start or join a cluster.
 
     Args:
-        name: `serial` (this process), `local` (worker processes on this machine), `local-gpu` (one for each GPU), or a
-            scheduler's address.
+        name: `serial` (this process), `local` (worker processes on this machine), `local-gpu` (one for each GPU),
+            `slurm` (batch jobs), or a scheduler's address.
         workers: number of workers; what None means depends on the cluster.
         settings: the rest of the `[cluster]` table; its name and workers do not count. None: the defaults.
         task_memory: bytes that the largest task holds; 0 where that is not known.
+        note: told what a user may want to know of the cluster's own doings.
 
     Raises:
         ConfigError: an unknown name, nobody answers at the address, or the cluster cannot do the run.
@@ -30,6 +39,16 @@ def open_cluster(
         return start_local(workers)
     if name == "local-gpu":
         return start_local_gpu(workers)
+    if name == "slurm":
+        return start_slurm(
+            settings.slurm,
+            workers=workers,
+            tls=settings.tls,
+            wait_minutes=settings.wait_minutes,
+            resources=settings.resources,
+            task_memory=task_memory,
+            note=note,
+        )
     if "://" in name:
         return join_scheduler(
             name,
@@ -39,5 +58,5 @@ def open_cluster(
             task_memory=task_memory,
         )
     raise ConfigError(
-        f"--cluster {name}: unknown cluster; use serial, local, local-gpu or a scheduler address like tls://host:8786."
+        f"--cluster {name}: unknown cluster; use serial, local, local-gpu, slurm or a scheduler address like tls://host:8786."
     )
