@@ -15,7 +15,7 @@ TORCH_SOURCE_cpu = $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--tor
 TORCH_SOURCE_cuda =
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slurm bench-coarse bench-accuracy lint docs format clean
+.PHONY: help env demo test test-slurm test-compose bench-coarse bench-accuracy lint docs format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -39,6 +39,9 @@ test: env  ## Run all tests with coverage
 
 test-slurm: env  ## Run the tests of batch jobs on a real SLURM of this machine (as root on Debian: installs it)
 	tests/service/slurm/run.sh
+
+test-compose: env  ## Run the tests of docker-compose.yml on a real engine (as root on Debian: installs one if there is none)
+	tests/service/compose/run.sh
 
 bench-coarse: env  ## Measure how often real sections are found again after random turns and shifts (SEED=…, DRAWS=…)
 	$(BIN)/python -m tests.benchmarks.coarse --seed $(SEED) --draws $(DRAWS) --json coarse.json

@@ -30,5 +30,9 @@ class WeightsError(SsemDaskError, ValueError):
     """Encoder weights are missing, of the wrong kind, or not the ones that were asked for."""
 
 
+class ClusterError(SsemDaskError, ConnectionError):
+    """The cluster was lost in the middle of a run; what is done is kept."""
+
+
 class PlanError(SsemDaskError, ValueError):
     """A plan cannot be carried out as laid out, for example because two tasks would write one file."""

@@ -12,6 +12,7 @@ from uuid import uuid4
 from distributed import Client, Future, as_completed
 from distributed.scheduler import KilledWorker
 
+from ssem_dask.errors import ClusterError
 from ssem_dask.runtime.execute import lost
 from ssem_dask.runtime.executor import Work
 from ssem_dask.task import Task, TaskReport
@@ -78,6 +79,8 @@ class DaskExecutor:
 
 def _report(future: Future) -> TaskReport | None:
     """The report of a task that has ended; None if it was lost with its workers."""
+    if future.status in ("cancelled", "lost"):
+        raise ClusterError("The scheduler of the cluster is lost; start it again, then run it again.")
     error = future.exception()
     if isinstance(error, KilledWorker):
         return None

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from distributed import Client
@@ -39,8 +40,9 @@ def join_scheduler(
         ConfigError: nobody answers, the certificates are refused, versions differ, or no worker can do the tasks.
     """
     refuse_unanswered(address, security=security, seconds=CONNECT_SECONDS)
+    connect = partial(Client, address, timeout=CONNECT_SECONDS, security=security)
     try:
-        client = Client(address, timeout=CONNECT_SECONDS, security=security)
+        client = connect()
     except (OSError, ValueError) as error:
         raise ConfigError(f"--cluster {address}: cannot be joined ({' '.join(str(error).split())}).") from error
     try:

@@ -63,7 +63,8 @@ def make_cluster(config: SlurmConfig, *, name: str, security: Security, logs: Pa
     processes = worker_processes(config)
     stagger = min(600.0, 6.0 * config.walltime_minutes)  # seconds; a tenth of the walltime
     lifetime = 60.0 * config.walltime_minutes - 2 * stagger
-    arguments = ["--lifetime", f"{lifetime:.0f}s", "--lifetime-stagger", f"{stagger:.0f}s", "--no-dashboard"]
+    arguments = ["--lifetime", f"{lifetime:.0f}s", "--lifetime-stagger", f"{stagger:.0f}s"]
+    arguments += ["--dashboard-address", "127.0.0.1:0"]  # it is not encrypted
     if config.gpus:
         arguments += ["--resources", "GPU=1", "--preload", "ssem_dask.runtime.clusters.own_gpu"]
     return ReplacingCluster(
