@@ -16,7 +16,7 @@ TORCH_SOURCE_cuda =
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-browser test-faults bench-coarse bench-accuracy lint docs pictures format clean
+.PHONY: help env demo test test-browser test-faults test-slurm test-compose bench-coarse bench-accuracy lint docs pictures format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ssem_dask needs Python 3.11 or newer; set PYTHON=…")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH_SOURCE_$(TORCH)) --compile-bytecode --editable '.[dev,s3,view]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH_SOURCE_$(TORCH)) --compile-bytecode --editable '.[dev,s3,slurm,view]'
 	@touch $@
 
 demo: env  ## Align a made-up volume with known truth; prints the error before and after, and a picture
@@ -44,6 +44,12 @@ test-browser: env  ## Open report and viewer in Chromium; installs Debian's pack
 
 test-faults: env  ## Kill processes, tear files, fill disks, fail S3 requests; prints what was redone and what differs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults
+
+test-slurm: env  ## Run the tests of batch jobs on a real SLURM of this machine (as root on Debian: installs it)
+	tests/service/slurm/run.sh
+
+test-compose: env  ## Run the tests of docker-compose.yml on a real engine (as root on Debian: installs one if there is none)
+	tests/service/compose/run.sh
 
 bench-coarse: env  ## Measure how often real sections are found again after random turns and shifts (SEED=…, DRAWS=…)
 	$(BIN)/python -m tests.benchmarks.coarse --seed $(SEED) --draws $(DRAWS) --json coarse.json

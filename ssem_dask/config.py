@@ -11,7 +11,7 @@ import math
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -22,6 +22,7 @@ from ssem_dask.registration.damage import PIXEL as DAMAGE_PIXEL
 from ssem_dask.registration.gauss_newton_window import SEARCH_RANGE
 from ssem_dask.registration.register import encoder_digest
 from ssem_dask.registration.register import resolve as resolve_register
+from ssem_dask.runtime.clusters.config import ClusterConfig
 from ssem_dask.stages.coarse import resolve as resolve_coarse
 from ssem_dask.stages.job import (
     CoarseStageConfig,
@@ -62,18 +63,6 @@ class VolumeConfig(ConfigBase):
     """nm per section; None: as the source says."""
 
 
-class ClusterConfig(ConfigBase):
-    """Where the tasks run; not part of the digest."""
-
-    name: str = "local"
-    """`serial`, `local`, or the address of a Dask scheduler."""
-    workers: int | None = Field(default=None, ge=1)
-    """Workers of a local cluster; None: one a core."""
-    deadline: float | None = Field(default=None, gt=0)
-    """Seconds that a task may run: then its worker is restarted and the task given out again; the second time it has
-    failed. None: 20 times the longest of its stage so far, at least 10 min."""
-
-
 class RunConfig(ConfigBase):
     """One run."""
 
@@ -91,22 +80,44 @@ class RunConfig(ConfigBase):
     cluster: ClusterConfig = ClusterConfig()
 
 
+class ClusterFile(ConfigBase):
+    """A file that describes a cluster alone, to be shared by many runs: `--cluster FILE.toml`."""
+
+    cluster: ClusterConfig
+
+
+_Config = TypeVar("_Config", bound=ConfigBase)
+
+
 def load_config(path: str, **overrides: Any) -> RunConfig:
     """Read a TOML file; top-level `overrides` that are not None replace its values.
 
     Raises:
         ConfigError: the file is missing or not TOML, a key is unknown, a value is out of range.
     """
-    try:
-        tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"Config {path}: there is no such file; give the path of a TOML file.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Config {path}: cannot be read ({error}); give the path of a TOML file.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"Config {path}: not valid TOML ({error}); mend that line.") from error
+    tree = _read_toml(path)
     tree.update({key: value for key, value in overrides.items() if value is not None})
     return make_config(tree, where=f"Config {path}")
+
+
+def cluster_settings(cluster: str | None, *, workers: int | None, table: ClusterConfig) -> ClusterConfig:
+    """What `--cluster` and `--workers` make of the `[cluster]` table.
+
+    Args:
+        cluster: a cluster's name or address, or a TOML file that holds a `[cluster]` table and nothing else; it then
+            takes the place of `table`. None: as `table` says.
+        workers: number of workers; None: as the table says.
+        table: of the run's configuration.
+
+    Raises:
+        ConfigError: the file is missing or not TOML, a key is unknown, a value is out of range.
+    """
+    if cluster is not None and cluster.endswith(".toml"):
+        tree = _read_toml(cluster)
+        table = _validated(ClusterFile, tree, where=f"Config {cluster}").cluster
+    elif cluster is not None:
+        table = table.model_copy(update={"name": cluster})
+    return table if workers is None else table.model_copy(update={"workers": workers})
 
 
 def make_config(tree: dict[str, Any], *, where: str = "Config") -> RunConfig:
@@ -115,10 +126,7 @@ def make_config(tree: dict[str, Any], *, where: str = "Config") -> RunConfig:
     Raises:
         ConfigError: names the key, what was given and what is wanted.
     """
-    try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(_sentence(error, where=where)) from error
+    return _validated(RunConfig, tree, where=where)
 
 
 def resolve(config: RunConfig) -> tuple[Job, list[str]]:
@@ -181,6 +189,24 @@ def config_digest(job: Job) -> str:
 def digest_of(value: Any) -> str:
     """SHA-256 of canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _read_toml(path: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"Config {path}: there is no such file; give the path of a TOML file.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Config {path}: cannot be read ({error}); give the path of a TOML file.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"Config {path}: not valid TOML ({error}); mend that line.") from error
+
+
+def _validated(model: type[_Config], tree: dict[str, Any], *, where: str) -> _Config:
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, model=model, where=where)) from error
 
 
 def _with_digests(job: Job) -> Job:
@@ -318,14 +344,14 @@ def _check_render(config: RenderStageConfig) -> None:
         )
 
 
-def _sentence(error: ValidationError, *, where: str) -> str:
+def _sentence(error: ValidationError, *, model: type[ConfigBase], where: str) -> str:
     """One sentence for the first thing that is wrong."""
     first = error.errors()[0]
     keys = [str(part) for part in first["loc"]]
     table, key = ".".join(keys[:-1]), keys[-1]
     place = f"{where}: [{table}] {key}" if table else f"{where}: {key}"
     if first["type"] == "extra_forbidden":
-        known = _known_keys(keys[:-1])
+        known = _known_keys(model, keys[:-1])
         near = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}."
         return f"{place}: unknown key; {hint}"
@@ -334,8 +360,7 @@ def _sentence(error: ValidationError, *, where: str) -> str:
     return f"{place} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}."
 
 
-def _known_keys(path: list[str]) -> list[str]:
-    model: type[ConfigBase] = RunConfig
+def _known_keys(model: type[ConfigBase], path: list[str]) -> list[str]:
     for part in path:
         field = next(f for name, f in model.model_fields.items() if part in (name, f.alias))
         if not (isinstance(field.annotation, type) and issubclass(field.annotation, ConfigBase)):

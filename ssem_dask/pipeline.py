@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from ssem_dask import __version__
 from ssem_dask.changes import Tailor
-from ssem_dask.config import RunConfig, config_digest, make_config, resolve, stored_config
+from ssem_dask.config import RunConfig, cluster_settings, config_digest, make_config, resolve, stored_config
 from ssem_dask.errors import LayoutError, OutputError
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.mending import mend
@@ -59,6 +59,11 @@ class Plan:
     digest: str
     given: dict[str, Any]
     """The configuration as the user gave it, without what was chosen."""
+
+    @property
+    def task_memory(self) -> int:
+        """Peak bytes of the largest task."""
+        return max((estimate.memory for estimate in self.estimates.values()), default=0)
 
 
 @dataclass(slots=True)
@@ -412,8 +417,9 @@ def align(
     Args:
         source: URL of the source volume (Zarr; see `ssem-dask import` for other formats).
         output: URL of the run's Zarr group, made if it is not there, continued if it is.
-        cluster: `serial`, `local` or the address of a Dask scheduler.
-        workers: workers of a local cluster; one a core if None.
+        cluster: `serial`, `local`, `local-gpu`, the address of a Dask scheduler, or a TOML file with a `[cluster]`
+            table.
+        workers: workers of a cluster that is started; one a core if None.
         observer: told what happens; None: nobody.
         allow_missing: as in `run`.
         config: tables of the configuration, e.g. `register={"neighbours": 2}`.
@@ -421,9 +427,10 @@ def align(
     Raises:
         SsemDaskError: bad input, configuration or output, in one sentence.
     """
-    tree = {"source": source, "output": output, "cluster": {"name": cluster, "workers": workers}, **config}
-    planned = plan(make_config(tree, where="align"))
-    executor = open_cluster(cluster, workers=workers)
+    settings = make_config({"source": source, "output": output, **config}, where="align")
+    planned = plan(settings)
+    where = cluster_settings(cluster, workers=workers, table=settings.cluster)
+    executor = open_cluster(where.name, workers=where.workers, settings=where, task_memory=planned.task_memory)
     try:
         return run(planned, executor=executor, observer=observer or Silent(), allow_missing=allow_missing)
     finally:

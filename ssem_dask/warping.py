@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssem_dask.alignment import Alignment, open_alignment
-from ssem_dask.config import digest_of
+from ssem_dask.config import cluster_settings, digest_of
 from ssem_dask.errors import OutputError, SourceError
 from ssem_dask.geometry.mip import shape_at_mip
 from ssem_dask.pipeline import Summary, run_generations
 from ssem_dask.runtime.clusters import open_cluster
+from ssem_dask.runtime.clusters.config import ClusterConfig
 from ssem_dask.runtime.events import Observer, Silent
 from ssem_dask.runtime.executor import Executor, about_dashboard
 from ssem_dask.stages import downsample, render
@@ -62,7 +63,8 @@ def warp_volume(
         OutputError: something else lies at the destination.
     """
     plan = plan_warp(alignment, volume, destination, labels=labels)
-    executor = open_cluster(cluster, workers=workers)
+    where = cluster_settings(cluster, workers=workers, table=ClusterConfig())
+    executor = open_cluster(where.name, workers=where.workers, settings=where)
     try:
         return run_warp(plan, executor=executor, observer=observer or Silent())
     finally:

@@ -12,10 +12,10 @@ import typer
 
 from ssem_dask.alignment import Alignment, open_alignment
 from ssem_dask.cli import console
+from ssem_dask.cli.cluster import open_executor
 from ssem_dask.cli.progress import observer_for
 from ssem_dask.cli.run import Cluster, Json, Workers, tell
 from ssem_dask.errors import SourceError
-from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.types import Float64Array
 from ssem_dask.warping import plan_warp, run_warp
 
@@ -43,7 +43,7 @@ def warp(
     Interrupt it whenever you like; the same command goes on where it was.
     """
     plan = plan_warp(output, volume, destination, labels=labels)
-    executor = open_cluster(cluster or "local", workers=workers)
+    executor = open_executor(cluster, workers=workers)
     try:
         with observer_for(executor, as_json=as_json) as observer:
             summary = run_warp(plan, executor=executor, observer=observer)

@@ -8,6 +8,7 @@ import typer
 
 from ssem_dask import pipeline
 from ssem_dask.cli import console
+from ssem_dask.cli.cluster import open_executor
 from ssem_dask.cli.evaluate import keep
 from ssem_dask.cli.progress import observer_for
 from ssem_dask.cli.report import WORST, write_report
@@ -22,7 +23,6 @@ from ssem_dask.evaluation.record import Evaluation
 from ssem_dask.evaluation.simulate import simulate_phantom
 from ssem_dask.report.page import make_report
 from ssem_dask.report.reslice import draw_reslices
-from ssem_dask.runtime.clusters import open_cluster
 
 _MARK = "made-by-ssem-dask-demo"
 _ROWS = (
@@ -57,7 +57,7 @@ def demo(
             progress=lambda done, _of: progress.update(progress.task_ids[0], completed=done),
         )
     planned = pipeline.plan(make_config({"source": str(observed), "output": str(output)}, where="demo"))
-    executor = open_cluster(cluster or "local", workers=workers)
+    executor = open_executor(cluster, workers=workers, plan=planned)
     try:
         with observer_for(executor, as_json=as_json) as observer:
             summary = pipeline.run(planned, executor=executor, observer=observer)

@@ -5,13 +5,14 @@ input, in one sentence; 130 interrupted. A `SsemDaskError` is a user's to mend a
 a bug and shows one.
 """
 
+import signal
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from ssem_dask import __version__
-from ssem_dask.cli import apply, data, demo, evaluate, report, rerun, run, view
+from ssem_dask.cli import apply, certs, data, demo, evaluate, report, rerun, run, view
 from ssem_dask.cli.console import complain
 from ssem_dask.errors import ClusterError, SsemDaskError
 
@@ -77,11 +78,19 @@ app.command("report", rich_help_panel="See and use an alignment")(report.report)
 app.command("view", rich_help_panel="See and use an alignment")(view.view)
 app.command("warp", rich_help_panel="See and use an alignment")(apply.warp)
 app.command("points", rich_help_panel="See and use an alignment")(apply.points)
+app.command("certs", rich_help_panel="Clusters")(certs.certs)
 app.command("train", rich_help_panel="Measure and improve")(data.train)
 app.command("simulate", rich_help_panel="Measure and improve")(data.simulate)
 app.command("evaluate", rich_help_panel="Measure and improve")(evaluate.evaluate)
 
 
+def _interrupt(_number: int, _frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Entry point of the `ssem-dask` script."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and means it
+            signal.signal(number, _interrupt)  # a cluster that was started must not outlive this process
     app()

@@ -6,10 +6,11 @@ import typer
 
 from ssem_dask.changes import parse_changes
 from ssem_dask.cli import console
+from ssem_dask.cli.cluster import open_executor
 from ssem_dask.cli.progress import observer_for
 from ssem_dask.cli.run import AllowMissing, Cluster, Json, Workers, tell
 from ssem_dask.rerun import RerunPlan, Selection, parse_sections, plan_rerun, run_again, verify_run
-from ssem_dask.runtime.clusters import open_cluster
+from ssem_dask.runtime.clusters.config import ClusterConfig
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.storage.run import read_run
 from ssem_dask.task import Cause
@@ -89,10 +90,8 @@ def verify(
 
 def _open_cluster(output: str, cluster: str | None, workers: int | None) -> Executor:
     """The cluster that the user names, or that the run was given."""
-    own = read_run(output)["given"].get("cluster", {})
-    return open_cluster(
-        cluster or own.get("name") or "local", workers=workers or own.get("workers"), deadline=own.get("deadline")
-    )
+    table = ClusterConfig.model_validate(read_run(output)["given"].get("cluster", {}))
+    return open_executor(cluster, workers=workers, table=table)
 
 
 def _show(planned: RerunPlan, *, as_json: bool) -> None:

@@ -7,12 +7,12 @@ import typer
 
 from ssem_dask import pipeline
 from ssem_dask.cli import console
+from ssem_dask.cli.cluster import open_executor
 from ssem_dask.cli.progress import observer_for
 from ssem_dask.cli.watch import watch as watch_run
 from ssem_dask.config import RunConfig, load_config, make_config
 from ssem_dask.report.words import si
 from ssem_dask.rerun import standing
-from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.task import TaskReport
 
 Json = Annotated[
@@ -20,10 +20,15 @@ Json = Annotated[
 ]
 Cluster = Annotated[
     str | None,
-    typer.Option("--cluster", help="Where to run: serial, local, or the address of a Dask scheduler. Default: local."),
+    typer.Option(
+        "--cluster",
+        envvar="SSEM_DASK_CLUSTER",
+        help="Where to run: serial, local, local-gpu, slurm, the address of a Dask scheduler, or a TOML file with a "
+        "[cluster] table. Default: local.",
+    ),
 ]
 Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Workers of a local cluster. Default: one a core.")
+    int | None, typer.Option("--workers", min=1, help="Workers of a cluster that is started. Default: one a core.")
 ]
 AllowMissing = Annotated[
     bool,
@@ -135,8 +140,7 @@ def status(
 
 def _run(settings: RunConfig, *, cluster: str | None, workers: int | None, allow_missing: bool, as_json: bool) -> None:
     planned = pipeline.plan(settings)
-    own = settings.cluster
-    executor = open_cluster(cluster or own.name, workers=workers or own.workers, deadline=own.deadline)
+    executor = open_executor(cluster, workers=workers, table=settings.cluster, plan=planned)
     try:
         with observer_for(executor, as_json=as_json) as observer:
             summary = pipeline.run(planned, executor=executor, observer=observer, allow_missing=allow_missing)

@@ -86,17 +86,24 @@ class DaskExecutor:
     """Runs tasks on the workers of a Dask cluster."""
 
     def __init__(
-        self, client: Client, *, reconnect: Callable[[], Client] | None = None, deadline: float | None = None
+        self,
+        client: Client,
+        *,
+        resources: Mapping[str, float] | None = None,
+        reconnect: Callable[[], Client] | None = None,
+        deadline: float | None = None,
     ) -> None:
         """Run tasks by a client.
 
         Args:
             client: of the cluster; closed by `close`.
+            resources: labels with the amounts of each that a task takes.
             reconnect: makes another client where the scheduler came back after it was lost; raises OSError while there
                 is none. None: the scheduler dies with this process.
             deadline: seconds that a task may run; None: 20 times the longest of its stage so far, at least 10 min.
         """
         self._client = client
+        self._resources = dict(resources or {}) or None
         self._flights: dict[str, _Flight] = {}
         """What is in flight."""
         self._publishes = True
@@ -201,7 +208,9 @@ class DaskExecutor:
                 return
             client = self._connected()
             key = f"{task.key}-{uuid4().hex}"
-            future = client.submit(_announced, work, task, key, self._topic, key=key, pure=False)
+            future = client.submit(
+                _announced, work, task, key, self._topic, key=key, pure=False, resources=self._resources
+            )
             window.flights[key] = _Flight(task, future, time.monotonic(), tries=flight.tries if flight else 1)
             future.add_done_callback(window.ended.put)
 
@@ -298,6 +307,8 @@ def _overdue(flight: _Flight, now: float, deadline: float) -> bool:
 
 def _report(future: Future) -> TaskReport | None:
     """The report of a task that has ended; None if it was lost with its workers."""
+    if future.status in ("cancelled", "lost"):
+        raise ClusterError("The scheduler of the cluster is lost; start it again, then run it again.")
     error = future.exception()
     if isinstance(error, KilledWorker):
         return None

@@ -11,6 +11,7 @@ import pytest
 
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters import open_cluster
+from ssem_dask.runtime.clusters.config import ClusterConfig
 from ssem_dask.runtime.distributed import DaskExecutor
 from ssem_dask.runtime.execute import cause_of, execute, open_ledger
 from ssem_dask.runtime.executor import Executor, SerialExecutor
@@ -111,7 +112,7 @@ def test_causes(error: Exception, cause: Cause) -> None:
 
 @pytest.mark.parametrize("name", ["cloud9", "tcp://127.0.0.1:9"])
 def test_an_unknown_cluster_is_one_sentence(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssem_dask.runtime.clusters._CONNECT_SECONDS", 2)
+    monkeypatch.setattr("ssem_dask.runtime.clusters.address.CONNECT_SECONDS", 2)
     with pytest.raises(ConfigError, match="--cluster"):
         open_cluster(name, workers=None)
 
@@ -126,7 +127,7 @@ def hang_once_or_always(task: Task) -> Result:
 
 
 def test_a_task_that_hangs_is_given_out_again_after_its_deadline(tmp_path: Path) -> None:
-    executor = open_cluster("local", workers=2, deadline=3)
+    executor = open_cluster("local", workers=2, settings=ClusterConfig(deadline=3))
     begun = time.monotonic()
     try:
         reports = {r.key: r for r in executor.map(partial(execute, run=hang_once_or_always), make_tasks(tmp_path, 8))}

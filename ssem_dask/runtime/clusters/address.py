@@ -1,0 +1,124 @@
+"""A Dask scheduler that somebody else started: join it, and make sure that its workers can do the run."""
+
+import math
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from distributed import Client
+from distributed.security import Security
+
+from ssem_dask.errors import ConfigError
+from ssem_dask.runtime.clusters.probe import refuse_unanswered
+from ssem_dask.runtime.distributed import DaskExecutor
+
+CONNECT_SECONDS = 20
+_WAIT_MINUTES = 10.0
+_SAME = ("ssem_dask", "dask", "distributed")
+"""Packages whose version must be the client's everywhere: tasks are pickled by one and run by the other."""
+
+
+def join_scheduler(
+    address: str,
+    *,
+    security: Security | None,
+    wait_minutes: float | None,
+    resources: Mapping[str, float],
+    task_memory: int,
+    deadline: float | None,
+) -> DaskExecutor:
+    """Connect to a running scheduler.
+
+    Args:
+        address: `tls://host:port` or `tcp://host:port`.
+        security: certificates; None: as Dask's own configuration says.
+        wait_minutes: longest wait for the first worker that has the resources; None: 10.
+        resources: labels, with amounts, that the tasks take.
+        task_memory: bytes that the largest task of the run holds; 0 where that is not known.
+        deadline: seconds that a task may run, see `DaskExecutor`.
+
+    Raises:
+        ConfigError: nobody answers, the certificates are refused, versions differ, or no worker can do the tasks.
+    """
+    refuse_unanswered(address, security=security, seconds=CONNECT_SECONDS)
+    connect = partial(Client, address, timeout=CONNECT_SECONDS, security=security)
+    try:
+        client = connect()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--cluster {address}: cannot be joined ({' '.join(str(error).split())}).") from error
+    try:
+        _wait_for_workers(client, address, resources, minutes=wait_minutes or _WAIT_MINUTES)
+        check_versions(client.get_versions(packages=list(_SAME)), address)
+        check_workers(client.scheduler_info(n_workers=-1)["workers"], address, resources, task_memory=task_memory)
+    except BaseException:
+        client.close()
+        raise
+    return DaskExecutor(client, resources=resources, reconnect=connect, deadline=deadline)
+
+
+def check_versions(versions: Mapping[str, Any], address: str) -> None:
+    """Make sure that client, scheduler and workers run the same code.
+
+    Args:
+        versions: as `distributed.Client.get_versions` gives them.
+        address: named in the message.
+
+    Raises:
+        ConfigError: names the first one that differs, and how.
+    """
+    wanted = _code_of(versions["client"])
+    others = {"the scheduler": versions["scheduler"]}
+    others.update({f"worker {name}": found for name, found in versions["workers"].items()})
+    for who, found in others.items():
+        got = _code_of(found)
+        differ = [name for name in wanted if got[name] != wanted[name]]
+        if differ:
+            there = ", ".join(f"{name} {got[name] or 'missing'}" for name in differ)
+            here = ", ".join(f"{name} {wanted[name]}" for name in differ)
+            raise ConfigError(
+                f"--cluster {address}: {who} has {there}, but this client has {here}; run client, scheduler and "
+                "workers from one environment or image."
+            )
+
+
+def check_workers(
+    workers: Mapping[str, Mapping[str, Any]], address: str, resources: Mapping[str, float], *, task_memory: int
+) -> None:
+    """Make sure that every worker that may be given a task can hold it.
+
+    Raises:
+        ConfigError: a worker has less memory for each of its threads than the largest task holds.
+    """
+    for name, worker in workers.items():
+        limit = int(worker["memory_limit"] or 0)
+        share = limit // max(1, int(worker["nthreads"]))
+        if limit and share < task_memory and _has(worker, resources):
+            raise ConfigError(
+                f"--cluster {address}: worker {name} has {share / 1e9:.2f} GB for each of its {worker['nthreads']} "
+                f"thread(s), but the run's largest task needs {task_memory / 1e9:.2f} GB; start workers with more "
+                "memory or fewer threads, or set a smaller [register] window."
+            )
+
+
+def _wait_for_workers(client: Client, address: str, resources: Mapping[str, float], *, minutes: float) -> None:
+    for _ in range(math.ceil(minutes * 60)):
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        if any(_has(worker, resources) for worker in workers):
+            return
+        time.sleep(1)
+    labels = ", ".join(f"{name} = {amount:g}" for name, amount in resources.items())
+    got = f"{len(workers)} worker(s), but none with {labels}" if workers else "no workers"
+    raise ConfigError(
+        f"--cluster {address}: the scheduler has {got} after {minutes:g} min; start some"
+        f"{f' with --resources {labels!r}' if labels else ''}, or set [cluster] wait_minutes higher."
+    )
+
+
+def _has(worker: Mapping[str, Any], resources: Mapping[str, float]) -> bool:
+    return all(worker["resources"].get(name, 0) >= amount for name, amount in resources.items())
+
+
+def _code_of(versions: Mapping[str, Any]) -> dict[str, str | None]:
+    python = ".".join(str(versions["host"]["python"]).split(".")[:2])
+    return {"python": python, **{name: versions["packages"].get(name) for name in _SAME}}

@@ -1,0 +1,59 @@
+"""The `[cluster]` table: where the tasks run. Nothing in it decides a result, so none of it is part of a digest."""
+
+from pydantic import Field
+
+from ssem_dask.types import ConfigBase
+
+
+class SlurmConfig(ConfigBase):
+    """Jobs that `--cluster slurm` submits. A job is a batch of workers on one node: one a GPU, or one a core."""
+
+    partition: str | None = None
+    """None: the site's default."""
+    account: str | None = None
+    """None: your default account."""
+    walltime_minutes: int = Field(default=240, ge=1)
+    """Time limit of a job. Its workers leave a little earlier, each at another time, and a new job takes its place."""
+    cores: int = Field(default=4, ge=1)
+    """CPU cores of a job."""
+    memory: str = "16 GB"
+    """Memory of a job, shared evenly by its workers."""
+    gpus: int = Field(default=0, ge=0)
+    """GPUs of a job, as `--gres=gpu:N`."""
+    modules: tuple[str, ...] = ()
+    """Environment modules that a job loads."""
+    prologue: tuple[str, ...] = ()
+    """Shell lines that a job runs before its workers."""
+    image: str | None = None
+    """Apptainer image that the workers run in; None: the Python that runs this command, which nodes must see."""
+    image_options: tuple[str, ...] = ()
+    """Words after `apptainer exec`, e.g. `["--bind", "/scratch"]`."""
+    directives: tuple[str, ...] = ()
+    """Further `#SBATCH` options, e.g. `["--constraint=a100"]`."""
+    interface: str | None = None
+    """Network interface between scheduler and workers, e.g. `ib0`; None: the one of the default route."""
+    scratch: str = "${TMPDIR:-/tmp}"
+    """Folder on a node for what workers spill; the job's shell expands it."""
+    logs: str | None = None
+    """Folder for the jobs' output; None: `~/.local/state/ssem-dask/slurm/logs`."""
+    check_seconds: float = Field(default=30.0, gt=0)
+    """How often `squeue` is asked whether a job ended and must be replaced."""
+
+
+class ClusterConfig(ConfigBase):
+    """Where the tasks run; not part of the digest."""
+
+    name: str = "local"
+    """`serial`, `local`, `local-gpu`, `slurm`, or the address of a Dask scheduler (`tls://host:8786`)."""
+    workers: int | None = Field(default=None, ge=1)
+    """Workers; None: one a core with `local`, those of one job with `slurm`. A scheduler by address has its own."""
+    tls: str | None = None
+    """Folder made by `ssem-dask certs`; None: that of `$SSEM_DASK_TLS`, else what Dask's own configuration names."""
+    resources: dict[str, float] = Field(default={})
+    """Labels a worker must have to be given tasks, with the amount that a task takes, e.g. `{ GPU = 1 }`."""
+    deadline: float | None = Field(default=None, gt=0)
+    """Seconds that a task may run: then its worker is restarted and the task given out again; the second time it has
+    failed. None: 20 times the longest of its stage so far, at least 10 min."""
+    wait_minutes: float | None = Field(default=None, gt=0)
+    """Longest wait for the first worker; None: 10 minutes, and a day with `slurm`, where jobs queue."""
+    slurm: SlurmConfig = SlurmConfig()

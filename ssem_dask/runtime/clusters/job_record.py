@@ -1,0 +1,108 @@
+"""Which batch jobs belong to which driver, written down before the first is submitted.
+
+A driver that ends, by Ctrl-C or a signal too, cancels its jobs and removes its record. One that is killed cannot: its
+record stays, and the next driver cancels what it names. The workers of a dead driver also leave by themselves, within
+the death timeout; the record is what finds jobs that have not even started.
+"""
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+
+from ssem_dask.runtime.clusters.slurm_commands import cancel_jobs, live_jobs
+
+_CANCEL_SECONDS = 90.0  # above SLURM's usual KillWait of 30
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """A process, told from any later one with the same id."""
+
+    host: str
+    pid: int
+    started: float
+    """Seconds since 1970."""
+    job: str | None
+    """SLURM job that the driver itself runs in."""
+
+    @classmethod
+    def this(cls) -> "Driver":
+        """This process."""
+        pid = os.getpid()
+        started = psutil.Process(pid).create_time()
+        return cls(host=socket.gethostname(), pid=pid, started=started, job=os.environ.get("SLURM_JOB_ID"))
+
+    def is_known_to_be_dead(self) -> bool:
+        """Whether the process is gone for certain; on another machine that cannot be told."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            started = float(psutil.Process(self.pid).create_time())
+        except psutil.NoSuchProcess:
+            return True
+        return abs(started - self.started) > 1.0
+
+
+class JobRecord:
+    """The record of this driver's jobs: a folder with a file, and room for the run's throwaway certificates."""
+
+    def __init__(self, folder: Path, *, name: str, driver: Driver) -> None:
+        self.folder, self.name, self._driver = folder, name, driver
+        self._ids: list[str] = []
+
+    @classmethod
+    def begin(cls) -> "JobRecord":
+        """Write the record of a driver that has no jobs yet."""
+        name = f"ssem-dask-{uuid4().hex[:10]}"
+        record = cls(state_folder() / "runs" / name, name=name, driver=Driver.this())
+        record.folder.mkdir(parents=True, mode=0o700)
+        record._write()
+        return record
+
+    def keep(self, ids: Iterable[str]) -> None:
+        """Add job ids."""
+        new = [job for job in ids if job not in self._ids]
+        if new:
+            self._ids += new
+            self._write()
+
+    def end(self) -> bool:
+        """Cancel the jobs, and forget them once none is left; False if some are still there."""
+        gone = cancel_jobs(self.name, seconds=_CANCEL_SECONDS)
+        if gone:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return gone
+
+    def _write(self) -> None:
+        draft = self.folder / "jobs.json.new"
+        draft.write_text(json.dumps({"name": self.name, "driver": asdict(self._driver), "ids": self._ids}, indent=1))
+        draft.replace(self.folder / "jobs.json")
+
+
+def end_what_was_left_behind() -> list[str]:
+    """Cancel the jobs of drivers that are gone; returns the ids of those that still waited or ran."""
+    ended: list[str] = []
+    for file in sorted((state_folder() / "runs").glob("*/jobs.json")):
+        try:
+            stored = json.loads(file.read_text())
+            record = JobRecord(file.parent, name=stored["name"], driver=Driver(**stored["driver"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # another driver is writing or removing it
+        if record._driver.is_known_to_be_dead():
+            live = live_jobs(record.name) or {}
+            if record.end():
+                ended += sorted(live)
+    return ended
+
+
+def state_folder() -> Path:
+    """Where records and logs of batch jobs are kept: a folder that login and worker nodes share."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "ssem-dask" / "slurm"

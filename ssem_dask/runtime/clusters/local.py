@@ -1,0 +1,83 @@
+"""Workers on this machine: one a core, or one a GPU.
+
+They listen on the loopback address, which every user of the machine can reach; so they too speak TLS, with a
+certificate that exists in memory only and is gone with the cluster.
+"""
+
+import os
+from collections.abc import Sequence
+
+import dask
+from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster
+from distributed.security import Security
+from distributed.system import MEMORY_LIMIT
+
+from ssem_dask.errors import ConfigError
+from ssem_dask.runtime.clusters.devices import visible_gpus
+from ssem_dask.runtime.distributed import DaskExecutor
+
+_HOST = "127.0.0.1"
+_DASHBOARD = f"{_HOST}:0"
+
+
+def start_local(workers: int | None, *, deadline: float | None = None) -> DaskExecutor:
+    """Start worker processes of one thread each; one a core if None."""
+    _one_death_is_blamed()
+    cluster = LocalCluster(
+        n_workers=workers or len(os.sched_getaffinity(0)),
+        threads_per_worker=1,
+        host=_HOST,
+        protocol="tls://",
+        security=Security.temporary(),
+        dashboard_address=_DASHBOARD,
+        memory_limit="auto",
+    )
+    return DaskExecutor(Client(cluster), deadline=deadline)
+
+
+def start_local_gpu(workers: int | None, *, deadline: float | None = None) -> DaskExecutor:
+    """Start one worker for each GPU of this machine, or for the first `workers` of them.
+
+    Raises:
+        ConfigError: there is no GPU, or fewer than `workers`.
+    """
+    gpus = visible_gpus()
+    if not gpus:
+        raise ConfigError(
+            "--cluster local-gpu: torch sees no CUDA GPU on this machine; use --cluster local, or see that "
+            "`nvidia-smi` lists one and torch is a CUDA build (make env TORCH=cuda)."
+        )
+    if workers is not None and workers > len(gpus):
+        raise ConfigError(
+            f"--cluster local-gpu: {workers} workers were asked for, but this machine has {len(gpus)} GPU(s) and each "
+            f"worker has one to itself; use --workers {len(gpus)} or fewer."
+        )
+    return start_on_gpus(gpus[:workers], deadline=deadline)
+
+
+def start_on_gpus(gpus: Sequence[str], *, deadline: float | None = None) -> DaskExecutor:
+    """Start one worker for each GPU named as in `CUDA_VISIBLE_DEVICES`; it sees no other, and is labelled GPU = 1."""
+    _one_death_is_blamed()
+    security = Security.temporary()
+    common = {"host": _HOST, "protocol": "tls://", "security": security}
+    workers = {
+        index: {
+            "cls": Nanny,
+            "options": {
+                **common,
+                "nthreads": 1,
+                "memory_limit": MEMORY_LIMIT // len(gpus),
+                "resources": {"GPU": 1},
+                "env": {"CUDA_VISIBLE_DEVICES": gpu},
+            },
+        }
+        for index, gpu in enumerate(gpus)
+    }
+    scheduler = {"cls": Scheduler, "options": {**common, "dashboard_address": _DASHBOARD}}
+    client = Client(SpecCluster(workers=workers, scheduler=scheduler, security=security))
+    return DaskExecutor(client, deadline=deadline)
+
+
+def _one_death_is_blamed() -> None:
+    # No local worker is preempted: one that dies twice of a task dies of that task.
+    dask.config.set({"distributed.scheduler.allowed-failures": 1})

@@ -1,0 +1,36 @@
+"""Preload of a worker that shares a job or a machine with others: of the GPUs it sees, leave it one.
+
+The n-th worker, by the number at the end of its name, takes the n-th GPU. This runs before the first task, so before
+CUDA looks at the variable.
+"""
+
+import os
+from typing import Any
+
+from ssem_dask.runtime.clusters.devices import named_gpus
+
+
+def dask_setup(worker: Any) -> None:
+    """Called by Dask when the worker starts.
+
+    Raises:
+        RuntimeError: there are fewer GPUs than workers; the worker does not start.
+    """
+    os.environ["CUDA_VISIBLE_DEVICES"] = own_gpu(str(worker.name), named_gpus())
+
+
+def own_gpu(worker: str, gpus: list[str]) -> str:
+    """The GPU of a worker.
+
+    Args:
+        worker: its name, ending in `-n`; other names take the first GPU.
+        gpus: names of those that the job or machine has.
+
+    Raises:
+        RuntimeError: there is none of that number.
+    """
+    number = worker.rpartition("-")[2]
+    index = int(number) if number.isdecimal() else 0
+    if index >= len(gpus):
+        raise RuntimeError(f"worker {worker}: wants GPU number {index}, but only {len(gpus)} are visible")
+    return gpus[index]

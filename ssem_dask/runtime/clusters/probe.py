@@ -1,0 +1,79 @@
+"""Is there a Dask scheduler at an address that will have us? Asked before Dask itself is.
+
+`distributed.Client` has no time limit once a connection stands: from a port that accepts and then says nothing, such as
+that of a TLS scheduler asked without TLS, it never returns. A Dask listener greets first, so one byte tells.
+"""
+
+import socket
+import ssl
+import time
+
+from distributed.comm.addressing import parse_host_port
+from distributed.security import Security
+
+from ssem_dask.errors import ConfigError
+
+_RETRY_SECONDS = 0.5
+
+
+def refuse_unanswered(address: str, *, security: Security | None, seconds: float) -> None:
+    """Make sure that a scheduler greets us at a `tcp://` or `tls://` address; others are not looked at.
+
+    Args:
+        address: of the scheduler.
+        security: our certificates; None: as Dask's own configuration says.
+        seconds: how long to try.
+
+    Raises:
+        ConfigError: says what to do about it.
+    """
+    scheme, _, place = address.partition("://")
+    if scheme not in ("tcp", "tls"):
+        return None
+    try:
+        host, port = parse_host_port(place)
+    except ValueError as error:
+        raise ConfigError(f"--cluster {address}: not an address ({error}); write tls://host:8786.") from error
+    context = None
+    if scheme == "tls":
+        context = (security or Security()).get_connection_args("client")["ssl_context"]
+        if context is None:
+            raise ConfigError(
+                f"--cluster {address}: needs certificates; set [cluster] tls or $SSEM_DASK_TLS to the folder that the "
+                "scheduler was started with."
+            )
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return _greeted(host, port, context, seconds=max(1.0, deadline - time.monotonic()))
+        except (ssl.SSLError, ConnectionResetError) as error:
+            raise ConfigError(
+                f"--cluster {address}: it answers, but refuses our certificates or does not speak TLS ({error}); use "
+                "the same certificates as the scheduler was started with."
+            ) from error
+        except TimeoutError as error:
+            raise ConfigError(
+                f"--cluster {address}: accepted the connection but said nothing for {seconds:g} s; "
+                f"{_silent_cure(scheme, place)}"
+            ) from error
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"--cluster {address}: no Dask scheduler answered within {seconds:g} s ({error}); start one, or "
+                    "use --cluster local."
+                ) from error
+            time.sleep(_RETRY_SECONDS)
+
+
+def _greeted(host: str, port: int, context: ssl.SSLContext | None, *, seconds: float) -> None:
+    with socket.create_connection((host, port), timeout=seconds) as connection:
+        secured = connection if context is None else context.wrap_socket(connection, server_hostname=host)
+        # In TLS 1.3 a refused certificate shows only at the first read.
+        if not secured.recv(1):
+            raise ConnectionResetError("the connection was closed at once")
+
+
+def _silent_cure(scheme: str, place: str) -> str:
+    if scheme == "tcp":
+        return f"if it is a scheduler with TLS, write tls://{place} and give its certificates."
+    return "see what listens there: a Dask scheduler greets at once."

@@ -1,0 +1,160 @@
+"""`--cluster slurm`: the scheduler runs in the driver, the workers in batch jobs that live no longer than it."""
+
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dask
+from dask.utils import parse_bytes
+from distributed import Client
+from distributed.security import Security
+from distributed.utils import silence_logging_cmgr
+
+from ssem_dask.errors import ConfigError
+from ssem_dask.runtime.clusters.certificates import make_certificates
+from ssem_dask.runtime.clusters.config import SlurmConfig
+from ssem_dask.runtime.clusters.job_record import JobRecord, end_what_was_left_behind, state_folder
+from ssem_dask.runtime.clusters.security import named_security
+from ssem_dask.runtime.clusters.slurm_commands import refuse_unacceptable, require_commands
+from ssem_dask.runtime.distributed import DaskExecutor
+
+if TYPE_CHECKING:
+    from ssem_dask.runtime.clusters.keeper import Keeper
+
+_WAIT_MINUTES = 24 * 60.0
+_ALLOWED_DEATHS = 3
+"""Workers that may die of a task before it is suspected: preempted jobs are no fault of their tasks."""
+
+
+class SlurmExecutor(DaskExecutor):
+    """Runs tasks in batch jobs, and ends the jobs with itself."""
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        keeper: "Keeper",
+        record: JobRecord,
+        resources: Mapping[str, float],
+        deadline: float | None,
+    ) -> None:
+        super().__init__(client, resources=resources, deadline=deadline)
+        self._keeper, self._record = keeper, record
+
+    def close(self) -> None:
+        """Stop the scheduler and cancel every job."""
+        try:
+            self._keeper.stop()
+            # Workers that are cut off while the scheduler ends are no news; Dask logs them as errors at times.
+            with silence_logging_cmgr(logging.CRITICAL):
+                super().close()
+        finally:
+            self._record.end()
+
+
+def start_slurm(
+    config: SlurmConfig,
+    *,
+    workers: int | None,
+    tls: str | None,
+    wait_minutes: float | None,
+    resources: Mapping[str, float],
+    task_memory: int,
+    deadline: float | None,
+    note: Callable[[str], None],
+) -> SlurmExecutor:
+    """Submit jobs, and wait for the first worker.
+
+    Args:
+        config: the `[cluster.slurm]` table.
+        workers: wanted; rounded up to whole jobs. None: one job.
+        tls: folder of certificates that the nodes see too; None: that of the environment, else a throwaway one.
+        wait_minutes: longest wait; None: a day.
+        resources: labels, with amounts, that the tasks take.
+        task_memory: bytes that the largest task holds; 0 where that is not known.
+        deadline: seconds that a task may run, see `DaskExecutor`.
+        note: told what happens to the jobs.
+
+    Raises:
+        ConfigError: SLURM is not here or refuses the jobs, a worker would be too small, or none reports in time.
+    """
+    require_commands()
+    ctrl_c = signal.getsignal(signal.SIGINT)
+    try:
+        from ssem_dask.runtime.clusters.keeper import Keeper
+        from ssem_dask.runtime.clusters.slurm_cluster import make_cluster, worker_processes
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"--cluster slurm: {error.name} is not installed; install it with `pip install 'ssem_dask[slurm]'`."
+        ) from error
+    finally:
+        # dask-jobqueue, when it is imported, makes Ctrl-C end the process as if all were well.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, ctrl_c)
+    processes = worker_processes(config)
+    jobs = math.ceil((workers or processes) / processes)
+    _refuse_small(config, processes, task_memory=task_memory)
+    left = end_what_was_left_behind()
+    if left:
+        note(f"slurm: cancelled {', '.join(left)}, left behind by a run that was killed")
+    logs = Path(config.logs).expanduser() if config.logs else state_folder() / "logs"
+    dask.config.set({"distributed.scheduler.allowed-failures": _ALLOWED_DEATHS})
+    record = JobRecord.begin()
+    keeper, cluster, client = None, None, None
+    try:
+        cluster = make_cluster(config, name=record.name, security=_security(tls, record), logs=logs)
+        refuse_unacceptable(cluster.job_script())
+        keeper = Keeper(cluster, jobs=jobs, record=record, seconds=config.check_seconds, logs=logs, note=note)
+        client = Client(cluster)
+        keeper.start()
+        note(f"slurm: submitted {jobs} job(s) of {processes} worker(s) named {record.name}; waiting for the first")
+        _wait(client, keeper, minutes=wait_minutes or _WAIT_MINUTES)
+    except BaseException:
+        for part, stop in ((keeper, "stop"), (client, "close"), (cluster, "close")):
+            if part is not None:
+                getattr(part, stop)()
+        record.end()
+        raise
+    return SlurmExecutor(client, keeper=keeper, record=record, resources=resources, deadline=deadline)
+
+
+def _security(tls: str | None, record: JobRecord) -> Security:
+    named = named_security(tls)
+    if named is not None:
+        return named
+    throwaway = record.folder / "tls"
+    make_certificates(str(throwaway), days=60)
+    security = named_security(str(throwaway))
+    assert security is not None
+    return security
+
+
+def _wait(client: Client, keeper: "Keeper", *, minutes: float) -> None:
+    deadline = time.monotonic() + 60 * minutes
+    while not client.scheduler_info(n_workers=1)["workers"]:
+        if keeper.failure:
+            raise ConfigError(f"--cluster slurm: {keeper.failure}; mend [cluster.slurm] or the nodes.")
+        if time.monotonic() > deadline:
+            raise ConfigError(
+                f"--cluster slurm: no job started within {minutes:g} min; see `squeue --me` for the reason, ask for "
+                "less in [cluster.slurm], or set [cluster] wait_minutes higher."
+            )
+        time.sleep(0.5)
+
+
+def _refuse_small(config: SlurmConfig, processes: int, *, task_memory: int) -> None:
+    try:
+        share = parse_bytes(config.memory) // processes
+    except ValueError as error:
+        raise ConfigError(f"[cluster.slurm] memory = {config.memory!r}: {error}; write for example '16 GB'.") from error
+    if share < task_memory:
+        raise ConfigError(
+            f"[cluster.slurm] memory = {config.memory!r}: {share / 1e9:.2f} GB for each of a job's {processes} "
+            f"workers, but the run's largest task needs {task_memory / 1e9:.2f} GB; ask for more memory or fewer "
+            "cores, or set a smaller [register] window."
+        )

@@ -1,0 +1,158 @@
+"""The shipped docker-compose.yml: a phantom goes through S3 and comes back right whatever is killed meanwhile."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.service.compose.conftest import Compose, health, inspect, python_in
+
+OBSERVED, OUTPUT, SERIAL = "s3://data/observed.zarr", "s3://data/aligned.zarr", "s3://data/serial.zarr"
+ALIGN = ("ssem-dask", "align", OBSERVED, OUTPUT, "--config", "/work/run.toml")
+
+LISTENING = """
+import pathlib, socket, ssl
+ports = set()
+for name in ("tcp", "tcp6"):
+    for line in pathlib.Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+        address, state = line.split()[1], line.split()[3]
+        host, port = address.split(":")
+        if state == "0A" and not host.endswith("7F") and host != "0100007F" and host != "0" * 24 + "01000000":
+            ports.add(int(port, 16))
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+for port in sorted(ports):
+    try:
+        with socket.create_connection((socket.gethostbyname(socket.gethostname()), port), 5) as plain:
+            secured = context.wrap_socket(plain)
+            said = secured.recv(1)
+        print(port, "said something to a stranger" if said else "closed")
+    except ssl.SSLError as error:
+        print(port, "tls" if "CERTIFICATE_REQUIRED" in str(error) or "HANDSHAKE_FAILURE" in str(error) else error)
+    except OSError as error:
+        print(port, "open", error)
+"""
+
+SAME = f"""
+import numpy as np
+from ssem_dask.storage.arrays import open_array
+for name in ("fields/section", "aligned/0"):
+    a, b = (np.asarray(open_array(f"{{url}}/{{name}}", mode="r")[:]) for url in ("{OUTPUT}", "{SERIAL}"))
+    assert np.isfinite(a).any() and a.std() > 0
+    np.testing.assert_array_equal(a, b)
+print("same")
+"""
+
+
+def until(condition: Callable[[], bool], *, seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.2)
+
+
+def test_nothing_starts_without_secrets(compose: Compose) -> None:
+    refused: subprocess.CompletedProcess[str] = compose.refused  # type: ignore[attr-defined]
+    assert refused.returncode != 0
+    assert "secrets.sh" in refused.stderr
+
+
+def test_secrets_are_private_new_and_never_replaced(compose: Compose) -> None:
+    files = {path.name: path for path in (compose.folder / "secrets").iterdir()}
+    assert sorted(files) == ["aws_credentials", "ca.pem", "cert.pem", "key.pem", "s3.json"]
+    for name in ("aws_credentials", "key.pem", "s3.json"):
+        assert stat.S_IMODE(files[name].stat().st_mode) == 0o600
+    before = {name: path.read_bytes() for name, path in files.items()}
+    subprocess.run(["deploy/compose/secrets.sh"], cwd=compose.folder, env=compose.environment, check=True)
+    assert {name: path.read_bytes() for name, path in files.items()} == before
+    key = json.loads(before["s3.json"])["identities"][0]["credentials"][0]["secretKey"]
+    assert len(key) == 40
+    assert key in before["aws_credentials"].decode()
+
+
+def test_a_run_survives_the_death_of_a_worker_and_of_the_scheduler(compose: Compose, tmp_path: Path) -> None:
+    simulate = f"ssem-dask simulate phantom {OBSERVED} --seed 3 --sections 10 --size 160"
+    serial = f"ssem-dask align {OBSERVED} {SERIAL} --config /work/run.toml --cluster serial"
+    compose.client("sh", "-c", f"{simulate} && {serial}")
+    log = tmp_path / "client.log"
+    client = compose.start_client(*ALIGN, log=log)
+    until(lambda: "coarse: " in log.read_text())
+    subprocess.run(["docker", "kill", compose.containers("worker")[0]], check=True, stdout=subprocess.DEVNULL)
+    until(lambda: "register: " in log.read_text())
+    subprocess.run(["docker", "kill", *compose.containers("scheduler")], check=True, stdout=subprocess.DEVNULL)
+    assert client.poll() is None, log.read_text()
+    time.sleep(3)
+    compose.up(workers=2)
+    first = client.wait(timeout=200)
+    assert first == 0 or (first == 2 and "the cluster is lost; start it again" in log.read_text()), log.read_text()
+    ended = compose.client(*ALIGN, "--json")
+    summary = json.loads(ended.stdout)
+    assert summary["state"] == "complete"
+    assert summary["failed"] == []
+    assert "before" in ended.stderr  # what the first run had done was not done again
+    assert "same" in compose.client("python", "-c", SAME).stdout
+
+
+def test_strangers_are_refused_by_scheduler_and_store(compose: Compose) -> None:
+    align = " ".join(ALIGN)
+    nothing = "SSEM_DASK_TLS= DASK_DISTRIBUTED__COMM__TLS__CA_FILE="
+    guessed = "AWS_SHARED_CREDENTIALS_FILE= AWS_ACCESS_KEY_ID=stranger AWS_SECRET_ACCESS_KEY=guessed"
+    commands = (f"{nothing} {align}", f"{align} --cluster tcp://scheduler:8786", f"{guessed} {align}")
+    ended = compose.client("sh", "-c", "; ".join(f"{command}; echo $?" for command in commands))
+    assert ended.stdout.split() == ["2", "2", "2"], ended.stderr
+    assert "needs certificates" in ended.stderr
+    assert "write tls://scheduler:8786" in ended.stderr
+
+
+@pytest.mark.parametrize(("service", "open_ports"), [("worker", set()), ("scheduler", {8787})])
+def test_strangers_are_answered_by_the_dashboard_alone(compose: Compose, service: str, open_ports: set[int]) -> None:
+    found = dict(line.split(" ", 1) for line in python_in(compose.containers(service)[0], LISTENING).splitlines())
+    # Docker's own name server answers inside each container at 127.0.0.11, which is not counted here.
+    assert {int(port) for port, said in found.items() if said != "tls"} == open_ports, found
+    assert any(said == "tls" for said in found.values())
+
+
+def test_only_the_dashboard_leaves_the_machine_inside(compose: Compose) -> None:
+    published = {}
+    for container in compose.containers():
+        described = inspect(container)
+        for port, places in described["NetworkSettings"]["Ports"].items():
+            for place in places or []:
+                published[port] = place["HostIp"]
+    assert published == {"8787/tcp": "127.0.0.1"}
+    (network,) = inspect(compose.containers("worker")[0])["NetworkSettings"]["Networks"]
+    shown = subprocess.run(["docker", "network", "inspect", network], text=True, capture_output=True, check=True)
+    assert json.loads(shown.stdout)[0]["Internal"] is True
+
+
+def test_containers_of_ours_have_no_more_than_they_need(compose: Compose) -> None:
+    for service in ("scheduler", "worker"):
+        described = inspect(compose.containers(service)[0])
+        host = described["HostConfig"]
+        assert described["Config"]["User"] == "1000:1000"
+        assert host["ReadonlyRootfs"] is True
+        assert host["CapDrop"] == ["ALL"]
+        assert host["RestartPolicy"]["Name"] == "unless-stopped"
+        assert host["Memory"] == 4 << 30
+        assert not any("key" in word.lower() and "/" not in word for word in described["Config"]["Env"])
+    assert host["NanoCpus"] == 10**9
+
+
+def test_a_worker_that_dies_is_started_again(compose: Compose) -> None:
+    worker = compose.containers("worker")[0]
+    before = inspect(worker)
+    os.kill(before["State"]["Pid"], signal.SIGKILL)
+    until(lambda: inspect(worker)["RestartCount"] == before["RestartCount"] + 1)
+    until(lambda: health(worker) == "healthy")
+
+
+def test_gpus_are_an_override(compose: Compose) -> None:
+    shown = compose("-f", "docker-compose.yml", "-f", "docker-compose.gpu.yml", "config").stdout
+    assert "driver: nvidia" in shown
+    assert "own_gpu" in shown
