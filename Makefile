@@ -16,7 +16,7 @@ TORCH_SOURCE_cuda =
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-browser test-faults test-slurm test-compose bench-coarse bench-accuracy lint docs pictures format clean
+.PHONY: help env demo test test-browser test-faults test-slurm test-compose bench-coarse bench-accuracy bench-sequence lint docs pictures format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -59,6 +59,9 @@ lint: env  ## Check style, types and layers, as CI does
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench-sequence: env  ## Jitter, drift and label overlap against the number of sections (BENCH="--sections 20 200 --modes default")
+	$(BIN)/python -m tests.benchmarks.sequence $(BENCH)
 
 # Options: METHODS="default sift-dis" SEEDS=3 JOBS=1 TABLES="comparison ablation claims" BENCH=--docs; see docs/accuracy.md.
 SEEDS ?= 3
