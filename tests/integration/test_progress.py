@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import requests
+from typer.testing import CliRunner
 
+from ssem_dask.cli.main import app
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.events import Silent, StageStarted
 from ssem_dask.runtime.progress import Published
@@ -61,9 +63,9 @@ def test_a_run_is_watched_from_another_process(observed: str, tmp_path: Path) ->
         first.append(json.loads(line))
         if first[-1]["event"] == "stage_started":
             break
-    watched = subprocess.run(
-        command("status", output, "--watch", "--interval", "0.3", "--json"), capture_output=True, text=True, check=True
-    )
+    # In this process, which is at once there: the run must not be over before somebody watches.
+    watched = CliRunner().invoke(app, ["status", output, "--watch", "--interval", "0.3", "--json"])
+    assert watched.exit_code == 0, watched.stderr
     rest = [json.loads(line) for line in run.stderr.read().splitlines()]
     assert run.stdout is not None
     summary = json.loads(run.stdout.read())
