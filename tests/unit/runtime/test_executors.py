@@ -136,7 +136,7 @@ def test_a_task_that_hangs_is_given_out_again_after_its_deadline(tmp_path: Path)
     assert time.monotonic() - begun < 90
     hung = reports.pop("count/004")
     assert (hung.outcome, hung.cause, hung.attempts) == (Outcome.FAILED, Cause.TIMEOUT, 2)
-    assert hung.worker.startswith("tcp://")
+    assert hung.worker.startswith("tls://")
     assert hung.seconds >= 3
     assert "did not end within 3 s" in hung.message
     assert len(reports) == 7
