@@ -104,7 +104,7 @@ def test_strangers_are_refused_by_scheduler_and_store(compose: Compose) -> None:
     nothing = "SSEM_DASK_TLS= DASK_DISTRIBUTED__COMM__TLS__CA_FILE="
     guessed = "AWS_SHARED_CREDENTIALS_FILE= AWS_ACCESS_KEY_ID=stranger AWS_SECRET_ACCESS_KEY=guessed"
     commands = (f"{nothing} {align}", f"{align} --cluster tcp://scheduler:8786", f"{guessed} {align}")
-    ended = compose.client("sh", "-c", "; ".join(f"{command}; echo $?" for command in commands))
+    ended = compose.client("sh", "-c", " ".join(f"({command}; echo $?) &" for command in commands) + " wait")
     assert ended.stdout.split() == ["2", "2", "2"], ended.stderr
     assert "needs certificates" in ended.stderr
     assert "write tls://scheduler:8786" in ended.stderr

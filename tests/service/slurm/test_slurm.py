@@ -16,6 +16,7 @@ from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.clusters.config import ClusterConfig
 from ssem_dask.runtime.clusters.job_record import state_folder
 from ssem_dask.runtime.clusters.slurm_cluster import DEATH_TIMEOUT_SECONDS
+from ssem_dask.runtime.distributed import DaskExecutor
 from ssem_dask.runtime.execute import execute
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.location import join
@@ -146,8 +147,10 @@ def test_workers_leave_before_the_walltime_and_their_tasks_are_done_by_others(tm
 
 def test_each_worker_of_a_job_has_a_gpu_of_its_own(tmp_path: Path) -> None:
     executor = open_cluster("slurm", workers=2, settings=site(gpus=2, cores=2))
+    assert isinstance(executor, DaskExecutor)
     tasks = [Task(key=f"gpu/{i}", output=str(tmp_path), digest="d", pixels=1) for i in range(4)]
     try:
+        executor._client.wait_for_workers(2, timeout=60)
         reports = list(executor.map(partial(execute, run=tell_own_gpu), tasks))
         assert len(jobs()) == 1
     finally:
