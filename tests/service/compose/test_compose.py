@@ -57,6 +57,15 @@ def until(condition: Callable[[], bool], *, seconds: float = 120.0) -> None:
         time.sleep(0.2)
 
 
+@pytest.fixture(scope="module")
+def observed(compose: Compose) -> str:
+    """A phantom in the store, and beside it what a serial run makes of it."""
+    simulate = f"ssem-dask simulate phantom {OBSERVED} --seed 3 --sections 10 --size 160"
+    serial = f"ssem-dask align {OBSERVED} {SERIAL} --config /work/run.toml --cluster serial"
+    compose.client("sh", "-c", f"{simulate} && {serial}")
+    return OBSERVED
+
+
 def test_nothing_starts_without_secrets(compose: Compose) -> None:
     refused: subprocess.CompletedProcess[str] = compose.refused  # type: ignore[attr-defined]
     assert refused.returncode != 0
@@ -76,10 +85,9 @@ def test_secrets_are_private_new_and_never_replaced(compose: Compose) -> None:
     assert key in before["aws_credentials"].decode()
 
 
-def test_a_run_survives_the_death_of_a_worker_and_of_the_scheduler(compose: Compose, tmp_path: Path) -> None:
-    simulate = f"ssem-dask simulate phantom {OBSERVED} --seed 3 --sections 10 --size 160"
-    serial = f"ssem-dask align {OBSERVED} {SERIAL} --config /work/run.toml --cluster serial"
-    compose.client("sh", "-c", f"{simulate} && {serial}")
+def test_a_run_survives_the_death_of_a_worker_and_of_the_scheduler(
+    compose: Compose, observed: str, tmp_path: Path
+) -> None:
     log = tmp_path / "client.log"
     client = compose.start_client(*ALIGN, log=log)
     until(lambda: "coarse: " in log.read_text())
@@ -99,7 +107,7 @@ def test_a_run_survives_the_death_of_a_worker_and_of_the_scheduler(compose: Comp
     assert "same" in compose.client("python", "-c", SAME).stdout
 
 
-def test_strangers_are_refused_by_scheduler_and_store(compose: Compose) -> None:
+def test_strangers_are_refused_by_scheduler_and_store(compose: Compose, observed: str) -> None:
     align = " ".join(ALIGN)
     nothing = "SSEM_DASK_TLS= DASK_DISTRIBUTED__COMM__TLS__CA_FILE="
     guessed = "AWS_SHARED_CREDENTIALS_FILE= AWS_ACCESS_KEY_ID=stranger AWS_SECRET_ACCESS_KEY=guessed"
