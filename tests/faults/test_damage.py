@@ -57,7 +57,7 @@ def test_damage_in_the_middle_of_a_run_is_mended_on_the_way(
     """The register stage is done when one of its shards is damaged: compose finds it, and both are done again."""
     output = tmp_path / "out.zarr"
     shutil.copytree(undisturbed, output)
-    for stage in ("compose", "render", "downsample"):
+    for stage in ("compose", "render", "downsample", "measure"):
         shutil.rmtree(output / "ledger" / stage)
     key = "register/z000004-y0000000-x0000096"
     harm(output / "fields" / "pairs" / "c" / "0" / "1" / "0" / "0" / "1")

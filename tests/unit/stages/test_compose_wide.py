@@ -18,7 +18,7 @@ from ssem_dask.storage.run import create_run
 from ssem_dask.storage.volume import VolumeInfo, create_volume
 from ssem_dask.types import Float64Array, ShapeZYX
 
-SECTIONS, NODES, SPACING = 16, (72, 80), 16
+SECTIONS, NODES, SPACING = 18, (72, 80), 16
 
 
 def waves(rng: np.random.Generator, count: int, *, size: float, power: float, r: float = 0.0) -> Float64Array:
@@ -88,8 +88,8 @@ def read(job: Job, name: str) -> Float64Array:
 def test_tiles_give_what_whole_planes_give(observed: tuple[Float64Array, Float64Array], tmp_path: Path) -> None:
     pairs, distortion = observed
     quick = {"rounds": 2, "iterations": 4, "keep_natural": True}
-    whole = composed(tmp_path / "whole", pairs, window=12, **quick)
-    tiled = composed(tmp_path / "tiled", pairs, window=12, plane=40, tile=24, **quick)
+    whole = composed(tmp_path / "whole", pairs, window=16, **quick)
+    tiled = composed(tmp_path / "tiled", pairs, window=16, plane=40, tile=24, **quick)
     assert (factor_of(whole), factor_of(tiled)) == (1, 2)
     here, there = read(whole, "section"), read(tiled, "section")
     assert np.isfinite(there).all()
