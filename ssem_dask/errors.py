@@ -30,6 +30,10 @@ class LayoutError(OutputError):
         self.url = url
 
 
+class LeaseLostError(OutputError):
+    """Another driver has taken the run over."""
+
+
 class ConventionError(SsemDaskError, ValueError):
     """A stored array does not carry the conventions that its reader relies on."""
 

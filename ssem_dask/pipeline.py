@@ -16,7 +16,7 @@ from typing import Any, cast
 from ssem_dask import __version__
 from ssem_dask.changes import Tailor
 from ssem_dask.config import RunConfig, cluster_settings, config_digest, make_config, resolve, stored_config
-from ssem_dask.errors import LayoutError, OutputError
+from ssem_dask.errors import LayoutError, LeaseLostError, OutputError
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.mending import mend
 from ssem_dask.runtime.clusters import open_cluster
@@ -235,6 +235,8 @@ def carry_on(
             only = None if only is None else only | {report.key for report in damaged}
         update_run(output, state=summary.state)
         return summary
+    except LeaseLostError:
+        raise  # the run is another's, and so is its state
     except BaseException:
         update_run(output, state="incomplete")
         raise

@@ -10,9 +10,9 @@ from typing import Any
 
 from ssem_dask.alignment import Alignment, open_alignment
 from ssem_dask.config import cluster_settings, digest_of
-from ssem_dask.errors import OutputError, SourceError
+from ssem_dask.errors import LeaseLostError, OutputError, SourceError
 from ssem_dask.geometry.mip import shape_at_mip
-from ssem_dask.pipeline import Summary, run_generations
+from ssem_dask.pipeline import Summary, driving, run_generations
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.clusters.config import ClusterConfig
 from ssem_dask.runtime.events import Observer, Silent
@@ -114,24 +114,27 @@ def run_warp(plan: WarpPlan, *, executor: Executor, observer: Observer) -> Summa
         (render.NAME, shards, render.run, render.estimate_rendering(warping)),
         (downsample.NAME, levels, downsample.run, downsample.estimate_downsampling(warping)),
     ]
-    try:
-        for name, generations, work, estimate in stages:
-            run_generations(
-                name,
-                generations,
-                work=work,
-                estimate=estimate,
-                digest=plan.digest,
-                summary=summary,
-                executor=executor,
-                observer=observer,
-            )
-            if summary.failed:
-                break
-    except BaseException:
-        _set_state(plan, "incomplete")
-        raise
-    _set_state(plan, summary.state)
+    with driving(target, executor) as guarded:
+        try:
+            for name, generations, work, estimate in stages:
+                run_generations(
+                    name,
+                    generations,
+                    work=work,
+                    estimate=estimate,
+                    digest=plan.digest,
+                    summary=summary,
+                    executor=guarded,
+                    observer=observer,
+                )
+                if summary.failed:
+                    break
+        except LeaseLostError:
+            raise
+        except BaseException:
+            _set_state(plan, "incomplete")
+            raise
+        _set_state(plan, summary.state)
     return summary
 
 

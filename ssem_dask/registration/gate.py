@@ -28,6 +28,7 @@ _END = 0.9  # of the search range
 # that were made to match reach 0.07 (phantom, nerve cord at 4.6 nm, noise; windows of 384 and 512 px); neighbours show
 # 0.43 and more, second neighbours 0.28, third ones 0.19.
 _CHANCE = 0.1
+_LEAST_COMPARED = 1024  # pooled px; fewer are alike or unlike by chance
 _SIDE = 9  # pooled px, of the squares whose mean is taken out
 
 
@@ -105,7 +106,7 @@ def _likeness(
     )
     compared = a_inside & reached & (warped[1] > 0.99) & nodes.contains(places)
     x, y = a[compared].double(), warped[0][compared].double()
-    if x.numel() < _SIDE**2 or float(x.std()) == 0.0 or float(y.std()) == 0.0:
+    if x.numel() < _LEAST_COMPARED or float(x.std()) == 0.0 or float(y.std()) == 0.0:
         return 1.0
     return float(torch.corrcoef(torch.stack([x, y]))[0, 1])
 

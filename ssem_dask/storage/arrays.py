@@ -124,7 +124,7 @@ def decoding(what: str) -> Iterator[None]:
     """Turn what codecs raise over damaged bytes (a wrong checksum, a torn file) into one sentence, a `SourceError`."""
     try:
         yield
-    except (ValueError, RuntimeError, zlib.error) as error:
+    except (ValueError, RuntimeError, EOFError, zlib.error) as error:
         if isinstance(error, SsemDaskError) or "memory" in str(error):
             raise
         told = " ".join(str(error).split()) or type(error).__name__

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ssem_dask.errors import OutputError
+from ssem_dask.errors import LeaseLostError, OutputError
 from ssem_dask.storage import location
 from ssem_dask.storage.retry import patient
 
@@ -62,9 +62,9 @@ class Lease:
         self._thread.start()
 
     def check(self) -> None:
-        """OutputError where another driver has taken the run over."""
+        """LeaseLostError where another driver has taken the run over."""
         if self._successor is not None:
-            raise OutputError(
+            raise LeaseLostError(
                 f"{self.url}: {_named(self._successor)} has taken this run over, since this one was not heard of for a "
                 "while; nothing is lost, let that one finish."
             )

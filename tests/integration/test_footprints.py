@@ -99,6 +99,19 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Path], list[Path]]:
         written.append(Path(url))
         write_bytes(url, content)
 
+    def traced_sync(name: str, paths: list[Path]) -> None:
+        """Later versions of zarr have a way around the event loop."""
+        original = getattr(LocalStore, name, None)
+        if original is not None:
+
+            def traced(self: LocalStore, key: str, *args: Any, **kwargs: Any) -> Any:
+                paths.append(self.root / key)
+                return original(self, key, *args, **kwargs)
+
+            monkeypatch.setattr(LocalStore, name, traced)
+
+    traced_sync("get_sync", read)
+    traced_sync("set_sync", written)
     monkeypatch.setattr(LocalStore, "get", traced_get)
     monkeypatch.setattr(LocalStore, "set", traced_set)
     for module in ("ssem_dask.stages.calibrate", "ssem_dask.stages.relax_io"):

@@ -1,0 +1,127 @@
+"""Requests are made again as long as patience lasts; what no repetition mends is raised at once."""
+
+import errno
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar
+
+import fsspec
+import numpy as np
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from ssem_dask.storage import arrays, retry
+from ssem_dask.storage.retry import carried, is_transient, patient, retrying
+
+
+class Moody(MemoryFileSystem):
+    """Keeps files in memory; every request fails until `anger` is used up."""
+
+    protocol = "moody"
+    cachable = False
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    anger = 0
+
+    def _suffer(self) -> None:
+        if Moody.anger > 0:
+            Moody.anger -= 1
+            raise ConnectionResetError(errno.ECONNRESET, "not now")
+
+    def cat_file(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        self._suffer()
+        return super().cat_file(path, *args, **kwargs)
+
+    def pipe_file(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        self._suffer()
+        return super().pipe_file(path, *args, **kwargs)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(retry, "_LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(retry, "_SHORT", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "transient"),
+    [
+        (ConnectionResetError(errno.ECONNRESET, ""), True),
+        (OSError(errno.EIO, "InternalError"), True),
+        (OSError(errno.EBUSY, "SlowDown"), True),
+        (TimeoutError(), True),
+        (FileNotFoundError(), False),
+        (PermissionError(), False),
+        (OSError(errno.EINVAL, "precondition"), False),
+        (ValueError("checksum"), False),
+    ],
+)
+def test_what_a_repetition_may_mend(error: Exception, transient: bool) -> None:
+    assert is_transient(error) is transient
+
+
+def test_the_clients_errors_tell_by_their_status() -> None:
+    botocore = pytest.importorskip("botocore.exceptions")
+
+    def told(status: int) -> Exception:
+        response = {"Error": {}, "ResponseMetadata": {"HTTPStatusCode": status}}
+        error: Exception = botocore.ClientError(response, "GetObject")
+        return error
+
+    assert [is_transient(told(status)) for status in (500, 503, 429, 403, 400)] == [True, True, True, False, False]
+    assert is_transient(botocore.EndpointConnectionError(endpoint_url="http://nowhere"))
+    assert not is_transient(botocore.NoCredentialsError())
+
+
+def failing(times: int, error: Exception) -> Any:
+    calls = []
+
+    def request() -> int:
+        calls.append(1)
+        if len(calls) <= times:
+            raise error
+        return len(calls)
+
+    return request
+
+
+def test_patience_is_short_outside_and_long_inside() -> None:
+    with patient(30):
+        assert retrying(failing(5, ConnectionError())) == 6
+    with patient(0.0), pytest.raises(ConnectionError):
+        retrying(failing(5, ConnectionError()))
+    with patient(30), pytest.raises(FileNotFoundError):
+        retrying(failing(1, FileNotFoundError()))
+
+
+def test_patience_goes_along_into_other_threads() -> None:
+    with ThreadPoolExecutor(2) as threads:
+        with patient(30):
+            taken = carried(retrying)
+        assert list(threads.map(taken, [failing(3, ConnectionError()) for _ in range(4)])) == [4] * 4
+
+
+def test_zarr_is_patient_too() -> None:
+    fsspec.register_implementation("moody", Moody, clobber=True)
+    array = arrays.create_array(
+        "moody://a.zarr",
+        shape=(8, 8),
+        dtype="uint8",
+        axes=("y", "x"),
+        chunks=(4, 4),
+        shards=None,
+        fill_value=0,
+        attributes={},
+    )
+    values = np.arange(64, dtype="uint8").reshape(8, 8)
+    with patient(30):
+        Moody.anger = 7
+        array[:] = values
+        assert Moody.anger == 0
+        Moody.anger = 7
+        np.testing.assert_array_equal(array[:], values)
+        assert Moody.anger == 0
+    Moody.anger = 1000
+    with patient(0.0), pytest.raises(ConnectionResetError):
+        array[:]
+    Moody.anger = 0
