@@ -72,6 +72,7 @@ def test_one_chunk_and_what_depends_on_it(output: str, finished: str) -> None:
         "render/z000004-y0000128-x0000000",
         "downsample/mip1-z000004-y0000000-x0000000",
         "downsample/mip2-z000004-y0000000-x0000000",
+        "measure/z000000",
     }
     assert done_again(before, output) == expected
     assert told["again"]["chosen"] == ["render/z000004-y0000128-x0000000"]
@@ -147,7 +148,7 @@ def test_changed_values_for_the_chunks_that_failed_alone(output: str, finished: 
 def test_a_changed_configuration_makes_stale_what_it_concerns(output: str) -> None:
     before = entries(output)
     told = rerun(output, "--set", "render.interpolation=bilinear")
-    assert {key.split("/")[0] for key in done_again(before, output)} == {"render", "downsample"}
+    assert {key.split("/")[0] for key in done_again(before, output)} == {"render", "downsample", "measure"}
     assert told["state"] == "complete"
     assert read_run(output)["config"]["render"]["interpolation"] == "bilinear"
     # A table of a method that is not used concerns nothing.
@@ -175,7 +176,7 @@ def test_other_weights_under_the_same_name(observed: str, tmp_path: Path) -> Non
     assert ssem_dask(*words, "--seed", "2").returncode == 0
     told = rerun(output)
     again = {key.split("/")[0] for key in done_again(before, output)}
-    assert again == {"calibrate", "register", "compose", "render", "downsample"}
+    assert again == {"calibrate", "register", "compose", "render", "downsample", "measure"}
     assert told["state"] == "complete"
 
 
@@ -187,7 +188,7 @@ def test_a_torn_entry_brings_its_dependents_along(output: str, finished: str) ->
     told = rerun(output)
     assert told["state"] == "complete"
     again = done_again(before, output)
-    assert {k.split("/")[0] for k in again} == {"compose", "render", "downsample"}
+    assert {k.split("/")[0] for k in again} == {"compose", "render", "downsample", "measure"}
     assert {k[:14] for k in again if k.startswith("render")} == {"render/z000008"}
     assert_same(output, finished)
 
