@@ -10,6 +10,8 @@ What may happen, and what then becomes of a task:
 - the scheduler dies: what was in flight is given out again as soon as there is a scheduler at the same address.
 """
 
+import asyncio
+import concurrent.futures
 import logging
 import time
 from collections import deque
@@ -183,14 +185,15 @@ class DaskExecutor:
                 flight = window.flights.get(future.key)
                 if flight is not None and flight.future is future:
                     del window.flights[future.key]
-                    if future.status in ("cancelled", "lost"):  # with the scheduler
+                    try:
+                        report = _report(future)
+                    except _ConnectionLostError:
                         told = _told_by_ledger(flight.task)
                         if told is not None:
                             yield flight.task, told
                         else:
                             window.again.append(flight)
                     else:
-                        report = _report(future)
                         future.release()
                         pace.longest = max(pace.longest, 0.0 if report is None else report.seconds)
                         yield flight.task, report
@@ -305,14 +308,25 @@ def _overdue(flight: _Flight, now: float, deadline: float) -> bool:
     return now - flight.submitted > (1 + _IN_FLIGHT_PER_THREAD) * deadline
 
 
+class _ConnectionLostError(Exception):
+    """The scheduler, or the worker that holds a result, is gone; the task may have ended all the same."""
+
+
 def _report(future: Future) -> TaskReport | None:
-    """The report of a task that has ended; None if it was lost with its workers."""
+    """The report of a task that has ended; None if it was lost with its workers.
+
+    Raises:
+        _ConnectionLostError: nobody is there to be asked.
+    """
     if future.status in ("cancelled", "lost"):
-        raise ClusterError("The scheduler of the cluster is lost; start it again, then run it again.")
-    error = future.exception()
-    if isinstance(error, KilledWorker):
-        return None
-    if error is not None:
+        raise _ConnectionLostError
+    try:
+        error = future.exception()
+        report: TaskReport | None = future.result() if error is None else None
+    except (OSError, asyncio.CancelledError, concurrent.futures.CancelledError) as lost:
+        raise _ConnectionLostError from lost
+    if isinstance(error, asyncio.CancelledError | concurrent.futures.CancelledError):
+        raise _ConnectionLostError from error
+    if error is not None and not isinstance(error, KilledWorker):
         raise error
-    report: TaskReport = future.result()
     return report
