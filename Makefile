@@ -35,7 +35,7 @@ demo: env  ## Align a made-up volume with known truth; prints the error before a
 
 test: env  ## Run all tests but those of browser and faults, with coverage
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest --ignore tests/browser --ignore tests/faults
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest --ignore tests/browser --ignore tests/faults
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
 test-browser: env  ## Open report and viewer in Chromium; installs Debian's package where there is none
