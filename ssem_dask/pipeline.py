@@ -6,8 +6,7 @@ running a finished one does nothing.
 """
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -20,9 +19,10 @@ from ssem_dask.errors import LayoutError, LeaseLostError, OutputError
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.mending import mend
 from ssem_dask.runtime.clusters import open_cluster
+from ssem_dask.runtime.driving import driving
 from ssem_dask.runtime.events import Observer, Silent, StageStarted
 from ssem_dask.runtime.execute import execute, open_ledger
-from ssem_dask.runtime.executor import Executor, Load, Work, about_dashboard
+from ssem_dask.runtime.executor import Executor, about_dashboard
 from ssem_dask.runtime.progress import Published
 from ssem_dask.source_changes import changed_sections, remember, source_stamps
 from ssem_dask.stages import calibrate, coarse, compose, downsample, mask, measure, register, render
@@ -30,10 +30,8 @@ from ssem_dask.stages.job import Estimate, Job, Stage
 from ssem_dask.stages.sections import refuse_blank
 from ssem_dask.stages.written import written_files
 from ssem_dask.staleness import Again, Chosen, find_stale, mark_stale
-from ssem_dask.storage.lease import Lease, held
 from ssem_dask.storage.ledger import Ledger
-from ssem_dask.storage.location import delete, exists, join
-from ssem_dask.storage.retry import patient
+from ssem_dask.storage.location import delete, exists
 from ssem_dask.storage.run import create_run, read_run, update_run
 from ssem_dask.task import Outcome, Result, Task, TaskReport
 
@@ -132,56 +130,6 @@ def run(plan: Plan, *, executor: Executor, observer: Observer, allow_missing: bo
     with driving(plan.job.output, executor) as guarded:
         _refuse_changed_source(plan.job)
         return carry_on(plan, None, executor=guarded, observer=observer, allow_missing=allow_missing)
-
-
-@contextmanager
-def driving(output: str, executor: Executor) -> Iterator[Executor]:
-    """Be the only driver of a run, and patient with its stores.
-
-    Yields:
-        The executor, which stops where another driver has taken over.
-
-    Raises:
-        OutputError: another driver is at work.
-    """
-    with held(lease_url(output)) as lease, patient():
-        yield Guarded(executor, lease)
-
-
-def lease_url(output: str) -> str:
-    """Where a run's driver says that it is alive."""
-    return join(output, "ledger", "driver.lease")
-
-
-class Guarded:
-    """An executor that stops where the run's lease was lost."""
-
-    def __init__(self, executor: Executor, lease: Lease) -> None:
-        self._executor = executor
-        self._lease = lease
-
-    @property
-    def dashboard(self) -> str | None:
-        """As in `Executor`."""
-        return self._executor.dashboard
-
-    def map(self, work: Work, tasks: Iterable[Task]) -> Iterator[TaskReport]:
-        """As in `Executor`; OutputError where another driver has taken over."""
-        for report in self._executor.map(work, tasks):
-            self._lease.check()
-            yield report
-
-    def load(self) -> Load:
-        """As in `Executor`."""
-        return self._executor.load()
-
-    def publish(self, numbers: Mapping[str, Any]) -> None:
-        """As in `Executor`."""
-        self._executor.publish(numbers)
-
-    def close(self) -> None:
-        """As in `Executor`."""
-        self._executor.close()
 
 
 def carry_on(

@@ -12,9 +12,10 @@ from ssem_dask.alignment import Alignment, open_alignment
 from ssem_dask.config import cluster_settings, digest_of
 from ssem_dask.errors import LeaseLostError, OutputError, SourceError
 from ssem_dask.geometry.mip import shape_at_mip
-from ssem_dask.pipeline import Summary, driving, run_generations
+from ssem_dask.pipeline import Summary, run_generations
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.clusters.config import ClusterConfig
+from ssem_dask.runtime.driving import driving
 from ssem_dask.runtime.events import Observer, Silent
 from ssem_dask.runtime.executor import Executor, about_dashboard
 from ssem_dask.stages import downsample, render

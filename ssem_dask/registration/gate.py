@@ -16,6 +16,8 @@ from ssem_dask.field.quality import fold_rate
 from ssem_dask.field.warp import sample_image
 from ssem_dask.registration.pyramid import pool
 
+UNMATCHED = "of the tissue matched"
+"""How the fault of too few matched nodes ends; those that were found were each judged on their own."""
 POOLED = 4
 """px of the working image that are compared as one."""
 
@@ -68,7 +70,7 @@ def fault_of(
     known = torch.isfinite(field).all(dim=0) & shown
     share = float(known[shown].float().mean())
     if share < _LEAST_KNOWN:
-        return f"{100 * share:.0f} % of the tissue matched"
+        return f"{100 * share:.0f} % {UNMATCHED}"
     if min(nodes.shape) > 1 and fold_rate(field, spacing=nodes.spacing) > _MOST_FOLDED:
         return "folded"
     length = torch.linalg.vector_norm(field[:, known], dim=0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssem_dask.field.grid import Grid
-from ssem_dask.registration.gate import POOLED, fault_of, flattened
+from ssem_dask.registration.gate import POOLED, UNMATCHED, fault_of, flattened
 from ssem_dask.registration.gauss_newton_window import SEARCH_RANGE
 from ssem_dask.registration.pairs import PairFields
 from ssem_dask.registration.phase import scores, still_spectra, turned_spectra
@@ -81,7 +81,7 @@ def gated_window(
             if mended:
                 assert wider is not None
                 fields[k - 1, row], confidence[k - 1, row] = wider.fields[0, 0], wider.confidence[0, 0]
-            elif "matched" not in reason:
+            elif not reason.endswith(UNMATCHED):
                 fields[k - 1, row], confidence[k - 1, row] = torch.nan, 0.0
     return PairFields(fields, confidence), faults
 

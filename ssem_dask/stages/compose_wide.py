@@ -20,8 +20,6 @@ from ssem_dask.composition.separation import UNKNOWNS, Variances
 from ssem_dask.composition.thin import HALO_BLOCKS, Tile, thicken, thin, thin_factor, thin_grid, tiles_of
 from ssem_dask.composition.uncertainty import elastic_variance
 from ssem_dask.field.grid import Grid
-from ssem_dask.geometry.box import Box
-from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.stages.job import Estimate, Job
 from ssem_dask.stages.relax_io import (
     FIT_WINDOWS,
@@ -47,9 +45,6 @@ from ssem_dask.task import Outcome, Result, Task
 from ssem_dask.types import Float64Array
 
 NAME = "compose"
-_THINNED = "pair_affines", "thin_pairs", "thin_weights"
-_TURNS = "turn", "turn_natural", "turn_variance"
-_LONG = "long", "long_natural", "long_variance"
 _SAMPLED = 4
 """Every so many nodes are looked at for a window's typical confidence."""
 
@@ -151,39 +146,6 @@ def generations(job: Job) -> Iterator[Iterable[Task]]:
         )
         for w in windows
         for t in _tiles(job)
-    )
-
-
-def footprint(task: Task) -> Footprint:
-    """What a task of any generation reads and writes."""
-    assert isinstance(task, ThinTask | FitWideTask | LongTask | TileTask)
-    job = task.job
-
-    def of(names: tuple[str, ...], start: int, stop: int) -> tuple[Region, ...]:
-        return tuple(job.sections(f"fields/{name}", start, stop) for name in names)
-
-    fit = job.sections("quality/relax.json")
-    if isinstance(task, FitWideTask):
-        reads = of(("coarse", "pairs", "confidence", "typical", *_THINNED), 0, job.shape[0])
-        return Footprint(reads=reads, writes=(*of(_TURNS, 0, job.shape[0]), fit))
-    (start, stop), (first, last) = core_of(job, task.window), reach_of(job, task.window)
-    if isinstance(task, ThinTask):
-        reads, writes = of(("pairs", "confidence"), start, stop), of(("typical", *_THINNED), start, stop)
-        return Footprint(reads=reads, writes=writes)
-    if isinstance(task, LongTask):
-        return Footprint(reads=(*of((*_THINNED, *_TURNS), first, last), fit), writes=of(_LONG, start, stop))
-    tile = task.tile
-    read, write = (
-        Box(
-            (z[0], s[0].start * job.spacing, s[1].start * job.spacing),
-            (z[1], s[0].stop * job.spacing, s[1].stop * job.spacing),
-        ).clipped(job.shape)
-        for z, s in (((first, last), tile.read), ((start, stop), tile.core))
-    )
-    handed = of(("coarse", "typical", "pair_affines", *_TURNS, *_LONG), first, last)
-    return Footprint(
-        reads=(*handed, *(Region(f"fields/{name}", read) for name in ("pairs", "confidence")), fit),
-        writes=tuple(Region(f"fields/{name}", write) for name in ("section", "uncertainty", "natural")),
     )
 
 

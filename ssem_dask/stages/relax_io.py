@@ -39,36 +39,23 @@ def create_affines(job: Job) -> None:
         fill_value=np.nan,
         attributes={"direction": "pull", "unit": "px@mip0", "map": "affine part of fields/pairs"},
     )
-    create_array(
-        job.url("fields", "turn"),
-        shape=(z, 2, 3),
-        axes=("z", "row", "column"),
-        chunks=(z, 2, 3),
-        dtype="float64",
-        shards=None,
-        fill_value=np.nan,
-        attributes={"direction": "pull", "unit": "px@mip0", "map": "aligned → as fields/coarse aligns"},
-    )
-    create_array(
-        job.url("fields", "turn_natural"),
-        shape=(z, 2, 3),
-        axes=("z", "row", "column"),
-        chunks=(z, 2, 3),
-        dtype="float64",
-        shards=None,
-        fill_value=np.nan,
-        attributes={"direction": "pull", "unit": "px@mip0", "map": "natural motion, aligned z → aligned z-1"},
-    )
-    create_array(
-        job.url("fields", "turn_variance"),
-        shape=(z, 2),
-        axes=("z", "part"),
-        chunks=(z, 2),
-        dtype="float64",
-        shards=None,
-        fill_value=np.nan,
-        attributes={"unit": "px²@mip0", "parts": ["shift, per component", "linear, rms over the section"]},
-    )
+    map_of = {"direction": "pull", "unit": "px@mip0"}
+    parts = ["shift, per component", "linear, rms over the section"]
+    for name, columns, attributes in (
+        ("turn", (2, 3), {**map_of, "map": "aligned → as fields/coarse aligns"}),
+        ("turn_natural", (2, 3), {**map_of, "map": "natural motion, aligned z → aligned z-1"}),
+        ("turn_variance", (2,), {"unit": "px²@mip0", "parts": parts}),
+    ):
+        create_array(
+            job.url("fields", name),
+            shape=(z, *columns),
+            axes=("z", "row", "column") if len(columns) == 2 else ("z", "part"),
+            chunks=(z, *columns),
+            dtype="float64",
+            shards=None,
+            fill_value=np.nan,
+            attributes=attributes,
+        )
 
 
 def create_sections(job: Job, *, chunk: ShapeYX, shard: ShapeYX) -> None:

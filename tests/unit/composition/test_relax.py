@@ -93,9 +93,10 @@ def test_variances_are_found_and_distortion_comes_back() -> None:
     assert model.evidence(total, fitted=fit, expected=None, tilt=None) > CERTAIN_EVIDENCE * count
 
 
-@pytest.mark.parametrize("erratic", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize(("erratic", "most"), [(0.0, 0.01), (1.0, 0.1), (3.0, 0.3)])
 @pytest.mark.parametrize("count", [10, 60])
-def test_without_distortion_nothing_is_undone(count: int, erratic: float) -> None:
+def test_without_distortion_little_is_undone(count: int, erratic: float, most: float) -> None:
+    """Nothing of motion that is correlated along z; of erratic motion, twice as large as is expected, a part."""
     for seed in range(4):
         rng = np.random.default_rng(20 + seed)
         steps = motion(rng, count, 8, sigma=2.0) + rng.normal(size=(count, 8)) * erratic
@@ -103,9 +104,9 @@ def test_without_distortion_nothing_is_undone(count: int, erratic: float) -> Non
         model = SequenceModel(np.ones((2, count)))
         fit = model.fit(total, start=None, expected=None, tilt=None, distorted=True)
         evidence = model.evidence(total, fitted=fit, expected=None, tilt=None)
+        assert evidence < 4.0
         certainty = certainty_of(evidence, pairs=count - 1)
-        assert certainty < 0.01
-        assert rms(model.solve(total, believed(fit.variances, certainty=certainty)).distortion) < 0.3 * rms(steps)
+        assert rms(model.solve(total, believed(fit.variances, certainty=certainty)).distortion) < most * rms(steps)
 
 
 def test_erratic_motion_is_told_from_distortion() -> None:
@@ -209,7 +210,9 @@ def test_shifts_of_a_dozen_sections_that_happen_to_run_slowly_are_not_taken_for_
         total = observed(d, motion(rng, 14, 2, sigma=0.4), 2) + rng.normal(size=(2, 14, 2)) * 0.2
         for expected, out in ((0.4, errors), (None, blind)):
             fit = model.fit(total, start=None, expected=expected, tilt=None, distorted=True)
-            variances = fit.variances if expected is None else believed(fit.variances, certainty=1.0)
+            evidence = model.evidence(total, fitted=fit, expected=expected, tilt=None)
+            certainty = certainty_of(evidence, pairs=13)
+            variances = fit.variances if expected is None else believed(fit.variances, certainty=certainty)
             out.append(rms(np.diff(model.solve(total, variances).distortion - d, axis=0)))
     assert max(errors) < 1.2
     assert max(errors) < 0.7 * max(blind)
