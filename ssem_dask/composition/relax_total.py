@@ -44,20 +44,33 @@ def split_pairs(pairs: Tensor, weights: Float64Array, *, grid: Grid) -> SplitPai
     affine = np.full((*pairs.shape[:2], 2, 3), np.nan)
     rest = torch.full_like(pairs, torch.nan)
     for k, z in np.ndindex(*affine.shape[:2]):
-        weight = weights[k, z].ravel()
-        known = weight > 0
-        if known.sum() < max(_LEAST_NODES, _LEAST_SHARE * known.size):
+        found = robust_affine(points, pairs[k, z].reshape(2, -1).T.double().numpy(), weights[k, z].ravel())
+        if found is None:
             continue
-        at = points[known]
-        target = at + pairs[k, z].reshape(2, -1).T.double().numpy()[known]
-        robust = np.ones(len(at))
-        for _ in range(3):
-            found = fit_affine(positions=at, targets=target, weights=weight[known] * robust)
-            miss = np.linalg.norm(at @ found[:, :2].T + found[:, 2] - target, axis=1)
-            robust = 1.0 / (1.0 + (miss / (_OUTLIER * max(float(np.median(miss)), 1e-3))) ** 2)
         affine[k, z] = found
         rest[k, z] = pairs[k, z] - (apply_affine(found, positions) - positions).float()
     return SplitPairs(affine, rest)
+
+
+def robust_affine(points: Float64Array, displacements: Float64Array, weights: Float64Array) -> Float64Array | None:
+    """The affine map `(2, 3)` that most of the displacements follow; None where too few are known.
+
+    Args:
+        points: `(n, 2)`, px.
+        displacements: `(n, 2)`, px; anything where they are not known.
+        weights: `(n,)`, 0 where they are not known.
+    """
+    known = weights > 0
+    if known.sum() < max(_LEAST_NODES, _LEAST_SHARE * known.size):
+        return None
+    at = points[known]
+    target = at + displacements[known]
+    robust = np.ones(len(at))
+    for _ in range(3):
+        found = fit_affine(positions=at, targets=target, weights=weights[known] * robust)
+        miss = np.linalg.norm(at @ found[:, :2].T + found[:, 2] - target, axis=1)
+        robust = 1.0 / (1.0 + (miss / (_OUTLIER * max(float(np.median(miss)), 1e-3))) ** 2)
+    return found
 
 
 def without_affines(pairs: Tensor, affine: Float64Array, *, grid: Grid) -> Tensor:

@@ -1,7 +1,7 @@
 """Stage compose, method `relax`, for sections of more nodes than are solved for at once (`[compose.relax] plane`).
 
 As `compose_relax`, but split by frequency (`composition.thin`), so that a task's memory does not grow with the section.
-Generation 1 reads the pair fields plane by plane, takes their affine parts out and thins them; generation 2 solves for
+Generation 1 reads the pair fields band by band, thins them and takes their affine parts out; generation 2 solves for
 the affines and fits the spectra, of thinned planes and of some tiles; generation 3 solves for the long waves of each
 window of sections; generation 4 for the short waves of each tile of each window, and writes `fields/section`.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ssem_dask.composition.relax import node_weights, solve_elastic, spoken_for, typical_confidence
 from ssem_dask.composition.relax_report import band_records
-from ssem_dask.composition.relax_total import SplitPairs, split_pairs, without_affines
+from ssem_dask.composition.relax_total import SplitPairs, robust_affine, without_affines
 from ssem_dask.composition.separation import UNKNOWNS, Variances
 from ssem_dask.composition.thin import HALO_BLOCKS, Tile, thicken, thin, thin_factor, thin_grid, tiles_of
 from ssem_dask.composition.uncertainty import elastic_variance
@@ -45,8 +45,8 @@ from ssem_dask.task import Outcome, Result, Task
 from ssem_dask.types import Float64Array
 
 NAME = "compose"
-_SAMPLED = 4
-"""Every so many nodes are looked at for a window's typical confidence."""
+_SAMPLED = 256
+"""Nodes along a side that are looked at for a window's typical confidence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +171,8 @@ def estimate(job: Job) -> Estimate:
     read = max((t.read[0].stop - t.read[0].start) * (t.read[1].stop - t.read[1].start) for t in tiles)
     nodes = max(read, plane // factor**2)
     halo = sum((t.read[0].stop - t.read[0].start) * (t.read[1].stop - t.read[1].start) for t in tiles) / plane
+    # A band of rows in double precision with its places and what thinning makes of it; one plane of confidences.
+    band = _side(job) * grid.shape[1] * k * 4 * 8 * 4 + plane * 4
     passed = plane // factor**2 * 4 * (k * 3 + 5)
     return Estimate(
         tasks=windows * (2 + len(tiles)) + 1,
@@ -178,34 +180,63 @@ def estimate(job: Job) -> Estimate:
         bytes_read=int(plane * 4 * k * 3 * (job.shape[0] + windows * held * halo)) + 2 * passed * job.shape[0],
         bytes_written=plane * 4 * (5 if config.keep_natural else 3) * job.shape[0] + passed * job.shape[0],
         files=windows * (6 + (3 if config.keep_natural else 2) * len(tiles)) + FIT_WINDOWS,
-        memory=max(nodes * held * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 8 * 3), plane * 3 * 4 * 8),
+        memory=max(nodes * held * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 8 * 3), band),
     )
 
 
 def _run_thin(task: ThinTask) -> Result:
-    job, grid, factor = task.job, grid_of(task.job), factor_of(task.job)
+    job, k = task.job, steps_of(task.job)
     start, stop = core_of(job, task.window)
-    k = steps_of(job)
-    near = open_array(job.url("fields", "confidence"), mode="r")
-    seen = [np.asarray(near[0, z])[::_SAMPLED, ::_SAMPLED] for z in range(start, stop)]
-    typical = typical_confidence(np.nan_to_num(np.stack(seen)).astype(np.float64))
+    typical = _typical(job, start, stop)
     open_array(job.url("fields", "typical"), mode="r+")[start:stop] = typical
-    blocks = thin_grid(grid, factor=factor).shape
+    blocks = thin_grid(grid_of(job), factor=factor_of(job)).shape
     affines = np.full((k, stop - start, 2, 3), np.nan)
     pairs, weights = np.full((k, stop - start, 2, *blocks), np.nan), np.zeros((k, stop - start, *blocks))
     read = 0
-    for z in range(start, stop):  # plane by plane, whatever the section's size
-        fields, confidence = read_pairs(job, z, z + 1)
-        read += fields.nbytes + confidence.nbytes
-        worth = node_weights(fields, confidence, typical=typical)
-        split = split_pairs(fields, worth, grid=grid)
-        mean, share = thin(split.rest.double(), torch.from_numpy(worth), factor=factor)
-        affines[:, z - start], pairs[:, z - start] = split.affine[:, 0], mean[:, 0].numpy()
-        weights[:, z - start] = share[:, 0].numpy()
+    for i, z in enumerate(range(start, stop)):
+        mean, at, worth, size = _thinned(job, z, typical=typical)
+        read += size
+        for step in range(k):
+            points, moved = (values[step].reshape(2, -1).T for values in (at, mean))
+            found = robust_affine(points, moved, worth[step].ravel())
+            if found is not None:
+                affines[step, i], weights[step, i] = found, worth[step]
+                pairs[step, i] = (points + moved - points @ found[:, :2].T - found[:, 2]).T.reshape(2, *blocks)
     open_array(job.url("fields", "pair_affines"), mode="r+")[:, start:stop] = affines
     open_array(job.url("fields", "thin_pairs"), mode="r+")[:, start:stop] = pairs.astype(np.float32)
     open_array(job.url("fields", "thin_weights"), mode="r+")[:, start:stop] = weights.astype(np.float32)
     return Result(bytes_read=read, bytes_written=(pairs.nbytes + weights.nbytes) // 2)
+
+
+def _typical(job: Job, start: int, stop: int) -> float:
+    """Typical confidence of the neighbour pairs of some sections, from some nodes of each."""
+    near = open_array(job.url("fields", "confidence"), mode="r")
+    every = max(1, max(grid_of(job).shape) // _SAMPLED)
+    seen = [np.asarray(near[0, z])[::every, ::every] for z in range(start, stop)]
+    return typical_confidence(np.nan_to_num(np.stack(seen)).astype(np.float64))
+
+
+def _thinned(job: Job, z: int, *, typical: float) -> tuple[Float64Array, Float64Array, Float64Array, int]:
+    """Means over blocks of a section's pair fields, read in bands: a section may be wider than what fits in memory.
+
+    Returns:
+        Displacements and the places that they stand for, `(k, 2, y', x')`, px, NaN unknown; weights `(k, y', x')`;
+        bytes read. The places are means too, since a block may be known in part.
+    """
+    whole, factor, side = grid_of(job), factor_of(job), _side(job)
+    bands = []
+    read = 0
+    for top in range(0, whole.shape[0], side):
+        rows = slice(top, min(top + side, whole.shape[0]))
+        pairs, confidence = read_pairs(job, z, z + 1, rows=rows)
+        read += pairs.nbytes + confidence.nbytes
+        worth = torch.from_numpy(node_weights(pairs, confidence, typical=typical))[:, 0]
+        grid = Tile((rows, slice(0, whole.shape[1])), (rows, slice(0, whole.shape[1]))).grid(whole)
+        places = grid.positions().double().expand(len(pairs), 2, *grid.shape)
+        means, share = thin(torch.cat([pairs[:, 0].double(), places], dim=1), worth, factor=factor)
+        bands.append(torch.cat([means, share[:, None]], dim=1))
+    joined = torch.cat(bands, dim=2).numpy()
+    return joined[:, :2], joined[:, 2:4], joined[:, 4], read
 
 
 def _run_fit(task: FitWideTask) -> Result:

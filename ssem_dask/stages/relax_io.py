@@ -195,11 +195,11 @@ def mean_variances(variances: tuple[Variances, ...]) -> Variances:
     )
 
 
-def read_pairs(job: Job, start: int, stop: int) -> tuple[Tensor, Tensor]:
-    """Pair fields `(K, z, 2, y, x)` and confidences of some sections."""
+def read_pairs(job: Job, start: int, stop: int, *, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
+    """Pair fields `(K, z, 2, y, x)` and confidences of some sections, and of some rows of their nodes."""
     k = steps_of(job)
-    fields = open_array(job.url("fields", "pairs"), mode="r")[:k, start:stop]
-    confidence = open_array(job.url("fields", "confidence"), mode="r")[:k, start:stop]
+    fields = open_array(job.url("fields", "pairs"), mode="r")[:k, start:stop, :, rows]
+    confidence = open_array(job.url("fields", "confidence"), mode="r")[:k, start:stop, rows]
     return torch.from_numpy(np.asarray(fields)), torch.from_numpy(np.asarray(confidence))
 
 

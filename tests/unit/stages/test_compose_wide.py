@@ -105,6 +105,22 @@ def test_tiles_give_what_whole_planes_give(observed: tuple[Float64Array, Float64
         assert np.sqrt(np.square(there - here).mean()) < 0.15 * np.sqrt(np.square(here).mean()), name
 
 
+def test_thinning_takes_affine_maps_out_exactly(tmp_path: Path) -> None:
+    """Also where blocks are known in part, at holes and at the far border."""
+    pixels = np.moveaxis(np.indices((NODES[0], NODES[1])), 0, -1) * SPACING + SPACING / 2
+    turn = np.array([[0.01, -0.02, 7.0], [0.03, 0.005, -4.0]])
+    moved = np.moveaxis(pixels @ turn[:, :2].T + turn[:, 2], -1, 0)
+    pairs = np.full((3, SECTIONS, 2, *NODES), np.nan, dtype=np.float32)
+    for k in (1, 2, 3):
+        pairs[k - 1, k:] = moved
+    pairs[:, 9, :, 21:34, 31:50] = np.nan
+    job = composed(tmp_path, pairs, window=16, plane=30, tile=24, rounds=1, iterations=1)
+    assert factor_of(job) == 3  # of 80 nodes the last block holds two
+    affines = read(job, "pair_affines")[0, 1:]
+    np.testing.assert_allclose(affines, np.broadcast_to(turn + IDENTITY, affines.shape), atol=1e-3)
+    assert np.nanmax(np.abs(read(job, "thin_pairs"))) < 0.01
+
+
 def test_memory_does_not_grow_with_the_section(tmp_path: Path) -> None:
     def memory(side: int) -> int:
         source = str(tmp_path / f"{side}.zarr")
