@@ -5,17 +5,17 @@ from torch import Tensor
 
 
 def jacobian(field: Tensor, *, spacing: float) -> Tensor:
-    """Jacobian matrix `(2, 2, y-1, x-1)` of p ↦ p + u(p) by forward differences: [i, j] = ∂(map i)/∂(axis j)."""
-    dy = (field[:, 1:, :-1] - field[:, :-1, :-1]) / spacing
-    dx = (field[:, :-1, 1:] - field[:, :-1, :-1]) / spacing
-    gradient = torch.stack([dy, dx], dim=1)
+    """Jacobian matrix `(…, 2, 2, y-1, x-1)` of p ↦ p + u(p) by forward differences: [i, j] = ∂(map i)/∂(axis j)."""
+    dy = (field[..., 1:, :-1] - field[..., :-1, :-1]) / spacing
+    dx = (field[..., :-1, 1:] - field[..., :-1, :-1]) / spacing
+    gradient = torch.stack([dy, dx], dim=-3)
     return gradient + torch.eye(2, dtype=field.dtype, device=field.device)[:, :, None, None]
 
 
 def jacobian_determinant(field: Tensor, *, spacing: float) -> Tensor:
-    """Local area change |J| `(y-1, x-1)`: 1 is unchanged, at most 0 is folded; NaN is unknown."""
+    """Local area change |J| `(…, y-1, x-1)` of `(…, 2, y, x)`: 1 is unchanged, at most 0 is folded; NaN is unknown."""
     j = jacobian(field, spacing=spacing)
-    return j[0, 0] * j[1, 1] - j[0, 1] * j[1, 0]
+    return j[..., 0, 0, :, :] * j[..., 1, 1, :, :] - j[..., 0, 1, :, :] * j[..., 1, 0, :, :]
 
 
 def fold_rate(field: Tensor, *, spacing: float) -> float:

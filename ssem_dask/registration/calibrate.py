@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_batch
-from ssem_dask.registration.encoder import load_encoder
+from ssem_dask.registration.encoder import encoder_on
 from ssem_dask.registration.gauss_newton import (
     DEFAULT_SMOOTHNESS,
     GaussNewtonConfig,
@@ -93,7 +93,7 @@ def probe_window(
     """
     if len(images) < LEAST_SECTIONS:
         return ()
-    encoder = load_encoder(config.encoder, digest=config.encoder_digest).to(device)
+    encoder = encoder_on(config.encoder, digest=config.encoder_digest, device=device)
     with torch.inference_mode():
         finest = encoded_sections(images, valid=valid, grid=grid, encoder=encoder, device=device)
         pyramid = feature_pyramid(finest, levels=max(config.levels) + 1)

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, max_pool2d
+from torch.nn.functional import max_pool2d
 
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_batch
 from ssem_dask.field.quality import jacobian_determinant
 from ssem_dask.registration.gauss_newton import FeatureLevel, gradients
 from ssem_dask.registration.normal_equations import robust_weights
+from ssem_dask.registration.vector_map import axis_index, axis_matrix
 
 _SIDE = 9  # feature px of the squares that correlation and Hessian are averaged over
 _CHANCE = 0.05  # local correlation that unrelated tissue reaches
@@ -58,13 +59,18 @@ def evidence(
     (ay, ax), (by, bx) = gradients(a), gradients(b)
     weight = robust_weights(b - a, valid=valid, cutoff=cutoff)
     hessian = 0.125 * ((ay + by).square() + (ax + bx).square()).sum(dim=1) * weight
-    share = _box(valid[:, None])
-    inverse = 1.0 / share.clamp(min=1e-6)
-    correlation = _local_correlation(a, b, valid=valid[:, None], inverse=inverse)
-    maps = torch.cat([_box(hessian[:, None]) * inverse, correlation, share], dim=1)
-    positions = nodes.positions(maps.device).expand(len(maps), -1, -1, -1)
-    found = sample_batch(maps, grid=fixed.grid, positions=positions)
-    return Evidence(found[:, 0], found[:, 1], found[:, 2])
+    count = a.shape[1]
+    both = valid[:, None]
+    products = [(of * both).sum(dim=1, keepdim=True) for of in (a * b, a.square(), b.square())]
+    sums = _around(torch.cat([a * both, b * both, *products, hessian[:, None], both], dim=1), fixed.grid, nodes)
+    share = sums[:, -1]
+    means = sums / share[:, None].clamp(min=1e-6)
+    mean_a, mean_b, (ab, aa, bb) = means[:, :count], means[:, count : 2 * count], means[:, -5:-2].unbind(1)
+    covariance = ab - (mean_a * mean_b).sum(dim=1)
+    variance_a = (aa - mean_a.square().sum(dim=1)).clamp(min=0.0)
+    variance_b = (bb - mean_b.square().sum(dim=1)).clamp(min=0.0)
+    correlation = covariance / (variance_a * variance_b).sqrt().clamp(min=1e-6)
+    return Evidence(means[:, -2], correlation, share)
 
 
 def raw_confidence(found: Evidence) -> Tensor:
@@ -88,23 +94,26 @@ def disagreement(*, forward: Tensor, backward: Tensor, nodes: Grid) -> Tensor:
     return missed
 
 
-def folded(field: Tensor, *, spacing: float) -> Tensor:
-    """Nodes `(y, x)` at a corner of a cell where |J| <= 0, for a field `(2, y, x)`."""
-    if min(field.shape[-2:]) < 2:
-        return torch.zeros(field.shape[-2:], dtype=torch.bool, device=field.device)
-    cells = (jacobian_determinant(field, spacing=spacing) <= 0).float()
-    return max_pool2d(cells[None, None], 2, stride=1, padding=1)[0, 0] > 0
+def folded(fields: Tensor, *, spacing: float) -> Tensor:
+    """Nodes `(n, y, x)` at a corner of a cell where |J| <= 0, for fields `(n, 2, y, x)`."""
+    if min(fields.shape[-2:]) < 2:
+        return torch.zeros_like(fields[:, 0], dtype=torch.bool)
+    cells = (jacobian_determinant(fields, spacing=spacing) <= 0).float()
+    return max_pool2d(cells[:, None], 2, stride=1, padding=1)[:, 0] > 0
 
 
-def _local_correlation(a: Tensor, b: Tensor, *, valid: Tensor, inverse: Tensor) -> Tensor:
-    """Correlation `(n, 1, h, w)` of all channels together in squares of valid px about each pixel."""
-    mean_a, mean_b = _box(a * valid) * inverse, _box(b * valid) * inverse
-    covariance = (_box((a * b * valid).sum(dim=1, keepdim=True)) * inverse) - (mean_a * mean_b).sum(dim=1, keepdim=True)
-    variance_a = _box((a.square() * valid).sum(dim=1, keepdim=True)) * inverse - mean_a.square().sum(1, keepdim=True)
-    variance_b = _box((b.square() * valid).sum(dim=1, keepdim=True)) * inverse - mean_b.square().sum(1, keepdim=True)
-    return covariance / (variance_a.clamp(min=0.0) * variance_b.clamp(min=0.0)).sqrt().clamp(min=1e-6)
+def _around(values: Tensor, pixels: Grid, nodes: Grid) -> Tensor:
+    """Means `(n, c, ny, nx)` of `(n, c, h, w)` over squares about each node, bilinear between those about the pixels; at
+    the border over the part that lies inside.
+    """
+    y, x = (_squares(pixels, nodes, axis).to(values.device) for axis in (0, 1))
+    return y @ (values @ x.T)
 
 
-def _box(values: Tensor) -> Tensor:
-    """Mean over squares about each pixel; at the border, over the part that lies inside."""
-    return avg_pool2d(values, _SIDE, stride=1, padding=_SIDE // 2, count_include_pad=False)
+def _squares(pixels: Grid, nodes: Grid, axis: int) -> Tensor:
+    """Weights `(nodes, pixels)` of one axis."""
+    count = pixels.shape[axis]
+    index = torch.arange(count)
+    near = ((index[:, None] - index[None, :]).abs() <= _SIDE // 2).float()
+    at_nodes = axis_matrix(axis_index(nodes, pixels, axis), count=count, kind="bilinear")
+    return at_nodes @ (near / near.sum(dim=1, keepdim=True))

@@ -6,13 +6,16 @@ all, whether the field lies at the end of what could be searched, and whether th
 laid on each other. The bounds are far from what sound pairs show; they are there to catch what went wrong.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from ssem_dask.field.grid import Grid
-from ssem_dask.field.interpolate import sample_known
-from ssem_dask.field.quality import fold_rate
+from ssem_dask.field.interpolate import sample_batch
+from ssem_dask.field.quality import jacobian_determinant
 from ssem_dask.field.warp import sample_image
 from ssem_dask.registration.pyramid import pool
 
@@ -32,51 +35,103 @@ _END = 0.9  # of the search range
 _CHANCE = 0.1
 _LEAST_COMPARED = 1024  # pooled px; fewer are alike or unlike by chance
 _SIDE = 9  # pooled px, of the squares whose mean is taken out
+_BATCH = 8  # pairs at a time
 
 
-def fault_of(
-    field: Tensor,
-    *,
-    fixed: Tensor,
-    moving: Tensor,
-    valid: tuple[Tensor, Tensor],
-    image: Grid,
-    nodes: Grid,
-    reach: float,
-) -> str:
-    """What is wrong with a pair field.
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """The sections of a window as the check sees them."""
+
+    images: Tensor
+    """`(z, h, w)` as `flattened` returns them."""
+    inside: Tensor
+    """`(z, h, w)` float32, 0 or 1: their masks."""
+    grid: Grid
+    """Of the two."""
+    tissue: Tensor
+    """`(z, ny, nx)` bool: nodes that lie on tissue."""
+
+
+def looks_of(images: Tensor, *, valid: Tensor, image: Grid, nodes: Grid) -> Looks:
+    """Prepare sections to be checked, once for all pairs.
 
     Args:
-        field: `(2, ny, nx)` on `nodes`, mip-0 px; NaN is unknown.
-        fixed: `(y, x)`, coarse-aligned, any intensity unit.
-        moving: the same.
-        valid: masks `(y, x)` of the two, False where there is no tissue.
-        image: grid of the two images' pixels.
-        nodes: of the field.
+        images: `(z, y, x)` float32, coarse-aligned, any intensity unit.
+        valid: `(z, y, x)` bool, False where there is no tissue.
+        image: grid of the images' pixels.
+        nodes: of the fields.
+    """
+    flat, insides, tissue = [], [], []
+    factor = max(1, round(nodes.spacing / image.spacing))
+    positions = nodes.positions(images.device)
+    for section, mask in zip(images, valid, strict=True):  # one by one: bounds memory
+        pixels, inside = flattened(section, mask=mask)
+        flat.append(pixels)
+        insides.append(inside.float())
+        share = pool(mask.float(), factor)
+        cells = Grid((share.shape[0], share.shape[1]), image.spacing * factor, image.origin)
+        at_nodes, within = sample_image(share[None], grid=cells, positions=positions, kind="nearest")
+        tissue.append(within & (at_nodes[0] > 0.5))
+    grid = Grid((flat[0].shape[0], flat[0].shape[1]), image.spacing * POOLED, image.origin)
+    return Looks(torch.stack(flat), torch.stack(insides), grid, torch.stack(tissue))
+
+
+def faults_of(
+    fields: Tensor, *, pairs: Sequence[tuple[int, int]], looks: Looks, nodes: Grid, reach: float
+) -> list[str]:
+    """What is wrong with pair fields.
+
+    Args:
+        fields: `(n, 2, ny, nx)` on `nodes`, mip-0 px; NaN is unknown.
+        pairs: (fixed, moving) of each: indices of sections.
+        looks: of the sections.
+        nodes: of the fields.
         reach: longest displacement that the search could find, mip-0 px.
 
     Returns:
-        A few words; empty if nothing is wrong.
+        A few words for each pair; empty where nothing is wrong.
     """
-    positions = nodes.positions()
-    tissue = torch.stack([mask.float() for mask in valid])
-    factor = max(1, round(nodes.spacing / image.spacing))
-    shares = pool(tissue, factor)
-    cells = Grid((shares.shape[1], shares.shape[2]), image.spacing * factor, image.origin)
-    at_nodes, inside = sample_image(shares, grid=cells, positions=positions, kind="nearest")
-    shown = inside & (at_nodes > 0.5).all(dim=0)
-    if float(shown.float().mean()) < _LEAST_TISSUE:
+    out = []
+    for first in range(0, len(pairs), _BATCH):
+        part = slice(first, first + _BATCH)
+        index = torch.tensor(pairs[part], device=fields.device)
+        measured = _measures(fields[part], index[:, 0], index[:, 1], looks, nodes, reach)
+        out += [_judged(*row) for row in measured.tolist()]
+    return out
+
+
+def _measures(
+    fields: Tensor, fixed: Tensor, moving: Tensor, looks: Looks, nodes: Grid, reach: float
+) -> Tensor:
+    """`(n, 5)` float64: shares of tissue, of it known, of cells folded, of nodes at the end; likeness."""
+    shown = looks.tissue[fixed] & looks.tissue[moving]
+    found = torch.isfinite(fields).all(dim=1)
+    known = found & shown
+    count = known.sum(dim=(1, 2))
+    determinant = jacobian_determinant(fields, spacing=nodes.spacing)
+    cells = torch.isfinite(determinant)
+    folded = ((determinant <= 0) & cells).sum(dim=(1, 2)) / cells.sum(dim=(1, 2)).clamp(min=1)
+    far = (torch.linalg.vector_norm(fields, dim=1) > _END * reach) & known
+    alike = _likeness(fields, found, fixed, moving, looks, nodes)
+    columns = [
+        shown.double().mean(dim=(1, 2)),
+        count / shown.sum(dim=(1, 2)).clamp(min=1),
+        folded,
+        far.sum(dim=(1, 2)) / count.clamp(min=1),
+        alike,
+    ]
+    return torch.stack([column.double() for column in columns], dim=1)
+
+
+def _judged(tissue: float, share: float, folded: float, at_end: float, alike: float) -> str:
+    if tissue < _LEAST_TISSUE:
         return ""
-    known = torch.isfinite(field).all(dim=0) & shown
-    share = float(known[shown].float().mean())
     if share < _LEAST_KNOWN:
         return f"{100 * share:.0f} % {UNMATCHED}"
-    if min(nodes.shape) > 1 and fold_rate(field, spacing=nodes.spacing) > _MOST_FOLDED:
+    if folded > _MOST_FOLDED:
         return "folded"
-    length = torch.linalg.vector_norm(field[:, known], dim=0)
-    if float((length > _END * reach).float().mean()) > _MOST_AT_END:
+    if at_end > _MOST_AT_END:
         return "at the end of the search range"
-    alike = _likeness(field, fixed=fixed, moving=moving, valid=valid, image=image, nodes=nodes)
     return f"sections unlike (correlation {alike:.2f})" if share * alike < _CHANCE else ""
 
 
@@ -89,28 +144,37 @@ def flattened(image: Tensor, *, mask: Tensor) -> tuple[Tensor, Tensor]:
     return flat, inside
 
 
-def pooled_grid(image: Grid, like: Tensor) -> Grid:
-    """Grid of what `flattened` returns."""
-    return Grid((like.shape[-2], like.shape[-1]), image.spacing * POOLED, image.origin)
-
-
 def _likeness(
-    field: Tensor, *, fixed: Tensor, moving: Tensor, valid: tuple[Tensor, Tensor], image: Grid, nodes: Grid
-) -> float:
-    """Correlation of the fixed and the warped moving image where the field is known; 1 where nothing can be told."""
-    a, a_inside = flattened(fixed, mask=valid[0])
-    b, b_inside = flattened(moving, mask=valid[1])
-    grid = pooled_grid(image, a)
-    places = grid.positions()
-    displacement = sample_known(field, grid=nodes, positions=places)
-    warped, reached = sample_image(
-        torch.stack([b, b_inside.float()]), grid=grid, positions=places + displacement, kind="bilinear"
-    )
-    compared = a_inside & reached & (warped[1] > 0.99) & nodes.contains(places)
-    x, y = a[compared].double(), warped[0][compared].double()
-    if x.numel() < _LEAST_COMPARED or float(x.std()) == 0.0 or float(y.std()) == 0.0:
-        return 1.0
-    return float(torch.corrcoef(torch.stack([x, y]))[0, 1])
+    fields: Tensor, found: Tensor, fixed: Tensor, moving: Tensor, looks: Looks, nodes: Grid
+) -> Tensor:
+    """Correlations `(n,)` of the fixed and the warped moving images where the fields are known; 1 where nothing can be
+    told.
+    """
+    places = looks.grid.positions(fields.device)
+    everywhere = places.expand(len(fields), -1, -1, -1)
+    values = torch.cat([torch.where(found[:, None], fields, torch.zeros_like(fields)), found[:, None].float()], dim=1)
+    sampled = sample_batch(values, grid=nodes, positions=everywhere)
+    weight = sampled[:, 2]
+    where = everywhere + sampled[:, :2] / weight.clamp(min=0.5)[:, None]
+    stacked = torch.stack([looks.images[moving], looks.inside[moving]], dim=1)
+    warped = sample_batch(stacked, grid=looks.grid, positions=where)
+    compared = (
+        (weight >= 0.5)
+        & (looks.inside[fixed] > 0)
+        & looks.grid.contains(where.transpose(0, 1))
+        & (warped[:, 1] > 0.99)
+        & nodes.contains(places)
+    ).double()
+    count = compared.sum(dim=(1, 2))
+    a, b = looks.images[fixed].double(), warped[:, 0].double()
+
+    def mean(of: Tensor) -> Tensor:
+        return (of * compared).sum(dim=(1, 2), keepdim=True) / count.clamp(min=1)[:, None, None]
+
+    a, b = a - mean(a), b - mean(b)
+    product, energy_a, energy_b = (mean(of).flatten() for of in (a * b, a.square(), b.square()))
+    told = (count >= _LEAST_COMPARED) & (energy_a > 0) & (energy_b > 0)
+    return torch.where(told, product / (energy_a * energy_b).sqrt().clamp(min=1e-30), torch.ones_like(product))
 
 
 def _mean(image: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssem_dask.field.grid import Grid
-from ssem_dask.registration.gate import POOLED, UNMATCHED, fault_of, flattened
+from ssem_dask.registration.gate import POOLED, UNMATCHED, faults_of, flattened, looks_of
 from ssem_dask.registration.gauss_newton_window import SEARCH_RANGE
 from ssem_dask.registration.pairs import PairFields
 from ssem_dask.registration.phase import scores, still_spectra, turned_spectra
@@ -56,33 +56,31 @@ def gated_window(
         device=device,
         tears=tears,
     )
-    fields, confidence = found.fields.cpu(), found.confidence.cpu()
+    fields, confidence = found.fields, found.confidence
+    pairs = [(z, z - k) for k in range(1, neighbours + 1) for z in core if z >= k]
+    if not pairs:
+        return found, []
+    images, valid = images.to(fields.device), valid.to(fields.device)
+    looks = looks_of(images, valid=valid, image=grid, nodes=nodes)
+    found_of = torch.stack([fields[z - other - 1, z - core.start] for z, other in pairs])
+    reasons = faults_of(found_of, pairs=pairs, looks=looks, nodes=nodes, reach=SEARCH_RANGE * grid.spacing)
     faults = []
-    reach = SEARCH_RANGE * grid.spacing
-    for k in range(1, neighbours + 1):
-        for row, z in enumerate(core):
-            other = z - k
-            if other < 0:
-                continue
-            pair = {"fixed": images[z], "moving": images[other], "valid": (valid[z], valid[other])}
-            reason = fault_of(fields[k - 1, row], **pair, image=grid, nodes=nodes, reach=reach)  # type: ignore[arg-type]
-            if not reason:
-                continue
-            wider = _wider(images[[other, z]], valid[[other, z]], grid, nodes, config, device)
-            far = max(grid.shape) * grid.spacing
-            mended = wider is not None and not fault_of(
-                wider.fields[0, 0],
-                **pair,  # type: ignore[arg-type]
-                image=grid,
-                nodes=nodes,
-                reach=far,
-            )
-            faults.append(Fault(k, z, reason, mended))
-            if mended:
-                assert wider is not None
-                fields[k - 1, row], confidence[k - 1, row] = wider.fields[0, 0], wider.confidence[0, 0]
-            elif not reason.endswith(UNMATCHED):
-                fields[k - 1, row], confidence[k - 1, row] = torch.nan, 0.0
+    for (z, other), reason in zip(pairs, reasons, strict=True):
+        if not reason:
+            continue
+        at = z - other - 1, z - core.start
+        wider = _wider(images[[other, z]], valid[[other, z]], grid, nodes, config, device)
+        far = max(grid.shape) * grid.spacing
+        mended = (
+            wider is not None
+            and not faults_of(wider.fields[0], pairs=[(z, other)], looks=looks, nodes=nodes, reach=far)[0]
+        )
+        faults.append(Fault(z - other, z, reason, mended))
+        if mended:
+            assert wider is not None
+            fields[at], confidence[at] = wider.fields[0, 0], wider.confidence[0, 0]
+        elif not reason.endswith(UNMATCHED):
+            fields[at], confidence[at] = torch.nan, 0.0
     return PairFields(fields, confidence), faults
 
 
@@ -105,14 +103,14 @@ def _wider(
         device=device,
     )
     # What lies at p in the shifted section lies at p + shift in the section itself.
-    offset = torch.tensor(shift, dtype=torch.float32)[:, None, None] * grid.spacing
-    return PairFields(found.fields.cpu() + offset, found.confidence.cpu())
+    offset = found.fields.new_tensor(shift)[:, None, None] * grid.spacing
+    return PairFields(found.fields + offset, found.confidence)
 
 
 def _best_shift(*, fixed: Tensor, moving: Tensor, valid: tuple[Tensor, Tensor]) -> tuple[int, int] | None:
     """The shift s, px of the image, for which moving(p + s) resembles fixed(p) most."""
-    a, a_mask = flattened(fixed, mask=valid[0])
-    b, b_mask = flattened(moving, mask=valid[1])
+    a, a_mask = (of.cpu() for of in flattened(fixed, mask=valid[0]))
+    b, b_mask = (of.cpu() for of in flattened(moving, mask=valid[1]))
     if not a_mask.any() or not b_mask.any():
         return None
     shape = a.shape[0], a.shape[1]

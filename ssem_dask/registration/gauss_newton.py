@@ -129,6 +129,23 @@ def feature_pyramid(finest: FeatureLevel, *, levels: int) -> list[FeatureLevel]:
     return pyramid
 
 
+def plan_of(config: GaussNewtonConfig, finest: Grid, *, warm: bool) -> list[tuple[int, int, int]]:
+    """The steps that are run: (level, spacing of the nodes in px of the working image, iterations).
+
+    Args:
+        config: the solver's parameters.
+        finest: of the features of level 0; steps whose level would show too little of it are left out.
+        warm: whether registration starts from given fields.
+    """
+    shorter = min(finest.shape)
+    plan = [
+        step
+        for step in zip(config.levels, config.node_spacing, config.iterations, strict=True)
+        if ceil_div(shorter, 2 ** step[0]) >= _LEAST_CELLS or step[0] == config.levels[-1]
+    ]
+    return plan[-config.warm_levels :] if warm else plan + plan[-1:] * (config.passes - 1)
+
+
 def register_pairs(
     *,
     fixed: Sequence[FeatureLevel],
@@ -154,13 +171,7 @@ def register_pairs(
     Returns:
         Pull fields on the nodes of the finest step: what lies at y in A lies at y + u(y) in B. Finite everywhere.
     """
-    shorter = min(fixed[0].grid.shape)
-    plan = [
-        step
-        for step in zip(config.levels, config.node_spacing, config.iterations, strict=True)
-        if ceil_div(shorter, 2 ** step[0]) >= _LEAST_CELLS or step[0] == config.levels[-1]
-    ]
-    plan = plan + plan[-1:] * (config.passes - 1) if start is None else plan[-config.warm_levels :]
+    plan = plan_of(config, fixed[0].grid, warm=start is not None)
     found = anchor = start
     for number, (level, spacing, iterations) in enumerate(plan, start=1):
         a, b = fixed[min(level, len(fixed) - 1)], moving[min(level, len(moving) - 1)]

@@ -5,7 +5,9 @@ k = 1 start at 0; pairs k > 1 start from the composed k = 1 fields where all sec
 that distance tissue changes too much to find its way alone.
 """
 
+import importlib.util
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_batch
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.registration.confidence import disagreement, evidence, folded, raw_confidence, relative_confidence
-from ssem_dask.registration.encoder import Encoder, features, load_encoder
+from ssem_dask.registration.encoder import Encoder, features, encoder_on
 from ssem_dask.registration.gauss_newton import (
     FeatureLevel,
     GaussNewtonConfig,
@@ -34,7 +36,7 @@ _FEATURE_SPACING = 4  # px of the working image per feature px of level 0
 _LEAST_TISSUE = 0.01  # share of the window's area; below, there is nothing to register
 # Share of a node's surroundings (36 px a side) that must show eroded tissue: up to the border of tissue, not beyond.
 _LEAST_AROUND = 0.25
-_BATCH = 8  # pairs at a time: more does not run faster, and takes more memory
+_BATCH = 8  # pairs at a time: more do not run faster, and take more memory
 _ERODED = 2  # feature px at the border of tissue whose surroundings reach outside
 _DISAGREEMENT = 8.0  # px of the working image
 
@@ -59,7 +61,7 @@ def gauss_newton_window(
     Raises:
         WeightsError: the encoder cannot be loaded.
     """
-    encoder = load_encoder(config.encoder, digest=config.encoder_digest).to(device)
+    encoder = encoder_on(config.encoder, digest=config.encoder_digest, device=device)
     shape = (neighbours, len(core), *nodes.shape)
     fields = torch.full((shape[0], shape[1], 2, *nodes.shape), torch.nan, device=device)
     raw, known = torch.zeros(shape, device=device), torch.zeros(shape, dtype=torch.bool, device=device)
@@ -70,9 +72,8 @@ def gauss_newton_window(
         window.register(wanted)
         for chunk in _chunks([pair for pair in wanted if pair in window.found]):
             values, n, sure = window.judged(chunk, nodes=nodes)
-            for i, (z, other) in enumerate(chunk):
-                at = z - other - 1, z - core.start
-                fields[at], raw[at], known[at] = values[i], n[i], sure[i]
+            at = tuple(torch.tensor([(z - other - 1, z - core.start) for z, other in chunk], device=device).T)
+            fields[at], raw[at], known[at] = values, n, sure
     fields = torch.where(known[:, :, None], fields, torch.full_like(fields, torch.nan))
     return PairFields(fields, relative_confidence(raw, known=known))
 
@@ -100,6 +101,7 @@ class _Window:
         self._tears = _pooled_tears(tears, like=finest)
         self._torn = [bool(t.any()) for t in self._tears]
         self._pyramid = feature_pyramid(finest, levels=max(config.levels) + 1)
+        self._fused = _fused(self._pyramid, image=grid, config=config)
 
     def register(self, pairs: Iterable[Pair]) -> None:
         """Find pairs in both directions, as far as their sections exist and show tissue."""
@@ -113,7 +115,7 @@ class _Window:
         for pair in todo:
             groups.setdefault((abs(pair[0] - pair[1]), self._composable(pair), self._is_torn(pair)), []).append(pair)
         for (distance, warm, torn), group in sorted(groups.items()):
-            for chunk in _chunks(group):
+            for chunk in [group] if self._fused and not torn else _chunks(group):
                 self._register(chunk, distance=distance, warm=warm, torn=torn)
 
     def judged(self, pairs: Sequence[Pair], *, nodes: Grid) -> tuple[Tensor, Tensor, Tensor]:
@@ -131,26 +133,32 @@ class _Window:
             "bilinear",
         ).on(nodes)[:, 0]
         pixel = self._image.spacing
-        folds = torch.stack([folded(field, spacing=nodes.spacing) for field in values])
         known = (
             (found.tissue >= _LEAST_AROUND)
             & (missed <= _DISAGREEMENT * pixel)
             & (torch.linalg.vector_norm(values, dim=1) <= SEARCH_RANGE * pixel)
-            & ~folds
+            & ~folded(values, spacing=nodes.spacing)
         )
         return values, raw_confidence(found), known
 
     def _register(self, pairs: Sequence[Pair], *, distance: int, warm: bool, torn: bool) -> None:
-        fixed, moving = self._sides(pairs)
-        result = register_pairs(
-            fixed=fixed,
-            moving=moving,
-            image=self._image,
-            start=self._fields([self._composed(pair) for pair in pairs]) if warm else None,
-            smoothness=self._config.smoothness_for(distance),
-            config=self._config,
-            tears=self._tears_of(pairs) if torn else None,
-        )
+        start = self._fields([self._composed(pair) for pair in pairs]) if warm else None
+        smoothness = self._config.smoothness_for(distance)
+        if self._fused and not torn:
+            result = self._fused(
+                self._pyramid, pairs, image=self._image, start=start, smoothness=smoothness, config=self._config
+            )
+        else:
+            fixed, moving = self._sides(pairs)
+            result = register_pairs(
+                fixed=fixed,
+                moving=moving,
+                image=self._image,
+                start=start,
+                smoothness=smoothness,
+                config=self._config,
+                tears=self._tears_of(pairs) if torn else None,
+            )
         self._nodes = result.nodes
         self.found.update(zip(pairs, result.values, strict=True))
 
@@ -187,6 +195,30 @@ class _Window:
             index = torch.tensor([pair[side] for pair in pairs], device=self._pyramid[0].features.device)
             sides.append([level.select(index) for level in self._pyramid])
         return sides[0], sides[1]
+
+
+class _Fused(Protocol):
+    """See `fused.solver.register_fused`."""
+
+    def __call__(
+        self,
+        pyramid: Sequence[FeatureLevel],
+        pairs: Sequence[Pair],
+        *,
+        image: Grid,
+        start: NodeFields | None,
+        smoothness: float,
+        config: GaussNewtonConfig,
+    ) -> NodeFields: ...
+
+
+def _fused(pyramid: Sequence[FeatureLevel], *, image: Grid, config: GaussNewtonConfig) -> _Fused | None:
+    """The solver for GPUs, where the features lie on one and it can run them."""
+    if pyramid[0].features.device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return None
+    from ssem_dask.registration.fused import solver  # needs Triton, which comes with torch for CUDA
+
+    return solver.register_fused if solver.suits(pyramid, image=image, config=config) else None
 
 
 def encoded_sections(

@@ -22,7 +22,8 @@ from ssem_dask.registration.vector_map import axis_index, axis_matrix
 
 Kind: TypeAlias = Literal["bilinear", "bspline"]
 
-_DAMPING = 1e-3  # ε relative to the mean of T: keeps a step bounded where there is no data at all
+DAMPING = 1e-3
+"""ε relative to the mean of T: keeps a step bounded where there is no data at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ def solve_step(
         weights: of the second differences; None where nothing is torn.
     """
     c2 = equations.stiffness * smoothness
-    damping = _DAMPING * equations.stiffness
+    damping = DAMPING * equations.stiffness
     traces = torch.stack([equations.yy.mean(dim=(1, 2)), equations.xx.mean(dim=(1, 2))], dim=1)[:, :, None, None]
     # A pair without any data has T = 0: its right side is 0 too, and so shall its step be.
     diagonal = (traces + damping).clamp(min=1e-12)

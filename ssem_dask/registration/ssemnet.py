@@ -20,7 +20,7 @@ from ssem_dask.registration.elastic import (
     observe,
     warp_levels,
 )
-from ssem_dask.registration.encoder import load_encoder
+from ssem_dask.registration.encoder import encoder_on
 from ssem_dask.registration.pairs import PairFields, Similarity, covering_lattice, local_correlation, pair_fields
 
 _LEAST_TISSUE = 0.01  # share of the window's area; below, there is nothing to align
@@ -44,7 +44,7 @@ def ssemnet_window(
     Raises:
         WeightsError: the encoder cannot be loaded.
     """
-    encoder = load_encoder(config.encoder, digest=config.encoder_digest).to(device)
+    encoder = encoder_on(config.encoder, digest=config.encoder_digest, device=device)
     lattice = covering_lattice(nodes, image=grid)
     nodes_v = node_grid(grid, scale=config.scales[-1], config=config)
     valid = valid.to(device)

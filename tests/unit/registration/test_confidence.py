@@ -83,10 +83,10 @@ def test_there_and_back_agrees_exactly_for_inverse_fields():
 
 def test_folds_are_marked_at_their_corners():
     field = torch.zeros(2, 6, 6)
-    assert not folded(field, spacing=16.0).any()
+    assert not folded(field[None], spacing=16.0)[0].any()
     field[1, 3, 3] = 40.0  # beyond its neighbour, 16 px away
-    marked = folded(field, spacing=16.0)
+    marked = folded(field[None], spacing=16.0)[0]
     assert bool(marked[3, 3])
     assert bool(marked[3, 4])
     assert not marked[0].any()
-    assert folded(field[:, :1], spacing=16.0).shape == (1, 6)
+    assert folded(field[None, :, :1], spacing=16.0).shape == (1, 1, 6)

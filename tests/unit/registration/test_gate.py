@@ -3,7 +3,7 @@
 import torch
 
 from ssem_dask.field.grid import Grid
-from ssem_dask.registration.gate import fault_of
+from ssem_dask.registration.gate import faults_of, looks_of
 from ssem_dask.registration.gated import gated_window
 from ssem_dask.registration.gauss_newton_window import SEARCH_RANGE
 from ssem_dask.registration.register import RegisterConfig, register_window
@@ -23,6 +23,12 @@ WINDOW = {
 
 def _valid(images: torch.Tensor) -> torch.Tensor:
     return torch.ones_like(images, dtype=torch.bool)
+
+
+def _fault(field: torch.Tensor, images: torch.Tensor, mask: torch.Tensor, *, reach: float) -> str:
+    looks = looks_of(images, valid=torch.stack([mask, mask]), image=GRID, nodes=NODES)
+    (fault,) = faults_of(field[None], pairs=[(0, 1)], looks=looks, nodes=NODES, reach=reach)
+    return fault
 
 
 def test_sound_pairs_are_left_as_they_are():
@@ -64,7 +70,7 @@ def test_each_reason_is_named():
     nodes = NODES.positions()
 
     def fault(field: torch.Tensor, *, moving: torch.Tensor = image, reach: float = 96.0) -> str:
-        return fault_of(field, fixed=image, moving=moving, valid=(mask, mask), image=GRID, nodes=NODES, reach=reach)
+        return _fault(field, torch.stack([image, moving]), mask, reach=reach)
 
     still = torch.zeros_like(nodes)
     assert fault(still) == ""
@@ -79,4 +85,4 @@ def test_where_there_is_no_tissue_there_is_nothing_to_judge():
     image = _texture(5, SIDE)
     mask = torch.zeros_like(image, dtype=torch.bool)
     field = torch.full_like(NODES.positions(), torch.nan)
-    assert fault_of(field, fixed=image, moving=image, valid=(mask, mask), image=GRID, nodes=NODES, reach=96.0) == ""
+    assert _fault(field, torch.stack([image, image]), mask, reach=96.0) == ""
