@@ -15,7 +15,7 @@ from ssem_dask.errors import ConfigError
 VARIABLE = "SSEM_DASK_DEVICE"
 """Name of the environment variable."""
 
-_CPU = torch.device("cpu")
+CPU = torch.device("cpu")
 
 turn = threading.RLock()
 """Held while a task computes on the GPU: of a worker's threads one computes while others read and write, so that its
@@ -30,7 +30,7 @@ def compute_device() -> torch.device:
     """
     wanted = os.environ.get(VARIABLE, "auto")
     if wanted == "cpu":
-        return _CPU
+        return CPU
     if wanted not in ("auto", "cuda"):
         raise ConfigError(f"{VARIABLE} is {wanted!r}, but cpu, cuda or auto is wanted; set one of these.")
     if torch.cuda.is_available():
@@ -40,4 +40,4 @@ def compute_device() -> torch.device:
             f"{VARIABLE} is 'cuda', but torch sees no CUDA GPU here; set it to cpu, or see that torch was installed with "
             "CUDA and the driver works."
         )
-    return _CPU
+    return CPU

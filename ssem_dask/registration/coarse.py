@@ -89,7 +89,7 @@ def _search_about(start: Float64Array, fixed: CoarseSection, moving: CoarseSecti
     turned, reach = moving.turned_from(start), fixed.reach
     score, enough = scores(fixed.still, turned, shape=fixed.search_shape, reach=reach, min_overlap=MIN_OVERLAP)
     near = [
-        (torch.arange(2 * r + 1) - r).abs() <= max(1.0, START_SHIFT * n)
+        (torch.arange(2 * r + 1, device=score.device) - r).abs() <= max(1.0, START_SHIFT * n)
         for r, n in zip(reach, fixed.search_shape, strict=True)
     ]
     allowed = (turned.angles.abs() <= START_ROTATION)[:, None, None] & near[0][:, None] & near[1]

@@ -51,7 +51,7 @@ def refine_affine(rigid: Float64Array, *, fixed: tuple[Level, ...], moving: tupl
 
 def _gauss_newton_step(affine: Float64Array, *, fixed: Level, moving: Level) -> Float64Array | None:
     """One step as an affine map near the identity, to be applied before `affine`; None where it is undetermined."""
-    positions = fixed.grid.positions()
+    positions = fixed.grid.positions(fixed.image.device)
     pulled, inside = _pull(affine, fixed, moving)
     if int(inside.sum()) < MIN_PIXELS:
         return None
@@ -62,12 +62,12 @@ def _gauss_newton_step(affine: Float64Array, *, fixed: Level, moving: Level) -> 
     weight = 1.0 / (1.0 + (residual / (2 * scale)) ** 2)
     middle = np.asarray(fixed.grid.shape) * fixed.grid.spacing / 2
     half = float(middle.max())
-    y, x = (positions[:, inside] - torch.as_tensor(middle, dtype=torch.float32)[:, None]) / half
+    y, x = (positions[:, inside] - positions.new_tensor(middle)[:, None]) / half
     basis = torch.stack([torch.ones_like(y), y, x])
     design = torch.cat([gradient[0] * basis, gradient[1] * basis])
     weighted = design * weight
-    normal = (weighted @ design.T).double().numpy()
-    right = -(weighted @ residual).double().numpy()
+    normal = (weighted @ design.T).double().cpu().numpy()
+    right = -(weighted @ residual).double().cpu().numpy()
     normal += np.eye(6) * (1e-6 * np.trace(normal) / 6 + 1e-12)
     solution = np.linalg.solve(normal, right).reshape(2, 3)
     linear = np.eye(2) + solution[:, 1:] / half
@@ -76,7 +76,7 @@ def _gauss_newton_step(affine: Float64Array, *, fixed: Level, moving: Level) -> 
 
 def _pull(affine: Float64Array, fixed: Level, moving: Level) -> tuple[Tensor, Tensor]:
     """The moving image on the fixed one's grid, and where both are known."""
-    positions = apply_affine(affine, fixed.grid.positions())
+    positions = apply_affine(affine, fixed.grid.positions(fixed.image.device))
     stacked = torch.stack([moving.image, moving.mask.to(moving.image.dtype)])
     image, mask = sample(stacked, grid=moving.grid, positions=positions, kind="bilinear")
     return image, moving.grid.contains(positions) & (mask > 0.5) & fixed.mask

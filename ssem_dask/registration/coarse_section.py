@@ -105,7 +105,7 @@ class CoarseSection:
         """What the section contributes as the moving one, at all angles."""
         image, mask = self.search_image
         count = math.ceil(self.config.max_rotation / ANGLE_STEP - 1e-9)
-        angles = torch.arange(-count, count + 1) * (self.config.max_rotation / max(count, 1))
+        angles = torch.arange(-count, count + 1, device=image.device) * (self.config.max_rotation / max(count, 1))
         if self.config.flips:
             angles = torch.cat([angles, angles + 180.0])
         return turned_spectra(image, mask=mask, angles=angles, reach=self.reach)
@@ -117,11 +117,11 @@ class CoarseSection:
         """
         image, mask = self.search_image
         grid = Grid(self.search_shape, float(self.factor))
-        positions = apply_affine(start, grid.positions())
+        positions = apply_affine(start, grid.positions(image.device))
         stacked = torch.stack([image, mask.to(image.dtype)])
         pulled = sample(stacked, grid=grid, positions=positions, kind="bilinear")
         inside = grid.contains(positions) & (pulled[1] > 0.75)
-        angles = torch.tensor([-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0]) * START_ROTATION
+        angles = image.new_tensor([-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0]) * START_ROTATION
         return turned_spectra(pulled[0] * inside, mask=inside, angles=angles, reach=self.reach)
 
     @cached_property

@@ -40,7 +40,7 @@ def local_contrast(image: Tensor, *, mask: Tensor, radius: int) -> Tensor:
 def blur(images: Tensor, sigma: float) -> Tensor:
     """Gaussian blur `(n, y, x)`, zero beyond the border, cut at 3 sigma."""
     reach = math.ceil(3 * sigma)
-    offsets = torch.arange(-reach, reach + 1, dtype=images.dtype)
+    offsets = torch.arange(-reach, reach + 1, dtype=images.dtype, device=images.device)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     kernel = kernel / kernel.sum()
     rows = torch.nn.functional.conv2d(images[:, None], kernel[None, None, :, None], padding=(reach, 0))

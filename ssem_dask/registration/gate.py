@@ -100,9 +100,7 @@ def faults_of(
     return out
 
 
-def _measures(
-    fields: Tensor, fixed: Tensor, moving: Tensor, looks: Looks, nodes: Grid, reach: float
-) -> Tensor:
+def _measures(fields: Tensor, fixed: Tensor, moving: Tensor, looks: Looks, nodes: Grid, reach: float) -> Tensor:
     """`(n, 5)` float64: shares of tissue, of it known, of cells folded, of nodes at the end; likeness."""
     shown = looks.tissue[fixed] & looks.tissue[moving]
     found = torch.isfinite(fields).all(dim=1)
@@ -144,9 +142,7 @@ def flattened(image: Tensor, *, mask: Tensor) -> tuple[Tensor, Tensor]:
     return flat, inside
 
 
-def _likeness(
-    fields: Tensor, found: Tensor, fixed: Tensor, moving: Tensor, looks: Looks, nodes: Grid
-) -> Tensor:
+def _likeness(fields: Tensor, found: Tensor, fixed: Tensor, moving: Tensor, looks: Looks, nodes: Grid) -> Tensor:
     """Correlations `(n,)` of the fixed and the warped moving images where the fields are known; 1 where nothing can be
     told.
     """

@@ -142,8 +142,8 @@ def rotate_about_centre(image: Tensor, *, mask: Tensor, angles: Tensor) -> tuple
     h, w = image.shape
     radians = torch.deg2rad(angles.double())
     cos, sin = radians.cos(), radians.sin()
-    y = torch.arange(h, dtype=torch.float64)[:, None] + 0.5 - h / 2
-    x = torch.arange(w, dtype=torch.float64)[None, :] + 0.5 - w / 2
+    y = torch.arange(h, dtype=torch.float64, device=image.device)[:, None] + 0.5 - h / 2
+    x = torch.arange(w, dtype=torch.float64, device=image.device)[None, :] + 0.5 - w / 2
     rows = cos[:, None, None] * y - sin[:, None, None] * x
     columns = sin[:, None, None] * y + cos[:, None, None] * x
     query = torch.stack([columns * (2 / w), rows * (2 / h)], dim=-1).to(image.dtype)  # grid_sample takes (x, y)
@@ -176,8 +176,8 @@ def _far(a: int, i: int, j: int, *, angles: Tensor, shape: ShapeYX, side: int) -
     section.
     """
     near = max(3.0, side / 16)
-    rows = torch.arange(shape[0])[:, None] - i
-    columns = torch.arange(shape[1])[None, :] - j
+    rows = torch.arange(shape[0], device=angles.device)[:, None] - i
+    columns = torch.arange(shape[1], device=angles.device)[None, :] - j
     turn = torch.deg2rad((angles - angles[a]).abs()) * side / 2
     return torch.hypot(rows.float(), columns.float())[None] > near + turn[:, None, None]
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 import torch
 
+from ssem_dask.device import compute_device
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import shape_at_mip
@@ -154,13 +155,14 @@ def sample_windows(job: Job) -> list[tuple[Box, ...]]:
 
 def _run_probe(task: ProbeTask) -> Result:
     job = task.job
-    volume, coarse = open_source(job), open_coarse(job.url("fields", "coarse"))
+    volume, coarse, device = open_source(job), open_coarse(job.url("fields", "coarse")), compute_device()
     steps: tuple[Step, ...] = ()
     read = 0
     for box in task.places:
         affines = np.asarray(coarse[box.start[0] : box.stop[0]])
         sections = [
-            read_aligned(volume, z=z, box=box, affine=affine) for z, affine in zip(box.sections, affines, strict=True)
+            read_aligned(volume, z=z, box=box, affine=affine, device=device)
+            for z, affine in zip(box.sections, affines, strict=True)
         ]
         read += _source_pixels(job, box) * job.info.dtype.itemsize
         grid = Grid.of_box(box)
@@ -169,7 +171,7 @@ def _run_probe(task: ProbeTask) -> Result:
             valid=torch.stack([mask for _, mask in sections]),
             grid=grid.relative_to(grid.origin),
             config=job.register.gauss_newton,
-            device=torch.device("cpu"),
+            device=device,
         )
         if steps:
             break

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ssem_dask.composition.affine_sections import enough_pairs, separate_affines
+from ssem_dask.device import compute_device
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.registration.coarse import CoarseSection, chain_sections, estimate_pair
@@ -174,7 +175,7 @@ def estimate(job: Job) -> Estimate:
 
 def _run_pairs(task: CoarsePairsTask) -> Result:
     job = task.job
-    volume, mip = open_source(job), thumbnail_mip(job)
+    volume, mip, device = open_source(job), thumbnail_mip(job), compute_device()
     first = max(0, task.start - job.coarse.neighbours)
     given = _given(job)
     sections = {}
@@ -182,7 +183,7 @@ def _run_pairs(task: CoarsePairsTask) -> Result:
     ratios, similarity = np.full(affines.shape[:2], np.nan), np.full(affines.shape[:2], np.nan)
     with torch.inference_mode():
         for z in range(first, task.stop):
-            thumbnail = read_thumbnail(volume, z=z, mip=mip)
+            thumbnail = read_thumbnail(volume, z=z, mip=mip, device=device)
             sections[z] = CoarseSection(thumbnail, mask=tissue_mask(thumbnail), config=job.coarse)
         for z in range(task.start, task.stop):
             for k in range(1, min(z, job.coarse.neighbours) + 1):

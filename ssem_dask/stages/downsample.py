@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
+from ssem_dask.device import compute_device
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import ceil_div, shape_at_mip
@@ -13,6 +13,7 @@ from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.registration.pyramid import pool
 from ssem_dask.stages.job import Estimate, Job
 from ssem_dask.stages.render import Warping, level_name, own_warping, to_dtype
+from ssem_dask.stages.sections import to_floats
 from ssem_dask.storage.volume import Volume
 from ssem_dask.task import Result, Task
 from ssem_dask.types import AnyArray, ShapeZYX
@@ -57,14 +58,14 @@ def downsample_tasks(warping: Warping, *, output: str, digest: str) -> Iterator[
 def run(task: Task) -> Result:
     """Make one pixel of 2 × 2 of the finer level, section by section: their mean, or of ids the most frequent."""
     assert isinstance(task, DownsampleTask)
-    box, dtype = task.box, task.warping.info.dtype
+    box, dtype, device = task.box, task.warping.info.dtype, compute_device()
     volume = Volume.open(task.warping.target)
     below = box.at_mip(box.mip - 1).clipped(volume.shape_at(box.mip - 1))
     finer = volume.read(below)
     if task.warping.labels:
         pixels = np.stack([pool_labels(image) for image in finer])
     else:
-        pixels = np.stack([to_dtype(pool(torch.from_numpy(image.astype(np.float32)), 2), dtype) for image in finer])
+        pixels = np.stack([to_dtype(pool(to_floats(image, device), 2), dtype) for image in finer])
     volume.write(box, pixels)
     return Result(bytes_read=finer.nbytes, bytes_written=pixels.nbytes)
 

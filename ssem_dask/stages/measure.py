@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssem_dask.device import compute_device
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import ceil_div, shape_at_mip
 from ssem_dask.geometry.region import Footprint
@@ -151,6 +152,7 @@ def _probe(
     """Similarity of each section with the one before, and the rows of the cuts, before and after."""
     found: dict[str, Float64Array] = {}
     cuts: dict[tuple[str, str], AnyArray] = {}
+    device = compute_device()
     for time, volume in (("before", open_source(job)), ("after", aligned)):
         ncc, cpc = np.full(len(sections), np.nan), np.full(len(sections), np.nan)
         xz = np.zeros((len(sections), info.probe.shape[2]), dtype=job.info.dtype)
@@ -158,8 +160,8 @@ def _probe(
         previous: tuple[AnyArray, Tensor] | None = None
         for z in range(max(0, sections.start - 1), sections.stop):
             box = Box((z, *info.probe.start_yx), (z + 1, *info.probe.stop[1:]), info.probe.mip)
-            pooled = read_pooled(volume, box=box)
-            image, mask = pooled.numpy(), tissue_mask(pooled)
+            pooled = read_pooled(volume, box=box, device=device)
+            image, mask = pooled.cpu().numpy(), tissue_mask(pooled).cpu()
             i = z - sections.start
             if previous is not None:
                 valid = (mask & previous[1]).numpy()
@@ -186,7 +188,7 @@ def _compare_windows(info: QualityInfo, aligned: Volume, sections: range) -> tup
         top, bottom = cores[0].start[1], cores[0].stop[1]
         band = aligned.read(Box((first, top, 0), (sections.stop, bottom, extent[2]), mip))
         read += band.nbytes
-        mask = tissue_mask(torch.from_numpy(band.astype(np.float32))).numpy()
+        mask = tissue_mask(torch.from_numpy(band.astype(np.float32)).to(compute_device())).cpu().numpy()
         for column, core in enumerate(cores):
             part = core.slices[2]
             for i, z in enumerate(sections):

@@ -4,6 +4,7 @@ A task reads a window (core and halo, in z and in y, x) of coarse-aligned sectio
 fields and confidences of its core: exactly one shard of each array.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssem_dask.device import compute_device, turn
 from ssem_dask.field.grid import Grid, node_count
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
@@ -100,8 +102,8 @@ def run(task: Task) -> Result:
             continue
         tissue = True
         rows, columns = _nodes_of(window.core, job, origin=core)
-        fields[:, :, :, rows, columns] = found.pairs.fields.numpy()
-        confidence[:, :, rows, columns] = found.pairs.confidence.numpy()
+        fields[:, :, :, rows, columns] = found.pairs.fields.cpu().numpy()
+        confidence[:, :, rows, columns] = found.pairs.confidence.cpu().numpy()
     if not tissue:
         return Result(outcome=Outcome.NO_TISSUE, message="The window is empty in every section.", bytes_read=read)
     z = core.slices[0]
@@ -219,30 +221,33 @@ def _registered(job: Job, window: Window) -> _Registered:
     coarse = np.asarray(
         open_coarse(job.url("fields", "coarse"))[window.read.sections.start : window.read.sections.stop]
     )
-    box = window.read.at_mip(mip)
+    box, device = window.read.at_mip(mip), compute_device()
     sections = [
-        read_aligned(volume, z=z, box=box, affine=affine)
+        read_aligned(volume, z=z, box=box, affine=affine, device=device)
         for z, affine in zip(window.read.sections, coarse, strict=True)
     ]
     images = torch.stack([image for image, _ in sections])
     valid = torch.stack([mask for _, mask in sections])
-    codes = _codes(job, window, coarse)
+    del sections
+    codes = _codes(job, window, coarse).to(device)
     valid &= codes == TISSUE
     read = images.numel() * 4**mip * job.info.dtype.itemsize
     if not valid.any():
         return _Registered(None, [], read)
     grid = Grid.of_box(box)
-    pairs, faults = gated_window(
-        images,
-        valid=valid,
-        grid=grid.relative_to(grid.origin),
-        nodes=_core_nodes(window, job.spacing).relative_to(grid.origin),
-        core=range(window.core.start[0] - window.read.start[0], window.core.stop[0] - window.read.start[0]),
-        neighbours=job.register.neighbours,
-        config=calibrated(job),
-        device=torch.device("cpu"),
-        tears=codes == TEAR,
-    )
+    config = calibrated(job)
+    with turn if device.type != "cpu" else contextlib.nullcontext():
+        pairs, faults = gated_window(
+            images,
+            valid=valid,
+            grid=grid.relative_to(grid.origin),
+            nodes=_core_nodes(window, job.spacing).relative_to(grid.origin),
+            core=range(window.core.start[0] - window.read.start[0], window.core.stop[0] - window.read.start[0]),
+            neighbours=job.register.neighbours,
+            config=config,
+            device=device,
+            tears=codes == TEAR,
+        )
     return _Registered(pairs, [replace(fault, z=fault.z + window.read.start[0]) for fault in faults], read)
 
 

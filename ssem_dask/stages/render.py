@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssem_dask.device import CPU, compute_device
 from ssem_dask.field.affine import IDENTITY
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import Kind, sample_known
@@ -113,10 +114,10 @@ def run(task: Task) -> Result:
     source = warping.open_source()
     target = Volume.open(warping.target)
     pixels = np.zeros(box.shape, dtype=warping.info.dtype)
-    known = False
+    known, device = False, CPU if warping.labels else compute_device()
     with torch.inference_mode():
         for i, z in enumerate(box.sections):
-            field = section_field(warping.fields, z=z, box=box, spacing=warping.spacing)
+            field = section_field(warping.fields, z=z, box=box, spacing=warping.spacing, device=device)
             if warping.labels:
                 pixels[i] = warped_labels(source, field=field, z=z, box=box)
                 known = known or bool(pixels[i].any())
@@ -174,7 +175,7 @@ def estimate_rendering(warping: Warping) -> Estimate:
     )
 
 
-def section_field(url: str, *, z: int, box: Box, spacing: int) -> Tensor:
+def section_field(url: str, *, z: int, box: Box, spacing: int, device: torch.device = CPU) -> Tensor:
     """Displacements `(2, y, x)` of section z at the mip-0 pixels of `box`, bilinear between the nodes.
 
     Positions are counted from the box's corner; the field is read only where the box needs it.
@@ -182,11 +183,11 @@ def section_field(url: str, *, z: int, box: Box, spacing: int) -> Tensor:
     array = open_array(url, mode="r")
     low = [max(0, start // spacing - _NODE_MARGIN) for start in box.start_yx]
     high = [ceil_div(stop, spacing) + _NODE_MARGIN for stop in box.stop[1:]]
-    nodes = torch.from_numpy(np.ascontiguousarray(array[z, :, low[0] : high[0], low[1] : high[1]]))
+    nodes = torch.from_numpy(np.ascontiguousarray(array[z, :, low[0] : high[0], low[1] : high[1]])).to(device)
     grid = Grid((nodes.shape[1], nodes.shape[2]), spacing, (float(low[0] * spacing), float(low[1] * spacing)))
     pixels = Grid.of_box(box)
     return sample_known(
-        nodes, grid=grid.relative_to(pixels.origin), positions=pixels.relative_to(pixels.origin).positions()
+        nodes, grid=grid.relative_to(pixels.origin), positions=pixels.relative_to(pixels.origin).positions(device)
     )
 
 
@@ -195,7 +196,7 @@ def warped_section(source: Volume, *, field: Tensor, z: int, box: Box, kind: Kin
     pixels = Grid.of_box(box)
     back = IDENTITY.copy()
     back[:, 2] = pixels.origin
-    positions = pixels.relative_to(pixels.origin).positions() + field
+    positions = pixels.relative_to(pixels.origin).positions(field.device) + field
     return read_at(source, z=z, mip=0, positions=positions, affine=back, kind=kind)
 
 
@@ -224,5 +225,7 @@ def warped_labels(source: Volume, *, field: Tensor, z: int, box: Box) -> AnyArra
 def to_dtype(image: Tensor, dtype: np.dtype[Any]) -> AnyArray:
     """Round to the nearest value that an integer dtype can hold."""
     limits = np.iinfo(dtype)
-    rounded = image.numpy().round().clip(limits.min, limits.max)
-    return rounded.astype(dtype)
+    rounded = image.round().clamp(limits.min, limits.max)
+    if dtype == np.uint8:
+        return rounded.to(torch.uint8).cpu().numpy()  # converted before it is moved
+    return rounded.cpu().numpy().astype(dtype)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssem_dask.device import CPU
 from ssem_dask.errors import SourceError
 from ssem_dask.field.affine import affine_seen_from, apply_affine
 from ssem_dask.field.grid import Grid
@@ -18,7 +19,7 @@ from ssem_dask.registration.masks import EMPTY_SIDE, tissue_mask
 from ssem_dask.registration.pyramid import pool
 from ssem_dask.stages.job import Job
 from ssem_dask.storage.volume import Volume
-from ssem_dask.types import Float64Array
+from ssem_dask.types import AnyArray, Float64Array
 
 _BAND_PIXELS = 1 << 26
 """Source px read at a time where a whole section is pooled: bounds memory whatever the section's size."""
@@ -53,10 +54,11 @@ def refuse_blank(job: Job) -> None:
     raise SourceError(f"{job.source}: every pixel is {values.pop()}, so there is nothing to align; check the export.")
 
 
-def read_pooled(volume: Volume, *, box: Box) -> Tensor:
+def read_pooled(volume: Volume, *, box: Box, device: torch.device = CPU) -> Tensor:
     """Read one section's pixels `(y, x)` float32 at `box.mip`, pooled by mean where that mip is not stored.
 
-    Reads in bands, so that memory depends on the result and not on the mip-0 pixels under it.
+    Reads in bands, so that memory depends on the result and not on the mip-0 pixels under it. Pixels go to the device as
+    they are stored and are pooled there.
     """
     shape = volume.shape_at(0)
     stored = volume.stored_mip(box.mip)
@@ -68,8 +70,15 @@ def read_pooled(volume: Volume, *, box: Box) -> Tensor:
         part = Box((box.start[0], y, box.start[2]), (box.stop[0], min(y + rows, box.stop[1]), box.stop[2]), box.mip)
         extent = (shape[0], *shape_at_mip((shape[1], shape[2]), mip=stored))
         pixels = volume.read(part.at_mip(stored).clipped(extent))[0]
-        bands.append(pool(torch.from_numpy(pixels.astype(np.float32)), factor))
-    return torch.cat(bands) if bands else torch.zeros(box.shape_yx)
+        bands.append(pool(to_floats(pixels, device), factor))
+    return torch.cat(bands) if bands else torch.zeros(box.shape_yx, device=device)
+
+
+def to_floats(pixels: AnyArray, device: torch.device) -> Tensor:
+    """float32 on the device; bytes are moved before they are converted."""
+    if device.type == "cpu" or pixels.dtype != np.uint8:
+        return torch.from_numpy(pixels.astype(np.float32)).to(device)
+    return torch.from_numpy(pixels).to(device).float()
 
 
 def thumbnail_mip(job: Job) -> int:
@@ -78,15 +87,21 @@ def thumbnail_mip(job: Job) -> int:
     return max(0, min(math.ceil(math.log2(max(job.shape[1:]) / job.coarse.thumbnail)), thin))
 
 
-def read_thumbnail(volume: Volume, *, z: int, mip: int) -> Tensor:
+def read_thumbnail(volume: Volume, *, z: int, mip: int, device: torch.device = CPU) -> Tensor:
     """A whole section `(y, x)` at `mip`."""
     shape = volume.shape_at(0)
     y, x = shape_at_mip((shape[1], shape[2]), mip=mip)
-    return read_pooled(volume, box=Box((z, 0, 0), (z + 1, y, x), mip))
+    return read_pooled(volume, box=Box((z, 0, 0), (z + 1, y, x), mip), device=device)
 
 
 def read_aligned(
-    volume: Volume, *, z: int, box: Box, affine: Float64Array, empty_side: int = EMPTY_SIDE
+    volume: Volume,
+    *,
+    z: int,
+    box: Box,
+    affine: Float64Array,
+    empty_side: int = EMPTY_SIDE,
+    device: torch.device = CPU,
 ) -> tuple[Tensor, Tensor]:
     """What lies in `box` of a section that is aligned by its coarse affine.
 
@@ -96,12 +111,13 @@ def read_aligned(
         box: where, in aligned pixels of `box.mip`; its z is not used.
         affine: `(2, 3)` aligned → source, mip-0 px.
         empty_side: see `tissue_mask`.
+        device: where the section is resampled.
 
     Returns:
         Image `(y, x)` float32, and mask `(y, x)`: False outside the source and in empty space.
     """
     target = Grid.of_box(box)
-    positions = target.relative_to(target.origin).positions()
+    positions = target.relative_to(target.origin).positions(device)
     return read_at(
         volume,
         z=z,
@@ -129,7 +145,7 @@ def read_at(
         volume: source.
         z: section.
         mip: scale level that is sampled.
-        positions: `(2, y, x)` float32; NaN is unknown.
+        positions: `(2, y, x)` float32; NaN is unknown. The section is sampled on the device where they lie.
         affine: `(2, 3)` to source positions, mip-0 px; applied relative to the box read, to stay precise (C9).
         kind: interpolation.
         empty_side: see `tissue_mask`.
@@ -137,21 +153,27 @@ def read_at(
     Returns:
         Image `(y, x)` float32, 0 where unknown, and mask `(y, x)`, False there and in empty space.
     """
-    blank = torch.zeros(positions.shape[1:]), torch.zeros(positions.shape[1:], dtype=torch.bool)
+    device = positions.device
+    blank = positions.new_zeros(positions.shape[1:]), torch.zeros(positions.shape[1:], dtype=torch.bool, device=device)
     reached = apply_affine(affine, positions).flatten(1)
-    reached = reached[:, torch.isfinite(reached).all(dim=0)]
+    known = torch.isfinite(reached).all(dim=0)
+    infinite = torch.full_like(reached, torch.inf)
     if reached.shape[1] == 0:
         return blank
+    bounds = torch.cat(
+        [torch.where(known, reached, infinite).amin(dim=1), torch.where(known, reached, -infinite).amax(dim=1)]
+    ).tolist()
+    if math.isinf(bounds[0]):
+        return blank
     scale = 2**mip
-    low = (reached.amin(dim=1) / scale).floor().int().tolist()
-    high = (reached.amax(dim=1) / scale).ceil().int().tolist()
+    low, high = [math.floor(b / scale) for b in bounds[:2]], [math.ceil(b / scale) for b in bounds[2:]]
     extent = shape_at_mip((volume.shape_at(0)[1], volume.shape_at(0)[2]), mip=mip)
     start = (z, min(low[0] - _MARGIN, extent[0]), min(low[1] - _MARGIN, extent[1]))
     stop = (z + 1, max(high[0] + _MARGIN, start[1]), max(high[1] + _MARGIN, start[2]))
     box = Box(start, stop, mip).clipped((volume.shape_at(0)[0], *extent))
     if box.size == 0:
         return blank
-    pixels = read_pooled(volume, box=box)
+    pixels = read_pooled(volume, box=box, device=device)
     grid = Grid.of_box(box)
     local = apply_affine(affine_seen_from(affine, target=(0.0, 0.0), source=grid.origin), positions)
     image, inside = sample_image(pixels[None], grid=grid.relative_to(grid.origin), positions=local, kind=kind)

@@ -183,7 +183,14 @@ def _window(side: int, sections: int, device: torch.device) -> dict[str, Any]:
 
     def work() -> object:
         return gauss_newton_window(
-            images, valid=valid, grid=grid, nodes=nodes, core=core, neighbours=3, config=GaussNewtonConfig(), device=device
+            images,
+            valid=valid,
+            grid=grid,
+            nodes=nodes,
+            core=core,
+            neighbours=3,
+            config=GaussNewtonConfig(),
+            device=device,
         )
 
     torch.cuda.reset_peak_memory_stats()

@@ -522,9 +522,7 @@ def advance(
     here = node < ny * nx
     plane = ny * nx
     at = pair * 2 * plane + node
-    length = _total(product, pair, programs, 1, reduce) / tl.maximum(
-        _total(energy, pair, programs, 1, reduce), 1e-30
-    )
+    length = _total(product, pair, programs, 1, reduce) / tl.maximum(_total(energy, pair, programs, 1, reduce), 1e-30)
     y = length * tl.load(direction + at, mask=here, other=0.0)
     x = length * tl.load(direction + at + plane, mask=here, other=0.0)
     if not first:

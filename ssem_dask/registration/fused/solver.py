@@ -1,7 +1,8 @@
 """Pairs of a window's sections registered by the fused kernels; on a GPU as one recorded CUDA graph.
 
 A solver belongs to one size of window, one number of pairs and one plan of steps. It is kept, since making one compiles
-kernels and records the graph; all its memory is taken when it is made.
+kernels and records the graph; all its memory is taken when it is made. On a GPU features are stored in half precision,
+which moves fields by less than 0.02 px (docs/performance.md); everything that is computed from them is float32.
 """
 
 import threading
@@ -71,7 +72,6 @@ class _Key:
     warm: bool
     config: GaussNewtonConfig
     device: torch.device
-    dtype: torch.dtype
 
 
 _LOCK = threading.RLock()
@@ -97,7 +97,6 @@ def _solver(
         warm,
         plain,
         finest.features.device,
-        finest.features.dtype,
     )
     with _LOCK:
         solver = _SOLVERS.pop(key, None)
@@ -119,14 +118,15 @@ class _Solver:
         self, pyramid: Sequence[FeatureLevel], *, pairs: int, image: Grid, warm: bool, config: GaussNewtonConfig
     ) -> None:
         device = pyramid[0].features.device
+        stored = torch.float16 if device.type == "cuda" else torch.float32
         plan = plan_of(config, pyramid[0].grid, warm=warm)
         self._lock = threading.Lock()
         self._config, self._warm = config, warm
         self._pairs = torch.zeros(pairs, 2, dtype=torch.int32, device=device)
         self._sections = {
             level: Sections(
-                torch.zeros_like(pyramid[level].features, memory_format=torch.contiguous_format),
-                torch.zeros_like(pyramid[level].valid, dtype=pyramid[level].features.dtype),
+                torch.zeros(pyramid[level].features.shape, dtype=stored, device=device),
+                torch.zeros(pyramid[level].valid.shape, dtype=stored, device=device),
                 pyramid[level].grid,
             )
             for level, _, _ in plan
@@ -155,7 +155,12 @@ class _Solver:
         self._replay = _recorded(self._launch) if device.type == "cuda" else self._launch
 
     def __call__(
-        self, pyramid: Sequence[FeatureLevel], pairs: Sequence[tuple[int, int]], *, start: Tensor | None, smoothness: float
+        self,
+        pyramid: Sequence[FeatureLevel],
+        pairs: Sequence[tuple[int, int]],
+        *,
+        start: Tensor | None,
+        smoothness: float,
     ) -> Tensor:
         """Displacements `(n, 2, ny, nx)` of the given pairs, mip-0 px."""
         n = len(pairs)
@@ -218,7 +223,7 @@ class _Solver:
 
 def _recorded(launch: Callable[[], None]) -> Callable[[], None]:
     """A function that launches the same kernels again with one call."""
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         launch()  # compiles the kernels, which cannot be recorded
