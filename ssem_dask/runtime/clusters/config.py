@@ -1,13 +1,14 @@
 """The `[cluster]` table: where the tasks run. Nothing in it decides a result, so none of it is part of a digest."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from ssem_dask.errors import ConfigError
 from ssem_dask.types import ConfigBase
 
+StageName = Literal["coarse", "mask", "calibrate", "register", "compose", "render", "downsample", "measure"]
 OF_THIS_MACHINE = ("serial", "local", "local-gpu")
 """Clusters that need nothing but this machine."""
 
@@ -54,6 +55,9 @@ class ClusterConfig(ConfigBase):
     """`serial`, `local`, `local-gpu`, `slurm`, or the address of a Dask scheduler (`tls://host:8786`)."""
     workers: int | None = Field(default=None, ge=1)
     """Workers; None: one a core with `local`, those of one job with `slurm`. A scheduler by address has its own."""
+    stage_workers: dict[StageName, Annotated[int, Field(ge=1)]] = Field(default={})
+    """Workers while a stage runs, where not `workers`, e.g. `{ register = 40, compose = 4 }`; for `local` and
+    `slurm`."""
     tls: str | None = None
     """Folder made by `ssem-dask certs`; None: that of `$SSEM_DASK_TLS`, else what Dask's own configuration names."""
     resources: dict[str, float] = Field(default={})
