@@ -92,7 +92,8 @@ def plan(config: RunConfig) -> Plan:
     job, choices = resolve(config)
     estimates = {stage.NAME: stage.estimate(job) for stage in STAGES}
     estimates = {name: estimate for name, estimate in estimates.items() if estimate.tasks}
-    given = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    given = config.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"cluster"})
+    given["cluster"] = config.cluster.remembered()
     return Plan(job=job, choices=choices, estimates=estimates, digest=config_digest(job), given=given)
 
 

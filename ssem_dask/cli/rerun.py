@@ -10,7 +10,7 @@ from ssem_dask.cli.cluster import open_executor
 from ssem_dask.cli.progress import observer_for
 from ssem_dask.cli.run import AllowMissing, Cluster, Json, Workers, tell
 from ssem_dask.rerun import RerunPlan, Selection, parse_sections, plan_rerun, run_again, verify_run
-from ssem_dask.runtime.clusters.config import ClusterConfig
+from ssem_dask.runtime.clusters.config import remembered_cluster
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.storage.run import read_run
 from ssem_dask.task import Cause
@@ -89,8 +89,8 @@ def verify(
 
 
 def _open_cluster(output: str, cluster: str | None, workers: int | None) -> Executor:
-    """The cluster that the user names, or that the run was given."""
-    table = ClusterConfig.model_validate(read_run(output)["given"].get("cluster", {}))
+    """The cluster that the user names; without one that of this machine that the run was begun on."""
+    table = None if cluster else remembered_cluster(output, read_run(output)["given"].get("cluster", {}))
     return open_executor(cluster, workers=workers, table=table)
 
 

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from queue import Empty, SimpleQueue
 from typing import Any
 from uuid import uuid4
@@ -30,6 +30,7 @@ from ssem_dask.errors import ClusterError
 from ssem_dask.runtime.execute import open_ledger, unfinished
 from ssem_dask.runtime.executor import Load, Work
 from ssem_dask.runtime.metrics import set_metrics
+from ssem_dask.runtime.placement import GPU, has_labels, labels_of
 from ssem_dask.task import Cause, Task, TaskReport
 
 _IN_FLIGHT_PER_THREAD = 2
@@ -84,6 +85,28 @@ class _Window:
     ended: "SimpleQueue[Future]" = field(default_factory=SimpleQueue)
 
 
+@dataclass(slots=True)
+class Pool:
+    """How many workers there are: always the same number, or another one while a stage runs."""
+
+    resize: Callable[[int], None]
+    """Asks for that many workers, and does not wait for them."""
+    workers: int
+    """While a stage runs that is not named."""
+    by_stage: Mapping[str, int]
+    now: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.now = self.workers
+
+    def enter(self, stage: str) -> None:
+        """A stage begins, and none of the tasks before it is in flight."""
+        wanted = self.by_stage.get(stage, self.workers)
+        if wanted != self.now:
+            self.now = wanted
+            self.resize(wanted)
+
+
 class DaskExecutor:
     """Runs tasks on the workers of a Dask cluster."""
 
@@ -94,18 +117,25 @@ class DaskExecutor:
         resources: Mapping[str, float] | None = None,
         reconnect: Callable[[], Client] | None = None,
         deadline: float | None = None,
+        pool: Pool | None = None,
     ) -> None:
         """Run tasks by a client.
 
         Args:
             client: of the cluster; closed by `close`.
-            resources: labels with the amounts of each that a task takes.
+            resources: labels with the amounts of each that a task takes, beside those of its stage (see `placement`).
             reconnect: makes another client where the scheduler came back after it was lost; raises OSError while there
                 is none. None: the scheduler dies with this process.
             deadline: seconds that a task may run; None: 20 times the longest of its stage so far, at least 10 min.
+            pool: number of workers by stage; None: it is not changed.
         """
         self._client = client
-        self._resources = dict(resources or {}) or None
+        self._given = dict(resources or {})
+        self._labels = dict(self._given)
+        """Of the current stage."""
+        self._gpus = False
+        """Whether the cluster has had workers with a GPU: then it is waited for one, should all be gone."""
+        self._pool = pool
         self._flights: dict[str, _Flight] = {}
         """What is in flight."""
         self._publishes = True
@@ -132,6 +162,12 @@ class DaskExecutor:
         Raises:
             ClusterError: there has been no scheduler, or no worker, for half an hour.
         """
+        tasks = iter(tasks)
+        first = next(tasks, None)
+        if first is None:
+            return
+        self._enter(first.stage)
+        tasks = chain([first], tasks)
         pace = _Pace(self._deadline)
         suspects: list[Task] = []
         for task, report in self._stream(work, tasks, pace, in_flight=None):
@@ -164,6 +200,15 @@ class DaskExecutor:
         self._client.close()
         if cluster is not None:
             cluster.close()
+
+    def _enter(self, stage: str) -> None:
+        """Know which workers a stage's tasks may go to, and have as many as it wants."""
+        if self._pool is not None:
+            self._pool.enter(stage)
+        workers = self._connected().scheduler_info(n_workers=-1)["workers"].values()
+        self._gpus = self._gpus or any(has_labels(worker, {GPU: 1}) for worker in workers)
+        self._labels = labels_of(stage, gpus=self._gpus, given=self._given)
+        self._threads_at = float("-inf")
 
     def _stream(
         self, work: Work, tasks: Iterable[Task], pace: _Pace, *, in_flight: int | None
@@ -212,7 +257,7 @@ class DaskExecutor:
             client = self._connected()
             key = f"{task.key}-{uuid4().hex}"
             future = client.submit(
-                _announced, work, task, key, self._topic, key=key, pure=False, resources=self._resources
+                _announced, work, task, key, self._topic, key=key, pure=False, resources=self._labels or None
             )
             window.flights[key] = _Flight(task, future, time.monotonic(), tries=flight.tries if flight else 1)
             future.add_done_callback(window.ended.put)
@@ -228,7 +273,10 @@ class DaskExecutor:
         if self._client.status == "running" and self._count_threads() == 0:
             idle = now - self._last_worker
             if idle > _CLUSTER_PATIENCE:
-                raise ClusterError(f"The cluster has had no worker for {idle:.0f} s; start some, then run it again.")
+                wanted = "".join(f" with the label {name}" for name in self._labels)
+                raise ClusterError(
+                    f"The cluster has had no worker{wanted} for {idle:.0f} s; start some, then run it again."
+                )
         else:
             self._last_worker = now
         for flight in [f for f in window.flights.values() if _overdue(f, now, pace.deadline)]:
@@ -280,10 +328,14 @@ class DaskExecutor:
         return max(1, _IN_FLIGHT_PER_THREAD * self._threads)
 
     def _count_threads(self) -> int:
-        """Threads of all workers; asked of the scheduler, so not for each task."""
+        """Threads of all workers that may be given the stage's tasks; asked of the scheduler, so not for each task."""
         client = self._connected()
         with suppress(OSError, TimeoutError):  # lost just now: the next look will tell
-            self._threads = int(sum(client.nthreads().values()))
+            if self._labels:
+                workers = client.scheduler_info(n_workers=-1)["workers"].values()
+                self._threads = sum(int(w["nthreads"]) for w in workers if has_labels(w, self._labels))
+            else:
+                self._threads = int(sum(client.nthreads().values()))
             self._threads_at = time.monotonic()
         return self._threads
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from ssem_dask.errors import OutputError, SsemDaskError
+from ssem_dask.field.device_memory import release_gpu_memory
 from ssem_dask.storage.ledger import Ledger
 from ssem_dask.storage.location import delete, join
 from ssem_dask.storage.retry import patient
@@ -50,6 +51,8 @@ def execute(
     except Exception as error:  # noqa: BLE001  the ledger is where a task's failure is told, whatever it is
         cause, message = cause_of(error), f"{type(error).__name__}: {error}"
         log = "".join(traceback.format_exception(error)[-_LOG_LINES:])
+    if cause is Cause.GPU_OUT_OF_MEMORY:
+        release_gpu_memory()  # the next task shall not fail of what this one has left
     report = TaskReport(
         key=task.key,
         digest=task.digest,

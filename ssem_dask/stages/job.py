@@ -12,7 +12,7 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.registration.coarse import CoarseConfig
 from ssem_dask.registration.register import RegisterConfig
-from ssem_dask.storage.location import join
+from ssem_dask.storage.location import inside
 from ssem_dask.storage.volume import VolumeInfo
 from ssem_dask.task import Result, Task
 from ssem_dask.types import ConfigBase, ShapeZYX
@@ -146,8 +146,8 @@ class Job:
         return self.info.section_thickness / self.info.pixel_size
 
     def url(self, *parts: str) -> str:
-        """URL of something inside the run's group."""
-        return join(self.output, *parts)
+        """URL of something inside the run's group; SourceError where a part leads out of it."""
+        return inside(self.output, *parts)
 
     def sections(self, name: str, start: int = 0, stop: int | None = None) -> Region:
         """Whole sections `start <= z < stop`, clipped to the volume, of an array or file of the run, or of `source`."""

@@ -21,6 +21,7 @@ from ssem_dask.errors import LayoutError, OutputError, PlanError, SourceError, S
 from ssem_dask.storage import location
 
 ZarrArray: TypeAlias = zarr.Array[Any]
+_PICKLE = "pickle"
 _METADATA = ("zarr.json", ".zarray", ".zgroup")
 
 
@@ -80,12 +81,14 @@ def open_array(url: str, *, mode: Literal["r", "r+"]) -> ZarrArray:
     """Open an array of Zarr v2 or v3.
 
     Raises:
-        SourceError: no array is there, or the place cannot be reached.
+        SourceError: no array is there, the place cannot be reached, or the array holds pickled objects.
     """
     with location.reading(url):
         location.knock(url)
         try:
-            return zarr.open_array(location.open_store(url, read_only=mode == "r"), mode=mode)
+            array = zarr.open_array(location.open_store(url, read_only=mode == "r"), mode=mode)
+            _refuse_objects(url, array)
+            return array
         except (FileNotFoundError, zarr.errors.BaseZarrError) as error:
             raise SourceError(f"{url}: no Zarr array is there; check the path.") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -159,6 +162,18 @@ def chunk_place(name: str) -> tuple[int, ...]:
 def is_node(url: str) -> bool:
     """Whether a Zarr array or group (v2 or v3) lies at `url`."""
     return any(location.exists(location.join(url, name)) for name in _METADATA)
+
+
+def _refuse_objects(url: str, array: ZarrArray) -> None:
+    """SourceError where values are objects, or a codec would unpickle them: that runs whatever the file says."""
+    metadata = array.metadata
+    codecs = [*(getattr(metadata, "filters", None) or ()), getattr(metadata, "compressor", None)]
+    pickled = any(getattr(codec, "codec_id", "") == _PICKLE for codec in codecs)
+    if pickled or array.dtype.kind not in "biufc":
+        raise SourceError(
+            f"{url}: holds {'pickled objects' if pickled else f'values of type {array.dtype}'}, which are never read; "
+            "export it as plain numbers."
+        )
 
 
 def _damaged(url: str, error: Exception) -> str:

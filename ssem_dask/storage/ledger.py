@@ -75,4 +75,4 @@ class Ledger:
             location.delete(url, recursive=False)
 
     def _entry(self, key: str) -> str:
-        return location.join(self.url, key + _SUFFIX)
+        return location.inside(self.url, key) + _SUFFIX

@@ -48,6 +48,23 @@ def join(url: str, *parts: str) -> str:
     return "/".join([url.rstrip("/"), *cleaned]) if cleaned else url
 
 
+def inside(url: str, *parts: str) -> str:
+    """`join` for parts that a file or a user gives: what comes out lies below `url`.
+
+    Raises:
+        SourceError: a part is an absolute path, another URL, or climbs out by `..`.
+    """
+    for part in parts:
+        if (
+            "://" in part
+            or "\0" in part
+            or part.startswith(("/", "\\", "~"))
+            or ".." in part.replace("\\", "/").split("/")
+        ):
+            raise SourceError(f"{url}: {part!r} leads out of it; only names below it are accepted.")
+    return join(url, *parts)
+
+
 def parent(url: str) -> str | None:
     """The location one component up; None at the root of a file system or of a bucket."""
     if is_local(url):

@@ -281,11 +281,11 @@ def _refuse_other_groups(url: str, attributes: dict[str, Any]) -> None:
 
 def _open_levels(url: str, image: ngff.Multiscale) -> tuple[tuple[str, ...], tuple[ZarrArray, ...]]:
     """The levels that are mips of ours: y and x halved and rounded up each time, z kept. Others are left alone."""
-    first = arrays.open_array(location.join(url, image.paths[0]), mode="r")
+    first = arrays.open_array(location.inside(url, image.paths[0]), mode="r")
     paths, levels = [image.paths[0]], [first]
     for path in image.paths[1:]:
         wanted = (first.shape[0], *shape_at_mip((first.shape[1], first.shape[2]), mip=len(levels)))
-        level = arrays.open_array(location.join(url, path), mode="r")
+        level = arrays.open_array(location.inside(url, path), mode="r")
         if level.shape != wanted:
             break
         paths.append(path)

@@ -9,21 +9,23 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from ssem_dask.config import cluster_settings
+from ssem_dask.config import cluster_settings, make_config
 from ssem_dask.errors import ConfigError
+from ssem_dask.pipeline import STAGES
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.clusters.address import check_versions
 from ssem_dask.runtime.clusters.certificates import make_certificates
-from ssem_dask.runtime.clusters.config import ClusterConfig
+from ssem_dask.runtime.clusters.config import ClusterConfig, StageName
 from ssem_dask.runtime.clusters.local import start_on_gpus
 from ssem_dask.runtime.clusters.own_gpu import own_gpu
 from ssem_dask.runtime.clusters.security import VARIABLE
 from ssem_dask.runtime.distributed import DaskExecutor
 from ssem_dask.runtime.execute import execute
+from ssem_dask.runtime.placement import GPU_STAGES
 from ssem_dask.task import Outcome, Result, Task
 from tests.integration.conftest import SMALL, to_toml
 from tests.integration.test_command_line import assert_one_sentence, ssem_dask, ssem_dask_process
@@ -182,15 +184,95 @@ def test_other_versions_are_named(changed: dict[str, str | None], named: str) ->
         check_versions(versions(**changed), "tls://x:1")
 
 
-def test_each_gpu_has_a_worker_that_sees_no_other() -> None:
+@pytest.fixture(scope="module")
+def on_gpus() -> Iterator[DaskExecutor]:
+    """A worker for each of two made-up GPUs, and one without; the names are all that is made up."""
     executor = start_on_gpus(["0", "GPU-5f3a"])
+    executor._client.wait_for_workers(3, timeout=60)
+    yield executor
+    executor.close()
+
+
+def test_each_gpu_has_a_worker_that_sees_no_other(on_gpus: DaskExecutor) -> None:
+    client = on_gpus._client
+    seen = client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"])
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    gpus = {seen[address]: worker for address, worker in workers.items() if worker["resources"] == {"GPU": 1}}
+    assert sorted(gpus) == ["0", "GPU-5f3a"]
+    assert {worker["nthreads"] for worker in gpus.values()} == {3}
+    others = [address for address, worker in workers.items() if not worker["resources"]]
+    assert {seen[address] for address in others} == {""}
+    assert len(others) == max(1, len(os.sched_getaffinity(0)) - 6)
+
+
+def tell_gpu(task: Task) -> Result:
+    """Which GPU it sees, and from when to when it took."""
+    begun = time.monotonic()
+    time.sleep(0.3)
+    return Result(message=f"{os.environ['CUDA_VISIBLE_DEVICES']} {begun} {time.monotonic()}")
+
+
+def told(executor: DaskExecutor, stage: str, tmp_path: Path, tasks: int) -> list[tuple[str, float, float]]:
+    given = [Task(key=f"{stage}/{i}", output=str(tmp_path), digest="d", pixels=1) for i in range(tasks)]
+    reports = list(executor.map(partial(execute, run=tell_gpu), given))
+    assert len(reports) == tasks
+    lines = [report.message.split(" ") for report in reports]
+    return [(gpu, float(begun), float(ended)) for gpu, begun, ended in lines]
+
+
+def test_tasks_that_compute_on_a_gpu_go_where_one_is_and_others_anywhere(on_gpus: DaskExecutor, tmp_path: Path) -> None:
+    assert {gpu for gpu, _, _ in told(on_gpus, "register", tmp_path, 18)} == {"0", "GPU-5f3a"}
+    assert {gpu for gpu, _, _ in told(on_gpus, "render", tmp_path, 18)} == {"", "0", "GPU-5f3a"}
+
+
+def test_tasks_of_one_gpu_overlap(on_gpus: DaskExecutor, tmp_path: Path) -> None:
+    spans = [(begun, ended) for gpu, begun, ended in told(on_gpus, "register", tmp_path, 18) if gpu == "0"]
+    most = max(sum(begun <= at < ended for begun, ended in spans) for at, _ in spans)
+    assert most == 3
+
+
+def test_workers_of_local_see_no_gpu() -> None:
+    executor = open_cluster("local", workers=1)
+    assert isinstance(executor, DaskExecutor)
     try:
-        client = executor._client
-        seen = client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"])
-        assert sorted(seen.values()) == ["0", "GPU-5f3a"]
-        assert [w["resources"] for w in client.scheduler_info()["workers"].values()] == [{"GPU": 1}] * 2
+        assert set(executor._client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"]).values()) == {""}
     finally:
         executor.close()
+
+
+def wait(task: Task) -> Result:
+    time.sleep(0.2)
+    return Result()
+
+
+def test_a_stage_may_have_more_workers(tmp_path: Path) -> None:
+    executor = open_cluster("local", workers=1, settings=ClusterConfig(stage_workers={"register": 3}))
+    assert isinstance(executor, DaskExecutor)
+    loads: dict[str, list[int]] = {}
+    try:
+        for stage in ("coarse", "register", "compose"):
+            tasks = [Task(key=f"{stage}/{i}", output=str(tmp_path), digest="d", pixels=1) for i in range(30)]
+            for report in executor.map(partial(execute, run=wait), tasks):
+                assert report.outcome is Outcome.OK
+                loads.setdefault(stage, []).append(executor.load().workers)
+    finally:
+        executor.close()
+    assert set(loads["coarse"]) == {1}
+    assert loads["register"][-1] == 3
+    assert loads["compose"][-1] == 1
+
+
+def test_what_cannot_be_resized_is_one_sentence(cluster: Cluster) -> None:
+    for name in ("serial", "local-gpu", cluster.address):
+        with pytest.raises(ConfigError, match="not ours to change"):
+            open_cluster(name, workers=None, settings=ClusterConfig(stage_workers={"register": 3}))
+
+
+def test_stages_with_workers_are_those_of_the_pipeline() -> None:
+    assert get_args(StageName) == tuple(stage.NAME for stage in STAGES)
+    with pytest.raises(ConfigError, match=r"cluster\.stage_workers"):
+        make_config({"source": "a", "output": "b", "cluster": {"stage_workers": {"rigister": 3}}})
+    assert {stage.NAME for stage in STAGES} >= GPU_STAGES
 
 
 def test_local_gpu_without_a_gpu_is_one_sentence() -> None:

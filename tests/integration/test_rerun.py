@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import ssem_dask as package
+from ssem_dask.config import make_config
+from ssem_dask.pipeline import plan
 from ssem_dask.runtime.execute import open_ledger
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.run import read_run
@@ -245,6 +247,29 @@ def test_killed_while_it_marks_what_is_stale_it_is_still_right(output: str, fini
     assert ended.returncode == 0, ended.stderr
     assert done_again(before, output) == set(again[len(again) // 2 :])
     assert_same(output, finished)
+
+
+@pytest.mark.parametrize(
+    "cluster",
+    [
+        {"name": "tls://203.0.113.9:8786"},
+        {"name": "slurm", "slurm": {"prologue": ["touch owned"]}},
+        {"name": "/somewhere/site.toml"},
+    ],
+)
+def test_where_a_command_runs_is_never_taken_from_a_store(output: str, cluster: dict[str, Any]) -> None:
+    metadata = Path(output) / "zarr.json"
+    tree = json.loads(metadata.read_text())
+    tree["attributes"]["ssem_dask"]["given"]["cluster"] = cluster
+    metadata.write_text(json.dumps(tree))
+    for command in ("rerun", "verify"):
+        assert_one_sentence(ssem_dask(command, output), naming="give --cluster")
+
+
+def test_a_run_does_not_keep_how_to_reach_a_cluster(output: str) -> None:
+    table = {"name": "slurm", "tls": "/home/me/tls", "slurm": {"prologue": ["export TOKEN=secret"]}}
+    config = make_config({"source": read_run(output)["source"], "output": output, "cluster": table})
+    assert plan(config).given["cluster"] == {"name": "slurm", "workers": None}
 
 
 def test_a_shell_loop_brings_a_run_to_its_end(observed: str, tmp_path: Path) -> None:

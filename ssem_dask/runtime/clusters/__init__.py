@@ -10,6 +10,8 @@ from ssem_dask.runtime.clusters.security import named_security
 from ssem_dask.runtime.clusters.slurm import start_slurm
 from ssem_dask.runtime.executor import Executor, SerialExecutor
 
+_RESIZED = ("local", "slurm")
+
 
 def open_cluster(
     name: str,
@@ -33,10 +35,16 @@ def open_cluster(
         ConfigError: an unknown name, nobody answers at the address, or the cluster cannot do the run.
     """
     settings = settings or ClusterConfig()
+    if settings.stage_workers and name not in _RESIZED:
+        raise ConfigError(
+            f"[cluster] stage_workers: the number of workers of --cluster {name} is not ours to change; leave it "
+            f"out, or use {' or '.join(_RESIZED)}."
+        )
+    stage_workers: dict[str, int] = {str(stage): wanted for stage, wanted in settings.stage_workers.items()}
     if name == "serial":
         return SerialExecutor()
     if name == "local":
-        return start_local(workers, deadline=settings.deadline)
+        return start_local(workers, deadline=settings.deadline, stage_workers=stage_workers)
     if name == "local-gpu":
         return start_local_gpu(workers, deadline=settings.deadline)
     if name == "slurm":
@@ -48,6 +56,7 @@ def open_cluster(
             resources=settings.resources,
             task_memory=task_memory,
             deadline=settings.deadline,
+            stage_workers=stage_workers,
             note=note,
         )
     if "://" in name:

@@ -12,6 +12,7 @@ from distributed.security import Security
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters.probe import refuse_unanswered
 from ssem_dask.runtime.distributed import DaskExecutor
+from ssem_dask.runtime.placement import has_labels
 
 CONNECT_SECONDS = 20
 _WAIT_MINUTES = 10.0
@@ -93,7 +94,7 @@ def check_workers(
     for name, worker in workers.items():
         limit = int(worker["memory_limit"] or 0)
         share = limit // max(1, int(worker["nthreads"]))
-        if limit and share < task_memory and _has(worker, resources):
+        if limit and share < task_memory and has_labels(worker, resources):
             raise ConfigError(
                 f"--cluster {address}: worker {name} has {share / 1e9:.2f} GB for each of its {worker['nthreads']} "
                 f"thread(s), but the run's largest task needs {task_memory / 1e9:.2f} GB; start workers with more "
@@ -104,7 +105,7 @@ def check_workers(
 def _wait_for_workers(client: Client, address: str, resources: Mapping[str, float], *, minutes: float) -> None:
     for _ in range(math.ceil(minutes * 60)):
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        if any(_has(worker, resources) for worker in workers):
+        if any(has_labels(worker, resources) for worker in workers):
             return
         time.sleep(1)
     labels = ", ".join(f"{name} = {amount:g}" for name, amount in resources.items())
@@ -113,10 +114,6 @@ def _wait_for_workers(client: Client, address: str, resources: Mapping[str, floa
         f"--cluster {address}: the scheduler has {got} after {minutes:g} min; start some"
         f"{f' with --resources {labels!r}' if labels else ''}, or set [cluster] wait_minutes higher."
     )
-
-
-def _has(worker: Mapping[str, Any], resources: Mapping[str, float]) -> bool:
-    return all(worker["resources"].get(name, 0) >= amount for name, amount in resources.items())
 
 
 def _code_of(versions: Mapping[str, Any]) -> dict[str, str | None]:

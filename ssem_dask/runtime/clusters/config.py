@@ -1,8 +1,16 @@
 """The `[cluster]` table: where the tasks run. Nothing in it decides a result, so none of it is part of a digest."""
 
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
 from pydantic import Field
 
+from ssem_dask.errors import ConfigError
 from ssem_dask.types import ConfigBase
+
+StageName = Literal["coarse", "mask", "calibrate", "register", "compose", "render", "downsample", "measure"]
+OF_THIS_MACHINE = ("serial", "local", "local-gpu")
+"""Clusters that need nothing but this machine."""
 
 
 class SlurmConfig(ConfigBase):
@@ -47,6 +55,9 @@ class ClusterConfig(ConfigBase):
     """`serial`, `local`, `local-gpu`, `slurm`, or the address of a Dask scheduler (`tls://host:8786`)."""
     workers: int | None = Field(default=None, ge=1)
     """Workers; None: one a core with `local`, those of one job with `slurm`. A scheduler by address has its own."""
+    stage_workers: dict[StageName, Annotated[int, Field(ge=1)]] = Field(default={})
+    """Workers while a stage runs, where not `workers`, e.g. `{ register = 40, compose = 4 }`; for `local` and
+    `slurm`."""
     tls: str | None = None
     """Folder made by `ssem-dask certs`; None: that of `$SSEM_DASK_TLS`, else what Dask's own configuration names."""
     resources: dict[str, float] = Field(default={})
@@ -57,3 +68,29 @@ class ClusterConfig(ConfigBase):
     wait_minutes: float | None = Field(default=None, gt=0)
     """Longest wait for the first worker; None: 10 minutes, and a day with `slurm`, where jobs queue."""
     slurm: SlurmConfig = SlurmConfig()
+
+    def remembered(self) -> dict[str, Any]:
+        """What a run keeps of it: not the rest, which may hold what is no business of those who can read the run."""
+        return {"name": self.name, "workers": self.workers}
+
+
+def remembered_cluster(run: str, kept: Mapping[str, Any]) -> ClusterConfig:
+    """The cluster that a run was begun on, as far as that may be taken from a store.
+
+    Whoever can write to a store must not be able to choose what runs on this machine: neither the shell lines of batch
+    jobs, nor a scheduler that is sent tasks and answers them. So only clusters of this machine are.
+
+    Args:
+        run: URL, for the message.
+        kept: as `ClusterConfig.remembered` made it.
+
+    Raises:
+        ConfigError: the user must say where to run.
+    """
+    name, workers = kept.get("name", "local"), kept.get("workers")
+    if name not in OF_THIS_MACHINE:
+        raise ConfigError(
+            f"Run {run}: was begun with --cluster {name}, and where a command runs is not taken from a store that "
+            "others may have written; give --cluster."
+        )
+    return ClusterConfig(name=str(name), workers=workers if isinstance(workers, int) and workers > 0 else None)

@@ -46,6 +46,7 @@ class Keeper:
         self._broken = 0
         self._pause_until = 0.0
         self._stopping = threading.Event()
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="slurm jobs", daemon=True)
         self.failure: str | None = None
         """Why there will be no workers, once that is certain."""
@@ -54,6 +55,13 @@ class Keeper:
         """Submit the jobs, and watch them until `stop`."""
         self._cluster.scale(jobs=self._jobs)
         self._thread.start()
+
+    def resize(self, jobs: int) -> None:
+        """Submit further jobs, or cancel some."""
+        self._note(f"slurm: {self._jobs} → {jobs} job(s)")
+        with self._lock:
+            self._jobs = jobs
+            self._cluster.scale(jobs=jobs)
 
     def stop(self) -> None:
         """Replace nothing any more."""
@@ -66,6 +74,10 @@ class Keeper:
             self._look()
 
     def _look(self) -> None:
+        with self._lock:
+            self._replace()
+
+    def _replace(self) -> None:
         submitted = self._cluster.job_ids()  # before squeue: a job of a moment later must not count as ended
         self._record.keep(job for job in submitted.values() if job)
         self._reported.update(name for name in submitted if self._cluster.has_workers_of(name))

@@ -1,11 +1,12 @@
-"""Workers on this machine: one a core, or one a GPU.
+"""Workers on this machine: one a core, or one a GPU and some beside them.
 
 They listen on the loopback address, which every user of the machine can reach; so they too speak TLS, with a
 certificate that exists in memory only and is gone with the cluster.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import dask
 from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster
@@ -14,25 +15,31 @@ from distributed.system import MEMORY_LIMIT
 
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters.devices import visible_gpus
-from ssem_dask.runtime.distributed import DaskExecutor
+from ssem_dask.runtime.distributed import DaskExecutor, Pool
+from ssem_dask.runtime.placement import GPU, GPU_THREADS
 
 _HOST = "127.0.0.1"
 _DASHBOARD = f"{_HOST}:0"
 
 
-def start_local(workers: int | None, *, deadline: float | None = None) -> DaskExecutor:
-    """Start worker processes of one thread each; one a core if None."""
+def start_local(
+    workers: int | None, *, deadline: float | None = None, stage_workers: Mapping[str, int] | None = None
+) -> DaskExecutor:
+    """Start worker processes of one thread each, which see no GPU; one a core if None."""
     _one_death_is_blamed()
+    workers = workers or len(os.sched_getaffinity(0))
     cluster = LocalCluster(
-        n_workers=workers or len(os.sched_getaffinity(0)),
+        n_workers=workers,
         threads_per_worker=1,
         host=_HOST,
         protocol="tls://",
         security=Security.temporary(),
         dashboard_address=_DASHBOARD,
         memory_limit="auto",
+        env={"CUDA_VISIBLE_DEVICES": ""},  # not all of them on the first GPU
     )
-    return DaskExecutor(Client(cluster), deadline=deadline)
+    pool = Pool(cluster.scale, workers, stage_workers or {})
+    return DaskExecutor(Client(cluster), deadline=deadline, pool=pool)
 
 
 def start_local_gpu(workers: int | None, *, deadline: float | None = None) -> DaskExecutor:
@@ -56,23 +63,23 @@ def start_local_gpu(workers: int | None, *, deadline: float | None = None) -> Da
 
 
 def start_on_gpus(gpus: Sequence[str], *, deadline: float | None = None) -> DaskExecutor:
-    """Start one worker for each GPU named as in `CUDA_VISIBLE_DEVICES`; it sees no other, and is labelled GPU = 1."""
+    """Start a worker for each GPU named as in `CUDA_VISIBLE_DEVICES`, and workers without one for the cores left.
+
+    A worker with a GPU sees no other, is labelled GPU = 1, and has three threads, so that it reads and writes while it
+    computes. Stages that use no GPU go to all of them.
+    """
     _one_death_is_blamed()
     security = Security.temporary()
     common = {"host": _HOST, "protocol": "tls://", "security": security}
-    workers = {
-        index: {
-            "cls": Nanny,
-            "options": {
-                **common,
-                "nthreads": 1,
-                "memory_limit": MEMORY_LIMIT // len(gpus),
-                "resources": {"GPU": 1},
-                "env": {"CUDA_VISIBLE_DEVICES": gpu},
-            },
-        }
-        for index, gpu in enumerate(gpus)
-    }
+    without = max(1, len(os.sched_getaffinity(0)) - GPU_THREADS * len(gpus))
+    share = MEMORY_LIMIT // (GPU_THREADS * len(gpus) + without)
+
+    def worker(threads: int, gpu: str, **options: Any) -> dict[str, Any]:
+        memory = {"nthreads": threads, "memory_limit": threads * share}
+        return {"cls": Nanny, "options": {**common, **memory, "env": {"CUDA_VISIBLE_DEVICES": gpu}, **options}}
+
+    workers = {f"gpu-{i}": worker(GPU_THREADS, gpu, resources={GPU: 1}) for i, gpu in enumerate(gpus)}
+    workers.update({f"cpu-{i}": worker(1, "") for i in range(without)})
     scheduler = {"cls": Scheduler, "options": {**common, "dashboard_address": _DASHBOARD}}
     client = Client(SpecCluster(workers=workers, scheduler=scheduler, security=security))
     return DaskExecutor(client, deadline=deadline)

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from ssem_dask.runtime.clusters.config import SlurmConfig
 from ssem_dask.runtime.clusters.job_record import JobRecord, end_what_was_left_behind, state_folder
 from ssem_dask.runtime.clusters.security import named_security
 from ssem_dask.runtime.clusters.slurm_commands import refuse_unacceptable, require_commands
-from ssem_dask.runtime.distributed import DaskExecutor
+from ssem_dask.runtime.distributed import DaskExecutor, Pool
 
 if TYPE_CHECKING:
     from ssem_dask.runtime.clusters.keeper import Keeper
@@ -42,8 +43,9 @@ class SlurmExecutor(DaskExecutor):
         record: JobRecord,
         resources: Mapping[str, float],
         deadline: float | None,
+        pool: Pool,
     ) -> None:
-        super().__init__(client, resources=resources, deadline=deadline)
+        super().__init__(client, resources=resources, deadline=deadline, pool=pool)
         self._keeper, self._record = keeper, record
 
     def close(self) -> None:
@@ -66,6 +68,7 @@ def start_slurm(
     resources: Mapping[str, float],
     task_memory: int,
     deadline: float | None,
+    stage_workers: Mapping[str, int],
     note: Callable[[str], None],
 ) -> SlurmExecutor:
     """Submit jobs, and wait for the first worker.
@@ -78,6 +81,7 @@ def start_slurm(
         resources: labels, with amounts, that the tasks take.
         task_memory: bytes that the largest task holds; 0 where that is not known.
         deadline: seconds that a task may run, see `DaskExecutor`.
+        stage_workers: wanted while a stage runs, where not `workers`.
         note: told what happens to the jobs.
 
     Raises:
@@ -120,7 +124,13 @@ def start_slurm(
                 getattr(part, stop)()
         record.end()
         raise
-    return SlurmExecutor(client, keeper=keeper, record=record, resources=resources, deadline=deadline)
+    resize = partial(_resize, keeper, processes)
+    pool = Pool(resize, workers or processes, stage_workers)
+    return SlurmExecutor(client, keeper=keeper, record=record, resources=resources, deadline=deadline, pool=pool)
+
+
+def _resize(keeper: "Keeper", processes: int, workers: int) -> None:
+    keeper.resize(math.ceil(workers / processes))
 
 
 def _security(tls: str | None, record: JobRecord) -> Security:

@@ -1,0 +1,72 @@
+"""The memory of a GPU: one task at a time holds it, in batches that it can hold.
+
+A worker has one GPU and several threads, so that one task computes while others read and write. `computing_on` is
+held while a task has tensors on the GPU; what it reads and writes lies in the machine's memory and needs no turn.
+"""
+
+import gc
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+_GPU = threading.Lock()
+
+
+@contextmanager
+def computing_on(device: torch.device) -> Iterator[None]:
+    """Have the process's GPU to oneself; on a CPU nobody waits."""
+    if device.type == "cpu":
+        yield
+        return
+    with _GPU:
+        yield
+
+
+def in_batches(
+    run: Callable[[Sequence[_Item]], _Result], items: Sequence[_Item], *, size: int
+) -> Iterator[tuple[Sequence[_Item], _Result]]:
+    """Run a function on batches of items, in order; where the GPU cannot hold a batch, on halves of it.
+
+    Args:
+        run: takes a batch, whose items must not see each other.
+        items: all of them.
+        size: items of a batch; once one was too large, the ones after it are as small as it became.
+
+    Yields:
+        Each batch and what came of it.
+
+    Raises:
+        torch.OutOfMemoryError: a single item is too large.
+    """
+    start = 0
+    while start < len(items):
+        batch = items[start : start + size]
+        found = _tried(run, batch)
+        if not found:
+            # What the attempt held is free only now, when its exception and the frames in it are gone.
+            release_gpu_memory()
+            size = (len(batch) + 1) // 2
+            continue
+        start += len(batch)
+        yield batch, found[0]
+
+
+def release_gpu_memory() -> None:
+    """Give back what torch keeps of the GPU's memory without using it."""
+    gc.collect()
+    torch.cuda.empty_cache()  # does nothing where no GPU was used
+
+
+def _tried(run: Callable[[Sequence[_Item]], _Result], batch: Sequence[_Item]) -> tuple[_Result] | None:
+    """What came of a batch; None where it did not fit and can be halved."""
+    try:
+        return (run(batch),)
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+        return None
