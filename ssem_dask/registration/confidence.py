@@ -103,8 +103,8 @@ def folded(fields: Tensor, *, spacing: float) -> Tensor:
 
 
 def _around(values: Tensor, pixels: Grid, nodes: Grid) -> Tensor:
-    """Means `(n, c, ny, nx)` of `(n, c, h, w)` over squares about each node, bilinear between those about the pixels; at
-    the border over the part that lies inside.
+    """Means `(n, c, ny, nx)` of `(n, c, h, w)` over squares about each node, bilinear between those about pixels; at the
+    border over the part that lies inside.
     """
     y, x = (_squares(pixels, nodes, axis).to(values.device) for axis in (0, 1))
     return y @ (values @ x.T)

@@ -17,7 +17,7 @@ from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_batch
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.registration.confidence import disagreement, evidence, folded, raw_confidence, relative_confidence
-from ssem_dask.registration.encoder import Encoder, features, encoder_on
+from ssem_dask.registration.encoder import Encoder, encoder_on, features
 from ssem_dask.registration.gauss_newton import (
     FeatureLevel,
     GaussNewtonConfig,

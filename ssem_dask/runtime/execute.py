@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from ssem_dask.errors import OutputError, SsemDaskError
-from ssem_dask.field.device_memory import release_gpu_memory
+from ssem_dask.field.device import release_gpu_memory
 from ssem_dask.storage.ledger import Ledger
 from ssem_dask.storage.location import delete, join
 from ssem_dask.storage.retry import patient

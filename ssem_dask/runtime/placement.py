@@ -13,7 +13,7 @@ GPU = "GPU"
 GPU_STAGES = frozenset({"calibrate", "register"})
 GPU_SHARE = 1 / 64
 """Of the label, what a task takes: so little that the worker's threads limit how many run at once. They take turns on
-the GPU itself (`field.device_memory.computing_on`)."""
+the GPU itself (`field.device.computing_on`)."""
 GPU_THREADS = 3
 """Threads of a worker with a GPU: one task reads, one computes, one writes."""
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 import torch
 
-from ssem_dask.device import compute_device
+from ssem_dask.field.device import compute_device
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import shape_at_mip

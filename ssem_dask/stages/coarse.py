@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ssem_dask.composition.affine_sections import enough_pairs, separate_affines
-from ssem_dask.device import compute_device
+from ssem_dask.field.device import compute_device
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.registration.coarse import CoarseSection, chain_sections, estimate_pair

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssem_dask.device import compute_device
+from ssem_dask.field.device import compute_device
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import ceil_div, shape_at_mip

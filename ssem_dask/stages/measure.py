@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssem_dask.device import compute_device
+from ssem_dask.field.device import compute_device
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import ceil_div, shape_at_mip
 from ssem_dask.geometry.region import Footprint

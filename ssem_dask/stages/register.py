@@ -4,7 +4,6 @@ A task reads a window (core and halo, in z and in y, x) of coarse-aligned sectio
 fields and confidences of its core: exactly one shard of each array.
 """
 
-import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssem_dask.device import compute_device, turn
+from ssem_dask.field.device import compute_device, computing_on
 from ssem_dask.field.grid import Grid, node_count
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
@@ -236,7 +235,7 @@ def _registered(job: Job, window: Window) -> _Registered:
         return _Registered(None, [], read)
     grid = Grid.of_box(box)
     config = calibrated(job)
-    with turn if device.type != "cpu" else contextlib.nullcontext():
+    with computing_on(device):
         pairs, faults = gated_window(
             images,
             valid=valid,

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssem_dask.device import CPU, compute_device
 from ssem_dask.field.affine import IDENTITY
+from ssem_dask.field.device import CPU, compute_device
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import Kind, sample_known
 from ssem_dask.geometry.box import Box

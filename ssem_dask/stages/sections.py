@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssem_dask.device import CPU
 from ssem_dask.errors import SourceError
 from ssem_dask.field.affine import affine_seen_from, apply_affine
+from ssem_dask.field.device import CPU
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import Kind
 from ssem_dask.field.warp import sample_image
@@ -57,8 +57,8 @@ def refuse_blank(job: Job) -> None:
 def read_pooled(volume: Volume, *, box: Box, device: torch.device = CPU) -> Tensor:
     """Read one section's pixels `(y, x)` float32 at `box.mip`, pooled by mean where that mip is not stored.
 
-    Reads in bands, so that memory depends on the result and not on the mip-0 pixels under it. Pixels go to the device as
-    they are stored and are pooled there.
+    Reads in bands, so that memory depends on the result and not on the mip-0 pixels under it. Pixels go to the device
+    as they are stored and are pooled there.
     """
     shape = volume.shape_at(0)
     stored = volume.stored_mip(box.mip)

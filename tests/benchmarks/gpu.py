@@ -10,6 +10,7 @@ registered both ways. Times are medians of several runs, between CUDA events.
 import argparse
 import json
 import statistics
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def main() -> None:
         record["solver"] = _solver(options.side, device)
         record["encoder"] = _encoder(options.side, device)
         record["window"] = _window(options.side, options.sections, device)
-    print(json.dumps(record, indent=1))
+    sys.stdout.write(json.dumps(record, indent=1) + "\n")
     if options.json:
         options.json.write_text(json.dumps(record, indent=1))
 

@@ -1,1 +1,1 @@
-"""Gauss-Newton registration of pairs for GPUs: the same equations as `gauss_newton`, in few kernels and one CUDA graph."""
+"""Registration of pairs on GPUs: the equations of `gauss_newton` in few kernels and one CUDA graph."""

@@ -1,9 +1,9 @@
 """Triton kernels of one Gauss-Newton step on nodes; what they compute is said in `normal_equations`.
 
-A level has features `(z, c, h, w)` and `valid` `(z, h, w)` of all sections of a window; `pairs` `(n, 2)` int32 names the
-fixed and the moving section of every pair, so that nothing is copied. Displacements, right sides and directions are
-`(n, 2, ny, nx)` float32. Sums over a pair are written as one number a program and added up by whoever needs them, always
-in the same order: results do not depend on timing. All arithmetic is float32, whatever the features are stored as.
+A level has features `(z, c, h, w)` and `valid` `(z, h, w)` of all sections of a window; `pairs` `(n, 2)` int32 names
+the fixed and the moving section of every pair, so that nothing is copied. Displacements, right sides and directions are
+`(n, 2, ny, nx)` float32. Sums over a pair are written as one number a program and added up by whoever needs them, in
+the same order always: results do not depend on timing. All arithmetic is float32, whatever the features are stored as.
 
 Each kernel runs in Triton's interpreter on a CPU too, which is how the tests run it.
 """
@@ -166,8 +166,8 @@ def cell_sums(
         warped: `(n, c, h, w)`.
         seen: `(n, h, w)`.
         moments: `(n, 2)`.
-        sums: `(n, 20, ny - 1, nx - 1)`, written: for each of yy, yx, xx, by, bx the shares of the nodes above left, above
-            right, below left and below right.
+        sums: `(n, 20, ny - 1, nx - 1)`, written: for each of yy, yx, xx, by, bx the shares of the nodes above left,
+            above right, below left and below right.
         cutoff: rc.
         h, w: px of the level.
         offset_y, offset_x: the first pixel of cell 0; may be below 0.

@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -185,7 +186,7 @@ class _Solver:
         by_spacing = {spacing: step.nodes for (_, spacing), step in self._steps.items()}
         if self._warm:  # it starts from fields on the finest nodes
             spacings = [spacings[-1], *spacings]
-        for a, b in zip(spacings, spacings[1:], strict=False):
+        for a, b in pairwise(spacings):
             if a != b and (a, b) not in bases:
                 bases[a, b] = NodeBasis.between(
                     nodes=by_spacing[a], pixels=by_spacing[b], kind="bilinear", device=self._pairs.device

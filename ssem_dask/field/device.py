@@ -1,4 +1,4 @@
-"""The memory of a GPU: one task at a time holds it, in batches that it can hold.
+"""Where a process computes: on the CPU, or on the one GPU that it sees, which one task at a time holds.
 
 A worker has one GPU and several threads, so that one task computes while others read and write. `computing_on` is
 held while a task has tensors on the GPU; what it reads and writes lies in the machine's memory and needs no turn.
@@ -15,6 +15,16 @@ import torch
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _GPU = threading.Lock()
+CPU = torch.device("cpu")
+
+
+def compute_device() -> torch.device:
+    """The GPU that this process sees (of several the first), or the CPU.
+
+    Workers of the local cluster see none, those of `local-gpu` one each (`CUDA_VISIBLE_DEVICES`). Results depend on it
+    by rounding only, so it is no part of a run's configuration.
+    """
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else CPU
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssem_dask.field.device_memory import computing_on, in_batches
+from ssem_dask.field.device import computing_on, in_batches
 from ssem_dask.runtime.execute import execute
 from ssem_dask.task import Cause, Outcome, Result, Task
 

@@ -1,0 +1,235 @@
+"""From a volume to its aligned pyramid, beside a plain copy of the same volume with its pyramid on the same workers.
+
+    python -m tests.benchmarks.e2e --dir /data --sections 104 --side 4096 --gpus 1 2
+
+The volume is made-up tissue at 2.5 nm (registration works at 5 nm), each section displaced by a smooth random field.
+The copy reads and writes every shard of level 0 and makes the pyramid with the pipeline's own tasks. Both run on one
+cluster that is up already; what its start costs stands beside. `--gpus 0` is `--cluster local`.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssem_dask import pipeline
+from ssem_dask.config import make_config
+from ssem_dask.evaluation.phantom.config import PhantomConfig
+from ssem_dask.evaluation.phantom.generate import generate
+from ssem_dask.geometry.box import Box
+from ssem_dask.runtime.clusters.local import start_local, start_on_gpus
+from ssem_dask.runtime.events import Silent
+from ssem_dask.runtime.executor import Executor
+from ssem_dask.stages import downsample
+from ssem_dask.stages.render import RenderTask, Warping, render_tasks
+from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
+from ssem_dask.task import Outcome, Result, Task, TaskReport
+
+PIXEL, THICKNESS = 2.5, 40.0
+_DEPTH = 8
+_SHARD = (_DEPTH, 2048, 2048)
+_CHUNK = (_DEPTH, 256, 256)
+
+
+def main() -> None:
+    """Make the volume, copy it, align it; print a table and JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dir", type=Path, required=True, help="where volumes are written; made and removed")
+    parser.add_argument("--sections", type=int, default=104)
+    parser.add_argument("--side", type=int, default=4096)
+    parser.add_argument(
+        "--gpus", type=int, nargs="+", default=[0], help="numbers of GPUs to run with, one after another"
+    )
+    parser.add_argument("--config", default="{}", help="JSON of further configuration")
+    parser.add_argument("--keep", action="store_true", help="leave the aligned volumes")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    options.dir.mkdir(parents=True, exist_ok=True)
+    source = options.dir / "source.zarr"
+    begin = time.perf_counter()
+    if not source.exists():
+        make_volume(str(source), sections=options.sections, side=options.side)
+    record: dict[str, Any] = {
+        "sections": options.sections,
+        "side": options.side,
+        "cores": len(os.sched_getaffinity(0)),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "made_s": round(time.perf_counter() - begin, 1),
+        "runs": [],
+    }
+    for count in options.gpus:
+        record["runs"].append(_measured(source, options, count))
+        sys.stderr.write(json.dumps(record["runs"][-1]) + "\n")
+    sys.stdout.write(json.dumps(record, indent=1) + "\n")
+    if options.json:
+        options.json.write_text(json.dumps(record, indent=1))
+
+
+def make_volume(url: str, *, sections: int, side: int) -> None:
+    """Write a displaced phantom, in parallel."""
+    info = VolumeInfo(
+        shape=(sections, side, side), dtype=np.dtype("uint8"), pixel_size=PIXEL, section_thickness=THICKNESS
+    )
+    create_volume(url, info=info, chunk=_CHUNK, shard=_SHARD, mips=1)
+    jobs = [(url, z, min(z + _DEPTH, sections), side) for z in range(0, sections, _DEPTH)]
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as pool:
+        list(pool.map(_make_sections, jobs))
+
+
+def _make_sections(job: tuple[str, int, int, int]) -> None:
+    url, start, stop, side = job
+    torch.set_num_threads(1)
+    tile = min(1024, side // 2)
+    phantom = PhantomConfig(seed=3, shape=(stop, tile, tile), pixel_size=2 * PIXEL, section_thickness=THICKNESS)
+    images = generate(phantom, Box((start, 0, 0), (stop, tile, tile))).image
+    out = np.zeros((stop - start, side, side), dtype=np.uint8)
+    repeats = -(-side // 2 // tile)
+    for i, image in enumerate(images):
+        rows = [image if r % 2 == 0 else image[::-1] for r in range(repeats)]
+        wide = np.concatenate(rows)
+        wide = np.concatenate([wide if c % 2 == 0 else wide[:, ::-1] for c in range(repeats)], axis=1)
+        large = torch.from_numpy(wide[: side // 2, : side // 2].astype(np.float32))[None, None]
+        out[i] = _displaced(large, side, seed=start + i).clamp(0, 255).to(torch.uint8).numpy()
+    Volume.open(url).write(Box((start, 0, 0), (stop, side, side)), out)
+
+
+def _displaced(image: torch.Tensor, side: int, *, seed: int) -> torch.Tensor:
+    """Twice as large, and displaced by some px: `(side, side)`."""
+    random = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(1, 2, 6, 6, generator=random) * 8 + torch.randn(1, 2, 1, 1, generator=random) * 4
+    shift = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=False)[0]
+    centres = (torch.arange(side) + 0.5) * 2 / side - 1
+    y, x = torch.meshgrid(centres, centres, indexing="ij")
+    query = torch.stack([x + shift[1] * 2 / side, y + shift[0] * 2 / side], dim=-1)[None]
+    noise = torch.randn(side, side, generator=random) * 3
+    return torch.nn.functional.grid_sample(image, query, padding_mode="reflection", align_corners=False)[0, 0] + noise
+
+
+def _measured(source: Path, options: argparse.Namespace, gpus: int) -> dict[str, Any]:
+    """Copy and alignment on one cluster."""
+    begin = time.perf_counter()
+    executor: Executor = start_on_gpus([str(i) for i in range(gpus)]) if gpus else start_local(None)
+    row: dict[str, Any] = {"gpus": gpus}
+    try:
+        _warm(executor)
+        row["start_s"] = round(time.perf_counter() - begin, 2)
+        row["copy_s"], row["copy_stages_s"] = _copy(source, options.dir / f"copy-{gpus}.zarr", executor)
+        output = options.dir / f"aligned-{gpus}.zarr"
+        shutil.rmtree(output, ignore_errors=True)
+        config = make_config({**json.loads(options.config), "source": str(source), "output": str(output)})
+        clock = _Clock()
+        begin = time.perf_counter()
+        summary = pipeline.run(pipeline.plan(config), executor=executor, observer=clock)
+        row["align_s"] = round(time.perf_counter() - begin, 2)
+        row["stages_s"], row["counts"] = clock.seconds, summary.counts
+        row["remarks"] = [f"{r.key}: {r.message}"[:200] for r in summary.remarks[:5]]
+        row["failed"] = [f"{r.key}: {r.message}"[:300] for r in summary.failed[:5]]
+        row["busy_s"] = {name: round(seconds, 1) for name, seconds in clock.busy.items()}
+        row["ratio"] = round(row["align_s"] / row["copy_s"], 2)
+        row["mpx_s"] = round(options.sections * options.side**2 / row["align_s"] / 1e6, 1)
+    finally:
+        executor.close()
+        if not options.keep:
+            for name in ("copy", "aligned"):
+                shutil.rmtree(options.dir / f"{name}-{gpus}.zarr", ignore_errors=True)
+    return row
+
+
+class _Clock(Silent):
+    """Seconds of every stage, and of its tasks together."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.busy: dict[str, float] = {}
+        self._since = 0.0
+
+    def stage_started(self, event: Any) -> None:
+        self._since = time.perf_counter()
+
+    def task_ended(self, report: TaskReport) -> None:
+        self.busy[report.stage] = self.busy.get(report.stage, 0.0) + report.seconds
+
+    def stage_ended(self, stage: str) -> None:
+        self.seconds[stage] = round(time.perf_counter() - self._since, 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _WarmTask(Task):
+    """Loads what a worker loads once."""
+
+
+def _warm(executor: Executor) -> None:
+    """Wait until every worker has done something."""
+    list(executor.map(_woken, (_WarmTask(key=f"render/{i}", output="", digest="", pixels=0) for i in range(64))))
+
+
+def _woken(task: Task) -> TaskReport:
+    if torch.cuda.is_available():
+        torch.zeros(1, device="cuda")
+    time.sleep(0.1)
+    return TaskReport(key=task.key, digest="", outcome=Outcome.OK)
+
+
+def _copy(source: Path, target: Path, executor: Executor) -> tuple[float, dict[str, float]]:
+    """Read and write every shard, then the pyramid."""
+    shutil.rmtree(target, ignore_errors=True)
+    begin = time.perf_counter()
+    config = make_config({"source": str(source), "output": str(target)})
+    job = pipeline.plan(config).job
+    warping = Warping(
+        source=str(source),
+        info=job.info,
+        fields="",
+        spacing=job.spacing,
+        target=str(target),
+        mips=job.mips,
+        config=job.render,
+    )
+    warping.create()
+    stages = {}
+    rounds: Iterator[tuple[str, Any, Callable[[Task], Result]]] = chain(
+        [("copy", render_tasks(warping, output=str(target), digest=""), _copied)],
+        (
+            (f"mip {mip}", tasks, downsample.run)
+            for mip, tasks in enumerate(downsample.downsample_tasks(warping, output=str(target), digest=""), start=1)
+        ),
+    )
+    for name, tasks, work in rounds:
+        since = time.perf_counter()
+        reports = list(executor.map(_Plain(work), tasks))
+        assert all(report.outcome is not Outcome.FAILED for report in reports), reports
+        stages[name] = round(time.perf_counter() - since, 2)
+    return round(time.perf_counter() - begin, 2), stages
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """Does a task without a ledger."""
+
+    work: Callable[[Task], Result]
+
+    def __call__(self, task: Task) -> TaskReport:
+        self.work(task)
+        return TaskReport(key=task.key, digest="", outcome=Outcome.OK)
+
+
+def _copied(task: Task) -> Result:
+    assert isinstance(task, RenderTask)
+    Volume.open(task.warping.target).write(task.box, task.warping.open_source().read(task.box))
+    return Result()
+
+
+if __name__ == "__main__":
+    main()
