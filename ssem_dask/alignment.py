@@ -7,7 +7,7 @@ from ssem_dask.errors import SourceError
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import Kind, sample_known
 from ssem_dask.geometry.box import Box
-from ssem_dask.stages.render import section_field, to_dtype, warped_section
+from ssem_dask.stages.render import read_nodes, to_dtype, warped_sections
 from ssem_dask.storage.fields import open_coarse, open_field
 from ssem_dask.storage.location import join
 from ssem_dask.storage.run import read_run
@@ -79,8 +79,9 @@ class Alignment:
                 "warp a volume that lies in the source's frame."
             )
         part = box or Box((self._checked(z), 0, 0), (z + 1, *self.shape[1:]))
-        field = section_field(self._field_url, z=self._checked(z), box=part, spacing=self.spacing)
-        image, _ = warped_section(volume, field=field, z=z, box=part, kind=kind)
+        sections = range(self._checked(z), z + 1)
+        fields = read_nodes(self._field_url, sections=sections, box=part, spacing=self.spacing)
+        image, _ = next(warped_sections(volume, fields=fields, sections=sections, box=part, kind=kind))
         return to_dtype(image, volume.info.dtype)
 
     def map_points(self, points: Float64Array, *, to: str) -> Float64Array:

@@ -10,6 +10,7 @@ features (whether they say the same), in units of the median of n over the windo
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -59,13 +60,27 @@ def evidence(
     (ay, ax), (by, bx) = gradients(a), gradients(b)
     weight = robust_weights(b - a, valid=valid, cutoff=cutoff)
     hessian = 0.125 * ((ay + by).square() + (ax + bx).square()).sum(dim=1) * weight
-    count = a.shape[1]
     both = valid[:, None]
     products = [(of * both).sum(dim=1, keepdim=True) for of in (a * b, a.square(), b.square())]
-    sums = _around(torch.cat([a * both, b * both, *products, hessian[:, None], both], dim=1), fixed.grid, nodes)
-    share = sums[:, -1]
-    means = sums / share[:, None].clamp(min=1e-6)
-    mean_a, mean_b, (ab, aa, bb) = means[:, :count], means[:, count : 2 * count], means[:, -5:-2].unbind(1)
+    maps = torch.cat([a * both, b * both, *products, hessian[:, None], both], dim=1)
+    return evidence_of(maps, channels=a.shape[1], pixels=fixed.grid, nodes=nodes)
+
+
+def evidence_of(maps: Tensor, *, channels: int, pixels: Grid, nodes: Grid) -> Evidence:
+    """Evidence from what is averaged.
+
+    Args:
+        maps: `(n, 2 c + 5, h, w)`: features of both sections, sums over the channels of their product and squares, the
+            Hessian, and 1, each 0 where it does not count.
+        channels: c.
+        pixels: grid of the maps.
+        nodes: where evidence is wanted.
+    """
+    means = _around(maps, pixels, nodes)
+    share = means[:, -1]
+    means = means / share[:, None].clamp(min=1e-6)
+    mean_a, mean_b = means[:, :channels], means[:, channels : 2 * channels]
+    ab, aa, bb = means[:, -5:-2].unbind(1)
     covariance = ab - (mean_a * mean_b).sum(dim=1)
     variance_a = (aa - mean_a.square().sum(dim=1)).clamp(min=0.0)
     variance_b = (bb - mean_b.square().sum(dim=1)).clamp(min=0.0)
@@ -103,17 +118,18 @@ def folded(fields: Tensor, *, spacing: float) -> Tensor:
 
 
 def _around(values: Tensor, pixels: Grid, nodes: Grid) -> Tensor:
-    """Means `(n, c, ny, nx)` of `(n, c, h, w)` over squares about each node, bilinear between those about pixels; at the
-    border over the part that lies inside.
+    """Means `(n, c, ny, nx)` of `(n, c, h, w)` over squares about each node, bilinear between those about pixels; at
+    the border over the part that lies inside.
     """
-    y, x = (_squares(pixels, nodes, axis).to(values.device) for axis in (0, 1))
+    y, x = (_squares(pixels, nodes, axis, values.device) for axis in (0, 1))
     return y @ (values @ x.T)
 
 
-def _squares(pixels: Grid, nodes: Grid, axis: int) -> Tensor:
+@lru_cache(maxsize=16)
+def _squares(pixels: Grid, nodes: Grid, axis: int, device: torch.device) -> Tensor:
     """Weights `(nodes, pixels)` of one axis."""
     count = pixels.shape[axis]
     index = torch.arange(count)
     near = ((index[:, None] - index[None, :]).abs() <= _SIDE // 2).float()
     at_nodes = axis_matrix(axis_index(nodes, pixels, axis), count=count, kind="bilinear")
-    return at_nodes @ (near / near.sum(dim=1, keepdim=True))
+    return (at_nodes @ (near / near.sum(dim=1, keepdim=True))).to(device)

@@ -126,9 +126,7 @@ class NetworkEncoder:
 
     def encode(self, images: Tensor) -> Tensor:
         """The features; on a GPU computed in half precision, whose rounding is far below the noise of images."""
-        half = images.is_cuda and not torch.is_grad_enabled()
-        with torch.autocast("cuda", dtype=torch.float16, enabled=half):
-            out: Tensor = self._model.encode(images)
+        out: Tensor = self._model.encode(images)
         return out.float()
 
 

@@ -5,9 +5,7 @@ k = 1 start at 0; pairs k > 1 start from the composed k = 1 fields where all sec
 that distance tissue changes too much to find its way alone.
 """
 
-import importlib.util
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,8 +14,16 @@ from torch.nn.functional import max_pool2d
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_batch
 from ssem_dask.geometry.mip import ceil_div
-from ssem_dask.registration.confidence import disagreement, evidence, folded, raw_confidence, relative_confidence
+from ssem_dask.registration.confidence import (
+    Evidence,
+    disagreement,
+    evidence,
+    folded,
+    raw_confidence,
+    relative_confidence,
+)
 from ssem_dask.registration.encoder import Encoder, encoder_on, features
+from ssem_dask.registration.fused import kernels_run_on
 from ssem_dask.registration.gauss_newton import (
     FeatureLevel,
     GaussNewtonConfig,
@@ -122,10 +128,7 @@ class _Window:
         """Fields on `nodes`, their raw confidence, and where they are known."""
         forward = self._fields([self.found[pair] for pair in pairs])
         backward = self._fields([self.found[moving, fixed] for fixed, moving in pairs])
-        fixed, moving = self._sides(pairs)
-        found = evidence(
-            forward.on(fixed[0].grid), fixed=fixed[0], moving=moving[0], nodes=nodes, cutoff=self._config.cutoff
-        )
+        found = self._evidence(pairs, forward, nodes)
         values = forward.on(nodes)
         missed = NodeFields(
             disagreement(forward=forward.values, backward=backward.values, nodes=forward.nodes)[:, None],
@@ -141,11 +144,22 @@ class _Window:
         )
         return values, raw_confidence(found), known
 
+    def _evidence(self, pairs: Sequence[Pair], forward: NodeFields, nodes: Grid) -> Evidence:
+        if self._fused:
+            from ssem_dask.registration.fused.evidence import fused_evidence
+
+            return fused_evidence(self._pyramid[0], pairs, fields=forward, nodes=nodes, cutoff=self._config.cutoff)
+        index = torch.tensor(pairs, device=self._pyramid[0].features.device)
+        fixed, moving = (self._pyramid[0].select(index[:, side]) for side in (0, 1))
+        return evidence(forward.on(fixed.grid), fixed=fixed, moving=moving, nodes=nodes, cutoff=self._config.cutoff)
+
     def _register(self, pairs: Sequence[Pair], *, distance: int, warm: bool, torn: bool) -> None:
         start = self._fields([self._composed(pair) for pair in pairs]) if warm else None
         smoothness = self._config.smoothness_for(distance)
         if self._fused and not torn:
-            result = self._fused(
+            from ssem_dask.registration.fused.solver import register_fused
+
+            result = register_fused(
                 self._pyramid, pairs, image=self._image, start=start, smoothness=smoothness, config=self._config
             )
         else:
@@ -197,28 +211,13 @@ class _Window:
         return sides[0], sides[1]
 
 
-class _Fused(Protocol):
-    """See `fused.solver.register_fused`."""
+def _fused(pyramid: Sequence[FeatureLevel], *, image: Grid, config: GaussNewtonConfig) -> bool:
+    """Whether the solver for GPUs runs here: the features lie on one and it knows this plan of steps."""
+    if not kernels_run_on(pyramid[0].features.device):
+        return False
+    from ssem_dask.registration.fused.solver import suits
 
-    def __call__(
-        self,
-        pyramid: Sequence[FeatureLevel],
-        pairs: Sequence[Pair],
-        *,
-        image: Grid,
-        start: NodeFields | None,
-        smoothness: float,
-        config: GaussNewtonConfig,
-    ) -> NodeFields: ...
-
-
-def _fused(pyramid: Sequence[FeatureLevel], *, image: Grid, config: GaussNewtonConfig) -> _Fused | None:
-    """The solver for GPUs, where the features lie on one and it can run them."""
-    if pyramid[0].features.device.type != "cuda" or importlib.util.find_spec("triton") is None:
-        return None
-    from ssem_dask.registration.fused import solver  # needs Triton, which comes with torch for CUDA
-
-    return solver.register_fused if solver.suits(pyramid, image=image, config=config) else None
+    return suits(pyramid, image=image, config=config)
 
 
 def encoded_sections(

@@ -11,6 +11,7 @@ the level.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 import torch
@@ -40,10 +41,7 @@ class NodeBasis:
     @classmethod
     def between(cls, *, nodes: Grid, pixels: Grid, kind: Kind, device: torch.device | str) -> "NodeBasis":
         """The functions of `nodes` seen by `pixels`; beyond the last node its value is kept."""
-        y, x = (
-            axis_matrix(axis_index(pixels, nodes, axis), count=nodes.shape[axis], kind=kind).to(device)
-            for axis in (0, 1)
-        )
+        y, x = (_functions(pixels, nodes, axis, kind, torch.device(device)) for axis in (0, 1))
         return cls(y, x, (nodes.spacing / pixels.spacing) ** 2)
 
     def spread(self, values: Tensor) -> Tensor:
@@ -53,6 +51,11 @@ class NodeBasis:
     def gather(self, values: Tensor) -> Tensor:
         """Σ_x φ_n values: pixels `(…, h, w)` → nodes `(…, ny, nx)`; the transpose of `spread`."""
         return self.y.T @ values @ self.x
+
+
+@lru_cache(maxsize=64)
+def _functions(pixels: Grid, nodes: Grid, axis: int, kind: Kind, device: torch.device) -> Tensor:
+    return axis_matrix(axis_index(pixels, nodes, axis), count=nodes.shape[axis], kind=kind).to(device)
 
 
 @dataclass(frozen=True, slots=True)

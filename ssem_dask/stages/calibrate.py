@@ -21,7 +21,7 @@ from ssem_dask.geometry.mip import shape_at_mip
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.registration.calibrate import LEAST_SECTIONS, Choice, Step, choose_smoothness, probe_window
 from ssem_dask.stages.job import Estimate, Job, RegisterStageConfig
-from ssem_dask.stages.sections import open_source, read_aligned
+from ssem_dask.stages.sections import open_source, read_aligned_sections
 from ssem_dask.storage.fields import open_coarse
 from ssem_dask.storage.location import read_bytes, write_bytes
 from ssem_dask.task import Outcome, Result, Task
@@ -160,10 +160,7 @@ def _run_probe(task: ProbeTask) -> Result:
     read = 0
     for box in task.places:
         affines = np.asarray(coarse[box.start[0] : box.stop[0]])
-        sections = [
-            read_aligned(volume, z=z, box=box, affine=affine, device=device)
-            for z, affine in zip(box.sections, affines, strict=True)
-        ]
+        sections = list(read_aligned_sections(volume, sections=box.sections, box=box, affines=affines, device=device))
         read += _source_pixels(job, box) * job.info.dtype.itemsize
         grid = Grid.of_box(box)
         steps = probe_window(

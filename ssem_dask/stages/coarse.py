@@ -18,7 +18,7 @@ from ssem_dask.registration.coarse_order import Order, check_order
 from ssem_dask.registration.coarse_start import filled, pair_start, pairs_seen_from, sections_from
 from ssem_dask.registration.masks import tissue_mask
 from ssem_dask.stages.job import SECTIONS_PER_COARSE_TASK, CoarseStageConfig, Estimate, Job
-from ssem_dask.stages.sections import open_source, read_thumbnail, thumbnail_mip
+from ssem_dask.stages.sections import open_source, read_thumbnails, thumbnail_mip
 from ssem_dask.storage.affine_file import read_affine_file
 from ssem_dask.storage.arrays import create_array, open_array
 from ssem_dask.storage.fields import create_coarse, open_coarse
@@ -182,8 +182,9 @@ def _run_pairs(task: CoarsePairsTask) -> Result:
     affines = np.full((job.coarse.neighbours, task.stop - task.start, 2, 3), np.nan)
     ratios, similarity = np.full(affines.shape[:2], np.nan), np.full(affines.shape[:2], np.nan)
     with torch.inference_mode():
-        for z in range(first, task.stop):
-            thumbnail = read_thumbnail(volume, z=z, mip=mip, device=device)
+        numbers = range(first, task.stop)
+        thumbnails = read_thumbnails(volume, sections=numbers, mip=mip, device=device)
+        for z, thumbnail in zip(numbers, thumbnails, strict=True):
             sections[z] = CoarseSection(thumbnail, mask=tissue_mask(thumbnail), config=job.coarse)
         for z in range(task.start, task.stop):
             for k in range(1, min(z, job.coarse.neighbours) + 1):

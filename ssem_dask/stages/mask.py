@@ -23,7 +23,7 @@ from ssem_dask.geometry.mip import shape_at_mip
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.registration.damage import DAMAGED, HALO, REACH, TEAR, find_damage, reduced
 from ssem_dask.stages.job import Estimate, Job, MaskStageConfig
-from ssem_dask.stages.sections import open_source, read_aligned
+from ssem_dask.stages.sections import open_source, read_aligned_sections
 from ssem_dask.storage.arrays import ZarrArray, create_array, open_array
 from ssem_dask.storage.formats.detect import open_source as open_any
 from ssem_dask.task import Result, Task
@@ -171,10 +171,9 @@ def _found(job: Job, box: Box) -> tuple[AnyArray, int]:
     affines = np.asarray(open_array(job.url("fields", "coarse"), mode="r")[read.start[0] : read.stop[0]])
     core = range(box.start[0] - read.start[0], box.stop[0] - read.start[0])
     aligned = _aligned_box(box, [affines[i] for i in core])
-    sections = [
-        read_aligned(volume, z=z, box=aligned, affine=affine, empty_side=_EMPTY_SIDE)
-        for z, affine in zip(read.sections, affines, strict=True)
-    ]
+    sections = list(
+        read_aligned_sections(volume, sections=read.sections, box=aligned, affines=affines, empty_side=_EMPTY_SIDE)
+    )
     with torch.inference_mode():
         codes = find_damage(
             torch.stack([image for image, _ in sections]), tissue=torch.stack([t for _, t in sections]), core=core

@@ -23,7 +23,7 @@ from ssem_dask.stages.job import Estimate, Job
 from ssem_dask.stages.measure_fields import READ_FIELDS, measure_fields
 from ssem_dask.stages.register import window_core
 from ssem_dask.stages.render import level_name
-from ssem_dask.stages.sections import open_source, read_pooled
+from ssem_dask.stages.sections import open_source, read_pooled_sections
 from ssem_dask.storage.quality import (
     BLOCK,
     CUTS,
@@ -158,9 +158,9 @@ def _probe(
         xz = np.zeros((len(sections), info.probe.shape[2]), dtype=job.info.dtype)
         yz = np.zeros((len(sections), info.probe.shape[1]), dtype=job.info.dtype)
         previous: tuple[AnyArray, Tensor] | None = None
-        for z in range(max(0, sections.start - 1), sections.stop):
-            box = Box((z, *info.probe.start_yx), (z + 1, *info.probe.stop[1:]), info.probe.mip)
-            pooled = read_pooled(volume, box=box, device=device)
+        numbers = range(max(0, sections.start - 1), sections.stop)
+        boxes = [Box((z, *info.probe.start_yx), (z + 1, *info.probe.stop[1:]), info.probe.mip) for z in numbers]
+        for z, pooled in zip(numbers, read_pooled_sections(volume, boxes=boxes, device=device), strict=True):
             image, mask = pooled.cpu().numpy(), tissue_mask(pooled).cpu()
             i = z - sections.start
             if previous is not None:

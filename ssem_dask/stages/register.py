@@ -23,7 +23,7 @@ from ssem_dask.registration.pairs import PairFields
 from ssem_dask.stages.calibrate import RESULT, calibrated
 from ssem_dask.stages.job import Estimate, Job, RegisterStageConfig
 from ssem_dask.stages.mask import read_codes
-from ssem_dask.stages.sections import open_source, read_aligned
+from ssem_dask.stages.sections import open_source, read_aligned_sections
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.fields import FieldInfo, create_field, open_coarse
 from ssem_dask.task import Outcome, Result, Task
@@ -150,8 +150,9 @@ def estimate(job: Job) -> Estimate:
         bytes_read=read * itemsize,
         bytes_written=nodes * job.shape[0] * job.register.neighbours * 3 * 4,
         files=2 * count,
-        # Images and masks of the window, and for one section the network's activations and their gradients.
-        memory=largest // 4**mip * 5 + largest // job.register.sections // 4**mip * 4 * 120 + largest * itemsize,
+        # Images and masks of the window and what they are resampled from, and for one section the network's activations
+        # and their gradients.
+        memory=largest // 4**mip * 9 + largest // job.register.sections // 4**mip * 4 * 120 + largest * itemsize,
     )
 
 
@@ -221,13 +222,11 @@ def _registered(job: Job, window: Window) -> _Registered:
         open_coarse(job.url("fields", "coarse"))[window.read.sections.start : window.read.sections.stop]
     )
     box, device = window.read.at_mip(mip), compute_device()
-    sections = [
-        read_aligned(volume, z=z, box=box, affine=affine, device=device)
-        for z, affine in zip(window.read.sections, coarse, strict=True)
-    ]
-    images = torch.stack([image for image, _ in sections])
-    valid = torch.stack([mask for _, mask in sections])
-    del sections
+    images = torch.empty(box.shape, device=device)
+    valid = torch.empty(box.shape, dtype=torch.bool, device=device)
+    sections = read_aligned_sections(volume, sections=window.read.sections, box=box, affines=coarse, device=device)
+    for i, section in enumerate(sections):
+        images[i], valid[i] = section
     codes = _codes(job, window, coarse).to(device)
     valid &= codes == TISSUE
     read = images.numel() * 4**mip * job.info.dtype.itemsize

@@ -4,7 +4,7 @@ The same tasks warp the run's own source and, for `ssem-dask warp`, any other vo
 segmentation are never mixed, neither here nor in the pyramid.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.stages.job import Estimate, Job, RenderStageConfig
-from ssem_dask.stages.sections import read_at
+from ssem_dask.stages.sections import Reach, read_at
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 from ssem_dask.task import Outcome, Result, Task
@@ -116,15 +116,19 @@ def run(task: Task) -> Result:
     pixels = np.zeros(box.shape, dtype=warping.info.dtype)
     known, device = False, CPU if warping.labels else compute_device()
     with torch.inference_mode():
-        for i, z in enumerate(box.sections):
-            field = section_field(warping.fields, z=z, box=box, spacing=warping.spacing, device=device)
-            if warping.labels:
-                pixels[i] = warped_labels(source, field=field, z=z, box=box)
+        if warping.labels:
+            for i, z in enumerate(box.sections):
+                (nodes,) = read_nodes(warping.fields, sections=range(z, z + 1), box=box, spacing=warping.spacing)
+                pixels[i] = warped_labels(source, field=nodes.on_pixels(box), z=z, box=box)
                 known = known or bool(pixels[i].any())
-                continue
-            image, mask = warped_section(source, field=field, z=z, box=box, kind=warping.config.interpolation)
-            pixels[i] = to_dtype(image, warping.info.dtype)
-            known = known or bool(mask.any())
+        else:
+            fields = read_nodes(warping.fields, sections=box.sections, box=box, spacing=warping.spacing)
+            warped = warped_sections(
+                source, fields=fields, sections=box.sections, box=box, kind=warping.config.interpolation, device=device
+            )
+            for i, (image, mask) in enumerate(warped):
+                pixels[i] = to_dtype(image, warping.info.dtype)
+                known = known or bool(mask.any())
     target.write(box, pixels)
     return Result(
         outcome=Outcome.OK if known else Outcome.NO_TISSUE,
@@ -175,29 +179,74 @@ def estimate_rendering(warping: Warping) -> Estimate:
     )
 
 
-def section_field(url: str, *, z: int, box: Box, spacing: int, device: torch.device = CPU) -> Tensor:
-    """Displacements `(2, y, x)` of section z at the mip-0 pixels of `box`, bilinear between the nodes.
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """The part of a section's field that a box needs."""
 
-    Positions are counted from the box's corner; the field is read only where the box needs it.
-    """
+    values: Tensor
+    """Displacements `(2, y, x)`, mip-0 px; NaN is unknown."""
+    grid: Grid
+
+    def on_pixels(self, box: Box, device: torch.device = CPU) -> Tensor:
+        """`(2, y, x)` at the mip-0 pixels of the box, bilinear between the nodes."""
+        pixels = Grid.of_box(box)
+        return sample_known(
+            self.values.to(device),
+            grid=self.grid.relative_to(pixels.origin),
+            positions=pixels.relative_to(pixels.origin).positions(device),
+        )
+
+    def reach(self, box: Box) -> Reach | None:
+        """Between which source positions the pixels of the box are found; None: nowhere."""
+        known = self.values[:, torch.isfinite(self.values).all(dim=0)]
+        if not known.shape[1]:
+            return None
+        # A bilinear value lies between those of the nodes.
+        low, high = known.amin(dim=1).tolist(), known.amax(dim=1).tolist()
+        start, stop = box.start_yx, box.stop[1:]
+        return [n + least for n, least in zip(start, low, strict=True)], [
+            n + most for n, most in zip(stop, high, strict=True)
+        ]
+
+
+def read_nodes(url: str, *, sections: range, box: Box, spacing: int) -> list[Nodes]:
+    """The fields of some sections over a box (mip 0; its z is not used), read at once."""
     array = open_array(url, mode="r")
     low = [max(0, start // spacing - _NODE_MARGIN) for start in box.start_yx]
     high = [ceil_div(stop, spacing) + _NODE_MARGIN for stop in box.stop[1:]]
-    nodes = torch.from_numpy(np.ascontiguousarray(array[z, :, low[0] : high[0], low[1] : high[1]])).to(device)
-    grid = Grid((nodes.shape[1], nodes.shape[2]), spacing, (float(low[0] * spacing), float(low[1] * spacing)))
-    pixels = Grid.of_box(box)
-    return sample_known(
-        nodes, grid=grid.relative_to(pixels.origin), positions=pixels.relative_to(pixels.origin).positions(device)
-    )
+    values = np.asarray(array[sections.start : sections.stop, :, low[0] : high[0], low[1] : high[1]])
+    origin = float(low[0] * spacing), float(low[1] * spacing)
+    grid = Grid((values.shape[2], values.shape[3]), spacing, origin)
+    return [Nodes(torch.from_numpy(np.ascontiguousarray(field)), grid) for field in values]
 
 
-def warped_section(source: Volume, *, field: Tensor, z: int, box: Box, kind: Kind) -> tuple[Tensor, Tensor]:
-    """The pixels `(y, x)` of a box of one section, warped, and the mask of what is known."""
+def warped_sections(
+    source: Volume, *, fields: Sequence[Nodes], sections: range, box: Box, kind: Kind, device: torch.device = CPU
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The pixels `(y, x)` of a box of some sections, warped, and the masks of what is known.
+
+    Args:
+        source: what is warped.
+        fields: of the sections.
+        sections: z of each.
+        box: where, in the aligned volume at mip 0; its z is not used.
+        kind: interpolation of the pixels.
+        device: where they are sampled.
+    """
     pixels = Grid.of_box(box)
     back = IDENTITY.copy()
     back[:, 2] = pixels.origin
-    positions = pixels.relative_to(pixels.origin).positions(field.device) + field
-    return read_at(source, z=z, mip=0, positions=positions, affine=back, kind=kind)
+    here = pixels.relative_to(pixels.origin).positions(device)
+    yield from read_at(
+        source,
+        sections=sections,
+        mip=0,
+        positions=(here + nodes.on_pixels(box, device) for nodes in fields),
+        affine=back,
+        reaches=[nodes.reach(box) for nodes in fields],
+        kind=kind,
+        device=device,
+    )
 
 
 def warped_labels(source: Volume, *, field: Tensor, z: int, box: Box) -> AnyArray:

@@ -1,6 +1,9 @@
 """Reading source sections: pooled to a mip, and as the coarse alignment sees them."""
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -29,6 +32,12 @@ _LEAST_THUMBNAIL = 32
 """Shorter side of a thumbnail, px: below it nothing can be told apart."""
 _MARGIN = 3
 """Pixels that an interpolation reaches beyond its position."""
+_WASTE = 1.5
+"""Pixels that are read, over those wanted, up to which sections are read together."""
+
+
+Reach: TypeAlias = tuple[Sequence[float], Sequence[float]]
+"""Least and largest (y, x)."""
 
 
 def open_source(job: Job) -> Volume:
@@ -55,23 +64,59 @@ def refuse_blank(job: Job) -> None:
 
 
 def read_pooled(volume: Volume, *, box: Box, device: torch.device = CPU) -> Tensor:
-    """Read one section's pixels `(y, x)` float32 at `box.mip`, pooled by mean where that mip is not stored.
+    """Read one section's pixels `(y, x)` float32 at `box.mip`; see `read_pooled_sections`."""
+    return next(read_pooled_sections(volume, boxes=[box], device=device))
 
-    Reads in bands, so that memory depends on the result and not on the mip-0 pixels under it. Pixels go to the device
-    as they are stored and are pooled there.
+
+def read_pooled_sections(volume: Volume, *, boxes: Sequence[Box], device: torch.device = CPU) -> Iterator[Tensor]:
+    """Read pixels of one section each, `(y, x)` float32 at the boxes' mip, pooled by mean where that is not stored.
+
+    Sections that follow one another are read together, since a chunk holds several. Reads in bands, so that memory
+    depends on the result and not on the mip-0 pixels under it. Pixels go to the device as they are stored and are
+    pooled there.
+
+    Args:
+        volume: source.
+        boxes: of one mip, one section deep.
+        device: where the pixels shall lie.
     """
+    for group in _neighbours(boxes):
+        low = tuple(min(box.start[axis] for box in group) for axis in range(3))
+        high = tuple(max(box.stop[axis] for box in group) for axis in range(3))
+        pixels = _pooled(volume, Box((low[0], low[1], low[2]), (high[0], high[1], high[2]), group[0].mip), device)
+        for i, box in enumerate(group):
+            rows, columns = (slice(box.start[a] - low[a], box.stop[a] - low[a]) for a in (1, 2))
+            yield pixels[i, rows, columns]
+
+
+def _neighbours(boxes: Sequence[Box]) -> Iterator[list[Box]]:
+    """Runs of boxes in z order without a gap, whose common box is hardly larger than they are."""
+    group: list[Box] = []
+    for box in boxes:
+        wanted = [*group, box]
+        spans = [max(b.stop[a] for b in wanted) - min(b.start[a] for b in wanted) for a in (1, 2)]
+        in_order = not group or box.start[0] == group[-1].stop[0]
+        if group and not (in_order and len(wanted) * math.prod(spans) <= _WASTE * sum(b.size for b in wanted)):
+            yield group
+            wanted = [box]
+        group = wanted
+    if group:
+        yield group
+
+
+def _pooled(volume: Volume, box: Box, device: torch.device) -> Tensor:
+    """`(z, y, x)` float32."""
     shape = volume.shape_at(0)
     stored = volume.stored_mip(box.mip)
     factor = 2 ** (box.mip - stored)
-    width = box.shape[2] * factor
-    rows = max(1, _BAND_PIXELS // max(1, width * factor))
+    extent = (shape[0], *shape_at_mip((shape[1], shape[2]), mip=stored))
+    line = box.shape[0] * box.shape[2] * factor
+    rows = max(1, _BAND_PIXELS // max(1, line * factor))
     bands = []
     for y in range(box.start[1], box.stop[1], rows):
         part = Box((box.start[0], y, box.start[2]), (box.stop[0], min(y + rows, box.stop[1]), box.stop[2]), box.mip)
-        extent = (shape[0], *shape_at_mip((shape[1], shape[2]), mip=stored))
-        pixels = volume.read(part.at_mip(stored).clipped(extent))[0]
-        bands.append(pool(to_floats(pixels, device), factor))
-    return torch.cat(bands) if bands else torch.zeros(box.shape_yx, device=device)
+        bands.append(pool(to_floats(volume.read(part.at_mip(stored).clipped(extent)), device), factor))
+    return torch.cat(bands, dim=1) if bands else torch.zeros(box.shape, device=device)
 
 
 def to_floats(pixels: AnyArray, device: torch.device) -> Tensor:
@@ -87,100 +132,143 @@ def thumbnail_mip(job: Job) -> int:
     return max(0, min(math.ceil(math.log2(max(job.shape[1:]) / job.coarse.thumbnail)), thin))
 
 
-def read_thumbnail(volume: Volume, *, z: int, mip: int, device: torch.device = CPU) -> Tensor:
-    """A whole section `(y, x)` at `mip`."""
+def read_thumbnails(volume: Volume, *, sections: range, mip: int, device: torch.device = CPU) -> Iterator[Tensor]:
+    """Whole sections `(y, x)` at `mip`."""
     shape = volume.shape_at(0)
     y, x = shape_at_mip((shape[1], shape[2]), mip=mip)
-    return read_pooled(volume, box=Box((z, 0, 0), (z + 1, y, x), mip), device=device)
+    yield from read_pooled_sections(volume, boxes=[Box((z, 0, 0), (z + 1, y, x), mip) for z in sections], device=device)
 
 
 def read_aligned(
+    volume: Volume, *, z: int, box: Box, affine: Float64Array, empty_side: int = EMPTY_SIDE
+) -> tuple[Tensor, Tensor]:
+    """One section of `read_aligned_sections`."""
+    return next(
+        read_aligned_sections(volume, sections=range(z, z + 1), box=box, affines=affine[None], empty_side=empty_side)
+    )
+
+
+def read_aligned_sections(
     volume: Volume,
     *,
-    z: int,
+    sections: range,
     box: Box,
-    affine: Float64Array,
+    affines: Float64Array,
     empty_side: int = EMPTY_SIDE,
     device: torch.device = CPU,
-) -> tuple[Tensor, Tensor]:
-    """What lies in `box` of a section that is aligned by its coarse affine.
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What lies in `box` of sections that are aligned by their coarse affines.
 
     Args:
         volume: source.
-        z: section.
+        sections: z of each.
         box: where, in aligned pixels of `box.mip`; its z is not used.
-        affine: `(2, 3)` aligned → source, mip-0 px.
+        affines: `(z, 2, 3)` aligned → source, mip-0 px.
         empty_side: see `tissue_mask`.
-        device: where the section is resampled.
+        device: where sections are resampled.
 
-    Returns:
+    Yields:
         Image `(y, x)` float32, and mask `(y, x)`: False outside the source and in empty space.
     """
     target = Grid.of_box(box)
     positions = target.relative_to(target.origin).positions(device)
-    return read_at(
+    maps = [affine_seen_from(affine, target=target.origin, source=(0.0, 0.0)) for affine in affines]
+    # Of an affine map the corners decide how far it reaches.
+    h, w = (n * target.spacing for n in target.shape)
+    corners = torch.tensor([[0.0, 0.0, h, h], [0.0, w, 0.0, w]], dtype=torch.float64)
+    reaches = []
+    for affine in maps:
+        reached = apply_affine(affine, corners)
+        reaches.append((reached.amin(dim=1).tolist(), reached.amax(dim=1).tolist()))
+    yield from _sampled(
         volume,
-        z=z,
-        mip=box.mip,
-        positions=positions,
-        affine=affine_seen_from(affine, target=target.origin, source=(0.0, 0.0)),
+        sections,
+        box.mip,
+        repeat(positions, len(maps)),
+        maps,
+        reaches,
         kind="bicubic",
         empty_side=empty_side,
+        device=device,
     )
 
 
 def read_at(
     volume: Volume,
     *,
-    z: int,
+    sections: range,
     mip: int,
-    positions: Tensor,
+    positions: Iterable[Tensor],
     affine: Float64Array,
+    reaches: Sequence[Reach | None],
     kind: Kind,
-    empty_side: int = EMPTY_SIDE,
-) -> tuple[Tensor, Tensor]:
-    """Sample one section at the source positions `affine(positions)`; reads no more than their bounding box.
+    device: torch.device = CPU,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Sample sections at the source positions `affine(positions)`; reads no more than what these can reach.
 
     Args:
         volume: source.
-        z: section.
+        sections: z of each.
         mip: scale level that is sampled.
-        positions: `(2, y, x)` float32; NaN is unknown. The section is sampled on the device where they lie.
+        positions: `(2, y, x)` float32 of each; NaN is unknown.
         affine: `(2, 3)` to source positions, mip-0 px; applied relative to the box read, to stay precise (C9).
+        reaches: between which source positions they lie, mip-0 px; None: nothing is known.
         kind: interpolation.
-        empty_side: see `tissue_mask`.
+        device: where the positions lie and sections are sampled.
 
-    Returns:
+    Yields:
         Image `(y, x)` float32, 0 where unknown, and mask `(y, x)`, False there and in empty space.
     """
-    device = positions.device
-    blank = positions.new_zeros(positions.shape[1:]), torch.zeros(positions.shape[1:], dtype=torch.bool, device=device)
-    reached = apply_affine(affine, positions).flatten(1)
-    known = torch.isfinite(reached).all(dim=0)
-    infinite = torch.full_like(reached, torch.inf)
-    if reached.shape[1] == 0:
-        return blank
-    bounds = torch.cat(
-        [torch.where(known, reached, infinite).amin(dim=1), torch.where(known, reached, -infinite).amax(dim=1)]
-    ).tolist()
-    if math.isinf(bounds[0]):
-        return blank
-    scale = 2**mip
-    low, high = [math.floor(b / scale) for b in bounds[:2]], [math.ceil(b / scale) for b in bounds[2:]]
-    extent = shape_at_mip((volume.shape_at(0)[1], volume.shape_at(0)[2]), mip=mip)
-    start = (z, min(low[0] - _MARGIN, extent[0]), min(low[1] - _MARGIN, extent[1]))
-    stop = (z + 1, max(high[0] + _MARGIN, start[1]), max(high[1] + _MARGIN, start[2]))
-    box = Box(start, stop, mip).clipped((volume.shape_at(0)[0], *extent))
-    if box.size == 0:
-        return blank
-    pixels = read_pooled(volume, box=box, device=device)
-    grid = Grid.of_box(box)
-    local = apply_affine(affine_seen_from(affine, target=(0.0, 0.0), source=grid.origin), positions)
-    image, inside = sample_image(pixels[None], grid=grid.relative_to(grid.origin), positions=local, kind=kind)
-    tissue, _ = sample_image(
-        tissue_mask(pixels, side=empty_side).float()[None],
-        grid=grid.relative_to(grid.origin),
-        positions=local,
-        kind="nearest",
+    yield from _sampled(
+        volume,
+        sections,
+        mip,
+        positions,
+        [affine] * len(reaches),
+        reaches,
+        kind=kind,
+        empty_side=EMPTY_SIDE,
+        device=device,
     )
-    return image[0], inside & (tissue[0] > 0)
+
+
+def _sampled(
+    volume: Volume,
+    sections: range,
+    mip: int,
+    positions: Iterable[Tensor],
+    affines: Sequence[Float64Array],
+    reaches: Sequence[Reach | None],
+    *,
+    kind: Kind,
+    empty_side: int,
+    device: torch.device,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    boxes = [
+        None if reach is None else _box_of(volume, z, mip, reach) for z, reach in zip(sections, reaches, strict=True)
+    ]
+    pixels = read_pooled_sections(volume, boxes=[box for box in boxes if box is not None], device=device)
+    for box, where, affine in zip(boxes, positions, affines, strict=True):
+        if box is None:
+            yield where.new_zeros(where.shape[1:]), torch.zeros(where.shape[1:], dtype=torch.bool, device=device)
+            continue
+        image = next(pixels)
+        grid = Grid.of_box(box)
+        local = apply_affine(affine_seen_from(affine, target=(0.0, 0.0), source=grid.origin), where)
+        own = grid.relative_to(grid.origin)
+        values, inside = sample_image(image[None], grid=own, positions=local, kind=kind)
+        tissue = tissue_mask(image, side=empty_side).float()
+        seen, _ = sample_image(tissue[None], grid=own, positions=local, kind="nearest")
+        yield values[0], inside & (seen[0] > 0)
+
+
+def _box_of(volume: Volume, z: int, mip: int, reach: Reach) -> Box | None:
+    """The pixels of a section that interpolation between two positions can need; None where the section has none."""
+    scale = 2**mip
+    shape = volume.shape_at(0)
+    extent = shape_at_mip((shape[1], shape[2]), mip=mip)
+    start = [min(math.floor(low / scale) - _MARGIN, n) for low, n in zip(reach[0], extent, strict=True)]
+    stop = [math.ceil(high / scale) + _MARGIN for high in reach[1]]
+    box = Box((z, start[0], start[1]), (z + 1, max(stop[0], start[0]), max(stop[1], start[1])), mip)
+    box = box.clipped((shape[0], *extent))
+    return box if box.size else None

@@ -541,3 +541,171 @@ def advance(
             applied + at + plane, mask=here, other=0.0
         )
         tl.store(left + at + plane, r, mask=here)
+
+
+@triton.jit
+def evidence_maps(
+    features, pairs, warped, seen, moments, maps, cutoff, h, w, channels: tl.constexpr, block: tl.constexpr
+):
+    """What `confidence.evidence` averages, px by px.
+
+    Args:
+        features: `(z, c, h, w)`.
+        pairs: `(n, 2)`.
+        warped: `(n, c, h, w)`.
+        seen: `(n, h, w)`.
+        moments: `(n, 2)`.
+        maps: `(n, 2 c + 5, h, w)` float32, written: a, b, a·b, a·a, b·b, the Hessian and 1, each 0 where not seen.
+        cutoff: rc.
+        h, w: px of the level.
+        channels: c.
+        block: px a program.
+    """
+    pair = tl.program_id(1).to(tl.int64)
+    fixed = tl.load(pairs + 2 * pair).to(tl.int64)
+    area = h * w
+    pixel = tl.program_id(0) * block + tl.arange(0, block)
+    here = pixel < area
+    y = pixel // w
+    x = pixel % w
+    up = tl.maximum(y - 1, 0)
+    down = tl.minimum(y + 1, h - 1)
+    left = tl.maximum(x - 1, 0)
+    right = tl.minimum(x + 1, w - 1)
+    half_y = 0.5 / tl.maximum(down - up, 1).to(tl.float32)
+    half_x = 0.5 / tl.maximum(right - left, 1).to(tl.float32)
+    counts = here & (tl.load(seen + pair * area + pixel, mask=here, other=0) > 0)
+    out = maps + pair * (2 * channels + 5) * area + pixel
+    ab = tl.zeros([block], dtype=tl.float32)
+    aa = tl.zeros([block], dtype=tl.float32)
+    bb = tl.zeros([block], dtype=tl.float32)
+    error = tl.zeros([block], dtype=tl.float32)
+    slope = tl.zeros([block], dtype=tl.float32)
+    for channel in tl.static_range(channels):
+        a = features + (fixed * channels + channel) * area
+        b = warped + (pair * channels + channel) * area
+        va = tl.load(a + pixel, mask=here, other=0.0).to(tl.float32)
+        vb = tl.load(b + pixel, mask=here, other=0.0).to(tl.float32)
+        gy = half_y * (
+            tl.load(a + down * w + x, mask=here, other=0.0).to(tl.float32)
+            - tl.load(a + up * w + x, mask=here, other=0.0).to(tl.float32)
+            + tl.load(b + down * w + x, mask=here, other=0.0).to(tl.float32)
+            - tl.load(b + up * w + x, mask=here, other=0.0).to(tl.float32)
+        )
+        gx = half_x * (
+            tl.load(a + y * w + right, mask=here, other=0.0).to(tl.float32)
+            - tl.load(a + y * w + left, mask=here, other=0.0).to(tl.float32)
+            + tl.load(b + y * w + right, mask=here, other=0.0).to(tl.float32)
+            - tl.load(b + y * w + left, mask=here, other=0.0).to(tl.float32)
+        )
+        slope += gy * gy + gx * gx
+        error += (vb - va) * (vb - va)
+        ab += va * vb
+        aa += va * va
+        bb += vb * vb
+        tl.store(out + channel * area, tl.where(counts, va, 0.0), mask=here)
+        tl.store(out + (channels + channel) * area, tl.where(counts, vb, 0.0), mask=here)
+    out += 2 * channels * area
+    relative = 1.0 + error / tl.maximum(cutoff * cutoff * tl.load(moments + pair * 2), 1e-12)
+    tl.store(out, tl.where(counts, ab, 0.0), mask=here)
+    tl.store(out + area, tl.where(counts, aa, 0.0), mask=here)
+    tl.store(out + 2 * area, tl.where(counts, bb, 0.0), mask=here)
+    tl.store(out + 3 * area, tl.where(counts, 0.5 * slope / (relative * relative), 0.0), mask=here)
+    tl.store(out + 4 * area, counts.to(tl.float32), mask=here)
+
+
+@triton.jit
+def block_moments(images, valid, moments, h, w, rows, columns, side: tl.constexpr, blocks: tl.constexpr):
+    """Of every block of `side` px: how many are valid, their mean, and the sum of squares about it.
+
+    Args:
+        images: `(n, h, w)` float32.
+        valid: `(n, h, w)` bool.
+        moments: `(3, n, rows, columns)`, written.
+        h, w: px.
+        rows, columns: blocks.
+        side: px along a block, a power of two.
+        blocks: blocks a program, along x.
+    """
+    image = tl.program_id(2).to(tl.int64)
+    row = tl.program_id(1)
+    width: tl.constexpr = side * blocks
+    y = (row * side + tl.arange(0, side))[:, None]
+    x = (tl.program_id(0) * width + tl.arange(0, width))[None, :]
+    here = (y < h) & (x < w)
+    at = image * h * w + y * w + x
+    counts = here & (tl.load(valid + at, mask=here, other=0) != 0)
+    value = tl.where(counts, tl.load(images + at, mask=here, other=0.0), 0.0)
+    count = tl.sum(tl.reshape(tl.sum(counts.to(tl.float32), axis=0), [blocks, side]), axis=1)
+    total = tl.sum(tl.reshape(tl.sum(value, axis=0), [blocks, side]), axis=1)
+    mean = total / tl.maximum(count, 1.0)
+    middle = tl.reshape(tl.broadcast_to(mean[:, None], [blocks, side]), [width])[None, :]
+    offset = tl.where(counts, value - middle, 0.0)
+    square = tl.sum(tl.reshape(tl.sum(offset * offset, axis=0), [blocks, side]), axis=1)
+    column = tl.program_id(0) * blocks + tl.arange(0, blocks)
+    wanted = column < columns
+    plane = tl.num_programs(2).to(tl.int64) * rows * columns
+    out = moments + (image * rows + row) * columns + column
+    tl.store(out, count, mask=wanted)
+    tl.store(out + plane, mean, mask=wanted)
+    tl.store(out + 2 * plane, square, mask=wanted)
+
+
+@triton.jit
+def normalise(
+    images, valid, mean, deviation, centre, spread, out, h, w, rows, columns, side, clip, block: tl.constexpr
+):
+    """Contrast of every px relative to mean and deviation about it, which are bilinear between the blocks.
+
+    Args:
+        images: `(n, h, w)` float32.
+        valid: `(n, h, w)` bool.
+        mean: `(n, rows, columns)`, of the centred and scaled image.
+        deviation: the same.
+        centre: `(n,)`, what the image is centred and
+        spread: scaled with.
+        out: `(n, h, w)` float32, written.
+        h, w: px.
+        rows, columns: blocks.
+        side: px along a block.
+        clip: largest contrast.
+        block: px a program.
+    """
+    image = tl.program_id(1).to(tl.int64)
+    pixel = tl.program_id(0) * block + tl.arange(0, block)
+    here = pixel < h * w
+    row = tl.maximum(((pixel // w).to(tl.float32) + 0.5) / side - 0.5, 0.0)
+    column = tl.maximum(((pixel % w).to(tl.float32) + 0.5) / side - 0.5, 0.0)
+    i = row.to(tl.int32)
+    j = column.to(tl.int32)
+    fy = row - i.to(tl.float32)
+    fx = column - j.to(tl.float32)
+    below = tl.minimum(i + 1, rows - 1)
+    right = tl.minimum(j + 1, columns - 1)
+    base = image * rows * columns
+    a = (1 - fy) * (1 - fx)
+    b = (1 - fy) * fx
+    c = fy * (1 - fx)
+    d = fy * fx
+    p = base + i * columns + j
+    q = base + i * columns + right
+    r = base + below * columns + j
+    s = base + below * columns + right
+    level = (
+        a * tl.load(mean + p, mask=here, other=0.0)
+        + b * tl.load(mean + q, mask=here, other=0.0)
+        + c * tl.load(mean + r, mask=here, other=0.0)
+        + d * tl.load(mean + s, mask=here, other=0.0)
+    )
+    scale = (
+        a * tl.load(deviation + p, mask=here, other=1.0)
+        + b * tl.load(deviation + q, mask=here, other=1.0)
+        + c * tl.load(deviation + r, mask=here, other=1.0)
+        + d * tl.load(deviation + s, mask=here, other=1.0)
+    )
+    at = image * h * w + pixel
+    counts = here & (tl.load(valid + at, mask=here, other=0) != 0)
+    value = tl.load(images + at, mask=here, other=0.0)
+    centred = (value - tl.load(centre + image)) / tl.load(spread + image)
+    contrast = tl.minimum(tl.maximum((centred - level) / scale, -clip), clip)
+    tl.store(out + at, tl.where(counts, contrast, 0.0), mask=here)
