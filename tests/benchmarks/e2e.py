@@ -28,6 +28,7 @@ from ssem_dask import pipeline
 from ssem_dask.config import make_config
 from ssem_dask.evaluation.phantom.config import PhantomConfig
 from ssem_dask.evaluation.phantom.generate import generate
+from ssem_dask.field.device import compute_device
 from ssem_dask.geometry.box import Box
 from ssem_dask.runtime.clusters.local import start_local, start_on_gpus
 from ssem_dask.runtime.events import Silent
@@ -36,6 +37,7 @@ from ssem_dask.stages import downsample
 from ssem_dask.stages.render import RenderTask, Warping, render_tasks
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 from ssem_dask.task import Outcome, Result, Task, TaskReport
+from ssem_dask.types import AnyArray
 
 PIXEL, THICKNESS = 2.5, 40.0
 _DEPTH = 8
@@ -69,6 +71,7 @@ def main() -> None:
         "made_s": round(time.perf_counter() - begin, 1),
         "runs": [],
     }
+    sys.stderr.write(f"volume: {record['made_s']} s\n")
     for count in options.gpus:
         record["runs"].append(_measured(source, options, count))
         sys.stderr.write(json.dumps(record["runs"][-1]) + "\n")
@@ -83,38 +86,39 @@ def make_volume(url: str, *, sections: int, side: int) -> None:
         shape=(sections, side, side), dtype=np.dtype("uint8"), pixel_size=PIXEL, section_thickness=THICKNESS
     )
     create_volume(url, info=info, chunk=_CHUNK, shard=_SHARD, mips=1)
-    jobs = [(url, z, min(z + _DEPTH, sections), side) for z in range(0, sections, _DEPTH)]
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as pool:
-        list(pool.map(_make_sections, jobs))
-
-
-def _make_sections(job: tuple[str, int, int, int]) -> None:
-    url, start, stop, side = job
-    torch.set_num_threads(1)
     tile = min(1024, side // 2)
+    jobs = [(z, min(z + _DEPTH, sections), tile) for z in range(0, sections, _DEPTH)]
+    volume = Volume.open(url)
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as pool:
+        for (start, stop, _), images in zip(jobs, pool.map(_tissue, jobs), strict=True):
+            pixels = np.stack([_displaced(image, side, seed=start + i) for i, image in enumerate(images)])
+            volume.write(Box((start, 0, 0), (stop, side, side)), pixels)
+
+
+def _tissue(job: tuple[int, int, int]) -> AnyArray:
+    """Sections of the phantom at 5 nm."""
+    start, stop, tile = job
+    torch.set_num_threads(1)
     phantom = PhantomConfig(seed=3, shape=(stop, tile, tile), pixel_size=2 * PIXEL, section_thickness=THICKNESS)
-    images = generate(phantom, Box((start, 0, 0), (stop, tile, tile))).image
-    out = np.zeros((stop - start, side, side), dtype=np.uint8)
-    repeats = -(-side // 2 // tile)
-    for i, image in enumerate(images):
-        rows = [image if r % 2 == 0 else image[::-1] for r in range(repeats)]
-        wide = np.concatenate(rows)
-        wide = np.concatenate([wide if c % 2 == 0 else wide[:, ::-1] for c in range(repeats)], axis=1)
-        large = torch.from_numpy(wide[: side // 2, : side // 2].astype(np.float32))[None, None]
-        out[i] = _displaced(large, side, seed=start + i).clamp(0, 255).to(torch.uint8).numpy()
-    Volume.open(url).write(Box((start, 0, 0), (stop, side, side)), out)
+    return generate(phantom, Box((start, 0, 0), (stop, tile, tile))).image
 
 
-def _displaced(image: torch.Tensor, side: int, *, seed: int) -> torch.Tensor:
-    """Twice as large, and displaced by some px: `(side, side)`."""
+def _displaced(image: AnyArray, side: int, *, seed: int) -> AnyArray:
+    """Mirrored until it fills the section, twice as large, displaced by some px: `(side, side)`."""
+    repeats = -(-side // 2 // len(image))
+    tall = np.concatenate([image if r % 2 == 0 else image[::-1] for r in range(repeats)])
+    wide = np.concatenate([tall if c % 2 == 0 else tall[:, ::-1] for c in range(repeats)], axis=1)
+    device = compute_device()
+    tissue = torch.from_numpy(wide[: side // 2, : side // 2].astype(np.float32)).to(device)[None, None]
     random = torch.Generator().manual_seed(seed)
-    coarse = torch.randn(1, 2, 6, 6, generator=random) * 8 + torch.randn(1, 2, 1, 1, generator=random) * 4
+    coarse = (torch.randn(1, 2, 6, 6, generator=random) * 8 + torch.randn(1, 2, 1, 1, generator=random) * 4).to(device)
     shift = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=False)[0]
-    centres = (torch.arange(side) + 0.5) * 2 / side - 1
+    centres = (torch.arange(side, device=device) + 0.5) * 2 / side - 1
     y, x = torch.meshgrid(centres, centres, indexing="ij")
     query = torch.stack([x + shift[1] * 2 / side, y + shift[0] * 2 / side], dim=-1)[None]
-    noise = torch.randn(side, side, generator=random) * 3
-    return torch.nn.functional.grid_sample(image, query, padding_mode="reflection", align_corners=False)[0, 0] + noise
+    noise = torch.randn(side, side, generator=random).to(device) * 3
+    moved = torch.nn.functional.grid_sample(tissue, query, padding_mode="reflection", align_corners=False)[0, 0]
+    return (moved + noise).clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
 def _measured(source: Path, options: argparse.Namespace, gpus: int) -> dict[str, Any]:
@@ -125,6 +129,7 @@ def _measured(source: Path, options: argparse.Namespace, gpus: int) -> dict[str,
     try:
         _warm(executor)
         row["start_s"] = round(time.perf_counter() - begin, 2)
+        sys.stderr.write(f"cluster up after {row['start_s']} s\n")
         row["copy_s"], row["copy_stages_s"] = _copy(source, options.dir / f"copy-{gpus}.zarr", executor)
         output = options.dir / f"aligned-{gpus}.zarr"
         shutil.rmtree(output, ignore_errors=True)
@@ -163,6 +168,7 @@ class _Clock(Silent):
 
     def stage_ended(self, stage: str) -> None:
         self.seconds[stage] = round(time.perf_counter() - self._since, 2)
+        sys.stderr.write(f"{stage}: {self.seconds[stage]} s, tasks {self.busy.get(stage, 0.0):.1f} s\n")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
