@@ -125,9 +125,9 @@ class NetworkEncoder:
         return local_contrast(images, valid=valid, window=self._window)
 
     def encode(self, images: Tensor) -> Tensor:
-        """The features; on a GPU computed in half precision, whose rounding is far below the noise of images."""
+        """The features."""
         out: Tensor = self._model.encode(images)
-        return out.float()
+        return out
 
 
 Factory = Callable[[str | None], Encoder]

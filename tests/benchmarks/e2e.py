@@ -116,7 +116,7 @@ def _displaced(image: AnyArray, side: int, *, seed: int) -> AnyArray:
     centres = (torch.arange(side, device=device) + 0.5) * 2 / side - 1
     y, x = torch.meshgrid(centres, centres, indexing="ij")
     query = torch.stack([x + shift[1] * 2 / side, y + shift[0] * 2 / side], dim=-1)[None]
-    noise = torch.randn(side, side, generator=random).to(device) * 3
+    noise = torch.randn(side, side, generator=torch.Generator(device).manual_seed(seed), device=device) * 3
     moved = torch.nn.functional.grid_sample(tissue, query, padding_mode="reflection", align_corners=False)[0, 0]
     return (moved + noise).clamp(0, 255).to(torch.uint8).cpu().numpy()
 
@@ -131,6 +131,7 @@ def _measured(source: Path, options: argparse.Namespace, gpus: int) -> dict[str,
         row["start_s"] = round(time.perf_counter() - begin, 2)
         sys.stderr.write(f"cluster up after {row['start_s']} s\n")
         row["copy_s"], row["copy_stages_s"] = _copy(source, options.dir / f"copy-{gpus}.zarr", executor)
+        sys.stderr.write(f"copy with pyramid: {row['copy_s']} s {row['copy_stages_s']}\n")
         output = options.dir / f"aligned-{gpus}.zarr"
         shutil.rmtree(output, ignore_errors=True)
         config = make_config({**json.loads(options.config), "source": str(source), "output": str(output)})
@@ -142,6 +143,7 @@ def _measured(source: Path, options: argparse.Namespace, gpus: int) -> dict[str,
         row["remarks"] = [f"{r.key}: {r.message}"[:200] for r in summary.remarks[:5]]
         row["failed"] = [f"{r.key}: {r.message}"[:300] for r in summary.failed[:5]]
         row["busy_s"] = {name: round(seconds, 1) for name, seconds in clock.busy.items()}
+        row["task_s"] = {name: sorted(seconds)[:: max(1, len(seconds) // 12)] for name, seconds in clock.tasks.items()}
         row["ratio"] = round(row["align_s"] / row["copy_s"], 2)
         row["mpx_s"] = round(options.sections * options.side**2 / row["align_s"] / 1e6, 1)
     finally:
@@ -158,6 +160,7 @@ class _Clock(Silent):
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self.busy: dict[str, float] = {}
+        self.tasks: dict[str, list[float]] = {}
         self._since = 0.0
 
     def stage_started(self, event: Any) -> None:
@@ -165,10 +168,15 @@ class _Clock(Silent):
 
     def task_ended(self, report: TaskReport) -> None:
         self.busy[report.stage] = self.busy.get(report.stage, 0.0) + report.seconds
+        self.tasks.setdefault(report.stage, []).append(report.seconds)
 
     def stage_ended(self, stage: str) -> None:
         self.seconds[stage] = round(time.perf_counter() - self._since, 2)
-        sys.stderr.write(f"{stage}: {self.seconds[stage]} s, tasks {self.busy.get(stage, 0.0):.1f} s\n")
+        each = sorted(self.tasks.get(stage, [0.0]))
+        sys.stderr.write(
+            f"{stage}: {self.seconds[stage]} s; {len(each)} tasks, {sum(each):.1f} s, each {each[0]:.2f} to "
+            f"{each[-1]:.2f} s, median {each[len(each) // 2]:.2f} s\n"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
