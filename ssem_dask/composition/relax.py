@@ -26,9 +26,11 @@ from torch import Tensor
 
 from ssem_dask.composition.affine_log import from_parameters
 from ssem_dask.composition.affine_sections import OUTLIER, enough_pairs, separate_affines
+from ssem_dask.composition.breaks import Break
 from ssem_dask.composition.relax_solve import plane_weights, solve
 from ssem_dask.composition.relax_total import SplitPairs, observed_totals, split_pairs, without_affine
 from ssem_dask.composition.separation import SequenceModel, Variances, believed
+from ssem_dask.composition.slow import Beside, SlowFound, SlowSolver
 from ssem_dask.composition.smooth import fill_unknown
 from ssem_dask.composition.spectra import Bands, bands_of, to_spectrum
 from ssem_dask.composition.thin import without_long
@@ -69,6 +71,11 @@ class RelaxConfig(ConfigBase):
     nodes, and short waves in tiles."""
     tile: int = Field(default=256, ge=8)
     """Nodes along a side of such a tile, without its halo."""
+    jumps: Literal["undo", "keep"] = "undo"
+    """Places where all later sections are displaced alike against those before, far more than tissue moves (a new
+    block, another knife): undone and reported, or kept as motion of the tissue."""
+    jumps_at: tuple[int, ...] = ()
+    """Sections before which there is such a place for certain, beside those that are found."""
     keep_natural: bool = False
     """Write the natural motion that was found to `fields/natural`, to be looked at; as large as `fields/section`."""
 
@@ -103,6 +110,10 @@ class AffineLevel:
     """What follows from it, see `certainty_of`."""
     weights: Float64Array
     """`(K, Z)`: robust weights of the pairs' affine parts (`sceptical`)."""
+    breaks: tuple[Break, ...] = ()
+    """Jumps that were undone."""
+    slow: SlowFound | None = None
+    """Slow distortion that was undone; None where nothing pins it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +159,7 @@ def relax(
     pairs, weights = pairs[:steps], node_weights(pairs[:steps], confidence[:steps])
     grid = Grid((pairs.shape[-2], pairs.shape[-1]), spacing)
     split = split_pairs(pairs, weights, grid=grid)
-    level = turn_affines(split.affine, coarse=coarse, grid=grid, thickness=thickness, config=config)
+    level = turn_affines(split.affine, coarse=coarse, grid=grid, thickness=thickness, config=config, beside=None)
     elastic = solve_elastic(
         split, weights, turn=level.turn, grid=grid, fitted=None, certainty=level.certainty, config=config
     )
@@ -200,7 +211,13 @@ def spoken_for(weights: Float64Array) -> BoolArray:
 
 
 def turn_affines(
-    affine: Float64Array, *, coarse: Float64Array, grid: Grid, thickness: float, config: RelaxConfig
+    affine: Float64Array,
+    *,
+    coarse: Float64Array,
+    grid: Grid,
+    thickness: float,
+    config: RelaxConfig,
+    beside: Beside | None,
 ) -> AffineLevel:
     """The affine maps that correct the coarse ones, and what they rest on.
 
@@ -210,6 +227,7 @@ def turn_affines(
         grid: of the pair fields.
         thickness: of a section, mip-0 px.
         config: whether natural motion is kept; if not, the elastic solve answers for all.
+        beside: what pins slow distortion.
     """
     count = affine.shape[1]
     known: BoolArray = np.asarray(np.isfinite(affine).all(axis=(2, 3)))
@@ -223,8 +241,20 @@ def turn_affines(
         inner = compose_affine(outer=affine[k, z], inner=invert_affine(coarse[z]))
         source[k, z] = compose_affine(outer=coarse[z - k - 1], inner=inner)
     shape = extent(grid)
-    found = separate_affines(source, known.astype(np.float64), shape_yx=shape, thickness=thickness, certainty=None)
-    turns = [compose_affine(outer=invert_affine(a), inner=b) for a, b in zip(coarse, found.sections, strict=True)]
+    slow = None if beside is None else SlowSolver(beside, shape)
+    found = separate_affines(
+        source,
+        known.astype(np.float64),
+        shape_yx=shape,
+        thickness=thickness,
+        certainty=None,
+        jumps=config.jumps == "undo",
+        known_jumps=config.jumps_at,
+        slow=slow,
+    )
+    frame = slow.frame if slow is not None and slow.frame is not None and slow.beside.adopt else IDENTITY
+    sections = [compose_affine(outer=a, inner=frame) for a in found.sections]
+    turns = [compose_affine(outer=invert_affine(a), inner=b) for a, b in zip(coarse, sections, strict=True)]
     return AffineLevel(
         turn=np.stack(turns),
         natural=from_parameters(found.motion, shape_yx=shape),
@@ -232,6 +262,8 @@ def turn_affines(
         evidence=found.evidence,
         certainty=found.certainty,
         weights=sceptical(known.astype(np.float64), robust=found.weights, outlier=OUTLIER),
+        breaks=found.breaks,
+        slow=None if slow is None else slow.found(),
     )
 
 
