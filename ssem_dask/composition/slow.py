@@ -199,8 +199,7 @@ class SlowSolver:
             self.landmark_weights = np.ones(len(landmarks.z))
         if far is not None and not len(self.far_weights):
             observed = _far_observed(far, current, shape_yx=self.shape_yx)
-            self.far_weights = np.ones(len(observed))
-            self.far_spread = _first_spread(far, observed, current)
+            self.far_weights = _first_weights(far, observed, current)
 
     def _observe(self, system: "_System", current: Float64Array) -> None:
         """Rows of landmarks and far pairs with their present weights."""
@@ -210,6 +209,7 @@ class SlowSolver:
             system.landmarks = _landmark_rows(landmarks, self.frame, current, weights, model, shape_yx=self.shape_yx)
         if far is not None:
             observed = _far_observed(far, current, shape_yx=self.shape_yx)
+            self.far_spread = _far_spread(far, observed, current)
             system.far = _far_rows(far, observed, self.far_spread, self.far_weights, model)
 
     def _fitted(self, system: "_System") -> dict[str, float]:
@@ -244,7 +244,6 @@ class SlowSolver:
             self.landmark_weights = 1.0 / (1.0 + (length / (OUTLIER * max(float(np.median(length)), 1.0))) ** 2)
         if system.far is not None and self.beside.far is not None:
             missed = system.far.missed(unknowns).reshape(-1, 2)
-            self.far_spread = _spread_of(missed, self.beside.far)
             self.far_weights = 1.0 / (1.0 + ((missed / self.far_spread) ** 2).sum(axis=1) / 2 / OUTLIER**2)
         values = np.stack([model.pick(total[:, :, p]) for p in range(6)], axis=1)
         single, self.slow = _single_design(model), g
@@ -461,8 +460,12 @@ def _far_observed(far: FarPairs, current: Float64Array, *, shape_yx: ShapeYX) ->
     return np.asarray(seen[:, FAR_PARAMETERS])
 
 
-def _first_spread(far: FarPairs, observed: Float64Array, current: Float64Array) -> Float64Array:
-    """From the differences of pairs of consecutive sections, in which what is slow cancels."""
+def _far_spread(far: FarPairs, observed: Float64Array, current: Float64Array) -> Float64Array:
+    """From the differences of pairs of consecutive sections, in which what is slow cancels, found or not.
+
+    Residuals would not do: what is not found yet would pass for noise, and never be found. ×√k, since pairs that bridge
+    the same tissue err alike.
+    """
     held = (current[far.z - far.step] - current[far.z])[:, FAR_PARAMETERS]
     rest, out = observed - held, np.empty_like(observed)
     for k in np.unique(far.step):
@@ -473,12 +476,12 @@ def _first_spread(far: FarPairs, observed: Float64Array, current: Float64Array) 
     return out
 
 
-def _spread_of(missed: Float64Array, far: FarPairs | None) -> Float64Array:
-    """Robust standard deviations of each distance; ×√k, since pairs that bridge the same tissue err alike."""
-    assert far is not None
-    out = np.empty_like(missed)
+def _first_weights(far: FarPairs, observed: Float64Array, current: Float64Array) -> Float64Array:
+    """By how far a pair is off from most of the same distance; without this, gross errors spoil the first solve."""
+    rest, out = observed - (current[far.z - far.step] - current[far.z])[:, FAR_PARAMETERS], np.ones(len(observed))
     for k in np.unique(far.step):
         inside = far.step == k
-        size = np.median(np.abs(missed[inside]), axis=0) / 0.6745
-        out[inside] = np.maximum(size, _LEAST_FAR) * float(k) ** 0.5
+        off = np.abs(rest[inside] - np.median(rest[inside], axis=0))
+        usual = np.maximum(np.median(off, axis=0) / 0.6745, _LEAST_FAR)
+        out[inside] = 1.0 / (1.0 + ((off / usual) ** 2).sum(axis=1) / 2 / OUTLIER**2) ** 2
     return out

@@ -1,7 +1,8 @@
 """Maps between sections far from each other, from thumbnails, for `[compose.far]`.
 
-They are looked for about where the coarse stage laid the sections, and only rotation and scale are used: over many
-sections tissue moves, but as a whole it hardly turns or swells.
+They are looked for about where the coarse pairs between lead, one after the other, so that tissue may move and sections
+may turn slowly. Only rotation and scale are used: over many sections tissue moves, but as a whole it hardly turns or
+swells.
 """
 
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from ssem_dask.composition.slow import FarPairs
+from ssem_dask.field.affine import IDENTITY, compose_affine
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.registration.coarse import CoarseSection, estimate_pair
@@ -21,6 +23,7 @@ from ssem_dask.stages.sections import open_source, read_thumbnail, thumbnail_mip
 from ssem_dask.storage.arrays import create_array, open_array
 from ssem_dask.storage.fields import open_coarse
 from ssem_dask.task import Result, Task
+from ssem_dask.types import Float64Array
 
 NAME = "compose"
 ARRAYS = "fields/far_pairs", "fields/far_ratio"
@@ -33,6 +36,36 @@ class FarTask(Task):
     job: Job
     start: int
     stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Leads:
+    """Where a far section is to be looked for."""
+
+    coarse: Float64Array
+    """`(Z, 2, 3)`."""
+    pairs: Float64Array
+    """`(Z, 2, 3)`: z → z-1; NaN where it is not believed."""
+
+    @classmethod
+    def of(cls, job: Job) -> "_Leads":
+        pairs = np.array(open_array(job.url("fields", "coarse_pairs"), mode="r")[0])
+        ratios = np.nan_to_num(np.asarray(open_array(job.url("fields", "coarse_ratio"), mode="r")[0]))
+        pairs[ratios < job.coarse.min_ratio] = np.nan
+        return cls(np.asarray(open_coarse(job.url("fields", "coarse"))[:]), pairs)
+
+    def start(self, z: int, k: int) -> Float64Array | None:
+        """The map z → z-k by the pairs between; where one is not believed, by the sections' coarse maps."""
+        through = IDENTITY
+        for between in range(z, z - k, -1):
+            step = self.pairs[between]
+            if not np.isfinite(step).all():
+                known = pair_start(self.coarse, z=between, k=1)
+                if known is None:
+                    return None
+                step = known
+            through = compose_affine(outer=step, inner=through)
+        return through
 
 
 def wanted(job: Job) -> bool:
@@ -78,7 +111,7 @@ def run(task: FarTask) -> Result:
     """Estimate the pairs of the task's sections."""
     job, distances = task.job, task.job.compose.far.distances
     volume, mip = open_source(job), thumbnail_mip(job)
-    coarse = np.asarray(open_coarse(job.url("fields", "coarse"))[:])
+    leads = _Leads.of(job)
     affines = np.full((len(distances), task.stop - task.start, 2, 3), np.nan)
     ratios = np.full(affines.shape[:2], np.nan)
     read = 0
@@ -93,9 +126,7 @@ def run(task: FarTask) -> Result:
             before = [(i, k) for i, k in enumerate(distances) if k <= z]
             read += 1 + len(before)
             for i, k in before:
-                pair = estimate_pair(
-                    fixed=fixed, moving=section(z - k), pixel=float(2**mip), start=pair_start(coarse, z=z, k=k)
-                )
+                pair = estimate_pair(fixed=fixed, moving=section(z - k), pixel=float(2**mip), start=leads.start(z, k))
                 affines[i, z - task.start], ratios[i, z - task.start] = pair.affine, pair.ratio
     open_array(job.url("fields", "far_pairs"), mode="r+")[:, task.start : task.stop] = affines
     open_array(job.url("fields", "far_ratio"), mode="r+")[:, task.start : task.stop] = ratios
@@ -107,7 +138,10 @@ def footprint(task: FarTask) -> Footprint:
     """Sections and those far before them."""
     job, far = task.job, max(task.job.compose.far.distances)
     return Footprint(
-        reads=(job.sections("source", task.start - far, task.stop), job.sections("fields/coarse")),
+        reads=(
+            job.sections("source", task.start - far, task.stop),
+            *(job.sections(f"fields/{name}") for name in ("coarse", "coarse_pairs", "coarse_ratio")),
+        ),
         writes=tuple(job.sections(name, task.start, task.stop) for name in ARRAYS),
     )
 
