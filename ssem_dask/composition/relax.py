@@ -16,7 +16,7 @@ The steps are separate functions, since only the affines need all sections at on
 work on windows of sections along z.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -29,7 +29,7 @@ from ssem_dask.composition.affine_sections import OUTLIER, enough_pairs, separat
 from ssem_dask.composition.breaks import Break
 from ssem_dask.composition.relax_solve import plane_weights, solve
 from ssem_dask.composition.relax_total import SplitPairs, observed_totals, split_pairs, without_affine
-from ssem_dask.composition.separation import SequenceModel, Variances, believed
+from ssem_dask.composition.separation import LEAST_LONG, LEAST_SHORT, SequenceModel, Variances, believed
 from ssem_dask.composition.slow import Beside, SlowFound, SlowSolver
 from ssem_dask.composition.smooth import fill_unknown
 from ssem_dask.composition.spectra import Bands, bands_of, to_spectrum
@@ -43,6 +43,9 @@ LEAST_WEIGHT = 0.003
 """Weight of a known node without any confidence, relative to a typical one."""
 _FITTED_ROUNDS = 2
 """Rounds in which the variances are fitted; after two they no longer change."""
+SHORT_NODES = 8.0
+"""Wavelength, in nodes of the pair fields, below which elastic distortion is expected to be weak: 640 nm with the
+default spacing, a dozen thicknesses of a section."""
 _FIT_COLUMNS = 64
 """Coefficients of a band that its variances are fitted to: more change nothing and take time."""
 
@@ -161,7 +164,14 @@ def relax(
     split = split_pairs(pairs, weights, grid=grid)
     level = turn_affines(split.affine, coarse=coarse, grid=grid, thickness=thickness, config=config, beside=None)
     elastic = solve_elastic(
-        split, weights, turn=level.turn, grid=grid, fitted=None, certainty=level.certainty, config=config
+        split,
+        weights,
+        turn=level.turn,
+        grid=grid,
+        fitted=None,
+        certainty=level.certainty,
+        config=config,
+        short=SHORT_NODES * spacing,
     )
     variance = affine_parameter_variance(level.weights, fitted=level.fitted, certainty=level.certainty)
     natural = natural_motion(elastic.natural, affine=level.natural, grid=grid)
@@ -327,6 +337,7 @@ def solve_elastic(
     config: RelaxConfig,
     base: Tensor | None = None,
     factor: int = 1,
+    short: float,
 ) -> Elastic:
     """The elastic part e_z of a window of sections, re-linearised and robust.
 
@@ -342,6 +353,7 @@ def solve_elastic(
         config: rounds and robustness.
         base: `(Z, 2, y, x)`, long waves of e that are known already; then e is without them.
         factor: see `thin`; only with `base`.
+        short: wavelength, px, below which distortion is expected to be weak, see `SHORT_NODES`.
     """
     count = weights.shape[1]
     bands = bands_of(grid.shape)
@@ -365,7 +377,7 @@ def solve_elastic(
         if plain:
             variances = matching_bands(filled, bands=bands)
         elif fitted is None and turn_number < _FITTED_ROUNDS:
-            variances = fit_bands(filled, now, bands=bands, start=variances)
+            variances = fit_bands(filled, now, bands=bands, start=variances, short=short / grid.spacing)
         assert variances is not None
         expecting = variances if plain else [believed(v, certainty=certainty) for v in variances]
         solution = solve(total, now, expected=filled, bands=bands, fitted=expecting, iterations=config.iterations)
@@ -378,7 +390,7 @@ def solve_elastic(
 
 
 def fit_bands(
-    observed: Float64Array, weights: Float64Array, *, bands: Bands, start: list[Variances] | None
+    observed: Float64Array, weights: Float64Array, *, bands: Bands, start: list[Variances] | None, short: float
 ) -> list[Variances]:
     """Variances of each band, per coefficient.
 
@@ -387,6 +399,7 @@ def fit_bands(
         weights: `(K, Z, y, x)`.
         bands: of the frequencies.
         start: a first guess.
+        short: wavelength in nodes, see `solve_elastic`.
     """
     plane = plane_weights(weights)
     model = SequenceModel(plane)
@@ -398,7 +411,8 @@ def fit_bands(
         part = spectrum[..., (bands.index == b) & shaped].reshape(*plane.shape, -1)
         part = part[..., :: max(1, part.shape[-1] // _FIT_COLUMNS)]
         found = model.fit(part, start=start[b] if start else None, expected=None, tilt=None, distorted=True)
-        out.append(found.variances)
+        least = LEAST_LONG if bands.wavelengths[b] >= short else LEAST_SHORT
+        out.append(replace(found.variances, least=least))
     return out
 
 

@@ -35,7 +35,9 @@ stretched and sheared. Real serial sections have 1.5 and more, those that were o
 _DOUBT = 0.05
 """Natural logs about `CERTAIN_EVIDENCE` within which that is believed in part."""
 LEAST_DISTORTION = 3.0
-"""Distortion of sections that certainly are displaced, in units of the natural motion (rms)."""
+"""Distortion of sections that certainly are displaced, in units of the natural motion (rms): of affine parameters."""
+LEAST_LONG, LEAST_SHORT = 2.0, 0.5
+"""The same of elastic waves. A section bends like a sheet, hardly at short wavelengths; there tissue moves by more."""
 ERRATIC_KEPT = 0.5
 """What is believed of the fitted erratic motion (rms) in such sections: distortion easily passes for it."""
 UNKNOWNS = 3
@@ -69,6 +71,8 @@ class Variances:
     """σ_s², of the erratic motion from one section to the next."""
     tilt: float = 0.0
     """σ of the mean motion, unit of the observations."""
+    least: float = LEAST_DISTORTION
+    """Least distortion of sections that certainly are displaced, in units of the natural motion (rms)."""
 
 
 class SequenceModel:
@@ -281,15 +285,15 @@ def believed(fitted: Variances, *, certainty: float) -> Variances:
     """What a solve shall expect.
 
     What was fitted; where nothing was displaced, that is next to no distortion, and sections stay as they are. In
-    sections that certainly were cut and mounted one by one, distortion is expected to be no less than
-    `LEAST_DISTORTION` times the motion, whatever was fitted, and less to be erratic: of motion lost and distortion left
+    sections that certainly were cut and mounted one by one, distortion is expected to be no less than `least` times
+    the motion, whatever was fitted, and less to be erratic: of motion lost and distortion left
     in, the latter is worse, and at the wavelengths where tissue moves most the two are hard to tell apart.
 
     Args:
         fitted: as found.
         certainty: as of `certainty_of`.
     """
-    least = certainty * LEAST_DISTORTION**2 * fitted.motion
+    least = certainty * fitted.least**2 * fitted.motion
     kept = 1.0 - certainty * (1.0 - ERRATIC_KEPT**2)
     return replace(fitted, distortion=max(fitted.distortion, least), erratic=fitted.erratic * kept)
 

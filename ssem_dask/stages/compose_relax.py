@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ssem_dask.composition.relax import (
+    SHORT_NODES,
     node_weights,
     solve_elastic,
     spoken_for,
@@ -172,6 +173,7 @@ def _run_fit(task: FitTask) -> Result:
             fitted=None,
             certainty=level.certainty,
             config=job.compose.relax,
+            short=SHORT_NODES * job.spacing,
         )
         if elastic.fitted:
             found.append(elastic.fitted)
@@ -195,6 +197,7 @@ def _run_sections(task: RelaxTask) -> Result:
         fitted=fitted,
         certainty=certainty,
         config=job.compose.relax,
+        short=SHORT_NODES * job.spacing,
     )
     core = slice(start - first, stop - first)
     variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)

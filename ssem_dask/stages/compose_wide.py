@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssem_dask.composition.relax import node_weights, solve_elastic, spoken_for, typical_confidence
+from ssem_dask.composition.relax import SHORT_NODES, node_weights, solve_elastic, spoken_for, typical_confidence
 from ssem_dask.composition.relax_report import band_records
 from ssem_dask.composition.relax_total import SplitPairs, robust_affine, without_affines
 from ssem_dask.composition.separation import UNKNOWNS, Variances
@@ -263,7 +263,14 @@ def _run_fit(task: FitWideTask) -> Result:
         turn = level.turn[first:last]
         weights, split = _read_thin(job, first, last)
         long = solve_elastic(
-            split, weights, turn=turn, grid=blocks, fitted=None, certainty=level.certainty, config=config
+            split,
+            weights,
+            turn=turn,
+            grid=blocks,
+            fitted=None,
+            certainty=level.certainty,
+            config=config,
+            short=SHORT_NODES * job.spacing,
         )
         if not long.fitted:
             continue
@@ -279,6 +286,7 @@ def _run_fit(task: FitWideTask) -> Result:
             fitted=None,
             certainty=level.certainty,
             config=config,
+            short=SHORT_NODES * job.spacing,
             base=base,
             factor=factor,
         )
@@ -314,6 +322,7 @@ def _run_long(task: LongTask) -> Result:
         fitted=fitted,
         certainty=certainty,
         config=job.compose.relax,
+        short=SHORT_NODES * job.spacing,
     )
     variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)
     written = 0
@@ -351,6 +360,7 @@ def _run_tile(task: TileTask) -> Result:
         fitted=fitted,
         certainty=certainty,
         config=job.compose.relax,
+        short=SHORT_NODES * job.spacing,
         base=base,
         factor=factor,
     )

@@ -219,6 +219,7 @@ def mean_variances(variances: tuple[Variances, ...]) -> Variances:
         noise=float(np.mean([v.noise for v in variances])),
         erratic=float(np.mean([v.erratic for v in variances])),
         tilt=float(np.mean([v.tilt for v in variances])),
+        least=variances[0].least,
     )
 
 

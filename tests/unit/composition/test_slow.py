@@ -15,19 +15,21 @@ FRAME = homogeneous(rotation_about(degrees=30, centre=(0, 0), shift=(100, 50), s
 """Aligned → reference: turned, shifted, and with pixels five times as large."""
 
 
-def landmarks(made: AffineVolume, rng: np.random.Generator, *, every: int = 8, wrong: int = 0) -> Landmarks:
+def landmarks(
+    made: AffineVolume, rng: np.random.Generator, *, count: int = COUNT, every: int = 8, wrong: int = 0
+) -> Landmarks:
     """Four landmarks in every eighth section, 2 px off; the first ones by 60."""
-    z = np.repeat(np.arange(2, COUNT, every), 4)
+    z = np.repeat(np.arange(2, count, every), 4)
     true = rng.random((len(z), 2)) * SHAPE
     source = np.einsum("nij,nj->ni", made.maps[z, :2, :2], true) + made.maps[z, :2, 2] + rng.normal(size=true.shape) * 2
     source[3 : 3 + 5 * wrong : 5] += 60
     return Landmarks(z, source, true @ FRAME[:2, :2].T + FRAME[:2, 2], np.full(len(z), 2.0))
 
 
-def far_pairs(made: AffineVolume, rng: np.random.Generator) -> FarPairs:
+def far_pairs(made: AffineVolume, rng: np.random.Generator, *, count: int = COUNT) -> FarPairs:
     """8, 16 and 32 apart; of no worth for shift and shear."""
-    z = np.concatenate([np.arange(k, COUNT) for k in (8, 16, 32)])
-    k = np.concatenate([np.full(COUNT - k, k) for k in (8, 16, 32)])
+    z = np.concatenate([np.arange(k, count) for k in (8, 16, 32)])
+    k = np.concatenate([np.full(count - k, k) for k in (8, 16, 32)])
     noise = homogeneous(from_parameters(rng.normal(size=(len(z), 6)) * [9, 9, 1, 1, 5, 5], shape_yx=SHAPE))
     return FarPairs(z, k, (made.maps[z - k] @ noise @ np.linalg.inv(made.maps[z]))[:, :2])
 
