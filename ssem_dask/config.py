@@ -34,6 +34,7 @@ from ssem_dask.stages.job import (
     RenderStageConfig,
 )
 from ssem_dask.stages.mask import user_mip
+from ssem_dask.stages.reference import resolve as resolve_compose
 from ssem_dask.storage.volume import Volume, VolumeInfo, check_image_dtype, check_sections
 from ssem_dask.types import ConfigBase
 
@@ -158,7 +159,7 @@ def resolve(config: RunConfig) -> tuple[Job, list[str]]:
         coarse=resolve_coarse(config.coarse, sections=info.shape[0]),
         mask=mask,
         register=register,
-        compose=config.compose,
+        compose=resolve_compose(config.compose, info),
         render=config.render,
         downsample=config.downsample,
         mips=mips,

@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Iterator
 
+from pydantic.fields import FieldInfo
+
 from ssem_dask.config import RunConfig
 from ssem_dask.types import ConfigBase
 
@@ -36,7 +38,7 @@ def _tables(path: str, model: type[ConfigBase]) -> Iterator[str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, ConfigBase):
             nested.append((f"{path}.{key}".lstrip("."), field.annotation))
             continue
-        default = "*needed*" if field.is_required() else f"`{_toml(field.default)}`"
+        default = "*needed*" if field.is_required() else f"`{_default(field)}`"
         rows.append(f"| `{key}` | {default} | {' '.join((field.description or '').split())} |\n")
     title = f"`[{path}]`" if path else "Top level"
     summary = " ".join((model.__doc__ or "").split())
@@ -45,6 +47,11 @@ def _tables(path: str, model: type[ConfigBase]) -> Iterator[str]:
         yield "\n| key | default | meaning |\n|---|---|---|\n" + "".join(rows)
     for inner_path, inner in nested:
         yield from _tables(inner_path, inner)
+
+
+def _default(field: FieldInfo) -> str:
+    """A path that is not given is none; any other value that is not given is chosen."""
+    return "none" if field.default is None and field.annotation == str | None else _toml(field.default)
 
 
 def _toml(value: object) -> str:

@@ -58,6 +58,13 @@ def from_parameters(parameters: Float64Array, *, shape_yx: ShapeYX) -> Float64Ar
     return np.concatenate([linear, shift[..., None]], axis=-1)
 
 
+def displacements(points: Float64Array, *, shape_yx: ShapeYX) -> Float64Array:
+    """Displacements `(n, 2, 6)` of `points` `(n, 2)`, mip-0 px, by each parameter per px of it, where all are small."""
+    local = (points - np.asarray(shape_yx) / 2) / radius(shape_yx)
+    shift = np.broadcast_to(np.eye(2), (len(points), 2, 2))
+    return np.concatenate([shift, np.einsum("pij,nj->nip", _BASIS, local)], axis=2)
+
+
 def _exp(logs: Float64Array) -> Float64Array:
     """Matrix exponential by scaling and squaring; for norms up to about 10."""
     small = logs / 64.0

@@ -9,12 +9,15 @@ Nothing is chained, so nothing accumulates: sections that were aligned already k
 pair stays where it is, which is the best guess for independent distortion.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ssem_dask.composition.affine_log import GROUPS, from_parameters, to_parameters
+from ssem_dask.composition.affine_log import GROUPS, from_parameters, radius, to_parameters
+from ssem_dask.composition.breaks import Break, find_breaks, placed
 from ssem_dask.composition.separation import Fit, SequenceModel, Variances, believed, certainty_of
+from ssem_dask.composition.slow import SlowSolver
 from ssem_dask.field.affine import IDENTITY
 from ssem_dask.types import Float64Array, ShapeYX
 
@@ -26,6 +29,10 @@ _TILT_SLOPE = {"shift": 0.3, "rotation": 0.1, "scale": 0.1, "shear": 0.1}
 """Typical mean tilt, as a share of the thickness (rms over the section). It lets tissue run obliquely, but keeps what
 random shifts and turns of the sections happen to amount to between the first and the last from passing for it."""
 ROUNDS = 5
+_SLOW_ROUNDS = 3
+"""More of them where slow distortion is pinned: sections may have far to go."""
+_SHARE_TURNS = 4
+"""Turns after which the share of slow distortion is settled."""
 OUTLIER = 3.0
 """Robust standard deviations at which a pair has lost half of its weight."""
 
@@ -46,6 +53,8 @@ class AffineSeparation:
     """See `certainty_of`."""
     weights: Float64Array
     """`(K, Z)`: robust weights, 1 for a pair that fits in."""
+    breaks: tuple[Break, ...]
+    """Jumps that were undone, see `breaks`."""
 
 
 def enough_pairs(weights: Float64Array) -> bool:
@@ -54,7 +63,15 @@ def enough_pairs(weights: Float64Array) -> bool:
 
 
 def separate_affines(
-    affines: Float64Array, weights: Float64Array, *, shape_yx: ShapeYX, thickness: float, certainty: float | None
+    affines: Float64Array,
+    weights: Float64Array,
+    *,
+    shape_yx: ShapeYX,
+    thickness: float,
+    certainty: float | None,
+    jumps: bool = True,
+    known_jumps: Sequence[int] = (),
+    slow: SlowSolver | None = None,
 ) -> AffineSeparation:
     """Find each section's affine.
 
@@ -64,6 +81,9 @@ def separate_affines(
         shape_yx: section, mip-0 px.
         thickness: of a section, mip-0 px.
         certainty: that sections were displaced one by one, 0 to 1, see `believed`; None finds out.
+        jumps: whether to look for places where all later sections are displaced alike, and to undo that.
+        known_jumps: sections before which there is such a place for certain.
+        slow: what pins slow distortion, None for nothing; it is left knowing what was found.
 
     Raises:
         ValueError: too few pairs, see `enough_pairs`.
@@ -82,17 +102,26 @@ def separate_affines(
     expected = EXPECTED_SLOPE * thickness
     fits: dict[str, Fit] = {}
     evidence = np.nan
-    for _ in range(ROUNDS):
+    breaks: tuple[Break, ...] = ()
+    reach = 10.0 * radius(shape_yx)  # of a jump: as good as any
+    for turn in range(ROUNDS if slow is None else ROUNDS + _SLOW_ROUNDS):
         total = _total(pairs, a, shape_yx=shape_yx)
-        model = SequenceModel(weights * robust)
-        for name, members in GROUPS:
-            fits[name] = model.fit(
-                total[:, :, members],
-                start=fits[name].variances if name in fits else None,
+
+        def fit(model: SequenceModel, name: str, start: Fit | None = None, total: Float64Array = total) -> Fit:
+            return model.fit(
+                total[:, :, dict(GROUPS)[name]],
+                start=start.variances if start else None,
                 expected=expected,
                 tilt=_TILT_SLOPE[name] * thickness,
                 distorted=True,
             )
+
+        if turn == 0 and jumps:
+            broken = find_breaks(total, weights, jump=reach, fit=fit, known=known_jumps)
+            breaks, fits = broken.found, broken.fits
+        model = SequenceModel(weights * robust, breaks=[b.z for b in breaks], jump=reach)
+        if turn > 0 or not fits:
+            fits = {name: fit(model, name, fits.get(name)) for name, _ in GROUPS}
         if certainty is None:  # in the first turn, whose total is what the pairs say themselves
             evidence = sum(
                 model.evidence(
@@ -101,13 +130,23 @@ def separate_affines(
                 for name, members in GROUPS
             )
             certainty = certainty_of(evidence, pairs=int(np.count_nonzero(weights[0])))
-        surprise = np.zeros_like(weights)
+        residual, leaps, current = np.zeros_like(total), np.zeros_like(a), a.copy()
+        expecting = {name: believed(fit.variances, certainty=certainty) for name, fit in fits.items()}
         for name, members in GROUPS:
-            variances = believed(fits[name].variances, certainty=certainty)
+            variances = expecting[name]
             posterior = model.solve(total[:, :, members], variances)
             a[:, members], motion[:, members] = posterior.distortion, posterior.motion
-            surprise += (np.nan_to_num(posterior.residual) ** 2).sum(axis=2) / variances.noise
-        robust = _robust(surprise, weights)
+            leaps[:, members] = posterior.erratic
+            residual[:, :, members] = posterior.residual
+        robust = _robust(_surprise(residual, expecting), weights)
+        if slow is not None and turn > 0:  # the first turn finds what there is without
+            pinned = slow.solve(
+                total, model, variances=expecting, motion=motion, current=current, settle=turn > _SHARE_TURNS
+            )
+            a, motion, leaps = pinned.sections.copy(), pinned.motion.copy(), pinned.leaps
+            robust = _robust(_surprise(pinned.residual, expecting), weights)
+        breaks = tuple(replace(b, jump=leaps[b.z]) for b in breaks)
+        a += placed(breaks, count=count)
     return AffineSeparation(
         sections=from_parameters(a, shape_yx=shape_yx),
         motion=motion,
@@ -115,7 +154,14 @@ def separate_affines(
         evidence=evidence,
         certainty=certainty if certainty is not None else np.nan,
         weights=weights * robust,
+        breaks=breaks,
     )
+
+
+def _surprise(residual: Float64Array, variances: dict[str, Variances]) -> Float64Array:
+    """Squared residuals of the pairs, in units of their noise, summed over the parameters `(K, Z)`."""
+    squares = np.nan_to_num(residual) ** 2
+    return np.asarray(sum(squares[:, :, members].sum(axis=2) / variances[name].noise for name, members in GROUPS))
 
 
 def _robust(surprise: Float64Array, weights: Float64Array) -> Float64Array:

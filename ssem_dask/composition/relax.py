@@ -16,7 +16,7 @@ The steps are separate functions, since only the affines need all sections at on
 work on windows of sections along z.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -26,9 +26,11 @@ from torch import Tensor
 
 from ssem_dask.composition.affine_log import from_parameters
 from ssem_dask.composition.affine_sections import OUTLIER, enough_pairs, separate_affines
+from ssem_dask.composition.breaks import Break
 from ssem_dask.composition.relax_solve import plane_weights, solve
 from ssem_dask.composition.relax_total import SplitPairs, observed_totals, split_pairs, without_affine
-from ssem_dask.composition.separation import SequenceModel, Variances, believed
+from ssem_dask.composition.separation import LEAST_LONG, LEAST_SHORT, SequenceModel, Variances, believed
+from ssem_dask.composition.slow import Beside, SlowFound, SlowSolver
 from ssem_dask.composition.smooth import fill_unknown
 from ssem_dask.composition.spectra import Bands, bands_of, to_spectrum
 from ssem_dask.composition.thin import without_long
@@ -41,6 +43,9 @@ LEAST_WEIGHT = 0.003
 """Weight of a known node without any confidence, relative to a typical one."""
 _FITTED_ROUNDS = 2
 """Rounds in which the variances are fitted; after two they no longer change."""
+SHORT_NODES = 8.0
+"""Wavelength, in nodes of the pair fields, below which elastic distortion is expected to be weak: 640 nm with the
+default spacing, a dozen thicknesses of a section."""
 _FIT_COLUMNS = 64
 """Coefficients of a band that its variances are fitted to: more change nothing and take time."""
 
@@ -69,6 +74,11 @@ class RelaxConfig(ConfigBase):
     nodes, and short waves in tiles."""
     tile: int = Field(default=256, ge=8)
     """Nodes along a side of such a tile, without its halo."""
+    jumps: Literal["undo", "keep"] = "undo"
+    """Places where all later sections are displaced alike against those before, far more than tissue moves (a new
+    block, another knife): undone and reported, or kept as motion of the tissue."""
+    jumps_at: tuple[int, ...] = ()
+    """Sections before which there is such a place for certain, beside those that are found."""
     keep_natural: bool = False
     """Write the natural motion that was found to `fields/natural`, to be looked at; as large as `fields/section`."""
 
@@ -103,6 +113,10 @@ class AffineLevel:
     """What follows from it, see `certainty_of`."""
     weights: Float64Array
     """`(K, Z)`: robust weights of the pairs' affine parts (`sceptical`)."""
+    breaks: tuple[Break, ...] = ()
+    """Jumps that were undone."""
+    slow: SlowFound | None = None
+    """Slow distortion that was undone; None where nothing pins it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +162,16 @@ def relax(
     pairs, weights = pairs[:steps], node_weights(pairs[:steps], confidence[:steps])
     grid = Grid((pairs.shape[-2], pairs.shape[-1]), spacing)
     split = split_pairs(pairs, weights, grid=grid)
-    level = turn_affines(split.affine, coarse=coarse, grid=grid, thickness=thickness, config=config)
+    level = turn_affines(split.affine, coarse=coarse, grid=grid, thickness=thickness, config=config, beside=None)
     elastic = solve_elastic(
-        split, weights, turn=level.turn, grid=grid, fitted=None, certainty=level.certainty, config=config
+        split,
+        weights,
+        turn=level.turn,
+        grid=grid,
+        fitted=None,
+        certainty=level.certainty,
+        config=config,
+        short=SHORT_NODES * spacing,
     )
     variance = affine_parameter_variance(level.weights, fitted=level.fitted, certainty=level.certainty)
     natural = natural_motion(elastic.natural, affine=level.natural, grid=grid)
@@ -200,7 +221,13 @@ def spoken_for(weights: Float64Array) -> BoolArray:
 
 
 def turn_affines(
-    affine: Float64Array, *, coarse: Float64Array, grid: Grid, thickness: float, config: RelaxConfig
+    affine: Float64Array,
+    *,
+    coarse: Float64Array,
+    grid: Grid,
+    thickness: float,
+    config: RelaxConfig,
+    beside: Beside | None,
 ) -> AffineLevel:
     """The affine maps that correct the coarse ones, and what they rest on.
 
@@ -210,6 +237,7 @@ def turn_affines(
         grid: of the pair fields.
         thickness: of a section, mip-0 px.
         config: whether natural motion is kept; if not, the elastic solve answers for all.
+        beside: what pins slow distortion.
     """
     count = affine.shape[1]
     known: BoolArray = np.asarray(np.isfinite(affine).all(axis=(2, 3)))
@@ -223,8 +251,20 @@ def turn_affines(
         inner = compose_affine(outer=affine[k, z], inner=invert_affine(coarse[z]))
         source[k, z] = compose_affine(outer=coarse[z - k - 1], inner=inner)
     shape = extent(grid)
-    found = separate_affines(source, known.astype(np.float64), shape_yx=shape, thickness=thickness, certainty=None)
-    turns = [compose_affine(outer=invert_affine(a), inner=b) for a, b in zip(coarse, found.sections, strict=True)]
+    slow = None if beside is None else SlowSolver(beside, shape)
+    found = separate_affines(
+        source,
+        known.astype(np.float64),
+        shape_yx=shape,
+        thickness=thickness,
+        certainty=None,
+        jumps=config.jumps == "undo",
+        known_jumps=config.jumps_at,
+        slow=slow,
+    )
+    frame = slow.frame if slow is not None and slow.frame is not None and slow.beside.adopt else IDENTITY
+    sections = [compose_affine(outer=a, inner=frame) for a in found.sections]
+    turns = [compose_affine(outer=invert_affine(a), inner=b) for a, b in zip(coarse, sections, strict=True)]
     return AffineLevel(
         turn=np.stack(turns),
         natural=from_parameters(found.motion, shape_yx=shape),
@@ -232,6 +272,8 @@ def turn_affines(
         evidence=found.evidence,
         certainty=found.certainty,
         weights=sceptical(known.astype(np.float64), robust=found.weights, outlier=OUTLIER),
+        breaks=found.breaks,
+        slow=None if slow is None else slow.found(),
     )
 
 
@@ -295,6 +337,7 @@ def solve_elastic(
     config: RelaxConfig,
     base: Tensor | None = None,
     factor: int = 1,
+    short: float,
 ) -> Elastic:
     """The elastic part e_z of a window of sections, re-linearised and robust.
 
@@ -310,6 +353,7 @@ def solve_elastic(
         config: rounds and robustness.
         base: `(Z, 2, y, x)`, long waves of e that are known already; then e is without them.
         factor: see `thin`; only with `base`.
+        short: wavelength, px, below which distortion is expected to be weak, see `SHORT_NODES`.
     """
     count = weights.shape[1]
     bands = bands_of(grid.shape)
@@ -333,7 +377,7 @@ def solve_elastic(
         if plain:
             variances = matching_bands(filled, bands=bands)
         elif fitted is None and turn_number < _FITTED_ROUNDS:
-            variances = fit_bands(filled, now, bands=bands, start=variances)
+            variances = fit_bands(filled, now, bands=bands, start=variances, short=short / grid.spacing)
         assert variances is not None
         expecting = variances if plain else [believed(v, certainty=certainty) for v in variances]
         solution = solve(total, now, expected=filled, bands=bands, fitted=expecting, iterations=config.iterations)
@@ -346,7 +390,7 @@ def solve_elastic(
 
 
 def fit_bands(
-    observed: Float64Array, weights: Float64Array, *, bands: Bands, start: list[Variances] | None
+    observed: Float64Array, weights: Float64Array, *, bands: Bands, start: list[Variances] | None, short: float
 ) -> list[Variances]:
     """Variances of each band, per coefficient.
 
@@ -355,6 +399,7 @@ def fit_bands(
         weights: `(K, Z, y, x)`.
         bands: of the frequencies.
         start: a first guess.
+        short: wavelength in nodes, see `solve_elastic`.
     """
     plane = plane_weights(weights)
     model = SequenceModel(plane)
@@ -366,7 +411,8 @@ def fit_bands(
         part = spectrum[..., (bands.index == b) & shaped].reshape(*plane.shape, -1)
         part = part[..., :: max(1, part.shape[-1] // _FIT_COLUMNS)]
         found = model.fit(part, start=start[b] if start else None, expected=None, tilt=None, distorted=True)
-        out.append(found.variances)
+        least = LEAST_LONG if bands.wavelengths[b] >= short else LEAST_SHORT
+        out.append(replace(found.variances, least=least))
     return out
 
 

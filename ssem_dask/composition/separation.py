@@ -15,6 +15,7 @@ observations have w = 0 and simply do not occur.
 Source: empirical Bayes; the precision form of AR(1) is in Rue & Held, Gaussian Markov Random Fields, 2005, §1.1.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,7 +35,9 @@ stretched and sheared. Real serial sections have 1.5 and more, those that were o
 _DOUBT = 0.05
 """Natural logs about `CERTAIN_EVIDENCE` within which that is believed in part."""
 LEAST_DISTORTION = 3.0
-"""Distortion of sections that certainly are displaced, in units of the natural motion (rms)."""
+"""Distortion of sections that certainly are displaced, in units of the natural motion (rms): of affine parameters."""
+LEAST_LONG, LEAST_SHORT = 2.0, 0.5
+"""The same of elastic waves. A section bends like a sheet, hardly at short wavelengths; there tissue moves by more."""
 ERRATIC_KEPT = 0.5
 """What is believed of the fitted erratic motion (rms) in such sections: distortion easily passes for it."""
 UNKNOWNS = 3
@@ -68,14 +71,25 @@ class Variances:
     """σ_s², of the erratic motion from one section to the next."""
     tilt: float = 0.0
     """σ of the mean motion, unit of the observations."""
+    least: float = LEAST_DISTORTION
+    """Least distortion of sections that certainly are displaced, in units of the natural motion (rms)."""
 
 
 class SequenceModel:
     """The observations of one volume: which pairs there are, and how much each is worth."""
 
-    def __init__(self, weights: Float64Array) -> None:
-        """Set up for weights `(K, Z)`, 0 where nothing was observed."""
+    def __init__(self, weights: Float64Array, *, breaks: Sequence[int] = (), jump: float = 0.0) -> None:
+        """Set up.
+
+        Args:
+            weights: `(K, Z)`, 0 where nothing was observed.
+            breaks: sections z before which the course of natural motion breaks off: what lies between z-1 and z may be
+                anything, and s_z holds it.
+            jump: standard deviation of what that may be, unit of the observations; far more than anything else.
+        """
         steps, count = weights.shape
+        self.breaks = tuple(breaks)
+        self.jump = jump
         there = np.arange(count)[None, :] >= np.arange(1, steps + 1)[:, None]
         k, self._z = np.nonzero(there & (weights > 0))
         self._k = k
@@ -95,6 +109,11 @@ class SequenceModel:
         self.border: Float64Array = border[:-1]
         """The same for the mean motion."""
         self.corner = float(border[-1])
+
+    @property
+    def design(self) -> "csr_array":
+        """H `(n, 3Z + 1)`: unknowns d_0, m_0, s_0, d_1, …, and the mean motion."""
+        return self._design
 
     def _rows(self) -> "csr_array":
         """H `(n, 3Z + 1)`: unknowns d_0, m_0, s_0, d_1, m_1, s_1, … and the mean motion."""
@@ -146,6 +165,7 @@ class SequenceModel:
         return Posterior(
             distortion=unknowns[0:-1:UNKNOWNS],
             motion=unknowns[1:-1:UNKNOWNS] + unknowns[-1],
+            erratic=unknowns[2:-1:UNKNOWNS],
             residual=self.spread(residual),
         )
 
@@ -265,15 +285,15 @@ def believed(fitted: Variances, *, certainty: float) -> Variances:
     """What a solve shall expect.
 
     What was fitted; where nothing was displaced, that is next to no distortion, and sections stay as they are. In
-    sections that certainly were cut and mounted one by one, distortion is expected to be no less than
-    `LEAST_DISTORTION` times the motion, whatever was fitted, and less to be erratic: of motion lost and distortion left
+    sections that certainly were cut and mounted one by one, distortion is expected to be no less than `least` times
+    the motion, whatever was fitted, and less to be erratic: of motion lost and distortion left
     in, the latter is worse, and at the wavelengths where tissue moves most the two are hard to tell apart.
 
     Args:
         fitted: as found.
         certainty: as of `certainty_of`.
     """
-    least = certainty * LEAST_DISTORTION**2 * fitted.motion
+    least = certainty * fitted.least**2 * fitted.motion
     kept = 1.0 - certainty * (1.0 - ERRATIC_KEPT**2)
     return replace(fitted, distortion=max(fitted.distortion, least), erratic=fitted.erratic * kept)
 
@@ -289,6 +309,8 @@ class Factor:
         scale[0:-1:UNKNOWNS] = variances.distortion**0.5
         scale[1:-1:UNKNOWNS] = variances.motion**0.5
         scale[2:-1:UNKNOWNS] = variances.erratic**0.5
+        for z in model.breaks:
+            scale[UNKNOWNS * z + 2] = model.jump
         scale[-1] = variances.tilt
         precision = model.gram / variances.noise
         for offset in range(model.bands + 1):
@@ -317,6 +339,12 @@ class Factor:
         unknowns = solved - self._eliminated[:, None] * tilt
         return np.concatenate([unknowns, tilt[None]]) * self._scale[:, None]
 
+    def erratic_variance(self) -> tuple[Float64Array, Float64Array]:
+        """Posterior and prior variance of s_z, each `(Z,)`."""
+        scale = self._scale[2:-1:UNKNOWNS] ** 2
+        own = inverse_band(self._factor, width=0)[0, 2::UNKNOWNS]
+        return (own + self._eliminated[2::UNKNOWNS] ** 2 / self._corner) * scale, scale
+
     def distortion_covariance(self, *, reach: int) -> Float64Array:
         """Posterior covariance of d_z and d_{z+k}, `(reach + 1, Z)`, k = 0 … reach; 0 where z + k does not exist."""
         band = inverse_band(self._factor, width=UNKNOWNS * reach)[::UNKNOWNS, ::UNKNOWNS]
@@ -339,5 +367,7 @@ class Posterior:
     """d `(Z, P)`."""
     motion: Float64Array
     """m `(Z, P)`: natural motion from z to z-1, its mean included."""
+    erratic: Float64Array
+    """s `(Z, P)`: erratic motion from z to z-1; at a break all of the jump."""
     residual: Float64Array
     """`(K, Z, P)`: what neither explains; NaN where nothing was observed."""

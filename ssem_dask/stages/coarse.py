@@ -211,11 +211,12 @@ def _run_sections(task: CoarseSectionsTask) -> Result:
         affines = pairs_seen_from(start, affines)
     result = chain_sections(affines, ratios, shape_yx=shape, config=job.coarse)
     sections, accepted = result.sections, result.accepted.astype(np.float64)
+    jumps: list[int] = []
     separate = job.coarse.sections == "separate" and enough_pairs(accepted)
     if separate:
         # Registration needs sections in its range; whether they were displaced at all is decided when it is done.
         found = separate_affines(affines, accepted, shape_yx=shape, thickness=job.thickness, certainty=1.0)
-        sections = found.sections
+        sections, jumps = found.sections, [b.z for b in found.breaks]
     if start is not None:
         sections = sections_from(start, sections)
     order = check_order(np.asarray(open_array(job.url("fields", "coarse_similarity"), mode="r")[:]))
@@ -227,6 +228,8 @@ def _run_sections(task: CoarseSectionsTask) -> Result:
     open_coarse(job.url("fields", "coarse"), mode="r+")[:] = sections
     written = sections.nbytes + state.nbytes
     remarks = _order_remarks(order)
+    if jumps:
+        remarks.append(f"all sections from here on seem displaced against those before: {_named(jumps)}")
     if result.bridged:
         placed = "not tied to the others; each was placed " + ("by itself" if separate else "as its neighbours lie")
         bridged = f"{len(result.bridged)} section(s) match no neighbour or are {placed}: {_named(result.bridged)}"

@@ -3,7 +3,9 @@
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint, Region
+from ssem_dask.stages import compose_far
 from ssem_dask.stages.compose_chain import BlockTask, SectionsTask, StitchTask
+from ssem_dask.stages.compose_far import FarTask
 from ssem_dask.stages.compose_relax import FitTask, RelaxTask, SplitTask
 from ssem_dask.stages.compose_wide import FitWideTask, LongTask, ThinTask, TileTask
 from ssem_dask.stages.job import Job
@@ -24,6 +26,8 @@ def footprint(task: Task) -> Footprint:
     Raises:
         TypeError: a kind of task that nobody has said this of.
     """
+    if isinstance(task, FarTask):
+        return compose_far.footprint(task)
     if isinstance(task, SplitTask | FitTask | RelaxTask):
         return _relax(task)
     if isinstance(task, BlockTask | StitchTask | SectionsTask):
@@ -38,7 +42,7 @@ def _relax(task: SplitTask | FitTask | RelaxTask) -> Footprint:
     job = task.job
     if isinstance(task, FitTask):
         return Footprint(
-            reads=_all(job, ("fields/pair_affines", "fields/coarse", *_PAIRS), 0, job.shape[0]),
+            reads=_all(job, ("fields/pair_affines", "fields/coarse", *_PAIRS, *_far(job)), 0, job.shape[0]),
             writes=_all(job, (*_TURNS, _FIT), 0, job.shape[0]),
         )
     depth = min(job.compose.relax.window, job.shape[0])
@@ -54,7 +58,7 @@ def _wide(task: ThinTask | FitWideTask | LongTask | TileTask) -> Footprint:
     job, fit = task.job, task.job.sections(_FIT)
     if isinstance(task, FitWideTask):
         return Footprint(
-            reads=_all(job, (*_THINNED, "fields/coarse", *_PAIRS), 0, job.shape[0]),
+            reads=_all(job, (*_THINNED, "fields/coarse", *_PAIRS, *_far(job)), 0, job.shape[0]),
             writes=(*_all(job, _TURNS, 0, job.shape[0]), fit),
         )
     (start, stop), (first, last) = core_of(job, task.window), reach_of(job, task.window)
@@ -69,6 +73,10 @@ def _wide(task: ThinTask | FitWideTask | LongTask | TileTask) -> Footprint:
         reads=(*handed, *(Region(name, read) for name in _PAIRS), fit),
         writes=tuple(Region(name, core) for name in _RESULTS),
     )
+
+
+def _far(job: Job) -> tuple[str, ...]:
+    return compose_far.ARRAYS if compose_far.wanted(job) else ()
 
 
 def _nodes(job: Job, start: int, stop: int, nodes: tuple[slice, slice]) -> Box:

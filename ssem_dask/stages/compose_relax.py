@@ -1,10 +1,12 @@
 """Stage compose, method `relax`: distortion is undone, natural motion is left alone.
 
-Generation 1 takes the affine part out of each pair field, window by window; generation 2 solves for the sections'
+Generation 1 takes the affine part out of each pair field, window by window, and compares sections far from each other
+where that is wanted (`compose_far`); generation 2 solves for the sections'
 affines, all at once since they are few numbers, and fits the spectra on some windows; generation 3 solves for the
 elastic part of each window with its overlap and writes `fields/section`.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -12,6 +14,7 @@ import numpy as np
 import torch
 
 from ssem_dask.composition.relax import (
+    SHORT_NODES,
     node_weights,
     solve_elastic,
     spoken_for,
@@ -21,6 +24,10 @@ from ssem_dask.composition.relax_total import SplitPairs, split_pairs
 from ssem_dask.composition.separation import UNKNOWNS
 from ssem_dask.composition.uncertainty import elastic_variance
 from ssem_dask.geometry.chunks import round_up
+from ssem_dask.stages.compose_far import FarTask, with_far
+from ssem_dask.stages.compose_far import prepare as prepare_far
+from ssem_dask.stages.compose_far import run as run_far
+from ssem_dask.stages.compose_far import tasks as far_tasks
 from ssem_dask.stages.job import Estimate, Job
 from ssem_dask.stages.relax_io import (
     FIT_WINDOWS,
@@ -71,12 +78,13 @@ class RelaxTask(Task):
     window: int
 
 
-RELAX_TASKS = (SplitTask, FitTask, RelaxTask)
+RELAX_TASKS = (SplitTask, FitTask, RelaxTask, FarTask)
 
 
 def prepare(job: Job) -> None:
     """Create `fields/section`, `uncertainty` and `natural`, and what the tasks hand on to each other."""
     create_affines(job)
+    prepare_far(job)
     grid = grid_of(job)
     chunk = min(_CHUNK, grid.shape[0]), min(_CHUNK, grid.shape[1])
     shard = round_up(grid.shape[0], multiple=chunk[0]), round_up(grid.shape[1], multiple=chunk[1])
@@ -87,9 +95,12 @@ def generations(job: Job) -> Iterator[Iterable[Task]]:
     """Affine parts, statistics, sections."""
     section, depth = job.shape[1] * job.shape[2], depth_of(job)
     output, digest, windows = job.output, job.digests[NAME], range(windows_of(job))
-    yield (
-        SplitTask(key=f"{NAME}/affine-{w:05d}", output=output, digest=digest, pixels=0, job=job, window=w)
-        for w in windows
+    yield itertools.chain(
+        far_tasks(job),
+        (
+            SplitTask(key=f"{NAME}/affine-{w:05d}", output=output, digest=digest, pixels=0, job=job, window=w)
+            for w in windows
+        ),
     )
     yield [FitTask(key=f"{NAME}/fit", output=output, digest=digest, pixels=0, job=job)]
     yield (
@@ -108,6 +119,8 @@ def generations(job: Job) -> Iterator[Iterable[Task]]:
 def run(task: Task) -> Result:
     """Do one task of any generation."""
     with torch.inference_mode():
+        if isinstance(task, FarTask):
+            return run_far(task)
         if isinstance(task, SplitTask):
             return _run_split(task)
         if isinstance(task, FitTask):
@@ -122,14 +135,17 @@ def estimate(job: Job) -> Estimate:
     plane = grid.shape[0] * grid.shape[1]
     windows, depth, k = windows_of(job), depth_of(job), steps_of(job)
     held = min(job.shape[0], depth + 2 * config.overlap)
-    return Estimate(
-        tasks=2 * windows + 1,
-        pixels=job.size,
-        bytes_read=plane * 4 * k * 3 * (job.shape[0] + (windows + min(windows, FIT_WINDOWS)) * held),
-        bytes_written=plane * 4 * (5 if config.keep_natural else 3) * job.shape[0],
-        files=(4 if config.keep_natural else 3) * windows + 3,
-        # The solve holds some copies of what it observed in double precision, and the unknowns.
-        memory=plane * held * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 8 * 3),
+    return with_far(
+        job,
+        Estimate(
+            tasks=2 * windows + 1,
+            pixels=job.size,
+            bytes_read=plane * 4 * k * 3 * (job.shape[0] + (windows + min(windows, FIT_WINDOWS)) * held),
+            bytes_written=plane * 4 * (5 if config.keep_natural else 3) * job.shape[0],
+            files=(4 if config.keep_natural else 3) * windows + 3,
+            # The solve holds some copies of what it observed in double precision, and the unknowns.
+            memory=plane * held * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 8 * 3),
+        ),
     )
 
 
@@ -157,6 +173,7 @@ def _run_fit(task: FitTask) -> Result:
             fitted=None,
             certainty=level.certainty,
             config=job.compose.relax,
+            short=SHORT_NODES * job.spacing,
         )
         if elastic.fitted:
             found.append(elastic.fitted)
@@ -180,6 +197,7 @@ def _run_sections(task: RelaxTask) -> Result:
         fitted=fitted,
         certainty=certainty,
         config=job.compose.relax,
+        short=SHORT_NODES * job.spacing,
     )
     core = slice(start - first, stop - first)
     variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)

@@ -6,6 +6,7 @@ the affines and fits the spectra, of thinned planes and of some tiles; generatio
 window of sections; generation 4 for the short waves of each tile of each window, and writes `fields/section`.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -13,13 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssem_dask.composition.relax import node_weights, solve_elastic, spoken_for, typical_confidence
+from ssem_dask.composition.relax import SHORT_NODES, node_weights, solve_elastic, spoken_for, typical_confidence
 from ssem_dask.composition.relax_report import band_records
 from ssem_dask.composition.relax_total import SplitPairs, robust_affine, without_affines
 from ssem_dask.composition.separation import UNKNOWNS, Variances
 from ssem_dask.composition.thin import HALO_BLOCKS, Tile, thicken, thin, thin_factor, thin_grid, tiles_of
 from ssem_dask.composition.uncertainty import elastic_variance
 from ssem_dask.field.grid import Grid
+from ssem_dask.stages.compose_far import prepare as prepare_far
+from ssem_dask.stages.compose_far import tasks as far_tasks
+from ssem_dask.stages.compose_far import with_far
 from ssem_dask.stages.job import Estimate, Job
 from ssem_dask.stages.relax_io import (
     FIT_WINDOWS,
@@ -92,6 +96,7 @@ def factor_of(job: Job) -> int:
 def prepare(job: Job) -> None:
     """Create the fields and what the tasks hand on to each other."""
     create_affines(job)
+    prepare_far(job)
     k, depth, side = steps_of(job), depth_of(job), _side(job)
     create_sections(job, chunk=(side, side), shard=(side, side))
     info = FieldInfo(spacing=job.spacing * factor_of(job), shape_mip0=job.shape)
@@ -127,8 +132,12 @@ def prepare(job: Job) -> None:
 def generations(job: Job) -> Iterator[Iterable[Task]]:
     """Thinned pairs, statistics, long waves, tiles."""
     output, digest, windows = job.output, job.digests[NAME], range(windows_of(job))
-    yield (
-        ThinTask(key=f"{NAME}/thin-{w:05d}", output=output, digest=digest, pixels=0, job=job, window=w) for w in windows
+    yield itertools.chain(
+        far_tasks(job),
+        (
+            ThinTask(key=f"{NAME}/thin-{w:05d}", output=output, digest=digest, pixels=0, job=job, window=w)
+            for w in windows
+        ),
     )
     yield [FitWideTask(key=f"{NAME}/fit", output=output, digest=digest, pixels=0, job=job)]
     yield (
@@ -174,13 +183,16 @@ def estimate(job: Job) -> Estimate:
     # A band of rows in double precision with its places and what thinning makes of it; one plane of confidences.
     band = _side(job) * grid.shape[1] * k * 4 * 8 * 4 + plane * 4
     passed = plane // factor**2 * 4 * (k * 3 + 5)
-    return Estimate(
-        tasks=windows * (2 + len(tiles)) + 1,
-        pixels=job.size,
-        bytes_read=int(plane * 4 * k * 3 * (job.shape[0] + windows * held * halo)) + 2 * passed * job.shape[0],
-        bytes_written=plane * 4 * (5 if config.keep_natural else 3) * job.shape[0] + passed * job.shape[0],
-        files=windows * (6 + (3 if config.keep_natural else 2) * len(tiles)) + FIT_WINDOWS,
-        memory=max(nodes * held * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 8 * 3), band),
+    return with_far(
+        job,
+        Estimate(
+            tasks=windows * (2 + len(tiles)) + 1,
+            pixels=job.size,
+            bytes_read=int(plane * 4 * k * 3 * (job.shape[0] + windows * held * halo)) + 2 * passed * job.shape[0],
+            bytes_written=plane * 4 * (5 if config.keep_natural else 3) * job.shape[0] + passed * job.shape[0],
+            files=windows * (6 + (3 if config.keep_natural else 2) * len(tiles)) + FIT_WINDOWS,
+            memory=max(nodes * held * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 8 * 3), band),
+        ),
     )
 
 
@@ -251,7 +263,14 @@ def _run_fit(task: FitWideTask) -> Result:
         turn = level.turn[first:last]
         weights, split = _read_thin(job, first, last)
         long = solve_elastic(
-            split, weights, turn=turn, grid=blocks, fitted=None, certainty=level.certainty, config=config
+            split,
+            weights,
+            turn=turn,
+            grid=blocks,
+            fitted=None,
+            certainty=level.certainty,
+            config=config,
+            short=SHORT_NODES * job.spacing,
         )
         if not long.fitted:
             continue
@@ -267,6 +286,7 @@ def _run_fit(task: FitWideTask) -> Result:
             fitted=None,
             certainty=level.certainty,
             config=config,
+            short=SHORT_NODES * job.spacing,
             base=base,
             factor=factor,
         )
@@ -302,6 +322,7 @@ def _run_long(task: LongTask) -> Result:
         fitted=fitted,
         certainty=certainty,
         config=job.compose.relax,
+        short=SHORT_NODES * job.spacing,
     )
     variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)
     written = 0
@@ -339,6 +360,7 @@ def _run_tile(task: TileTask) -> Result:
         fitted=fitted,
         certainty=certainty,
         config=job.compose.relax,
+        short=SHORT_NODES * job.spacing,
         base=base,
         factor=factor,
     )

@@ -76,6 +76,48 @@ class RegisterStageConfig(RegisterConfig):
     """Sections in a window's core; the neighbours before them are its halo in z."""
 
 
+class ReferenceConfig(ConfigBase):
+    """Where sections belong, from something beside them: an X-ray or block-face volume, an atlas. It pins distortion
+    that changes slowly along z, which nothing in the sections tells from the shape of the tissue. Method `relax` only.
+    """
+
+    landmarks: str | None = None
+    """Path or URL of a CSV file with the header `z,y,x,ref_y,ref_x`: the point (y, x) of source section z lies at
+    (ref_y, ref_x) of the reference. An optional column `sd` is the landmark's own standard deviation."""
+    unit: Literal["px", "nm"] = "px"
+    """Unit of all columns of that file but z: px of the source at mip 0, or nm. With `frame = "own"` ref_y and ref_x
+    may have any other unit."""
+    affines: str | None = None
+    """Path or URL of a file with one affine per section, reference → source, mip-0 px, as `coarse.initial` takes it;
+    sections may be left out."""
+    fields: str | None = None
+    """URL of a field array (z, 2, y, x) as `fields/section` is: reference → source, mip-0 px of this volume, any
+    spacing, NaN where unknown. Only what is affine in each section is used."""
+    standard_deviation: float | None = Field(default=None, gt=0)
+    """Of what is given, px at mip 0: of a landmark without its own, per component; of affines and fields, rms over the
+    section. None: 100 nm."""
+    frame: Literal["own", "reference"] = "own"
+    """Where aligned sections lie. `own`: about where they were; one affine map for all sections, found from the data,
+    is the difference to the reference. `reference`: as the reference does; it must lie within the volume's frame."""
+    digest: str | None = None
+    """SHA-256 of all that is given; None: as it is when the run is planned."""
+
+    @property
+    def given(self) -> bool:
+        """Whether there is any."""
+        return any((self.landmarks, self.affines, self.fields))
+
+
+class FarConfig(ConfigBase):
+    """Rotation and scale between sections far from each other, from thumbnails: they pin slow turning and swelling,
+    which are then taken for distortion whole. Method `relax` only.
+    """
+
+    distances: tuple[int, ...] = ()
+    """How far apart, in sections, 4 to 64, for example [8, 16, 32]; none: not used. Tissue that does turn or swell
+    along z, such as a nerve that twists, is straightened by it."""
+
+
 class ComposeStageConfig(ConfigBase):
     """From pair fields to one field per section."""
 
@@ -83,6 +125,8 @@ class ComposeStageConfig(ConfigBase):
     """`relax`: distortion is undone, the natural motion of tissue is left alone, told apart by their statistics along
     z. `chain`: composition with vector voting, blocks and decay."""
     relax: RelaxConfig = RelaxConfig()
+    reference: ReferenceConfig = ReferenceConfig()
+    far: FarConfig = FarConfig()
     chain: ChainConfig = ChainConfig()
 
 

@@ -9,13 +9,24 @@ import torch
 from torch import Tensor
 
 from ssem_dask.composition.relax import AffineLevel, extent, joined, natural_motion, turn_affines
-from ssem_dask.composition.relax_report import ALL_REMOVED, affine_records, in_words
+from ssem_dask.composition.relax_report import (
+    ALL_REMOVED,
+    affine_records,
+    in_words,
+    jump_records,
+    jumps_in_words,
+    slow_in_words,
+    slow_record,
+)
 from ssem_dask.composition.separation import Variances
+from ssem_dask.composition.slow import Beside
 from ssem_dask.composition.uncertainty import affine_parameter_variance, affine_variance
 from ssem_dask.field.affine import apply_affine
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.mip import ceil_div
+from ssem_dask.stages.compose_far import read_far_pairs
 from ssem_dask.stages.job import Job
+from ssem_dask.stages.reference import landmarks_of
 from ssem_dask.storage.arrays import create_array, open_array
 from ssem_dask.storage.fields import FieldInfo, create_field, open_coarse
 from ssem_dask.storage.location import read_bytes, write_bytes
@@ -85,12 +96,22 @@ def solve_affines(job: Job) -> AffineLevel:
     """Solve for the sections' affines, all at once, and write them."""
     affine = np.asarray(open_array(job.url("fields", "pair_affines"), mode="r")[:])
     coarse = np.asarray(open_coarse(job.url("fields", "coarse"))[:])
-    level = turn_affines(affine, coarse=coarse, grid=grid_of(job), thickness=job.thickness, config=job.compose.relax)
+    level = turn_affines(
+        affine, coarse=coarse, grid=grid_of(job), thickness=job.thickness, config=job.compose.relax, beside=_beside(job)
+    )
     open_array(job.url("fields", "turn"), mode="r+")[:] = level.turn
     open_array(job.url("fields", "turn_natural"), mode="r+")[:] = level.natural
     variance = affine_parameter_variance(level.weights, fitted=level.fitted, certainty=level.certainty)
     open_array(job.url("fields", "turn_variance"), mode="r+")[:] = variance
     return level
+
+
+def _beside(job: Job) -> Beside | None:
+    """What pins slow distortion."""
+    landmarks, far = landmarks_of(job), read_far_pairs(job)
+    if landmarks is None and far is None:
+        return None
+    return Beside(landmarks=landmarks, far=far, adopt=job.compose.reference.frame == "reference")
 
 
 def fit_windows(job: Job) -> list[int]:
@@ -106,7 +127,10 @@ def write_record(
     removed = job.compose.relax.natural_motion == "remove"
     sections = affine_records(level.fitted)
     told = in_words(records, affine=sections, thickness=job.info.section_thickness)
-    message = ALL_REMOVED if removed else told
+    shape = job.shape[1], job.shape[2]
+    jumps = jump_records(level.breaks, shape_yx=shape)
+    slow = None if level.slow is None else slow_record(level.slow, shape_yx=shape)
+    message = ALL_REMOVED if removed else " ".join([told, *jumps_in_words(jumps), *slow_in_words(slow)])
     record = {
         "summary": message,
         "pixel_size": job.info.pixel_size,
@@ -115,11 +139,14 @@ def write_record(
         "bands": records,
         "evidence": round(level.evidence, 2),
         "certainty": round(level.certainty, 4),
+        "jumps": jumps,
+        "reference": slow,
         **{name: [asdict(v) for v in fitted] for name, fitted in variances.items()},
     }
     content = json.dumps(record, indent=1, ensure_ascii=False).encode()
     write_bytes(job.url("quality", "relax.json"), content)
-    outcome = Outcome.OK if records or removed else Outcome.LOW_QUALITY
+    remarkable = jumps or (slow and slow["doubted"])
+    outcome = Outcome.OK if (records or removed) and not remarkable else Outcome.LOW_QUALITY
     return Result(outcome=outcome, message=message, bytes_written=len(content))
 
 
@@ -192,6 +219,7 @@ def mean_variances(variances: tuple[Variances, ...]) -> Variances:
         noise=float(np.mean([v.noise for v in variances])),
         erratic=float(np.mean([v.erratic for v in variances])),
         tilt=float(np.mean([v.tilt for v in variances])),
+        least=variances[0].least,
     )
 
 

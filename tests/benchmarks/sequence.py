@@ -8,8 +8,11 @@ is there. Each is aligned by our modes; the same run on the undeformed sections 
   the distance from the middle section, beyond 50 sections (0 is bounded).
 - Dice back: of the size-weighted Dice of adjacent sections that the deformation took, the share that came back.
 - NCC: of adjacent sections, relative to the undeformed ones; above 1.03 neighbours match better than tissue does.
+- cost of damage (`--damage`): jitter between adjacent sections that are both sound, mean over such pairs of the median,
+  against that of the same pairs in the run of the same seed without damage.
 
     python -m tests.benchmarks.sequence --sections 20 200 1000 --seeds 3 --jobs 2 --json sequence.json --plot drift.png
+    python -m tests.benchmarks.sequence --sections 64 --size 224 --modes default --damage 5% 10% missing --phantom-only
 """
 
 import argparse
@@ -57,6 +60,9 @@ MODES: dict[str, dict[str, Any]] = {
         "coarse": {"sections": "match"},
     },
 }
+UNDAMAGED = "none"
+DAMAGES = (UNDAMAGED, "5%", "10%", "missing")
+"""Shares of damaged sections, of the usual kinds; `missing`: two in a row are lost, at a third and at two thirds."""
 _FAR = 50
 _LABELS = "dice_weighted"
 _COLUMNS = {
@@ -69,6 +75,8 @@ _COLUMNS = {
     "injected_drift": "null: drift",
     "dice_back": "Dice back",
     "ncc_ratio": "NCC",
+    "sound": "sound pairs, px",
+    "cost": "cost of damage",
     "minutes": "CPU min",
 }
 
@@ -86,11 +94,8 @@ class Case:
     mode: str
     null: bool
     """Whether the undeformed sections are aligned too."""
-
-    @property
-    def row(self) -> tuple[str, int, str]:
-        """What all seeds have in common."""
-        return self.kind, self.sections, self.mode
+    damage: str = UNDAMAGED
+    """One of `DAMAGES`."""
 
 
 def run_case(case: Case) -> dict[str, Any]:
@@ -105,7 +110,7 @@ def run_case(case: Case) -> dict[str, Any]:
         minutes = (time.process_time() - begun) / 60
         reference = _aligned(still, folder / "null.zarr", case.mode) if case.null else None
         found = evaluate(out, truth=observed, undeformed_run=reference)
-        lengths = _drift(out, observed)
+        lengths, jumps, damaged = _errors(out, observed)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -129,7 +134,10 @@ def run_case(case: Case) -> dict[str, Any]:
         "dice_back": (value(_LABELS) - value(_LABELS, "observed")) / lost,
         "ncc_ratio": value("ncc") / value("ncc", "undeformed"),
         "minutes": minutes,
+        "damage": case.damage,
+        "damaged": damaged,
         "drift_of_z": [round(v, 3) for v in lengths],
+        "jump_of_z": [round(v, 4) for v in jumps],
     }
 
 
@@ -157,13 +165,13 @@ def slope_beyond(lengths: Sequence[float], distance: int) -> float:
 def _sequence(case: Case, folder: Path) -> tuple[str, str]:
     """URLs of the deformed sections and of the undeformed ones (empty where they are not wanted)."""
     observed, still = str(folder / "observed.zarr"), str(folder / "still.zarr")
-    nothing, whole = DamageConfig(), DeformationConfig.preset("none")
+    broken, whole = _damage_of(case), DeformationConfig.preset("none")
     if case.kind.startswith("phantom"):
         config = PhantomConfig(seed=case.seed, shape=(case.sections, case.size, case.size))
         preset = DeformationConfig.preset("smooth" if case.kind.endswith("smooth") else "rough")
-        simulate_phantom(config, observed, seed=case.seed, deformation=preset, damage=nothing)
+        simulate_phantom(config, observed, seed=case.seed, deformation=preset, damage=broken)
         if case.null:
-            simulate_phantom(config, still, seed=case.seed, deformation=whole, damage=nothing)
+            simulate_phantom(config, still, seed=case.seed, deformation=whole, damage=DamageConfig())
         return observed, still
     planes, labels = (_planes(name, case) for name in ("images", "labels"))
     for values, name in ((planes, "still"), (labels, "labels")):
@@ -180,7 +188,7 @@ def _sequence(case: Case, folder: Path) -> tuple[str, str]:
         observed,
         seed=case.seed,
         deformation=DeformationConfig(),
-        damage=nothing,
+        damage=broken,
         labels=str(folder / "labels.zarr"),
     )
     return observed, still
@@ -206,36 +214,77 @@ def _aligned(source: str, output: Path, mode: str) -> str:
     return str(output)
 
 
-def _drift(run_url: str, observed: str) -> tuple[float, ...]:
+def _damage_of(case: Case) -> DamageConfig:
+    if case.damage == "missing":
+        return DamageConfig(missing=tuple(case.sections * part // 3 + i for part in (1, 2) for i in (0, 1)))
+    if case.damage == UNDAMAGED:
+        return DamageConfig()
+    return DamageConfig(fraction=float(case.damage.rstrip("%")) / 100)
+
+
+def _errors(run_url: str, observed: str) -> tuple[tuple[float, ...], list[float], list[int]]:
+    """Of each section: drift, and the median jump of the error from the one before it; the damaged sections."""
     truth, meter = Truth.open(observed), DriftMeter()
     aligned = next(c for c in Run.open(run_url).candidates() if c.name == "aligned")
+    jumps, before = [], None
     for z in range(truth.shape[0]):
-        meter.add(z, alignment_error(aligned, truth=truth, z=z))
-    return meter.result().lengths
+        if z in truth.missing:
+            jumps.append(math.nan)
+            before = None
+            continue
+        error = alignment_error(aligned, truth=truth, z=z)
+        meter.add(z, error)
+        jumps.append(math.nan if before is None else float((error - before).norm(dim=0).nanmedian()))
+        before = error
+    return meter.result().lengths, jumps, sorted(truth.damaged)
+
+
+def with_cost_of_damage(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records with `sound` and `cost`: jitter between sound sections, and by what share damage elsewhere raised it."""
+    undamaged = {
+        (r["kind"], r["sections"], r["mode"], r["seed"]): r for r in records if r.get("damage", UNDAMAGED) == UNDAMAGED
+    }
+    out = []
+    for r in records:
+        same = undamaged.get((r["kind"], r["sections"], r["mode"], r["seed"]))
+        jumps = np.asarray(r.get("jump_of_z", []), dtype=np.float64)
+        broken = set(r.get("damaged", []))
+        pairs = [z for z in range(1, len(jumps)) if not {z, z - 1} & broken]
+        sound = float(jumps[pairs].mean()) if pairs else math.nan
+        cost = math.nan
+        if same is not None and same is not r and pairs:
+            cost = sound / float(np.asarray(same["jump_of_z"])[pairs].mean()) - 1.0
+        out.append({**r, "sound": sound, "cost": cost})
+    return out
 
 
 def cases(options: argparse.Namespace) -> Iterator[Case]:
     """What is asked for, the longest first."""
+    damages = dict.fromkeys((UNDAMAGED, *options.damage))
     for count in sorted(options.sections, reverse=True):
         for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
             for mode in options.modes:
                 for preset in ("smooth", "rough"):
-                    null = preset == "smooth" and count <= options.null_up_to
-                    yield Case(f"phantom {preset}", count, options.size, seed, mode, null=null)
+                    for damage in damages:
+                        null = preset == "smooth" and count <= options.null_up_to and damage == UNDAMAGED
+                        yield Case(f"phantom {preset}", count, options.size, seed, mode, null=null, damage=damage)
     if not options.phantom_only and (DATA / "flyem_fibsem").exists():
         for axis in range(3):
             for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
                 for mode in options.modes:
-                    for count in (16, 62):
-                        yield Case(f"FIB-SEM axis {axis}", count, 448, seed, mode, null=seed == FIRST_SEED)
+                    for count, damage in itertools.product((16, 62), damages):
+                        null = seed == FIRST_SEED and damage == UNDAMAGED
+                        yield Case(f"FIB-SEM axis {axis}", count, 448, seed, mode, null=null, damage=damage)
 
 
 def table_of(records: Sequence[dict[str, Any]]) -> Table:
     """Mean ± standard deviation over the seeds."""
-    table = Table("sequence", "sections", "mode", *_COLUMNS.values())
-    for key in sorted({(r["kind"], r["sections"], r["mode"]) for r in records}):
-        same = [r for r in records if (r["kind"], r["sections"], r["mode"]) == key]
-        table.add_row(key[0], str(key[1]), key[2], *(_told([r[name] for r in same]) for name in _COLUMNS))
+    table = Table("sequence", "sections", "mode", "damage", *_COLUMNS.values())
+    rows: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for r in with_cost_of_damage(records):
+        rows.setdefault((r["kind"], f"{r['sections']:5d}", r["mode"], r.get("damage", UNDAMAGED)), []).append(r)
+    for key, same in sorted(rows.items()):
+        table.add_row(*key, *(_told([r[name] for r in same]) for name in _COLUMNS))
     return table
 
 
@@ -253,6 +302,7 @@ def plot(records: Sequence[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     longest = max(r["sections"] for r in records if r["kind"].startswith("phantom"))
+    records = [r for r in records if r.get("damage", UNDAMAGED) == UNDAMAGED]
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     colours = dict(zip(MODES, ("#0072b2", "#d55e00", "#009e73"), strict=True))
     told = set()
@@ -276,6 +326,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=list(MODES))
     parser.add_argument("--null-up-to", type=int, default=200, help="longest phantom that the null test is run on")
+    parser.add_argument("--damage", nargs="*", default=[], choices=list(DAMAGES), help="besides undamaged sequences")
     parser.add_argument("--phantom-only", action="store_true", help="leave the FIB-SEM cube out")
     parser.add_argument("--jobs", type=int, default=1, help="sequences at a time")
     parser.add_argument("--json", type=Path, default=Path("sequence.json"))
@@ -288,8 +339,8 @@ def main() -> int:
             records.append(record)
             options.json.write_text(json.dumps(records))
             console.print(
-                f"{record['kind']}, {record['sections']}, {record['mode']}, seed {record['seed']}: jitter "
-                f"{record['jitter']:.2f}, drift {record['drift']:.1f} px ({len(records)} of {len(wanted)})"
+                f"{record['kind']}, {record['sections']}, {record['mode']}, {record['damage']}, seed {record['seed']}: "
+                f"jitter {record['jitter']:.2f}, drift {record['drift']:.1f} px ({len(records)} of {len(wanted)})"
             )
     console.print(table_of(records))
     plot(records, options.plot)

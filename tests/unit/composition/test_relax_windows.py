@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ssem_dask.composition.relax import RelaxConfig, node_weights, solve_elastic
+from ssem_dask.composition.relax import SHORT_NODES, RelaxConfig, node_weights, solve_elastic
 from ssem_dask.composition.relax_total import split_pairs
 from ssem_dask.field.grid import Grid
 from tests.unit.composition.test_relax import (
@@ -33,6 +33,7 @@ def test_a_window_equals_the_whole() -> None:
         fitted=None,
         certainty=0.0,
         config=config,
+        short=SHORT_NODES * SPACING,
     )
     reach = slice(core.start - overlap, core.stop + overlap)
     part, sure = pairs[:, reach].clone(), confidence[:, reach]
@@ -47,6 +48,7 @@ def test_a_window_equals_the_whole() -> None:
         fitted=whole.fitted,
         certainty=0.0,
         config=config,
+        short=SHORT_NODES * SPACING,
     )
     difference = window.fields[overlap : overlap + len(core)] - whole.fields[core.start : core.stop]
     assert float(difference.abs().max()) < 0.05 * float(whole.fields.std())

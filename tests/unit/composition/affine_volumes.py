@@ -1,0 +1,94 @@
+"""Volumes whose sections differ by affine maps alone: distortion, jumps, slow distortion and motion are known."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ssem_dask.composition.affine_log import from_parameters, to_parameters
+from ssem_dask.composition.affine_sections import AffineSeparation, separate_affines
+from ssem_dask.composition.slow import SlowSolver
+from ssem_dask.types import Float64Array
+
+SHAPE = (400, 500)
+THICKNESS = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class AffineVolume:
+    """Pair maps, and what they were made from."""
+
+    pairs: Float64Array
+    """`(3, Z, 2, 3)`: fixed z → moving z-k, source frames; NaN where there is none."""
+    placed: Float64Array
+    """`(Z, 6)`: what each section should be undone of, parameters of `affine_log`, px."""
+
+    @property
+    def maps(self) -> Float64Array:
+        """`(Z, 3, 3)`: aligned → source."""
+        return homogeneous(from_parameters(self.placed, shape_yx=SHAPE))
+
+    def separated(
+        self, *, jumps: bool = True, known_jumps: tuple[int, ...] = (), slow: SlowSolver | None = None
+    ) -> AffineSeparation:
+        """What composition makes of it."""
+        known = np.isfinite(self.pairs).all(axis=(2, 3)).astype(np.float64)
+        return separate_affines(
+            self.pairs,
+            known,
+            shape_yx=SHAPE,
+            thickness=THICKNESS,
+            certainty=1.0,
+            jumps=jumps,
+            known_jumps=known_jumps,
+            slow=slow,
+        )
+
+    def errors(self, found: AffineSeparation) -> Float64Array:
+        """`(Z, 6)`, px, up to what all sections have in common."""
+        left = to_parameters(found.sections, shape_yx=SHAPE) - self.placed
+        return np.asarray(left - left.mean(axis=0))
+
+
+def affine_volume(
+    seed: int, *, count: int, jumps: Mapping[int, list[float]] | None = None, slow: Float64Array | None = None
+) -> AffineVolume:
+    """Random sections: 5 px of shift, 3 px of rotation, 1 px of the rest; motion of .5 and .15 px, AR(1) along z.
+
+    Args:
+        seed: of everything that is random.
+        count: of sections.
+        jumps: z → parameters, px, by which all sections from z on are displaced.
+        slow: `(count, 6)`, px, of slow distortion.
+    """
+    rng = np.random.default_rng(seed)
+    placed = rng.normal(size=(count, 6)) * [5, 5, 3, 1, 1, 1]
+    motion = rng.normal(size=(count, 6))
+    for z in range(1, count):
+        motion[z] = 0.9 * motion[z - 1] + (1 - 0.9**2) ** 0.5 * motion[z]
+    motion *= [0.5, 0.5, 0.15, 0.15, 0.15, 0.15]
+    for z, jump in (jumps or {}).items():
+        placed[z:] += jump
+    if slow is not None:
+        placed += slow
+    maps, moved = (homogeneous(from_parameters(p, shape_yx=SHAPE)) for p in (placed, motion))
+    pairs = np.full((3, count, 2, 3), np.nan)
+    for z in range(count):
+        through = np.eye(3)
+        for k in range(1, min(z, 3) + 1):
+            through = moved[z - k + 1] @ through
+            noise = from_parameters(rng.normal(size=6) * 0.2 * k * np.array([1, 1, 0.5, 0.5, 0.5, 0.5]), shape_yx=SHAPE)
+            pairs[k - 1, z] = (maps[z - k] @ through @ homogeneous(noise) @ np.linalg.inv(maps[z]))[:2]
+    return AffineVolume(pairs, placed)
+
+
+def slow_drift(count: int) -> Float64Array:
+    """Slow distortion `(count, 6)`, px: 60 px of shift along y, 36 along x, 20 px (rms) of turning, 15 of swelling."""
+    t = np.linspace(0, 1, count)
+    return np.column_stack([60 * t**2, -40 * np.sin(2 * t), 20 * t, 15 * t, 0 * t, 0 * t])
+
+
+def homogeneous(affines: Float64Array) -> Float64Array:
+    """`(…, 3, 3)` of `(…, 2, 3)`."""
+    last = np.broadcast_to([[0.0, 0.0, 1.0]], (*affines.shape[:-2], 1, 3))
+    return np.concatenate([affines, last], axis=-2)

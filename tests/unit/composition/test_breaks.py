@@ -1,0 +1,72 @@
+"""Jumps: what displaces all later sections alike is found, undone and told; nothing else is."""
+
+import numpy as np
+import pytest
+
+from ssem_dask.composition.breaks import longest_piece
+from ssem_dask.composition.relax_report import jump_records, jumps_in_words
+from tests.unit.composition.affine_volumes import SHAPE, affine_volume
+
+
+@pytest.mark.parametrize(
+    ("jump", "most"),
+    [([40.0, -20.0, 0, 0, 0, 0], 0.25), ([0, 0, 30.0, 0, 0, 0], 0.35), ([300.0, -20.0, 50.0, 8.0, 0, 0], 0.1)],
+)
+def test_a_jump_is_found_and_undone(jump: list[float], most: float) -> None:
+    made = affine_volume(0, count=40, jumps={14: jump})
+    kept, undone = made.separated(jumps=False), made.separated()
+    assert kept.breaks == ()
+    assert [b.z for b in undone.breaks] == [14]
+    before, after = (np.linalg.norm(made.errors(found), axis=1).max() for found in (kept, undone))
+    assert after < most * before
+    size = np.linalg.norm(jump)
+    assert np.linalg.norm(undone.breaks[0].jump + jump) < 0.25 * size  # s takes z to z-1, hence the sign
+
+
+def test_two_jumps() -> None:
+    made = affine_volume(1, count=44, jumps={12: [60.0, 0, 30.0, 0, 0, 0], 28: [-80.0, 20.0, 0, 5.0, 0, 0]})
+    assert [b.z for b in made.separated().breaks] == [12, 28]
+
+
+def test_without_a_jump_none_is_found_and_nothing_changes() -> None:
+    for seed, count in ((2, 16), (3, 40)):
+        made = affine_volume(seed, count=count)
+        found, plain = made.separated(), made.separated(jumps=False)
+        assert found.breaks == ()
+        np.testing.assert_array_equal(found.sections, plain.sections)
+
+
+def test_a_section_that_is_displaced_by_itself_is_no_jump() -> None:
+    made = affine_volume(4, count=30, jumps={15: [90.0, 30.0, 20.0, 0, 0, 0], 16: [-90.0, -30.0, -20.0, 0, 0, 0]})
+    found = made.separated()
+    assert found.breaks == ()
+    assert np.linalg.norm(made.errors(found), axis=1).max() < 10.0
+
+
+def test_a_jump_too_small_to_be_found_can_be_named() -> None:
+    made = affine_volume(5, count=30, jumps={15: [7.0, 0, 0, 0, 0, 0]})
+    assert made.separated().breaks == ()
+    found = made.separated(known_jumps=(15,))
+    assert [b.z for b in found.breaks] == [15]
+    before, after = (np.abs(made.errors(f)[:, 0]).max() for f in (made.separated(), found))
+    assert after < before
+
+
+def test_the_longest_piece_stays_where_it_is() -> None:
+    assert longest_piece([], count=9) == 0
+    assert longest_piece([3], count=9) == 3
+    made = affine_volume(6, count=40, jumps={10: [50.0, 0, 0, 0, 0, 0]})
+    left = made.separated().sections[:, 0, 2]
+    assert abs(left[10:].mean()) < 10.0
+    assert left[:10].mean() < -30.0
+
+
+def test_a_jump_is_told_in_px_degrees_and_per_cent() -> None:
+    made = affine_volume(7, count=40, jumps={20: [40.0, -20.0, 30.0, 0, 0, 0]})
+    (record,) = jump_records(made.separated().breaks, shape_yx=SHAPE)
+    assert record["z"] == 20
+    assert record["shift_y_px"] == pytest.approx(40.0, abs=8.0)
+    assert record["rotation_degrees"] == pytest.approx(np.rad2deg(30.0 / (np.hypot(*SHAPE) / 12**0.5)), rel=0.2)
+    (sentence,) = jumps_in_words([record])
+    assert "20 (" in sentence
+    assert jumps_in_words([]) == []
