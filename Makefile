@@ -16,7 +16,7 @@ TORCH_SOURCE_cuda =
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-browser test-faults test-slurm test-compose bench-coarse bench-accuracy bench-sequence lint docs pictures format clean
+.PHONY: help env demo test test-browser test-faults test-slurm test-compose bench-coarse bench-accuracy bench-sequence bench-gpu bench-e2e bench-multi-gpu bench-cpu lint docs pictures format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -54,6 +54,19 @@ test-compose: env  ## Run the tests of docker-compose.yml on a real engine (as r
 bench-coarse: env  ## Measure how often real sections are found again after random turns and shifts (SEED=…, DRAWS=…)
 	$(BIN)/python -m tests.benchmarks.coarse --seed $(SEED) --draws $(DRAWS) --json coarse.json
 
+bench-gpu: env  ## Rates of pair solver, features and window on one GPU, beside plain PyTorch (BENCH="--side 4096")
+	$(BIN)/python -m tests.benchmarks.gpu $(BENCH)
+
+bench-e2e: env  ## A whole run beside a plain copy with pyramid, on one GPU (BENCH="--sections 104 --side 4096")
+	$(BIN)/python -m tests.benchmarks.e2e --dir bench/e2e --gpus 1 --json bench/e2e.json $(BENCH)
+
+bench-multi-gpu: env  ## The same on 1 and on all GPUs of this machine (GPUS="1 2 4")
+	$(BIN)/python -m tests.benchmarks.e2e --dir bench/e2e --gpus $(GPUS) --json bench/multi-gpu.json $(BENCH)
+
+bench-cpu: env  ## The same on the cores of this machine: 20 sections of 1024² at 5 nm
+	$(BIN)/python -m tests.benchmarks.e2e --dir bench/cpu --gpus 0 --sections 20 --side 1024 --pixel-size 5 \
+	  --json bench/cpu.json $(BENCH)
+
 lint: env  ## Check style, types and layers, as CI does
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -65,6 +78,7 @@ bench-sequence: env  ## Jitter, drift and label overlap against the number of se
 
 # Options: METHODS="default sift-dis" SEEDS=3 JOBS=1 TABLES="comparison ablation claims" BENCH=--docs; see docs/accuracy.md.
 SEEDS ?= 3
+GPUS ?= 1 2
 JOBS ?= 1
 TABLES ?= comparison
 METHODS ?=

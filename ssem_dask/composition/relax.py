@@ -36,6 +36,7 @@ from ssem_dask.composition.spectra import Bands, bands_of, to_spectrum
 from ssem_dask.composition.thin import without_long
 from ssem_dask.composition.uncertainty import affine_parameter_variance, affine_variance, elastic_variance, sceptical
 from ssem_dask.field.affine import IDENTITY, apply_affine, compose_affine, invert_affine
+from ssem_dask.field.device import CPU
 from ssem_dask.field.grid import Grid
 from ssem_dask.types import BoolArray, ConfigBase, Float64Array, ShapeYX
 
@@ -338,6 +339,8 @@ def solve_elastic(
     base: Tensor | None = None,
     factor: int = 1,
     short: float,
+    device: torch.device = CPU,
+    only_fit: bool = False,
 ) -> Elastic:
     """The elastic part e_z of a window of sections, re-linearised and robust.
 
@@ -354,6 +357,9 @@ def solve_elastic(
         base: `(Z, 2, y, x)`, long waves of e that are known already; then e is without them.
         factor: see `thin`; only with `base`.
         short: wavelength, px, below which distortion is expected to be weak, see `SHORT_NODES`.
+        device: where the solves run.
+        only_fit: the variances alone are wanted: then the solves after the last fit are left out, and the fields are
+            those of the round before.
     """
     count = weights.shape[1]
     bands = bands_of(grid.shape)
@@ -362,7 +368,7 @@ def solve_elastic(
     natural = torch.zeros_like(split.rest)
     plain = config.natural_motion == "remove" or (fitted is None and not enough_pairs(plane_weights(weights)))
     expected: Float64Array | None = None
-    robust = np.ones_like(weights)
+    robust = worth = np.ones_like(weights)
     variances = fitted
     for turn_number in range(config.rounds):
         total, natural, known = observed_totals(
@@ -379,8 +385,12 @@ def solve_elastic(
         elif fitted is None and turn_number < _FITTED_ROUNDS:
             variances = fit_bands(filled, now, bands=bands, start=variances, short=short / grid.spacing)
         assert variances is not None
+        if only_fit and turn_number == min(config.rounds, _FITTED_ROUNDS) - 1 and turn_number > 0:
+            break
         expecting = variances if plain else [believed(v, certainty=certainty) for v in variances]
-        solution = solve(total, now, expected=filled, bands=bands, fitted=expecting, iterations=config.iterations)
+        solution = solve(
+            total, now, expected=filled, bands=bands, fitted=expecting, iterations=config.iterations, device=device
+        )
         expected = solution.expected
         worth = sceptical(weights * known, robust=robust, outlier=config.outlier)
         elastic = torch.from_numpy(solution.distortion).float()

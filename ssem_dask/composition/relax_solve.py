@@ -11,9 +11,12 @@ as they do where weights multiply a coloured noise precision.
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ssem_dask.composition.separation import UNKNOWNS, SequenceModel, Variances
-from ssem_dask.composition.spectra import Bands, from_spectrum, to_spectrum
+from ssem_dask.composition.spectra import Bands, Waves
+from ssem_dask.field.device import CPU
 from ssem_dask.types import Float64Array
 
 PLANE_QUANTILE = 0.8
@@ -50,6 +53,7 @@ def solve(
     bands: Bands,
     fitted: list[Variances],
     iterations: int,
+    device: torch.device = CPU,
 ) -> Solution:
     """Find the posterior means.
 
@@ -60,25 +64,42 @@ def solve(
         bands: of the frequencies.
         fitted: variances of each band.
         iterations: of filling in.
+        device: where to compute; in double precision everywhere.
     """
     plane = plane_weights(weights)
     model = SequenceModel(plane)
-    values, guess = model.pick(observed), model.pick(expected)
-    share = np.minimum(model.pick(weights) / model.pick(plane)[:, None, None], 1.0)[:, None]
-    n, shape = len(values), observed.shape[-2:]
-    factors = [model.factor(v) for v in fitted]
-    members = [np.nonzero((bands.index == b).ravel())[0] for b in range(bands.count)]
-    unknowns = np.zeros((UNKNOWNS * model.count + 1, 2, shape[0] * shape[1]))
+    n, shape = len(model.precision), observed.shape[-2:]
+    values, guess = (torch.from_numpy(model.pick(of)).to(device) for of in (observed, expected))
+    worth = torch.from_numpy(model.pick(weights) / model.pick(plane)[:, None, None]).to(device)
+    share = worth.clamp(max=1.0)[:, None]
+    waves = Waves.of(shape, device=device)
+    posteriors = [_posterior(model, v).to(device) for v in fitted]
+    design = torch.from_numpy(model.apply(np.eye(UNKNOWNS * model.count + 1))).to(device)
+    projections = [design @ posterior for posterior in posteriors]
+    members = [torch.from_numpy(np.nonzero((bands.index == b).ravel())[0]).to(device) for b in range(bands.count)]
+    spectrum = torch.zeros(0)
     for _ in range(iterations):
-        spectrum = to_spectrum(guess + share * (values - guess)).reshape(n, 2, -1)
-        for variances, factor, inside in zip(fitted, factors, members, strict=True):
-            part = spectrum[:, :, inside].reshape(n, -1)
-            right = model.adjoint(model.precision[:, None] * part / variances.noise)
-            unknowns[:, :, inside] = factor.solve(right).reshape(len(unknowns), 2, -1)
-        guess = from_spectrum(model.apply(unknowns.reshape(len(unknowns), -1)).reshape(n, 2, *shape))
-    fields = from_spectrum(unknowns.reshape(-1, 2, *shape))
+        spectrum = waves.forth(guess + share * (values - guess)).reshape(n, 2, -1)
+        projected = torch.empty_like(spectrum)
+        for projection, inside in zip(projections, members, strict=True):
+            projected[:, :, inside] = (projection @ spectrum[:, :, inside].reshape(n, -1)).reshape(n, 2, -1)
+        guess = waves.back(projected.reshape(n, 2, *shape))
+    unknowns = torch.empty(len(design[0]), 2, shape[0] * shape[1], dtype=torch.float64, device=device)
+    for posterior, inside in zip(posteriors, members, strict=True):
+        part = posterior @ spectrum[:, :, inside].reshape(n, -1)
+        unknowns[:, :, inside] = part.reshape(len(unknowns), 2, -1)
+    fields = waves.back(unknowns.reshape(-1, 2, *shape)).cpu().numpy()
     return Solution(
         distortion=fields[0:-1:UNKNOWNS],
         motion=fields[1:-1:UNKNOWNS] + fields[-1],
-        expected=np.nan_to_num(model.spread(guess)),
+        expected=np.nan_to_num(model.spread(guess.cpu().numpy())),
     )
+
+
+def _posterior(model: SequenceModel, variances: Variances) -> Tensor:
+    """The matrix `(3Z + 1, n)` from observations to the posterior means of the unknowns.
+
+    Windows are short enough for whole matrices, and products of these run faster than banded solves, above all on GPUs.
+    """
+    weighted = np.diag(model.precision / variances.noise)
+    return torch.from_numpy(model.factor(variances).solve(model.adjoint(weighted)))

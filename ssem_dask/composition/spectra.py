@@ -7,8 +7,10 @@ within a factor of about 1.4; statistics are pooled over a band, and over dy and
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.fft import dctn, idctn
+from scipy.fft import dct, dctn, idctn
+from torch import Tensor
 
 from ssem_dask.types import AnyArray, Float64Array, ShapeYX
 
@@ -25,6 +27,35 @@ def to_spectrum(fields: AnyArray) -> AnyArray:
 def from_spectrum(coefficients: AnyArray) -> AnyArray:
     """Fields of coefficients `(…, y, x)`."""
     return np.asarray(idctn(coefficients, axes=(-2, -1), norm="ortho"))
+
+
+@dataclass(frozen=True, slots=True)
+class Waves:
+    """The transform on a device: on a GPU two products with a matrix of cosines."""
+
+    y: Tensor | None
+    """`(y, y)` float64, rows are cosines; None on the CPU."""
+    x: Tensor | None
+
+    @classmethod
+    def of(cls, shape: ShapeYX, *, device: torch.device) -> "Waves":
+        """Of fields of `shape` nodes."""
+        if device.type == "cpu":
+            return cls(None, None)
+        y, x = (torch.from_numpy(np.asarray(dct(np.eye(n), axis=0, norm="ortho"))).to(device) for n in shape)
+        return cls(y, x)
+
+    def forth(self, fields: Tensor) -> Tensor:
+        """Coefficients of `(…, y, x)` float64."""
+        if self.y is None or self.x is None:
+            return torch.from_numpy(to_spectrum(fields.numpy()))
+        return self.y @ fields @ self.x.T
+
+    def back(self, coefficients: Tensor) -> Tensor:
+        """Fields of coefficients `(…, y, x)` float64."""
+        if self.y is None or self.x is None:
+            return torch.from_numpy(from_spectrum(coefficients.numpy()))
+        return self.y.T @ coefficients @ self.x
 
 
 @dataclass(frozen=True, slots=True)

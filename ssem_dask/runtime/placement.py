@@ -10,7 +10,7 @@ from typing import Any
 
 GPU = "GPU"
 """Label of a worker that has a GPU to itself; its amount is 1."""
-GPU_STAGES = frozenset({"calibrate", "register"})
+GPU_STAGES = frozenset({"calibrate", "register", "compose"})
 GPU_SHARE = 1 / 64
 """Of the label, what a task takes: so little that the worker's threads limit how many run at once. They take turns on
 the GPU itself (`field.device.computing_on`)."""

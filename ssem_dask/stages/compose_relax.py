@@ -23,6 +23,7 @@ from ssem_dask.composition.relax_report import band_records
 from ssem_dask.composition.relax_total import SplitPairs, split_pairs
 from ssem_dask.composition.separation import UNKNOWNS
 from ssem_dask.composition.uncertainty import elastic_variance
+from ssem_dask.field.device import compute_device
 from ssem_dask.geometry.chunks import round_up
 from ssem_dask.stages.compose_far import FarTask, with_far
 from ssem_dask.stages.compose_far import prepare as prepare_far
@@ -174,6 +175,8 @@ def _run_fit(task: FitTask) -> Result:
             certainty=level.certainty,
             config=job.compose.relax,
             short=SHORT_NODES * job.spacing,
+            device=compute_device(),
+            only_fit=True,
         )
         if elastic.fitted:
             found.append(elastic.fitted)
@@ -198,6 +201,7 @@ def _run_sections(task: RelaxTask) -> Result:
         certainty=certainty,
         config=job.compose.relax,
         short=SHORT_NODES * job.spacing,
+        device=compute_device(),
     )
     core = slice(start - first, stop - first)
     variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)

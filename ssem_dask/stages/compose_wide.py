@@ -20,6 +20,7 @@ from ssem_dask.composition.relax_total import SplitPairs, robust_affine, without
 from ssem_dask.composition.separation import UNKNOWNS, Variances
 from ssem_dask.composition.thin import HALO_BLOCKS, Tile, thicken, thin, thin_factor, thin_grid, tiles_of
 from ssem_dask.composition.uncertainty import elastic_variance
+from ssem_dask.field.device import compute_device
 from ssem_dask.field.grid import Grid
 from ssem_dask.stages.compose_far import prepare as prepare_far
 from ssem_dask.stages.compose_far import tasks as far_tasks
@@ -271,6 +272,7 @@ def _run_fit(task: FitWideTask) -> Result:
             certainty=level.certainty,
             config=config,
             short=SHORT_NODES * job.spacing,
+            device=compute_device(),
         )
         if not long.fitted:
             continue
@@ -287,6 +289,8 @@ def _run_fit(task: FitWideTask) -> Result:
             certainty=level.certainty,
             config=config,
             short=SHORT_NODES * job.spacing,
+            device=compute_device(),
+            only_fit=True,
             base=base,
             factor=factor,
         )
@@ -323,6 +327,7 @@ def _run_long(task: LongTask) -> Result:
         certainty=certainty,
         config=job.compose.relax,
         short=SHORT_NODES * job.spacing,
+        device=compute_device(),
     )
     variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)
     written = 0
@@ -361,6 +366,7 @@ def _run_tile(task: TileTask) -> Result:
         certainty=certainty,
         config=job.compose.relax,
         short=SHORT_NODES * job.spacing,
+        device=compute_device(),
         base=base,
         factor=factor,
     )

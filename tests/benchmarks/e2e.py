@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.e2e --dir /data --sections 104 --side 4096 --gpus 1 2
 
-The volume is made-up tissue at 2.5 nm (registration works at 5 nm), each section displaced by a smooth random field.
-The copy reads and writes every shard of level 0 and makes the pyramid with the pipeline's own tasks. Both run on one
-cluster that is up already; what its start costs stands beside. `--gpus 0` is `--cluster local`.
+The volume is made-up tissue at 2.5 nm (registration works at 5 nm) or 5 nm, each section displaced by a smooth random
+field. The copy reads and writes every shard of level 0 and makes the pyramid with the pipeline's own tasks. Both run on
+one cluster that is up already; what its start costs stands beside. `--gpus 0` is `--cluster local`.
 """
 
 import argparse
@@ -39,7 +39,8 @@ from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 from ssem_dask.task import Outcome, Result, Task, TaskReport
 from ssem_dask.types import AnyArray
 
-PIXEL, THICKNESS = 2.5, 40.0
+THICKNESS = 40.0
+_TISSUE = 5.0  # nm per px of the phantom
 _DEPTH = 8
 _SHARD = (_DEPTH, 2048, 2048)
 _CHUNK = (_DEPTH, 256, 256)
@@ -62,10 +63,11 @@ def main() -> None:
     source = options.dir / "source.zarr"
     begin = time.perf_counter()
     if not source.exists():
-        make_volume(str(source), sections=options.sections, side=options.side)
+        make_volume(str(source), sections=options.sections, side=options.side, pixel_size=options.pixel_size)
     record: dict[str, Any] = {
         "sections": options.sections,
         "side": options.side,
+        "pixel_size": options.pixel_size,
         "cores": len(os.sched_getaffinity(0)),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "made_s": round(time.perf_counter() - begin, 1),
@@ -80,18 +82,19 @@ def main() -> None:
         options.json.write_text(json.dumps(record, indent=1))
 
 
-def make_volume(url: str, *, sections: int, side: int) -> None:
+def make_volume(url: str, *, sections: int, side: int, pixel_size: float) -> None:
     """Write a displaced phantom, in parallel."""
     info = VolumeInfo(
-        shape=(sections, side, side), dtype=np.dtype("uint8"), pixel_size=PIXEL, section_thickness=THICKNESS
+        shape=(sections, side, side), dtype=np.dtype("uint8"), pixel_size=pixel_size, section_thickness=THICKNESS
     )
     create_volume(url, info=info, chunk=_CHUNK, shard=_SHARD, mips=1)
-    tile = min(1024, side // 2)
+    tissue_side = round(side * pixel_size / _TISSUE)
+    tile = min(1024, tissue_side)
     jobs = [(z, min(z + _DEPTH, sections), tile) for z in range(0, sections, _DEPTH)]
     volume = Volume.open(url)
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as pool:
         for (start, stop, _), images in zip(jobs, pool.map(_tissue, jobs), strict=True):
-            pixels = np.stack([_displaced(image, side, seed=start + i) for i, image in enumerate(images)])
+            pixels = np.stack([_displaced(image, side, tissue_side, seed=start + i) for i, image in enumerate(images)])
             volume.write(Box((start, 0, 0), (stop, side, side)), pixels)
 
 
@@ -99,17 +102,17 @@ def _tissue(job: tuple[int, int, int]) -> AnyArray:
     """Sections of the phantom at 5 nm."""
     start, stop, tile = job
     torch.set_num_threads(1)
-    phantom = PhantomConfig(seed=3, shape=(stop, tile, tile), pixel_size=2 * PIXEL, section_thickness=THICKNESS)
+    phantom = PhantomConfig(seed=3, shape=(stop, tile, tile), pixel_size=_TISSUE, section_thickness=THICKNESS)
     return generate(phantom, Box((start, 0, 0), (stop, tile, tile))).image
 
 
-def _displaced(image: AnyArray, side: int, *, seed: int) -> AnyArray:
-    """Mirrored until it fills the section, twice as large, displaced by some px: `(side, side)`."""
-    repeats = -(-side // 2 // len(image))
+def _displaced(image: AnyArray, side: int, tissue_side: int, *, seed: int) -> AnyArray:
+    """Mirrored until it fills the section, as large as its pixels are to be, displaced by some: `(side, side)`."""
+    repeats = -(-tissue_side // len(image))
     tall = np.concatenate([image if r % 2 == 0 else image[::-1] for r in range(repeats)])
     wide = np.concatenate([tall if c % 2 == 0 else tall[:, ::-1] for c in range(repeats)], axis=1)
     device = compute_device()
-    tissue = torch.from_numpy(wide[: side // 2, : side // 2].astype(np.float32)).to(device)[None, None]
+    tissue = torch.from_numpy(wide[:tissue_side, :tissue_side].astype(np.float32)).to(device)[None, None]
     random = torch.Generator().manual_seed(seed)
     coarse = (torch.randn(1, 2, 6, 6, generator=random) * 8 + torch.randn(1, 2, 1, 1, generator=random) * 4).to(device)
     shift = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=False)[0]
