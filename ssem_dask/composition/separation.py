@@ -36,7 +36,7 @@ _DOUBT = 0.05
 """Natural logs about `CERTAIN_EVIDENCE` within which that is believed in part."""
 LEAST_DISTORTION = 3.0
 """Distortion of sections that certainly are displaced, in units of the natural motion (rms): of affine parameters."""
-LEAST_LONG, LEAST_SHORT = 2.0, 0.5
+LEAST_LONG, LEAST_SHORT = 2.5, 0.5
 """The same of elastic waves. A section bends like a sheet, hardly at short wavelengths; there tissue moves by more."""
 ERRATIC_KEPT = 0.5
 """What is believed of the fitted erratic motion (rms) in such sections: distortion easily passes for it."""

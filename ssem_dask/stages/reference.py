@@ -37,6 +37,7 @@ def resolve(config: ComposeStageConfig, info: VolumeInfo) -> ComposeStageConfig:
         ConfigError: it does not fit the volume or the method.
         ConventionError: an array of fields does not say that it is one.
     """
+    _check_jumps(config, sections=info.shape[0])
     _check_distances(config, sections=info.shape[0])
     if not config.reference.given:
         return config
@@ -69,6 +70,19 @@ def landmarks_of(job: Job) -> Landmarks | None:
             f"was there (sha256 {config.digest})."
         )
     return landmarks
+
+
+def _check_jumps(config: ComposeStageConfig, *, sections: int) -> None:
+    outside = [z for z in config.relax.jumps_at if not 0 < z < sections]
+    if outside:
+        raise ConfigError(
+            f"[compose.relax] jumps_at: no section lies before section {outside[0]} of {sections} to jump from; "
+            f"give the first section after a jump, 1 to {sections - 1}."
+        )
+    if config.relax.jumps_at and config.relax.jumps == "keep":
+        raise ConfigError(
+            '[compose.relax] jumps_at names jumps, but jumps = "keep" leaves all in; leave one of them out.'
+        )
 
 
 def _check_distances(config: ComposeStageConfig, *, sections: int) -> None:
