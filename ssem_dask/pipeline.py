@@ -5,6 +5,7 @@ nothing that it read is to be done again); everything else is to do. So an inter
 running a finished one does nothing.
 """
 
+import math
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from ssem_dask import __version__
 from ssem_dask.changes import Tailor
 from ssem_dask.config import RunConfig, cluster_settings, config_digest, make_config, resolve, stored_config
 from ssem_dask.errors import LayoutError, LeaseLostError, OutputError
+from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.mending import mend
 from ssem_dask.runtime.clusters import open_cluster
@@ -29,7 +31,8 @@ from ssem_dask.runtime.progress import Published
 from ssem_dask.source_changes import changed_sections, remember, source_stamps
 from ssem_dask.stages import calibrate, coarse, compose, downsample, mask, measure, register, render
 from ssem_dask.stages.job import Estimate, Job, Stage
-from ssem_dask.stages.sections import refuse_blank
+from ssem_dask.stages.sections import open_source, refuse_blank
+from ssem_dask.stages.whole_shards import refuse_shared_shards
 from ssem_dask.stages.written import written_files
 from ssem_dask.staleness import Again, Chosen, find_stale, mark_stale
 from ssem_dask.storage.ledger import Ledger, page_of
@@ -38,6 +41,9 @@ from ssem_dask.storage.run import create_run, read_run, update_run
 from ssem_dask.task import Outcome, Result, Task, TaskReport
 
 FORMAT = 1
+FIELD_CHUNK_BYTES = 256 * 256 * 2 * 4
+PROCESS = 420 << 20
+"""Bytes that a worker's process holds before its first task, with all that it has imported."""
 _PACKAGES = ("numpy", "torch", "scipy", "zarr", "dask")
 """Whose versions a run remembers."""
 STAGES: tuple[Stage, ...] = cast(
@@ -63,9 +69,9 @@ class Plan:
     """The configuration as the user gave it, without what was chosen."""
 
     @property
-    def task_memory(self) -> int:
-        """Peak bytes of the largest task."""
-        return max((estimate.memory for estimate in self.estimates.values()), default=0)
+    def worker_memory(self) -> int:
+        """Peak bytes of a worker that runs the largest task, its process included."""
+        return PROCESS + max((estimate.memory for estimate in self.estimates.values()), default=0)
 
 
 @dataclass(slots=True)
@@ -95,10 +101,22 @@ def plan(config: RunConfig) -> Plan:
     """
     job, choices = resolve(config)
     estimates = {stage.NAME: stage.estimate(job) for stage in STAGES}
-    estimates = {name: estimate for name, estimate in estimates.items() if estimate.tasks}
+    estimates = {name: _with_requests(name, estimate, job) for name, estimate in estimates.items() if estimate.tasks}
+    refuse_shared_shards(job, [stage for stage in STAGES if stage.NAME in estimates])
     given = config.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"cluster"})
     given["cluster"] = config.cluster.remembered()
     return Plan(job=job, choices=choices, estimates=estimates, digest=config_digest(job), given=given)
+
+
+def _with_requests(name: str, estimate: Estimate, job: Job) -> Estimate:
+    """With the chunks that are read, the files that are written and the ledger's entries, a request each."""
+    if name == "compose":
+        chunk = FIELD_CHUNK_BYTES
+    elif name in ("downsample", "measure"):
+        chunk = math.prod(job.render.chunk) * job.info.dtype.itemsize
+    else:
+        chunk = math.prod(open_source(job).chunk(0)) * job.info.dtype.itemsize
+    return replace(estimate, requests=ceil_div(estimate.bytes_read, chunk) + estimate.files + estimate.tasks)
 
 
 def stored_plan(output: str) -> Plan:
@@ -399,7 +417,7 @@ def align(
     settings = make_config({"source": source, "output": output, **config}, where="align")
     planned = plan(settings)
     where = cluster_settings(cluster, workers=workers, table=settings.cluster)
-    executor = open_cluster(where.name, workers=where.workers, settings=where, task_memory=planned.task_memory)
+    executor = open_cluster(where.name, workers=where.workers, settings=where, task_memory=planned.worker_memory)
     try:
         return run(planned, executor=executor, observer=observer or Silent(), allow_missing=allow_missing)
     finally:

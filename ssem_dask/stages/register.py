@@ -21,7 +21,7 @@ from ssem_dask.registration.damage import TEAR, TISSUE
 from ssem_dask.registration.gated import Fault, gated_window
 from ssem_dask.registration.pairs import PairFields
 from ssem_dask.stages.calibrate import RESULT, calibrated
-from ssem_dask.stages.job import Estimate, Job, RegisterStageConfig
+from ssem_dask.stages.job import TASK_OVERHEAD, Estimate, Job, RegisterStageConfig
 from ssem_dask.stages.mask import read_codes
 from ssem_dask.stages.sections import open_source, read_aligned_sections
 from ssem_dask.storage.arrays import open_array
@@ -148,7 +148,10 @@ def estimate(job: Job) -> Estimate:
         files=2 * count,
         # Images and masks of the window and what they are resampled from, and for one section the network's activations
         # and their gradients.
-        memory=largest // 4**mip * 9 + largest // job.register.sections // 4**mip * 4 * 120 + largest * itemsize,
+        memory=TASK_OVERHEAD
+        + largest // 4**mip * 9
+        + largest // job.register.sections // 4**mip * 4 * 80
+        + largest * itemsize,
     )
 
 
