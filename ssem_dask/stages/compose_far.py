@@ -19,7 +19,7 @@ from ssem_dask.registration.coarse import CoarseSection, estimate_pair
 from ssem_dask.registration.coarse_start import pair_start
 from ssem_dask.registration.masks import tissue_mask
 from ssem_dask.stages.job import SECTIONS_PER_COARSE_TASK, Estimate, Job
-from ssem_dask.stages.sections import open_source, read_thumbnail, thumbnail_mip
+from ssem_dask.stages.sections import open_source, read_thumbnails, thumbnail_mip
 from ssem_dask.storage.arrays import create_array, open_array
 from ssem_dask.storage.fields import open_coarse
 from ssem_dask.task import Result, Task
@@ -117,7 +117,7 @@ def run(task: FarTask) -> Result:
     read = 0
 
     def section(z: int) -> CoarseSection:
-        thumbnail = read_thumbnail(volume, z=z, mip=mip)
+        (thumbnail,) = read_thumbnails(volume, sections=range(z, z + 1), mip=mip)
         return CoarseSection(thumbnail, mask=tissue_mask(thumbnail), config=job.coarse)
 
     with torch.inference_mode():
