@@ -16,7 +16,8 @@ TORCH_SOURCE_cuda =
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-browser test-faults test-slurm test-compose bench-coarse bench-accuracy bench-sequence bench-gpu bench-e2e bench-multi-gpu bench-cpu lint docs pictures format clean
+.PHONY: help env demo test test-browser test-faults test-slurm test-compose bench-coarse bench-accuracy bench-sequence \
+	bench-scale bench-gpu bench-e2e bench-multi-gpu bench-cpu lint docs pictures format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -83,6 +84,9 @@ JOBS ?= 1
 TABLES ?= comparison
 METHODS ?=
 BENCH ?=
+bench-scale: env  ## A petabyte through plan, ledger and driver on simulated workers (BENCH="--sections 25000" for all of it)
+	$(BIN)/python -m tests.benchmarks.scale $(BENCH)
+
 bench-accuracy: env $(BENCH_STAMP)  ## Our modes beside other aligners on real sections; needs SSEM_DATA_DIR, hours the first time
 	$(BIN)/python -m tests.benchmarks.accuracy --work bench --seeds $(SEEDS) --jobs $(JOBS) --tables $(TABLES) \
 	  $(if $(METHODS),--methods $(METHODS)) $(BENCH)

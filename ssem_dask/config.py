@@ -39,7 +39,9 @@ from ssem_dask.storage.volume import Volume, VolumeInfo, check_image_dtype, chec
 from ssem_dask.types import ConfigBase
 
 _WINDOW = 1024  # px of the working image: bounds the memory of a task
-_HALO = SEARCH_RANGE + 32  # px of the working image: the longest displacement, and what a feature sees
+# px of the working image: the longest displacement, and as far as what lies at the border of what is read changes the
+# field by more than a tenth of a px (docs/decisions/0014).
+_HALO = SEARCH_RANGE + 96
 _LEAST_SIDE = 32  # px
 _UPSTREAM = {
     "coarse": (),

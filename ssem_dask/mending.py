@@ -8,12 +8,14 @@ damaged stands, and the damaged task alone is to be done again. Its ledger entry
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 
 from ssem_dask.geometry.region import RegionSet
 from ssem_dask.runtime.execute import open_ledger
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.stages.job import Job, Stage
 from ssem_dask.stages.written import find_damage, written_files
+from ssem_dask.storage.ledger import page_of
 from ssem_dask.storage.location import delete
 from ssem_dask.storage.retry import patient
 from ssem_dask.task import Cause, Outcome, Task, TaskReport
@@ -28,12 +30,9 @@ def verify(job: Job, *, stages: Sequence[Stage], executor: Executor) -> Iterator
         The entry of each task that stood, as it is now.
     """
     for stage in stages:
-        standing = open_ledger(job.output).done(stage.NAME)
-        if not standing:
-            continue
         work = partial(verify_task, job=job, stage=_Footprints(stage))
-        for generation in stage.generations(job):
-            yield from executor.map(work, (task for task in generation if standing.get(task.key) == task.digest))
+        for tasks in _standing(stage, job):
+            yield from executor.map(work, tasks)
 
 
 def mend(failed: Iterable[TaskReport], job: Job, *, stages: Sequence[Stage], executor: Executor) -> list[TaskReport]:
@@ -54,16 +53,28 @@ def mend(failed: Iterable[TaskReport], job: Job, *, stages: Sequence[Stage], exe
                         reads.add(stage.footprint(task).reads)
     damaged = []
     for stage in stages:
-        standing = open_ledger(job.output).done(stage.NAME)
         work = partial(verify_task, job=job, stage=_Footprints(stage))
-        for generation in stage.generations(job) if standing else ():
-            read = (
-                task
-                for task in generation
-                if standing.get(task.key) == task.digest and reads.meets(stage.footprint(task).writes)
-            )
+        for tasks in _standing(stage, job):
+            read = (task for task in tasks if reads.meets(stage.footprint(task).writes))
             damaged += [report for report in executor.map(work, read) if report.restore]
     return damaged
+
+
+def _standing(stage: Stage, job: Job) -> Iterator[Iterator[Task]]:
+    """A stage's tasks that ended well with the run's configuration, generation by generation, a page at a time."""
+    ledger = open_ledger(job.output)
+    pages = set(ledger.pages(stage.NAME))
+
+    def of_generation(generation: Iterable[Task]) -> Iterator[Task]:
+        for page, tasks in groupby(generation, key=lambda task: page_of(task.key)):
+            entries = ledger.entries(page) if page in pages else {}
+            for task in tasks:
+                entry = entries.get(task.key)
+                if entry is not None and entry.outcome.stands and entry.digest == task.digest:
+                    yield task
+
+    for generation in stage.generations(job) if pages else ():
+        yield of_generation(generation)
 
 
 class _Footprints:
@@ -84,7 +95,7 @@ def verify_task(task: Task, *, job: Job, stage: _Footprints) -> TaskReport:
         if not damage:
             return entry
         marked = replace(entry, outcome=Outcome.FAILED, cause=Cause.IO, message=damage, restore=True)
-        ledger.write(marked)
+        ledger.replace_all([marked])
         # Writing a part of a shard reads it first, which would fail on the damage.
         for path in written_files(job, stage.footprint(task)):
             delete(job.url(path), recursive=False)

@@ -5,17 +5,20 @@ nothing that it read is to be done again); everything else is to do. So an inter
 running a finished one does nothing.
 """
 
+import math
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
+from itertools import groupby
 from typing import Any, cast
 
 from ssem_dask import __version__
 from ssem_dask.changes import Tailor
 from ssem_dask.config import RunConfig, cluster_settings, config_digest, make_config, resolve, stored_config
 from ssem_dask.errors import LayoutError, LeaseLostError, OutputError
+from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.mending import mend
 from ssem_dask.runtime.clusters import open_cluster
@@ -23,24 +26,31 @@ from ssem_dask.runtime.driving import driving
 from ssem_dask.runtime.events import Observer, Silent, StageStarted
 from ssem_dask.runtime.execute import execute, open_ledger
 from ssem_dask.runtime.executor import Executor, about_dashboard
+from ssem_dask.runtime.pages import PageWriter
 from ssem_dask.runtime.progress import Published
 from ssem_dask.source_changes import changed_sections, remember, source_stamps
 from ssem_dask.stages import calibrate, coarse, compose, downsample, mask, measure, register, render
 from ssem_dask.stages.job import Estimate, Job, Stage
-from ssem_dask.stages.sections import refuse_blank
+from ssem_dask.stages.sections import open_source, refuse_blank
+from ssem_dask.stages.whole_shards import refuse_shared_shards
 from ssem_dask.stages.written import written_files
 from ssem_dask.staleness import Again, Chosen, find_stale, mark_stale
-from ssem_dask.storage.ledger import Ledger
+from ssem_dask.storage.ledger import Ledger, page_of
 from ssem_dask.storage.location import delete, exists
 from ssem_dask.storage.run import create_run, read_run, update_run
 from ssem_dask.task import Outcome, Result, Task, TaskReport
 
 FORMAT = 1
+FIELD_CHUNK_BYTES = 256 * 256 * 2 * 4
+PROCESS = 420 << 20
+"""Bytes that a worker's process holds before its first task, with all that it has imported."""
 _PACKAGES = ("numpy", "torch", "scipy", "zarr", "dask")
 """Whose versions a run remembers."""
 STAGES: tuple[Stage, ...] = cast(
     tuple[Stage, ...], (coarse, mask, calibrate, register, compose, render, downsample, measure)
 )
+_HELD = 1000
+"""Remarks, and failures with their logs, that a summary holds."""
 _MENDINGS = 3
 """Rounds over the stages: further ones only where damage was found and marked."""
 
@@ -59,9 +69,9 @@ class Plan:
     """The configuration as the user gave it, without what was chosen."""
 
     @property
-    def task_memory(self) -> int:
-        """Peak bytes of the largest task."""
-        return max((estimate.memory for estimate in self.estimates.values()), default=0)
+    def worker_memory(self) -> int:
+        """Peak bytes of a worker that runs the largest task, its process included."""
+        return PROCESS + max((estimate.memory for estimate in self.estimates.values()), default=0)
 
 
 @dataclass(slots=True)
@@ -75,7 +85,7 @@ class Summary:
     """Number of tasks for each stage and outcome, those of earlier runs included."""
     failed: list[TaskReport] = field(default_factory=list)
     remarks: list[TaskReport] = field(default_factory=list)
-    """Tasks that ended as expected but have something to say."""
+    """The first thousand tasks that ended as expected but have something to say."""
     choices: list[str] = field(default_factory=list)
     """What was chosen before it began, as in `Plan`; empty where that is not known any more."""
     again: dict[str, list[str]] = field(default_factory=dict)
@@ -91,10 +101,22 @@ def plan(config: RunConfig) -> Plan:
     """
     job, choices = resolve(config)
     estimates = {stage.NAME: stage.estimate(job) for stage in STAGES}
-    estimates = {name: estimate for name, estimate in estimates.items() if estimate.tasks}
+    estimates = {name: _with_requests(name, estimate, job) for name, estimate in estimates.items() if estimate.tasks}
+    refuse_shared_shards(job, [stage for stage in STAGES if stage.NAME in estimates])
     given = config.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"cluster"})
     given["cluster"] = config.cluster.remembered()
     return Plan(job=job, choices=choices, estimates=estimates, digest=config_digest(job), given=given)
+
+
+def _with_requests(name: str, estimate: Estimate, job: Job) -> Estimate:
+    """With the chunks that are read, the files that are written and the ledger's entries, a request each."""
+    if name == "compose":
+        chunk = FIELD_CHUNK_BYTES
+    elif name in ("downsample", "measure"):
+        chunk = math.prod(job.render.chunk) * job.info.dtype.itemsize
+    else:
+        chunk = math.prod(open_source(job).chunk(0)) * job.info.dtype.itemsize
+    return replace(estimate, requests=ceil_div(estimate.bytes_read, chunk) + estimate.files + estimate.tasks)
 
 
 def stored_plan(output: str) -> Plan:
@@ -260,7 +282,7 @@ def _prepare(stage: Stage, job: Job) -> None:
         try:
             stage.prepare(job)
         except LayoutError as error:
-            if done_tasks(open_ledger(job.output), stage.NAME, digest=job.digests[stage.NAME]):
+            if any_done(open_ledger(job.output), stage.NAME, digest=job.digests[stage.NAME]):
                 raise
             delete(error.url, recursive=True)
         else:
@@ -299,15 +321,29 @@ def run_generations(
         only: of the tasks that failed, these alone are done again; None: all.
     """
     observer = Published(observer, executor)
-    entries = {report.key: report for report in open_ledger(summary.output).reports(name) if report.digest == digest}
-    kept = {key: report for key, report in entries.items() if _is_kept(report, only)}
+    ledger = open_ledger(summary.output)
+    pages = set(ledger.pages(name))
     counts = summary.counts.setdefault(name, {})
-    observer.stage_started(_started(name, estimate, kept))
-    for report in kept.values():
-        count(report, counts, summary)
+    done_tasks, done_pixels = 0, 0
+    for report in ledger.reports(name) if pages else ():
+        if report.digest == digest and _is_kept(report, only):
+            count(report, counts, summary)
+            done_tasks, done_pixels = done_tasks + 1, done_pixels + report.pixels
+    observer.stage_started(
+        StageStarted(
+            stage=name,
+            tasks=estimate.tasks,
+            pixels=estimate.pixels,
+            done_tasks=done_tasks,
+            done_pixels=done_pixels,
+        )
+    )
+    writer = PageWriter(ledger)
     for generation in generations:
-        left = (task if tailor is None else tailor(task) for task in _left(generation, entries, kept))
-        for report in executor.map(partial(execute, run=work, files=files), left):
+        left = _left(generation, ledger, pages, writer, digest=digest, only=only)
+        given = left if tailor is None else map(tailor, left)
+        for report in executor.map(partial(execute, run=work, files=files), given):
+            writer.add(report)
             observer.task_ended(report)
             count(report, counts, summary)
         if summary.failed:
@@ -348,9 +384,9 @@ def run_attributes(plan: Plan) -> dict[str, Any]:
     }
 
 
-def done_tasks(ledger: Ledger, stage: str, *, digest: str) -> dict[str, TaskReport]:
-    """The tasks of a stage that need not be done again, by key."""
-    return {report.key: report for report in ledger.reports(stage) if report.digest == digest and report.outcome.stands}
+def any_done(ledger: Ledger, stage: str, *, digest: str) -> bool:
+    """Whether any task of a stage need not be done again."""
+    return any(report.digest == digest and report.outcome.stands for report in ledger.reports(stage))
 
 
 def align(
@@ -381,7 +417,7 @@ def align(
     settings = make_config({"source": source, "output": output, **config}, where="align")
     planned = plan(settings)
     where = cluster_settings(cluster, workers=workers, table=settings.cluster)
-    executor = open_cluster(where.name, workers=where.workers, settings=where, task_memory=planned.task_memory)
+    executor = open_cluster(where.name, workers=where.workers, settings=where, task_memory=planned.worker_memory)
     try:
         return run(planned, executor=executor, observer=observer or Silent(), allow_missing=allow_missing)
     finally:
@@ -395,32 +431,56 @@ def _is_kept(report: TaskReport, only: frozenset[str] | None) -> bool:
     return report.outcome.stands
 
 
-def _left(tasks: Iterable[Task], entries: dict[str, TaskReport], kept: dict[str, TaskReport]) -> Iterator[Task]:
-    for task in tasks:
-        entry = entries.get(task.key)
-        if entry is None:
+def _left(
+    tasks: Iterable[Task],
+    ledger: Ledger,
+    pages: set[str],
+    writer: PageWriter,
+    *,
+    digest: str,
+    only: frozenset[str] | None,
+) -> Iterator[Task]:
+    """The tasks of a generation that are to be done; holds the entries of one page of the ledger at a time."""
+    for page, of_page in groupby(tasks, key=lambda task: page_of(task.key)):
+        if page not in pages:
+            writer.begin(page, [])
+            for task in of_page:
+                writer.give(page)
+                yield task
+            writer.end(page)
+            continue
+        complete = ledger.complete_page(page)
+        found = ledger.loose_entries(page).values() if complete is None else complete
+        entries = {report.key: report for report in found if report is not None and report.digest == digest}
+        kept, left = [], []
+        for task in of_page:
+            entry = entries.get(task.key)
+            if entry is not None and _is_kept(entry, only):
+                kept.append(entry)
+            else:
+                left.append(task if entry is None else _once_more(task, entry))
+        if complete is not None:
+            if not left:
+                continue
+            ledger.forget_page(page)
+        writer.begin(page, kept)
+        for task in left:
+            writer.give(page)
             yield task
-        elif task.key not in kept:
-            failed = entry.outcome is Outcome.FAILED and not entry.restore
-            yield replace(
-                task, attempt=entry.attempts + 1 if failed else 1, changes=tuple(sorted(entry.changes.items()))
-            )
+        writer.end(page)
 
 
-def _started(name: str, estimate: Estimate, done: dict[str, TaskReport]) -> StageStarted:
-    return StageStarted(
-        stage=name,
-        tasks=estimate.tasks,
-        pixels=estimate.pixels,
-        done_tasks=len(done),
-        done_pixels=sum(report.pixels for report in done.values()),
-    )
+def _once_more(task: Task, entry: TaskReport) -> Task:
+    failed = entry.outcome is Outcome.FAILED and not entry.restore
+    return replace(task, attempt=entry.attempts + 1 if failed else 1, changes=tuple(sorted(entry.changes.items())))
 
 
 def count(report: TaskReport, counts: dict[str, int], summary: Summary) -> None:
     """Add an ended task to the counts of its stage and to the summary."""
     counts[report.outcome] = counts.get(report.outcome, 0) + 1
     if report.outcome is Outcome.FAILED:
-        summary.failed.append(report)
-    elif report.message and report.outcome.stands:
+        # A hundred thousand tracebacks would not fit; they stand in the ledger.
+        logged = len(summary.failed) < _HELD
+        summary.failed.append(report if logged else replace(report, log="", files={}))
+    elif report.message and report.outcome.stands and len(summary.remarks) < _HELD:
         summary.remarks.append(report)

@@ -10,15 +10,37 @@ after it had ended well) makes nothing stale: nothing was ever read through a wr
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from itertools import groupby
+from typing import Any, NamedTuple, TypeAlias
 
 from ssem_dask.geometry.region import Footprint, Region, RegionSet
 from ssem_dask.stages.job import Job, Stage
-from ssem_dask.storage.ledger import Ledger
+from ssem_dask.storage.ledger import Ledger, page_of
 from ssem_dask.task import Outcome, Task, TaskReport
 
 Chosen: TypeAlias = Callable[[Task, TaskReport | None, Footprint], bool]
 """Whether the user wants a task done again, given its entry in the ledger and its footprint."""
+
+
+class Mark(NamedTuple):
+    """How an entry is to be changed; there may be millions, so nothing is held that the entry itself says."""
+
+    key: str
+    outcome: Outcome
+    digest: str | None = None
+    """None: as it is, and so below."""
+    changes: dict[str, Any] | None = None
+    restore: bool | None = None
+
+    def applied(self, entry: TaskReport) -> TaskReport:
+        """The entry as it is to be written."""
+        return replace(
+            entry,
+            outcome=self.outcome,
+            digest=entry.digest if self.digest is None else self.digest,
+            changes=entry.changes if self.changes is None else self.changes,
+            restore=entry.restore if self.restore is None else self.restore,
+        )
 
 
 @dataclass(slots=True)
@@ -33,8 +55,8 @@ class Again:
     """Tasks that ended well and are to be done again only since they read what others write again."""
     forgotten: list[str] = field(default_factory=list)
     """Entries of tasks that the run does not have any more."""
-    marks: list[list[TaskReport]] = field(default_factory=list)
-    """The entries as they are to be written, a list a generation."""
+    marks: list[list[Mark]] = field(default_factory=list)
+    """What is to be written into entries, a list a generation."""
 
 
 def find_stale(
@@ -48,6 +70,9 @@ def find_stale(
 ) -> Again:
     """Find out what is to be done again; touches nothing.
 
+    Holds one page of the ledger at a time, and ends as soon as no page is left, so that neither what was never begun
+    nor what all stands takes long.
+
     Args:
         job: the run as it is to be.
         stages: of the pipeline, in order.
@@ -58,18 +83,25 @@ def find_stale(
     """
     again, altered = Again(), RegionSet()
     altered.add(changed)
-    keys = {stage.NAME: ledger.keys(stage.NAME) for stage in stages}
-    begun = [i for i, stage in enumerate(stages) if keys[stage.NAME]]
+    pages = {stage.NAME: set(ledger.pages(stage.NAME)) for stage in stages}
+    begun = [i for i, stage in enumerate(stages) if pages[stage.NAME]]
     redone = RegionSet()
     for stage in stages[: begun[-1] + 1] if begun else ():
-        entries = {report.key: report for report in ledger.reports(stage.NAME)}
-        left = set(keys[stage.NAME])
+        left = pages[stage.NAME]
         for generation in stage.generations(job):
             again.marks.append([])
-            for task in generation:
-                left.discard(task.key)
-                _judge(task, entries.get(task.key), stage.footprint(task), redone, altered, again, chosen, changes)
-        again.forgotten += sorted(left)
+            for page, tasks in groupby(generation, key=lambda task: page_of(task.key)):
+                entries = ledger.entries(page) if page in left else {}
+                left.discard(page)
+                for task in tasks:
+                    entry = entries.pop(task.key, None)
+                    _judge(task, entry, stage.footprint, redone, altered, again, chosen, changes)
+                again.forgotten += sorted(entries)
+                if chosen is None and not any(pages.values()):
+                    return again  # nothing is left that could stand on what is done again
+        for page in sorted(left):
+            again.forgotten += sorted(ledger.entries(page))
+        left.clear()
     return again
 
 
@@ -78,20 +110,27 @@ def mark_stale(again: Again, ledger: Ledger) -> None:
     for key in reversed(again.forgotten):
         ledger.delete(key)
     for marks in reversed(again.marks):
-        ledger.write_all(marks)
+        for page, changed in groupby(marks, key=lambda mark: page_of(mark.key)):
+            entries = ledger.entries(page)
+            found = ((mark, entries.get(mark.key)) for mark in changed)
+            ledger.replace_all(mark.applied(entry) for mark, entry in found if entry is not None)
 
 
 def _judge(
     task: Task,
     entry: TaskReport | None,
-    footprint: Footprint,
+    footprint_of: Callable[[Task], Footprint],
     redone: RegionSet,
     altered: RegionSet,
     again: Again,
     chosen: Chosen | None,
     changes: dict[str, Any] | None,
 ) -> None:
-    current = entry is not None and entry.digest == task.digest and not altered.meets(footprint.reads)
+    current = entry is not None and entry.digest == task.digest
+    if current and entry is not None and entry.outcome.stands and chosen is None and not altered and not redone:
+        return
+    footprint = footprint_of(task)
+    current = current and not altered.meets(footprint.reads)
     stands = entry is not None and current and entry.outcome.stands
     wanted = chosen is not None and chosen(task, entry, footprint)
     reads_redone = redone.meets(footprint.reads)
@@ -110,12 +149,12 @@ def _judge(
         # An entry that failed keeps its cause, so that the same command chooses it again if this one is interrupted.
         outcome = Outcome.STALE if stands else entry.outcome
         kept = {**(entry.changes if current else {}), **(changes or {})}
-        again.marks[-1].append(replace(entry, outcome=outcome, digest=task.digest, changes=kept))
+        again.marks[-1].append(Mark(task.key, outcome, digest=task.digest, changes=kept))
     elif entry.outcome.stands and not current:
         again.changed.append(task.key)
-        again.marks[-1].append(replace(entry, outcome=Outcome.STALE, changes={}))
+        again.marks[-1].append(Mark(task.key, Outcome.STALE, changes={}))
     elif stands and reads_redone:
         again.dependent.append(task.key)
-        again.marks[-1].append(replace(entry, outcome=Outcome.STALE))
+        again.marks[-1].append(Mark(task.key, Outcome.STALE))
     elif entry.restore and reads_redone:
-        again.marks[-1].append(replace(entry, outcome=Outcome.STALE, restore=False))
+        again.marks[-1].append(Mark(task.key, Outcome.STALE, restore=False))

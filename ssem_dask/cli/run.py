@@ -10,9 +10,10 @@ from ssem_dask.cli import console
 from ssem_dask.cli.cluster import open_executor
 from ssem_dask.cli.progress import observer_for
 from ssem_dask.cli.watch import watch as watch_run
-from ssem_dask.config import RunConfig, load_config, make_config
+from ssem_dask.config import RunConfig, cluster_settings, load_config, make_config
 from ssem_dask.report.words import si
 from ssem_dask.rerun import standing
+from ssem_dask.runtime.clusters import refuse_small_workers
 from ssem_dask.task import TaskReport
 
 Json = Annotated[
@@ -87,10 +88,18 @@ def run(
 
 def plan(
     config: Annotated[str, typer.Argument(help="TOML file with at least `source` and `output`.")],
+    cluster: Cluster = None,
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a run would do: tasks, bytes, files, memory. Touches nothing."""
-    planned = pipeline.plan(load_config(config))
+    """Show what a run would do: tasks, bytes, files, requests, memory. Touches nothing.
+
+    Refuses what the cluster's workers could not hold; of a scheduler by address that is known only when it is joined.
+    """
+    settings = load_config(config)
+    planned = pipeline.plan(settings)
+    where = cluster_settings(cluster, workers=workers, table=settings.cluster)
+    refuse_small_workers(where.name, workers=where.workers, settings=where, task_memory=planned.worker_memory)
     if as_json:
         console.show_json(
             {
@@ -98,6 +107,7 @@ def plan(
                 "output": planned.job.output,
                 "config_digest": planned.digest,
                 "choices": planned.choices,
+                "worker_memory": planned.worker_memory,
                 "stages": {name: asdict(estimate) for name, estimate in planned.estimates.items()},
             }
         )
@@ -105,6 +115,7 @@ def plan(
     for choice in planned.choices:
         console.note(choice)
     z, y, x = planned.job.shape
+    gpu = any(e.gpu_memory for e in planned.estimates.values())
     rows = [
         [
             name,
@@ -112,14 +123,29 @@ def plan(
             si(e.bytes_read, "B"),
             si(e.bytes_written, "B"),
             f"{e.files:,}",
+            f"{e.requests:,}",
             si(e.memory, "B"),
+            *([si(e.gpu_memory, "B")] if gpu else []),
         ]
         for name, e in planned.estimates.items()
     ]
     console.table(
         f"{planned.job.source} → {planned.job.output}: {z} sections of {y} × {x} px, {planned.job.info.dtype}",
-        columns=["stage", "tasks", "read", "written (raw)", "files", "peak memory a task"],
+        columns=[
+            "stage",
+            "tasks",
+            "read",
+            "written (raw)",
+            "files",
+            "requests",
+            "peak memory a task",
+            *(["on a GPU"] if gpu else []),
+        ],
         rows=rows,
+    )
+    console.note(
+        f"Peak memory of a worker: {si(planned.worker_memory, 'B')}, of which {si(pipeline.PROCESS, 'B')} are the "
+        "process itself."
     )
 
 

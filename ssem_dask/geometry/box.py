@@ -24,7 +24,8 @@ class Box:
     mip: int = 0
 
     def __post_init__(self) -> None:
-        if any(b < a for a, b in zip(self.start, self.stop, strict=True)):
+        (a, b, c), (d, e, f) = self.start, self.stop  # no loop, since millions of boxes are made
+        if d < a or e < b or f < c:
             raise ValueError(f"Box: stop {self.stop} lies before start {self.start}; give start <= stop on every axis.")
 
     @property
@@ -45,8 +46,8 @@ class Box:
     @property
     def size(self) -> int:
         """Number of pixels."""
-        z, y, x = self.shape
-        return z * y * x
+        (a, b, c), (d, e, f) = self.start, self.stop
+        return (d - a) * (e - b) * (f - c)
 
     @property
     def slices(self) -> tuple[slice, slice, slice]:
@@ -67,9 +68,11 @@ class Box:
 
     def clipped(self, shape: ShapeZYX) -> "Box":
         """The part that lies in a volume of `shape` (at this box's mip); empty where it lies outside."""
-        start = _triple(min(max(a, 0), n) for a, n in zip(self.start, shape, strict=True))
-        stop = _triple(max(min(b, n), a) for a, b, n in zip(start, self.stop, shape, strict=True))
-        return replace(self, start=start, stop=stop)
+        (a, b, c), (d, e, f), (z, y, x) = self.start, self.stop, shape
+        if a >= 0 and b >= 0 and c >= 0 and d <= z and e <= y and f <= x:
+            return self
+        start = min(max(a, 0), z), min(max(b, 0), y), min(max(c, 0), x)
+        return Box(start, (max(min(d, z), start[0]), max(min(e, y), start[1]), max(min(f, x), start[2])), self.mip)
 
     def shifted(self, by: ShapeZYX) -> "Box":
         """Moved by `by`."""

@@ -1,5 +1,6 @@
 """The grid of chunks or shards that an array is stored in."""
 
+import math
 from collections.abc import Iterator
 
 from ssem_dask.geometry.box import Box
@@ -9,13 +10,21 @@ from ssem_dask.types import ShapeZYX
 
 def chunk_boxes(shape: ShapeZYX, *, chunk: ShapeZYX, mip: int = 0) -> Iterator[Box]:
     """Boxes that tile `shape` in units of `chunk`, z slowest; the last ones are clipped to the shape."""
-    counts = tuple(ceil_div(n, c) for n, c in zip(shape, chunk, strict=True))
-    for z in range(counts[0]):
-        for y in range(counts[1]):
-            for x in range(counts[2]):
-                start = (z * chunk[0], y * chunk[1], x * chunk[2])
-                stop = (start[0] + chunk[0], start[1] + chunk[1], start[2] + chunk[2])
-                yield Box(start, stop, mip).clipped(shape)
+    along_z, along_y, along_x = (chunk_spans(n, chunk=c) for n, c in zip(shape, chunk, strict=True))
+    for z, z_stop in along_z:
+        for y, y_stop in along_y:
+            for x, x_stop in along_x:
+                yield Box((z, y, x), (z_stop, y_stop, x_stop), mip)
+
+
+def chunk_spans(extent: int, *, chunk: int) -> list[tuple[int, int]]:
+    """Start and stop of the chunks along one axis; the last is clipped to the extent."""
+    return [(start, min(start + chunk, extent)) for start in range(0, extent, chunk)]
+
+
+def chunk_count(shape: ShapeZYX, *, chunk: ShapeZYX) -> int:
+    """How many boxes `chunk_boxes` yields."""
+    return math.prod(ceil_div(n, c) for n, c in zip(shape, chunk, strict=True))
 
 
 def round_up(value: int, *, multiple: int) -> int:

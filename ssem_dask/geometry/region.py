@@ -41,16 +41,40 @@ class Footprint:
 
 
 class RegionSet:
-    """Regions that can be asked whether another one meets any of them; the cost does not grow with the volume."""
+    """Regions that can be asked whether another one meets any of them; the cost does not grow with the volume.
+
+    Boxes that come one after the other and make up a larger box are kept as that one, so that tasks in their order,
+    however many, take a few boxes for each bucket of sections.
+    """
 
     def __init__(self) -> None:
-        self._buckets: dict[tuple[str, int], set[Box]] = defaultdict(set)
+        self._buckets: dict[tuple[str, int], list[Box]] = defaultdict(list)
+        self._last: dict[str, list[Box]] = {}
+        """Of each name the latest boxes, which the next one may make larger; all of one range of buckets."""
+
+    def __bool__(self) -> bool:
+        return bool(self._buckets)
 
     def add(self, regions: Iterable[Region]) -> None:
         """Add regions."""
         for region in regions:
-            for bucket in _buckets(region.box):
-                self._buckets[region.name, bucket].add(region.box)
+            box, last = region.box, self._last.setdefault(region.name, [])
+            buckets = _buckets(box)
+            if last and _buckets(last[-1]) != buckets:
+                last.clear()
+            merged = 0
+            while last:
+                union = _union(last[-1], box)
+                if union is None:
+                    break
+                box = union
+                last.pop()
+                merged += 1
+            last.append(box)
+            for bucket in buckets:
+                boxes = self._buckets[region.name, bucket]
+                del boxes[len(boxes) - merged :]  # what may grow is what was added last
+                boxes.append(box)
 
     def meets(self, regions: Iterable[Region]) -> bool:
         """Whether any of `regions` has a pixel in common with any of the set."""
@@ -62,6 +86,16 @@ class RegionSet:
             for bucket in _buckets(region.box)
             for box in self._buckets.get((region.name, bucket), ())
         )
+
+
+def _union(a: Box, b: Box) -> Box | None:
+    """The box that two boxes make up together, if they do, or that one of them is."""
+    if a.contains(b):
+        return a
+    differing = [i for i in range(3) if a.start[i] != b.start[i] or a.stop[i] != b.stop[i]]
+    if len(differing) == 1 and a.stop[differing[0]] == b.start[differing[0]]:
+        return Box(a.start, b.stop, a.mip)
+    return None
 
 
 def _meet(a: Box, b: Box) -> bool:

@@ -17,7 +17,7 @@ from ssem_dask.registration.coarse import CoarseSection, chain_sections, estimat
 from ssem_dask.registration.coarse_order import Order, check_order
 from ssem_dask.registration.coarse_start import filled, pair_start, pairs_seen_from, sections_from
 from ssem_dask.registration.masks import tissue_mask
-from ssem_dask.stages.job import SECTIONS_PER_COARSE_TASK, CoarseStageConfig, Estimate, Job
+from ssem_dask.stages.job import SECTIONS_PER_COARSE_TASK, TASK_OVERHEAD, CoarseStageConfig, Estimate, Job
 from ssem_dask.stages.sections import open_source, read_thumbnails, thumbnail_mip
 from ssem_dask.storage.affine_file import read_affine_file
 from ssem_dask.storage.arrays import create_array, open_array
@@ -169,7 +169,8 @@ def estimate(job: Job) -> Estimate:
         bytes_read=sections * y * x * job.info.dtype.itemsize,
         bytes_written=z * ((job.coarse.neighbours * 8 + 6) * 8 + 1),
         files=3 * tasks + 2,
-        memory=min(y * x, 1 << 26) * (4 + job.info.dtype.itemsize) + thumbnail * 1000,
+        # A band of pixels as read, in float and padded; of thumbnails the spectra of a search over all angles.
+        memory=TASK_OVERHEAD + min(y * x, 1 << 26) * (16 + job.info.dtype.itemsize) + thumbnail * 300,
     )
 
 

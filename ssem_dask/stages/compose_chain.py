@@ -16,7 +16,7 @@ from ssem_dask.field.affine import apply_affine
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.chunks import round_up
 from ssem_dask.geometry.mip import ceil_div
-from ssem_dask.stages.job import Estimate, Job
+from ssem_dask.stages.job import TASK_OVERHEAD, Estimate, Job
 from ssem_dask.storage.arrays import create_array, open_array
 from ssem_dask.storage.fields import FieldInfo, create_field, open_coarse
 from ssem_dask.task import Outcome, Result, Task
@@ -144,7 +144,7 @@ def estimate(job: Job) -> Estimate:
         bytes_read=blocks * plane * (depth * k * 3 + 4 * config.stitch + 2 * config.block + 2 * hands_on),
         bytes_written=plane * 2 * (blocks * depth + blocks + job.shape[0]),
         files=3 * blocks,
-        memory=plane * (depth * k * 3 + depth * 2 + 12 * k),
+        memory=TASK_OVERHEAD + plane * (depth * k * 3 + depth * 2 + 12 * k),
     )
 
 

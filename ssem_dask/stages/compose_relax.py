@@ -29,7 +29,7 @@ from ssem_dask.stages.compose_far import FarTask, with_far
 from ssem_dask.stages.compose_far import prepare as prepare_far
 from ssem_dask.stages.compose_far import run as run_far
 from ssem_dask.stages.compose_far import tasks as far_tasks
-from ssem_dask.stages.job import Estimate, Job
+from ssem_dask.stages.job import TASK_OVERHEAD, Estimate, Job
 from ssem_dask.stages.relax_io import (
     FIT_WINDOWS,
     core_of,
@@ -145,7 +145,7 @@ def estimate(job: Job) -> Estimate:
             bytes_written=plane * 4 * (5 if config.keep_natural else 3) * job.shape[0],
             files=(4 if config.keep_natural else 3) * windows + 3,
             # The solve holds some copies of what it observed in double precision, and the unknowns.
-            memory=plane * held * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 8 * 3),
+            memory=TASK_OVERHEAD + plane * held * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 8 * 3),
         ),
     )
 

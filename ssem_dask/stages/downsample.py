@@ -11,7 +11,7 @@ from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import ceil_div, shape_at_mip
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.registration.pyramid import pool
-from ssem_dask.stages.job import Estimate, Job
+from ssem_dask.stages.job import TASK_OVERHEAD, Estimate, Job
 from ssem_dask.stages.render import Warping, level_name, own_warping, to_dtype
 from ssem_dask.stages.sections import to_floats
 from ssem_dask.storage.volume import Volume
@@ -97,14 +97,14 @@ def estimate_downsampling(warping: Warping) -> Estimate:
         tasks += count
         written += shape[0] * shape[1] * shape[2] * size
         pixels += shape[0] * shape[1] * shape[2] * 4**mip
-    z, y, x = (min(s, n) for s, n in zip(shard, warping.info.shape, strict=True))
+    z, y, x = (min(s, n) for s, n in zip(shard, _level_shape(warping.info.shape, 1), strict=True))
     return Estimate(
         tasks=tasks,
         pixels=pixels,
         bytes_read=written * 4,
         bytes_written=written,
         files=tasks,
-        memory=z * y * x * size * 5 + y * x * 4 * 4 * 2 if tasks else 0,
+        memory=TASK_OVERHEAD + z * y * x * size * 5 + y * x * 4 * 4 * 2 if tasks else 0,
     )
 
 

@@ -18,6 +18,8 @@ from ssem_dask.task import Result, Task
 from ssem_dask.types import ConfigBase, ShapeZYX
 
 SECTIONS_PER_COARSE_TASK = 8
+TASK_OVERHEAD = 32 << 20
+"""Bytes that the first task of a stage takes whatever it holds: libraries, their caches, threads."""
 
 
 class CoarseStageConfig(CoarseConfig):
@@ -71,7 +73,7 @@ class RegisterStageConfig(RegisterConfig):
     window: int | None = Field(default=None, ge=64)
     """Side of a window's core, mip-0 px; None: 1024 px of the working mip, or the section where that is smaller."""
     halo: int | None = Field(default=None, ge=0)
-    """Width read around a window's core, mip-0 px; None: 128 px of the working mip."""
+    """Width read around a window's core, mip-0 px; None: 192 px of the working mip."""
     sections: int = Field(default=8, ge=1)
     """Sections in a window's core; the neighbours before them are its halo in z."""
 
@@ -210,7 +212,11 @@ class Estimate:
     bytes_written: int
     files: int
     memory: int
-    """Peak bytes of one task."""
+    """Peak bytes of one task, beyond what a worker's process holds before it."""
+    requests: int = 0
+    """Chunks and files that its tasks ask the stores for, or send them; about."""
+    gpu_memory: int = 0
+    """Peak bytes of one task on a GPU, where its worker has one; 0: it uses none."""
 
 
 class Stage(Protocol):

@@ -19,7 +19,7 @@ from ssem_dask.geometry.mip import ceil_div, shape_at_mip
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.registration.masks import tissue_mask
 from ssem_dask.registration.similarity import chunked_correlation, normalised_correlation
-from ssem_dask.stages.job import Estimate, Job
+from ssem_dask.stages.job import TASK_OVERHEAD, Estimate, Job
 from ssem_dask.stages.measure_fields import READ_FIELDS, measure_fields
 from ssem_dask.stages.register import window_core
 from ssem_dask.stages.render import level_name
@@ -126,7 +126,7 @@ def estimate(job: Job) -> Estimate:
         bytes_read=z * (2 * probe * job.info.dtype.itemsize + y * x * job.info.dtype.itemsize + nodes * 4 * 6),
         bytes_written=z * (18 * 4 + 5 * 4 * math.prod(info.windows) + 4 * _PROBE * job.info.dtype.itemsize),
         files=tasks * 6,
-        memory=band * 12 + probe * 60 + BLOCK * window * 4 * 30 + BLOCK * (1 << 18) * 4 * 4,
+        memory=2 * TASK_OVERHEAD + band * 12 + probe * 60 + BLOCK * window * 4 * 30 + BLOCK * (1 << 18) * 4 * 4,
     )
 
 

@@ -16,12 +16,12 @@ from ssem_dask.field.grid import Grid, node_count
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.region import Footprint, Region
-from ssem_dask.geometry.windows import Window, tile_windows
+from ssem_dask.geometry.windows import Window, read_sizes, tile_windows
 from ssem_dask.registration.damage import TEAR, TISSUE
 from ssem_dask.registration.gated import Fault, gated_window
 from ssem_dask.registration.pairs import PairFields
 from ssem_dask.stages.calibrate import RESULT, calibrated
-from ssem_dask.stages.job import Estimate, Job, RegisterStageConfig
+from ssem_dask.stages.job import TASK_OVERHEAD, Estimate, Job, RegisterStageConfig
 from ssem_dask.stages.mask import read_codes
 from ssem_dask.stages.sections import open_source, read_aligned_sections
 from ssem_dask.storage.arrays import open_array
@@ -136,11 +136,7 @@ def footprint(task: Task) -> Footprint:
 
 def estimate(job: Job) -> Estimate:
     """Each task reads its window with halo and writes one shard of pairs and one of confidence."""
-    count, read, largest = 0, 0, 0
-    for window in windows(job):
-        count += 1
-        read += window.read.size
-        largest = max(largest, window.read.size)
+    count, read, largest = read_sizes(job.shape, **_tiling(job))
     mip = job.register.mip or 0
     nodes = node_count(job.shape[1], spacing=job.spacing) * node_count(job.shape[2], spacing=job.spacing)
     itemsize = job.info.dtype.itemsize
@@ -152,18 +148,27 @@ def estimate(job: Job) -> Estimate:
         files=2 * count,
         # Images and masks of the window and what they are resampled from, and for one section the network's activations
         # and their gradients.
-        memory=largest // 4**mip * 9 + largest // job.register.sections // 4**mip * 4 * 120 + largest * itemsize,
+        memory=TASK_OVERHEAD
+        + largest // 4**mip * 9
+        + largest // job.register.sections // 4**mip * 4 * 80
+        + largest * itemsize,
     )
 
 
 def windows(job: Job) -> Iterator[Window]:
     """The windows of a run."""
-    core = window_core(job.register, job.shape)
+    return tile_windows(job.shape, **_tiling(job))
+
+
+def _tiling(job: Job) -> dict[str, ShapeZYX]:
+    """Core and halos of the windows."""
     halo = job.register.halo
     assert halo is not None
-    return tile_windows(
-        job.shape, core=core, halo_before=(job.register.neighbours, halo, halo), halo_after=(0, halo, halo)
-    )
+    return {
+        "core": window_core(job.register, job.shape),
+        "halo_before": (job.register.neighbours, halo, halo),
+        "halo_after": (0, halo, halo),
+    }
 
 
 def window_core(config: RegisterStageConfig, shape: ShapeZYX) -> ShapeZYX:

@@ -20,7 +20,7 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint, Region
-from ssem_dask.stages.job import Estimate, Job, RenderStageConfig
+from ssem_dask.stages.job import TASK_OVERHEAD, Estimate, Job, RenderStageConfig
 from ssem_dask.stages.sections import Reach, read_at
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
@@ -175,7 +175,8 @@ def estimate_rendering(warping: Warping) -> Estimate:
         bytes_read=pixels * size,
         bytes_written=pixels * size,
         files=tasks,
-        memory=z * y * x * size * 2 + y * x * 4 * 12,
+        # The shard and what is written of it; of a section about thirty arrays in float: places, taps, weights, masks.
+        memory=3 * TASK_OVERHEAD + y * x * (z * size * 2 + 4 * 30),
     )
 
 

@@ -91,13 +91,34 @@ def _array(job: Job, region: Region) -> ZarrArray | None:
         return None
 
 
+def owns_whole_files(job: Job, region: Region) -> bool:
+    """Whether no file of the region's array holds anything beyond the region; True where it is no array."""
+    if region.name.endswith(_JSON):
+        return True
+    array = _array(job, region)
+    return array is None or all(
+        start % unit == 0 and (stop % unit == 0 or stop == extent)
+        for (start, stop), extent, unit in zip(
+            _extents(job, region, array), array.shape, write_unit(array), strict=True
+        )
+    )
+
+
 def _units(job: Job, region: Region, array: ZarrArray) -> list[range]:
     """For each axis the numbers of the files that hold some of the region."""
+    return [
+        range(start // unit, ceil_div(stop, unit))
+        for (start, stop), unit in zip(_extents(job, region, array), write_unit(array), strict=True)
+    ]
+
+
+def _extents(job: Job, region: Region, array: ZarrArray) -> list[tuple[int, int]]:
+    """For each axis start and stop of the region in the array's own elements."""
     axes = array.metadata.dimension_names or ()  # type: ignore[union-attr]  # all of ours are Zarr v3
     low, high = dict(zip("zyx", region.box.start, strict=True)), dict(zip("zyx", region.box.stop, strict=True))
     scale = _scale(region, array)
-    units = []
-    for axis, extent, unit in zip(axes, array.shape, write_unit(array), strict=True):
+    extents = []
+    for axis, extent in zip(axes, array.shape, strict=True):
         start, stop = 0, extent
         if axis == "block":
             block = job.compose.chain.block
@@ -106,8 +127,8 @@ def _units(job: Job, region: Region, array: ZarrArray) -> list[range]:
             start, stop = low["z"], high["z"]
         elif axis in ("y", "x"):
             start, stop = low[axis] // scale, ceil_div(high[axis], scale)
-        units.append(range(start // unit, ceil_div(min(stop, extent), unit)))
-    return units
+        extents.append((start, min(stop, extent)))
+    return extents
 
 
 def _scale(region: Region, array: ZarrArray) -> int:

@@ -146,8 +146,8 @@ def entries(output: str | Path) -> dict[str, TaskReport]:
 
 def written(output: str | Path) -> dict[str, int]:
     """When each entry of the ledger was written."""
-    root = Path(output) / "ledger"
-    return {str(p.relative_to(root)).removesuffix(".json"): p.stat().st_mtime_ns for p in root.rglob("*.json")}
+    ledger = open_ledger(str(output))
+    return {key: Path(ledger.entry_url(key)).stat().st_mtime_ns for key in ledger.keys(None)}
 
 
 def redone(before: dict[str, int], output: str | Path) -> set[str]:

@@ -46,7 +46,7 @@ def test_a_worker_is_killed_in_every_stage(undisturbed: str, config_file: Path, 
 def test_a_driver_is_killed_and_another_goes_on(undisturbed: str, config_file: Path, start: Start) -> None:
     output = config_file.parent / "out.zarr"
     process = start("run", str(config_file), "--cluster", "local", "--workers", "2")
-    process.wait_for(lambda: len(list(output.glob("ledger/register/*.json"))) >= 3)
+    process.wait_for(lambda: len(list(output.glob("ledger/register/**/*.json"))) >= 3)
     kill(process.popen.pid)
     process.end()
     before = written(output)
@@ -60,7 +60,7 @@ def test_a_driver_is_killed_and_another_goes_on(undisturbed: str, config_file: P
 def test_a_second_driver_is_refused_until_the_first_is_dead(undisturbed: str, config_file: Path, start: Start) -> None:
     output = config_file.parent / "out.zarr"
     first = start("run", str(config_file), "--cluster", "serial")
-    first.wait_for(lambda: len(list(output.glob("ledger/coarse/*.json"))) >= 1)
+    first.wait_for(lambda: len(list(output.glob("ledger/coarse/**/*.json"))) >= 1)
     os.kill(first.popen.pid, signal.SIGSTOP)  # alive, but as slow as can be
     for words in (("run", str(config_file)), ("rerun", str(output), "--failed"), ("verify", str(output))):
         assert_one_sentence(ssem_dask(*words, "--cluster", "serial"), naming="is at work on this output")
@@ -122,7 +122,7 @@ def test_the_scheduler_is_killed_and_started_again(
 ) -> None:
     output = config_file.parent / "out.zarr"
     process = start("run", str(config_file), "--cluster", cluster.address)
-    process.wait_for(lambda: len(list(output.glob("ledger/register/*.json"))) >= 2)
+    process.wait_for(lambda: len(list(output.glob("ledger/register/**/*.json"))) >= 2)
     kill(cluster.scheduler.pid)
     cluster.stop()
     before = written(output)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -165,9 +166,9 @@ def _point_to(output: Path, source: Path) -> None:
     digests = _digests(output)
     ledger = open_ledger(str(output))
     for key in list(entries(output)):
-        path = output / "ledger" / f"{key}.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "digest": digests[key.split("/")[0]]}))
-        assert ledger.read(key) is not None
+        entry = ledger.read(key)
+        assert entry is not None
+        ledger.replace_all([replace(entry, digest=digests[entry.stage])])
 
 
 def _digests(output: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ssem_dask.config import make_config
 from ssem_dask.pipeline import plan
 from ssem_dask.runtime.execute import open_ledger
 from ssem_dask.storage.arrays import open_array
+from ssem_dask.storage.ledger import page_of
 from ssem_dask.storage.run import read_run
 from ssem_dask.task import Cause, Outcome
 from tests.integration.conftest import SMALL
@@ -41,8 +43,8 @@ def output(finished: str, tmp_path: Path) -> str:
 
 def entries(output: str) -> dict[str, int]:
     """When each entry of the ledger was written."""
-    root = Path(output) / "ledger"
-    return {str(p.relative_to(root)).removesuffix(".json"): p.stat().st_mtime_ns for p in root.rglob("*.json")}
+    ledger = open_ledger(str(output))
+    return {key: Path(ledger.entry_url(key)).stat().st_mtime_ns for key in ledger.keys(None)}
 
 
 def rerun(output: str, *words: str, code: int = 0) -> dict[str, Any]:
@@ -61,10 +63,9 @@ def done_again(before: dict[str, int], output: str) -> set[str]:
 def spoil(output: str, key: str, *, cause: Cause) -> None:
     """Make a task one that failed, as its ledger entry has it."""
     ledger = open_ledger(output)
-    path = Path(output) / "ledger" / f"{key}.json"
-    entry = json.loads(path.read_text())
-    path.write_text(json.dumps({**entry, "outcome": "failed", "cause": cause}))
-    assert ledger.read(key) is not None
+    entry = ledger.read(key)
+    assert entry is not None
+    ledger.replace_all([replace(entry, outcome=Outcome.FAILED, cause=cause)])
 
 
 def test_one_chunk_and_what_depends_on_it(output: str, finished: str) -> None:
@@ -184,7 +185,9 @@ def test_other_weights_under_the_same_name(observed: str, tmp_path: Path) -> Non
 
 def test_a_torn_entry_brings_its_dependents_along(output: str, finished: str) -> None:
     key = "compose/sections-00002"
-    path = Path(output) / "ledger" / f"{key}.json"
+    ledger = open_ledger(output)
+    ledger.forget_page(page_of(key))
+    path = Path(ledger.entry_url(key))
     path.write_bytes(path.read_bytes()[:40])
     before = entries(output)
     told = rerun(output)
@@ -239,9 +242,9 @@ def test_killed_while_it_marks_what_is_stale_it_is_still_right(output: str, fini
     """Half of the marks are written: whatever has none rests on what was not done again."""
     told = json.loads(ssem_dask("rerun", output, "--stage", "compose", "--dry-run", "--json").stdout)
     again = told["again"]["chosen"] + told["again"]["dependent"]
-    for key in again[len(again) // 2 :]:
-        path = Path(output) / "ledger" / f"{key}.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "outcome": "stale"}))
+    ledger = open_ledger(output)
+    found = [ledger.read(key) for key in again[len(again) // 2 :]]
+    ledger.replace_all(replace(entry, outcome=Outcome.STALE) for entry in found if entry is not None)
     before = entries(output)
     ended = ssem_dask("rerun", output, "--cluster", "serial")
     assert ended.returncode == 0, ended.stderr

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters.address import join_scheduler
 from ssem_dask.runtime.clusters.config import ClusterConfig
-from ssem_dask.runtime.clusters.local import start_local, start_local_gpu
+from ssem_dask.runtime.clusters.local import local_share, start_local, start_local_gpu
 from ssem_dask.runtime.clusters.security import named_security
-from ssem_dask.runtime.clusters.slurm import start_slurm
+from ssem_dask.runtime.clusters.slurm import refuse_small, start_slurm
 from ssem_dask.runtime.executor import Executor, SerialExecutor
 
 _RESIZED = ("local", "slurm")
@@ -43,6 +43,7 @@ def open_cluster(
     stage_workers: dict[str, int] = {str(stage): wanted for stage, wanted in settings.stage_workers.items()}
     if name == "serial":
         return SerialExecutor()
+    refuse_small_workers(name, workers=workers, settings=settings, task_memory=task_memory)
     if name == "local":
         return start_local(workers, deadline=settings.deadline, stage_workers=stage_workers)
     if name == "local-gpu":
@@ -71,3 +72,30 @@ def open_cluster(
     raise ConfigError(
         f"--cluster {name}: unknown cluster; use serial, local, local-gpu, slurm or a scheduler address like tls://host:8786."
     )
+
+
+def refuse_small_workers(name: str, *, workers: int | None, settings: ClusterConfig, task_memory: int) -> None:
+    """Make sure, without starting anything, that a worker could hold the largest task.
+
+    Of a scheduler by address that is known only when it is joined.
+
+    Args:
+        name: of the cluster.
+        workers: number of them; None: as the cluster chooses.
+        settings: the `[cluster]` table.
+        task_memory: bytes of the largest task, with the process that runs it.
+
+    Raises:
+        ConfigError: it could not.
+    """
+    if name == "slurm":
+        config = settings.slurm
+        refuse_small(config, config.gpus or config.cores, task_memory=task_memory)
+    if name != "local":
+        return
+    share = local_share(workers, {str(stage): wanted for stage, wanted in settings.stage_workers.items()})
+    if share < task_memory:
+        raise ConfigError(
+            f"--cluster local: each worker has {share / 1e9:.2f} GB of this machine's memory, but the run's largest "
+            f"task needs {task_memory / 1e9:.2f} GB; use fewer --workers, or set a smaller [register] window."
+        )

@@ -27,6 +27,7 @@ def start_local(
 ) -> DaskExecutor:
     """Start worker processes of one thread each, which see no GPU; one a core if None."""
     _one_death_is_blamed()
+    limit = local_share(workers, stage_workers)
     workers = workers or len(os.sched_getaffinity(0))
     cluster = LocalCluster(
         n_workers=workers,
@@ -35,11 +36,16 @@ def start_local(
         protocol="tls://",
         security=Security.temporary(),
         dashboard_address=_DASHBOARD,
-        memory_limit="auto",
+        memory_limit=limit,
         env={"CUDA_VISIBLE_DEVICES": ""},  # not all of them on the first GPU
     )
     pool = Pool(cluster.scale, workers, stage_workers or {})
     return DaskExecutor(Client(cluster), deadline=deadline, pool=pool)
+
+
+def local_share(workers: int | None, stage_workers: Mapping[str, int] | None = None) -> int:
+    """Bytes that each of some workers on this machine may hold: all of them together what the machine has."""
+    return int(MEMORY_LIMIT) // max(workers or len(os.sched_getaffinity(0)), *(stage_workers or {"": 1}).values())
 
 
 def start_local_gpu(workers: int | None, *, deadline: float | None = None) -> DaskExecutor:

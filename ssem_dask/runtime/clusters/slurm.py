@@ -102,7 +102,7 @@ def start_slurm(
             signal.signal(signal.SIGINT, ctrl_c)
     processes = worker_processes(config)
     jobs = math.ceil((workers or processes) / processes)
-    _refuse_small(config, processes, task_memory=task_memory)
+    refuse_small(config, processes, task_memory=task_memory)
     left = end_what_was_left_behind()
     if left:
         note(f"slurm: cancelled {', '.join(left)}, left behind by a run that was killed")
@@ -157,7 +157,8 @@ def _wait(client: Client, keeper: "Keeper", *, minutes: float) -> None:
         time.sleep(0.5)
 
 
-def _refuse_small(config: SlurmConfig, processes: int, *, task_memory: int) -> None:
+def refuse_small(config: SlurmConfig, processes: int, *, task_memory: int) -> None:
+    """ConfigError where one of a job's workers has less memory than the largest task holds."""
     try:
         share = parse_bytes(config.memory) // processes
     except ValueError as error:

@@ -6,6 +6,7 @@ from ssem_dask.storage.formats.hdf5 import Hdf5Source, is_hdf5
 from ssem_dask.storage.formats.image_file import SUFFIXES, TIFF
 from ssem_dask.storage.formats.series import SeriesSource, files_of
 from ssem_dask.storage.formats.source import Source
+from ssem_dask.storage.formats.tensorstore_array import TensorStoreSource, is_n5, is_precomputed
 from ssem_dask.storage.formats.tiff_stack import TiffStackSource
 from ssem_dask.storage.formats.zarr_array import ZarrSource
 
@@ -15,12 +16,14 @@ def open_source(url: str) -> Source:
 
     Args:
         url: a folder or a glob pattern of TIFF, PNG or JPEG files; a multi-page TIFF file; `file.h5` or
-            `file.h5:/dataset`; a Zarr array or OME-Zarr group.
+            `file.h5:/dataset`; a Zarr array or OME-Zarr group; an N5 dataset; a neuroglancer-precomputed volume.
 
     Raises:
         SourceError: nothing is there, it cannot be reached, or it is in no format that can be read.
     """
     with location.reading(url):
+        if url.startswith("precomputed://"):
+            return TensorStoreSource(url) if is_precomputed(url) else _missing(url)
         if not location.is_local(url):
             location.open_store(url, read_only=True)  # complains about a protocol that is not known
         if is_hdf5(url):
@@ -34,6 +37,8 @@ def open_source(url: str) -> Source:
             return SeriesSource([url], where=url)
         if arrays.is_node(url):
             return ZarrSource(url)
+        if is_n5(url) or is_precomputed(url):
+            return TensorStoreSource(url)
         if not location.exists(url):
             # A web server may serve an array that cannot be listed; Zarr says what is wrong with the place.
             return ZarrSource(url) if not location.is_local(url) else _missing(url)

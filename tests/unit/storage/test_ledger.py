@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ssem_dask.errors import OutputError
 from ssem_dask.storage import location
-from ssem_dask.storage.ledger import Ledger
+from ssem_dask.storage.ledger import Ledger, encode, page_of
 from ssem_dask.task import Cause, Outcome, TaskReport
 
 
@@ -85,6 +85,55 @@ def test_ten_thousand_entries_are_listed_and_read_quickly(tmp_path: Path):
     assert len(ledger.done("register")) == 10_000
     assert listed - start < 1  # measured: 0.07 s
     assert time.process_time() - listed < 5  # measured: 0.55 s
+
+
+def test_a_page_that_is_complete_is_read_at_once_and_forgotten_before_an_entry_changes(place: str):
+    ledger = Ledger(place)
+    keys = [f"register/z000008-y0000000-x{x:07d}" for x in range(3)]
+    for key in (*keys, "coarse/sections"):
+        ledger.write(report(key))
+    assert ledger.pages("register") == ["register/z000008"]
+    assert ledger.complete_page("register/z000008") is None
+    ledger.write_page("register/z000008", [encode(report(key)) for key in keys])
+    assert ledger.entries("register/z000008") == {key: report(key) for key in keys}
+    assert ledger.pages(None) == ["coarse", "register/z000008"]
+    assert [entry.key for entry in ledger.reports(None)] == ["coarse/sections", *keys]
+    assert ledger.keys("register") == keys
+    changed = report(keys[1], outcome=Outcome.STALE)
+    ledger.replace_all([changed])
+    assert ledger.complete_page("register/z000008") is None
+    assert ledger.entries("register/z000008")[keys[1]] == changed
+    ledger.write_page("register/z000008", [encode(report(key)) for key in keys])
+    ledger.delete(keys[0])
+    assert list(ledger.entries("register/z000008")) == keys[1:]
+
+
+def test_a_torn_page_is_read_entry_by_entry(place: str):
+    ledger = Ledger(place)
+    for x in range(3):
+        ledger.write(report(f"render/z0-y0-x{x}"))
+    ledger.write_page("render/z0", [encode(report(f"render/z0-y0-x{x}")) for x in range(3)])
+    file = location.join(place, "render/z0/whole.page")
+    whole = location.read_bytes(file)
+    for length in range(len(whole)):
+        location.write_bytes(file, whole[:length])
+        assert len(ledger.done("render")) == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "page"),
+    [
+        ("register/z000008-y0002048-x0000000", "register/z000008"),
+        ("downsample/mip3-z000008-y0002048-x0000000", "downsample/mip3-z000008"),
+        ("compose/sections-00012-y000000-x000000", "compose/sections-00012"),
+        ("compose/affine-00012", "compose/affine"),
+        ("coarse/sections", "coarse"),
+        ("measure/z000008", "measure"),
+        ("odd/a-you", "odd/a"),
+    ],
+)
+def test_what_belongs_to_one_page(key: str, page: str):
+    assert page_of(key) == page
 
 
 def test_a_ledger_that_cannot_be_written(tmp_path: Path):

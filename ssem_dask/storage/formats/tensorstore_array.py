@@ -1,0 +1,129 @@
+"""N5 and neuroglancer-precomputed, read by TensorStore, an optional package.
+
+Both store x before y before z; TensorStore shows them so, and they are turned round here (C1). Of a multiscale volume
+the finest level is read.
+"""
+
+import importlib
+import json
+from typing import Any
+
+import numpy as np
+
+from ssem_dask.errors import SourceError
+from ssem_dask.storage import location
+from ssem_dask.storage.formats.source import SourceInfo, decoding, length_in_nm
+from ssem_dask.types import AnyArray
+
+_N5, _PRECOMPUTED = "attributes.json", "info"
+_FINEST = "s0"  # of a multiscale N5 group
+
+
+def is_n5(url: str) -> bool:
+    """Whether an N5 dataset, or a group of scales `s0`, `s1`, …, lies at `url`."""
+    return _n5_dataset(url) is not None
+
+
+def is_precomputed(url: str) -> bool:
+    """Whether a neuroglancer-precomputed volume lies at `url`; `precomputed://` before the URL is understood."""
+    return "scales" in (_read_json(location.join(_plain(url), _PRECOMPUTED)) or {})
+
+
+class TensorStoreSource:
+    """One N5 dataset or precomputed volume."""
+
+    def __init__(self, url: str) -> None:
+        """Open it.
+
+        Raises:
+            SourceError: TensorStore is not installed, it cannot reach the place, or there is more than one channel.
+        """
+        self._url = url
+        place = _plain(url)
+        if is_precomputed(url):
+            metadata = _read_json(location.join(place, _PRECOMPUTED)) or {}
+            spec: dict[str, Any] = {"driver": "neuroglancer_precomputed", "kvstore": _store(place), "scale_index": 0}
+            pixel_size, thickness = _sizes(metadata["scales"][0].get("resolution"), unit="nm")
+        else:
+            dataset = _n5_dataset(place) or place
+            metadata = _read_json(location.join(dataset, _N5)) or {}
+            spec = {"driver": "n5", "kvstore": _store(dataset)}
+            resolution = metadata.get("pixelResolution") or {"dimensions": metadata.get("resolution"), "unit": "nm"}
+            pixel_size, thickness = _sizes(resolution.get("dimensions"), unit=str(resolution.get("unit", "nm")))
+        with decoding(url):
+            array = _tensorstore(url).open(spec, read=True, open=True).result()
+        if array.rank == 4 and array.shape[3] == 1:
+            array = array[..., 0]
+        if array.rank != 3:
+            raise SourceError(
+                f"{url}: has shape {tuple(array.shape)} (x first), but a volume has one channel; split it."
+            )
+        # A precomputed volume may begin anywhere.
+        self._array = array.T[_tensorstore(url).d[:].translate_to[0]]
+        z, y, x = self._array.shape
+        self.info = SourceInfo(
+            shape=(z, y, x),
+            dtype=np.dtype(self._array.dtype.numpy_dtype).newbyteorder("="),
+            pixel_size=pixel_size,
+            section_thickness=thickness,
+        )
+
+    def read(self, *, z_start: int, z_stop: int, y_start: int, y_stop: int) -> AnyArray:
+        """See `Source.read`."""
+        with decoding(f"{self._url} sections {z_start} to {z_stop - 1}"):
+            values = self._array[z_start:z_stop, y_start:y_stop].read().result()
+        return np.ascontiguousarray(values, dtype=self.info.dtype)
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+def _tensorstore(url: str) -> Any:
+    try:
+        return importlib.import_module("tensorstore")
+    except ModuleNotFoundError as error:
+        raise SourceError(
+            f"{url}: N5 and precomputed are read by a package that is not installed; install it with "
+            "`pip install 'ssem_dask[tensorstore]'`."
+        ) from error
+
+
+def _plain(url: str) -> str:
+    return url.removeprefix("precomputed://")
+
+
+def _n5_dataset(url: str) -> str | None:
+    """The dataset at `url`, or the finest level in it."""
+    for place in (url, location.join(url, _FINEST)):
+        if "dimensions" in (_read_json(location.join(place, _N5)) or {}):
+            return place
+    return None
+
+
+def _read_json(url: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(location.read_bytes(url))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _store(url: str) -> dict[str, Any]:
+    """TensorStore's name of a place."""
+    if location.is_local(url):
+        return {"driver": "file", "path": str(location.local_path(url).absolute()) + "/"}
+    protocol, _, rest = url.partition("://")
+    bucket, _, path = rest.partition("/")
+    if protocol in ("s3", "gs"):
+        return {"driver": {"s3": "s3", "gs": "gcs"}[protocol], "bucket": bucket, "path": path.rstrip("/") + "/"}
+    if protocol in ("http", "https"):
+        return {"driver": "http", "base_url": url.rstrip("/") + "/"}
+    raise SourceError(f"{url}: N5 and precomputed are read from a folder, s3://, gs:// or http(s)://; copy it there.")
+
+
+def _sizes(resolution: Any, *, unit: str) -> tuple[float | None, float | None]:
+    """Pixel size and section thickness, nm, of a resolution (x, y, z); None where the file does not tell."""
+    if not isinstance(resolution, list) or len(resolution) < 3:
+        return None, None
+    x, y, z = (length_in_nm(float(n), unit=unit) for n in resolution[:3])
+    return (x if x == y else None), z

@@ -1,0 +1,68 @@
+"""What `plan` states of memory is what tasks take, and a plan that no worker could hold is refused."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ssem_dask.config import make_config
+from ssem_dask.errors import ConfigError, PlanError
+from ssem_dask.pipeline import plan
+from ssem_dask.runtime.clusters import local, refuse_small_workers
+from ssem_dask.runtime.clusters.config import ClusterConfig
+from ssem_dask.stages import render
+from tests.integration.conftest import SMALL, to_toml
+from tests.integration.test_command_line import assert_one_sentence, ssem_dask
+
+SETTINGS = {"register": {"window": 512, "halo": 64, "neighbours": 1}, "compose": {"relax": {"neighbours": 1}}}
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is read from /proc")
+def test_stated_and_measured_peak_memory_agree_in_every_stage() -> None:
+    words = [sys.executable, "-m", "tests.benchmarks.memory", "--side", "1024", "--settings", json.dumps(SETTINGS)]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert set(found) >= {"coarse", "calibrate", "register", "compose", "render", "downsample", "measure", "process"}
+    ratios = {stage: row["stated"] / row["measured"] for stage, row in found.items()}
+    assert all(1 / 1.5 < ratio < 1.5 for ratio in ratios.values()), ratios
+
+
+def test_workers_of_this_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "MEMORY_LIMIT", 8_000_000_000)
+    refuse_small_workers("local", workers=4, settings=ClusterConfig(), task_memory=2_000_000_000)
+    with pytest.raises(ConfigError, match=r"each worker has 1\.60 GB .* needs 2\.00 GB; use fewer --workers"):
+        refuse_small_workers("local", workers=5, settings=ClusterConfig(), task_memory=2_000_000_000)
+    grown = ClusterConfig.model_validate({"stage_workers": {"register": 5}})
+    with pytest.raises(ConfigError, match=r"each worker has 1\.60 GB"):
+        refuse_small_workers("local", workers=2, settings=grown, task_memory=2_000_000_000)
+
+
+def test_plan_refuses_jobs_whose_workers_are_too_small(observed: str, tmp_path: Path) -> None:
+    config = tmp_path / "run.toml"
+    cluster = {"name": "slurm", "slurm": {"cores": 4, "memory": "1 GB"}}
+    config.write_text(to_toml({"source": observed, "output": str(tmp_path / "out.zarr"), "cluster": cluster, **SMALL}))
+    assert_one_sentence(ssem_dask("plan", str(config)), naming="0.25 GB for each of a job's 4 workers")
+    told = json.loads(ssem_dask("plan", str(config), "--cluster", "serial", "--json").stdout)
+    assert told["worker_memory"] > max(stage["memory"] for stage in told["stages"].values())
+    assert all(stage["requests"] > stage["files"] for stage in told["stages"].values())
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_plan_refuses_tasks_that_share_a_shard(observed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = {"source": observed, "output": "memory://never-made.zarr", **SMALL}
+    plan(make_config(tree))
+    own = render.render_tasks
+
+    def halved(warping, **given):  # type: ignore[no-untyped-def]
+        from dataclasses import replace
+
+        z, y, x = warping.config.shard
+        narrow = warping.config.model_copy(update={"shard": (z, y, x // 2)})
+        return own(replace(warping, config=narrow), **given)
+
+    monkeypatch.setattr(render, "render_tasks", halved)
+    with pytest.raises(PlanError, match="another task could write the same file"):
+        plan(make_config(tree))

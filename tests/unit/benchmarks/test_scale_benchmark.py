@@ -1,0 +1,37 @@
+"""The driver's cost for a task, and that what it holds does not grow with the number of tasks."""
+
+import tracemalloc
+from pathlib import Path
+
+from tests.benchmarks.scale import Cluster, simulate_run
+
+
+def test_a_driver_takes_microseconds_a_task_and_a_second_run_does_what_had_failed_alone(tmp_path: Path) -> None:
+    measured = simulate_run(tmp_path, sections=16, side=100_000, workers=[10, 1000], dask_seconds=1e-3, failing=1e-3)
+    assert measured.tasks > 11_000
+    assert measured.stages["render"]["driver_microseconds"] < 60  # measured: 15, on a machine that is not shared
+    assert 0 < measured.done_again < 0.1 * measured.tasks
+    assert measured.clusters[0]["efficiency"] > 0.97
+    assert measured.clusters[1]["makespan"] < measured.clusters[0]["makespan"] / 20
+
+
+def test_memory_of_the_driver_does_not_grow_with_the_volume(tmp_path: Path) -> None:
+    def peak(sections: int) -> int:
+        folder = tmp_path / str(sections)
+        folder.mkdir()
+        tracemalloc.start()
+        try:
+            simulate_run(folder, sections=sections, side=40_000, workers=[100], dask_seconds=1e-3, failing=0.0)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(8)  # what is imported and compiled on first use
+    assert peak(64) < 1.3 * peak(16) + 1_000_000
+
+
+def test_workers_that_are_fed_too_slowly_wait() -> None:
+    cluster = Cluster(10, overhead=1.0)
+    for _ in range(100):
+        cluster.do(2.0)
+    assert cluster.wait() == 102.0  # a task a second, whatever the workers
