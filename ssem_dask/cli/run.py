@@ -10,9 +10,10 @@ from ssem_dask.cli import console
 from ssem_dask.cli.cluster import open_executor
 from ssem_dask.cli.progress import observer_for
 from ssem_dask.cli.watch import watch as watch_run
-from ssem_dask.config import RunConfig, load_config, make_config
-from ssem_dask.report.words import si
+from ssem_dask.config import RunConfig, cluster_settings, load_config, make_config
+from ssem_dask.report.words import duration, si
 from ssem_dask.rerun import standing
+from ssem_dask.sampling import Cost, measure_cost
 from ssem_dask.task import TaskReport
 
 Json = Annotated[
@@ -87,10 +88,21 @@ def run(
 
 def plan(
     config: Annotated[str, typer.Argument(help="TOML file with at least `source` and `output`.")],
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            help="Time a sample there, as `run --cluster` would compute, and tell worker-hours and wall time; writes "
+            "beside the output, and removes it.",
+        ),
+    ] = None,
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a run would do: tasks, bytes, files, memory. Touches nothing."""
-    planned = pipeline.plan(load_config(config))
+    """Show what a run would do: tasks, bytes, files, memory; with --cluster also how long. Touches nothing."""
+    settings = load_config(config)
+    planned = pipeline.plan(settings)
+    cost = None if cluster is None else _cost(planned, settings, cluster, workers)
     if as_json:
         console.show_json(
             {
@@ -99,6 +111,7 @@ def plan(
                 "config_digest": planned.digest,
                 "choices": planned.choices,
                 "stages": {name: asdict(estimate) for name, estimate in planned.estimates.items()},
+                **({} if cost is None else {"cost": cost.as_json()}),
             }
         )
         return
@@ -121,6 +134,45 @@ def plan(
         columns=["stage", "tasks", "read", "written (raw)", "files", "peak memory a task"],
         rows=rows,
     )
+    if cost is not None:
+        _show_cost(cost, cluster=cluster or "")
+
+
+def _cost(planned: pipeline.Plan, settings: RunConfig, cluster: str, workers: int | None) -> Cost:
+    """Time a sample on the cluster."""
+    where = cluster_settings(cluster, workers=workers, table=settings.cluster)
+    wanted: dict[str, int] = {str(stage): number for stage, number in where.stage_workers.items()}
+    executor = open_executor(cluster, workers=workers, table=settings.cluster, plan=planned)
+    try:
+        return measure_cost(
+            planned, executor=executor, workers=lambda stage: wanted.get(stage, where.workers), note=console.note
+        )
+    finally:
+        executor.close()
+
+
+def _show_cost(cost: Cost, *, cluster: str) -> None:
+    rows = [
+        [
+            c.stage,
+            str(c.timed),
+            f"{c.timed_seconds:.3g} s" if c.timed else "–",
+            "" if c.gpu else f"{c.worker_hours:.3g}",
+            f"{c.worker_hours:.3g}" if c.gpu else "",
+            str(c.workers),
+            duration(c.wall_seconds),
+        ]
+        for c in cost.stages
+    ]
+    total = f"{cost.hours(gpu=False):.3g}", f"{cost.hours(gpu=True):.3g}"
+    rows.append(["all", "", "", *total, "", duration(cost.wall_seconds)])
+    console.table(
+        f"Cost on --cluster {cluster}",
+        columns=["stage", "timed tasks", "in", "CPU worker-hours", "GPU worker-hours", "workers", "wall time"],
+        rows=rows,
+    )
+    for remark in cost.remarks:
+        console.note(remark)
 
 
 def status(

@@ -133,8 +133,8 @@ class DaskExecutor:
         self._given = dict(resources or {})
         self._labels = dict(self._given)
         """Of the current stage."""
-        self._gpus = False
-        """Whether the cluster has had workers with a GPU: then it is waited for one, should all be gone."""
+        self._gpus = 0
+        """Most workers with a GPU that there were when a stage began: should all be gone, one is waited for."""
         self._pool = pool
         self._flights: dict[str, _Flight] = {}
         """What is in flight."""
@@ -182,7 +182,8 @@ class DaskExecutor:
     def load(self) -> Load:
         """Tasks beyond the threads that there are wait at the workers."""
         threads = self._client.nthreads()
-        return Load(running=min(len(self._flights), int(sum(threads.values()))), workers=len(threads))
+        running = min(len(self._flights), int(sum(threads.values())))
+        return Load(running=running, workers=len(threads), gpus=self._gpus)
 
     def publish(self, numbers: Mapping[str, Any]) -> None:
         """Set metrics in the scheduler's process, which serves them beside its dashboard."""
@@ -206,8 +207,8 @@ class DaskExecutor:
         if self._pool is not None:
             self._pool.enter(stage)
         workers = self._connected().scheduler_info(n_workers=-1)["workers"].values()
-        self._gpus = self._gpus or any(has_labels(worker, {GPU: 1}) for worker in workers)
-        self._labels = labels_of(stage, gpus=self._gpus, given=self._given)
+        self._gpus = max(self._gpus, sum(has_labels(worker, {GPU: 1}) for worker in workers))
+        self._labels = labels_of(stage, gpus=self._gpus > 0, given=self._given)
         self._threads_at = float("-inf")
 
     def _stream(
