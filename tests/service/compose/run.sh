@@ -13,8 +13,10 @@ command -v docker-compose >/dev/null || docker compose version >/dev/null 2>&1 |
 command -v iptables >/dev/null || need+=(iptables)
 command -v mmdebstrap >/dev/null || need+=(mmdebstrap)
 if [ ${#need[@]} -gt 0 ]; then
-  apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
+  [ "$(id -u)" = 0 ] || { echo "needs ${need[*]}: install them, or run as root"; exit 2; }
+  patient="-o DPkg::Lock::Timeout=120 -o Acquire::Retries=3"
+  apt-get $patient update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get $patient install -y -qq --no-install-recommends "${need[@]}" >/dev/null
 fi
 lap "packages"
 
@@ -55,5 +57,5 @@ docker build --quiet --file "$root/deploy/Dockerfile" --build-arg "BASE_IMAGE=$B
   || { tail -n 40 "$dir/build.log"; exit 1; }
 lap "image: $(docker image inspect --format '{{.Size}}' "$SSEM_IMAGE" | numfmt --to=si)B"
 cd "$root"
-.venv/bin/python -m pytest tests/service/compose --durations=0 "$@"
-lap "tests"
+# The summary of pytest is the last that is said.
+.venv/bin/python -m pytest tests/service/compose --durations=0 --durations-min=1 "$@"

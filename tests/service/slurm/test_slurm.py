@@ -145,6 +145,26 @@ def test_workers_leave_before_the_walltime_and_their_tasks_are_done_by_others(tm
     assert any("replaced" in note for note in notes)
 
 
+def test_a_stage_may_have_more_jobs(tmp_path: Path) -> None:
+    notes: list[str] = []
+    settings = site().model_copy(update={"stage_workers": {"register": 2}})
+    executor = open_cluster("slurm", workers=1, settings=settings, note=notes.append)
+    try:
+        for stage, wanted in (("register", 2), ("render", 1)):
+            tasks = [Task(key=f"{stage}/{i:03d}", output=str(tmp_path), digest="d", pixels=1) for i in range(16)]
+            reports = list(executor.map(partial(execute, run=wait_a_second), tasks))
+            assert {report.outcome for report in reports} == {Outcome.OK}
+            assert len({report.worker for report in reports}) == wanted
+            until(partial(_has_jobs, wanted))
+    finally:
+        executor.close()
+    assert not any("replaced" in note for note in notes), notes
+
+
+def _has_jobs(wanted: int) -> bool:
+    return len(jobs()) == wanted
+
+
 def test_each_worker_of_a_job_has_a_gpu_of_its_own(tmp_path: Path) -> None:
     executor = open_cluster("slurm", workers=2, settings=site(gpus=2, cores=2))
     assert isinstance(executor, DaskExecutor)
