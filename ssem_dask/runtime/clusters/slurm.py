@@ -91,7 +91,7 @@ def start_slurm(
     ctrl_c = signal.getsignal(signal.SIGINT)
     try:
         from ssem_dask.runtime.clusters.keeper import Keeper
-        from ssem_dask.runtime.clusters.slurm_cluster import make_cluster, worker_processes
+        from ssem_dask.runtime.clusters.slurm_cluster import make_cluster, worker_processes, worker_threads
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"--cluster slurm: {error.name} is not installed; install it with `pip install 'ssem_dask[slurm]'`."
@@ -102,7 +102,7 @@ def start_slurm(
             signal.signal(signal.SIGINT, ctrl_c)
     processes = worker_processes(config)
     jobs = math.ceil((workers or processes) / processes)
-    _refuse_small(config, processes, task_memory=task_memory)
+    _refuse_small(config, processes * worker_threads(config), task_memory=task_memory)
     left = end_what_was_left_behind()
     if left:
         note(f"slurm: cancelled {', '.join(left)}, left behind by a run that was killed")
@@ -157,14 +157,14 @@ def _wait(client: Client, keeper: "Keeper", *, minutes: float) -> None:
         time.sleep(0.5)
 
 
-def _refuse_small(config: SlurmConfig, processes: int, *, task_memory: int) -> None:
+def _refuse_small(config: SlurmConfig, threads: int, *, task_memory: int) -> None:
     try:
-        share = parse_bytes(config.memory) // processes
+        share = parse_bytes(config.memory) // threads
     except ValueError as error:
         raise ConfigError(f"[cluster.slurm] memory = {config.memory!r}: {error}; write for example '16 GB'.") from error
     if share < task_memory:
         raise ConfigError(
-            f"[cluster.slurm] memory = {config.memory!r}: {share / 1e9:.2f} GB for each of a job's {processes} "
-            f"workers, but the run's largest task needs {task_memory / 1e9:.2f} GB; ask for more memory or fewer "
+            f"[cluster.slurm] memory = {config.memory!r}: {share / 1e9:.2f} GB for each of a job's {threads} "
+            f"thread(s), but the run's largest task needs {task_memory / 1e9:.2f} GB; ask for more memory or fewer "
             "cores, or set a smaller [register] window."
         )

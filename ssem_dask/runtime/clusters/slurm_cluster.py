@@ -14,6 +14,7 @@ from dask_jobqueue import SLURMCluster
 from distributed.security import Security
 
 from ssem_dask.runtime.clusters.config import SlurmConfig
+from ssem_dask.runtime.placement import GPU_THREADS
 
 DEATH_TIMEOUT_SECONDS = 60
 """After this time without scheduler a worker, and with it its job, ends by itself."""
@@ -73,7 +74,7 @@ def make_cluster(config: SlurmConfig, *, name: str, security: Security, logs: Pa
         queue=config.partition,
         account=config.account,
         walltime=str(config.walltime_minutes),
-        cores=processes,
+        cores=processes * worker_threads(config),
         processes=processes,
         job_cpu=config.cores,
         memory=config.memory,
@@ -91,8 +92,13 @@ def make_cluster(config: SlurmConfig, *, name: str, security: Security, logs: Pa
 
 
 def worker_processes(config: SlurmConfig) -> int:
-    """Workers of one job, of one thread each."""
+    """Workers of one job."""
     return config.gpus or config.cores
+
+
+def worker_threads(config: SlurmConfig) -> int:
+    """Threads of a worker."""
+    return GPU_THREADS if config.gpus else 1
 
 
 def _python(config: SlurmConfig) -> str:
