@@ -13,6 +13,7 @@ from ssem_dask.cli.watch import watch as watch_run
 from ssem_dask.config import RunConfig, cluster_settings, load_config, make_config
 from ssem_dask.report.words import duration, si
 from ssem_dask.rerun import standing
+from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.sampling import Cost, measure_cost
 from ssem_dask.task import TaskReport
 
@@ -139,10 +140,13 @@ def plan(
 
 
 def _cost(planned: pipeline.Plan, settings: RunConfig, cluster: str, workers: int | None) -> Cost:
-    """Time a sample on the cluster."""
+    """Time a sample on the cluster, on no more batch jobs than a sample can use."""
     where = cluster_settings(cluster, workers=workers, table=settings.cluster)
     wanted: dict[str, int] = {str(stage): number for stage, number in where.stage_workers.items()}
-    executor = open_executor(cluster, workers=workers, table=settings.cluster, plan=planned)
+    few = where.model_copy(update={"stage_workers": {}, "workers": None if where.name == "slurm" else where.workers})
+    executor = open_cluster(
+        few.name, workers=few.workers, settings=few, task_memory=planned.task_memory, note=console.note
+    )
     try:
         return measure_cost(
             planned, executor=executor, workers=lambda stage: wanted.get(stage, where.workers), note=console.note
