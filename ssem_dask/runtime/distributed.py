@@ -31,6 +31,7 @@ from ssem_dask.runtime.execute import open_ledger, unfinished
 from ssem_dask.runtime.executor import Load, Work
 from ssem_dask.runtime.metrics import set_metrics
 from ssem_dask.runtime.placement import GPU, has_labels, labels_of
+from ssem_dask.runtime.pool import Pool
 from ssem_dask.task import Cause, Task, TaskReport
 
 _IN_FLIGHT_PER_THREAD = 2
@@ -83,28 +84,6 @@ class _Window:
     again: deque[_Flight] = field(default_factory=deque)
     flights: dict[str, _Flight] = field(default_factory=dict)
     ended: "SimpleQueue[Future]" = field(default_factory=SimpleQueue)
-
-
-@dataclass(slots=True)
-class Pool:
-    """How many workers there are: always the same number, or another one while a stage runs."""
-
-    resize: Callable[[int], None]
-    """Asks for that many workers, and does not wait for them."""
-    workers: int
-    """While a stage runs that is not named."""
-    by_stage: Mapping[str, int]
-    now: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.now = self.workers
-
-    def enter(self, stage: str) -> None:
-        """A stage begins, and none of the tasks before it is in flight."""
-        wanted = self.by_stage.get(stage, self.workers)
-        if wanted != self.now:
-            self.now = wanted
-            self.resize(wanted)
 
 
 class DaskExecutor:

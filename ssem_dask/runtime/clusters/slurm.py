@@ -22,7 +22,8 @@ from ssem_dask.runtime.clusters.config import SlurmConfig
 from ssem_dask.runtime.clusters.job_record import JobRecord, end_what_was_left_behind, state_folder
 from ssem_dask.runtime.clusters.security import named_security
 from ssem_dask.runtime.clusters.slurm_commands import refuse_unacceptable, require_commands
-from ssem_dask.runtime.distributed import DaskExecutor, Pool
+from ssem_dask.runtime.distributed import DaskExecutor
+from ssem_dask.runtime.pool import Pool
 
 if TYPE_CHECKING:
     from ssem_dask.runtime.clusters.keeper import Keeper
