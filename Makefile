@@ -45,7 +45,7 @@ test-browser: env  ## Open report and viewer in Chromium; installs Debian's pack
 	$(PYTEST) -n $(TEST_JOBS) --dist loadfile tests/browser
 
 test-faults: env  ## Kill processes, tear files, fill disks, fail S3 requests; prints what was redone and what differs
-	$(PYTEST) -n $(TEST_JOBS) --dist worksteal tests/faults
+	$(PYTEST) -n $(TEST_JOBS) --dist loadfile tests/faults
 
 test-slurm: env  ## Run the tests of batch jobs on a real SLURM of this machine (as root on Debian: installs it)
 	tests/service/slurm/run.sh
