@@ -63,7 +63,7 @@ print("same")
 """
 
 
-def until(condition: Callable[[], bool], *, seconds: float = 120.0) -> None:
+def until(condition: Callable[[], bool], *, seconds: float = 240.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -114,7 +114,7 @@ def test_chunks_that_failed_are_done_again_though_a_worker_and_the_scheduler_die
     assert client.poll() is None, log.read_text()
     time.sleep(3)
     compose.up(workers=2)
-    first = client.wait(timeout=200)
+    first = client.wait(timeout=400)
     assert first == 0 or (first == 2 and "the cluster is lost; start it again" in log.read_text()), log.read_text()
 
     ended = compose.client(*RERUN, "--json")
