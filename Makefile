@@ -6,6 +6,9 @@ TORCH ?= cpu
 # Of `make bench-coarse`.
 SEED ?= 1
 DRAWS ?= 200
+# Processes of pytest; each runs tests of one thread.
+TEST_JOBS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(TORCH)
@@ -34,17 +37,16 @@ $(STAMP): pyproject.toml
 demo: env  ## Align a made-up volume with known truth; prints the error before and after, and a picture
 	$(BIN)/ssem-dask demo --dir demo
 
-test: env  ## Run all tests but those of browser and faults, with coverage
+test: env  ## Run all tests but those of browser, faults and clusters, with coverage
 	@rm -f .coverage .coverage.*
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest --ignore tests/browser --ignore tests/faults
-	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
+	$(PYTEST) -n $(TEST_JOBS) --dist worksteal --cov --cov-report term:skip-covered
 
 test-browser: env  ## Open report and viewer in Chromium; installs Debian's package where there is none
 	@command -v chromium > /dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq chromium; }
-	$(BIN)/python -m pytest tests/browser
+	$(PYTEST) -n $(TEST_JOBS) --dist loadfile tests/browser
 
 test-faults: env  ## Kill processes, tear files, fill disks, fail S3 requests; prints what was redone and what differs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults
+	$(PYTEST) -n $(TEST_JOBS) --dist loadfile tests/faults
 
 test-slurm: env  ## Run the tests of batch jobs on a real SLURM of this machine (as root on Debian: installs it)
 	tests/service/slurm/run.sh

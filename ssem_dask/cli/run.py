@@ -11,9 +11,10 @@ from ssem_dask.cli.cluster import open_executor
 from ssem_dask.cli.progress import observer_for
 from ssem_dask.cli.watch import watch as watch_run
 from ssem_dask.config import RunConfig, cluster_settings, load_config, make_config
-from ssem_dask.report.words import si
+from ssem_dask.report.words import duration, si
 from ssem_dask.rerun import standing
-from ssem_dask.runtime.clusters import refuse_small_workers
+from ssem_dask.runtime.clusters import open_cluster, refuse_small_workers
+from ssem_dask.sampling import Cost, measure_cost
 from ssem_dask.task import TaskReport
 
 Json = Annotated[
@@ -88,11 +89,18 @@ def run(
 
 def plan(
     config: Annotated[str, typer.Argument(help="TOML file with at least `source` and `output`.")],
-    cluster: Cluster = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            help="Time a sample there, as `run --cluster` would compute, and tell worker-hours and wall time; writes "
+            "beside the output, and removes it.",
+        ),
+    ] = None,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a run would do: tasks, bytes, files, requests, memory. Touches nothing.
+    """Show what a run would do: tasks, bytes, files, requests, memory; with --cluster also how long. Touches nothing.
 
     Refuses what the cluster's workers could not hold; of a scheduler by address that is known only when it is joined.
     """
@@ -100,6 +108,7 @@ def plan(
     planned = pipeline.plan(settings)
     where = cluster_settings(cluster, workers=workers, table=settings.cluster)
     refuse_small_workers(where.name, workers=where.workers, settings=where, task_memory=planned.worker_memory)
+    cost = None if cluster is None else _cost(planned, settings, cluster, workers)
     if as_json:
         console.show_json(
             {
@@ -109,6 +118,7 @@ def plan(
                 "choices": planned.choices,
                 "worker_memory": planned.worker_memory,
                 "stages": {name: asdict(estimate) for name, estimate in planned.estimates.items()},
+                **({} if cost is None else {"cost": cost.as_json()}),
             }
         )
         return
@@ -147,6 +157,48 @@ def plan(
         f"Peak memory of a worker: {si(planned.worker_memory, 'B')}, of which {si(pipeline.PROCESS, 'B')} are the "
         "process itself."
     )
+    if cost is not None:
+        _show_cost(cost, cluster=cluster or "")
+
+
+def _cost(planned: pipeline.Plan, settings: RunConfig, cluster: str, workers: int | None) -> Cost:
+    """Time a sample on the cluster, on no more batch jobs than a sample can use."""
+    where = cluster_settings(cluster, workers=workers, table=settings.cluster)
+    wanted: dict[str, int] = {str(stage): number for stage, number in where.stage_workers.items()}
+    few = where.model_copy(update={"stage_workers": {}, "workers": None if where.name == "slurm" else where.workers})
+    executor = open_cluster(
+        few.name, workers=few.workers, settings=few, task_memory=planned.worker_memory, note=console.note
+    )
+    try:
+        return measure_cost(
+            planned, executor=executor, workers=lambda stage: wanted.get(stage, where.workers), note=console.note
+        )
+    finally:
+        executor.close()
+
+
+def _show_cost(cost: Cost, *, cluster: str) -> None:
+    rows = [
+        [
+            c.stage,
+            str(c.timed),
+            f"{c.timed_seconds:.3g} s" if c.timed else "–",
+            "" if c.gpu else f"{c.worker_hours:.3g}",
+            f"{c.worker_hours:.3g}" if c.gpu else "",
+            str(c.workers),
+            duration(c.wall_seconds),
+        ]
+        for c in cost.stages
+    ]
+    total = f"{cost.hours(gpu=False):.3g}", f"{cost.hours(gpu=True):.3g}"
+    rows.append(["all", "", "", *total, "", duration(cost.wall_seconds)])
+    console.table(
+        f"Cost on --cluster {cluster}",
+        columns=["stage", "timed tasks", "in", "CPU worker-hours", "GPU worker-hours", "workers", "wall time"],
+        rows=rows,
+    )
+    for remark in cost.remarks:
+        console.note(remark)
 
 
 def status(

@@ -31,6 +31,7 @@ from ssem_dask.runtime.execute import open_ledger, unfinished
 from ssem_dask.runtime.executor import Load, Work
 from ssem_dask.runtime.metrics import set_metrics
 from ssem_dask.runtime.placement import GPU, has_labels, labels_of
+from ssem_dask.runtime.pool import Pool
 from ssem_dask.task import Cause, Task, TaskReport
 
 _IN_FLIGHT_PER_THREAD = 2
@@ -85,28 +86,6 @@ class _Window:
     ended: "SimpleQueue[Future]" = field(default_factory=SimpleQueue)
 
 
-@dataclass(slots=True)
-class Pool:
-    """How many workers there are: always the same number, or another one while a stage runs."""
-
-    resize: Callable[[int], None]
-    """Asks for that many workers, and does not wait for them."""
-    workers: int
-    """While a stage runs that is not named."""
-    by_stage: Mapping[str, int]
-    now: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.now = self.workers
-
-    def enter(self, stage: str) -> None:
-        """A stage begins, and none of the tasks before it is in flight."""
-        wanted = self.by_stage.get(stage, self.workers)
-        if wanted != self.now:
-            self.now = wanted
-            self.resize(wanted)
-
-
 class DaskExecutor:
     """Runs tasks on the workers of a Dask cluster."""
 
@@ -133,8 +112,8 @@ class DaskExecutor:
         self._given = dict(resources or {})
         self._labels = dict(self._given)
         """Of the current stage."""
-        self._gpus = False
-        """Whether the cluster has had workers with a GPU: then it is waited for one, should all be gone."""
+        self._gpus = 0
+        """Most workers with a GPU that there were when a stage began: should all be gone, one is waited for."""
         self._pool = pool
         self._flights: dict[str, _Flight] = {}
         """What is in flight."""
@@ -182,7 +161,8 @@ class DaskExecutor:
     def load(self) -> Load:
         """Tasks beyond the threads that there are wait at the workers."""
         threads = self._client.nthreads()
-        return Load(running=min(len(self._flights), int(sum(threads.values()))), workers=len(threads))
+        running = min(len(self._flights), int(sum(threads.values())))
+        return Load(running=running, workers=len(threads), gpus=self._gpus)
 
     def publish(self, numbers: Mapping[str, Any]) -> None:
         """Set metrics in the scheduler's process, which serves them beside its dashboard."""
@@ -206,8 +186,8 @@ class DaskExecutor:
         if self._pool is not None:
             self._pool.enter(stage)
         workers = self._connected().scheduler_info(n_workers=-1)["workers"].values()
-        self._gpus = self._gpus or any(has_labels(worker, {GPU: 1}) for worker in workers)
-        self._labels = labels_of(stage, gpus=self._gpus, given=self._given)
+        self._gpus = max(self._gpus, sum(has_labels(worker, {GPU: 1}) for worker in workers))
+        self._labels = labels_of(stage, gpus=self._gpus > 0, given=self._given)
         self._threads_at = float("-inf")
 
     def _stream(

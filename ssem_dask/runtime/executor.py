@@ -21,6 +21,8 @@ class Load:
     """Tasks that run."""
     workers: int
     """Workers alive."""
+    gpus: int = 0
+    """Of these, workers with a GPU."""
 
 
 class Executor(Protocol):

@@ -164,6 +164,7 @@ def difference(output: str | Path, reference: str) -> tuple[float, int]:
 
 
 _ROWS: list[tuple[str, int, str]] = []
+"""Of the test that runs."""
 
 
 def tell(fault: str, *, redone: int, fields: float, pixels: int) -> None:
@@ -171,11 +172,24 @@ def tell(fault: str, *, redone: int, fields: float, pixels: int) -> None:
     _ROWS.append((fault, redone, f"fields {fields:.2g} px, {pixels} px of the volume"))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Give the rows of a test to its report, which reaches the process that shows them."""
+    _ROWS.clear()
+    try:
+        return (yield)
+    finally:
+        item.user_properties += [("fault", row) for row in _ROWS]
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Fault → chunks redone → difference to the undisturbed run."""
-    if _ROWS:
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
+    calls = (report for report in reports if getattr(report, "when", "") == "call")
+    rows = [row for report in calls for name, row in report.user_properties if name == "fault"]
+    if rows:
         terminalreporter.section("faults")
-    for fault, again, difference in _ROWS:
+    for fault, again, difference in rows:
         terminalreporter.write_line(f"{fault:<64} {again:>3} redone   {difference}")
 
 

@@ -59,7 +59,12 @@ class Server:
                 *(program, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"),
                 *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-s3.port={self.port}"),
                 *(f"-s3.config={folder / 's3.json'}", "-master.volumeSizeLimitMB=256", "-volume.max=20"),
-                *("-master.volumePreallocate=false", "-s3.allowDeleteBucketNotEmpty=true"),
+                *(
+                    "-master.volumePreallocate=false",
+                    "-s3.allowDeleteBucketNotEmpty=true",
+                    "-s3.port.iceberg=0",
+                    "-s3.port.lance=0",
+                ),
             ],
             stdout=self._log,
             stderr=self._log,
@@ -71,7 +76,8 @@ class Server:
                 with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/status", timeout=2):
                     return
             except OSError:
-                assert time.monotonic() < end, (folder / "weed.log").read_text()[-2000:]
+                alive = self._process.poll() is None and time.monotonic() < end
+                assert alive, (folder / "weed.log").read_text()[-2000:]
                 time.sleep(0.2)
 
     def close(self) -> None:

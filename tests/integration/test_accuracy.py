@@ -35,7 +35,7 @@ def imported(values: np.ndarray, path: Path, *, pixel_size: float, thickness: fl
 
 
 def aligned(source: str, output: Path, **config: Any) -> str:
-    assert ssem_dask.align(source, str(output), cluster="local", workers=2, **config).state == "complete"
+    assert ssem_dask.align(source, str(output), cluster="serial", **config).state == "complete"
     return str(output)
 
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import requests
 from typer.testing import CliRunner
 
@@ -85,12 +84,14 @@ def test_a_run_is_watched_from_another_process(observed: str, tmp_path: Path) ->
     assert json.loads(watched.stdout)["state"] == "complete"
 
 
-@pytest.mark.parametrize("words", [("--watch",), ("--watch", "--json")])
-def test_watching_a_run_that_has_ended_tells_at_once(words: tuple[str, ...], observed: str, tmp_path: Path) -> None:
+def test_watching_a_run_that_has_ended_tells_at_once(observed: str, tmp_path: Path) -> None:
     output = str(tmp_path / "out.zarr")
     config = tmp_path / "run.toml"
     config.write_text(to_toml({"source": observed, "output": output, **SMALL}))
     subprocess.run(command("run", str(config), "--cluster", "serial"), check=True, capture_output=True)
-    ended = subprocess.run(command("status", output, *words), capture_output=True, text=True, check=False, timeout=60)
-    assert ended.returncode == 0
-    assert "complete" in ended.stdout
+    for words in (("--watch",), ("--watch", "--json")):
+        ended = subprocess.run(
+            command("status", output, *words), capture_output=True, text=True, check=False, timeout=60
+        )
+        assert ended.returncode == 0, words
+        assert "complete" in ended.stdout, words

@@ -90,7 +90,7 @@ def refuse_small_workers(name: str, *, workers: int | None, settings: ClusterCon
     """
     if name == "slurm":
         config = settings.slurm
-        refuse_small(config, config.gpus or config.cores, task_memory=task_memory)
+        refuse_small(config, task_memory=task_memory)
     if name != "local":
         return
     share = local_share(workers, {str(stage): wanted for stage, wanted in settings.stage_workers.items()})

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ssem_dask.errors import ConfigError
+from ssem_dask.runtime.placement import GPU_THREADS
 from ssem_dask.types import ConfigBase
 
 StageName = Literal["coarse", "mask", "calibrate", "register", "compose", "render", "downsample", "measure"]
@@ -94,3 +95,13 @@ def remembered_cluster(run: str, kept: Mapping[str, Any]) -> ClusterConfig:
             "others may have written; give --cluster."
         )
     return ClusterConfig(name=str(name), workers=workers if isinstance(workers, int) and workers > 0 else None)
+
+
+def worker_processes(config: SlurmConfig) -> int:
+    """Workers of one job."""
+    return config.gpus or config.cores
+
+
+def worker_threads(config: SlurmConfig) -> int:
+    """Threads of a worker."""
+    return GPU_THREADS if config.gpus else 1

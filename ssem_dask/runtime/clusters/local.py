@@ -15,8 +15,9 @@ from distributed.system import MEMORY_LIMIT
 
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters.devices import visible_gpus
-from ssem_dask.runtime.distributed import DaskExecutor, Pool
+from ssem_dask.runtime.distributed import DaskExecutor
 from ssem_dask.runtime.placement import GPU, GPU_THREADS
+from ssem_dask.runtime.pool import Pool
 
 _HOST = "127.0.0.1"
 _DASHBOARD = f"{_HOST}:0"

@@ -18,11 +18,12 @@ from distributed.utils import silence_logging_cmgr
 
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters.certificates import make_certificates
-from ssem_dask.runtime.clusters.config import SlurmConfig
+from ssem_dask.runtime.clusters.config import SlurmConfig, worker_processes, worker_threads
 from ssem_dask.runtime.clusters.job_record import JobRecord, end_what_was_left_behind, state_folder
 from ssem_dask.runtime.clusters.security import named_security
 from ssem_dask.runtime.clusters.slurm_commands import refuse_unacceptable, require_commands
-from ssem_dask.runtime.distributed import DaskExecutor, Pool
+from ssem_dask.runtime.distributed import DaskExecutor
+from ssem_dask.runtime.pool import Pool
 
 if TYPE_CHECKING:
     from ssem_dask.runtime.clusters.keeper import Keeper
@@ -91,7 +92,7 @@ def start_slurm(
     ctrl_c = signal.getsignal(signal.SIGINT)
     try:
         from ssem_dask.runtime.clusters.keeper import Keeper
-        from ssem_dask.runtime.clusters.slurm_cluster import make_cluster, worker_processes
+        from ssem_dask.runtime.clusters.slurm_cluster import make_cluster
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"--cluster slurm: {error.name} is not installed; install it with `pip install 'ssem_dask[slurm]'`."
@@ -102,7 +103,7 @@ def start_slurm(
             signal.signal(signal.SIGINT, ctrl_c)
     processes = worker_processes(config)
     jobs = math.ceil((workers or processes) / processes)
-    refuse_small(config, processes, task_memory=task_memory)
+    refuse_small(config, task_memory=task_memory)
     left = end_what_was_left_behind()
     if left:
         note(f"slurm: cancelled {', '.join(left)}, left behind by a run that was killed")
@@ -157,15 +158,16 @@ def _wait(client: Client, keeper: "Keeper", *, minutes: float) -> None:
         time.sleep(0.5)
 
 
-def refuse_small(config: SlurmConfig, processes: int, *, task_memory: int) -> None:
-    """ConfigError where one of a job's workers has less memory than the largest task holds."""
+def refuse_small(config: SlurmConfig, *, task_memory: int) -> None:
+    """ConfigError where one of a job's threads has less memory than the largest task holds."""
+    threads = worker_processes(config) * worker_threads(config)
     try:
-        share = parse_bytes(config.memory) // processes
+        share = parse_bytes(config.memory) // threads
     except ValueError as error:
         raise ConfigError(f"[cluster.slurm] memory = {config.memory!r}: {error}; write for example '16 GB'.") from error
     if share < task_memory:
         raise ConfigError(
-            f"[cluster.slurm] memory = {config.memory!r}: {share / 1e9:.2f} GB for each of a job's {processes} "
-            f"workers, but the run's largest task needs {task_memory / 1e9:.2f} GB; ask for more memory or fewer "
+            f"[cluster.slurm] memory = {config.memory!r}: {share / 1e9:.2f} GB for each of a job's {threads} "
+            f"thread(s), but the run's largest task needs {task_memory / 1e9:.2f} GB; ask for more memory or fewer "
             "cores, or set a smaller [register] window."
         )

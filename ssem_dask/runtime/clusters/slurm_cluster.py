@@ -13,7 +13,7 @@ from typing import Any
 from dask_jobqueue import SLURMCluster
 from distributed.security import Security
 
-from ssem_dask.runtime.clusters.config import SlurmConfig
+from ssem_dask.runtime.clusters.config import SlurmConfig, worker_processes, worker_threads
 
 DEATH_TIMEOUT_SECONDS = 60
 """After this time without scheduler a worker, and with it its job, ends by itself."""
@@ -73,7 +73,7 @@ def make_cluster(config: SlurmConfig, *, name: str, security: Security, logs: Pa
         queue=config.partition,
         account=config.account,
         walltime=str(config.walltime_minutes),
-        cores=processes,
+        cores=processes * worker_threads(config),
         processes=processes,
         job_cpu=config.cores,
         memory=config.memory,
@@ -88,11 +88,6 @@ def make_cluster(config: SlurmConfig, *, name: str, security: Security, logs: Pa
         job_extra_directives=[*([f"--gres=gpu:{config.gpus}"] if config.gpus else []), *config.directives],
         scheduler_options={"dashboard_address": "127.0.0.1:0"},
     )
-
-
-def worker_processes(config: SlurmConfig) -> int:
-    """Workers of one job, of one thread each."""
-    return config.gpus or config.cores
 
 
 def _python(config: SlurmConfig) -> str:

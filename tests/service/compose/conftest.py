@@ -55,7 +55,7 @@ class Compose:
 
     def up(self, *, workers: int) -> None:
         self("up", "-d", "--no-build", "--scale", f"worker={workers}")
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240  # a healthy start takes 15 s; a busy machine is no failure
         while time.monotonic() < deadline:
             healthy = [container for container in self.containers() if health(container) == "healthy"]
             if len(healthy) == workers + 2:

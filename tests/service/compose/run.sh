@@ -13,8 +13,10 @@ command -v docker-compose >/dev/null || docker compose version >/dev/null 2>&1 |
 command -v iptables >/dev/null || need+=(iptables)
 command -v mmdebstrap >/dev/null || need+=(mmdebstrap)
 if [ ${#need[@]} -gt 0 ]; then
-  apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
+  [ "$(id -u)" = 0 ] || { echo "needs ${need[*]}: install them, or run as root"; exit 2; }
+  patient="-o DPkg::Lock::Timeout=120 -o Acquire::Retries=3"
+  apt-get $patient update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get $patient install -y -qq --no-install-recommends "${need[@]}" >/dev/null
 fi
 lap "packages"
 
@@ -36,7 +38,7 @@ if ! docker info >/dev/null 2>&1; then # an engine of our own, which nobody else
   export DOCKER_HOST=unix://$dir/docker.sock
   setsid dockerd --data-root "$dir/data" --exec-root "$dir/exec" --pidfile "$dir/dockerd.pid" -H "$DOCKER_HOST" \
     > "$dir/dockerd.log" 2>&1 < /dev/null &
-  for _ in $(seq 100); do docker info >/dev/null 2>&1 && break; sleep 0.2; done
+  for _ in $(seq 300); do docker info >/dev/null 2>&1 && break; sleep 0.2; done
   docker info >/dev/null 2>&1 || { tail -n 20 "$dir/dockerd.log"; exit 1; }
 fi
 lap "engine"
@@ -50,10 +52,12 @@ then # no registry can be reached: stand-ins from Debian's and Python's packages
 fi
 lap "base images"
 export SSEM_IMAGE=ssem-dask-test/app
-docker build --quiet --file "$root/deploy/Dockerfile" --build-arg "BASE_IMAGE=$BASE_IMAGE" \
-  --build-arg "TORCH_BACKEND=$backend" --tag "$SSEM_IMAGE" "$root" > "$dir/build.log" 2>&1 \
-  || { tail -n 40 "$dir/build.log"; exit 1; }
+build() {
+  docker build --quiet --file "$root/deploy/Dockerfile" --build-arg "BASE_IMAGE=$BASE_IMAGE" \
+    --build-arg "TORCH_BACKEND=$backend" --tag "$SSEM_IMAGE" "$root" > "$dir/build.log" 2>&1
+}
+build || { lap "the build failed, once more"; build; } || { tail -n 40 "$dir/build.log"; exit 1; }
 lap "image: $(docker image inspect --format '{{.Size}}' "$SSEM_IMAGE" | numfmt --to=si)B"
 cd "$root"
-.venv/bin/python -m pytest tests/service/compose --durations=0 "$@"
-lap "tests"
+# The summary of pytest is the last that is said.
+.venv/bin/python -m pytest tests/service/compose --durations=0 --durations-min=1 "$@"

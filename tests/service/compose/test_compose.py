@@ -15,6 +15,7 @@ from tests.service.compose.conftest import Compose, health, inspect, python_in
 
 OBSERVED, OUTPUT, SERIAL = "s3://data/observed.zarr", "s3://data/aligned.zarr", "s3://data/serial.zarr"
 ALIGN = ("ssem-dask", "align", OBSERVED, OUTPUT, "--config", "/work/run.toml")
+RERUN = ("ssem-dask", "rerun", OUTPUT, "--failed")
 
 LISTENING = """
 import pathlib, socket, ssl
@@ -39,6 +40,18 @@ for port in sorted(ports):
         print(port, "open", error)
 """
 
+TEAR = f"""
+from ssem_dask.storage.location import read_bytes, write_bytes
+chunk = "{OBSERVED}/0/c/9/0/0"
+whole = read_bytes(chunk)
+write_bytes("s3://data/whole", whole)
+write_bytes(chunk, whole[: len(whole) // 2])
+"""
+MEND = f"""
+from ssem_dask.storage.location import read_bytes, write_bytes
+write_bytes("{OBSERVED}/0/c/9/0/0", read_bytes("s3://data/whole"))
+"""
+
 SAME = f"""
 import numpy as np
 from ssem_dask.storage.arrays import open_array
@@ -50,7 +63,7 @@ print("same")
 """
 
 
-def until(condition: Callable[[], bool], *, seconds: float = 120.0) -> None:
+def until(condition: Callable[[], bool], *, seconds: float = 240.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -85,11 +98,15 @@ def test_secrets_are_private_new_and_never_replaced(compose: Compose) -> None:
     assert key in before["aws_credentials"].decode()
 
 
-def test_a_run_survives_the_death_of_a_worker_and_of_the_scheduler(
+def test_chunks_that_failed_are_done_again_though_a_worker_and_the_scheduler_die(
     compose: Compose, observed: str, tmp_path: Path
 ) -> None:
+    failed = compose.client("sh", "-c", f"python -c '{TEAR}' && {' '.join(ALIGN)} --json", check=False)
+    assert failed.returncode == 1, failed.stderr
+    assert [report["key"] for report in json.loads(failed.stdout)["failed"]] == ["coarse/pairs-z000008"]
+
     log = tmp_path / "client.log"
-    client = compose.start_client(*ALIGN, log=log)
+    client = compose.start_client("sh", "-c", f"python -c '{MEND}' && exec {' '.join(RERUN)}", log=log)
     until(lambda: "coarse: " in log.read_text())
     subprocess.run(["docker", "kill", compose.containers("worker")[0]], check=True, stdout=subprocess.DEVNULL)
     until(lambda: "register: " in log.read_text())
@@ -97,9 +114,10 @@ def test_a_run_survives_the_death_of_a_worker_and_of_the_scheduler(
     assert client.poll() is None, log.read_text()
     time.sleep(3)
     compose.up(workers=2)
-    first = client.wait(timeout=200)
+    first = client.wait(timeout=400)
     assert first == 0 or (first == 2 and "the cluster is lost; start it again" in log.read_text()), log.read_text()
-    ended = compose.client(*ALIGN, "--json")
+
+    ended = compose.client(*RERUN, "--json")
     summary = json.loads(ended.stdout)
     assert summary["state"] == "complete"
     assert summary["failed"] == []

@@ -4,8 +4,9 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../../.." && pwd)
 if ! command -v slurmctld slurmd sbatch munged >/dev/null; then
-  apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+  patient="-o DPkg::Lock::Timeout=120 -o Acquire::Retries=3"
+  apt-get $patient update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get $patient install -y -qq --no-install-recommends \
     slurm-wlm slurmctld slurmd slurm-client munge >/dev/null
 fi
 dir=$(mktemp -d)

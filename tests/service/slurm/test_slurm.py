@@ -21,6 +21,7 @@ from ssem_dask.runtime.execute import execute
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.location import join
 from ssem_dask.task import Outcome, Task
+from tests.integration.test_clusters import until_there_are
 from tests.service.slurm.conftest import SITE, Command, jobs, state_of, until
 from tests.service.slurm.tasks import tell_own_gpu, wait_a_second
 
@@ -143,6 +144,27 @@ def test_workers_leave_before_the_walltime_and_their_tasks_are_done_by_others(tm
     assert len(before) == 2
     assert {state_of(job) for job in before} == {"COMPLETED"}, notes
     assert any("replaced" in note for note in notes)
+
+
+def test_a_stage_may_have_more_jobs(tmp_path: Path) -> None:
+    notes: list[str] = []
+    settings = site().model_copy(update={"stage_workers": {"register": 2}})
+    executor = open_cluster("slurm", workers=1, settings=settings, note=notes.append)
+    assert isinstance(executor, DaskExecutor)
+    try:
+        for stage, wanted in (("register", 2), ("render", 1)):
+            tasks = until_there_are(wanted, executor, stage=stage, output=tmp_path)
+            reports = list(executor.map(partial(execute, run=wait_a_second), tasks))
+            assert {report.outcome for report in reports} == {Outcome.OK}
+            assert executor.load().workers == wanted
+            until(partial(_has_jobs, wanted))
+    finally:
+        executor.close()
+    assert not any("replaced" in note for note in notes), notes
+
+
+def _has_jobs(wanted: int) -> bool:
+    return len(jobs()) == wanted
 
 
 def test_each_worker_of_a_job_has_a_gpu_of_its_own(tmp_path: Path) -> None:
