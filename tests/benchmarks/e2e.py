@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, required=True, help="where volumes are written; made and removed")
     parser.add_argument("--sections", type=int, default=104)
     parser.add_argument("--side", type=int, default=4096)
+    parser.add_argument("--pixel-size", type=float, default=2.5, choices=[2.5, 5.0], help="nm")
     parser.add_argument(
         "--gpus", type=int, nargs="+", default=[0], help="numbers of GPUs to run with, one after another"
     )
