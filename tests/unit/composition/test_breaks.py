@@ -20,7 +20,7 @@ def test_a_jump_is_found_and_undone(jump: list[float], most: float) -> None:
     before, after = (np.linalg.norm(made.errors(found), axis=1).max() for found in (kept, undone))
     assert after < most * before
     size = np.linalg.norm(jump)
-    assert np.linalg.norm(undone.breaks[0].jump + jump) < 0.25 * size  # s takes z to z-1, hence the sign
+    assert np.linalg.norm(undone.breaks[0].jump + jump) < 0.35 * size  # s takes z to z-1, hence the sign
 
 
 def test_two_jumps() -> None:
