@@ -127,18 +127,18 @@ def hang_once_or_always(task: Task) -> Result:
 
 
 def test_a_task_that_hangs_is_given_out_again_after_its_deadline(tmp_path: Path) -> None:
-    executor = open_cluster("local", workers=2, settings=ClusterConfig(deadline=3))
+    executor = open_cluster("local", workers=2, settings=ClusterConfig(deadline=8))
     begun = time.monotonic()
     try:
         reports = {r.key: r for r in executor.map(partial(execute, run=hang_once_or_always), make_tasks(tmp_path, 8))}
     finally:
         executor.close()
-    assert time.monotonic() - begun < 90
+    assert time.monotonic() - begun < 180
     hung = reports.pop("count/004")
     assert (hung.outcome, hung.cause, hung.attempts) == (Outcome.FAILED, Cause.TIMEOUT, 2)
     assert hung.worker.startswith("tls://")
-    assert hung.seconds >= 3
-    assert "did not end within 3 s" in hung.message
+    assert hung.seconds >= 8
+    assert "did not end within 8 s" in hung.message
     assert len(reports) == 7
     assert all(r.outcome is Outcome.OK for r in reports.values())
     assert reports["count/002"].attempts == 2
