@@ -90,7 +90,7 @@ def make_volume(url: str, *, sections: int, side: int, pixel_size: float) -> Non
     )
     create_volume(url, info=info, chunk=_CHUNK, shard=_SHARD, mips=1)
     tissue_side = round(side * pixel_size / _TISSUE)
-    tile = min(1024, tissue_side)
+    tile = min(512, tissue_side)
     jobs = [(z, min(z + _DEPTH, sections), tile) for z in range(0, sections, _DEPTH)]
     volume = Volume.open(url)
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as pool:

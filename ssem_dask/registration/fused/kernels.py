@@ -11,6 +11,9 @@ Each kernel runs in Triton's interpreter on a CPU too, which is how the tests ru
 import triton
 import triton.language as tl
 
+# Arguments whose divisibility is not compiled in: every level has other numbers, and compiling costs more than it saves.
+_NODE_COUNTS = ["ny", "nx", "ncy", "ncx", "programs"]
+
 
 @triton.jit
 def warp_features(
@@ -255,7 +258,7 @@ def _store_corners(out, value, ty, tx, plane, wanted, cells: tl.constexpr, ratio
     tl.store(out + 3 * plane, tl.sum(tl.reshape(lower * tx, [cells, ratio]), axis=1), mask=wanted)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_NODE_COUNTS)
 def node_sums(sums, equations, traces, ny, nx, ncy, ncx, block: tl.constexpr):
     """T and b from the sums of the cells.
 
@@ -333,7 +336,7 @@ def _curvature(a, b, scale, i, j, ny, nx, here):
     return out, c
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_NODE_COUNTS)
 def right_side(
     equations,
     traces,
@@ -391,7 +394,7 @@ def right_side(
         tl.store(left + base + node, -b - c2 * bent, mask=here)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_NODE_COUNTS)
 def precondition(modes, spectrum, scales, product, ny, nx, block: tl.constexpr):
     """Divide the cosine modes of a residual by the preconditioner; of every program the sum of residual · result.
 
@@ -417,7 +420,7 @@ def precondition(modes, spectrum, scales, product, ny, nx, block: tl.constexpr):
     tl.store(product + pair * tl.num_programs(0) + tl.program_id(0), tl.sum(total))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_NODE_COUNTS)
 def apply_system(
     equations,
     scales,
@@ -481,7 +484,7 @@ def apply_system(
     tl.store(energy + pair * programs + tl.program_id(0), tl.sum(tl.where(here, y * out_y + x * out_x, 0.0)))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_NODE_COUNTS)
 def advance(
     step,
     left,

@@ -17,6 +17,7 @@ _PIXELS = 1024  # px of a program of the warp
 _NODES = 256  # nodes of a program
 _CELLS = {4: 32, 8: 16}  # cells of a program, for each number of px along a cell
 _SUMS = 1024
+_LEAST_SUMMED = 256  # partial sums that a program adds up, at least: one number for most levels compiles once
 
 
 def fits(*, nodes: Grid, pixels: Grid) -> bool:
@@ -147,7 +148,7 @@ class LevelStep:
     def _solve(self) -> None:
         n, (ny, nx), programs = len(self.u), self.nodes.shape, self._programs
         grid = (programs, n)
-        reduce = triton.next_power_of_2(programs)
+        reduce = max(_LEAST_SUMMED, triton.next_power_of_2(programs))
         kernels.right_side[grid](
             self._equations,
             self._traces,
