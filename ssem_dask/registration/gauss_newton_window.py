@@ -6,11 +6,13 @@ that distance tissue changes too much to find its way alone.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
+from ssem_dask.field.device import in_batches
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_batch
 from ssem_dask.geometry.mip import ceil_div
@@ -76,8 +78,8 @@ def gauss_newton_window(
         wanted = [(z, z - k) for k in range(1, neighbours + 1) for z in core]
         window.register(_steps_for(wanted))
         window.register(wanted)
-        for chunk in _chunks([pair for pair in wanted if pair in window.found]):
-            values, n, sure = window.judged(chunk, nodes=nodes)
+        there = [pair for pair in wanted if pair in window.found]
+        for chunk, (values, n, sure) in in_batches(partial(window.judged, nodes=nodes), there, size=_BATCH):
             at = tuple(torch.tensor([(z - other - 1, z - core.start) for z, other in chunk], device=device).T)
             fields[at], raw[at], known[at] = values, n, sure
     fields = torch.where(known[:, :, None], fields, torch.full_like(fields, torch.nan))
@@ -121,8 +123,9 @@ class _Window:
         for pair in todo:
             groups.setdefault((abs(pair[0] - pair[1]), self._composable(pair), self._is_torn(pair)), []).append(pair)
         for (distance, warm, torn), group in sorted(groups.items()):
-            for chunk in [group] if self._fused and not torn else _chunks(group):
-                self._register(chunk, distance=distance, warm=warm, torn=torn)
+            run = partial(self._register, distance=distance, warm=warm, torn=torn)
+            for _ in in_batches(run, group, size=len(group) if self._fused and not torn else _BATCH):
+                pass
 
     def judged(self, pairs: Sequence[Pair], *, nodes: Grid) -> tuple[Tensor, Tensor, Tensor]:
         """Fields on `nodes`, their raw confidence, and where they are known."""
@@ -264,7 +267,3 @@ def _path(pair: Pair) -> list[Pair]:
 def _steps_for(pairs: Iterable[Pair]) -> list[Pair]:
     """The k = 1 pairs that the given ones are composed of, each once."""
     return sorted({step for pair in pairs if min(pair) >= 0 for step in _path(pair)})
-
-
-def _chunks(pairs: Sequence[Pair]) -> Iterable[Sequence[Pair]]:
-    return (pairs[i : i + _BATCH] for i in range(0, len(pairs), _BATCH))

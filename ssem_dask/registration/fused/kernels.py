@@ -11,7 +11,7 @@ Each kernel runs in Triton's interpreter on a CPU too, which is how the tests ru
 import triton
 import triton.language as tl
 
-# Arguments whose divisibility is not compiled in: every level has other numbers, and compiling costs more than it saves.
+# Arguments whose divisibility is not compiled in: every level has others, and compiling costs more than it saves.
 _NODE_COUNTS = ["ny", "nx", "ncy", "ncx", "programs"]
 
 

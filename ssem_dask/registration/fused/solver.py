@@ -14,6 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ssem_dask.field.device import in_batches
 from ssem_dask.field.grid import Grid
 from ssem_dask.registration.fused.level import LevelStep, Sections, fits
 from ssem_dask.registration.gauss_newton import FeatureLevel, GaussNewtonConfig, NodeFields, plan_of
@@ -52,16 +53,30 @@ def register_fused(
         start: as there.
         smoothness: L, px of the working image.
         config: the solver's parameters.
+
+    Raises:
+        torch.OutOfMemoryError: the GPU cannot hold a single pair.
     """
-    found, nodes = [], None
-    for first in range(0, len(pairs), _BATCH):
-        part = pairs[first : first + _BATCH]
-        solver = _solver(pyramid, pairs=_rounded(len(part)), image=image, warm=start is not None, config=config)
-        values = None if start is None else start.values[first : first + _BATCH]
-        found.append(solver(pyramid, part, start=values, smoothness=smoothness))
-        nodes = solver.nodes
-    assert nodes is not None
-    return NodeFields(torch.cat(found), nodes, config.interpolation)
+    warm = start is not None
+
+    def run(batch: Sequence[int]) -> _Found:
+        part = [pairs[i] for i in batch]
+        try:
+            solver = _solver(pyramid, pairs=_rounded(len(part)), image=image, warm=warm, config=config)
+            begin = None if start is None else start.values[batch[0] : batch[-1] + 1]
+            return _Found(solver(pyramid, part, start=begin, smoothness=smoothness), solver.nodes)
+        except torch.OutOfMemoryError:
+            forget_solvers()  # what they hold may be all that is missing
+            raise
+
+    found = [part for _, part in in_batches(run, range(len(pairs)), size=_BATCH)]
+    return NodeFields(torch.cat([part.values for part in found]), found[0].nodes, config.interpolation)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    values: Tensor
+    nodes: Grid
 
 
 @dataclass(frozen=True)
