@@ -78,9 +78,9 @@ def main() -> None:
     for count in options.gpus:
         record["runs"].append(_measured(source, options, count))
         sys.stderr.write(json.dumps(record["runs"][-1]) + "\n")
+        if options.json:
+            options.json.write_text(json.dumps(record, indent=1))
     sys.stdout.write(json.dumps(record, indent=1) + "\n")
-    if options.json:
-        options.json.write_text(json.dumps(record, indent=1))
 
 
 def make_volume(url: str, *, sections: int, side: int, pixel_size: float) -> None:
