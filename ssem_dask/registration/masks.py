@@ -7,7 +7,7 @@ padding.
 
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import pad
 
 EMPTY_SIDE = 9
 """Side in px of the smallest constant square that counts as empty; smaller ones are vesicles, dirt or saturation."""
@@ -18,7 +18,7 @@ def tissue_mask(image: Tensor, *, side: int = EMPTY_SIDE) -> Tensor:
 
     Args:
         image: `(y, x)` or `(z, y, x)`, any intensity unit, any real dtype; NaN is empty.
-        side: of the smallest constant square that counts as empty, px; odd. Of pooled pixels fewer are needed.
+        side: of the smallest constant square that counts as empty, px; odd, 3 or more. Of pooled pixels fewer are needed.
 
     Returns:
         bool, the same shape: False in empty space. At the border of the image the part of a square that lies inside
@@ -29,17 +29,27 @@ def tissue_mask(image: Tensor, *, side: int = EMPTY_SIDE) -> Tensor:
     """
     if image.ndim not in (2, 3):
         raise ValueError(f"tissue_mask: got {image.ndim} axes {tuple(image.shape)}, wanted (y, x) or (z, y, x).")
-    values = image if image.is_floating_point() else image.to(torch.float32)
-    known = torch.isfinite(values)
-    values = torch.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    stacked = values.reshape(-1, 1, *values.shape[-2:])
-    constant = _square_max(stacked, side) == -_square_max(-stacked, side)
-    empty = _square_max(constant.to(torch.float32), side) > 0
-    return known & ~empty.reshape(image.shape)
-
-
-def _square_max(values: Tensor, side: int) -> Tensor:
-    """Largest value of the square about each pixel, `(n, 1, y, x)`; one axis at a time."""
+    values = image
+    known = torch.ones_like(image, dtype=torch.bool)
+    if image.is_floating_point():
+        known = torch.isfinite(image)
+        values = torch.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)
     reach = side // 2
-    rows = max_pool2d(values, (side, 1), stride=1, padding=(reach, 0))
-    return max_pool2d(rows, (1, side), stride=1, padding=(0, reach))
+    # A square is constant where all pairs of adjacent pixels in it are equal; pairs beyond the border are.
+    across = pad(values[..., 1:] == values[..., :-1], (reach, reach, reach, reach), value=True)
+    down = pad(values[..., 1:, :] == values[..., :-1, :], (reach, reach, reach, reach), value=True)
+    constant = _all_in_a_row(_all_in_a_row(across, 2 * reach, -1), side, -2)
+    constant &= _all_in_a_row(_all_in_a_row(down, 2 * reach, -2), side, -1)
+    outside_all = pad(~constant, (reach, reach, reach, reach), value=True)
+    return known & _all_in_a_row(_all_in_a_row(outside_all, side, -1), side, -2)
+
+
+def _all_in_a_row(values: Tensor, length: int, axis: int) -> Tensor:
+    """Whether each `length` values in a row along an axis are all True; the axis is `length - 1` shorter then."""
+    done = 1
+    while done < length:
+        step = min(done, length - done)
+        count = values.shape[axis] - step
+        values = values.narrow(axis, 0, count) & values.narrow(axis, step, count)
+        done += step
+    return values
