@@ -18,7 +18,7 @@ def tissue_mask(image: Tensor, *, side: int = EMPTY_SIDE) -> Tensor:
 
     Args:
         image: `(y, x)` or `(z, y, x)`, any intensity unit, any real dtype; NaN is empty.
-        side: of the smallest constant square that counts as empty, px; odd, 3 or more. Of pooled pixels fewer are needed.
+        side: of the smallest constant square that counts as empty, px; odd, at least 3. Of pooled px fewer do.
 
     Returns:
         bool, the same shape: False in empty space. At the border of the image the part of a square that lies inside

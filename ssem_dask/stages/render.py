@@ -21,7 +21,7 @@ from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.stages.job import TASK_OVERHEAD, Estimate, Job, RenderStageConfig
-from ssem_dask.stages.sections import Reach, read_at
+from ssem_dask.stages.sections import Places, Reach, read_at
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 from ssem_dask.task import Outcome, Result, Task
@@ -188,13 +188,13 @@ class Nodes:
     """Displacements `(2, y, x)`, mip-0 px; NaN is unknown."""
     grid: Grid
 
-    def on_pixels(self, box: Box, device: torch.device = CPU) -> Tensor:
+    def on_pixels(self, box: Box) -> Tensor:
         """`(2, y, x)` at the mip-0 pixels of the box, bilinear between the nodes."""
         pixels = Grid.of_box(box)
         return sample_known(
-            self.values.to(device),
+            self.values,
             grid=self.grid.relative_to(pixels.origin),
-            positions=pixels.relative_to(pixels.origin).positions(device),
+            positions=pixels.relative_to(pixels.origin).positions(),
         )
 
     def reach(self, box: Box) -> Reach | None:
@@ -238,11 +238,18 @@ def warped_sections(
     back = IDENTITY.copy()
     back[:, 2] = pixels.origin
     here = pixels.relative_to(pixels.origin).positions(device)
+
+    def places(nodes: Nodes) -> Places:
+        values = nodes.values.to(device)
+        grid = nodes.grid.relative_to(pixels.origin)
+        return lambda rows: here[:, rows] + sample_known(values, grid=grid, positions=here[:, rows])
+
     yield from read_at(
         source,
         sections=sections,
         mip=0,
-        positions=(here + nodes.on_pixels(box, device) for nodes in fields),
+        positions=map(places, fields),
+        shape=pixels.shape,
         affine=back,
         reaches=[nodes.reach(box) for nodes in fields],
         kind=kind,

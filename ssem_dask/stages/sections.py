@@ -1,7 +1,7 @@
 """Reading source sections: pooled to a mip, and as the coarse alignment sees them."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import TypeAlias
 
@@ -22,7 +22,7 @@ from ssem_dask.registration.masks import EMPTY_SIDE, tissue_mask
 from ssem_dask.registration.pyramid import pool
 from ssem_dask.stages.job import Job
 from ssem_dask.storage.volume import Volume
-from ssem_dask.types import AnyArray, Float64Array
+from ssem_dask.types import AnyArray, Float64Array, ShapeYX
 
 _BAND_PIXELS = 1 << 26
 """Source px read at a time where a whole section is pooled: bounds memory whatever the section's size."""
@@ -36,8 +36,13 @@ _WASTE = 1.5
 """Pixels that are read, over those wanted, up to which sections are read together."""
 
 
+_CACHED_PIXELS = 1 << 16
+"""Pixels sampled at once on a CPU."""
+
 Reach: TypeAlias = tuple[Sequence[float], Sequence[float]]
 """Least and largest (y, x)."""
+Places: TypeAlias = Callable[[slice], Tensor]
+"""Positions `(2, rows, x)` float32, mip-0 px, of some rows of what is sampled; NaN is unknown."""
 
 
 def open_source(job: Job) -> Volume:
@@ -184,7 +189,8 @@ def read_aligned_sections(
         volume,
         sections,
         box.mip,
-        repeat(positions, len(maps)),
+        repeat(lambda rows: positions[:, rows], len(maps)),
+        target.shape,
         maps,
         reaches,
         kind="bicubic",
@@ -198,7 +204,8 @@ def read_at(
     *,
     sections: range,
     mip: int,
-    positions: Iterable[Tensor],
+    positions: Iterable[Places],
+    shape: ShapeYX,
     affine: Float64Array,
     reaches: Sequence[Reach | None],
     kind: Kind,
@@ -210,7 +217,8 @@ def read_at(
         volume: source.
         sections: z of each.
         mip: scale level that is sampled.
-        positions: `(2, y, x)` float32 of each; NaN is unknown.
+        positions: of each.
+        shape: (y, x) of what is sampled.
         affine: `(2, 3)` to source positions, mip-0 px; applied relative to the box read, to stay precise (C9).
         reaches: between which source positions they lie, mip-0 px; None: nothing is known.
         kind: interpolation.
@@ -224,6 +232,7 @@ def read_at(
         sections,
         mip,
         positions,
+        shape,
         [affine] * len(reaches),
         reaches,
         kind=kind,
@@ -236,7 +245,8 @@ def _sampled(
     volume: Volume,
     sections: range,
     mip: int,
-    positions: Iterable[Tensor],
+    positions: Iterable[Places],
+    shape: ShapeYX,
     affines: Sequence[Float64Array],
     reaches: Sequence[Reach | None],
     *,
@@ -249,17 +259,26 @@ def _sampled(
     ]
     pixels = read_pooled_sections(volume, boxes=[box for box in boxes if box is not None], device=device)
     for box, where, affine in zip(boxes, positions, affines, strict=True):
-        if box is None:
-            yield where.new_zeros(where.shape[1:]), torch.zeros(where.shape[1:], dtype=torch.bool, device=device)
-            continue
-        image = next(pixels)
-        grid = Grid.of_box(box)
-        local = apply_affine(affine_seen_from(affine, target=(0.0, 0.0), source=grid.origin), where)
-        own = grid.relative_to(grid.origin)
-        values, inside = sample_image(image[None], grid=own, positions=local, kind=kind)
-        tissue = tissue_mask(image, side=empty_side).float()
-        seen, _ = sample_image(tissue[None], grid=own, positions=local, kind="nearest")
-        yield values[0], inside & (seen[0] > 0)
+        sampled, known = torch.zeros(shape, device=device), torch.zeros(shape, dtype=torch.bool, device=device)
+        if box is not None:
+            image = next(pixels)[None]
+            grid = Grid.of_box(box)
+            own = grid.relative_to(grid.origin)
+            local = affine_seen_from(affine, target=(0.0, 0.0), source=grid.origin)
+            tissue = tissue_mask(image[0], side=empty_side).float()[None]
+            for rows in _bands(shape, device):
+                places = apply_affine(local, where(rows))
+                values, inside = sample_image(image, grid=own, positions=places, kind=kind)
+                seen, _ = sample_image(tissue, grid=own, positions=places, kind="nearest")
+                sampled[rows], known[rows] = values[0], inside & (seen[0] > 0)
+        yield sampled, known
+
+
+def _bands(shape: ShapeYX, device: torch.device) -> Iterator[slice]:
+    """Rows that are sampled at once: on a CPU as many as its caches hold what is computed of; on a GPU all."""
+    rows = shape[0] if device.type != "cpu" else max(1, _CACHED_PIXELS // max(1, shape[1]))
+    for start in range(0, shape[0], max(1, rows)):
+        yield slice(start, min(start + rows, shape[0]))
 
 
 def _box_of(volume: Volume, z: int, mip: int, reach: Reach) -> Box | None:

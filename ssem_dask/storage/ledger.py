@@ -162,7 +162,8 @@ class Ledger:
 
     def entry_url(self, key: str) -> str:
         """Where the entry of a task lies."""
-        return location.inside(self.url, f"{page_of(key)}/{key.rpartition('/')[2]}") + _SUFFIX
+        location.inside(self.url, key)  # the page may be of a part of it alone
+        return location.inside(self.url, page_of(key), key.rpartition("/")[2] + _SUFFIX)
 
     def _page(self, page: str) -> str:
         return location.inside(self.url, f"{page}/{_PAGE}")

