@@ -175,8 +175,8 @@ def estimate_rendering(warping: Warping) -> Estimate:
         bytes_read=pixels * size,
         bytes_written=pixels * size,
         files=tasks,
-        # The shard and what is written of it; of a section about thirty arrays in float: places, taps, weights, masks.
-        memory=3 * TASK_OVERHEAD + y * x * (z * size * 2 + 4 * 30),
+        # The source's pixels as read and in float, and the shard; of a section a few arrays: pixels, places, masks.
+        memory=3 * TASK_OVERHEAD + y * x * (z * (size * 2 + 4) + 4 * 6),
     )
 
 
