@@ -120,8 +120,18 @@ def _pooled(volume: Volume, box: Box, device: torch.device) -> Tensor:
     bands = []
     for y in range(box.start[1], box.stop[1], rows):
         part = Box((box.start[0], y, box.start[2]), (box.stop[0], min(y + rows, box.stop[1]), box.stop[2]), box.mip)
-        bands.append(pool(to_floats(volume.read(part.at_mip(stored).clipped(extent)), device), factor))
+        bands.append(pool(to_floats(_read(volume, part.at_mip(stored).clipped(extent)), device), factor))
     return torch.cat(bands, dim=1) if bands else torch.zeros(box.shape, device=device)
+
+
+def _read(volume: Volume, box: Box) -> AnyArray:
+    """The pixels of a box; where they cannot be read the error names the first section that is to blame."""
+    try:
+        return volume.read(box)
+    except SourceError:
+        for z in box.sections:
+            volume.read(Box((z, *box.start_yx), (z + 1, *box.stop[1:]), box.mip))
+        raise
 
 
 def to_floats(pixels: AnyArray, device: torch.device) -> Tensor:
