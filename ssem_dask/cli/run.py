@@ -135,7 +135,7 @@ def plan(
             f"{e.files:,}",
             f"{e.requests:,}",
             si(e.memory, "B"),
-            *([si(e.gpu_memory, "B")] if gpu else []),
+            *([si(e.gpu_memory, "B") if e.gpu_memory else ""] if gpu else []),
         ]
         for name, e in planned.estimates.items()
     ]
