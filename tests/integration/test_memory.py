@@ -1,6 +1,7 @@
 """What `plan` states of memory is what tasks take, and a plan that no worker could hold is refused."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,12 +23,14 @@ SETTINGS = {"register": {"window": 512, "halo": 64, "neighbours": 1}, "compose":
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is read from /proc")
 def test_stated_and_measured_peak_memory_agree_in_every_stage() -> None:
     words = [sys.executable, "-m", "tests.benchmarks.memory", "--side", "1024", "--settings", json.dumps(SETTINGS)]
-    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    # Dask leaves its workers' way of giving memory back in the environment of who started some, as other tests here do.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    ended = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)
     assert set(found) >= {"coarse", "calibrate", "register", "compose", "render", "downsample", "measure", "process"}
     ratios = {stage: row["stated"] / row["measured"] for stage, row in found.items()}
-    assert all(1 / 1.5 < ratio < 1.5 for ratio in ratios.values()), ratios
+    assert not {stage: ratio for stage, ratio in ratios.items() if not 1 / 1.5 < ratio < 1.5}
 
 
 def test_workers_of_this_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,8 +166,9 @@ def test_an_interrupt_stops_cleanly_and_the_run_goes_on(config_file: Path) -> No
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors.decode()
-    assert b"Traceback" not in errors
-    assert b"Interrupted" in errors
+    # A worker that looks for its scheduler in that very moment logs it is gone; the command itself says one sentence.
+    assert b"/ssem_dask/" not in errors, errors.decode()
+    assert errors.rstrip().splitlines()[-1].startswith(b"error: Interrupted")
     status = subprocess.run(command("status", str(output), "--json"), capture_output=True, check=False)
     assert status.returncode == 1
     assert json.loads(status.stdout)["state"] == "incomplete"
