@@ -1,7 +1,7 @@
-"""Where a process computes: on the CPU, or on the one GPU that it sees, which one task at a time holds.
+"""Where a process computes: on the CPU, or on the one GPU that it sees, where registration takes turns.
 
 A worker has one GPU and several threads, so that one task computes while others read and write. `computing_on` is
-held while a task has tensors on the GPU; what it reads and writes lies in the machine's memory and needs no turn.
+held while a window is registered, which takes most of the memory; sections are resampled on the GPU without a turn.
 """
 
 import gc

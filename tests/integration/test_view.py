@@ -14,10 +14,12 @@ import requests
 
 import ssem_dask
 from ssem_dask.geometry.box import Box
+from ssem_dask.report.material import collect
 from ssem_dask.report.page import make_report
 from ssem_dask.report.viewer.http import Site, ViewerServer
 from ssem_dask.report.viewer.served import Folder, Made
 from ssem_dask.report.viewer.site import make_site
+from ssem_dask.report.worst import stands_out, worst_places
 from ssem_dask.stages.sections import read_aligned
 from ssem_dask.storage.fields import open_coarse
 from ssem_dask.storage.location import join, write_bytes
@@ -181,7 +183,9 @@ def test_the_state_names_layers_and_places(run: str) -> None:
     state = site.state("http://h/data/m", None)
     assert list(state["dimensions"]) == ["x", "y", "z"]
     assert [layer["name"] for layer in state["layers"] if layer.get("visible", True)] == ["aligned", "worst places"]
-    assert 1 <= len(state["layers"][-1]["annotations"]) <= 3  # as many as stand out
+    marked = [place for place in worst_places(collect(run), count=3) if stands_out(place)]
+    assert marked
+    assert len(state["layers"][-1]["annotations"]) == len(marked)
 
 
 def test_mistakes_are_one_sentence(run: str, observed: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
