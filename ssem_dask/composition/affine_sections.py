@@ -16,7 +16,8 @@ import numpy as np
 
 from ssem_dask.composition.affine_log import GROUPS, from_parameters, radius, to_parameters
 from ssem_dask.composition.breaks import Break, find_breaks, placed
-from ssem_dask.composition.separation import Fit, SequenceModel, Variances, believed, certainty_of
+from ssem_dask.composition.likelihood import Fit, evidence_of_distortion, fit_variances
+from ssem_dask.composition.separation import SequenceModel, Variances, believed, certainty_of
 from ssem_dask.composition.slow import SlowSolver
 from ssem_dask.field.affine import IDENTITY
 from ssem_dask.types import Float64Array, ShapeYX
@@ -48,7 +49,7 @@ class AffineSeparation:
     fitted: dict[str, Variances]
     """For each group of parameters, px²."""
     evidence: float
-    """That sections were displaced one by one, see `SequenceModel.evidence`; NaN where it was not asked for."""
+    """That sections were displaced one by one, see `evidence_of_distortion`; NaN where it was not asked for."""
     certainty: float
     """See `certainty_of`."""
     weights: Float64Array
@@ -108,7 +109,8 @@ def separate_affines(
         total = _total(pairs, a, shape_yx=shape_yx)
 
         def fit(model: SequenceModel, name: str, start: Fit | None = None, total: Float64Array = total) -> Fit:
-            return model.fit(
+            return fit_variances(
+                model,
                 total[:, :, dict(GROUPS)[name]],
                 start=start.variances if start else None,
                 expected=expected,
@@ -124,8 +126,12 @@ def separate_affines(
             fits = {name: fit(model, name, fits.get(name)) for name, _ in GROUPS}
         if certainty is None:  # in the first turn, whose total is what the pairs say themselves
             evidence = sum(
-                model.evidence(
-                    total[:, :, members], fitted=fits[name], expected=expected, tilt=_TILT_SLOPE[name] * thickness
+                evidence_of_distortion(
+                    model,
+                    total[:, :, members],
+                    fitted=fits[name],
+                    expected=expected,
+                    tilt=_TILT_SLOPE[name] * thickness,
                 )
                 for name, members in GROUPS
             )

@@ -23,7 +23,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ssem_dask.composition.affine_log import GROUPS
-from ssem_dask.composition.separation import Fit, SequenceModel
+from ssem_dask.composition.likelihood import Fit
+from ssem_dask.composition.separation import SequenceModel
 from ssem_dask.types import Float64Array
 
 LEAST_PIECE = 4

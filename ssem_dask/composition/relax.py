@@ -27,6 +27,7 @@ from torch import Tensor
 from ssem_dask.composition.affine_log import from_parameters
 from ssem_dask.composition.affine_sections import OUTLIER, enough_pairs, separate_affines
 from ssem_dask.composition.breaks import Break
+from ssem_dask.composition.likelihood import fit_variances
 from ssem_dask.composition.relax_solve import plane_weights, solve
 from ssem_dask.composition.relax_total import SplitPairs, observed_totals, split_pairs, without_affine
 from ssem_dask.composition.separation import LEAST_LONG, LEAST_SHORT, SequenceModel, Variances, believed
@@ -109,7 +110,7 @@ class AffineLevel:
     fitted: dict[str, Variances]
     """Of each group of parameters, px²; empty where there were too few sections."""
     evidence: float
-    """That sections were displaced one by one, see `SequenceModel.evidence`."""
+    """That sections were displaced one by one, see `evidence_of_distortion`."""
     certainty: float
     """What follows from it, see `certainty_of`."""
     weights: Float64Array
@@ -135,7 +136,7 @@ class RelaxResult:
     fitted: list[Variances]
     """Of each band, per coefficient, px²; empty where there were too few sections."""
     evidence: float
-    """That whole sections were displaced one by one, see `SequenceModel.evidence`."""
+    """That whole sections were displaced one by one, see `evidence_of_distortion`."""
     certainty: float
     """What follows from it, see `certainty_of`."""
     flagged: Tensor
@@ -420,7 +421,7 @@ def fit_bands(
     for b in range(bands.count):
         part = spectrum[..., (bands.index == b) & shaped].reshape(*plane.shape, -1)
         part = part[..., :: max(1, part.shape[-1] // _FIT_COLUMNS)]
-        found = model.fit(part, start=start[b] if start else None, expected=None, tilt=None, distorted=True)
+        found = fit_variances(model, part, start=start[b] if start else None, expected=None, tilt=None, distorted=True)
         least = LEAST_LONG if bands.wavelengths[b] >= short else LEAST_SHORT
         out.append(replace(found.variances, least=least))
     return out

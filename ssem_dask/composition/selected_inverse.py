@@ -2,7 +2,8 @@
 
 Law: what is returned equals the band of the dense inverse. The cost is linear in the size of the matrix.
 
-Source: Takahashi, Fagan & Chin 1973; Rue & Held, Gaussian Markov Random Fields, 2005, §2.4.5.
+Source: Takahashi, Fagan & Chin 1973, by blocks as wide as the band; Rue & Held, Gaussian Markov Random Fields, 2005,
+§2.4.5.
 """
 
 import numpy as np
@@ -21,22 +22,35 @@ def inverse_band(factor: Float64Array, *, width: int) -> Float64Array:
         `(width + 1, n)`; 0 where row j + o does not exist.
     """
     bands, size = len(factor) - 1, factor.shape[1]
-    reach = max(width, bands)
-    below = np.zeros((reach, size))
-    below[:bands] = factor[1:]
-    for offset in range(bands):  # what lies beyond the last row is no part of L
-        below[offset, size - offset - 1 :] = 0.0
-    below /= factor[0]
-    pivots = 1.0 / factor[0] ** 2
-    near = np.zeros((reach + 1, reach + 1))
-    """A⁻¹ among rows j … j + reach."""
-    out = np.zeros((width + 1, size))
-    for j in range(size - 1, -1, -1):
-        near[1:, 1:] = near[:-1, :-1].copy()
-        column = -near[1:, 1:] @ below[:, j]
-        near[1:, 0] = near[0, 1:] = column
-        near[0, 0] = pivots[j] - below[:, j] @ column
-        out[:, j] = near[: width + 1, 0]
+    side = max(width, bands, 1)
+    count = -(-size // side)
+    diagonal, below = _blocks(factor, side=side, count=count)
+    inverse = np.linalg.inv(diagonal)
+    handed = below @ inverse[:-1]
+    near = inverse.transpose(0, 2, 1) @ inverse
+    for j in range(count - 2, -1, -1):  # A⁻¹ among the rows of block j, from that of block j + 1
+        near[j] += handed[j].T @ near[j + 1] @ handed[j]
+    columns = np.zeros((count, 2 * side, side))
+    columns[:, :side] = near
+    columns[:-1, side:] = -near[1:] @ handed
+    column = np.arange(side)
+    out = np.stack([columns[:, column + o, column].reshape(-1)[:size] for o in range(width + 1)])
     for offset in range(1, width + 1):
         out[offset, max(size - offset, 0) :] = 0.0
     return out
+
+
+def _blocks(factor: Float64Array, *, side: int, count: int) -> tuple[Float64Array, Float64Array]:
+    """L in blocks: those on the diagonal `(count, side, side)`, and those below it `(count - 1, side, side)`."""
+    size = factor.shape[1]
+    padded = np.zeros((len(factor), count * side))
+    padded[0] = 1.0
+    padded[:, :size] = factor
+    for offset in range(1, len(factor)):  # what lies beyond the last row is no part of L
+        padded[offset, max(size - offset, 0) : size] = 0.0
+    banded = padded.reshape(len(factor), count, side)
+    both = np.zeros((count, 2 * side, side))
+    column = np.arange(side)
+    for offset, entries in enumerate(banded):
+        both[:, column + offset, column] = entries
+    return both[:, :side], both[:-1, side:]

@@ -8,9 +8,9 @@ What is observed between fixed z and moving z-k is
 
     T_kz = d_{z-k} - d_z + (m_z + s_z) + … + (m_{z-k+1} + s_{z-k+1}) + e_kz,      var e_kz = k² σ_e² / w_kz.
 
-All is Gaussian, so the variances are those that make the observations most likely, and d is the posterior mean. Both
-come from one banded Cholesky factor of the posterior precision of (d_z, m_z, s_z), so the cost is O(Z). Missing
-observations have w = 0 and simply do not occur.
+All is Gaussian, so the variances are those that make the observations most likely (`likelihood`), and d is the
+posterior mean. Both come from one banded Cholesky factor of the posterior precision of (d_z, m_z, s_z), so the cost is
+O(Z). Missing observations have w = 0 and simply do not occur.
 
 Source: empirical Bayes; the precision form of AR(1) is in Rue & Held, Gaussian Markov Random Fields, 2005, §1.1.
 """
@@ -20,15 +20,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import cho_solve_banded, cholesky_banded
-from scipy.optimize import minimize
 from scipy.sparse import csr_array
 
 from ssem_dask.composition.selected_inverse import inverse_band
 from ssem_dask.types import AnyArray, Float64Array
 
-CORRELATION_RANGE = (0.2, 0.99)
-"""Lag-1 autocorrelation of natural motion; .66 to .96 has been seen in tissue at every scale."""
-CORRELATION_EXPECTED = 0.8
 CERTAIN_EVIDENCE = 1.25
 """Natural logs per section at which sections are as good as known to be displaced in every way: shifted, turned,
 stretched and sheared. Real serial sections have 1.5 and more, those that were only shifted at most 1.1."""
@@ -42,17 +38,6 @@ ERRATIC_KEPT = 0.5
 """What is believed of the fitted erratic motion (rms) in such sections: distortion easily passes for it."""
 UNKNOWNS = 3
 """For each section: distortion, natural motion, erratic motion."""
-_UNKNOWN_TILT = 100.0
-"""In rms observations: as good as unknown. It must not hang on the variances, or each column of a fit would count
-against the largest of them."""
-_MOTION_SPREAD = 0.5
-"""Standard deviation of log σ_m about what is expected of it."""
-_ERRATIC_EXPECTED = 0.5
-"""σ_s in units of σ_m; .1 to 1 was seen in tissue."""
-_ERRATIC_SPREAD = 0.5
-"""Standard deviation of log σ_s about that."""
-_NONE = -14.0
-"""Log of a variance, relative to that of the observations, that is as good as 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,112 +154,12 @@ class SequenceModel:
             residual=self.spread(residual),
         )
 
-    def fit(
-        self,
-        observed: Float64Array,
-        *,
-        start: Variances | None,
-        expected: float | None,
-        tilt: float | None,
-        distorted: bool,
-    ) -> "Fit":
-        """The variances that make T `(K, Z, P)` most likely, with weak expectations of r, σ_s and, if given, of σ_m.
-
-        A dozen values hardly tell white distortion that happens to run slowly from motion, nor either from erratic
-        motion; then the expectations decide. With hundreds they no longer count.
-
-        Args:
-            observed: parameters with the same variances.
-            start: a first guess; None tries several.
-            expected: σ_m, unit of the observations; None expects nothing.
-            tilt: standard deviation of the mean motion, unit of the observations; None: as good as unknown.
-            distorted: False holds σ_D at 0.
-        """
-        values = self.pick(observed)
-        columns = values.shape[1]
-        total = max(float(np.square(values).mean()) if values.size else 0.0, 1e-12)
-        if columns > len(values):  # the likelihood knows the columns by their products alone
-            left, sizes, _ = np.linalg.svd(values, full_matrices=False)
-            values = left * sizes
-        low, high = CORRELATION_RANGE
-        usual = float(np.log((CORRELATION_EXPECTED - low) / (high - CORRELATION_EXPECTED)))
-        likely = None if expected is None else float(np.log(expected**2 / total))
-
-        def variances(x: Float64Array) -> Variances:
-            d, m, e, s = (float(v) for v in total * np.exp(x[:4]))
-            r = float(low + (high - low) / (1 + np.exp(-x[4])))
-            return Variances(d, m, r, e, s, tilt=_UNKNOWN_TILT * total**0.5 if tilt is None else tilt)
-
-        def cost(x: Float64Array) -> float:
-            prior = 0.5 * (x[4] - usual) ** 2 + 1e-2 * float((x[1:3] ** 2).sum())
-            prior += 0.5 * ((x[3] - x[1] - 2.0 * np.log(_ERRATIC_EXPECTED)) / (2.0 * _ERRATIC_SPREAD)) ** 2
-            if likely is not None:
-                prior += 0.5 * ((x[1] - likely) / (2.0 * _MOTION_SPREAD)) ** 2
-            return float(prior - self._log_likelihood(values, variances(x), columns=columns))
-
-        if start is None:
-            starts = [[-1.0, -1.0, -4.0, -3.0, usual], [-8.0, 0.0, -4.0, -2.0, usual]]
-        else:
-            parts = (start.distortion, start.motion, start.noise, start.erratic)
-            logs = np.log(np.clip([v / total for v in parts], np.exp(_NONE), np.exp(8.0)))
-            logs[2] = max(logs[2], -4.0)  # too little noise makes the first step so long that it may never come back
-            share = np.clip((start.correlation - low) / (high - low), 0.003, 0.997)
-            starts = [[*logs, float(np.log(share / (1 - share)))]]
-        if not distorted:
-            starts = [[_NONE, *first[1:]] for first in starts]
-        # Tight tolerances: results must not hang on the last digits of the observations.
-        found = [
-            minimize(
-                cost,
-                first,
-                method="L-BFGS-B",
-                bounds=[(_NONE, 8.0 if distorted else _NONE)] + [(_NONE, 8.0)] * 3 + [(-6.0, 6.0)],
-                options={"ftol": 1e-10, "gtol": 1e-4, "eps": 1e-4, "maxiter": 60},
-            )
-            for first in starts
-        ]
-        best = min(found, key=lambda result: float(result.fun))
-        return Fit(variances(np.asarray(best.x)), score=-float(best.fun))
-
-    def evidence(self, observed: Float64Array, *, fitted: "Fit", expected: float | None, tilt: float | None) -> float:
-        """By how much, in natural logs, T is more likely with distortion than without any.
-
-        Args:
-            observed: as they were given to `fit`.
-            fitted: what it found.
-            expected: as for `fit`.
-            tilt: as for `fit`.
-        """
-        found = fitted.variances
-        # What was distortion has to become motion, and a fit that starts without it may not get there by itself.
-        starts = [found, replace(found, erratic=found.erratic + 2.0 * found.distortion)]
-        calm = [self.fit(observed, start=s, expected=expected, tilt=tilt, distorted=False).score for s in starts]
-        return max(fitted.score - max(calm), 0.0)
-
-    def _log_likelihood(self, values: Float64Array, variances: Variances, *, columns: int) -> float:
-        """Of observations `(n, P)`, or of any with the same products among the n that stand for `columns`."""
-        factor = self.factor(variances)
-        weighted = self.precision[:, None] * values / variances.noise
-        residual = values - self.apply(factor.solve(self.adjoint(weighted)))
-        # log p(T) = log p(T|x) + log p(x) - log p(x|T) at the posterior mean x.
-        misfit = float((weighted * residual).sum())
-        return -0.5 * float(columns * (factor.logdet + len(values) * np.log(variances.noise)) + misfit)
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """Variances that were fitted."""
-
-    variances: Variances
-    score: float
-    """Their log likelihood, up to a constant, less what speaks against them beforehand."""
-
 
 def certainty_of(evidence: float, *, pairs: int) -> float:
     """How certain it is, 0 to 1, that sections were displaced one by one in every way, as cut and mounted ones are.
 
     Args:
-        evidence: as of `SequenceModel.evidence`, summed over the affine parameters.
+        evidence: as of `evidence_of_distortion`, summed over the affine parameters.
         pairs: of neighbours, which it rests on.
     """
     excess = (evidence / max(pairs, 1) - CERTAIN_EVIDENCE) / _DOUBT
@@ -298,12 +183,48 @@ def believed(fitted: Variances, *, certainty: float) -> Variances:
     return replace(fitted, distortion=max(fitted.distortion, least), erratic=fitted.erratic * kept)
 
 
+@dataclass(frozen=True, slots=True)
+class Derivatives:
+    """By the logs of the variances, and by r."""
+
+    distortion: float
+    motion: float
+    noise: float
+    erratic: float
+    correlation: float
+
+
+class _MotionPrior:
+    """Precision of an AR(1) sequence of variance 1: tridiagonal."""
+
+    def __init__(self, count: int, r: float) -> None:
+        lost = 1.0 - r**2
+        self._sides = np.full(count, 2.0)
+        """How many neighbours each has."""
+        self._sides[[0, -1]] = 1.0
+        self._sides *= count > 1
+        self._slopes = 2.0 * r / lost**2, -(1.0 + r**2) / lost**2
+        self.diagonal: Float64Array = 1.0 + self._sides * r**2 / lost
+        self.below = -r / lost
+        self.logdet = -(count - 1) * float(np.log(lost))
+        self.logdet_derivative = (count - 1) * 2.0 * r / lost
+
+    def expected(self, own: Float64Array, beside: Float64Array) -> float:
+        """The trace with a covariance of which variances and those of neighbours are given."""
+        return float(self.diagonal @ own + 2.0 * self.below * beside.sum())
+
+    def expected_derivative(self, own: Float64Array, beside: Float64Array) -> float:
+        """Its derivative by r, the covariance held."""
+        diagonal, below = self._slopes
+        return float(diagonal * (self._sides @ own) + 2.0 * below * beside.sum())
+
+
 class Factor:
     """Cholesky factor of the posterior precision: prior of (d, m, mean motion) and observations."""
 
     def __init__(self, model: SequenceModel, variances: Variances) -> None:
         """Factor it, unknowns scaled to unit prior variance so that a vanishing one does no harm."""
-        count, r = model.count, variances.correlation
+        count = model.count
         size = UNKNOWNS * count
         scale = np.empty(size + 1)
         scale[0:-1:UNKNOWNS] = variances.distortion**0.5
@@ -312,24 +233,25 @@ class Factor:
         for z in model.breaks:
             scale[UNKNOWNS * z + 2] = model.jump
         scale[-1] = variances.tilt
-        precision = model.gram / variances.noise
+        self._prior = _MotionPrior(count, variances.correlation)
+        precision = model.gram * (scale[:-1] / variances.noise)
         for offset in range(model.bands + 1):
-            precision[offset, : size - offset] *= scale[offset:-1] * scale[: size - offset]
-        precision[0, 0::UNKNOWNS] += 1.0
-        precision[0, 2::UNKNOWNS] += 1.0
-        precision[0, 1::UNKNOWNS] += 1.0
+            precision[offset, : size - offset] *= scale[offset:-1]
+        precision[0] += 1.0
+        precision[0, 1::UNKNOWNS] += self._prior.diagonal - 1.0
         if count > 1:
-            precision[0, 1 + UNKNOWNS :: UNKNOWNS] += r**2 / (1 - r**2)
-            precision[0, 1 : size - UNKNOWNS : UNKNOWNS] += r**2 / (1 - r**2)
-            precision[UNKNOWNS, 1 : size - UNKNOWNS : UNKNOWNS] -= r / (1 - r**2)
+            precision[UNKNOWNS, 1 : size - UNKNOWNS : UNKNOWNS] += self._prior.below
         border = scale[:-1] * model.border * scale[-1] / variances.noise
         self._scale = scale
         self._factor = cholesky_banded(precision, lower=True, check_finite=False)
         self._border = border
         self._eliminated = cho_solve_banded((self._factor, True), border, check_finite=False)
         self._corner = 1.0 + model.corner * scale[-1] ** 2 / variances.noise - border @ self._eliminated
-        self.logdet = float(2 * np.log(self._factor[0]).sum() + np.log(self._corner) + (count - 1) * np.log(1 - r**2))
+        self.logdet = float(2 * np.log(self._factor[0]).sum() + np.log(self._corner) - self._prior.logdet)
         """log det of posterior over prior precision, unscaled."""
+        self._free = np.ones(count, dtype=np.bool_)
+        """Sections whose erratic motion has the variance σ_s²."""
+        self._free[list(model.breaks)] = False
 
     def solve(self, right: AnyArray) -> AnyArray:
         """Posterior precision's inverse times `(3Z + 1, P)`."""
@@ -338,6 +260,39 @@ class Factor:
         tilt = (scaled[-1] - self._border @ solved) / self._corner
         unknowns = solved - self._eliminated[:, None] * tilt
         return np.concatenate([unknowns, tilt[None]]) * self._scale[:, None]
+
+    def logdet_derivatives(self) -> "Derivatives":
+        """Of `logdet`, from the posterior covariance near its diagonal."""
+        band = inverse_band(self._factor, width=UNKNOWNS)
+        own = band[0] + self._eliminated**2 / self._corner
+        d, m, s = (own[i::UNKNOWNS] for i in range(UNKNOWNS))
+        moved = self._eliminated[1::UNKNOWNS]
+        beside = band[UNKNOWNS, 1::UNKNOWNS][:-1] + moved[:-1] * moved[1:] / self._corner
+        motion = self._prior.expected(m, beside)
+        known = float(d.sum() + s.sum()) + motion + 1.0 / float(self._corner)
+        return Derivatives(
+            distortion=len(d) - float(d.sum()),
+            motion=len(m) - motion,
+            noise=known - (len(own) + 1),
+            erratic=float((1.0 - s)[self._free].sum()),
+            correlation=self._prior.expected_derivative(m, beside) - self._prior.logdet_derivative,
+        )
+
+    def prior_derivatives(self, unknowns: Float64Array) -> "Derivatives":
+        """Of xᵀ Q x, Q the prior precision, with x `(3Z + 1, P)` held; of noise: -xᵀ Q x itself."""
+        scaled = np.divide(unknowns, self._scale[:, None], out=np.zeros_like(unknowns), where=self._scale[:, None] > 0)
+        squares = np.square(scaled).sum(axis=1)
+        d, m, s = (squares[i:-1:UNKNOWNS] for i in range(UNKNOWNS))
+        moved = scaled[1:-1:UNKNOWNS]
+        beside = (moved[:-1] * moved[1:]).sum(axis=1)
+        motion = self._prior.expected(m, beside)
+        return Derivatives(
+            distortion=-float(d.sum()),
+            motion=-motion,
+            noise=-(float(d.sum() + s.sum() + squares[-1]) + motion),
+            erratic=-float(s[self._free].sum()),
+            correlation=self._prior.expected_derivative(m, beside),
+        )
 
     def erratic_variance(self) -> tuple[Float64Array, Float64Array]:
         """Posterior and prior variance of s_z, each `(Z,)`."""

@@ -6,6 +6,7 @@ import torch
 
 from ssem_dask.composition.affine_log import from_parameters, to_parameters
 from ssem_dask.composition.affine_sections import separate_affines
+from ssem_dask.composition.likelihood import evidence_of_distortion, fit_variances
 from ssem_dask.composition.relax import RelaxConfig, relax
 from ssem_dask.composition.separation import CERTAIN_EVIDENCE, SequenceModel, believed, certainty_of
 from ssem_dask.composition.spectra import bands_of, from_spectrum, to_spectrum
@@ -82,7 +83,7 @@ def test_variances_are_found_and_distortion_comes_back() -> None:
     d, m = rng.normal(size=(count, 8)) * 3.0, motion(rng, count, 8, sigma=1.0)
     total = observed(d, m, 2) + rng.normal(size=(2, count, 8)) * 0.1
     model = SequenceModel(np.ones((2, count)))
-    fit = model.fit(total, start=None, expected=None, tilt=None, distorted=True)
+    fit = fit_variances(model, total, start=None, expected=None, tilt=None, distorted=True)
     fitted = fit.variances
     assert fitted.distortion**0.5 == pytest.approx(3.0, rel=0.15)
     assert fitted.motion**0.5 == pytest.approx(1.0, rel=0.4)
@@ -90,7 +91,7 @@ def test_variances_are_found_and_distortion_comes_back() -> None:
     found = model.solve(total, fitted).distortion
     jitter = np.diff(found - d, axis=0)
     assert rms(jitter) < 0.2 * rms(np.diff(d, axis=0))
-    assert model.evidence(total, fitted=fit, expected=None, tilt=None) > CERTAIN_EVIDENCE * count
+    assert evidence_of_distortion(model, total, fitted=fit, expected=None, tilt=None) > CERTAIN_EVIDENCE * count
 
 
 @pytest.mark.parametrize(("erratic", "most"), [(0.0, 0.01), (1.0, 0.1), (3.0, 0.3)])
@@ -102,8 +103,8 @@ def test_without_distortion_little_is_undone(count: int, erratic: float, most: f
         steps = motion(rng, count, 8, sigma=2.0) + rng.normal(size=(count, 8)) * erratic
         total = observed(np.zeros((count, 8)), steps, 2) + rng.normal(size=(2, count, 8)) * 0.2
         model = SequenceModel(np.ones((2, count)))
-        fit = model.fit(total, start=None, expected=None, tilt=None, distorted=True)
-        evidence = model.evidence(total, fitted=fit, expected=None, tilt=None)
+        fit = fit_variances(model, total, start=None, expected=None, tilt=None, distorted=True)
+        evidence = evidence_of_distortion(model, total, fitted=fit, expected=None, tilt=None)
         assert evidence < 4.0
         certainty = certainty_of(evidence, pairs=count - 1)
         assert rms(model.solve(total, believed(fit.variances, certainty=certainty)).distortion) < most * rms(steps)
@@ -114,7 +115,7 @@ def test_erratic_motion_is_told_from_distortion() -> None:
     count = 120
     d, m = rng.normal(size=(count, 8)) * 2.0, motion(rng, count, 8, sigma=1.0)
     total = observed(d, m + rng.normal(size=(count, 8)) * 1.5, 3) + rng.normal(size=(3, count, 8)) * 0.1
-    fit = SequenceModel(np.ones((3, count))).fit(total, start=None, expected=None, tilt=None, distorted=True)
+    fit = fit_variances(SequenceModel(np.ones((3, count))), total, start=None, expected=None, tilt=None, distorted=True)
     assert fit.variances.distortion**0.5 == pytest.approx(2.0, rel=0.15)
     assert fit.variances.erratic**0.5 == pytest.approx(1.5, rel=0.25)
 
@@ -209,8 +210,8 @@ def test_shifts_of_a_dozen_sections_that_happen_to_run_slowly_are_not_taken_for_
         d = rng.uniform(-15, 15, size=(14, 2))
         total = observed(d, motion(rng, 14, 2, sigma=0.4), 2) + rng.normal(size=(2, 14, 2)) * 0.2
         for expected, out in ((0.4, errors), (None, blind)):
-            fit = model.fit(total, start=None, expected=expected, tilt=None, distorted=True)
-            evidence = model.evidence(total, fitted=fit, expected=expected, tilt=None)
+            fit = fit_variances(model, total, start=None, expected=expected, tilt=None, distorted=True)
+            evidence = evidence_of_distortion(model, total, fitted=fit, expected=expected, tilt=None)
             certainty = certainty_of(evidence, pairs=13)
             variances = fit.variances if expected is None else believed(fit.variances, certainty=certainty)
             out.append(rms(np.diff(model.solve(total, variances).distortion - d, axis=0)))
