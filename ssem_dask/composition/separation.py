@@ -19,10 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.linalg import cho_solve_banded, cholesky_banded
 from scipy.sparse import csr_array
 
-from ssem_dask.composition.selected_inverse import inverse_band
+from ssem_dask.composition.banded import BandedCholesky
 from ssem_dask.types import AnyArray, Float64Array
 
 CERTAIN_EVIDENCE = 1.25
@@ -243,11 +242,11 @@ class Factor:
             precision[UNKNOWNS, 1 : size - UNKNOWNS : UNKNOWNS] += self._prior.below
         border = scale[:-1] * model.border * scale[-1] / variances.noise
         self._scale = scale
-        self._factor = cholesky_banded(precision, lower=True, check_finite=False)
+        self._factor = BandedCholesky(precision)
         self._border = border
-        self._eliminated = cho_solve_banded((self._factor, True), border, check_finite=False)
+        self._eliminated = self._factor.solve(border)
         self._corner = 1.0 + model.corner * scale[-1] ** 2 / variances.noise - border @ self._eliminated
-        self.logdet = float(2 * np.log(self._factor[0]).sum() + np.log(self._corner) - self._prior.logdet)
+        self.logdet = float(self._factor.logdet + np.log(self._corner) - self._prior.logdet)
         """log det of posterior over prior precision, unscaled."""
         self._free = np.ones(count, dtype=np.bool_)
         """Sections whose erratic motion has the variance σ_s²."""
@@ -256,14 +255,14 @@ class Factor:
     def solve(self, right: AnyArray) -> AnyArray:
         """Posterior precision's inverse times `(3Z + 1, P)`."""
         scaled = self._scale[:, None] * right
-        solved = cho_solve_banded((self._factor, True), scaled[:-1], check_finite=False)
+        solved = self._factor.solve(scaled[:-1])
         tilt = (scaled[-1] - self._border @ solved) / self._corner
         unknowns = solved - self._eliminated[:, None] * tilt
         return np.concatenate([unknowns, tilt[None]]) * self._scale[:, None]
 
     def logdet_derivatives(self) -> "Derivatives":
         """Of `logdet`, from the posterior covariance near its diagonal."""
-        band = inverse_band(self._factor, width=UNKNOWNS)
+        band = self._factor.inverse_band(width=UNKNOWNS)
         own = band[0] + self._eliminated**2 / self._corner
         d, m, s = (own[i::UNKNOWNS] for i in range(UNKNOWNS))
         moved = self._eliminated[1::UNKNOWNS]
@@ -297,12 +296,12 @@ class Factor:
     def erratic_variance(self) -> tuple[Float64Array, Float64Array]:
         """Posterior and prior variance of s_z, each `(Z,)`."""
         scale = self._scale[2:-1:UNKNOWNS] ** 2
-        own = inverse_band(self._factor, width=0)[0, 2::UNKNOWNS]
+        own = self._factor.inverse_band(width=0)[0, 2::UNKNOWNS]
         return (own + self._eliminated[2::UNKNOWNS] ** 2 / self._corner) * scale, scale
 
     def distortion_covariance(self, *, reach: int) -> Float64Array:
         """Posterior covariance of d_z and d_{z+k}, `(reach + 1, Z)`, k = 0 … reach; 0 where z + k does not exist."""
-        band = inverse_band(self._factor, width=UNKNOWNS * reach)[::UNKNOWNS, ::UNKNOWNS]
+        band = self._factor.inverse_band(width=UNKNOWNS * reach)[::UNKNOWNS, ::UNKNOWNS]
         tilted = self._eliminated[::UNKNOWNS]
         scale = self._scale[0:-1:UNKNOWNS]
         count = len(scale)

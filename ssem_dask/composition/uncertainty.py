@@ -11,7 +11,7 @@ farthest pairs reach; of one side alone e_z - e_{z-a}, and e_z itself where ther
 one leafs through the aligned sections, and what can be checked against a known deformation.
 
 The variance is in closed form, for each group of affine parameters and each band of spatial frequencies, as long as a
-pair is worth the same everywhere: the posterior covariance of d along z, near its diagonal (`selected_inverse`).
+pair is worth the same everywhere: the posterior covariance of d along z, near its diagonal (`banded`).
 Summed over the parameters and coefficients it is a variance on the nodes. A section that no pair speaks for may have
 any distortion of the usual size, so its variance is that of distortion.
 

@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from scipy.linalg import cholesky_banded
 
 from ssem_dask.composition.relax import RelaxResult
-from ssem_dask.composition.selected_inverse import inverse_band
 from ssem_dask.composition.separation import SequenceModel, Variances
 from ssem_dask.composition.uncertainty import sceptical
 from ssem_dask.field.quality import jacobian_determinant
@@ -63,19 +61,6 @@ def damaged() -> list[tuple[Float64Array, Float64Array, RelaxResult]]:
             made.lose(gap)
         out.append(measured(made, lost=[z for gap in GAPS for z in gap]))
     return out
-
-
-@pytest.mark.parametrize("width", [0, 2, 7])
-def test_the_band_of_the_inverse_is_that_of_the_dense_inverse(width: int) -> None:
-    rng = np.random.default_rng(0)
-    lower = np.tril(rng.normal(size=(12, 12))) * (np.subtract.outer(range(12), range(12)) <= 3) + 4 * np.eye(12)
-    dense = lower @ lower.T
-    banded = np.stack([np.pad(np.diagonal(dense, -o), (0, o)) for o in range(4)])
-    found = inverse_band(cholesky_banded(banded, lower=True), width=width)
-    expected = np.linalg.inv(dense)
-    for offset in range(width + 1):
-        np.testing.assert_allclose(found[offset, : 12 - offset], np.diagonal(expected, -offset), atol=1e-12)
-        assert not found[offset, 12 - offset :].any()
 
 
 def test_covariances_are_those_of_the_solve() -> None:
