@@ -14,48 +14,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssem_dask.composition.relax_weights import plane_weights
 from ssem_dask.composition.separation import UNKNOWNS, SequenceModel, Variances
 from ssem_dask.composition.spectra import Bands, Waves
-from ssem_dask.field.device import CPU
-from ssem_dask.types import Float64Array
-
-PLANE_QUANTILE = 0.8
-"""A pair is worth as much as this quantile of its known nodes; better ones count as much."""
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
     """Posterior means on the nodes."""
 
-    distortion: Float64Array
+    distortion: Tensor
     """`(Z, 2, y, x)`."""
-    motion: Float64Array
+    motion: Tensor
     """`(Z, 2, y, x)`: natural motion from z to z-1."""
-    expected: Float64Array
+    expected: Tensor
     """`(K, Z, 2, y, x)`: what they make of the observations."""
 
 
-def plane_weights(weights: Float64Array) -> Float64Array:
-    """What each pair is worth as a whole `(K, Z)`, of node weights `(K, Z, y, x)`; 0 where no node is known."""
-    out = np.zeros(weights.shape[:2])
-    for index in np.ndindex(*out.shape):
-        known = weights[index][weights[index] > 0]
-        if known.size:
-            out[index] = np.quantile(known, PLANE_QUANTILE)
-    return out
-
-
 def solve(
-    observed: Float64Array,
-    weights: Float64Array,
+    observed: Tensor,
+    weights: Tensor,
     *,
-    expected: Float64Array,
+    expected: Tensor,
     bands: Bands,
     fitted: list[Variances],
     iterations: int,
-    device: torch.device = CPU,
 ) -> Solution:
-    """Find the posterior means.
+    """Find the posterior means, where the observations are; matrices along z are made in double precision.
 
     Args:
         observed: T `(K, Z, 2, y, x)`; anything finite where it is not known.
@@ -64,18 +49,18 @@ def solve(
         bands: of the frequencies.
         fitted: variances of each band.
         iterations: of filling in.
-        device: where to compute; in double precision everywhere.
     """
-    plane = plane_weights(weights)
+    plane, device = plane_weights(weights), observed.device
     model = SequenceModel(plane)
-    n, shape = len(model.precision), observed.shape[-2:]
-    values, guess = (torch.from_numpy(model.pick(of)).to(device) for of in (observed, expected))
-    worth = torch.from_numpy(model.pick(weights) / model.pick(plane)[:, None, None]).to(device)
+    n, shape = len(model.precision), (observed.shape[-2], observed.shape[-1])
+    places = tuple(torch.from_numpy(index).to(device) for index in model.places)
+    values, guess = observed[places], expected[places]
+    worth = weights[places] / torch.from_numpy(plane).to(weights)[places][:, None, None]
     share = worth.clamp(max=1.0)[:, None]
     waves = Waves.of(shape, device=device)
-    posteriors = [_posterior(model, v).to(device) for v in fitted]
+    exact = [_posterior(model, v).to(device) for v in fitted]
     design = torch.from_numpy(model.apply(np.eye(UNKNOWNS * model.count + 1))).to(device)
-    projections = [design @ posterior for posterior in posteriors]
+    posteriors, projections = [p.float() for p in exact], [(design @ p).float() for p in exact]
     members = [torch.from_numpy(np.nonzero((bands.index == b).ravel())[0]).to(device) for b in range(bands.count)]
     spectrum = torch.zeros(0)
     for _ in range(iterations):
@@ -84,16 +69,14 @@ def solve(
         for projection, inside in zip(projections, members, strict=True):
             projected[:, :, inside] = (projection @ spectrum[:, :, inside].reshape(n, -1)).reshape(n, 2, -1)
         guess = waves.back(projected.reshape(n, 2, *shape))
-    unknowns = torch.empty(len(design[0]), 2, shape[0] * shape[1], dtype=torch.float64, device=device)
+    unknowns = torch.empty(len(design[0]), 2, shape[0] * shape[1], device=device)
     for posterior, inside in zip(posteriors, members, strict=True):
         part = posterior @ spectrum[:, :, inside].reshape(n, -1)
         unknowns[:, :, inside] = part.reshape(len(unknowns), 2, -1)
-    fields = waves.back(unknowns.reshape(-1, 2, *shape)).cpu().numpy()
-    return Solution(
-        distortion=fields[0:-1:UNKNOWNS],
-        motion=fields[1:-1:UNKNOWNS] + fields[-1],
-        expected=np.nan_to_num(model.spread(guess.cpu().numpy())),
-    )
+    fields = waves.back(unknowns.reshape(-1, 2, *shape))
+    everywhere = torch.zeros_like(observed)
+    everywhere[places] = guess
+    return Solution(distortion=fields[0:-1:UNKNOWNS], motion=fields[1:-1:UNKNOWNS] + fields[-1], expected=everywhere)
 
 
 def _posterior(model: SequenceModel, variances: Variances) -> Tensor:

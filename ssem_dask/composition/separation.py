@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from ssem_dask.composition.banded import BandedCholesky
@@ -121,6 +122,11 @@ class SequenceModel:
     def adjoint(self, values: AnyArray) -> AnyArray:
         """Hᵀ: `(n, P)` to `(3Z + 1, P)`."""
         return np.asarray(self._design.T @ values)
+
+    @property
+    def places(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """(k - 1, z) of each observation, `(n,)` each."""
+        return self._k, self._z
 
     def pick(self, observed: AnyArray) -> AnyArray:
         """The observations `(n, …)` out of `(K, Z, …)`."""

@@ -44,29 +44,31 @@ def fill_unknown(field: Tensor) -> Tensor:
     doi:10.1145/237170.237200) and then relaxed.
 
     Args:
-        field: `(c, y, x)`.
+        field: `(c, y, x)`, or `(n, c, y, x)`, each filled by itself.
 
     Returns:
         The same shape without NaN; 0 where nothing at all is known.
     """
-    known = torch.isfinite(field).all(dim=0, keepdim=True)
+    if field.ndim == 3:
+        return fill_unknown(field[None])[0]
+    known = torch.isfinite(field).all(dim=1, keepdim=True)
     if bool(known.all()):
         return field
     filled = _push_pull(torch.where(known, field, torch.zeros_like(field)), known.to(field.dtype))
     for _ in range(RELAXATIONS):
-        around = avg_pool2d(filled[None], 3, stride=1, padding=1, count_include_pad=False)[0]
+        around = avg_pool2d(filled, 3, stride=1, padding=1, count_include_pad=False)
         filled = torch.where(known, filled, around)
     return filled
 
 
 def _push_pull(values: Tensor, weight: Tensor) -> Tensor:
-    """Fill where `weight` `(1, y, x)` is 0; `values` are 0 there."""
+    """Fill `(n, c, y, x)` where `weight` `(n, 1, y, x)` is 0; `values` are 0 there."""
     if bool((weight > 0).all()) or max(values.shape[-2:]) == 1:
         return values
-    pooled = avg_pool2d(torch.cat([values * weight, weight])[None], 2, ceil_mode=True, count_include_pad=False)[0]
-    share = pooled[-1:]
-    mean = torch.where(share > 0, pooled[:-1] / share.clamp(min=1e-12), torch.zeros_like(pooled[:-1]))
+    pooled = avg_pool2d(torch.cat([values * weight, weight], dim=1), 2, ceil_mode=True, count_include_pad=False)
+    share = pooled[:, -1:]
+    mean = torch.where(share > 0, pooled[:, :-1] / share.clamp(min=1e-12), torch.zeros_like(pooled[:, :-1]))
     coarse = _push_pull(mean, (share > 0).to(values.dtype))
     size = (2 * coarse.shape[-2], 2 * coarse.shape[-1])
-    fine = interpolate(coarse[None], size=size, mode="bilinear", align_corners=False)[0]
-    return torch.where(weight > 0, values, fine[:, : values.shape[-2], : values.shape[-1]])
+    fine = interpolate(coarse, size=size, mode="bilinear", align_corners=False)
+    return torch.where(weight > 0, values, fine[..., : values.shape[-2], : values.shape[-1]])

@@ -34,7 +34,7 @@ class Waves:
     """The transform on a device: on a GPU two products with a matrix of cosines."""
 
     y: Tensor | None
-    """`(y, y)` float64, rows are cosines; None on the CPU."""
+    """`(y, y)` float32, rows are cosines; None on the CPU."""
     x: Tensor | None
 
     @classmethod
@@ -42,17 +42,17 @@ class Waves:
         """Of fields of `shape` nodes."""
         if device.type == "cpu":
             return cls(None, None)
-        y, x = (torch.from_numpy(np.asarray(dct(np.eye(n), axis=0, norm="ortho"))).to(device) for n in shape)
+        y, x = (torch.from_numpy(np.asarray(dct(np.eye(n), axis=0, norm="ortho"))).float().to(device) for n in shape)
         return cls(y, x)
 
     def forth(self, fields: Tensor) -> Tensor:
-        """Coefficients of `(…, y, x)` float64."""
+        """Coefficients of `(…, y, x)` float32."""
         if self.y is None or self.x is None:
             return torch.from_numpy(to_spectrum(fields.numpy()))
         return self.y @ fields @ self.x.T
 
     def back(self, coefficients: Tensor) -> Tensor:
-        """Fields of coefficients `(…, y, x)` float64."""
+        """Fields of coefficients `(…, y, x)` float32."""
         if self.y is None or self.x is None:
             return torch.from_numpy(from_spectrum(coefficients.numpy()))
         return self.y.T @ coefficients @ self.x

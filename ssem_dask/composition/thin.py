@@ -9,14 +9,13 @@ solve is linear in T. Since the waves of the rest are short, a tile's border is 
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample
 from ssem_dask.geometry.mip import ceil_div
-from ssem_dask.types import Float64Array, ShapeYX
+from ssem_dask.types import ShapeYX
 
 LEAST_KNOWN = 0.25
 """Share of a block's nodes that must be known for its mean to be."""
@@ -110,17 +109,16 @@ def thicken(values: Tensor, *, thin: Grid, grid: Grid) -> Tensor:
     flat = _odd(_odd(flat, ends[0], ends[0], axis=-2), ends[1], ends[1], axis=-1)
     origin = thin.origin[0] - ends[0] * thin.spacing, thin.origin[1] - ends[1] * thin.spacing
     wider = Grid((flat.shape[-2], flat.shape[-1]), thin.spacing, origin)
-    found = sample(flat, grid=wider, positions=grid.positions().to(flat.dtype), kind="bspline")
+    found = sample(flat, grid=wider, positions=grid.positions(flat.device).to(flat.dtype), kind="bspline")
     return found.reshape(*values.shape[:-2], *grid.shape)
 
 
-def without_long(total: Float64Array, *, grid: Grid, factor: int) -> Float64Array:
+def without_long(total: Tensor, *, grid: Grid, factor: int) -> Tensor:
     """What thinning loses of T `(K, Z, 2, y, x)`, no NaN."""
-    values = torch.from_numpy(total)
     height, width = grid.shape
-    whole = _odd(_odd(values, 0, -height % factor, axis=-2), 0, -width % factor, axis=-1)
+    whole = _odd(_odd(total, 0, -height % factor, axis=-2), 0, -width % factor, axis=-1)
     mean = _block_sums(whole, factor) / factor**2
-    return np.asarray(total - thicken(mean, thin=thin_grid(grid, factor=factor), grid=grid).numpy())
+    return total - thicken(mean, thin=thin_grid(grid, factor=factor), grid=grid).to(total.dtype)
 
 
 def _odd(values: Tensor, before: int, after: int, *, axis: int) -> Tensor:

@@ -32,9 +32,10 @@ the affine part of a pair field is off by where most of its nodes are unknown.
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from ssem_dask.composition.affine_log import GROUPS, radius
-from ssem_dask.composition.relax_solve import plane_weights
+from ssem_dask.composition.relax_weights import plane_weights
 from ssem_dask.composition.separation import SequenceModel, Variances, believed
 from ssem_dask.composition.spectra import Bands, bands_of, from_spectrum, to_spectrum
 from ssem_dask.field.grid import Grid
@@ -159,7 +160,7 @@ def elastic_variance(weights: Float64Array, *, fitted: list[Variances], certaint
     """
     if not fitted:
         return np.full(weights.shape[1:], np.nan)
-    plane = plane_weights(weights)
+    plane = plane_weights(torch.from_numpy(weights))
     shape: ShapeYX = (weights.shape[2], weights.shape[3])
     bands = bands_of(shape)
     share, present = _shares(weights, plane)

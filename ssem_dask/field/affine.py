@@ -42,6 +42,13 @@ def apply_affine(affine: Float64Array, positions: Tensor) -> Tensor:
     return torch.stack([a[0, 0] * y + a[0, 1] * x + a[0, 2], a[1, 0] * y + a[1, 1] * x + a[1, 2]])
 
 
+def apply_affines(affines: Tensor, positions: Tensor) -> Tensor:
+    """Map positions `(n, 2, y, x)`, or the same `(2, y, x)` for all, each by its own of `affines` `(n, 2, 3)`."""
+    y, x = positions.unsqueeze(-4).unbind(dim=-3) if positions.ndim == 3 else positions.unbind(dim=-3)
+    a = affines[..., None, None]
+    return torch.stack([a[:, i, 0] * y + a[:, i, 1] * x + a[:, i, 2] for i in range(2)], dim=1)
+
+
 def affine_seen_from(affine: Float64Array, *, target: PointYX, source: PointYX) -> Float64Array:
     """The same map in local coordinates: q ↦ A(q + target) - source, so that float32 positions stay small."""
     linear = affine[:, :2]

@@ -11,11 +11,14 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _GPU = threading.Lock()
 CPU = torch.device("cpu")
+_CACHED, _LAUNCHED = 1 << 16, 1 << 22
+"""Nodes of the planes that are computed at a time: what a CPU's caches hold, what keeps a GPU busy."""
 
 
 def compute_device() -> torch.device:
@@ -25,6 +28,17 @@ def compute_device() -> torch.device:
     by rounding only, so it is no part of a run's configuration.
     """
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else CPU
+
+
+def plane_batches(items: Tensor, *, like: Tensor) -> tuple[Tensor, ...]:
+    """Cut items `(n, …)` into as many at a time as a device computes best with.
+
+    Args:
+        items: each stands for a plane.
+        like: `(…, y, x)`, one of the planes and where it is.
+    """
+    limit = _CACHED if like.device.type == "cpu" else _LAUNCHED
+    return torch.split(items, max(1, limit // (like.shape[-2] * like.shape[-1])))
 
 
 @contextmanager

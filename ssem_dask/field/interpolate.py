@@ -76,6 +76,18 @@ def sample_known(field: Tensor, *, grid: Grid, positions: Tensor) -> Tensor:
     )
 
 
+def sample_known_batch(fields: Tensor, *, grid: Grid, positions: Tensor) -> Tensor:
+    """`sample_known` of each of `fields` `(n, c, y, x)`, all on `grid`, at its own `positions` `(n, 2, h, w)`."""
+    known = torch.isfinite(fields).all(dim=1, keepdim=True)
+    reachable = torch.isfinite(positions).all(dim=1, keepdim=True)
+    stacked = torch.cat([torch.where(known, fields, torch.zeros_like(fields)), known.to(fields.dtype)], dim=1)
+    out = sample_batch(stacked, grid=grid, positions=torch.where(reachable, positions, torch.zeros_like(positions)))
+    weight = out[:, -1:]
+    return torch.where(
+        (weight >= 0.5) & reachable, out[:, :-1] / weight.clamp(min=0.5), torch.full_like(out[:, :-1], torch.nan)
+    )
+
+
 def resample(field: Tensor, *, grid: Grid, onto: Grid) -> Tensor:
     """Carry a field with unknown nodes from one grid to another, bilinearly."""
     return sample_known(field, grid=grid, positions=onto.positions(field.device))

@@ -12,18 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ssem_dask.composition.relax import (
-    SHORT_NODES,
-    node_weights,
-    solve_elastic,
-    spoken_for,
-)
+from ssem_dask.composition.relax_elastic import SHORT_NODES, solve_elastic
 from ssem_dask.composition.relax_report import band_records
-from ssem_dask.composition.relax_total import SplitPairs, split_pairs
+from ssem_dask.composition.relax_total import SplitPairs, split_pairs, without_affines
+from ssem_dask.composition.relax_weights import node_weights, spoken_for
 from ssem_dask.composition.separation import UNKNOWNS
 from ssem_dask.composition.uncertainty import elastic_variance
-from ssem_dask.field.device import compute_device
+from ssem_dask.field.device import computing_on
 from ssem_dask.geometry.chunks import round_up
 from ssem_dask.stages.compose_far import FarTask, with_far
 from ssem_dask.stages.compose_far import prepare as prepare_far
@@ -50,7 +47,6 @@ from ssem_dask.stages.relax_io import (
 )
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.task import Outcome, Result, Task
-from ssem_dask.types import Float64Array
 
 NAME = "compose"
 _CHUNK = 256
@@ -154,7 +150,8 @@ def _run_split(task: SplitTask) -> Result:
     job = task.job
     start, stop = core_of(job, task.window)
     pairs, confidence = read_pairs(job, start, stop)
-    split = split_pairs(pairs, node_weights(pairs, confidence), grid=grid_of(job))
+    with computing_on(pairs.device):
+        split = split_pairs(pairs, node_weights(pairs, confidence), grid=grid_of(job))
     open_array(job.url("fields", "pair_affines"), mode="r+")[:, start:stop] = split.affine
     return Result(bytes_read=pairs.nbytes + confidence.nbytes, bytes_written=split.affine.nbytes)
 
@@ -166,18 +163,18 @@ def _run_fit(task: FitTask) -> Result:
     for window in fit_windows(job):
         first, last = reach_of(job, window)
         weights, split = _read_window(job, first, last)
-        elastic = solve_elastic(
-            split,
-            weights,
-            turn=level.turn[first:last],
-            grid=grid,
-            fitted=None,
-            certainty=level.certainty,
-            config=job.compose.relax,
-            short=SHORT_NODES * job.spacing,
-            device=compute_device(),
-            only_fit=True,
-        )
+        with computing_on(weights.device):
+            elastic = solve_elastic(
+                split,
+                weights,
+                turn=level.turn[first:last],
+                grid=grid,
+                fitted=None,
+                certainty=level.certainty,
+                config=job.compose.relax,
+                short=SHORT_NODES * job.spacing,
+                only_fit=True,
+            )
         if elastic.fitted:
             found.append(elastic.fitted)
     fitted = [mean_variances(band) for band in zip(*found, strict=True)]
@@ -192,17 +189,17 @@ def _run_sections(task: RelaxTask) -> Result:
     weights, split = _read_window(job, first, last)
     turn = np.asarray(open_array(job.url("fields", "turn"), mode="r")[first:last])
     fitted, certainty = read_fit(job, "variances")
-    elastic = solve_elastic(
-        split,
-        weights,
-        turn=turn,
-        grid=grid,
-        fitted=fitted,
-        certainty=certainty,
-        config=job.compose.relax,
-        short=SHORT_NODES * job.spacing,
-        device=compute_device(),
-    )
+    with computing_on(weights.device):
+        elastic = solve_elastic(
+            split,
+            weights,
+            turn=turn,
+            grid=grid,
+            fitted=fitted,
+            certainty=certainty,
+            config=job.compose.relax,
+            short=SHORT_NODES * job.spacing,
+        )
     core = slice(start - first, stop - first)
     variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)
     everywhere = (slice(None), slice(None))
@@ -225,11 +222,10 @@ def _run_sections(task: RelaxTask) -> Result:
     )
 
 
-def _read_window(job: Job, first: int, last: int) -> tuple[Float64Array, SplitPairs]:
+def _read_window(job: Job, first: int, last: int) -> tuple[Tensor, SplitPairs]:
     """Weights and pair fields of some sections, without the pairs that leave them."""
     pairs, confidence = read_pairs(job, first, last)
-    if first > 0:
-        for k in range(1, len(pairs) + 1):
-            pairs[k - 1, :k] = torch.nan
-    weights = node_weights(pairs, confidence)
-    return weights, split_pairs(pairs, weights, grid=grid_of(job))
+    affines = np.asarray(open_array(job.url("fields", "pair_affines"), mode="r")[:, first:last])
+    for k in range(1, len(pairs) + 1) if first > 0 else ():
+        pairs[k - 1, :k], affines[k - 1, :k] = torch.nan, np.nan
+    return node_weights(pairs, confidence), SplitPairs(affines, without_affines(pairs, affines, grid=grid_of(job)))

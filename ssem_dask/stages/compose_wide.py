@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssem_dask.composition.relax import SHORT_NODES, node_weights, solve_elastic, spoken_for, typical_confidence
+from ssem_dask.composition.relax_elastic import SHORT_NODES, solve_elastic
 from ssem_dask.composition.relax_report import band_records
-from ssem_dask.composition.relax_total import SplitPairs, robust_affine, without_affines
+from ssem_dask.composition.relax_total import SplitPairs, robust_affines, without_affines
+from ssem_dask.composition.relax_weights import node_weights, spoken_for, typical_confidence
 from ssem_dask.composition.separation import UNKNOWNS, Variances
 from ssem_dask.composition.thin import HALO_BLOCKS, Tile, thicken, thin, thin_factor, thin_grid, tiles_of
 from ssem_dask.composition.uncertainty import elastic_variance
-from ssem_dask.field.device import compute_device
+from ssem_dask.field.device import compute_device, computing_on
 from ssem_dask.field.grid import Grid
 from ssem_dask.stages.compose_far import prepare as prepare_far
 from ssem_dask.stages.compose_far import tasks as far_tasks
@@ -47,7 +48,6 @@ from ssem_dask.stages.relax_io import (
 from ssem_dask.storage.arrays import create_array, open_array
 from ssem_dask.storage.fields import FieldInfo, create_field
 from ssem_dask.task import Outcome, Result, Task
-from ssem_dask.types import Float64Array
 
 NAME = "compose"
 _SAMPLED = 256
@@ -209,12 +209,12 @@ def _run_thin(task: ThinTask) -> Result:
     for i, z in enumerate(range(start, stop)):
         mean, at, worth, size = _thinned(job, z, typical=typical)
         read += size
-        for step in range(k):
-            points, moved = (values[step].reshape(2, -1).T for values in (at, mean))
-            found = robust_affine(points, moved, worth[step].ravel())
-            if found is not None:
-                affines[step, i], weights[step, i] = found, worth[step]
-                pairs[step, i] = (points + moved - points @ found[:, :2].T - found[:, 2]).T.reshape(2, *blocks)
+        points, moved = (values.flatten(2).mT for values in (at, mean))
+        found = robust_affines(points, moved, worth.flatten(1).double())
+        left = points + moved - points @ found[:, :, :2].mT - found[:, None, :, 2]
+        known = torch.isfinite(found).all(dim=2).all(dim=1)
+        affines[:, i], pairs[:, i] = found.cpu().numpy(), left.mT.reshape(mean.shape).cpu().numpy()
+        weights[:, i] = (worth * known[:, None, None]).cpu().numpy()
     open_array(job.url("fields", "pair_affines"), mode="r+")[:, start:stop] = affines
     open_array(job.url("fields", "thin_pairs"), mode="r+")[:, start:stop] = pairs.astype(np.float32)
     open_array(job.url("fields", "thin_weights"), mode="r+")[:, start:stop] = weights.astype(np.float32)
@@ -226,10 +226,10 @@ def _typical(job: Job, start: int, stop: int) -> float:
     near = open_array(job.url("fields", "confidence"), mode="r")
     every = max(1, max(grid_of(job).shape) // _SAMPLED)
     seen = [np.asarray(near[0, z])[::every, ::every] for z in range(start, stop)]
-    return typical_confidence(np.nan_to_num(np.stack(seen)).astype(np.float64))
+    return typical_confidence(torch.from_numpy(np.nan_to_num(np.stack(seen)).astype(np.float64)))
 
 
-def _thinned(job: Job, z: int, *, typical: float) -> tuple[Float64Array, Float64Array, Float64Array, int]:
+def _thinned(job: Job, z: int, *, typical: float) -> tuple[Tensor, Tensor, Tensor, int]:
     """Means over blocks of a section's pair fields, read in bands: a section may be wider than what fits in memory.
 
     Returns:
@@ -241,14 +241,14 @@ def _thinned(job: Job, z: int, *, typical: float) -> tuple[Float64Array, Float64
     read = 0
     for top in range(0, whole.shape[0], side):
         rows = slice(top, min(top + side, whole.shape[0]))
-        pairs, confidence = read_pairs(job, z, z + 1, rows=rows)
+        pairs, confidence = read_pairs(job, z, z + 1, nodes=(rows, slice(None)))
         read += pairs.nbytes + confidence.nbytes
-        worth = torch.from_numpy(node_weights(pairs, confidence, typical=typical))[:, 0]
+        worth = node_weights(pairs, confidence, typical=typical)[:, 0]
         grid = Tile((rows, slice(0, whole.shape[1])), (rows, slice(0, whole.shape[1]))).grid(whole)
-        places = grid.positions().double().expand(len(pairs), 2, *grid.shape)
+        places = grid.positions(pairs.device).double().expand(len(pairs), 2, *grid.shape)
         means, share = thin(torch.cat([pairs[:, 0].double(), places], dim=1), worth, factor=factor)
         bands.append(torch.cat([means, share[:, None]], dim=1))
-    joined = torch.cat(bands, dim=2).numpy()
+    joined = torch.cat(bands, dim=2)
     return joined[:, :2], joined[:, 2:4], joined[:, 4], read
 
 
@@ -263,37 +263,37 @@ def _run_fit(task: FitWideTask) -> Result:
         first, last = reach_of(job, window)
         turn = level.turn[first:last]
         weights, split = _read_thin(job, first, last)
-        long = solve_elastic(
-            split,
-            weights,
-            turn=turn,
-            grid=blocks,
-            fitted=None,
-            certainty=level.certainty,
-            config=config,
-            short=SHORT_NODES * job.spacing,
-            device=compute_device(),
-        )
+        with computing_on(weights.device):
+            long = solve_elastic(
+                split,
+                weights,
+                turn=turn,
+                grid=blocks,
+                fitted=None,
+                certainty=level.certainty,
+                config=config,
+                short=SHORT_NODES * job.spacing,
+            )
         if not long.fitted:
             continue
         found.append(long.fitted)
         tile = tiles[len(tiles) // 2]
         grid, base = tile.grid(grid_of(job)), _thick(job, long.fields, tile)
         weights, split = _read_tile(job, window, tile)
-        part = solve_elastic(
-            split,
-            weights,
-            turn=turn,
-            grid=grid,
-            fitted=None,
-            certainty=level.certainty,
-            config=config,
-            short=SHORT_NODES * job.spacing,
-            device=compute_device(),
-            only_fit=True,
-            base=base,
-            factor=factor,
-        )
+        with computing_on(weights.device):
+            part = solve_elastic(
+                split,
+                weights,
+                turn=turn,
+                grid=grid,
+                fitted=None,
+                certainty=level.certainty,
+                config=config,
+                short=SHORT_NODES * job.spacing,
+                only_fit=True,
+                base=base,
+                factor=factor,
+            )
         short.append(part.fitted)
     variances = {
         "variances": [mean_variances(band) for band in zip(*found, strict=True)],
@@ -318,17 +318,17 @@ def _run_long(task: LongTask) -> Result:
     weights, split = _read_thin(job, first, last)
     turn = np.asarray(open_array(job.url("fields", "turn"), mode="r")[first:last])
     fitted, certainty = read_fit(job, "variances")
-    elastic = solve_elastic(
-        split,
-        weights,
-        turn=turn,
-        grid=thin_grid(grid_of(job), factor=factor_of(job)),
-        fitted=fitted,
-        certainty=certainty,
-        config=job.compose.relax,
-        short=SHORT_NODES * job.spacing,
-        device=compute_device(),
-    )
+    with computing_on(weights.device):
+        elastic = solve_elastic(
+            split,
+            weights,
+            turn=turn,
+            grid=thin_grid(grid_of(job), factor=factor_of(job)),
+            fitted=fitted,
+            certainty=certainty,
+            config=job.compose.relax,
+            short=SHORT_NODES * job.spacing,
+        )
     variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)
     written = 0
     for name, values in (
@@ -357,19 +357,19 @@ def _run_tile(task: TileTask) -> Result:
     fitted, certainty = read_fit(job, "short")
     long = torch.from_numpy(np.asarray(open_array(job.url("fields", "long"), mode="r")[first:last]))
     base = _thick(job, long, tile)
-    elastic = solve_elastic(
-        split,
-        weights,
-        turn=np.asarray(open_array(job.url("fields", "turn"), mode="r")[first:last]),
-        grid=grid,
-        fitted=fitted,
-        certainty=certainty,
-        config=job.compose.relax,
-        short=SHORT_NODES * job.spacing,
-        device=compute_device(),
-        base=base,
-        factor=factor,
-    )
+    with computing_on(weights.device):
+        elastic = solve_elastic(
+            split,
+            weights,
+            turn=np.asarray(open_array(job.url("fields", "turn"), mode="r")[first:last]),
+            grid=grid,
+            fitted=fitted,
+            certainty=certainty,
+            config=job.compose.relax,
+            short=SHORT_NODES * job.spacing,
+            base=base,
+            factor=factor,
+        )
     moved = torch.from_numpy(np.asarray(open_array(job.url("fields", "long_natural"), mode="r")[z]))
     spread = torch.from_numpy(np.asarray(open_array(job.url("fields", "long_variance"), mode="r")[z]))
     variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)[core]
@@ -386,35 +386,33 @@ def _run_tile(task: TileTask) -> Result:
     return Result(bytes_read=weights.nbytes + split.rest.nbytes + long.nbytes, bytes_written=written)
 
 
-def _read_thin(job: Job, first: int, last: int) -> tuple[Float64Array, SplitPairs]:
+def _read_thin(job: Job, first: int, last: int) -> tuple[Tensor, SplitPairs]:
     """Weights and thinned pair fields of some sections, without the pairs that leave them."""
-    pairs = torch.from_numpy(np.asarray(open_array(job.url("fields", "thin_pairs"), mode="r")[:, first:last]))
+    pairs = np.asarray(open_array(job.url("fields", "thin_pairs"), mode="r")[:, first:last])
     weights = np.nan_to_num(np.asarray(open_array(job.url("fields", "thin_weights"), mode="r")[:, first:last]))
-    return _without_outside(job, pairs, weights.astype(np.float64), first, last)
+    device = compute_device()
+    return _without_outside(
+        job, torch.from_numpy(pairs).to(device), torch.from_numpy(weights).to(device), first, last
+    )
 
 
-def _read_tile(job: Job, window: int, tile: Tile) -> tuple[Float64Array, SplitPairs]:
+def _read_tile(job: Job, window: int, tile: Tile) -> tuple[Tensor, SplitPairs]:
     """The same with all nodes of a tile."""
     first, last = reach_of(job, window)
-    k = steps_of(job)
-    fields = open_array(job.url("fields", "pairs"), mode="r")[:k, first:last, :, *tile.read]
-    confidence = open_array(job.url("fields", "confidence"), mode="r")[:k, first:last, *tile.read]
-    pairs = torch.from_numpy(np.asarray(fields))
+    pairs, confidence = read_pairs(job, first, last, nodes=tile.read)
     typical = float(np.asarray(open_array(job.url("fields", "typical"), mode="r")[core_of(job, window)[0]]))
-    weights = node_weights(pairs, torch.from_numpy(np.asarray(confidence)), typical=typical)
+    weights = node_weights(pairs, confidence, typical=typical)
     affines = np.asarray(open_array(job.url("fields", "pair_affines"), mode="r")[:, first:last])
     rest = without_affines(pairs, affines, grid=tile.grid(grid_of(job)))
     return _without_outside(job, rest, weights, first, last)
 
 
-def _without_outside(
-    job: Job, rest: Tensor, weights: Float64Array, first: int, last: int
-) -> tuple[Float64Array, SplitPairs]:
+def _without_outside(job: Job, rest: Tensor, weights: Tensor, first: int, last: int) -> tuple[Tensor, SplitPairs]:
     affines = np.asarray(open_array(job.url("fields", "pair_affines"), mode="r")[:, first:last])
     for k in range(1, len(rest) + 1) if first > 0 else ():
         rest[k - 1, :k], affines[k - 1, :k], weights[k - 1, :k] = torch.nan, np.nan, 0.0
-    known = torch.isfinite(rest).all(dim=2).numpy()
-    return np.where(known, weights, 0.0), SplitPairs(affines, rest)
+    known = torch.isfinite(rest).all(dim=2)
+    return torch.where(known, weights, torch.zeros_like(weights)), SplitPairs(affines, rest)
 
 
 def _thick(job: Job, values: Tensor, tile: Tile) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 from pydantic import Field
 
 from ssem_dask.composition.chain import ChainConfig
-from ssem_dask.composition.relax import RelaxConfig
+from ssem_dask.composition.relax_config import RelaxConfig
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.registration.coarse import CoarseConfig

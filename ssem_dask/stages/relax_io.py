@@ -22,6 +22,7 @@ from ssem_dask.composition.separation import Variances
 from ssem_dask.composition.slow import Beside
 from ssem_dask.composition.uncertainty import affine_parameter_variance, affine_variance
 from ssem_dask.field.affine import apply_affine
+from ssem_dask.field.device import compute_device
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.stages.compose_far import read_far_pairs
@@ -223,12 +224,14 @@ def mean_variances(variances: tuple[Variances, ...]) -> Variances:
     )
 
 
-def read_pairs(job: Job, start: int, stop: int, *, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
-    """Pair fields `(K, z, 2, y, x)` and confidences of some sections, and of some rows of their nodes."""
-    k = steps_of(job)
-    fields = open_array(job.url("fields", "pairs"), mode="r")[:k, start:stop, :, rows]
-    confidence = open_array(job.url("fields", "confidence"), mode="r")[:k, start:stop, rows]
-    return torch.from_numpy(np.asarray(fields)), torch.from_numpy(np.asarray(confidence))
+def read_pairs(
+    job: Job, start: int, stop: int, *, nodes: tuple[slice, slice] = (slice(None), slice(None))
+) -> tuple[Tensor, Tensor]:
+    """Pair fields `(K, z, 2, y, x)` and confidences of some sections and nodes, on the GPU where there is one."""
+    k, device = steps_of(job), compute_device()
+    fields = open_array(job.url("fields", "pairs"), mode="r")[:k, start:stop, :, *nodes]
+    confidence = open_array(job.url("fields", "confidence"), mode="r")[:k, start:stop, *nodes]
+    return torch.from_numpy(np.asarray(fields)).to(device), torch.from_numpy(np.asarray(confidence)).to(device)
 
 
 def steps_of(job: Job) -> int:

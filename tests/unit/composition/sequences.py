@@ -8,7 +8,8 @@ from scipy.ndimage import map_coordinates
 from torch import Tensor
 
 from ssem_dask.composition.affine_log import from_parameters
-from ssem_dask.composition.relax import RelaxConfig, RelaxResult, relax
+from ssem_dask.composition.relax import RelaxResult, relax
+from ssem_dask.composition.relax_config import RelaxConfig
 from ssem_dask.composition.spectra import from_spectrum
 from ssem_dask.field.affine import IDENTITY, apply_affine
 from ssem_dask.field.grid import Grid

@@ -7,7 +7,8 @@ import torch
 from ssem_dask.composition.affine_log import from_parameters, to_parameters
 from ssem_dask.composition.affine_sections import separate_affines
 from ssem_dask.composition.likelihood import evidence_of_distortion, fit_variances
-from ssem_dask.composition.relax import RelaxConfig, relax
+from ssem_dask.composition.relax import relax
+from ssem_dask.composition.relax_config import RelaxConfig
 from ssem_dask.composition.separation import CERTAIN_EVIDENCE, SequenceModel, believed, certainty_of
 from ssem_dask.composition.spectra import bands_of, from_spectrum, to_spectrum
 from ssem_dask.field.affine import IDENTITY
