@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from ssem_dask.errors import OutputError, SsemDaskError
 from ssem_dask.field.device import release_gpu_memory
+from ssem_dask.runtime.memory import keep_freed_memory
 from ssem_dask.storage.ledger import Ledger
 from ssem_dask.storage.location import delete, join
 from ssem_dask.storage.retry import patient
@@ -35,6 +36,7 @@ def execute(
         The report that was written. Whatever the task raised is in it; only an interrupt, and a ledger that cannot be
         written, are raised.
     """
+    keep_freed_memory()
     started = datetime.now(UTC).isoformat(timespec="seconds")
     clock = time.perf_counter()
     outcome, cause, log = Outcome.FAILED, None, ""

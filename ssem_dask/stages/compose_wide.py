@@ -391,9 +391,7 @@ def _read_thin(job: Job, first: int, last: int) -> tuple[Tensor, SplitPairs]:
     pairs = np.asarray(open_array(job.url("fields", "thin_pairs"), mode="r")[:, first:last])
     weights = np.nan_to_num(np.asarray(open_array(job.url("fields", "thin_weights"), mode="r")[:, first:last]))
     device = compute_device()
-    return _without_outside(
-        job, torch.from_numpy(pairs).to(device), torch.from_numpy(weights).to(device), first, last
-    )
+    return _without_outside(job, torch.from_numpy(pairs).to(device), torch.from_numpy(weights).to(device), first, last)
 
 
 def _read_tile(job: Job, window: int, tile: Tile) -> tuple[Tensor, SplitPairs]:

@@ -120,8 +120,17 @@ def _pooled(volume: Volume, box: Box, device: torch.device) -> Tensor:
     bands = []
     for y in range(box.start[1], box.stop[1], rows):
         part = Box((box.start[0], y, box.start[2]), (box.stop[0], min(y + rows, box.stop[1]), box.stop[2]), box.mip)
-        bands.append(pool(to_floats(_read(volume, part.at_mip(stored).clipped(extent)), device), factor))
+        bands += _pooled_parts(_read(volume, part.at_mip(stored).clipped(extent)), factor, device)
     return torch.cat(bands, dim=1) if bands else torch.zeros(box.shape, device=device)
+
+
+def _pooled_parts(pixels: AnyArray, factor: int, device: torch.device) -> Iterator[Tensor]:
+    """Pooled pixels `(z, y, x)`, on a CPU so few rows at a time that no large array is made of them but the result."""
+    rows = pixels.shape[1]
+    if device.type == "cpu" and factor > 1:
+        rows = max(1, _CACHED_PIXELS // max(1, pixels.shape[0] * pixels.shape[2] * factor)) * factor
+    for y in range(0, pixels.shape[1], rows):
+        yield pool(to_floats(pixels[:, y : y + rows], device), factor)
 
 
 def _read(volume: Volume, box: Box) -> AnyArray:
