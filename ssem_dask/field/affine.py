@@ -37,9 +37,11 @@ def rotation_about(*, degrees: float, centre: PointYX, shift: PointYX = (0.0, 0.
 
 def apply_affine(affine: Float64Array, positions: Tensor) -> Tensor:
     """Map positions `(2, …)`, in their own dtype."""
-    a = torch.as_tensor(affine, dtype=torch.float64).to(positions)
+    a = np.asarray(affine, dtype=np.float64).tolist()
     y, x = positions[0], positions[1]
-    return torch.stack([a[0, 0] * y + a[0, 1] * x + a[0, 2], a[1, 0] * y + a[1, 1] * x + a[1, 2]])
+    if [row[:2] for row in a] == [[1.0, 0.0], [0.0, 1.0]]:
+        return torch.stack([y + a[0][2], x + a[1][2]])
+    return torch.stack([(y * row[0]).add_(x, alpha=row[1]).add_(row[2]) for row in a])
 
 
 def apply_affines(affines: Tensor, positions: Tensor) -> Tensor:

@@ -55,14 +55,17 @@ class Grid:
 
     def contains(self, positions: Tensor) -> Tensor:
         """Whether each of `positions` `(2, …)` lies in the area that the grid's cells cover; False for NaN."""
-        index = self.index(positions)
+        return self.holds(self.index(positions))
+
+    def holds(self, index: Tensor) -> Tensor:
+        """The same for fractional node indices `(2, …)`."""
         inside = (index >= -0.5) & (index <= self._shape_like(index) - 0.5)
         return inside[0] & inside[1]
 
     def index(self, positions: Tensor) -> Tensor:
         """Positions as fractional node indices `(2, …)`: node i has index i."""
         origin = positions.new_tensor(self.origin).reshape(2, *[1] * (positions.ndim - 1))
-        return (positions - origin) / self.spacing - 0.5
+        return (positions - origin).div_(self.spacing).sub_(0.5)
 
     def _shape_like(self, index: Tensor) -> Tensor:
         return index.new_tensor(self.shape).reshape(2, *[1] * (index.ndim - 1))

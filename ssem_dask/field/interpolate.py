@@ -36,10 +36,37 @@ def sample(values: Tensor, *, grid: Grid, positions: Tensor, kind: Kind) -> Tens
     """
     if kind == "bspline":
         return _sample_bspline(values, grid=grid, positions=positions)
-    flat = positions.reshape(2, 1, -1)
-    query = _to_grid_sample(grid.index(flat), grid.shape)
+    return sample_at(values, index=grid.index(positions), kind=kind)
+
+
+def sample_at(values: Tensor, *, index: Tensor, kind: Literal["nearest", "bilinear", "bicubic"]) -> Tensor:
+    """`sample` at fractional node indices `(2, …)`."""
+    query = _to_grid_sample(index.reshape(2, 1, -1), (values.shape[-2], values.shape[-1]))
     out = grid_sample(values[None], query[None], mode=kind, padding_mode="border", align_corners=False)
-    return out[0].reshape(-1, *positions.shape[1:])
+    return out[0].reshape(-1, *index.shape[1:])
+
+
+def sample_lattice(values: Tensor, *, grid: Grid, rows: Tensor, columns: Tensor) -> Tensor:
+    """`sample`, bilinearly, at all positions of some rows and columns: one axis after the other, which is less work.
+
+    Args:
+        values: `(c, y, x)` on `grid`, no NaN.
+        grid: where they lie.
+        rows: `(h,)` float32, y of the positions, mip-0 px.
+        columns: `(w,)`, x of them.
+
+    Returns:
+        `(c, h, w)`.
+    """
+    for axis, positions in ((1, rows), (2, columns)):
+        last = grid.shape[axis - 1] - 1
+        index = ((positions - grid.origin[axis - 1]) / grid.spacing - 0.5).clamp(0.0, float(last))
+        first = index.floor()
+        share = (index - first).reshape(-1, 1) if axis == 1 else index - first
+        before = first.long()
+        lower, upper = values.index_select(axis, before), values.index_select(axis, (before + 1).clamp(max=last))
+        values = torch.lerp(lower, upper, share)
+    return values
 
 
 def sample_batch(values: Tensor, *, grid: Grid, positions: Tensor) -> Tensor:
@@ -96,8 +123,8 @@ def resample(field: Tensor, *, grid: Grid, onto: Grid) -> Tensor:
 def _to_grid_sample(index: Tensor, shape: ShapeYX) -> Tensor:  # the only place with xy order (C1)
     """Turn fractional (y, x) node indices `(2, …)` into grid_sample's normalised (x, y) `(…, 2)`."""
     size = index.new_tensor(shape).reshape(2, *[1] * (index.ndim - 1))
-    normalised = (2.0 * index + 1.0) / size - 1.0
-    return normalised.clamp(-_FAR, _FAR).flip(0).movedim(0, -1)
+    normalised = (2.0 * index).add_(1.0).div_(size).sub_(1.0)
+    return normalised.clamp_(-_FAR, _FAR).flip(0).movedim(0, -1)
 
 
 def spline_coefficients(values: Tensor) -> Tensor:

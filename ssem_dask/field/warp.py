@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ssem_dask.field.grid import Grid
-from ssem_dask.field.interpolate import Kind, sample
+from ssem_dask.field.interpolate import Kind, sample, sample_at
 
 
 def warp(image: Tensor, *, field: Tensor, spacing: float, kind: Kind = "bilinear") -> tuple[Tensor, Tensor]:
@@ -24,7 +24,9 @@ def warp(image: Tensor, *, field: Tensor, spacing: float, kind: Kind = "bilinear
     return sample_image(image, grid=grid, positions=grid.positions(image.device) + field, kind=kind)
 
 
-def sample_image(image: Tensor, *, grid: Grid, positions: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
+def sample_image(
+    image: Tensor, *, grid: Grid, positions: Tensor, kind: Kind, tissue: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Sample an image and say where that was possible.
 
     Args:
@@ -32,11 +34,20 @@ def sample_image(image: Tensor, *, grid: Grid, positions: Tensor, kind: Kind) ->
         grid: where the pixels lie.
         positions: `(2, …)` source positions, mip-0 px; NaN is unknown.
         kind: interpolation.
+        tissue: bool `(y, x)` on `grid`: pixels that show something; None: all do.
 
     Returns:
-        `(c, …)`, 0 where not possible, and the mask `(…)`.
+        `(c, …)`, 0 where not possible, and the mask `(…)`, False there and where the nearest pixel shows nothing.
     """
-    mask = grid.contains(positions)
-    where = torch.where(mask, positions, torch.zeros_like(positions))
-    values = sample(image, grid=grid, positions=where, kind=kind)
-    return torch.where(mask, values, torch.zeros_like(values)), mask
+    index = grid.index(positions)
+    inside = grid.holds(index)
+    index = torch.where(inside, index, torch.zeros_like(index))
+    if kind == "bspline":
+        values = sample(image, grid=grid, positions=torch.where(inside, positions, 0.0), kind=kind)
+    else:
+        values = sample_at(image, index=index, kind=kind)
+    values.masked_fill_(~inside, 0.0)
+    if tissue is None:
+        return values, inside
+    shown = sample_at(tissue.float()[None], index=index, kind="nearest")[0] > 0
+    return values, inside & shown

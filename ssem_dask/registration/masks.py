@@ -29,6 +29,8 @@ def tissue_mask(image: Tensor, *, side: int = EMPTY_SIDE) -> Tensor:
     """
     if image.ndim not in (2, 3):
         raise ValueError(f"tissue_mask: got {image.ndim} axes {tuple(image.shape)}, wanted (y, x) or (z, y, x).")
+    if _nothing_is_constant(image, side=side):
+        return torch.ones_like(image, dtype=torch.bool)
     values = image
     known = torch.ones_like(image, dtype=torch.bool)
     if image.is_floating_point():
@@ -42,6 +44,34 @@ def tissue_mask(image: Tensor, *, side: int = EMPTY_SIDE) -> Tensor:
     constant &= _all_in_a_row(_all_in_a_row(down, 2 * reach, -2), side, -1)
     outside_all = pad(~constant, (reach, reach, reach, reach), value=True)
     return known & _all_in_a_row(_all_in_a_row(outside_all, side, -1), side, -2)
+
+
+def _nothing_is_constant(image: Tensor, *, side: int) -> bool:
+    """Whether a look at few pixels shows already that there is no empty space.
+
+    A square of which at least half a side lies inside contains one of the blocks of half a side, side by side from the
+    first pixel on or at the very end; so where none of them is constant, no square is.
+    """
+    block = (side + 1) // 2
+    if block < 3 or min(image.shape[-2:]) < block or not bool(torch.isfinite(image.sum(dtype=torch.float32))):
+        return False
+    rows, columns = (
+        torch.tensor([*range(0, n - block + 1, block), n - block], device=image.device) for n in image.shape[-2:]
+    )
+    corner = image[..., rows[:, None], columns]
+    last, middle = block - 1, block // 2
+    same = torch.ones_like(corner, dtype=torch.bool)
+    for down, across in ((middle, middle), (0, last), (last, 0), (last, last)):
+        same &= image[..., rows[:, None] + down, columns + across] == corner
+    suspects = torch.nonzero(same)
+    if not len(suspects):
+        return True
+    inside = torch.arange(block, device=image.device)
+    y, x = rows[suspects[:, -2]][:, None] + inside, columns[suspects[:, -1]][:, None] + inside
+    sections = image.reshape(-1, *image.shape[-2:])
+    z = suspects[:, 0] if image.ndim == 3 else torch.zeros_like(suspects[:, 0])
+    blocks = sections[z[:, None, None], y[:, :, None], x[:, None, :]]
+    return not bool((blocks == blocks[:, :1, :1]).flatten(1).all(dim=1).any())
 
 
 def _all_in_a_row(values: Tensor, length: int, axis: int) -> Tensor:

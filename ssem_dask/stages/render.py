@@ -15,7 +15,7 @@ from torch import Tensor
 from ssem_dask.field.affine import IDENTITY
 from ssem_dask.field.device import CPU, compute_device
 from ssem_dask.field.grid import Grid
-from ssem_dask.field.interpolate import Kind, sample_known
+from ssem_dask.field.interpolate import Kind, sample_known, sample_lattice
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import ceil_div
@@ -242,7 +242,10 @@ def warped_sections(
     def places(nodes: Nodes) -> Places:
         values = nodes.values.to(device)
         grid = nodes.grid.relative_to(pixels.origin)
-        return lambda rows: here[:, rows] + sample_known(values, grid=grid, positions=here[:, rows])
+        if not bool(torch.isfinite(values).all()):
+            return lambda rows: here[:, rows] + sample_known(values, grid=grid, positions=here[:, rows])
+        y, x = here[0, :, 0], here[1, 0]
+        return lambda rows: sample_lattice(values, grid=grid, rows=y[rows], columns=x).add_(here[:, rows])
 
     yield from read_at(
         source,

@@ -117,7 +117,7 @@ def _pooled(volume: Volume, box: Box, device: torch.device) -> Tensor:
     extent = (shape[0], *shape_at_mip((shape[1], shape[2]), mip=stored))
     line = box.shape[0] * box.shape[2] * factor
     rows = max(1, _BAND_PIXELS // max(1, line * factor))
-    bands = []
+    bands: list[Tensor] = []
     for y in range(box.start[1], box.stop[1], rows):
         part = Box((box.start[0], y, box.start[2]), (box.stop[0], min(y + rows, box.stop[1]), box.stop[2]), box.mip)
         bands += _pooled_parts(_read(volume, part.at_mip(stored).clipped(extent)), factor, device)
@@ -284,12 +284,12 @@ def _sampled(
             grid = Grid.of_box(box)
             own = grid.relative_to(grid.origin)
             local = affine_seen_from(affine, target=(0.0, 0.0), source=grid.origin)
-            tissue = tissue_mask(image[0], side=empty_side).float()[None]
+            mask = tissue_mask(image[0], side=empty_side)
+            tissue = None if bool(mask.all()) else mask
             for rows in _bands(shape, device):
                 places = apply_affine(local, where(rows))
-                values, inside = sample_image(image, grid=own, positions=places, kind=kind)
-                seen, _ = sample_image(tissue, grid=own, positions=places, kind="nearest")
-                sampled[rows], known[rows] = values[0], inside & (seen[0] > 0)
+                values, known[rows] = sample_image(image, grid=own, positions=places, kind=kind, tissue=tissue)
+                sampled[rows] = values[0]
         yield sampled, known
 
 

@@ -6,6 +6,7 @@ because a partial write reads, changes and rewrites the whole file.
 """
 
 import json
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import zarr
+import zarr.core.codec_pipeline
 import zarr.errors
 from numpy.typing import DTypeLike
 from zarr.codecs import Crc32cCodec, ZstdCodec
@@ -21,6 +23,10 @@ from ssem_dask.errors import LayoutError, OutputError, PlanError, SourceError, S
 from ssem_dask.storage import location
 
 ZarrArray: TypeAlias = zarr.Array[Any]
+_FUSED = "zarr.core.codec_pipeline.FusedCodecPipeline"
+if hasattr(zarr.core.codec_pipeline, "FusedCodecPipeline") and "ZARR_CODEC_PIPELINE__PATH" not in os.environ:
+    # Of zarr >= 3.3: a window's chunks in one go and not in a coroutine each, twice as fast (docs/performance.md).
+    zarr.config.set({"codec_pipeline.path": _FUSED})
 _PICKLE = "pickle"
 _METADATA = ("zarr.json", ".zarray", ".zgroup")
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssem_dask.field.grid import Grid
-from ssem_dask.field.interpolate import Kind, resample, sample, sample_known
+from ssem_dask.field.interpolate import Kind, resample, sample, sample_known, sample_known_batch, sample_lattice
 from tests.laws.strategies import smooth_noise
 
 KINDS: list[Kind] = ["nearest", "bilinear", "bicubic", "bspline"]
@@ -120,3 +120,26 @@ def test_resampling_onto_a_shifted_crop_reads_the_same_nodes() -> None:
     crop = Grid((6, 5), 16.0, (2 * 16.0, 3 * 16.0))
     out = resample(field, grid=Grid((20, 24), 16.0), onto=crop)
     assert torch.allclose(out, field[:, 2:8, 3:8], atol=1e-5, equal_nan=True)
+
+
+def test_sampling_a_lattice_is_sampling_its_points() -> None:
+    random = torch.Generator().manual_seed(0)
+    values = torch.randn(2, 7, 9, generator=random)
+    grid = Grid((7, 9), 32.0, (-16.0, 8.0))
+    rows, columns = torch.arange(-40, 260, 7, dtype=torch.float32) + 0.5, torch.arange(-9, 400, dtype=torch.float32)
+    points = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+    expected = sample(values, grid=grid, positions=points, kind="bilinear")
+    assert torch.allclose(sample_lattice(values, grid=grid, rows=rows, columns=columns), expected, atol=2e-5)
+
+
+def test_sampling_a_batch_of_fields_with_holes_is_sampling_each() -> None:
+    random = torch.Generator().manual_seed(1)
+    fields = torch.randn(3, 2, 8, 10, generator=random)
+    fields[0, :, 2:4, 3:5] = torch.nan
+    fields[2] = torch.nan
+    grid = Grid((8, 10), 16.0)
+    positions = torch.rand(3, 2, 20, 21, generator=random) * 200 - 20
+    positions[1, :, 3] = torch.nan
+    found = sample_known_batch(fields, grid=grid, positions=positions)
+    for field, where, own in zip(fields, positions, found, strict=True):
+        torch.testing.assert_close(own, sample_known(field, grid=grid, positions=where), equal_nan=True)

@@ -66,3 +66,29 @@ def test_mask_moves_with_the_tissue(top: int, left: int, seed: int) -> None:
     assert mask[top : top + 30, left : left + 25].all()
     assert not mask[top + 30 :, :].any()
     assert not mask[:, left + 25 :].any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(st.integers(5, 34), st.integers(5, 34)),
+    top=st.integers(-8, 30),
+    left=st.integers(-8, 30),
+    side=st.integers(4, 12),
+    seed=st.integers(0, 5),
+)
+def test_a_constant_square_is_found_wherever_it_lies(
+    shape: tuple[int, int], top: int, left: int, side: int, seed: int
+) -> None:
+    """What is inside of a 9 × 9 square that is constant is empty, and nothing else, at the border as well."""
+    image = textured(*shape, seed=seed)
+    rows, columns = slice(max(top, 0), max(top + side, 0)), slice(max(left, 0), max(left + side, 0))
+    image[rows, columns] = 80.0
+    padded = torch.full((shape[0] + 8, shape[1] + 8), torch.nan)
+    padded[4:-4, 4:-4] = image
+    squares = padded.unfold(0, 9, 1).unfold(1, 9, 1).flatten(2)
+    low, high = torch.nan_to_num(squares, nan=1e9).amin(2), torch.nan_to_num(squares, nan=-1e9).amax(2)
+    empty = torch.zeros(shape, dtype=torch.bool)
+    for y, x in torch.nonzero(low == high).tolist():
+        empty[max(y - 4, 0) : y + 5, max(x - 4, 0) : x + 5] = True
+    assert torch.equal(tissue_mask(image), ~empty)
+    assert torch.equal(tissue_mask(torch.stack([textured(*shape), image]))[1], ~empty)
