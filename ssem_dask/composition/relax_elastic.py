@@ -59,6 +59,7 @@ def solve_elastic(
     base: Tensor | None = None,
     factor: int = 1,
     short: float,
+    start: list[Variances] | None = None,
     only_fit: bool = False,
 ) -> Elastic:
     """The elastic part e_z of a window of sections, re-linearised and robust.
@@ -76,6 +77,7 @@ def solve_elastic(
         base: `(Z, 2, y, x)`, long waves of e that are known already; then e is without them.
         factor: see `thin`; only with `base`.
         short: wavelength, px, below which distortion is expected to be weak, see `SHORT_NODES`.
+        start: a first guess of the variances where they are fitted, as of another window.
         only_fit: the variances alone are wanted: then the solves after the last fit are left out, and the fields are
             those of the round before.
     """
@@ -88,7 +90,7 @@ def solve_elastic(
     expected: Tensor | None = None
     robust = worth = torch.ones_like(weights)
     there = torch.ones_like(weights, dtype=torch.bool)
-    variances = fitted
+    variances = fitted or start
     for number in range(config.rounds):
         total, left, there = observed_totals(split, turn=turn, elastic=known_already + elastic, natural=left, grid=grid)
         now = weights * there * robust

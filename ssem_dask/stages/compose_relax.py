@@ -18,7 +18,7 @@ from ssem_dask.composition.relax_elastic import SHORT_NODES, solve_elastic
 from ssem_dask.composition.relax_report import band_records
 from ssem_dask.composition.relax_total import SplitPairs, split_pairs, without_affines
 from ssem_dask.composition.relax_weights import node_weights, spoken_for
-from ssem_dask.composition.separation import UNKNOWNS
+from ssem_dask.composition.separation import UNKNOWNS, Variances
 from ssem_dask.composition.uncertainty import elastic_variance
 from ssem_dask.field.device import computing_on
 from ssem_dask.geometry.chunks import round_up
@@ -159,7 +159,7 @@ def _run_split(task: SplitTask) -> Result:
 def _run_fit(task: FitTask) -> Result:
     job, grid = task.job, grid_of(task.job)
     level = solve_affines(job)
-    found = []
+    found: list[list[Variances]] = []
     for window in fit_windows(job):
         first, last = reach_of(job, window)
         weights, split = _read_window(job, first, last)
@@ -173,6 +173,7 @@ def _run_fit(task: FitTask) -> Result:
                 certainty=level.certainty,
                 config=job.compose.relax,
                 short=SHORT_NODES * job.spacing,
+                start=found[-1] if found else None,
                 only_fit=True,
             )
         if elastic.fitted:

@@ -273,6 +273,7 @@ def _run_fit(task: FitWideTask) -> Result:
                 certainty=level.certainty,
                 config=config,
                 short=SHORT_NODES * job.spacing,
+                start=found[-1] if found else None,
             )
         if not long.fitted:
             continue
@@ -290,6 +291,7 @@ def _run_fit(task: FitWideTask) -> Result:
                 certainty=level.certainty,
                 config=config,
                 short=SHORT_NODES * job.spacing,
+                start=short[-1] if short and short[-1] else None,
                 only_fit=True,
                 base=base,
                 factor=factor,

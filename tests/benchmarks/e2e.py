@@ -1,20 +1,25 @@
 """From a volume to its aligned pyramid, beside a plain copy of the same volume with its pyramid on the same workers.
 
-    python -m tests.benchmarks.e2e --dir /data --sections 104 --side 4096 --gpus 1 2
+    python -m tests.benchmarks.e2e --dir /data --sections 104 --side 4096 --gpus 1 2 --kill
 
 The volume is made-up tissue at 2.5 nm (registration works at 5 nm) or 5 nm, each section displaced by a smooth random
 field. The copy reads and writes every shard of level 0 and makes the pyramid with the pipeline's own tasks. Both run on
-one cluster that is up already; what its start costs stands beside. `--gpus 0` is `--cluster local`.
+one cluster that is up already; what its start costs stands beside. `--gpus 0` is `--cluster local`. With `--kill` the
+last run is done once more, a worker is killed while it registers, and the results are compared.
 """
 
 import argparse
 import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from multiprocessing import get_context
@@ -35,6 +40,7 @@ from ssem_dask.runtime.events import Silent
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.stages import downsample
 from ssem_dask.stages.render import RenderTask, Warping, render_tasks
+from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 from ssem_dask.task import Outcome, Result, Task, TaskReport
 from ssem_dask.types import AnyArray
@@ -44,6 +50,8 @@ _TISSUE = 5.0  # nm per px of the phantom
 _DEPTH = 8
 _SHARD = (_DEPTH, 2048, 2048)
 _CHUNK = (_DEPTH, 256, 256)
+_KILL_AFTER = 8
+"""Windows that are registered before a worker is killed."""
 
 
 def main() -> None:
@@ -57,6 +65,7 @@ def main() -> None:
         "--gpus", type=int, nargs="+", default=[0], help="numbers of GPUs to run with, one after another"
     )
     parser.add_argument("--config", default="{}", help="JSON of further configuration")
+    parser.add_argument("--kill", action="store_true", help="once more, with a worker killed")
     parser.add_argument("--keep", action="store_true", help="leave the aligned volumes")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -75,12 +84,21 @@ def main() -> None:
         "runs": [],
     }
     sys.stderr.write(f"volume: {record['made_s']} s\n")
-    for count in options.gpus:
-        record["runs"].append(_measured(source, options, count))
-        sys.stderr.write(json.dumps(record["runs"][-1]) + "\n")
-        if options.json:
-            options.json.write_text(json.dumps(record, indent=1))
+    for turn, count in enumerate(options.gpus):
+        record["runs"].append(_measured(source, options, count, last=turn == len(options.gpus) - 1))
+        _tell(record, options.json)
+    if options.kill:
+        record["runs"].append(_disturbed(source, options, options.gpus[-1]))
+        _tell(record, options.json)
+    if not options.keep:
+        shutil.rmtree(options.dir / "aligned.zarr", ignore_errors=True)
     sys.stdout.write(json.dumps(record, indent=1) + "\n")
+
+
+def _tell(record: dict[str, Any], path: Path | None) -> None:
+    sys.stderr.write(json.dumps(record["runs"][-1]) + "\n")
+    if path:
+        path.write_text(json.dumps(record, indent=1))
 
 
 def make_volume(url: str, *, sections: int, side: int, pixel_size: float) -> None:
@@ -125,54 +143,134 @@ def _displaced(image: AnyArray, side: int, tissue_side: int, *, seed: int) -> An
     return (moved + noise).clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
-def _measured(source: Path, options: argparse.Namespace, gpus: int) -> dict[str, Any]:
-    """Copy and alignment on one cluster."""
+def _measured(source: Path, options: argparse.Namespace, gpus: int, *, last: bool) -> dict[str, Any]:
+    """Copy and alignment on one cluster; the last alignment stays as `aligned.zarr`."""
+    row: dict[str, Any] = {"gpus": gpus}
+    copy, output = options.dir / "copy.zarr", options.dir / "aligned.zarr"
+    with _cluster(gpus, row) as executor:
+        try:
+            row["copy_s"], row["copy_stages_s"] = _copy(source, copy, executor)
+            sys.stderr.write(f"copy with pyramid: {row['copy_s']} s {row['copy_stages_s']}\n")
+            _align(source, output, options, executor, row, _Clock(gpus))
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
+    row["ratio"] = round(row["align_s"] / row["copy_s"], 2)
+    row["mpx_s"] = round(options.sections * options.side**2 / row["align_s"] / 1e6, 1)
+    if not (last and options.kill) and not options.keep:
+        shutil.rmtree(output, ignore_errors=True)
+    return row
+
+
+def _disturbed(source: Path, options: argparse.Namespace, gpus: int) -> dict[str, Any]:
+    """The alignment once more with a worker killed while it registers, and how far the result is from the last one."""
+    row: dict[str, Any] = {"gpus": gpus, "killed": True}
+    output = options.dir / "disturbed.zarr"
+    with _cluster(gpus, row) as executor:
+        clock = _Clock(gpus, kill_after=_KILL_AFTER)
+        _align(source, output, options, executor, row, clock)
+        row["killed_worker"] = clock.killed
+    row["largest_difference_px"], _ = _apart(options.dir / "aligned.zarr", output, "fields/section")
+    row["largest_difference_grey"], row["pixels_that_differ"] = _apart(
+        options.dir / "aligned.zarr", output, "aligned/0"
+    )
+    shutil.rmtree(output, ignore_errors=True)
+    return row
+
+
+def _apart(one: Path, other: Path, name: str) -> tuple[float, int]:
+    """The largest difference of two arrays, and in how many places they differ."""
+    a, b = (open_array(str(root / name), mode="r") for root in (one, other))
+    largest, count = 0.0, 0
+    for z in range(0, a.shape[0], _DEPTH):
+        x, y = (np.asarray(part[z : z + _DEPTH], dtype=np.float32) for part in (a, b))
+        count += int(np.count_nonzero(~((x == y) | (np.isnan(x) & np.isnan(y)))))
+        largest = max(largest, float(np.nan_to_num(np.abs(x - y)).max()))
+    return largest, count
+
+
+@contextmanager
+def _cluster(gpus: int, row: dict[str, Any]) -> Iterator[Executor]:
+    """Workers that have loaded what they load once."""
     begin = time.perf_counter()
     executor: Executor = start_on_gpus([str(i) for i in range(gpus)]) if gpus else start_local(None)
-    row: dict[str, Any] = {"gpus": gpus}
     try:
         _warm(executor)
         row["start_s"] = round(time.perf_counter() - begin, 2)
         sys.stderr.write(f"cluster up after {row['start_s']} s\n")
-        row["copy_s"], row["copy_stages_s"] = _copy(source, options.dir / f"copy-{gpus}.zarr", executor)
-        sys.stderr.write(f"copy with pyramid: {row['copy_s']} s {row['copy_stages_s']}\n")
-        output = options.dir / f"aligned-{gpus}.zarr"
-        shutil.rmtree(output, ignore_errors=True)
-        config = make_config({**json.loads(options.config), "source": str(source), "output": str(output)})
-        clock = _Clock()
-        begin = time.perf_counter()
-        summary = pipeline.run(pipeline.plan(config), executor=executor, observer=clock)
-        row["align_s"] = round(time.perf_counter() - begin, 2)
-        row["stages_s"], row["counts"] = clock.seconds, summary.counts
-        row["remarks"] = [f"{r.key}: {r.message}"[:200] for r in summary.remarks[:5]]
-        row["failed"] = [f"{r.key}: {r.message}"[:300] for r in summary.failed[:5]]
-        row["busy_s"] = {name: round(seconds, 1) for name, seconds in clock.busy.items()}
-        row["task_s"] = {name: sorted(seconds)[:: max(1, len(seconds) // 12)] for name, seconds in clock.tasks.items()}
-        row["ratio"] = round(row["align_s"] / row["copy_s"], 2)
-        row["mpx_s"] = round(options.sections * options.side**2 / row["align_s"] / 1e6, 1)
+        yield executor
     finally:
         executor.close()
-        if not options.keep:
-            for name in ("copy", "aligned"):
-                shutil.rmtree(options.dir / f"{name}-{gpus}.zarr", ignore_errors=True)
-    return row
+
+
+def _align(
+    source: Path, output: Path, options: argparse.Namespace, executor: Executor, row: dict[str, Any], clock: "_Clock"
+) -> None:
+    shutil.rmtree(output, ignore_errors=True)
+    config = make_config({**json.loads(options.config), "source": str(source), "output": str(output)})
+    begin = time.perf_counter()
+    with clock.watching():
+        summary = pipeline.run(pipeline.plan(config), executor=executor, observer=clock)
+    row["align_s"] = round(time.perf_counter() - begin, 2)
+    row["stages_s"], row["counts"] = clock.seconds, summary.counts
+    row["remarks"] = [f"{r.key}: {r.message}"[:200] for r in summary.remarks[:5]]
+    row["failed"] = [f"{r.key}: {r.message}"[:300] for r in summary.failed[:5]]
+    row["busy_s"] = {name: round(seconds, 1) for name, seconds in clock.busy.items()}
+    row["gpu_busy_percent"] = clock.gpu_busy()
+    row["read_mb"], row["written_mb"] = clock.read, clock.written
+    row["task_s"] = {name: sorted(seconds)[:: max(1, len(seconds) // 12)] for name, seconds in clock.tasks.items()}
 
 
 class _Clock(Silent):
-    """Seconds of every stage, and of its tasks together."""
+    """Seconds of every stage and of its tasks together, what they read and wrote, and how busy the GPUs are."""
 
-    def __init__(self) -> None:
+    def __init__(self, gpus: int, *, kill_after: int | None = None) -> None:
         self.seconds: dict[str, float] = {}
         self.busy: dict[str, float] = {}
         self.tasks: dict[str, list[float]] = {}
-        self._since = 0.0
+        self.read: dict[str, int] = {}
+        self.written: dict[str, int] = {}
+        self.killed = ""
+        self._gpus, self._kill_after = gpus, kill_after
+        self._since, self._stage = 0.0, ""
+        self._seen: dict[str, list[float]] = {}
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Ask the driver of the GPUs how busy they are, some times a second."""
+        asked = ["nvidia-smi", "--query-gpu=index,utilization.gpu", "--format=csv,noheader,nounits", "-lms", "200"]
+        if not self._gpus or shutil.which(asked[0]) is None:
+            yield
+            return
+        with subprocess.Popen(asked, stdout=subprocess.PIPE, text=True) as process:
+            watcher = threading.Thread(target=self._watch, args=(process,), daemon=True)
+            watcher.start()
+            try:
+                yield
+            finally:
+                process.terminate()
+                watcher.join()
+
+    def _watch(self, process: "subprocess.Popen[str]") -> None:
+        for line in process.stdout or ():
+            index, _, percent = line.partition(",")
+            if int(index) < self._gpus and percent.strip().isdigit():
+                self._seen.setdefault(self._stage, []).append(float(percent))
+
+    def gpu_busy(self) -> dict[str, float]:
+        """Share of the time in which a GPU had something to do, by stage, mean over the GPUs in use."""
+        return {stage: round(float(np.mean(seen)), 1) for stage, seen in self._seen.items() if stage}
 
     def stage_started(self, event: Any) -> None:
-        self._since = time.perf_counter()
+        self._since, self._stage = time.perf_counter(), str(event.stage)
 
     def task_ended(self, report: TaskReport) -> None:
         self.busy[report.stage] = self.busy.get(report.stage, 0.0) + report.seconds
         self.tasks.setdefault(report.stage, []).append(report.seconds)
+        for totals, size in ((self.read, report.bytes_read), (self.written, report.bytes_written)):
+            totals[report.stage] = totals.get(report.stage, 0) + round(size / 1e6)
+        if report.stage == "register" and len(self.tasks["register"]) == self._kill_after:
+            self.killed = report.worker
+            os.kill(int(report.worker.rpartition(":")[2]), signal.SIGKILL)
 
     def stage_ended(self, stage: str) -> None:
         self.seconds[stage] = round(time.perf_counter() - self._since, 2)
