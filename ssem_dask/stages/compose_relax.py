@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssem_dask.composition.relax_elastic import SHORT_NODES, solve_elastic
 from ssem_dask.composition.relax_report import band_records
 from ssem_dask.composition.relax_total import SplitPairs, split_pairs, without_affines
 from ssem_dask.composition.relax_weights import node_weights, spoken_for
@@ -33,6 +32,7 @@ from ssem_dask.stages.relax_io import (
     create_affines,
     create_sections,
     depth_of,
+    elastic_of,
     fit_windows,
     grid_of,
     mean_variances,
@@ -163,19 +163,16 @@ def _run_fit(task: FitTask) -> Result:
     for window in fit_windows(job):
         first, last = reach_of(job, window)
         weights, split = _read_window(job, first, last)
-        with computing_on(weights.device):
-            elastic = solve_elastic(
-                split,
-                weights,
-                turn=level.turn[first:last],
-                grid=grid,
-                fitted=None,
-                certainty=level.certainty,
-                config=job.compose.relax,
-                short=SHORT_NODES * job.spacing,
-                start=found[-1] if found else None,
-                only_fit=True,
-            )
+        elastic = elastic_of(
+            job,
+            split,
+            weights,
+            turn=level.turn[first:last],
+            grid=grid,
+            certainty=level.certainty,
+            start=found[-1] if found else None,
+            only_fit=True,
+        )
         if elastic.fitted:
             found.append(elastic.fitted)
     fitted = [mean_variances(band) for band in zip(*found, strict=True)]
@@ -190,17 +187,15 @@ def _run_sections(task: RelaxTask) -> Result:
     weights, split = _read_window(job, first, last)
     turn = np.asarray(open_array(job.url("fields", "turn"), mode="r")[first:last])
     fitted, certainty = read_fit(job, "variances")
-    with computing_on(weights.device):
-        elastic = solve_elastic(
-            split,
-            weights,
-            turn=turn,
-            grid=grid,
-            fitted=fitted,
-            certainty=certainty,
-            config=job.compose.relax,
-            short=SHORT_NODES * job.spacing,
-        )
+    elastic = elastic_of(
+        job,
+        split,
+        weights,
+        turn=turn,
+        grid=grid,
+        fitted=fitted,
+        certainty=certainty,
+    )
     core = slice(start - first, stop - first)
     variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)
     everywhere = (slice(None), slice(None))

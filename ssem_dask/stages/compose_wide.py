@@ -14,14 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssem_dask.composition.relax_elastic import SHORT_NODES, solve_elastic
 from ssem_dask.composition.relax_report import band_records
 from ssem_dask.composition.relax_total import SplitPairs, robust_affines, without_affines
 from ssem_dask.composition.relax_weights import node_weights, spoken_for, typical_confidence
 from ssem_dask.composition.separation import UNKNOWNS, Variances
 from ssem_dask.composition.thin import HALO_BLOCKS, Tile, thicken, thin, thin_factor, thin_grid, tiles_of
 from ssem_dask.composition.uncertainty import elastic_variance
-from ssem_dask.field.device import compute_device, computing_on
+from ssem_dask.field.device import compute_device
 from ssem_dask.field.grid import Grid
 from ssem_dask.stages.compose_far import prepare as prepare_far
 from ssem_dask.stages.compose_far import tasks as far_tasks
@@ -33,6 +32,7 @@ from ssem_dask.stages.relax_io import (
     create_affines,
     create_sections,
     depth_of,
+    elastic_of,
     fit_windows,
     grid_of,
     mean_variances,
@@ -253,7 +253,7 @@ def _thinned(job: Job, z: int, *, typical: float) -> tuple[Tensor, Tensor, Tenso
 
 
 def _run_fit(task: FitWideTask) -> Result:
-    job, factor, config = task.job, factor_of(task.job), task.job.compose.relax
+    job, factor = task.job, factor_of(task.job)
     level = solve_affines(job)
     blocks = thin_grid(grid_of(job), factor=factor)
     tiles = _tiles(job)
@@ -263,39 +263,33 @@ def _run_fit(task: FitWideTask) -> Result:
         first, last = reach_of(job, window)
         turn = level.turn[first:last]
         weights, split = _read_thin(job, first, last)
-        with computing_on(weights.device):
-            long = solve_elastic(
-                split,
-                weights,
-                turn=turn,
-                grid=blocks,
-                fitted=None,
-                certainty=level.certainty,
-                config=config,
-                short=SHORT_NODES * job.spacing,
-                start=found[-1] if found else None,
-            )
+        long = elastic_of(
+            job,
+            split,
+            weights,
+            turn=turn,
+            grid=blocks,
+            certainty=level.certainty,
+            start=found[-1] if found else None,
+        )
         if not long.fitted:
             continue
         found.append(long.fitted)
         tile = tiles[len(tiles) // 2]
         grid, base = tile.grid(grid_of(job)), _thick(job, long.fields, tile)
         weights, split = _read_tile(job, window, tile)
-        with computing_on(weights.device):
-            part = solve_elastic(
-                split,
-                weights,
-                turn=turn,
-                grid=grid,
-                fitted=None,
-                certainty=level.certainty,
-                config=config,
-                short=SHORT_NODES * job.spacing,
-                start=short[-1] if short and short[-1] else None,
-                only_fit=True,
-                base=base,
-                factor=factor,
-            )
+        part = elastic_of(
+            job,
+            split,
+            weights,
+            turn=turn,
+            grid=grid,
+            certainty=level.certainty,
+            start=short[-1] if short and short[-1] else None,
+            only_fit=True,
+            base=base,
+            factor=factor,
+        )
         short.append(part.fitted)
     variances = {
         "variances": [mean_variances(band) for band in zip(*found, strict=True)],
@@ -320,17 +314,15 @@ def _run_long(task: LongTask) -> Result:
     weights, split = _read_thin(job, first, last)
     turn = np.asarray(open_array(job.url("fields", "turn"), mode="r")[first:last])
     fitted, certainty = read_fit(job, "variances")
-    with computing_on(weights.device):
-        elastic = solve_elastic(
-            split,
-            weights,
-            turn=turn,
-            grid=thin_grid(grid_of(job), factor=factor_of(job)),
-            fitted=fitted,
-            certainty=certainty,
-            config=job.compose.relax,
-            short=SHORT_NODES * job.spacing,
-        )
+    elastic = elastic_of(
+        job,
+        split,
+        weights,
+        turn=turn,
+        grid=thin_grid(grid_of(job), factor=factor_of(job)),
+        fitted=fitted,
+        certainty=certainty,
+    )
     variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)
     written = 0
     for name, values in (
@@ -359,19 +351,17 @@ def _run_tile(task: TileTask) -> Result:
     fitted, certainty = read_fit(job, "short")
     long = torch.from_numpy(np.asarray(open_array(job.url("fields", "long"), mode="r")[first:last]))
     base = _thick(job, long, tile)
-    with computing_on(weights.device):
-        elastic = solve_elastic(
-            split,
-            weights,
-            turn=np.asarray(open_array(job.url("fields", "turn"), mode="r")[first:last]),
-            grid=grid,
-            fitted=fitted,
-            certainty=certainty,
-            config=job.compose.relax,
-            short=SHORT_NODES * job.spacing,
-            base=base,
-            factor=factor,
-        )
+    elastic = elastic_of(
+        job,
+        split,
+        weights,
+        turn=np.asarray(open_array(job.url("fields", "turn"), mode="r")[first:last]),
+        grid=grid,
+        fitted=fitted,
+        certainty=certainty,
+        base=base,
+        factor=factor,
+    )
     moved = torch.from_numpy(np.asarray(open_array(job.url("fields", "long_natural"), mode="r")[z]))
     spread = torch.from_numpy(np.asarray(open_array(job.url("fields", "long_variance"), mode="r")[z]))
     variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)[core]

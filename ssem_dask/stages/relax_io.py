@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ssem_dask.composition.relax import AffineLevel, extent, joined, natural_motion, turn_affines
+from ssem_dask.composition.relax_elastic import SHORT_NODES, Elastic, solve_elastic
 from ssem_dask.composition.relax_report import (
     ALL_REMOVED,
     affine_records,
@@ -18,11 +19,12 @@ from ssem_dask.composition.relax_report import (
     slow_in_words,
     slow_record,
 )
+from ssem_dask.composition.relax_total import SplitPairs
 from ssem_dask.composition.separation import Variances
 from ssem_dask.composition.slow import Beside
 from ssem_dask.composition.uncertainty import affine_parameter_variance, affine_variance
 from ssem_dask.field.affine import apply_affine
-from ssem_dask.field.device import compute_device
+from ssem_dask.field.device import compute_device, computing_on
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.stages.compose_far import read_far_pairs
@@ -113,6 +115,38 @@ def _beside(job: Job) -> Beside | None:
     if landmarks is None and far is None:
         return None
     return Beside(landmarks=landmarks, far=far, adopt=job.compose.reference.frame == "reference")
+
+
+def elastic_of(
+    job: Job,
+    split: SplitPairs,
+    weights: Tensor,
+    *,
+    turn: Float64Array,
+    grid: Grid,
+    certainty: float,
+    fitted: list[Variances] | None = None,
+    start: list[Variances] | None = None,
+    base: Tensor | None = None,
+    factor: int = 1,
+    only_fit: bool = False,
+) -> Elastic:
+    """`solve_elastic` as the run is configured; tasks take turns where they share a GPU."""
+    with computing_on(weights.device):
+        return solve_elastic(
+            split,
+            weights,
+            turn=turn,
+            grid=grid,
+            fitted=fitted,
+            certainty=certainty,
+            config=job.compose.relax,
+            base=base,
+            factor=factor,
+            short=SHORT_NODES * job.spacing,
+            start=start,
+            only_fit=only_fit,
+        )
 
 
 def fit_windows(job: Job) -> list[int]:
