@@ -92,15 +92,8 @@ def sample_known(field: Tensor, *, grid: Grid, positions: Tensor) -> Tensor:
     """
     if bool(torch.isfinite(field).all()) and bool(torch.isfinite(positions).all()):
         return sample(field, grid=grid, positions=positions, kind="bilinear")
-    known = torch.isfinite(field).all(dim=0, keepdim=True)
-    reachable = torch.isfinite(positions).all(dim=0)
-    stacked = torch.cat([torch.where(known, field, torch.zeros_like(field)), known.to(field.dtype)])
-    where = torch.where(reachable, positions, torch.zeros_like(positions))
-    out = sample(stacked, grid=grid, positions=where, kind="bilinear")
-    weight = out[-1:]
-    return torch.where(
-        (weight >= 0.5) & reachable, out[:-1] / weight.clamp(min=0.5), torch.full_like(out[:-1], torch.nan)
-    )
+    flat = positions.reshape(1, 2, 1, -1)
+    return sample_known_batch(field[None], grid=grid, positions=flat)[0].reshape(-1, *positions.shape[1:])
 
 
 def sample_known_batch(fields: Tensor, *, grid: Grid, positions: Tensor) -> Tensor:
