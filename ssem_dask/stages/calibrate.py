@@ -119,7 +119,7 @@ def estimate(job: Job) -> Estimate:
         bytes_written=2000 * (len(boxes) + _wanted(job)),
         files=len(boxes) + _wanted(job),
         # Features of the sections and, for one, the network's activations; the pairs' fields and gradients.
-        memory=max((box.size * 45 + box.shape[1] * box.shape[2] * 350 for box in boxes), default=0),
+        memory=max((box.size * 22 + box.shape[1] * box.shape[2] * 175 for box in boxes), default=0),
     )
 
 

@@ -169,8 +169,8 @@ def estimate(job: Job) -> Estimate:
         bytes_read=sections * y * x * job.info.dtype.itemsize,
         bytes_written=z * ((job.coarse.neighbours * 8 + 6) * 8 + 1),
         files=3 * tasks + 2,
-        # A band of pixels as read, in float and padded; of thumbnails the spectra of a search over all angles.
-        memory=TASK_OVERHEAD + min(y * x, 1 << 26) * (16 + job.info.dtype.itemsize) + thumbnail * 300,
+        # A band of pixels as read, pooled some rows at a time; of thumbnails the spectra of a search over all angles.
+        memory=TASK_OVERHEAD + min(y * x, 1 << 26) * (1 + job.info.dtype.itemsize) + thumbnail * 250,
     )
 
 

@@ -50,7 +50,8 @@ def _relax(task: SplitTask | FitTask | RelaxTask) -> Footprint:
     if isinstance(task, SplitTask):
         return Footprint(reads=_all(job, _PAIRS, start, stop), writes=_all(job, ("fields/pair_affines",), start, stop))
     overlap = job.compose.relax.overlap
-    reads = _all(job, (*_PAIRS, *_TURNS, "fields/coarse", _FIT), start - overlap, stop + overlap)
+    handed = ("fields/pair_affines", "fields/coarse", *_TURNS, _FIT)
+    reads = _all(job, (*_PAIRS, *handed), start - overlap, stop + overlap)
     return Footprint(reads=reads, writes=_all(job, _RESULTS, start, stop))
 
 

@@ -140,8 +140,8 @@ def estimate(job: Job) -> Estimate:
             bytes_read=plane * 4 * k * 3 * (job.shape[0] + (windows + min(windows, FIT_WINDOWS)) * held),
             bytes_written=plane * 4 * (5 if config.keep_natural else 3) * job.shape[0],
             files=(4 if config.keep_natural else 3) * windows + 3,
-            # The solve holds some copies of what it observed in double precision, and the unknowns.
-            memory=TASK_OVERHEAD + plane * held * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 8 * 3),
+            # The solve holds some copies of what it observed, and the unknowns.
+            memory=TASK_OVERHEAD + plane * held * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 4 * 3),
         ),
     )
 

@@ -192,7 +192,7 @@ def estimate(job: Job) -> Estimate:
             bytes_read=int(plane * 4 * k * 3 * (job.shape[0] + windows * held * halo)) + 2 * passed * job.shape[0],
             bytes_written=plane * 4 * (5 if config.keep_natural else 3) * job.shape[0] + passed * job.shape[0],
             files=windows * (6 + (3 if config.keep_natural else 2) * len(tiles)) + FIT_WINDOWS,
-            memory=TASK_OVERHEAD + max(nodes * held * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 8 * 3), band),
+            memory=TASK_OVERHEAD + max(nodes * held * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 4 * 3), band),
         ),
     )
 

@@ -104,7 +104,7 @@ def estimate_downsampling(warping: Warping) -> Estimate:
         bytes_read=written * 4,
         bytes_written=written,
         files=tasks,
-        memory=TASK_OVERHEAD + z * y * x * size * 5 + y * x * 4 * 4 * 2 if tasks else 0,
+        memory=TASK_OVERHEAD + z * y * x * size * 8 + y * x * 4 * 4 * 3 if tasks else 0,
     )
 
 

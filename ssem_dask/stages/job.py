@@ -18,8 +18,8 @@ from ssem_dask.task import Result, Task
 from ssem_dask.types import ConfigBase, ShapeZYX
 
 SECTIONS_PER_COARSE_TASK = 8
-TASK_OVERHEAD = 32 << 20
-"""Bytes that the first task of a stage takes whatever it holds: libraries, their caches, threads."""
+TASK_OVERHEAD = 8 << 20
+"""Bytes that the first task of a stage takes whatever it holds: caches, threads."""
 
 
 class CoarseStageConfig(CoarseConfig):

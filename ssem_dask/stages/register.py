@@ -149,8 +149,8 @@ def estimate(job: Job) -> Estimate:
         # Images and masks of the window and what they are resampled from, and for one section the network's activations
         # and their gradients.
         memory=TASK_OVERHEAD
-        + largest // 4**mip * 9
-        + largest // job.register.sections // 4**mip * 4 * 80
+        + largest // 4**mip * 6
+        + largest // job.register.sections // 4**mip * 4 * 52
         + largest * itemsize,
         # Of the window images, features and masks; of a section's extent what the solvers keep for 32 pairs at a time.
         gpu_memory=largest // 4**mip * 12 + largest // job.register.sections // 4**mip * 320,

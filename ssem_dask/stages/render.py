@@ -176,7 +176,7 @@ def estimate_rendering(warping: Warping) -> Estimate:
         bytes_written=pixels * size,
         files=tasks,
         # The source's pixels as read and in float, and the shard; of a section a few arrays: pixels, places, masks.
-        memory=2 * TASK_OVERHEAD + y * x * (z * (size * 2 + 4) + 4 * 6),
+        memory=TASK_OVERHEAD + y * x * (z * (size * 2 + 6) + 4 * 7),
     )
 
 

@@ -23,6 +23,7 @@ from scipy.ndimage import gaussian_filter
 from ssem_dask import pipeline
 from ssem_dask.config import make_config
 from ssem_dask.geometry.box import Box
+from ssem_dask.runtime.memory import keep_freed_memory
 from ssem_dask.stages.job import Stage
 from ssem_dask.storage.volume import VolumeInfo, create_volume
 from ssem_dask.task import Task
@@ -48,6 +49,7 @@ def make_source(folder: Path, *, sections: int, side: int) -> str:
 def measure(folder: Path, *, sections: int, side: int, settings: dict[str, Any]) -> dict[str, dict[str, int]]:
     """Bytes `stated` and `measured` by stage."""
     torch.set_num_threads(1)
+    keep_freed_memory()  # as workers do
     source = make_source(folder, sections=sections, side=side)
     planned = pipeline.plan(make_config({"source": source, "output": str(folder / "out.zarr"), **settings}))
     pipeline.open_run(planned)
@@ -57,6 +59,7 @@ def measure(folder: Path, *, sections: int, side: int, settings: dict[str, Any])
         firsts = [next(iter(generation)) for generation in stage.generations(planned.job)]
         peaks = [_peak(stage, task) for task in firsts]
         found[stage.NAME] = {"stated": planned.estimates[stage.NAME].memory, "measured": max(peaks)}
+    _give_back()
     found["process"] = {"stated": pipeline.PROCESS, "measured": _status("VmRSS")}
     return found
 
@@ -67,8 +70,8 @@ def _peak(stage: Stage, task: Task) -> int:
     child = os.fork()
     if child == 0:
         try:
-            gc.collect()
-            ctypes.CDLL(None).malloc_trim(0)
+            _give_back()
+            _map_libraries()
             Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
             before = _status("VmRSS")
             stage.run(task)
@@ -82,6 +85,21 @@ def _peak(stage: Stage, task: Task) -> int:
     if not told:
         raise RuntimeError(f"{task.key} failed; see above.")
     return int(told)
+
+
+def _give_back() -> None:
+    """Have the system take what was freed."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def _map_libraries() -> None:
+    """Have the pages of libraries in this process, which a fork leaves out: the task would seem to take them."""
+    madvise, populate_read = ctypes.CDLL(None).madvise, 22  # asm-generic/mman-common.h
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if ".so" in line:
+            start, stop = (int(end, 16) for end in line.split()[0].split("-"))
+            madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), populate_read)
 
 
 def _status(name: str) -> int:
