@@ -1,16 +1,21 @@
 """Banded, symmetric, positive definite matrices: solving, and the entries of their inverse near the diagonal.
 
 By blocks as wide as the band, of which a matrix has few and numpy's products are fast, since LAPACK's banded solvers
-take one column after another. The cost is linear in the size of the matrix.
+take one column after another; a few columns are left to them. The cost is linear in the size of the matrix.
 Laws: `solve` equals the dense solution, and `inverse_band` the band of the dense inverse.
 
 Source: Takahashi, Fagan & Chin 1973; Rue & Held, Gaussian Markov Random Fields, 2005, §2.4.5.
 """
 
+from functools import cached_property
+
 import numpy as np
-from scipy.linalg import cholesky_banded
+from scipy.linalg import cho_solve_banded, cholesky_banded
 
 from ssem_dask.types import Float64Array
+
+_FEW = 8
+"""Columns up to which LAPACK is faster than blocks."""
 
 
 class BandedCholesky:
@@ -26,7 +31,10 @@ class BandedCholesky:
             numpy.linalg.LinAlgError: A is not positive definite.
         """
         self._factor: Float64Array = cholesky_banded(matrix, lower=True, check_finite=False)
-        self._blocks = _Blocks(self._factor, side=max(len(matrix) - 1, 1))
+
+    @cached_property
+    def _blocks(self) -> "_Blocks":
+        return _Blocks(self._factor, side=max(len(self._factor) - 1, 1))
 
     @property
     def logdet(self) -> float:
@@ -35,7 +43,9 @@ class BandedCholesky:
 
     def solve(self, right: Float64Array) -> Float64Array:
         """A⁻¹ times `(n,)` or `(n, P)`."""
-        return self._blocks.solve(right.reshape(len(right), -1)).reshape(right.shape)
+        if right.ndim == 1 or right.shape[1] <= _FEW:
+            return np.asarray(cho_solve_banded((self._factor, True), right, check_finite=False))
+        return self._blocks.solve(right)
 
     def inverse_band(self, *, width: int) -> Float64Array:
         """The band of A⁻¹ `(width + 1, n)`, lower, 0 where row j + o does not exist; `width` may be more than A has."""

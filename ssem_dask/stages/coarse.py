@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from ssem_dask.composition.affine_sections import enough_pairs, separate_affines
-from ssem_dask.field.device import compute_device
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.registration.coarse import CoarseSection, chain_sections, estimate_pair
@@ -176,7 +175,7 @@ def estimate(job: Job) -> Estimate:
 
 def _run_pairs(task: CoarsePairsTask) -> Result:
     job = task.job
-    volume, mip, device = open_source(job), thumbnail_mip(job), compute_device()
+    volume, mip = open_source(job), thumbnail_mip(job)
     first = max(0, task.start - job.coarse.neighbours)
     given = _given(job)
     sections = {}
@@ -184,7 +183,7 @@ def _run_pairs(task: CoarsePairsTask) -> Result:
     ratios, similarity = np.full(affines.shape[:2], np.nan), np.full(affines.shape[:2], np.nan)
     with torch.inference_mode():
         numbers = range(first, task.stop)
-        thumbnails = read_thumbnails(volume, sections=numbers, mip=mip, device=device)
+        thumbnails = read_thumbnails(volume, sections=numbers, mip=mip)
         for z, thumbnail in zip(numbers, thumbnails, strict=True):
             sections[z] = CoarseSection(thumbnail, mask=tissue_mask(thumbnail), config=job.coarse)
         for z in range(task.start, task.stop):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssem_dask.field.device import compute_device
+from ssem_dask.field.device import CPU
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import ceil_div, shape_at_mip
@@ -58,14 +58,14 @@ def downsample_tasks(warping: Warping, *, output: str, digest: str) -> Iterator[
 def run(task: Task) -> Result:
     """Make one pixel of 2 × 2 of the finer level, section by section: their mean, or of ids the most frequent."""
     assert isinstance(task, DownsampleTask)
-    box, dtype, device = task.box, task.warping.info.dtype, compute_device()
+    box, dtype = task.box, task.warping.info.dtype
     volume = Volume.open(task.warping.target)
     below = box.at_mip(box.mip - 1).clipped(volume.shape_at(box.mip - 1))
     finer = volume.read(below)
     if task.warping.labels:
         pixels = np.stack([pool_labels(image) for image in finer])
     else:
-        pixels = np.stack([to_dtype(pool(to_floats(image, device), 2), dtype) for image in finer])
+        pixels = np.stack([to_dtype(pool(to_floats(image, CPU), 2), dtype) for image in finer])
     volume.write(box, pixels)
     return Result(bytes_read=finer.nbytes, bytes_written=pixels.nbytes)
 

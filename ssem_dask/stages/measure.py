@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssem_dask.field.device import compute_device
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import ceil_div, shape_at_mip
 from ssem_dask.geometry.region import Footprint
@@ -152,7 +151,6 @@ def _probe(
     """Similarity of each section with the one before, and the rows of the cuts, before and after."""
     found: dict[str, Float64Array] = {}
     cuts: dict[tuple[str, str], AnyArray] = {}
-    device = compute_device()
     for time, volume in (("before", open_source(job)), ("after", aligned)):
         ncc, cpc = np.full(len(sections), np.nan), np.full(len(sections), np.nan)
         xz = np.zeros((len(sections), info.probe.shape[2]), dtype=job.info.dtype)
@@ -160,8 +158,8 @@ def _probe(
         previous: tuple[AnyArray, Tensor] | None = None
         numbers = range(max(0, sections.start - 1), sections.stop)
         boxes = [Box((z, *info.probe.start_yx), (z + 1, *info.probe.stop[1:]), info.probe.mip) for z in numbers]
-        for z, pooled in zip(numbers, read_pooled_sections(volume, boxes=boxes, device=device), strict=True):
-            image, mask = pooled.cpu().numpy(), tissue_mask(pooled).cpu()
+        for z, pooled in zip(numbers, read_pooled_sections(volume, boxes=boxes), strict=True):
+            image, mask = pooled.numpy(), tissue_mask(pooled)
             i = z - sections.start
             if previous is not None:
                 valid = (mask & previous[1]).numpy()
@@ -188,7 +186,7 @@ def _compare_windows(info: QualityInfo, aligned: Volume, sections: range) -> tup
         top, bottom = cores[0].start[1], cores[0].stop[1]
         band = aligned.read(Box((first, top, 0), (sections.stop, bottom, extent[2]), mip))
         read += band.nbytes
-        mask = tissue_mask(torch.from_numpy(band.astype(np.float32)).to(compute_device())).cpu().numpy()
+        mask = tissue_mask(torch.from_numpy(band.astype(np.float32))).numpy()
         for column, core in enumerate(cores):
             part = core.slices[2]
             for i, z in enumerate(sections):

@@ -156,11 +156,11 @@ def thumbnail_mip(job: Job) -> int:
     return max(0, min(math.ceil(math.log2(max(job.shape[1:]) / job.coarse.thumbnail)), thin))
 
 
-def read_thumbnails(volume: Volume, *, sections: range, mip: int, device: torch.device = CPU) -> Iterator[Tensor]:
+def read_thumbnails(volume: Volume, *, sections: range, mip: int) -> Iterator[Tensor]:
     """Whole sections `(y, x)` at `mip`."""
     shape = volume.shape_at(0)
     y, x = shape_at_mip((shape[1], shape[2]), mip=mip)
-    yield from read_pooled_sections(volume, boxes=[Box((z, 0, 0), (z + 1, y, x), mip) for z in sections], device=device)
+    yield from read_pooled_sections(volume, boxes=[Box((z, 0, 0), (z + 1, y, x), mip) for z in sections])
 
 
 def read_aligned(
