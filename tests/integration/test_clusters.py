@@ -221,7 +221,7 @@ def told(executor: DaskExecutor, stage: str, tmp_path: Path, tasks: int) -> set[
 
 def test_tasks_that_compute_on_a_gpu_go_where_one_is_and_others_anywhere(on_gpus: DaskExecutor, tmp_path: Path) -> None:
     assert told(on_gpus, "register", tmp_path, 18) == {"0", "GPU-5f3a"}
-    assert told(on_gpus, "render", tmp_path, 18) == {"", "0", "GPU-5f3a"}
+    assert told(on_gpus, "downsample", tmp_path, 18) == {"", "0", "GPU-5f3a"}
 
 
 _INSIDE, _MET = threading.Semaphore(0), threading.Event()
