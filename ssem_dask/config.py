@@ -242,7 +242,7 @@ def _decisive(job: Job) -> dict[str, dict[str, Any]]:
     return {
         "coarse": tree["coarse"],
         "mask": tree["mask"] if job.mask.active else {},
-        "calibrate": {key: register.get(key) for key in ("method", "mip", "gauss_newton")} | weights,
+        "calibrate": {key: register.get(key) for key in ("method", "mip", "neighbours", "gauss_newton")} | weights,
         "register": register | weights,
         "compose": compose,
         "render": tree["render"],

@@ -6,7 +6,8 @@ and the displacement lies within the range of the search; elsewhere it is NaN (C
     n = h · max(NCC - 0.05, 0)²,
 
 h the data's Hessian ½ tr(w g gᵀ) (how sharply the features say where they belong) and NCC the local correlation of the
-features (whether they say the same), in units of the median of n over the window, cut at 2 and divided by it.
+features (whether they say the same), in units of what n typically is in the volume (where that was not measured, of its
+median over the window), cut at 2 and divided by it.
 """
 
 from dataclasses import dataclass
@@ -41,7 +42,13 @@ class Evidence:
 
 
 def evidence(
-    displacement: Tensor, *, fixed: FeatureLevel, moving: FeatureLevel, nodes: Grid, cutoff: float
+    displacement: Tensor,
+    *,
+    fixed: FeatureLevel,
+    moving: FeatureLevel,
+    nodes: Grid,
+    cutoff: float,
+    error: float | None = None,
 ) -> Evidence:
     """Compare the fixed sections with the warped moving ones.
 
@@ -51,6 +58,7 @@ def evidence(
         moving: of the moving sections.
         nodes: where evidence is wanted.
         cutoff: rc of the robust weights.
+        error: ē of these; None: each pair's own.
     """
     where = fixed.grid.positions(displacement.device) + displacement
     warped = sample_batch(torch.cat([moving.features, moving.valid[:, None]], dim=1), grid=moving.grid, positions=where)
@@ -58,7 +66,7 @@ def evidence(
     valid = fixed.valid * inside
     a, b = fixed.features, warped[:, :-1]
     (ay, ax), (by, bx) = gradients(a), gradients(b)
-    weight = robust_weights(b - a, valid=valid, cutoff=cutoff)
+    weight = robust_weights(b - a, valid=valid, cutoff=cutoff, mean=error)
     hessian = 0.125 * ((ay + by).square() + (ax + bx).square()).sum(dim=1) * weight
     both = valid[:, None]
     products = [(of * both).sum(dim=1, keepdim=True) for of in (a * b, a.square(), b.square())]
@@ -93,12 +101,12 @@ def raw_confidence(found: Evidence) -> Tensor:
     return found.hessian * (found.correlation - _CHANCE).clamp(min=0.0).square()
 
 
-def relative_confidence(raw: Tensor, *, known: Tensor) -> Tensor:
-    """Confidence in [0, 1]: `raw` in units of its median over what is `known`; 0 where not known."""
+def relative_confidence(raw: Tensor, *, known: Tensor, typical: float | None = None) -> Tensor:
+    """Confidence in [0, 1]: `raw` in units of what is typical, else of its median over what is `known`; 0 elsewhere."""
     seen = raw[known]
     if not seen.numel():
         return torch.zeros_like(raw)
-    scaled = raw / seen.median().clamp(min=1e-12)
+    scaled = raw / (seen.median() if typical is None else raw.new_tensor(typical)).clamp(min=1e-12)
     return torch.where(known, scaled.clamp(max=_LARGEST) / _LARGEST, torch.zeros_like(raw))
 
 

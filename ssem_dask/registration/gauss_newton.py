@@ -10,7 +10,7 @@ nothing depends on the pixel size. The derivative of r by u is taken as the mean
 faster than either and treats the two sections alike (Benhimane and Malis 2004).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,8 +21,9 @@ from torch.nn.functional import avg_pool2d
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_batch
 from ssem_dask.geometry.mip import ceil_div
-from ssem_dask.registration.normal_equations import Kind, NodeBasis, assemble, solve_step
+from ssem_dask.registration.normal_equations import Kind, NodeBasis, assemble, mean_error, solve_step
 from ssem_dask.registration.regularisation import CosineBasis
+from ssem_dask.registration.scales import Scale, Scales
 from ssem_dask.registration.tears import Tears, curvature_weights
 from ssem_dask.registration.vector_map import covering_nodes
 from ssem_dask.types import ConfigBase
@@ -63,6 +64,9 @@ class GaussNewtonConfig(ConfigBase):
     """From nodes to pixels: bilinear or bspline."""
     warm_levels: int = Field(default=2, ge=1)
     """Steps (the finest ones) that pairs of farther predecessors run, after starting from composed k = 1 fields."""
+    scales: Scales | None = None
+    """What residuals, Hessians and confidences are measured in. None: the stage `calibrate` measures it; without that
+    stage each window has its own."""
 
     @model_validator(mode="after")
     def _levels_match(self) -> "GaussNewtonConfig":
@@ -155,6 +159,8 @@ def register_pairs(
     smoothness: float,
     config: GaussNewtonConfig,
     tears: Tears | None = None,
+    scales: Sequence[Scale] | None = None,
+    told: Callable[[Scale], None] | None = None,
 ) -> NodeFields:
     """Register a batch of pairs.
 
@@ -167,12 +173,15 @@ def register_pairs(
         smoothness: L, px of the working image.
         config: the solver's parameters.
         tears: of the pairs; smoothness is cut across them. None: nothing is torn.
+        scales: of each iteration; None: each pair's own.
+        told: is told the pairs' own, their median, in each iteration.
 
     Returns:
         Pull fields on the nodes of the finest step: what lies at y in A lies at y + u(y) in B. Finite everywhere.
     """
     plan = plan_of(config, fixed[0].grid, warm=start is not None)
     found = anchor = start
+    done = 0
     for number, (level, spacing, iterations) in enumerate(plan, start=1):
         a, b = fixed[min(level, len(fixed) - 1)], moving[min(level, len(moving) - 1)]
         nodes = covering_nodes(image, spacing=spacing * image.spacing)
@@ -187,10 +196,12 @@ def register_pairs(
             fixed=a,
             moving=b,
             relative=relative,
-            iterations=iterations,
+            scales=[None] * iterations if scales is None else scales[done : done + iterations],
+            told=told,
             config=config,
             tears=tears,
         )
+        done += iterations
         if start is None and number > len(plan) - config.passes:
             anchor = found
     assert found is not None
@@ -211,7 +222,8 @@ def _descend(
     fixed: FeatureLevel,
     moving: FeatureLevel,
     relative: float,
-    iterations: int,
+    scales: Sequence[Scale | None],
+    told: Callable[[Scale], None] | None,
     config: GaussNewtonConfig,
     tears: Tears | None,
 ) -> NodeFields:
@@ -229,7 +241,7 @@ def _descend(
     solves = config.conjugate_gradients * (1 if tears is None else _TORN_ITERATIONS)
     u = begin.values / unit
     smooth = torch.zeros_like(u) if anchor is None else anchor.values / unit
-    for _ in range(iterations):
+    for scale in scales:
         where = positions + basis.spread(u) * unit
         warped = sample_batch(sampled, grid=moving.grid, positions=where)
         inside = _contained(moving.grid, where) & (warped[:, -1] > 0.5)
@@ -243,13 +255,22 @@ def _descend(
             valid=valid,
             cutoff=config.cutoff,
             basis=basis,
+            scale=scale,
         )
+        if told is not None:
+            error = mean_error(features - fixed.features, valid=valid)
+            hessian = equations.stiffness / basis.cell
+            told(Scale(error=_middle(error), hessian=_middle(hessian)))
         step = solve_step(
             equations, u=u - smooth, smoothness=relative, basis=cosines, iterations=solves, weights=weights
         )
         length = torch.linalg.vector_norm(step, dim=1, keepdim=True)
         u = u + step * (config.largest_step / length.clamp(min=config.largest_step))
     return NodeFields(u * unit, nodes, config.interpolation)
+
+
+def _middle(values: Tensor) -> float:
+    return max(float(values.median()), 1e-12)
 
 
 def gradients(values: Tensor) -> tuple[Tensor, Tensor]:

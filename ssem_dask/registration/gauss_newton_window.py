@@ -5,7 +5,7 @@ k = 1 start at 0; pairs k > 1 start from the composed k = 1 fields where all sec
 that distance tissue changes too much to find its way alone.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
@@ -31,10 +31,12 @@ from ssem_dask.registration.gauss_newton import (
     GaussNewtonConfig,
     NodeFields,
     feature_pyramid,
+    plan_of,
     register_pairs,
 )
 from ssem_dask.registration.pairs import PairFields
 from ssem_dask.registration.pyramid import pool
+from ssem_dask.registration.scales import Scale, Scales
 from ssem_dask.registration.tears import Tears
 
 SEARCH_RANGE = 96
@@ -83,7 +85,45 @@ def gauss_newton_window(
             at = tuple(torch.tensor([(z - other - 1, z - core.start) for z, other in chunk], device=device).T)
             fields[at], raw[at], known[at] = values, n, sure
     fields = torch.where(known[:, :, None], fields, torch.full_like(fields, torch.nan))
-    return PairFields(fields, relative_confidence(raw, known=known))
+    typical = None if config.scales is None else config.scales.confidence
+    return PairFields(fields, relative_confidence(raw, known=known, typical=typical))
+
+
+def window_scales(
+    images: Tensor, *, valid: Tensor, grid: Grid, neighbours: int, config: GaussNewtonConfig, device: torch.device | str
+) -> Scales | None:
+    """What residuals, Hessians and confidences are in one window; None where it shows nothing that can be registered.
+
+    Args:
+        images: `(z, y, x)` float32, coarse-aligned consecutive sections.
+        valid: `(z, y, x)` bool, False where there is no tissue.
+        grid: of the images' pixels, mip-0 px.
+        neighbours: K.
+        config: of the solver.
+        device: torch device to work on.
+
+    Raises:
+        WeightsError: the encoder cannot be loaded.
+    """
+    encoder = encoder_on(config.encoder, digest=config.encoder_digest, device=device)
+    told: dict[int, list[Scale]] = {}
+    with torch.inference_mode():
+        window = _Window(
+            images, valid=valid, grid=grid, encoder=encoder, config=config, device=device, tears=None, told=told
+        )
+        wanted = [(z, z - k) for k in range(1, neighbours + 1) for z in range(k, len(images))]
+        window.register(_steps_for(wanted))
+        window.register(wanted)
+        there = [pair for pair in wanted if pair in window.found]
+        if 1 not in told:
+            return None
+        nodes = window.nodes
+        _, raw, known = window.judged(there, nodes=nodes)
+        if not known.any():
+            return None
+        confidence = max(float(raw[known].median()), 1e-12)
+    warm = tuple(tuple(told[k]) for k in range(2, neighbours + 1) if k in told)
+    return Scales(cold=tuple(told[1]), warm=warm, confidence=confidence)
 
 
 class _Window:
@@ -99,7 +139,20 @@ class _Window:
         config: GaussNewtonConfig,
         device: torch.device | str,
         tears: Tensor | None,
+        told: dict[int, list[Scale]] | None = None,
     ) -> None:
+        """Encode the sections.
+
+        Args:
+            images: `(z, y, x)`.
+            valid: `(z, y, x)`.
+            grid: of their pixels.
+            encoder: on the device.
+            config: of the solver.
+            device: to work on.
+            tears: `(z, y, x)`, None without.
+            told: by distance, is given the scales of the pairs' iterations; that is done in plain PyTorch.
+        """
         self.found: dict[Pair, Tensor] = {}
         self._config = config
         self._image = grid
@@ -109,7 +162,14 @@ class _Window:
         self._tears = _pooled_tears(tears, like=finest)
         self._torn = [bool(t.any()) for t in self._tears]
         self._pyramid = feature_pyramid(finest, levels=max(config.levels) + 1)
-        self._fused = _fused(self._pyramid, image=grid, config=config)
+        self._told = told
+        self._fused = told is None and _fused(self._pyramid, image=grid, config=config)
+
+    @property
+    def nodes(self) -> Grid:
+        """Of the fields that were found."""
+        assert self._nodes is not None
+        return self._nodes
 
     def register(self, pairs: Iterable[Pair]) -> None:
         """Find pairs in both directions, as far as their sections exist and show tissue."""
@@ -148,22 +208,34 @@ class _Window:
         return values, raw_confidence(found), known
 
     def _evidence(self, pairs: Sequence[Pair], forward: NodeFields, nodes: Grid) -> Evidence:
+        error = None if self._config.scales is None else self._config.scales.error
         if self._fused:
             from ssem_dask.registration.fused.evidence import fused_evidence
 
-            return fused_evidence(self._pyramid[0], pairs, fields=forward, nodes=nodes, cutoff=self._config.cutoff)
+            return fused_evidence(
+                self._pyramid[0], pairs, fields=forward, nodes=nodes, cutoff=self._config.cutoff, error=error
+            )
         index = torch.tensor(pairs, device=self._pyramid[0].features.device)
         fixed, moving = (self._pyramid[0].select(index[:, side]) for side in (0, 1))
-        return evidence(forward.on(fixed.grid), fixed=fixed, moving=moving, nodes=nodes, cutoff=self._config.cutoff)
+        return evidence(
+            forward.on(fixed.grid), fixed=fixed, moving=moving, nodes=nodes, cutoff=self._config.cutoff, error=error
+        )
 
     def _register(self, pairs: Sequence[Pair], *, distance: int, warm: bool, torn: bool) -> None:
         start = self._fields([self._composed(pair) for pair in pairs]) if warm else None
         smoothness = self._config.smoothness_for(distance)
+        scales = self._scales(distance, warm=warm)
         if self._fused and not torn:
             from ssem_dask.registration.fused.solver import register_fused
 
             result = register_fused(
-                self._pyramid, pairs, image=self._image, start=start, smoothness=smoothness, config=self._config
+                self._pyramid,
+                pairs,
+                image=self._image,
+                start=start,
+                smoothness=smoothness,
+                config=self._config,
+                scales=scales,
             )
         else:
             fixed, moving = self._sides(pairs)
@@ -175,9 +247,23 @@ class _Window:
                 smoothness=smoothness,
                 config=self._config,
                 tears=self._tears_of(pairs) if torn else None,
+                scales=scales,
+                told=self._tells(distance, warm=warm),
             )
         self._nodes = result.nodes
         self.found.update(zip(pairs, result.values, strict=True))
+
+    def _scales(self, distance: int, *, warm: bool) -> tuple[Scale, ...] | None:
+        if self._config.scales is None:
+            return None
+        iterations = sum(count for _, _, count in plan_of(self._config, self._pyramid[0].grid, warm=warm))
+        return self._config.scales.of(distance=distance, warm=warm, iterations=iterations)
+
+    def _tells(self, distance: int, *, warm: bool) -> Callable[[Scale], None] | None:
+        """Where the first batch of a distance tells its scales; farther pairs only where they start from others."""
+        if self._told is None or distance in self._told or warm != (distance > 1):
+            return None
+        return self._told.setdefault(distance, []).append
 
     def _is_torn(self, pair: Pair) -> bool:
         return self._torn[pair[0]] or self._torn[pair[1]]

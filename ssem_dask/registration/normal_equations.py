@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ssem_dask.field.grid import Grid
 from ssem_dask.registration.regularisation import CosineBasis, CurvatureWeights, curvature
+from ssem_dask.registration.scales import Scale
 from ssem_dask.registration.vector_map import axis_index, axis_matrix
 
 Kind: TypeAlias = Literal["bilinear", "bspline"]
@@ -69,11 +70,18 @@ class NormalEquations:
     b: Tensor
     """`(n, 2, ny, nx)`."""
     stiffness: Tensor
-    """`(n, 1, 1, 1)`: h̄ s², the mean of ½ tr T over nodes that lie wholly in tissue."""
+    """`(n, 1, 1, 1)`: h̄ s², the mean of ½ tr T over nodes that lie wholly in tissue, or as it was given."""
 
 
 def assemble(
-    *, residual: Tensor, gradient_y: Tensor, gradient_x: Tensor, valid: Tensor, cutoff: float, basis: NodeBasis
+    *,
+    residual: Tensor,
+    gradient_y: Tensor,
+    gradient_x: Tensor,
+    valid: Tensor,
+    cutoff: float,
+    basis: NodeBasis,
+    scale: Scale | None = None,
 ) -> NormalEquations:
     """T and b.
 
@@ -84,8 +92,9 @@ def assemble(
         valid: `(n, h, w)` float32; pixels where it is 0 do not count.
         cutoff: rc: residuals of rc times their rms weigh a quarter.
         basis: of the nodes on these pixels.
+        scale: ē and h̄; None: each pair's own.
     """
-    weight = robust_weights(residual, valid=valid, cutoff=cutoff)
+    weight = robust_weights(residual, valid=valid, cutoff=cutoff, mean=None if scale is None else scale.error)
     products = [
         (a * b).sum(dim=1) * weight
         for a, b in (
@@ -96,18 +105,28 @@ def assemble(
             (gradient_x, residual),
         )
     ]
-    count = valid.sum(dim=(1, 2)).clamp(min=1.0)
-    mean = 0.5 * (products[0] + products[2]).sum(dim=(1, 2)) / count
+    mean = mean_hessian(products[0] + products[2], valid=valid)
+    if scale is not None:
+        mean = torch.full_like(mean, scale.hessian)
     yy, yx, xx, by, bx = basis.gather(torch.stack(products)).unbind()
     return NormalEquations(yy, yx, xx, torch.stack([by, bx], dim=1), (mean * basis.cell)[:, None, None, None])
 
 
-def robust_weights(residual: Tensor, *, valid: Tensor, cutoff: float) -> Tensor:
-    """w = valid / (1 + e / (rc² ē))² `(n, h, w)`, e = Σ_c r² and ē its mean over the pair (Geman and McClure 1987)."""
+def robust_weights(residual: Tensor, *, valid: Tensor, cutoff: float, mean: float | None = None) -> Tensor:
+    """w = valid / (1 + e / (rc² ē))² `(n, h, w)`, e = Σ_c r² (Geman and McClure 1987); ē is `mean`, else the pair's."""
     error = residual.square().sum(dim=1)
-    count = valid.sum(dim=(1, 2), keepdim=True).clamp(min=1.0)
-    mean = (error * valid).sum(dim=(1, 2), keepdim=True) / count
-    return valid / (1.0 + error / (cutoff**2 * mean).clamp(min=1e-12)).square()
+    typical = mean_error(residual, valid=valid)[:, None, None] if mean is None else error.new_tensor(mean)
+    return valid / (1.0 + error / (cutoff**2 * typical).clamp(min=1e-12)).square()
+
+
+def mean_error(residual: Tensor, *, valid: Tensor) -> Tensor:
+    """ē `(n,)` of each pair: the mean of Σ_c r² over its valid px."""
+    return (residual.square().sum(dim=1) * valid).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1.0)
+
+
+def mean_hessian(trace: Tensor, *, valid: Tensor) -> Tensor:
+    """h̄ `(n,)` of each pair, from tr(w g gᵀ) `(n, h, w)`."""
+    return 0.5 * trace.sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1.0)
 
 
 def solve_step(

@@ -1,9 +1,10 @@
-"""Stage calibrate: the smoothness length of Gauss-Newton registration, chosen from a few sample windows.
+"""Stage calibrate: what all windows of Gauss-Newton registration have in common, from a few sample windows.
 
-Generation 1 registers each window with several lengths and writes what the shorter ones add to
-`quality/calibration/`; generation 2 decides by the median over the windows and writes `quality/calibration.json`,
-which the register stage reads. Where the user gives a smoothness only that is written down; other methods have none to
-choose, and the stage has no tasks.
+That is the smoothness length, and what residuals, Hessians and confidences are measured in (`registration.scales`).
+Generation 1 registers each window with several lengths and writes what the shorter ones add, and its scales, to
+`quality/calibration/`; generation 2 takes the median over the windows and writes `quality/calibration.json`, which the
+register stage reads. Where the user gives a smoothness no others are tried; other methods need nothing of this, and the
+stage has no tasks.
 """
 
 import contextlib
@@ -19,7 +20,9 @@ from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import shape_at_mip
 from ssem_dask.geometry.region import Footprint, Region
-from ssem_dask.registration.calibrate import LEAST_SECTIONS, Choice, Step, choose_smoothness, probe_window
+from ssem_dask.registration.calibrate import Choice, Step, choose_smoothness, probe_window
+from ssem_dask.registration.gauss_newton_window import window_scales
+from ssem_dask.registration.scales import Scales, typical
 from ssem_dask.stages.job import Estimate, Job, RegisterStageConfig
 from ssem_dask.stages.sections import open_source, read_aligned_sections
 from ssem_dask.storage.fields import open_coarse
@@ -39,7 +42,7 @@ _STEP = (0.7548776662, 0.5698402910)  # of the R2 sequence, which spreads points
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeTask(Task):
-    """Try the lengths in one window."""
+    """Try the lengths in one window, and measure its scales."""
 
     job: Job
     index: int
@@ -124,11 +127,14 @@ def estimate(job: Job) -> Estimate:
 
 
 def calibrated(job: Job) -> RegisterStageConfig:
-    """The register stage's configuration with the smoothness that was chosen."""
+    """The register stage's configuration with what was chosen and measured."""
     if not _wanted(job):
         return job.register
     record = json.loads(read_bytes(job.url(RESULT)))
     solver = job.register.gauss_newton.model_copy(update={"smoothness": tuple(record["smoothness"])})
+    found = record.get("scales")  # runs that were begun by earlier versions have none
+    if solver.scales is None and found is not None:
+        solver = solver.model_copy(update={"scales": Scales.model_validate(found)})
     return job.register.model_copy(update={"gauss_newton": solver})
 
 
@@ -136,7 +142,7 @@ def sample_windows(job: Job) -> list[tuple[Box, ...]]:
     """The sample windows, each with the places it may take: spread over the volume by a fixed rule."""
     mip = job.register.mip
     assert mip is not None
-    if job.register.gauss_newton.smoothness is not None or job.shape[0] < LEAST_SECTIONS:
+    if job.shape[0] < 2:
         return []
     extent = job.shape[0], *shape_at_mip((job.shape[1], job.shape[2]), mip=mip)
     size = min(_SECTIONS, extent[0]), min(_SIDE, extent[1]), min(_SIDE, extent[2])
@@ -156,26 +162,40 @@ def sample_windows(job: Job) -> list[tuple[Box, ...]]:
 def _run_probe(task: ProbeTask) -> Result:
     job = task.job
     volume, coarse, device = open_source(job), open_coarse(job.url("fields", "coarse")), compute_device()
+    config, neighbours = job.register.gauss_newton, job.register.neighbours
     steps: tuple[Step, ...] = ()
+    scales: Scales | None = None
     read = 0
     for box in task.places:
         affines = np.asarray(coarse[box.start[0] : box.stop[0]])
         sections = list(read_aligned_sections(volume, sections=box.sections, box=box, affines=affines, device=device))
         read += _source_pixels(job, box) * job.info.dtype.itemsize
         grid = Grid.of_box(box)
-        steps = probe_window(
-            torch.stack([image for image, _ in sections]),
-            valid=torch.stack([mask for _, mask in sections]),
-            grid=grid.relative_to(grid.origin),
-            config=job.register.gauss_newton,
-            device=device,
+        image, valid = (torch.stack(parts) for parts in zip(*sections, strict=True))
+        own = grid.relative_to(grid.origin)
+        if config.smoothness is None:
+            steps = probe_window(image, valid=valid, grid=own, config=config, device=device)
+        first = max(0, (len(image) - 1 - neighbours) // 2)
+        some = slice(
+            first, first + 1 + neighbours
+        )  # as few as show pairs of every kind: this costs as much as the lengths
+        scales = window_scales(
+            image[some], valid=valid[some], grid=own, neighbours=neighbours, config=config, device=device
         )
-        if steps:
+        if steps or scales:
             break
-    content = _json({"start": list(box.start), "stop": list(box.stop), "mip": box.mip, "steps": _records(steps)})
+    content = _json(
+        {
+            "start": list(box.start),
+            "stop": list(box.stop),
+            "mip": box.mip,
+            "steps": _records(steps),
+            "scales": None if scales is None else scales.model_dump(),
+        }
+    )
     write_bytes(_window_url(job, task.index), content)
     return Result(
-        outcome=Outcome.OK if steps else Outcome.NO_TISSUE,
+        outcome=Outcome.OK if steps or scales else Outcome.NO_TISSUE,
         bytes_read=read,
         bytes_written=len(content),
     )
@@ -195,7 +215,14 @@ def _run_choose(task: ChooseTask) -> Result:
         steps = [[Step(**{name: step[name] for name in names}) for step in w["steps"]] for w in windows]
         choice = choose_smoothness(steps, pixel_size=job.info.pixel_size * 2.0 ** (job.register.mip or 0))
     found_by = "user" if given is not None else "data" if any(w["steps"] for w in windows) else "default"
-    record = {"smoothness": list(choice.smoothness), "chosen_by": found_by, "reason": choice.reason, "windows": windows}
+    scales = typical([Scales.model_validate(w["scales"]) for w in windows if w.get("scales")])
+    record = {
+        "smoothness": list(choice.smoothness),
+        "chosen_by": found_by,
+        "reason": choice.reason,
+        "scales": None if scales is None else scales.model_dump(),
+        "windows": windows,
+    }
     content = _json(record)
     write_bytes(job.url(RESULT), content)
     return Result(message=choice.reason if given is None else "", bytes_written=len(content))

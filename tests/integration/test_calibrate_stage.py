@@ -35,12 +35,34 @@ def test_what_decides_the_choice_decides_its_digest_and_that_of_what_follows(obs
 def test_a_smoothness_that_is_given_is_kept_and_written_down(observed: str, tmp_path: Path) -> None:
     output = str(tmp_path / "out.zarr")
     summary = ssem_dask.align(observed, output, cluster="serial", **_with(gauss_newton={"smoothness": [18.0]}))
-    assert summary.counts["calibrate"] == {"ok": 1}
+    assert summary.counts["calibrate"] == {"ok": 2}
     record = json.loads(read_bytes(join(output, "quality", "calibration.json")))
-    assert (record["chosen_by"], record["smoothness"], record["windows"]) == ("user", [18.0], [])
+    assert (record["chosen_by"], record["smoothness"]) == ("user", [18.0])
+    assert [window["steps"] for window in record["windows"]] == [[]]
     assert "given" in summary.choices[-1]
     planned = pipeline.plan(make_config({"source": observed, "output": output, **QUICK}))
-    assert calibrate.calibrated(planned.job).gauss_newton.smoothness == (18.0,)
+    solver = calibrate.calibrated(planned.job).gauss_newton
+    assert solver.smoothness == (18.0,)
+    assert solver.scales is not None
+    assert solver.scales.model_dump(mode="json") == record["scales"]
+
+
+def test_scales_that_are_given_are_kept_and_what_measured_none_does_without(observed: str, tmp_path: Path) -> None:
+    given = {"cold": [{"error": 50.0, "hessian": 20.0}] * 30, "confidence": 9.0}
+    output = tmp_path / "out.zarr"
+    ssem_dask.align(observed, str(output), cluster="serial", **_with(gauss_newton={"scales": given}))
+    plain, own = (
+        pipeline.plan(make_config({"source": observed, "output": str(output), **tree})).job
+        for tree in (QUICK, _with(gauss_newton={"scales": given}))
+    )
+    scales = calibrate.calibrated(own).gauss_newton.scales
+    assert scales is not None
+    assert scales.confidence == 9.0
+    path = output / "quality" / "calibration.json"
+    record = json.loads(path.read_text())
+    del record["scales"]  # as earlier versions wrote it
+    path.write_text(json.dumps(record))
+    assert calibrate.calibrated(plain).gauss_newton.scales is None
 
 
 def test_a_choice_that_is_lost_is_made_again_and_is_the_same(observed: str, tmp_path: Path) -> None:

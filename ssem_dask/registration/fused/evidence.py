@@ -16,7 +16,13 @@ _SUMS = 1024
 
 
 def fused_evidence(
-    sections: FeatureLevel, pairs: Sequence[tuple[int, int]], *, fields: NodeFields, nodes: Grid, cutoff: float
+    sections: FeatureLevel,
+    pairs: Sequence[tuple[int, int]],
+    *,
+    fields: NodeFields,
+    nodes: Grid,
+    cutoff: float,
+    error: float | None = None,
 ) -> Evidence:
     """Compare the fixed sections with the warped moving ones; see `confidence.evidence`.
 
@@ -26,6 +32,7 @@ def fused_evidence(
         fields: of the pairs; bilinear.
         nodes: where evidence is wanted.
         cutoff: rc of the robust weights.
+        error: ē of these; None: each pair's own.
     """
     device, n = sections.features.device, len(pairs)
     channels, h, w = sections.features.shape[1:]
@@ -52,7 +59,8 @@ def fused_evidence(
         channels=channels,
         block=_PIXELS,
     )
-    kernels.mean_error[n,](partial, moments, blocks, block=_SUMS)
+    given = torch.tensor([error or 0.0, 0.0], device=device)
+    kernels.mean_error[n,](partial, moments, given, blocks, block=_SUMS)
     maps = torch.empty(n, 2 * channels + 5, h, w, device=device)
     kernels.evidence_maps[blocks, n](
         sections.features.contiguous(),

@@ -125,8 +125,10 @@ def warp_features(
 
 
 @triton.jit
-def mean_error(partial, moments, programs, block: tl.constexpr):
-    """Of every pair ē, the mean of e over its valid px, and their number: `moments` `(n, 2)`, written."""
+def mean_error(partial, moments, given, programs, block: tl.constexpr):
+    """Of every pair ē, as `given` `(2,)` first or else the mean of e over its valid px, and their number: `moments`
+    `(n, 2)`, written.
+    """
     pair = tl.program_id(0).to(tl.int64)
     error = tl.zeros([block], dtype=tl.float32)
     count = tl.zeros([block], dtype=tl.float32)
@@ -136,7 +138,8 @@ def mean_error(partial, moments, programs, block: tl.constexpr):
         error += tl.load(partial + (pair * programs + index) * 2, mask=here, other=0.0)
         count += tl.load(partial + (pair * programs + index) * 2 + 1, mask=here, other=0.0)
     total = tl.maximum(tl.sum(count), 1.0)
-    tl.store(moments + pair * 2, tl.sum(error) / total)
+    typical = tl.load(given)
+    tl.store(moments + pair * 2, tl.where(typical > 0.0, typical, tl.sum(error) / total))
     tl.store(moments + pair * 2 + 1, total)
 
 
@@ -341,6 +344,7 @@ def right_side(
     equations,
     traces,
     moments,
+    given,
     u,
     smooth,
     relative,
@@ -360,6 +364,7 @@ def right_side(
         equations: `(n, 5, ny, nx)`.
         traces: `(n, programs, 2)`.
         moments: `(n, 2)`.
+        given: `(2,)`: h̄ last; 0: each pair's own.
         u: `(n, 2, ny, nx)`.
         smooth: the same: what u is smooth relative to.
         relative: `(1,)`: (L / S)⁴.
@@ -379,7 +384,8 @@ def right_side(
     j = node % nx
     yy = _total(traces, pair, programs, 2, reduce)
     xx = _total(traces + 1, pair, programs, 2, reduce)
-    stiffness = 0.5 * (yy + xx) / tl.load(moments + pair * 2 + 1) * cell
+    typical = tl.load(given + 1)
+    stiffness = tl.where(typical > 0.0, typical, 0.5 * (yy + xx) / tl.load(moments + pair * 2 + 1)) * cell
     c2 = stiffness * tl.load(relative)
     epsilon = damping * stiffness
     if tl.program_id(0) == 0:

@@ -96,13 +96,17 @@ class LevelStep:
         self._y, self._x = basis.y.contiguous(), basis.x.contiguous()
         self._y_t, self._x_t = basis.y.T.contiguous(), basis.x.T.contiguous()
 
-    def run(self, iterations: int) -> None:
-        """Move `u`; only launches kernels, so that it can be recorded."""
-        for _ in range(iterations):
-            self._assemble()
-            self._solve()
+    def run(self, scales: Tensor) -> None:
+        """Move `u`; only launches kernels, so that it can be recorded.
 
-    def _assemble(self) -> None:
+        Args:
+            scales: `(iterations, 2)`: ē and h̄ of each iteration; 0: each pair's own.
+        """
+        for scale in scales:
+            self._assemble(scale)
+            self._solve(scale)
+
+    def _assemble(self, scale: Tensor) -> None:
         features, valid, (h, w) = self.sections.features, self.sections.valid, self.sections.grid.shape
         (n, channels), (ny, nx) = self._warped.shape[:2], self.nodes.shape
         blocks = self._partial.shape[1]
@@ -123,7 +127,7 @@ class LevelStep:
             channels=channels,
             block=_PIXELS,
         )
-        kernels.mean_error[n,](self._partial, self._moments, blocks, block=_SUMS)
+        kernels.mean_error[n,](self._partial, self._moments, scale, blocks, block=_SUMS)
         cells = _CELLS[self._ratio]
         kernels.cell_sums[triton.cdiv(self._cells[1], cells), self._cells[0], n](
             features,
@@ -145,7 +149,7 @@ class LevelStep:
             self._sums, self._equations, self._traces, ny, nx, *self._cells, block=_NODES
         )
 
-    def _solve(self) -> None:
+    def _solve(self, scale: Tensor) -> None:
         n, (ny, nx), programs = len(self.u), self.nodes.shape, self._programs
         grid = (programs, n)
         reduce = max(_LEAST_SUMMED, triton.next_power_of_2(programs))
@@ -153,6 +157,7 @@ class LevelStep:
             self._equations,
             self._traces,
             self._moments,
+            scale,
             self.u,
             self.smooth,
             self._relative,

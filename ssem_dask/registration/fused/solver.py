@@ -19,6 +19,7 @@ from ssem_dask.field.grid import Grid
 from ssem_dask.registration.fused.level import LevelStep, Sections, fits
 from ssem_dask.registration.gauss_newton import FeatureLevel, GaussNewtonConfig, NodeFields, plan_of
 from ssem_dask.registration.normal_equations import NodeBasis
+from ssem_dask.registration.scales import Scale
 from ssem_dask.registration.vector_map import covering_nodes
 
 _KEPT = 6
@@ -43,6 +44,7 @@ def register_fused(
     start: NodeFields | None,
     smoothness: float,
     config: GaussNewtonConfig,
+    scales: Sequence[Scale] | None = None,
 ) -> NodeFields:
     """Register pairs of sections as `gauss_newton.register_pairs` does, to within rounding.
 
@@ -53,6 +55,7 @@ def register_fused(
         start: as there.
         smoothness: L, px of the working image.
         config: the solver's parameters.
+        scales: as there.
 
     Raises:
         torch.OutOfMemoryError: the GPU cannot hold a single pair.
@@ -64,7 +67,7 @@ def register_fused(
         try:
             solver = _solver(pyramid, pairs=_rounded(len(part)), image=image, warm=warm, config=config)
             begin = None if start is None else start.values[batch[0] : batch[-1] + 1]
-            return _Found(solver(pyramid, part, start=begin, smoothness=smoothness), solver.nodes)
+            return _Found(solver(pyramid, part, start=begin, smoothness=smoothness, scales=scales), solver.nodes)
         except torch.OutOfMemoryError:
             forget_solvers()  # what they hold may be all that is missing
             raise
@@ -103,7 +106,7 @@ def forget_solvers() -> None:
 def _solver(
     pyramid: Sequence[FeatureLevel], *, pairs: int, image: Grid, warm: bool, config: GaussNewtonConfig
 ) -> "_Solver":
-    plain = config.model_copy(update={"smoothness": None, "encoder": "", "encoder_digest": None})
+    plain = config.model_copy(update={"smoothness": None, "encoder": "", "encoder_digest": None, "scales": None})
     finest = pyramid[0]
     key = _Key(
         tuple(tuple(level.features.shape) for level in pyramid),
@@ -163,6 +166,7 @@ class _Solver:
                 largest_step=config.largest_step,
             )
         self._plan = plan
+        self._scales = torch.zeros(sum(iterations for _, _, iterations in plan), 2, device=device)
         last = self._steps[plan[-1][:2]]
         self.nodes = last.nodes
         self._start = torch.zeros_like(last.u)
@@ -177,6 +181,7 @@ class _Solver:
         *,
         start: Tensor | None,
         smoothness: float,
+        scales: Sequence[Scale] | None,
     ) -> Tensor:
         """Displacements `(n, 2, ny, nx)` of the given pairs, mip-0 px."""
         n = len(pairs)
@@ -188,6 +193,8 @@ class _Solver:
                 sections.valid.copy_(pyramid[level].valid)
             for spacing, relative in self._relative.items():
                 relative.fill_((smoothness / spacing) ** 4)
+            own = [(0.0, 0.0)] * len(self._scales)
+            self._scales.copy_(torch.tensor(own if scales is None else [(s.error, s.hessian) for s in scales]))
             if start is not None:
                 self._start[:n] = start
                 self._start[n:] = start[-1]
@@ -213,6 +220,7 @@ class _Solver:
         passes = 1 if self._warm else self._config.passes
         spacing_before = self._plan[-1][1]
         found = anchor = self._start if self._warm else None
+        done = 0
         for number, (level, spacing, iterations) in enumerate(self._plan, start=1):
             step = self._steps[level, spacing]
             unit = step.sections.grid.spacing
@@ -222,7 +230,8 @@ class _Solver:
                     target.zero_()
                 else:
                     torch.div(values if basis is None else basis.spread(values), unit, out=target)
-            step.run(iterations)
+            step.run(self._scales[done : done + iterations])
+            done += iterations
             found = step.u * unit
             if self._warm:
                 anchor = self._on(anchor, basis)

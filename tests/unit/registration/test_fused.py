@@ -1,6 +1,7 @@
 """The kernels for GPUs give what the plain code gives; without a GPU they run in Triton's interpreter."""
 
 import os
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -20,9 +21,11 @@ from ssem_dask.registration.gauss_newton import (  # noqa: E402
     GaussNewtonConfig,
     NodeFields,
     feature_pyramid,
+    plan_of,
     register_pairs,
 )
 from ssem_dask.registration.lcn import _in_blocks, local_contrast  # noqa: E402
+from ssem_dask.registration.scales import Scale  # noqa: E402
 
 # 4 feature px to a cell on one level, 8 on the other; sides that are no multiple of anything.
 SHAPE = (27, 33)
@@ -47,10 +50,14 @@ def pyramid() -> list[FeatureLevel]:
 PAIRS = [(0, 1), (2, 0)]
 
 
-def _reference(pyramid: list[FeatureLevel], *, start: NodeFields | None, smoothness: float) -> NodeFields:
+def _reference(
+    pyramid: list[FeatureLevel], *, start: NodeFields | None, smoothness: float, scales: Sequence[Scale] | None = None
+) -> NodeFields:
     index = torch.tensor(PAIRS, device=DEVICE)
     fixed, moving = ([level.select(index[:, side]) for level in pyramid] for side in (0, 1))
-    return register_pairs(fixed=fixed, moving=moving, image=IMAGE, start=start, smoothness=smoothness, config=CONFIG)
+    return register_pairs(
+        fixed=fixed, moving=moving, image=IMAGE, start=start, smoothness=smoothness, config=CONFIG, scales=scales
+    )
 
 
 # Without a GPU features stay in single precision, so only rounding differs; px of mip 0.
@@ -72,18 +79,30 @@ def test_pairs_are_registered_as_by_the_plain_code(pyramid: list[FeatureLevel]) 
     forget_solvers()
 
 
+def test_given_scales_are_taken_as_by_the_plain_code(pyramid: list[FeatureLevel]) -> None:
+    iterations = sum(count for _, _, count in plan_of(CONFIG, pyramid[0].grid, warm=False))
+    scales = [Scale(error=4.0 + i, hessian=0.5 + 0.1 * i) for i in range(iterations)]
+    expected = _reference(pyramid, start=None, smoothness=20.0, scales=scales)
+    found = register_fused(pyramid, PAIRS, image=IMAGE, start=None, smoothness=20.0, config=CONFIG, scales=scales)
+    own = register_fused(pyramid, PAIRS, image=IMAGE, start=None, smoothness=20.0, config=CONFIG)
+    assert float((own.values - found.values).abs().max()) > 0.2
+    torch.testing.assert_close(found.values, expected.values, atol=TOLERANCE, rtol=0)
+    forget_solvers()
+
+
 def test_only_what_the_kernels_can_do_is_theirs(pyramid: list[FeatureLevel]) -> None:
     assert not suits(pyramid, image=IMAGE, config=CONFIG.model_copy(update={"interpolation": "bspline"}))
     assert not suits(pyramid, image=IMAGE, config=CONFIG.model_copy(update={"node_spacing": (32, 24)}))
 
 
-def test_evidence_is_that_of_the_plain_code(pyramid: list[FeatureLevel]) -> None:
+@pytest.mark.parametrize("error", [None, 0.3])
+def test_evidence_is_that_of_the_plain_code(pyramid: list[FeatureLevel], error: float | None) -> None:
     fields = _reference(pyramid, start=None, smoothness=20.0)
     nodes = Grid.of_section((SHAPE[0] * 8, SHAPE[1] * 8), spacing=32)
     index = torch.tensor(PAIRS, device=DEVICE)
     fixed, moving = (pyramid[0].select(index[:, side]) for side in (0, 1))
-    expected = evidence(fields.on(fixed.grid), fixed=fixed, moving=moving, nodes=nodes, cutoff=2.0)
-    found = fused_evidence(pyramid[0], PAIRS, fields=fields, nodes=nodes, cutoff=2.0)
+    expected = evidence(fields.on(fixed.grid), fixed=fixed, moving=moving, nodes=nodes, cutoff=2.0, error=error)
+    found = fused_evidence(pyramid[0], PAIRS, fields=fields, nodes=nodes, cutoff=2.0, error=error)
     assert 0.0 < float(expected.tissue.min()) < float(expected.tissue.max())
     for name in ("hessian", "correlation", "tissue"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-4, rtol=1e-3)
