@@ -22,11 +22,8 @@ from ssem_dask.stages import downsample, render
 from ssem_dask.stages.job import DownsampleStageConfig, Estimate, RenderStageConfig
 from ssem_dask.stages.render import Warping
 from ssem_dask.storage import arrays, location
-from ssem_dask.storage.volume import Volume, VolumeInfo, check_image_dtype
+from ssem_dask.storage.volume import WARP_KEY, Volume, VolumeInfo, check_image_dtype
 from ssem_dask.task import Result, Task
-
-KEY = "ssem_dask_warp"
-"""Group attribute of a warped volume: {"alignment", "source", "labels", "digest", "state"}."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +155,7 @@ def _check_destination(plan: WarpPlan) -> None:
     """OutputError where something other than this warp, begun before, lies at the destination."""
     target = plan.warping.target
     with location.writing(target), location.reaching_output():
-        found = (arrays.group_attributes(target) or {}).get(KEY)
+        found = (arrays.group_attributes(target) or {}).get(WARP_KEY)
         if found is not None and found.get("digest") == plan.attributes["digest"]:
             return
         if found is not None or (location.exists(target) and location.list_names(target)):
@@ -166,4 +163,4 @@ def _check_destination(plan: WarpPlan) -> None:
 
 
 def _set_state(plan: WarpPlan, state: str) -> None:
-    arrays.create_group(plan.warping.target, attributes={KEY: {**plan.attributes, "state": state}})
+    arrays.create_group(plan.warping.target, attributes={WARP_KEY: {**plan.attributes, "state": state}})

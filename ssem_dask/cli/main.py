@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from ssem_dask import __version__
-from ssem_dask.cli import apply, certs, data, demo, evaluate, report, rerun, run, view
+from ssem_dask.cli import apply, certs, data, demo, evaluate, export, report, rerun, run, view
 from ssem_dask.cli.console import complain
 from ssem_dask.errors import ClusterError, SsemDaskError
 
@@ -78,6 +78,7 @@ app.command("report", rich_help_panel="See and use an alignment")(report.report)
 app.command("view", rich_help_panel="See and use an alignment")(view.view)
 app.command("warp", rich_help_panel="See and use an alignment")(apply.warp)
 app.command("points", rich_help_panel="See and use an alignment")(apply.points)
+app.command("export", rich_help_panel="See and use an alignment")(export.export)
 app.command("certs", rich_help_panel="Clusters")(certs.certs)
 app.command("train", rich_help_panel="Measure and improve")(data.train)
 app.command("simulate", rich_help_panel="Measure and improve")(data.simulate)

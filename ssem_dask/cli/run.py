@@ -233,7 +233,7 @@ def tell(summary: pipeline.Summary, *, as_json: bool) -> None:
         console.show_json(asdict(summary))
     else:
         outcomes = sorted({outcome for counts in summary.counts.values() for outcome in counts})
-        order = [stage.NAME for stage in pipeline.STAGES]
+        order = [*(stage.NAME for stage in pipeline.STAGES), *summary.counts]
         rows = [
             [stage, *(str(summary.counts[stage].get(outcome, 0)) for outcome in outcomes)]
             for stage in sorted(summary.counts, key=order.index)

@@ -106,7 +106,7 @@ def import_volume(
             source, opened.info, pixel_size=pixel_size, section_thickness=section_thickness, labels=labels
         )
         replaces = _check_destination(destination, source=source, overwrite=overwrite)
-        state = {"state": "importing", "source": source}
+        state = {"state": "importing", "source": source, "labels": labels}
         try:
             with location.writing(destination):
                 if replaces:

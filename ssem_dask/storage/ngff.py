@@ -1,4 +1,4 @@
-"""OME-Zarr (NGFF) multiscale metadata: written as 0.5 in nm, read as 0.4 or 0.5.
+"""OME-Zarr (NGFF) multiscale metadata: written in nm as 0.5, or to export as 0.4; read as either.
 
 NGFF puts coordinate 0 on the *centre* of pixel 0, where we put it on the corner (C3). So mip m, whose pixel 0 covers
 2**m mip-0 pixels, carries a translation of (2**m - 1)/2 mip-0 pixels in y and x; without it the mips of a volume would
@@ -9,12 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ome_zarr_models.v04.image import ImageAttrs as ImageAttrsV04
+from ome_zarr_models.v04.image_label import ImageLabelAttrs as ImageLabelAttrsV04
 from ome_zarr_models.v05.image import ImageAttrs
 from pydantic import ValidationError
 
 from ssem_dask.errors import SourceError
 
 AXES = ("z", "y", "x")
+LABEL_KEY = "image-label"
+"""Attribute of an image whose values are ids."""
 _NM_PER_UNIT = {
     "picometer": 1e-3,
     "angstrom": 0.1,
@@ -53,18 +57,23 @@ def image_attributes(*, name: str, pixel_size: float, section_thickness: float, 
         section_thickness: nm per section.
         mips: number of levels.
     """
-    datasets = []
-    for mip in range(mips):
-        pixel = pixel_size * 2**mip
-        offset = pixel_size * (2**mip - 1) / 2
-        transformations: list[dict[str, Any]] = [{"type": "scale", "scale": [section_thickness, pixel, pixel]}]
-        if mip > 0:
-            transformations.append({"type": "translation", "translation": [0.0, offset, offset]})
-        datasets.append({"path": str(mip), "coordinateTransformations": transformations})
-    axes = [{"name": axis, "type": "space", "unit": "nanometer"} for axis in AXES]
-    ome = {"version": "0.5", "multiscales": [{"name": name, "axes": axes, "datasets": datasets}]}
+    multiscale = _multiscale(name, pixel_size=pixel_size, section_thickness=section_thickness, mips=mips)
+    ome = {"version": "0.5", "multiscales": [multiscale]}
     ImageAttrs.model_validate(ome)
     return {"ome": ome}
+
+
+def image_attributes_v04(
+    *, name: str, pixel_size: float, section_thickness: float, mips: int, labels: bool
+) -> dict[str, Any]:
+    """Group attributes of an OME-Zarr 0.4 image; as `image_attributes`, and with `labels` those of a label image."""
+    multiscale = _multiscale(name, pixel_size=pixel_size, section_thickness=section_thickness, mips=mips)
+    attributes: dict[str, Any] = {"multiscales": [{"version": "0.4", **multiscale}]}
+    if labels:
+        attributes[LABEL_KEY] = {"version": "0.4"}
+        ImageLabelAttrsV04.model_validate(attributes)
+    ImageAttrsV04.model_validate(attributes)
+    return attributes
 
 
 def is_image(attributes: Mapping[str, Any]) -> bool:
@@ -100,6 +109,19 @@ def parse_multiscale(attributes: Mapping[str, Any], *, where: str) -> Multiscale
             "give the array itself (for example .../0) with its pixel size and section thickness."
         ) from error
     return Multiscale(axes=axes, paths=tuple(paths), scales=tuple(scales), in_nm=tuple(f > 0 for f in factors))
+
+
+def _multiscale(name: str, *, pixel_size: float, section_thickness: float, mips: int) -> dict[str, Any]:
+    datasets = []
+    for mip in range(mips):
+        pixel = pixel_size * 2**mip
+        offset = pixel_size * (2**mip - 1) / 2
+        transformations: list[dict[str, Any]] = [{"type": "scale", "scale": [section_thickness, pixel, pixel]}]
+        if mip > 0:
+            transformations.append({"type": "translation", "translation": [0.0, offset, offset]})
+        datasets.append({"path": str(mip), "coordinateTransformations": transformations})
+    axes = [{"name": axis, "type": "space", "unit": "nanometer"} for axis in AXES]
+    return {"name": name, "axes": axes, "datasets": datasets}
 
 
 def _multiscales(attributes: Mapping[str, Any]) -> Sequence[Any]:

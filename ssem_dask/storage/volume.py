@@ -7,6 +7,7 @@ reads as 0.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,10 @@ from ssem_dask.storage.arrays import ZarrArray
 from ssem_dask.types import AnyArray, ShapeZYX
 
 IMPORT_KEY = "ssem_dask_import"
-"""Group attribute of an imported volume: {"state": "importing" | "complete", …}; an unfinished one is never opened."""
+"""Group attribute of an imported volume: {"state": "importing" | "complete", "source", "labels"}; an unfinished one is
+never opened."""
+WARP_KEY = "ssem_dask_warp"
+"""Group attribute of a warped volume: {"alignment", "source", "labels", "digest", "state"}."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +235,13 @@ def create_volume(
         )
         levels.append(level)
     return Volume(url, info=info, paths=tuple(str(mip) for mip in range(mips)), levels=tuple(levels))
+
+
+def holds_labels(attributes: Mapping[str, Any], *, dtype: np.dtype[Any]) -> bool:
+    """Whether the values of a volume are ids of a segmentation: its attributes say so, or no image has such a type."""
+    made = (attributes.get(key) for key in (IMPORT_KEY, WARP_KEY))
+    told = any(isinstance(record, Mapping) and record.get("labels") for record in made)
+    return told or ngff.LABEL_KEY in attributes or (dtype.kind in "iu" and dtype not in (np.uint8, np.uint16))
 
 
 def known_size(where: str, what: str, option: str, *, given: float | None, stored: float | None) -> float:

@@ -11,6 +11,7 @@ import pytest
 from ssem_dask.geometry.box import Box
 from ssem_dask.storage import location, retry
 from ssem_dask.storage.arrays import create_array
+from ssem_dask.storage.importing import import_volume
 from ssem_dask.storage.ledger import Ledger
 from ssem_dask.storage.volume import Volume
 from tests.faults.conftest import SETTINGS, Process, tell
@@ -82,6 +83,31 @@ def test_a_run_on_a_server_that_fails_one_request_in_ten(
     fault = f"{sum(proxy.faults.values())} of {proxy.requests} S3 requests: 500, 503, cut"
     most = float(fields[np.isfinite(fields)].max())
     tell(fault, redone=0, fields=most, pixels=int(pixels.sum()))
+
+
+@pytest.mark.parametrize("form", ["--ngff=0.4", "--precomputed", "--precomputed --unsharded"])
+def test_an_export_to_a_server_that_fails_one_request_in_ten(
+    form: str,
+    undisturbed: str,
+    tmp_path: Path,
+    proxy: BadProxy,
+    environment: dict[str, str],
+    start: Callable[..., Process],
+) -> None:
+    if "--precomputed" in form:
+        pytest.importorskip("tensorstore")
+    output = f"s3://test/exported{len(form)}"
+    proxy.share = 0.1
+    options = [*form.split(), "--chunk", "4", "32", "32", "--cluster", "serial"]
+    process = start("export", undisturbed, output, *options, environment=environment)
+    assert process.end(200) == 0, process.errors
+    assert sum(proxy.faults.values()) > 0
+    proxy.share = 0.0
+    import_volume(output, str(tmp_path / "back.zarr"))
+    exported, aligned = Volume.open(str(tmp_path / "back.zarr")), Volume.open(location.join(undisturbed, "aligned"))
+    box = Box((0, 0, 0), aligned.info.shape)
+    np.testing.assert_array_equal(exported.read(box), aligned.read(box))
+    tell(f"export {form}, {sum(proxy.faults.values())} of {proxy.requests} S3 requests", redone=0, fields=0, pixels=0)
 
 
 def test_a_server_that_is_away_for_a_while_is_waited_for(

@@ -19,8 +19,8 @@ from ssem_dask.storage.arrays import group_attributes
 from ssem_dask.storage.fields import FieldInfo, create_field
 from ssem_dask.storage.ledger import Ledger
 from ssem_dask.storage.run import create_run
-from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
-from ssem_dask.warping import KEY, warp_volume
+from ssem_dask.storage.volume import WARP_KEY, Volume, VolumeInfo, create_volume
+from ssem_dask.warping import warp_volume
 
 SHAPE = (3, 150, 130)
 SHIFT = (7, -11)
@@ -112,7 +112,7 @@ def test_an_interrupted_warp_goes_on(run: str, ids: np.ndarray, tmp_path: Path) 
     assert again == [entries[0]]
     attributes = group_attributes(str(target))
     assert attributes is not None
-    assert attributes[KEY]["state"] == "complete"
+    assert attributes[WARP_KEY]["state"] == "complete"
 
 
 def test_what_does_not_fit_is_refused(run: str, ids: np.ndarray, tmp_path: Path) -> None:

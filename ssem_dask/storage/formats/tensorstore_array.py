@@ -4,7 +4,6 @@ Both store x before y before z; TensorStore shows them so, and they are turned r
 the finest level is read.
 """
 
-import importlib
 import json
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
 from ssem_dask.storage.formats.source import SourceInfo, decoding, length_in_nm
+from ssem_dask.storage.tensorstores import place_of, tensorstore
 from ssem_dask.types import AnyArray
 
 _N5, _PRECOMPUTED = "attributes.json", "info"
@@ -42,16 +42,16 @@ class TensorStoreSource:
         place = _plain(url)
         if is_precomputed(url):
             metadata = _read_json(location.join(place, _PRECOMPUTED)) or {}
-            spec: dict[str, Any] = {"driver": "neuroglancer_precomputed", "kvstore": _store(place), "scale_index": 0}
+            spec: dict[str, Any] = {"driver": "neuroglancer_precomputed", "kvstore": place_of(place), "scale_index": 0}
             pixel_size, thickness = _sizes(metadata["scales"][0].get("resolution"), unit="nm")
         else:
             dataset = _n5_dataset(place) or place
             metadata = _read_json(location.join(dataset, _N5)) or {}
-            spec = {"driver": "n5", "kvstore": _store(dataset)}
+            spec = {"driver": "n5", "kvstore": place_of(dataset)}
             resolution = metadata.get("pixelResolution") or {"dimensions": metadata.get("resolution"), "unit": "nm"}
             pixel_size, thickness = _sizes(resolution.get("dimensions"), unit=str(resolution.get("unit", "nm")))
         with decoding(url):
-            array = _tensorstore(url).open(spec, read=True, open=True).result()
+            array = tensorstore(url).open(spec, read=True, open=True).result()
         if array.rank == 4 and array.shape[3] == 1:
             array = array[..., 0]
         if array.rank != 3:
@@ -59,7 +59,7 @@ class TensorStoreSource:
                 f"{url}: has shape {tuple(array.shape)} (x first), but a volume has one channel; split it."
             )
         # A precomputed volume may begin anywhere.
-        self._array = array.T[_tensorstore(url).d[:].translate_to[0]]
+        self._array = array.T[tensorstore(url).d[:].translate_to[0]]
         z, y, x = self._array.shape
         self.info = SourceInfo(
             shape=(z, y, x),
@@ -76,16 +76,6 @@ class TensorStoreSource:
 
     def close(self) -> None:
         """Nothing stays open."""
-
-
-def _tensorstore(url: str) -> Any:
-    try:
-        return importlib.import_module("tensorstore")
-    except ModuleNotFoundError as error:
-        raise SourceError(
-            f"{url}: N5 and precomputed are read by a package that is not installed; install it with "
-            "`pip install 'ssem_dask[tensorstore]'`."
-        ) from error
 
 
 def _plain(url: str) -> str:
@@ -106,19 +96,6 @@ def _read_json(url: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def _store(url: str) -> dict[str, Any]:
-    """TensorStore's name of a place."""
-    if location.is_local(url):
-        return {"driver": "file", "path": str(location.local_path(url).absolute()) + "/"}
-    protocol, _, rest = url.partition("://")
-    bucket, _, path = rest.partition("/")
-    if protocol in ("s3", "gs"):
-        return {"driver": {"s3": "s3", "gs": "gcs"}[protocol], "bucket": bucket, "path": path.rstrip("/") + "/"}
-    if protocol in ("http", "https"):
-        return {"driver": "http", "base_url": url.rstrip("/") + "/"}
-    raise SourceError(f"{url}: N5 and precomputed are read from a folder, s3://, gs:// or http(s)://; copy it there.")
 
 
 def _sizes(resolution: Any, *, unit: str) -> tuple[float | None, float | None]:

@@ -1,0 +1,134 @@
+"""Neuroglancer-precomputed, written by TensorStore, an optional package.
+
+Precomputed is (x, y, z) throughout; only here it is turned round (C1). Its voxels count from their corners as ours do
+(C3), so no level is offset.
+
+Tasks open a scale without looking at the store, since all of its metadata is known: `info` is written last.
+
+A shard holds the chunks whose compressed Morton codes agree in all but the lowest bits. With the hash `identity` these
+are the chunks of a box, so that a task can own whole shards.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ssem_dask.errors import OutputError, SourceError, SsemDaskError
+from ssem_dask.geometry.mip import ceil_div
+from ssem_dask.storage import location
+from ssem_dask.storage.exports.target import UNIT_BYTES, Target, grown
+from ssem_dask.storage.tensorstores import place_of, tensorstore
+from ssem_dask.types import AnyArray, ShapeZYX
+
+_TYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "float32")
+_CHUNKS_PER_INDEX = 6
+"""log2 of the chunks that one index in a shard tells of, which a reader fetches as a whole."""
+_ONE_THREAD = {"data_copy_concurrency": {"limit": 1}, "file_io_concurrency": {"limit": 1}}
+"""Workers are one a core, and what each thread of TensorStore's frees is kept for that thread alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrecomputedTarget(Target):
+    """A precomputed volume."""
+
+    FORM: ClassVar[str] = "precomputed"
+
+    sharded: bool
+    """Many chunks a file, compressed by gzip; else a file a chunk."""
+
+    def check(self) -> None:
+        """See `Target.check`."""
+        self.check_chunk()
+        dtype = self.info.dtype
+        if dtype.name not in _TYPES or (self.labels and dtype.kind not in "iu"):
+            raise SourceError(
+                f"{self.url}: precomputed holds no {'labels' if self.labels else 'values'} of type {dtype}, but "
+                f"{', '.join(_TYPES)}; convert them, or write --ngff 0.4."
+            )
+        with location.reaching_output():
+            tensorstore(self.url)
+            place = place_of(self.url)
+        if place["driver"] == "http":
+            raise OutputError(f"{self.url}: precomputed is written to a folder, s3:// or gs://; choose one of these.")
+
+    def prepare(self) -> None:
+        """Nothing: TensorStore makes folders, and needs no file to write others."""
+
+    def unit(self, mip: int) -> ShapeZYX:
+        """See `Target.unit`."""
+        if not self.sharded:
+            return grown(self.chunk, shape=self.shape_at(mip), dtype=self.info.dtype, depth=self.depth)
+        x, y, z, _ = self._open(mip).chunk_layout.write_chunk.shape
+        return z, y, x
+
+    def write(self, values: AnyArray, *, start: ShapeZYX, mip: int) -> None:
+        """See `Target.write`; chunks of zeros are written too, since some readers miss them."""
+        z, y, x = (slice(a, a + n) for a, n in zip(start, values.shape, strict=True))
+        with location.writing(self.url):
+            try:
+                self._open(mip)[x, y, z, 0].write(values.T).result()
+            except (SsemDaskError, MemoryError):
+                raise
+            except Exception as error:  # of many kinds, whatever the store says
+                raise OSError(str(error)) from error
+
+    def finish(self) -> None:
+        """Write `info`."""
+        scales = []
+        for mip in range(self.mips):
+            scale = self._scale(mip)
+            scales.append({**scale, "chunk_sizes": [scale.pop("chunk_size")]})
+        info = {"@type": "neuroglancer_multiscale_volume", **self._multiscale(), "scales": scales}
+        with location.writing(self.url):
+            location.write_bytes(location.join(self.url, "info"), json.dumps(info, indent=1).encode())
+
+    def _open(self, mip: int) -> Any:
+        spec = {
+            "driver": "neuroglancer_precomputed",
+            "kvstore": place_of(self.url),
+            "multiscale_metadata": self._multiscale(),
+            "scale_metadata": self._scale(mip),
+            "store_data_equal_to_fill_value": True,
+            "context": _ONE_THREAD,
+        }
+        return tensorstore(self.url).open(spec, open=True, assume_metadata=True).result()
+
+    def _multiscale(self) -> dict[str, Any]:
+        kind = "segmentation" if self.labels else "image"
+        return {"type": kind, "data_type": self.info.dtype.name, "num_channels": 1}
+
+    def _scale(self, mip: int) -> dict[str, Any]:
+        pixel, thickness = self.info.pixel_size * 2**mip, self.info.section_thickness
+        scale: dict[str, Any] = {
+            "key": f"{pixel:g}_{pixel:g}_{thickness:g}",
+            "size": list(self.shape_at(mip)[::-1]),
+            "voxel_offset": [0, 0, 0],
+            "resolution": [pixel, pixel, thickness],
+            "chunk_size": list(self.chunk[::-1]),
+            "encoding": "raw",
+        }
+        if self.labels and self.info.dtype in (np.uint32, np.uint64):
+            scale |= {"encoding": "compressed_segmentation", "compressed_segmentation_block_size": [8, 8, 8]}
+        if self.sharded:
+            scale["sharding"] = self._sharding(mip)
+        return scale
+
+    def _sharding(self, mip: int) -> dict[str, Any]:
+        """Shards of at most `UNIT_BYTES`, raw."""
+        grid = [ceil_div(n, c) for n, c in zip(self.shape_at(mip), self.chunk, strict=True)]
+        code_bits = sum((n - 1).bit_length() for n in grid)
+        fitting = max(1, UNIT_BYTES // (math.prod(self.chunk) * self.info.dtype.itemsize))
+        inside = min(code_bits, fitting.bit_length() - 1)
+        index_bits = min(inside, _CHUNKS_PER_INDEX)
+        return {
+            "@type": "neuroglancer_uint64_sharded_v1",
+            "hash": "identity",
+            "preshift_bits": index_bits,
+            "minishard_bits": inside - index_bits,
+            "shard_bits": code_bits - inside,
+            "minishard_index_encoding": "gzip",
+            "data_encoding": "gzip",
+        }

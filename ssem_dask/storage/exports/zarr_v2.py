@@ -1,0 +1,75 @@
+"""OME-Zarr 0.4 on Zarr v2: a file a chunk, `0/z/y/x`, compressed by Blosc (zstd), which every reader of 0.4 knows."""
+
+import json
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numcodecs
+import zarr
+
+from ssem_dask.storage import arrays, location, ngff
+from ssem_dask.storage.exports.target import Target, grown
+from ssem_dask.types import AnyArray, ShapeZYX
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZarrV2Target(Target):
+    """An OME-Zarr 0.4 image."""
+
+    FORM: ClassVar[str] = "ngff-0.4"
+
+    def check(self) -> None:
+        """See `Target.check`; Zarr holds every type."""
+        self.check_chunk()
+
+    def prepare(self) -> None:
+        """Make the group, without the metadata of an image, and the arrays."""
+        with location.writing(self.url):
+            location.write_bytes(location.join(self.url, ".zgroup"), b'{"zarr_format": 2}')
+            for mip in range(self.mips):
+                self._create(mip)
+
+    def unit(self, mip: int) -> ShapeZYX:
+        """See `Target.unit`."""
+        return grown(self._chunk(mip), shape=self.shape_at(mip), dtype=self.info.dtype, depth=self.depth)
+
+    def write(self, values: AnyArray, *, start: ShapeZYX, mip: int) -> None:
+        """See `Target.write`; a chunk of zeros is no file, as is usual in Zarr."""
+        with location.writing(self.url):
+            level = arrays.open_array(self._level(mip), mode="r+")
+            level[tuple(slice(a, a + n) for a, n in zip(start, values.shape, strict=True))] = values
+
+    def finish(self) -> None:
+        """Write the group's attributes."""
+        attributes = ngff.image_attributes_v04(
+            name=self.url.rstrip("/").rpartition("/")[2],
+            pixel_size=self.info.pixel_size,
+            section_thickness=self.info.section_thickness,
+            mips=self.mips,
+            labels=self.labels,
+        )
+        with location.writing(self.url):
+            location.write_bytes(location.join(self.url, ".zattrs"), json.dumps(attributes, indent=1).encode())
+
+    def _create(self, mip: int) -> None:
+        if location.exists(location.join(self._level(mip), ".zarray")):
+            return  # made by this very export before it was interrupted
+        zarr.create_array(
+            location.open_store(self._level(mip), read_only=False),
+            shape=self.shape_at(mip),
+            dtype=self.info.dtype,
+            chunks=self._chunk(mip),
+            compressors=numcodecs.Blosc(cname="zstd", clevel=3, shuffle=numcodecs.Blosc.SHUFFLE),
+            filters=None,
+            fill_value=0,
+            zarr_format=2,
+            chunk_key_encoding={"name": "v2", "separator": "/"},
+        )
+
+    def _level(self, mip: int) -> str:
+        return location.join(self.url, str(mip))
+
+    def _chunk(self, mip: int) -> ShapeZYX:
+        """No larger than the level: Zarr v2 stores whole chunks."""
+        z, y, x = (min(c, n) for c, n in zip(self.chunk, self.shape_at(mip), strict=True))
+        return z, y, x

@@ -1,0 +1,49 @@
+"""TensorStore, an optional package: how it is found, and what it calls a place."""
+
+import importlib
+import os
+from typing import Any
+
+from ssem_dask.errors import SourceError
+from ssem_dask.storage import location
+
+
+def tensorstore(url: str) -> Any:
+    """The package; SourceError, about the volume at `url`, where it is not installed."""
+    try:
+        return importlib.import_module("tensorstore")
+    except ModuleNotFoundError as error:
+        raise SourceError(
+            f"{url}: N5 and precomputed need a package that is not installed; install it with "
+            "`pip install 'ssem_dask[tensorstore]'`."
+        ) from error
+
+
+def place_of(url: str) -> dict[str, Any]:
+    """TensorStore's name of a place.
+
+    Raises:
+        SourceError: TensorStore knows no such place.
+    """
+    if location.is_local(url):
+        return {"driver": "file", "path": str(location.local_path(url).absolute()) + "/"}
+    protocol, _, rest = url.partition("://")
+    bucket, _, path = rest.partition("/")
+    if protocol == "s3":
+        return {"driver": "s3", "bucket": bucket, "path": path.rstrip("/") + "/", **_s3_server()}
+    if protocol == "gs":
+        return {"driver": "gcs", "bucket": bucket, "path": path.rstrip("/") + "/"}
+    if protocol in ("http", "https"):
+        return {"driver": "http", "base_url": url.rstrip("/") + "/"}
+    raise SourceError(
+        f"{url}: N5 and precomputed lie in a folder, at s3://, gs://, or to be read at http(s)://; choose one of these."
+    )
+
+
+def _s3_server() -> dict[str, str]:
+    """What fsspec takes from the environment, and TensorStore does not: a server that is not Amazon's."""
+    found = {
+        "endpoint": os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
+        "aws_region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+    }
+    return {name: value for name, value in found.items() if value}

@@ -1,0 +1,372 @@
+"""`export`: what other tools read is what we have, at every level; interrupted it goes on, half-done it is nothing."""
+
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ome_zarr_models.v04
+import pytest
+import zarr
+from typer.testing import CliRunner
+
+import ssem_dask as package
+from ssem_dask.cli.main import app
+from ssem_dask.errors import ConfigError, OutputError, SourceError, SsemDaskError
+from ssem_dask.exporting import export_volume
+from ssem_dask.geometry.box import Box
+from ssem_dask.stages import export as export_stage
+from ssem_dask.storage import arrays, location
+from ssem_dask.storage.exports import precomputed, target
+from ssem_dask.storage.importing import import_volume
+from ssem_dask.storage.run import create_run
+from ssem_dask.storage.volume import WARP_KEY, Volume, VolumeInfo, create_volume
+from ssem_dask.types import AnyArray
+
+HAS_TENSORSTORE = importlib.util.find_spec("tensorstore") is not None
+needs_tensorstore = pytest.mark.skipif(not HAS_TENSORSTORE, reason="needs tensorstore")
+SHAPE = (13, 150, 131)
+MIPS = 3
+EXPORTS: list[Any] = [
+    pytest.param({"form": "ngff-0.4"}, id="ngff"),
+    pytest.param({"form": "precomputed", "chunk": (4, 16, 32)}, id="sharded", marks=needs_tensorstore),
+    pytest.param(
+        {"form": "precomputed", "chunk": (4, 16, 32), "sharded": False}, id="unsharded", marks=needs_tensorstore
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def many_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units so small that a small volume has many."""
+    for module in (target, precomputed):
+        monkeypatch.setattr(module, "UNIT_BYTES", 1 << 15)
+
+
+def make_volume(url: str, *, dtype: str = "uint8", attributes: dict[str, Any] | None = None, seed: int = 0) -> str:
+    """A volume of random values, with a corner of zeros; its levels have nothing to do with each other."""
+    random = np.random.default_rng(seed)
+    info = VolumeInfo(shape=SHAPE, dtype=np.dtype(dtype), pixel_size=4.6, section_thickness=50.0)
+    volume = create_volume(url, info=info, chunk=(2, 32, 32), shard=(4, 64, 64), mips=MIPS, attributes=attributes)
+    for mip in range(MIPS):
+        shape = volume.shape_at(mip)
+        values = random.integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
+        values[:5, :40, :70] = 0
+        volume.write(Box((0, 0, 0), shape, mip), values)
+    return url
+
+
+def values_of(url: str, mip: int) -> AnyArray:
+    volume = Volume.open(url)
+    return volume.read(Box((0, 0, 0), volume.shape_at(mip), mip))
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    """Without the ledger, which tells of times."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.relative_to(folder).parts[0] != "ledger"
+    }
+
+
+def open_scale(folder: str, mip: int) -> Any:
+    import tensorstore
+
+    spec = {
+        "driver": "neuroglancer_precomputed",
+        "kvstore": {"driver": "file", "path": folder},
+        "scale_index": mip,
+    }
+    return tensorstore.open(spec, open=True, read=True).result()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint64"])
+def test_ome_zarr_0_4(tmp_path: Path, dtype: str) -> None:
+    source, out = make_volume(str(tmp_path / "v.zarr"), dtype=dtype), str(tmp_path / "out.zarr")
+    assert export_volume(source, out, form="ngff-0.4", cluster="serial").state == "complete"
+    group = zarr.open_group(out, mode="r")
+    assert group.metadata.zarr_format == 2
+    kind = ome_zarr_models.v04.ImageLabel if dtype == "uint64" else ome_zarr_models.v04.Image
+    kind.from_zarr(group)
+    ours = Volume.open(out)
+    assert (ours.info, ours.mips) == (Volume.open(source).info, (0, 1, 2))
+    for mip in range(MIPS):
+        level = zarr.open_array(out, path=str(mip), mode="r", zarr_format=2)
+        np.testing.assert_array_equal(level[:], values_of(source, mip))
+        np.testing.assert_array_equal(values_of(out, mip), values_of(source, mip))
+        assert level.chunks == (2, 32, 32)
+        header = json.loads((tmp_path / "out.zarr" / str(mip) / ".zarray").read_text())
+        assert header["dimension_separator"] == "/"
+        assert (header["compressor"]["id"], header["compressor"]["cname"]) == ("blosc", "zstd")
+    if dtype != "uint64":
+        info = import_volume(out, str(tmp_path / "back.zarr"))
+        assert info == ours.info
+        np.testing.assert_array_equal(values_of(str(tmp_path / "back.zarr"), 0), values_of(source, 0))
+
+
+def test_levels_lie_upon_each_other_in_0_4(tmp_path: Path) -> None:
+    source, out = make_volume(str(tmp_path / "v.zarr")), str(tmp_path / "out.zarr")
+    export_volume(source, out, form="ngff-0.4", cluster="serial")
+    theirs = arrays.group_attributes(source)
+    attributes = json.loads((tmp_path / "out.zarr" / ".zattrs").read_text())
+    assert theirs is not None
+    assert attributes["multiscales"][0]["datasets"] == theirs["ome"]["multiscales"][0]["datasets"]
+    assert attributes["multiscales"][0]["version"] == "0.4"
+
+
+def test_ome_zarr_0_4_at_any_url(tmp_path: Path) -> None:
+    source, out = make_volume(str(tmp_path / "v.zarr")), "memory://exported.zarr"
+    try:
+        export_volume(source, out, form="ngff-0.4", cluster="serial")
+        np.testing.assert_array_equal(values_of(out, 1), values_of(source, 1))
+    finally:
+        location.delete(out, recursive=True)
+
+
+@needs_tensorstore
+@pytest.mark.parametrize("sharded", [True, False])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "uint64"])
+def test_precomputed(tmp_path: Path, dtype: str, sharded: bool) -> None:
+    source, out = make_volume(str(tmp_path / "v.zarr"), dtype=dtype), tmp_path / "out"
+    done = export_volume(
+        source, f"precomputed://{out}", form="precomputed", chunk=(4, 16, 32), sharded=sharded, cluster="serial"
+    )
+    assert done.state == "complete"
+    info = json.loads((out / "info").read_text())
+    assert info["type"] == ("image" if dtype in ("uint8", "uint16") else "segmentation")
+    assert [scale["resolution"] for scale in info["scales"]] == [[4.6 * 2**m, 4.6 * 2**m, 50.0] for m in range(MIPS)]
+    for mip, scale in enumerate(info["scales"]):
+        wanted = values_of(source, mip)
+        opened = open_scale(str(out), mip)
+        assert tuple(opened.domain.inclusive_min) == (0, 0, 0, 0)
+        np.testing.assert_array_equal(opened[..., 0].read().result().T, wanted)
+        assert scale["size"] == list(wanted.shape[::-1])
+        assert scale["chunk_sizes"] == [[32, 16, 4]]
+        assert ("sharding" in scale) == sharded
+    if not sharded:  # some readers take a chunk that is not there for an error
+        assert len(list((out / info["scales"][0]["key"]).iterdir())) == 4 * 10 * 5
+    imported = import_volume(str(out), str(tmp_path / "back.zarr"), labels=dtype not in ("uint8", "uint16"))
+    assert imported == Volume.open(source).info
+    np.testing.assert_array_equal(values_of(str(tmp_path / "back.zarr"), 0), values_of(source, 0))
+
+
+@pytest.mark.parametrize("options", EXPORTS)
+def test_no_two_tasks_write_the_same_file(
+    tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = make_volume(str(tmp_path / "v.zarr")), tmp_path / "out"
+    written: dict[str, set[str]] = {}
+    run = export_stage.run
+
+    def watched(task: Any) -> Any:
+        before = stamps()
+        result = run(task)
+        written[task.key] = {name for name, stamp in stamps().items() if before.get(name) != stamp}
+        return result
+
+    def stamps() -> dict[str, int]:
+        return {str(p): p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file() and "ledger" not in p.parts}
+
+    monkeypatch.setattr(export_stage, "run", watched)
+    export_volume(source, str(out), cluster="serial", **options)
+    files = [name for names in written.values() for name in names]
+    assert len(files) == len(set(files))
+    assert len(written) > 10
+
+
+class Interrupted(BaseException):
+    """Like Ctrl-C."""
+
+
+@pytest.fixture
+def interrupting(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let so many tasks pass, then interrupt; 0: never, but count."""
+    run = export_stage.run
+
+    def after(tasks: int) -> None:
+        left = [tasks]
+
+        def failing(task: Any) -> Any:
+            if left[0] == 0:
+                raise Interrupted
+            left[0] -= 1
+            return run(task)
+
+        monkeypatch.setattr(export_stage, "run", failing)
+
+    return after
+
+
+@pytest.mark.parametrize("options", EXPORTS)
+def test_an_interrupted_export_goes_on(
+    tmp_path: Path, options: dict[str, Any], interrupting: Callable[[int], None]
+) -> None:
+    source, out, whole = make_volume(str(tmp_path / "v.zarr")), tmp_path / "out", tmp_path / "whole"
+    done = export_volume(source, str(whole), cluster="serial", **options)
+    tasks = done.counts["export"]["ok"]
+    interrupting(4)
+    with pytest.raises(Interrupted):
+        export_volume(source, str(out), cluster="serial", **options)
+    with pytest.raises(SsemDaskError):  # nothing that looks like a volume
+        import_volume(str(out), str(tmp_path / "back.zarr"))
+    interrupting(tasks - 4)
+    done = export_volume(source, str(out), cluster="serial", **options)
+    assert (done.state, done.counts) == ("complete", {"export": {"ok": tasks}})
+    names = {name.replace("whole", "out"): content for name, content in files_below(whole).items()}
+    assert {k: v for k, v in files_below(out).items() if k != ".zattrs"} == {
+        k: v
+        for k, v in names.items()
+        if k != ".zattrs"  # holds the name of the volume
+    }
+    interrupting(0)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert export_volume(source, str(out), cluster="serial", **options).counts == {"export": {"ok": tasks}}
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+
+
+@needs_tensorstore
+def test_a_torn_shard_is_written_anew(tmp_path: Path, interrupting: Callable[[int], None]) -> None:
+    source, out = make_volume(str(tmp_path / "v.zarr")), tmp_path / "out"
+    interrupting(2)
+    with pytest.raises(Interrupted):
+        export_volume(source, str(out), form="precomputed", chunk=(4, 16, 32), cluster="serial")
+    shards = list(out.rglob("*.shard"))
+    assert shards
+    for path in shards:
+        path.write_bytes(path.read_bytes()[:100])
+    for entry in (out / "ledger").rglob("mip*.json"):
+        entry.unlink()
+    interrupting(-1)
+    export_volume(source, str(out), form="precomputed", chunk=(4, 16, 32), cluster="serial")
+    np.testing.assert_array_equal(open_scale(str(out), 0)[..., 0].read().result().T, values_of(source, 0))
+
+
+def test_failed_tasks_leave_no_volume_and_are_done_again(tmp_path: Path) -> None:
+    source, out = make_volume(str(tmp_path / "v.zarr")), str(tmp_path / "out.zarr")
+    damaged = tmp_path / "v.zarr" / "0" / "c" / "1" / "1" / "1"
+    kept = damaged.read_bytes()
+    stat = damaged.stat()
+    damaged.write_bytes(bytes(len(kept)))
+    os.utime(damaged, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    done = CliRunner().invoke(app, ["export", source, out, "--ngff", "0.4", "--cluster", "serial"])
+    assert done.exit_code == 1
+    assert "export/mip0" in done.stdout
+    with pytest.raises(SourceError, match="without OME-Zarr image metadata"):
+        Volume.open(out)
+    damaged.write_bytes(kept)
+    os.utime(damaged, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    done = CliRunner().invoke(app, ["export", source, out, "--ngff", "0.4", "--cluster", "serial", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["state"] == "complete"
+    np.testing.assert_array_equal(values_of(out, 0), values_of(source, 0))
+
+
+def test_on_workers(tmp_path: Path) -> None:
+    source, out = make_volume(str(tmp_path / "v.zarr")), str(tmp_path / "out.zarr")
+    assert package.export_volume(source, out, form="ngff-0.4", workers=1).state == "complete"
+    np.testing.assert_array_equal(values_of(out, 0), values_of(source, 0))
+
+
+def test_a_run_means_its_aligned_volume(tmp_path: Path) -> None:
+    run, out = str(tmp_path / "run.zarr"), str(tmp_path / "out.zarr")
+    create_run(run, attributes={"state": "complete"})
+    with pytest.raises(SourceError, match="no aligned volume yet"):
+        export_volume(run, out, form="ngff-0.4", cluster="serial")
+    aligned = make_volume(f"{run}/aligned")
+    export_volume(run, out, form="ngff-0.4", cluster="serial")
+    np.testing.assert_array_equal(values_of(out, 2), values_of(aligned, 2))
+
+
+@needs_tensorstore
+@pytest.mark.parametrize(
+    ("attributes", "labels", "kind"),
+    [
+        ({}, False, "image"),
+        ({}, True, "segmentation"),
+        ({WARP_KEY: {"labels": True, "state": "complete"}}, False, "segmentation"),
+        ({"ssem_dask_import": {"labels": True, "state": "complete"}}, False, "segmentation"),
+        ({"ssem_dask_import": {"state": "complete"}}, False, "image"),
+    ],
+)
+def test_what_labels_are(tmp_path: Path, attributes: dict[str, Any], labels: bool, kind: str) -> None:
+    source = make_volume(str(tmp_path / "v.zarr"), attributes=attributes)
+    export_volume(source, str(tmp_path / "out"), form="precomputed", labels=labels, cluster="serial")
+    assert json.loads((tmp_path / "out" / "info").read_text())["type"] == kind
+
+
+def test_an_import_remembers_that_it_is_of_labels(tmp_path: Path) -> None:
+    source = make_volume(str(tmp_path / "v.zarr"))
+    import_volume(source, str(tmp_path / "ids.zarr"), labels=True)
+    export_volume(str(tmp_path / "ids.zarr"), str(tmp_path / "out.zarr"), form="ngff-0.4", cluster="serial")
+    ome_zarr_models.v04.ImageLabel.from_zarr(zarr.open_group(str(tmp_path / "out.zarr"), mode="r"))
+
+
+def test_something_else_at_the_destination_stays(tmp_path: Path) -> None:
+    source, out = make_volume(str(tmp_path / "v.zarr")), tmp_path / "out.zarr"
+    file = tmp_path / "file"
+    file.write_text("kept")
+    for place in (source, str(tmp_path), str(file)):
+        with pytest.raises(OutputError, match="something else is already there"):
+            export_volume(source, place, form="ngff-0.4", cluster="serial")
+    assert file.read_text() == "kept"
+    export_volume(source, str(out), form="ngff-0.4", cluster="serial")
+    with pytest.raises(OutputError, match="of other content or with other options"):
+        export_volume(source, str(out), form="ngff-0.4", chunk=(1, 64, 64), cluster="serial")
+    make_volume(source, seed=1)  # the same volume, written again
+    with pytest.raises(OutputError, match="of other content or with other options"):
+        export_volume(source, str(out), form="ngff-0.4", cluster="serial")
+
+
+def test_bad_chunks_are_refused(tmp_path: Path) -> None:
+    source, out = make_volume(str(tmp_path / "v.zarr")), str(tmp_path / "out.zarr")
+    for chunk, message in (((0, 8, 8), "is empty"), ((1, 1 << 15, 1 << 15), "bytes, but at most")):
+        with pytest.raises(ConfigError, match=message):
+            export_volume(source, out, form="ngff-0.4", chunk=chunk, cluster="serial")
+    with pytest.raises(ConfigError, match="never sharded"):
+        export_volume(source, out, form="ngff-0.4", sharded=False, cluster="serial")
+    assert not Path(out).exists()
+
+
+@needs_tensorstore
+@pytest.mark.parametrize("url", ["memory://out", "http://localhost/out"])
+def test_places_that_precomputed_is_not_written_to(tmp_path: Path, url: str) -> None:
+    source = make_volume(str(tmp_path / "v.zarr"))
+    with pytest.raises(OutputError, match="choose one of these"):
+        export_volume(source, url, form="precomputed", cluster="serial")
+
+
+@needs_tensorstore
+def test_types_that_precomputed_does_not_hold(tmp_path: Path) -> None:
+    source = make_volume(str(tmp_path / "v.zarr"), dtype="int64")
+    with pytest.raises(SourceError, match="holds no labels of type int64"):
+        export_volume(source, str(tmp_path / "out"), form="precomputed", cluster="serial")
+
+
+def test_without_tensorstore_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorstore", None)
+    source = make_volume(str(tmp_path / "v.zarr"))
+    done = CliRunner().invoke(app, ["export", source, str(tmp_path / "out"), "--precomputed", "--cluster", "serial"])
+    assert done.exit_code == 2
+    assert "install it with `pip install 'ssem_dask[tensorstore]'`" in " ".join(done.stderr.split())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", [[], ["--ngff", "0.4", "--precomputed"], ["--ngff", "0.3"]])
+def test_one_format_is_to_be_named(tmp_path: Path, words: list[str]) -> None:
+    source = make_volume(str(tmp_path / "v.zarr"))
+    done = CliRunner().invoke(app, ["export", source, str(tmp_path / "out"), *words])
+    assert done.exit_code == 2
+    assert "0.4" in done.stderr
+
+
+def test_the_chunk_is_the_user_s_to_choose(tmp_path: Path) -> None:
+    source, out = make_volume(str(tmp_path / "v.zarr")), str(tmp_path / "out.zarr")
+    words = ["export", source, out, "--ngff", "0.4", "--chunk", "3", "50", "20", "--cluster", "serial"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert zarr.open_array(out, path="0", mode="r").chunks == (3, 50, 20)
+    np.testing.assert_array_equal(values_of(out, 1), values_of(source, 1))
