@@ -1,9 +1,9 @@
 """What the observations are worth in the solve: of nodes, and of pairs as a whole."""
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from ssem_dask.field.device import plane_batches
 from ssem_dask.types import Float64Array
 
 LEAST_WEIGHT = 0.003
@@ -35,13 +35,16 @@ def typical_confidence(near: Tensor) -> float:
 
 def plane_weights(weights: Tensor) -> Float64Array:
     """What each pair is worth as a whole `(K, Z)`, of node weights `(K, Z, y, x)`; 0 where no node is known."""
-    out = np.zeros(weights.shape[:2])
-    for index in np.ndindex(*out.shape):
-        plane = weights[index]
-        known = plane[plane > 0]
-        if known.numel():
-            out[index] = float(torch.quantile(known, PLANE_QUANTILE))
-    return out
+    planes = weights.flatten(0, 1).flatten(1)
+    found = []
+    for batch in plane_batches(planes, like=weights):
+        values = batch.sort(dim=1).values  # what is not known comes first
+        known = (values > 0).sum(dim=1, keepdim=True)
+        place = values.shape[1] - known + (known - 1).clamp(min=0) * PLANE_QUANTILE
+        below, last = place.floor().long(), values.shape[1] - 1
+        low, high = (values.gather(1, at.clamp(max=last)) for at in (below, below + 1))
+        found.append(torch.where(known > 0, low + (high - low) * (place - below), torch.zeros_like(low))[:, 0])
+    return torch.cat(found).double().cpu().numpy().reshape(tuple(weights.shape[:2]))
 
 
 def spoken_for(weights: Tensor) -> Tensor:
