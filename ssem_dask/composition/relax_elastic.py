@@ -14,7 +14,7 @@ from ssem_dask.composition.likelihood import fit_variances
 from ssem_dask.composition.relax_config import RelaxConfig
 from ssem_dask.composition.relax_solve import solve
 from ssem_dask.composition.relax_total import SplitPairs, observed_totals, without_affine
-from ssem_dask.composition.relax_weights import plane_weights
+from ssem_dask.composition.relax_weights import LEAST_WEIGHT, plane_weights
 from ssem_dask.composition.separation import LEAST_LONG, LEAST_SHORT, SequenceModel, Variances, believed
 from ssem_dask.composition.smooth import fill_unknown
 from ssem_dask.composition.spectra import Bands, Waves, bands_of
@@ -27,6 +27,10 @@ from ssem_dask.types import Float64Array
 SHORT_NODES = 8.0
 """Wavelength, in nodes of the pair fields, below which elastic distortion is expected to be weak: 640 nm with the
 default spacing, a dozen thicknesses of a section."""
+TRUSTED = 0.1
+"""Weight, relative to the pair's, from which on a node's own value is where the solve begins; below it the more of what
+lies around it or is expected, the less it is worth. The solve moves such nodes little, so a step here would be a step
+in the fields."""
 _FITTED_ROUNDS = 2
 """Rounds in which the variances are fitted; after two they no longer change."""
 _FIT_COLUMNS = 64
@@ -95,19 +99,22 @@ def solve_elastic(
         total, left, there = observed_totals(split, turn=turn, elastic=known_already + elastic, natural=left, grid=grid)
         now = weights * there * robust
         if base is not None:
-            total = without_long(_filled(total, known=there, expected=None), grid=grid, factor=factor)
+            total = without_long(_filled(total, there.to(now.dtype), expected=None), grid=grid, factor=factor)
         elif not plain:
             total = without_affine(total, now, grid=grid)
-        filled = _filled(total, known=now > 0, expected=expected)
+        plane = plane_weights(now)
+        filled = _filled(total, _trust(now, plane), expected=expected)
         if plain:
             variances = matching_bands(filled, bands=bands)
         elif fitted is None and number < _FITTED_ROUNDS:
-            variances = fit_bands(filled, now, bands=bands, start=variances, short=short / grid.spacing)
+            variances = fit_bands(filled, plane, bands=bands, start=variances, short=short / grid.spacing)
         assert variances is not None
         if only_fit and number == min(config.rounds, _FITTED_ROUNDS) - 1 and number > 0:
             break
         expecting = variances if plain else [believed(v, certainty=certainty) for v in variances]
-        solution = solve(total, now, expected=filled, bands=bands, fitted=expecting, iterations=config.iterations)
+        solution = solve(
+            total, now, plane=plane, expected=filled, bands=bands, fitted=expecting, iterations=config.iterations
+        )
         expected, worth = solution.expected, robust
         elastic, natural = solution.distortion, solution.motion
         robust = _robust(total - expected, weights * there, outlier=config.outlier)
@@ -123,18 +130,17 @@ def solve_elastic(
 
 
 def fit_bands(
-    observed: Tensor, weights: Tensor, *, bands: Bands, start: list[Variances] | None, short: float
+    observed: Tensor, plane: Float64Array, *, bands: Bands, start: list[Variances] | None, short: float
 ) -> list[Variances]:
     """Variances of each band, per coefficient.
 
     Args:
         observed: T `(K, Z, 2, y, x)`, no NaN.
-        weights: `(K, Z, y, x)`.
+        plane: `(K, Z)`, what the pairs are worth, see `plane_weights`.
         bands: of the frequencies.
         start: a first guess.
         short: wavelength in nodes, see `solve_elastic`.
     """
-    plane = plane_weights(weights)
     model = SequenceModel(plane)
     spectrum = _spectrum(observed)
     i, j = np.indices(bands.index.shape)
@@ -160,18 +166,22 @@ def _spectrum(fields: Tensor) -> Tensor:
     return Waves.of((fields.shape[-2], fields.shape[-1]), device=fields.device).forth(fields)
 
 
-def _filled(total: Tensor, *, known: Tensor, expected: Tensor | None) -> Tensor:
-    """T with its unknown nodes filled: by what is expected, or smoothly."""
+def _trust(weights: Tensor, plane: Float64Array) -> Tensor:
+    """How far nodes `(K, Z, y, x)` are believed before the solve, 0 to 1, by their weights relative to the pair's."""
+    share = weights / torch.from_numpy(plane).to(weights).clamp(min=1e-12)[:, :, None, None]
+    return ((share - LEAST_WEIGHT) / (TRUSTED - LEAST_WEIGHT)).clamp(0.0, 1.0)
+
+
+def _filled(total: Tensor, trust: Tensor, *, expected: Tensor | None) -> Tensor:
+    """T with nodes that are not trusted filled: by what is expected, or smoothly."""
     if expected is not None:
-        return torch.where(known[:, :, None], total, expected)
+        return torch.lerp(expected, total, trust[:, :, None])
     out = total.clone()
-    holed = (~known).flatten(2).any(dim=2)
-    out[holed & ~known.flatten(2).any(dim=2)] = 0.0
-    partly = torch.nonzero(holed & known.flatten(2).any(dim=2))
-    for batch in plane_batches(partly, like=total):
+    holed, known = (trust < 1).flatten(2).any(dim=2), (trust > 0).flatten(2).any(dim=2)
+    out[holed & ~known] = 0.0
+    for batch in plane_batches(torch.nonzero(holed & known), like=total):
         k, z = batch.unbind(dim=1)
-        values = torch.where(known[k, z][:, None], total[k, z], torch.full_like(total[k, z], torch.nan))
-        out[k, z] = fill_unknown(values)
+        out[k, z] = fill_unknown(total[k, z], trust=trust[k, z])
     return out
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssem_dask.composition.relax_weights import plane_weights
 from ssem_dask.composition.separation import UNKNOWNS, SequenceModel, Variances
 from ssem_dask.composition.spectra import Bands, Waves
+from ssem_dask.types import Float64Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ def solve(
     observed: Tensor,
     weights: Tensor,
     *,
+    plane: Float64Array,
     expected: Tensor,
     bands: Bands,
     fitted: list[Variances],
@@ -45,12 +46,13 @@ def solve(
     Args:
         observed: T `(K, Z, 2, y, x)`; anything finite where it is not known.
         weights: `(K, Z, y, x)`, 0 where T is not known.
+        plane: `(K, Z)`, what the pairs are worth as a whole, see `plane_weights`.
         expected: a first guess of T, like `observed`.
         bands: of the frequencies.
         fitted: variances of each band.
         iterations: of filling in.
     """
-    plane, device = plane_weights(weights), observed.device
+    device = observed.device
     model = SequenceModel(plane)
     n, shape = len(model.precision), (observed.shape[-2], observed.shape[-1])
     places = tuple(torch.from_numpy(index).to(device) for index in model.places)

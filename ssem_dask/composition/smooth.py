@@ -37,7 +37,7 @@ def _blur_last_axis(values: Tensor, *, sigma: float) -> Tensor:
     return (total / weight).reshape(values.shape)
 
 
-def fill_unknown(field: Tensor) -> Tensor:
+def fill_unknown(field: Tensor, *, trust: Tensor | None = None) -> Tensor:
     """Fill unknown (NaN) nodes smoothly from the nearest known ones; known nodes keep their values.
 
     Coarser and coarser means of what is known are handed down into the holes (push–pull, Gortler et al. 1996,
@@ -45,30 +45,37 @@ def fill_unknown(field: Tensor) -> Tensor:
 
     Args:
         field: `(c, y, x)`, or `(n, c, y, x)`, each filled by itself.
+        trust: `(y, x)` or `(n, y, x)`, 0 to 1: which share of a known node's value is kept, the rest comes from around
+            it. What is filled changes continuously with it, also where a node becomes unknown. None: 1.
 
     Returns:
         The same shape without NaN; 0 where nothing at all is known.
     """
     if field.ndim == 3:
-        return fill_unknown(field[None])[0]
+        return fill_unknown(field[None], trust=None if trust is None else trust[None])[0]
     known = torch.isfinite(field).all(dim=1, keepdim=True)
-    if bool(known.all()):
+    weight = known.to(field.dtype) if trust is None else torch.where(known, trust[:, None], 0.0).to(field.dtype)
+    if bool((weight >= 1).all()):
         return field
-    filled = _push_pull(torch.where(known, field, torch.zeros_like(field)), known.to(field.dtype))
+    values = torch.where(known, field, torch.zeros_like(field))
+    filled = _push_pull(values, weight)
     for _ in range(RELAXATIONS):
         around = avg_pool2d(filled, 3, stride=1, padding=1, count_include_pad=False)
-        filled = torch.where(known, filled, around)
+        filled = torch.lerp(around, values, weight)
     return filled
 
 
 def _push_pull(values: Tensor, weight: Tensor) -> Tensor:
-    """Fill `(n, c, y, x)` where `weight` `(n, 1, y, x)` is 0; `values` are 0 there."""
-    if bool((weight > 0).all()) or max(values.shape[-2:]) == 1:
+    """`weight` `(n, 1, y, x)` times `values` `(n, c, y, x)`, the rest from coarser means; 0 without any weight."""
+    if bool((weight >= 1).all()):
         return values
-    pooled = avg_pool2d(torch.cat([values * weight, weight], dim=1), 2, ceil_mode=True, count_include_pad=False)
-    share = pooled[:, -1:]
-    mean = torch.where(share > 0, pooled[:, :-1] / share.clamp(min=1e-12), torch.zeros_like(pooled[:, :-1]))
-    coarse = _push_pull(mean, (share > 0).to(values.dtype))
+    if max(values.shape[-2:]) == 1:
+        return torch.where(weight > 0, values, torch.zeros_like(values))
+    sums = avg_pool2d(torch.cat([values * weight, weight], dim=1), 2, ceil_mode=True, divisor_override=1)
+    total = sums[:, -1:]
+    mean = sums[:, :-1] / total.clamp(min=1e-12)
+    # Several nodes of little trust are together worth as much as one that is fully trusted.
+    coarse = _push_pull(mean, total.clamp(max=1.0))
     size = (2 * coarse.shape[-2], 2 * coarse.shape[-1])
     fine = interpolate(coarse, size=size, mode="bilinear", align_corners=False)
-    return torch.where(weight > 0, values, fine[..., : values.shape[-2], : values.shape[-1]])
+    return torch.lerp(fine[..., : values.shape[-2], : values.shape[-1]], values, weight)

@@ -3,15 +3,16 @@
 Where a cluster has workers labelled `GPU`, stages that compute on one go to these alone; other stages go to any worker,
 and compute on its CPU whatever it has. So a result does not hang on which worker was free: a GPU rounds otherwise than
 a CPU, and what differs in the last digit of the coarse affines differs by a tenth of a pixel after registration.
-A worker with that label sees one GPU and no other (`CUDA_VISIBLE_DEVICES`); a worker of `local`, and a worker without
-the label of `local-gpu`, sees none. So these stages compute on a GPU if and only if torch sees one in their process.
+A worker with that label sees one GPU and no other (`CUDA_VISIBLE_DEVICES`), which it may share with other workers; a
+worker of `local`, and a worker without the label of `local-gpu`, sees none. So these stages compute on a GPU if and
+only if torch sees one in their process.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 GPU = "GPU"
-"""Label of a worker that has a GPU to itself; its amount is 1."""
+"""Label of a worker that has a GPU; its amount is 1."""
 GPU_STAGES = frozenset({"calibrate", "register", "compose", "render"})
 GPU_SHARE = 1 / 64
 """Of the label, what a task takes: so little that the worker's threads limit how many run at once. They take turns on

@@ -3,9 +3,12 @@
     python -m tests.benchmarks.e2e --dir /data --sections 104 --side 4096 --gpus 1 2 --kill
 
 The volume is made-up tissue at 2.5 nm (registration works at 5 nm) or 5 nm, each section displaced by a smooth random
-field. The copy reads and writes every shard of level 0 and makes the pyramid with the pipeline's own tasks. Both run on
-one cluster that is up already; what its start costs stands beside. `--gpus 0` is `--cluster local`. With `--kill` the
-last run is done once more, a worker is killed while it registers, and the results are compared.
+field; it has a pyramid, as an imported volume has. The copy reads and writes every shard of level 0 and makes the
+pyramid with the pipeline's own tasks. Both run on one cluster that is up already; what its start costs stands beside.
+`--gpus 0` is `--cluster local`. With `--kill` the last run is done once more, a worker is killed while it registers,
+and the results are compared. `--cores` gives each number of GPUs its share of the cores, to see what a machine of that
+size would do. A run that takes long can be done in several calls: `--gpus` without a number makes the volume alone,
+`--go-on` goes on with an alignment that was begun.
 """
 
 import argparse
@@ -18,8 +21,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from multiprocessing import get_context
@@ -27,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from ssem_dask import pipeline
@@ -39,6 +43,7 @@ from ssem_dask.runtime.clusters.local import start_local, start_on_gpus
 from ssem_dask.runtime.events import Silent
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.stages import downsample
+from ssem_dask.stages.job import RenderStageConfig
 from ssem_dask.stages.render import RenderTask, Warping, render_tasks
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
@@ -62,15 +67,19 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=4096)
     parser.add_argument("--pixel-size", type=float, default=2.5, choices=[2.5, 5.0], help="nm")
     parser.add_argument(
-        "--gpus", type=int, nargs="+", default=[0], help="numbers of GPUs to run with, one after another"
+        "--gpus", type=int, nargs="*", default=[0], help="numbers of GPUs to run with, one after another"
     )
+    parser.add_argument("--per-gpu", type=int, help="worker processes that share a GPU")
+    parser.add_argument("--cores", type=int, nargs="+", help="cores to use with each of these numbers; all without")
     parser.add_argument("--config", default="{}", help="JSON of further configuration")
     parser.add_argument("--kill", action="store_true", help="once more, with a worker killed")
     parser.add_argument("--keep", action="store_true", help="leave the aligned volumes")
+    parser.add_argument("--no-copy", action="store_true", help="align only")
+    parser.add_argument("--go-on", action="store_true", help="with the alignment that is there")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     options.dir.mkdir(parents=True, exist_ok=True)
-    source = options.dir / "source.zarr"
+    source, everything = options.dir / "source.zarr", os.sched_getaffinity(0)
     begin = time.perf_counter()
     if not source.exists():
         make_volume(str(source), sections=options.sections, side=options.side, pixel_size=options.pixel_size)
@@ -85,6 +94,8 @@ def main() -> None:
     }
     sys.stderr.write(f"volume: {record['made_s']} s\n")
     for turn, count in enumerate(options.gpus):
+        if options.cores:
+            os.sched_setaffinity(0, sorted(everything)[: options.cores[turn]])
         record["runs"].append(_measured(source, options, count, last=turn == len(options.gpus) - 1))
         _tell(record, options.json)
     if options.kill:
@@ -106,15 +117,36 @@ def make_volume(url: str, *, sections: int, side: int, pixel_size: float) -> Non
     info = VolumeInfo(
         shape=(sections, side, side), dtype=np.dtype("uint8"), pixel_size=pixel_size, section_thickness=THICKNESS
     )
-    create_volume(url, info=info, chunk=_CHUNK, shard=_SHARD, mips=1)
+    mips = max(1, (side - 1).bit_length() - 7)  # until the longer side is at most 256 px
+    create_volume(url, info=info, chunk=_CHUNK, shard=_SHARD, mips=mips)
     tissue_side = round(side * pixel_size / _TISSUE)
     tile = min(512, tissue_side)
     jobs = [(z, min(z + _DEPTH, sections), tile) for z in range(0, sections, _DEPTH)]
     volume = Volume.open(url)
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with (
+        ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool,
+        ThreadPoolExecutor(2) as writers,
+    ):
+        written: list[Future[None]] = []
         for (start, stop, _), images in zip(jobs, pool.map(_tissue, jobs), strict=True):
             pixels = np.stack([_displaced(image, side, tissue_side, seed=start + i) for i, image in enumerate(images)])
-            volume.write(Box((start, 0, 0), (stop, side, side)), pixels)
+            for done in written[:-1]:  # two slabs are held at most beside the one that is made
+                done.result()
+            written.append(writers.submit(volume.write, Box((start, 0, 0), (stop, side, side)), pixels))
+        for done in written:
+            done.result()
+        warping = Warping(
+            source=url,
+            info=info,
+            fields="",
+            spacing=1,
+            target=url,
+            mips=mips,
+            config=RenderStageConfig(chunk=_CHUNK, shard=_SHARD),
+        )
+        for tasks in downsample.downsample_tasks(warping, output=url, digest=""):
+            list(pool.map(_Plain(downsample.run), tasks))
 
 
 def _tissue(job: tuple[int, int, int]) -> AnyArray:
@@ -147,14 +179,16 @@ def _measured(source: Path, options: argparse.Namespace, gpus: int, *, last: boo
     """Copy and alignment on one cluster; the last alignment stays as `aligned.zarr`."""
     row: dict[str, Any] = {"gpus": gpus}
     copy, output = options.dir / "copy.zarr", options.dir / "aligned.zarr"
-    with _cluster(gpus, row) as executor:
-        try:
-            row["copy_s"], row["copy_stages_s"] = _copy(source, copy, executor)
+    with _cluster(gpus, options.per_gpu, row) as executor:
+        if not options.no_copy:
+            try:
+                row["copy_s"], row["copy_stages_s"] = _copy(source, copy, executor)
+            finally:
+                shutil.rmtree(copy, ignore_errors=True)
             sys.stderr.write(f"copy with pyramid: {row['copy_s']} s {row['copy_stages_s']}\n")
-            _align(source, output, options, executor, row, _Clock(gpus))
-        finally:
-            shutil.rmtree(copy, ignore_errors=True)
-    row["ratio"] = round(row["align_s"] / row["copy_s"], 2)
+        _align(source, output, options, executor, row, _Clock(gpus))
+    if "copy_s" in row:
+        row["ratio"] = round(row["align_s"] / row["copy_s"], 2)
     row["mpx_s"] = round(options.sections * options.side**2 / row["align_s"] / 1e6, 1)
     if not (last and options.kill) and not options.keep:
         shutil.rmtree(output, ignore_errors=True)
@@ -165,7 +199,7 @@ def _disturbed(source: Path, options: argparse.Namespace, gpus: int) -> dict[str
     """The alignment once more with a worker killed while it registers, and how far the result is from the last one."""
     row: dict[str, Any] = {"gpus": gpus, "killed": True}
     output = options.dir / "disturbed.zarr"
-    with _cluster(gpus, row) as executor:
+    with _cluster(gpus, options.per_gpu, row) as executor:
         clock = _Clock(gpus, kill_after=_KILL_AFTER)
         _align(source, output, options, executor, row, clock)
         row["killed_worker"] = clock.killed
@@ -189,10 +223,11 @@ def _apart(one: Path, other: Path, name: str) -> tuple[float, int]:
 
 
 @contextmanager
-def _cluster(gpus: int, row: dict[str, Any]) -> Iterator[Executor]:
+def _cluster(gpus: int, per_gpu: int | None, row: dict[str, Any]) -> Iterator[Executor]:
     """Workers that have loaded what they load once."""
     begin = time.perf_counter()
-    executor: Executor = start_on_gpus([str(i) for i in range(gpus)]) if gpus else start_local(None)
+    row["cores"] = len(os.sched_getaffinity(0))
+    executor: Executor = start_on_gpus([str(i) for i in range(gpus)], per_gpu=per_gpu) if gpus else start_local(None)
     try:
         _warm(executor)
         row["start_s"] = round(time.perf_counter() - begin, 2)
@@ -205,11 +240,13 @@ def _cluster(gpus: int, row: dict[str, Any]) -> Iterator[Executor]:
 def _align(
     source: Path, output: Path, options: argparse.Namespace, executor: Executor, row: dict[str, Any], clock: "_Clock"
 ) -> None:
-    shutil.rmtree(output, ignore_errors=True)
+    if not options.go_on:
+        shutil.rmtree(output, ignore_errors=True)
     config = make_config({**json.loads(options.config), "source": str(source), "output": str(output)})
     begin = time.perf_counter()
+    planned = pipeline.plan(config)
     with clock.watching():
-        summary = pipeline.run(pipeline.plan(config), executor=executor, observer=clock)
+        summary = pipeline.run(planned, executor=executor, observer=clock)
     row["align_s"] = round(time.perf_counter() - begin, 2)
     row["stages_s"], row["counts"] = clock.seconds, summary.counts
     row["remarks"] = [f"{r.key}: {r.message}"[:200] for r in summary.remarks[:5]]
@@ -217,6 +254,10 @@ def _align(
     row["busy_s"] = {name: round(seconds, 1) for name, seconds in clock.busy.items()}
     row["gpu_busy_percent"] = clock.gpu_busy()
     row["read_mb"], row["written_mb"] = clock.read, clock.written
+    row["peak_mb"] = {name: {kind: round(size / 1e6) for kind, size in p.items()} for name, p in clock.peak.items()}
+    row["planned_mb"] = {
+        name: {"task": round(e.memory / 1e6), "gpu": round(e.gpu_memory / 1e6)} for name, e in planned.estimates.items()
+    }
     row["task_s"] = {name: sorted(seconds)[:: max(1, len(seconds) // 12)] for name, seconds in clock.tasks.items()}
 
 
@@ -233,15 +274,44 @@ class _Clock(Silent):
         self._gpus, self._kill_after = gpus, kill_after
         self._since, self._stage = 0.0, ""
         self._seen: dict[str, list[float]] = {}
+        self.peak: dict[str, dict[str, float]] = {}
+        """Most bytes that were held in each stage: by this process, by one of the workers, by all of them, on a GPU."""
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Ask the driver of the GPUs how busy they are, some times a second."""
-        asked = ["nvidia-smi", "--query-gpu=index,utilization.gpu", "--format=csv,noheader,nounits", "-lms", "200"]
-        if not self._gpus or shutil.which(asked[0]) is None:
+        """Look at memory twice a second, and ask the driver of the GPUs how busy they are, some times a second."""
+        ended = threading.Event()
+        memory = threading.Thread(target=self._watch_memory, args=(ended,), daemon=True)
+        memory.start()
+        try:
+            with self._watching_gpus():
+                yield
+        finally:
+            ended.set()
+            memory.join()
+
+    def _watch_memory(self, ended: threading.Event) -> None:
+        own = psutil.Process()
+        while not ended.wait(0.5):
+            workers = []
+            for child in own.children(recursive=True):
+                with suppress(psutil.Error):
+                    workers.append(float(child.memory_info().rss))
+            self._peaked(driver=float(own.memory_info().rss), worker=max(workers, default=0.0), workers=sum(workers))
+
+    def _peaked(self, **now: float) -> None:
+        peak = self.peak.setdefault(self._stage, {})
+        for kind, size in now.items():
+            peak[kind] = max(peak.get(kind, 0.0), size)
+
+    @contextmanager
+    def _watching_gpus(self) -> Iterator[None]:
+        asked = "--query-gpu=index,utilization.gpu,memory.used"
+        if not self._gpus or shutil.which("nvidia-smi") is None:
             yield
             return
-        with subprocess.Popen(asked, stdout=subprocess.PIPE, text=True) as process:
+        command = ["nvidia-smi", asked, "--format=csv,noheader,nounits", "-lms", "200"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             watcher = threading.Thread(target=self._watch, args=(process,), daemon=True)
             watcher.start()
             try:
@@ -252,9 +322,10 @@ class _Clock(Silent):
 
     def _watch(self, process: "subprocess.Popen[str]") -> None:
         for line in process.stdout or ():
-            index, _, percent = line.partition(",")
-            if int(index) < self._gpus and percent.strip().isdigit():
+            index, percent, held = (part.strip() for part in line.split(","))
+            if int(index) < self._gpus and percent.isdigit():
                 self._seen.setdefault(self._stage, []).append(float(percent))
+                self._peaked(gpu=float(held) * 2**20)
 
     def gpu_busy(self) -> dict[str, float]:
         """Share of the time in which a GPU had something to do, by stage, mean over the GPUs in use."""

@@ -25,13 +25,14 @@ OUTER = 8
 little."""
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+@pytest.fixture(scope="module", params=[3, 21])
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Seed 21 has a node whose confidence is 0 in one of the two, and 4e-8 in the other."""
     url = str(tmp_path_factory.mktemp("seams") / "source.zarr")
     simulate_phantom(
-        PhantomConfig(seed=3, shape=(4, SIDE, SIDE)),
+        PhantomConfig(seed=request.param, shape=(4, SIDE, SIDE)),
         url,
-        seed=3,
+        seed=request.param,
         deformation=DeformationConfig(),
         damage=DamageConfig(),
     )

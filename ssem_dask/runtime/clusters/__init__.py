@@ -24,7 +24,7 @@ def open_cluster(
     """Start or join a cluster.
 
     Args:
-        name: `serial` (this process), `local` (worker processes on this machine), `local-gpu` (one for each GPU),
+        name: `serial` (this process), `local` (worker processes on this machine), `local-gpu` (for each GPU),
             `slurm` (batch jobs), or a scheduler's address.
         workers: number of workers; what None means depends on the cluster.
         settings: the rest of the `[cluster]` table; its name and workers do not count. None: the defaults.
@@ -47,7 +47,7 @@ def open_cluster(
     if name == "local":
         return start_local(workers, deadline=settings.deadline, stage_workers=stage_workers)
     if name == "local-gpu":
-        return start_local_gpu(workers, deadline=settings.deadline)
+        return start_local_gpu(workers, per_gpu=settings.gpu_workers, deadline=settings.deadline)
     if name == "slurm":
         return start_slurm(
             settings.slurm,

@@ -21,6 +21,8 @@ from ssem_dask.runtime.pool import Pool
 
 _HOST = "127.0.0.1"
 _DASHBOARD = f"{_HOST}:0"
+_CORES_OF_A_WORKER = 5
+_MOST_PER_GPU = 3
 
 
 def start_local(
@@ -49,11 +51,13 @@ def local_share(workers: int | None, stage_workers: Mapping[str, int] | None = N
     return int(MEMORY_LIMIT) // max(workers or len(os.sched_getaffinity(0)), *(stage_workers or {"": 1}).values())
 
 
-def start_local_gpu(workers: int | None, *, deadline: float | None = None) -> DaskExecutor:
-    """Start one worker for each GPU of this machine, or for the first `workers` of them.
+def start_local_gpu(
+    gpus_wanted: int | None, *, per_gpu: int | None = None, deadline: float | None = None
+) -> DaskExecutor:
+    """Start workers for each GPU of this machine, or for the first `gpus_wanted` of them; see `start_on_gpus`.
 
     Raises:
-        ConfigError: there is no GPU, or fewer than `workers`.
+        ConfigError: there is no GPU, or fewer than `gpus_wanted`.
     """
     gpus = visible_gpus()
     if not gpus:
@@ -61,31 +65,46 @@ def start_local_gpu(workers: int | None, *, deadline: float | None = None) -> Da
             "--cluster local-gpu: torch sees no CUDA GPU on this machine; use --cluster local, or see that "
             "`nvidia-smi` lists one and torch is a CUDA build (make env TORCH=cuda)."
         )
-    if workers is not None and workers > len(gpus):
+    if gpus_wanted is not None and gpus_wanted > len(gpus):
         raise ConfigError(
-            f"--cluster local-gpu: {workers} workers were asked for, but this machine has {len(gpus)} GPU(s) and each "
-            f"worker has one to itself; use --workers {len(gpus)} or fewer."
+            f"--cluster local-gpu: --workers {gpus_wanted} is the number of GPUs to use, but this machine has "
+            f"{len(gpus)}; use --workers {len(gpus)} or fewer."
         )
-    return start_on_gpus(gpus[:workers], deadline=deadline)
+    return start_on_gpus(gpus[:gpus_wanted], per_gpu=per_gpu, deadline=deadline)
 
 
-def start_on_gpus(gpus: Sequence[str], *, deadline: float | None = None) -> DaskExecutor:
-    """Start a worker for each GPU named as in `CUDA_VISIBLE_DEVICES`, and workers without one for the cores left.
+def start_on_gpus(gpus: Sequence[str], *, per_gpu: int | None = None, deadline: float | None = None) -> DaskExecutor:
+    """Start workers for each GPU named as in `CUDA_VISIBLE_DEVICES`, and workers without one for the cores left.
 
     A worker with a GPU sees no other, is labelled GPU = 1, and has three threads, so that it reads and writes while it
-    computes. Stages that use no GPU go to all of them.
+    computes. Several share a GPU where there are cores for it: reading, decoding and launching kernels keep one process
+    busier than the GPU. Stages that use no GPU go to all workers.
+
+    Args:
+        gpus: their names.
+        per_gpu: workers that share a GPU; None: one for each `_CORES_OF_A_WORKER` cores that a GPU has, at most
+            `_MOST_PER_GPU`.
+        deadline: as in `DaskExecutor`.
     """
     _one_death_is_blamed()
     security = Security.temporary()
     common = {"host": _HOST, "protocol": "tls://", "security": security}
-    without = max(1, len(os.sched_getaffinity(0)) - GPU_THREADS * len(gpus))
-    share = MEMORY_LIMIT // (GPU_THREADS * len(gpus) + without)
+    cores = len(os.sched_getaffinity(0))
+    if per_gpu is None:
+        per_gpu = min(max(cores // (_CORES_OF_A_WORKER * len(gpus)), 1), _MOST_PER_GPU)
+    threads = GPU_THREADS * per_gpu * len(gpus)
+    without = max(1, cores - threads)
+    share = MEMORY_LIMIT // (threads + without)
 
     def worker(threads: int, gpu: str, **options: Any) -> dict[str, Any]:
         memory = {"nthreads": threads, "memory_limit": threads * share}
         return {"cls": Nanny, "options": {**common, **memory, "env": {"CUDA_VISIBLE_DEVICES": gpu}, **options}}
 
-    workers = {f"gpu-{i}": worker(GPU_THREADS, gpu, resources={GPU: 1}) for i, gpu in enumerate(gpus)}
+    workers = {
+        f"gpu-{i}-{j}": worker(GPU_THREADS, gpu, resources={GPU: 1})
+        for j in range(per_gpu)
+        for i, gpu in enumerate(gpus)
+    }
     workers.update({f"cpu-{i}": worker(1, "") for i in range(without)})
     scheduler = {"cls": Scheduler, "options": {**common, "dashboard_address": _DASHBOARD}}
     client = Client(SpecCluster(workers=workers, scheduler=scheduler, security=security))

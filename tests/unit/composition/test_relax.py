@@ -178,6 +178,20 @@ def test_few_sections_are_made_to_match() -> None:
     assert rms(np.diff(found - d, axis=0)) < 0.3 * rms(np.diff(d, axis=0))
 
 
+def test_a_node_without_worth_is_as_one_that_is_unknown() -> None:
+    """So that windows which differ in the last digit of a confidence do not differ in the field (decision 0023)."""
+    count = 4
+    distortion = smooth_fields(np.random.default_rng(5), count, sigma=3.0)
+    pairs, confidence = compose_pairs(observed(distortion, np.zeros_like(distortion), 2))
+    for k in range(2):
+        pairs[k, k + 1 :, :, 6, 7] += 8.0  # what such a node says may be anything
+        confidence[k, k + 1 :, 6, 7] = 0.0
+    unknown = relax(pairs, confidence, coarse=still(count), spacing=SPACING, thickness=THICKNESS, config=RelaxConfig())
+    confidence[confidence == 0] = 1e-7
+    doubtful = relax(pairs, confidence, coarse=still(count), spacing=SPACING, thickness=THICKNESS, config=RelaxConfig())
+    assert (unknown.fields - doubtful.fields).abs().max() < 0.5
+
+
 def test_natural_motion_is_removed_where_that_is_wanted() -> None:
     rng = np.random.default_rng(11)
     natural = natural_fields(rng, 20, sigma=1.0)

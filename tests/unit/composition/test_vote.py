@@ -89,6 +89,32 @@ def test_fill_keeps_what_is_known_continues_constants_and_gives_zero_where_nothi
     assert torch.isfinite(filled).all()
 
 
+def test_what_is_filled_changes_continuously_as_a_node_loses_all_trust() -> None:
+    generator = torch.Generator().manual_seed(1)
+    field, trust = torch.randn(2, 9, 12, generator=generator), torch.ones(9, 12)
+    field[:, 4, 5] = 50.0  # far from all around it
+    trust[2, 2], trust[5:8, 7:10] = 0.3, 0.0
+    kept = {}
+    for share in (0.0, 1e-6, 0.01, 0.5, 1.0):
+        trust[4, 5] = share
+        kept[share] = fill_unknown(field, trust=trust)
+    assert torch.equal(kept[1.0][:, 4, 5], field[:, 4, 5])
+    assert (kept[1e-6] - kept[0.0]).abs().max() < 1e-3
+    assert (kept[0.01] - kept[0.0]).abs().max() < 1.0
+    assert (kept[0.0][:, 4, 5]).abs().max() < 3.0
+    unknown = field.clone()
+    unknown[:, 4, 5] = torch.nan
+    trust[4, 5] = 1.0
+    assert torch.allclose(fill_unknown(unknown, trust=trust), kept[0.0])
+
+
+def test_little_trust_everywhere_is_as_good_as_much() -> None:
+    ramp = torch.arange(32.0).expand(2, 32, 32).clone()
+    assert (fill_unknown(ramp, trust=torch.full((32, 32), 0.05)) - ramp).abs().max() < 3.0
+    constant = torch.full((2, 8, 8), 7.0)
+    assert torch.allclose(fill_unknown(constant, trust=torch.full((8, 8), 1e-9)), constant)
+
+
 def test_fill_bridges_a_hole_in_a_ramp_closely() -> None:
     ramp = torch.arange(32.0).expand(2, 32, 32).clone()
     field = ramp.clone()
