@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from ssem_dask.errors import ConfigError, SourceError
 from ssem_dask.geometry.chunks import round_up
-from ssem_dask.geometry.mip import mip_for_pixel_size, shape_at_mip
+from ssem_dask.geometry.mip import level_count, mip_for_pixel_size
 from ssem_dask.registration.damage import PIXEL as DAMAGE_PIXEL
 from ssem_dask.registration.gauss_newton_window import SEARCH_RANGE
 from ssem_dask.registration.register import encoder_digest
@@ -151,9 +151,6 @@ def resolve(config: RunConfig) -> tuple[Job, list[str]]:
     mask, told = _resolve_mask(config.mask, info)
     choices += told
     _check_render(config.render)
-    mips = 1
-    while max(shape_at_mip((info.shape[1], info.shape[2]), mip=mips - 1)) > config.downsample.smallest:
-        mips += 1
     job = Job(
         source=config.source,
         output=config.output,
@@ -164,7 +161,7 @@ def resolve(config: RunConfig) -> tuple[Job, list[str]]:
         compose=resolve_compose(config.compose, info),
         render=config.render,
         downsample=config.downsample,
-        mips=mips,
+        mips=level_count(info.shape[1:], smallest=config.downsample.smallest),
         encoder_digest=encoder_digest(register),
         digests={},
     )
