@@ -143,7 +143,8 @@ def resolve(config: RunConfig) -> tuple[Job, list[str]]:
         ConfigError: values that do not fit the volume or each other.
     """
     pixel, thickness = config.volume.pixel_size, config.volume.section_thickness
-    info = Volume.open(config.source, pixel_size=pixel, section_thickness=thickness).info
+    source = Volume.open(config.source, pixel_size=pixel, section_thickness=thickness)
+    info = source.info
     pixel, thickness = pixel or info.pixel_size, thickness or info.section_thickness
     info = VolumeInfo(shape=info.shape, dtype=info.dtype, pixel_size=pixel, section_thickness=thickness)
     _check_source(config.source, info)
@@ -163,6 +164,7 @@ def resolve(config: RunConfig) -> tuple[Job, list[str]]:
         downsample=config.downsample,
         mips=level_count(info.shape[1:], smallest=config.downsample.smallest),
         encoder_digest=encoder_digest(register),
+        source_mips=len(source.mips),
         digests={},
     )
     return _with_digests(job), choices
