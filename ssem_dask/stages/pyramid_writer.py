@@ -88,9 +88,8 @@ class _Level:
     def write(self, rows: AnyArray) -> None:
         """Write whole shards."""
         corner = (self._sections.start, self.done, 0)
-        for part in chunk_boxes(
-            rows.shape, chunk=self._unit
-        ):  # one by one: zarr holds several copies of what it writes
+        # One by one: zarr holds several copies of what it writes.
+        for part in chunk_boxes(rows.shape, chunk=self._unit):
             box = part.shifted(corner)
             self._volume.write(Box(box.start, box.stop, self._mip), rows[part.slices])
         self.done += rows.shape[1]
