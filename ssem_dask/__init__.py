@@ -2,7 +2,8 @@
 
 `align(source, output)` aligns a volume with defaults; `open_alignment(url)` uses the result: fields as arrays, warping
 of single sections, mapping of points; `warp_volume(...)` applies it to another channel or a segmentation of any size;
-`export_volume(...)` writes OME-Zarr 0.4 or neuroglancer-precomputed.
+`import_volume(...)` brings images of other formats into OME-Zarr; `export_volume(...)` writes OME-Zarr 0.4 or
+neuroglancer-precomputed.
 Everything else is importable from its own module.
 """
 
@@ -11,17 +12,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ssem_dask.alignment import Alignment, open_alignment
     from ssem_dask.exporting import export_volume
+    from ssem_dask.importing import import_volume
     from ssem_dask.pipeline import Summary, align
     from ssem_dask.warping import warp_volume
 
 __version__ = "0.1.0"
-__all__ = ["Alignment", "Summary", "__version__", "align", "export_volume", "open_alignment", "warp_volume"]
+__all__ = [
+    "Alignment",
+    "Summary",
+    "__version__",
+    "align",
+    "export_volume",
+    "import_volume",
+    "open_alignment",
+    "warp_volume",
+]
 
 _HOME = {
     "Alignment": "ssem_dask.alignment",
     "Summary": "ssem_dask.pipeline",
     "align": "ssem_dask.pipeline",
     "export_volume": "ssem_dask.exporting",
+    "import_volume": "ssem_dask.importing",
     "open_alignment": "ssem_dask.alignment",
     "warp_volume": "ssem_dask.warping",
 }

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from ssem_dask.errors import ConfigError, SourceError
 from ssem_dask.geometry.chunks import round_up
-from ssem_dask.geometry.mip import mip_for_pixel_size, shape_at_mip
+from ssem_dask.geometry.mip import level_count, mip_for_pixel_size
 from ssem_dask.registration.damage import PIXEL as DAMAGE_PIXEL
 from ssem_dask.registration.gauss_newton_window import SEARCH_RANGE
 from ssem_dask.registration.register import encoder_digest
@@ -143,7 +143,8 @@ def resolve(config: RunConfig) -> tuple[Job, list[str]]:
         ConfigError: values that do not fit the volume or each other.
     """
     pixel, thickness = config.volume.pixel_size, config.volume.section_thickness
-    info = Volume.open(config.source, pixel_size=pixel, section_thickness=thickness).info
+    source = Volume.open(config.source, pixel_size=pixel, section_thickness=thickness)
+    info = source.info
     pixel, thickness = pixel or info.pixel_size, thickness or info.section_thickness
     info = VolumeInfo(shape=info.shape, dtype=info.dtype, pixel_size=pixel, section_thickness=thickness)
     _check_source(config.source, info)
@@ -151,9 +152,6 @@ def resolve(config: RunConfig) -> tuple[Job, list[str]]:
     mask, told = _resolve_mask(config.mask, info)
     choices += told
     _check_render(config.render)
-    mips = 1
-    while max(shape_at_mip((info.shape[1], info.shape[2]), mip=mips - 1)) > config.downsample.smallest:
-        mips += 1
     job = Job(
         source=config.source,
         output=config.output,
@@ -164,8 +162,9 @@ def resolve(config: RunConfig) -> tuple[Job, list[str]]:
         compose=resolve_compose(config.compose, info),
         render=config.render,
         downsample=config.downsample,
-        mips=mips,
+        mips=level_count(info.shape[1:], smallest=config.downsample.smallest),
         encoder_digest=encoder_digest(register),
+        source_mips=len(source.mips),
         digests={},
     )
     return _with_digests(job), choices

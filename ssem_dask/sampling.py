@@ -40,6 +40,8 @@ _SIDE = 4096
 _COARSE_BYTES = 4 << 30
 """Up to this a task of coarse reads whole sections for the sample."""
 _PATCH = 256
+_COARSEST = 6
+"""mip of the coarsest level of a crop, of which it has at most 64 px: no stage looks at less of a section."""
 _PLACES = (0.5, 0.25, 0.75)
 
 
@@ -163,7 +165,7 @@ def choose_crop(job: Job) -> Box:
     window, halo, spacing = job.register.window, job.register.halo, job.spacing
     assert window is not None
     assert halo is not None
-    unit = math.lcm(spacing, 1 << volume.mips[-1])
+    unit = math.lcm(spacing, 1 << _crop_mips(volume)[-1])
     depth = min(job.shape[0], 2 * job.register.sections)
     z = (job.shape[0] - depth) // 2
     sides = [_whole(min(extent, window + 2 * halo, _SIDE), unit) for extent in job.shape[1:]]
@@ -185,7 +187,7 @@ def choose_crop(job: Job) -> Box:
 
 
 def copy_crop(job: Job, crop: Box, url: str) -> Volume:
-    """Copy a part of the source, with the levels that it has, into a volume of its own."""
+    """Copy a part of the source, with the levels that show something of it, into a volume of its own."""
     volume = Volume.open(job.source, pixel_size=job.info.pixel_size, section_thickness=job.info.section_thickness)
     info = job.info.__class__(
         shape=crop.shape,
@@ -193,8 +195,9 @@ def copy_crop(job: Job, crop: Box, url: str) -> Volume:
         pixel_size=job.info.pixel_size,
         section_thickness=job.info.section_thickness,
     )
-    made = create_volume(url, info=info, chunk=(1, 256, 256), shard=(8, 2048, 2048), mips=len(volume.mips))
-    for mip in volume.mips:
+    mips = _crop_mips(volume)
+    made = create_volume(url, info=info, chunk=(1, 256, 256), shard=(8, 2048, 2048), mips=len(mips))
+    for mip in mips:
         shape = made.shape_at(mip)
         place = Box((0, 0, 0), shape, mip).shifted((crop.start[0], crop.start[1] >> mip, crop.start[2] >> mip))
         source = place.clipped(volume.shape_at(mip))
@@ -203,6 +206,11 @@ def copy_crop(job: Job, crop: Box, url: str) -> Volume:
         values[:z, :y, :x] = volume.read(source)
         made.write(Box((0, 0, 0), shape, mip), values)
     return made
+
+
+def _crop_mips(volume: Volume) -> tuple[int, ...]:
+    """The stored mips that a crop takes along: it lies in whole pixels of each, so none may be too coarse for it."""
+    return volume.mips[: _COARSEST + 1]
 
 
 def _whole(extent: int, unit: int, *, least: int | None = None) -> int:

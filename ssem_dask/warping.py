@@ -11,7 +11,7 @@ from typing import Any
 from ssem_dask.alignment import Alignment, open_alignment
 from ssem_dask.config import cluster_settings, digest_of
 from ssem_dask.errors import LeaseLostError, OutputError, SourceError
-from ssem_dask.geometry.mip import shape_at_mip
+from ssem_dask.geometry.mip import level_count
 from ssem_dask.pipeline import Summary, run_generations
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.clusters.config import ClusterConfig
@@ -74,16 +74,13 @@ def plan_warp(alignment: str, volume: str, destination: str, *, labels: bool) ->
     opened = open_alignment(alignment)
     config = opened.attributes["config"]
     info = _volume_info(opened, volume, labels=labels)
-    mips, smallest = 1, DownsampleStageConfig(**config["downsample"]).smallest
-    while max(shape_at_mip(info.shape[1:], mip=mips - 1)) > smallest:
-        mips += 1
     warping = Warping(
         source=volume,
         info=info,
         fields=location.join(alignment, "fields", "section"),
         spacing=opened.spacing,
         target=destination,
-        mips=mips,
+        mips=level_count(info.shape[1:], smallest=DownsampleStageConfig(**config["downsample"]).smallest),
         config=RenderStageConfig(**config["render"]),
         labels=labels,
     )

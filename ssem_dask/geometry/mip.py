@@ -16,6 +16,19 @@ def shape_at_mip(shape: ShapeYX, *, mip: int) -> ShapeYX:
     return ceil_div(shape[0], scale), ceil_div(shape[1], scale)
 
 
+def level_count(shape: ShapeYX, *, smallest: int) -> int:
+    """Levels of a pyramid, mip 0 among them, that goes on until the longer side is at most `smallest` px (at least 1).
+
+    Args:
+        shape: (y, x) at mip 0.
+        smallest: px of the coarsest level.
+    """
+    levels = 1
+    while max(shape_at_mip(shape, mip=levels - 1)) > smallest:
+        levels += 1
+    return levels
+
+
 def mip_for_pixel_size(pixel_size: float, *, wanted: float) -> int:
     """The mip whose pixel is nearest to `wanted` nm on a log scale, never below 0.
 

@@ -3,11 +3,18 @@
 Pixel j of the pooled image covers the pixels [j·factor, (j+1)·factor) of the given one; a partial last pixel is the
 mean of what exists, so the shape is rounded up and pixel centres stay where C3 puts them (except in that last pixel).
 Law: pooling by a and then by b equals pooling by a·b where the shape is a multiple of a·b.
+Law: halving whole numbers is pooling them by 2 and rounding, half to even.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
+
+from ssem_dask.types import AnyArray
+
+_ROWS = 64
+"""Rows of a pooled section that are computed at once, so that what lies in between stays in the caches."""
 
 
 def pool(image: Tensor, factor: int) -> Tensor:
@@ -30,6 +37,37 @@ def pool(image: Tensor, factor: int) -> Tensor:
     flat = image.reshape(-1, 1, *image.shape[-2:])
     out = avg_pool2d(flat, factor, stride=factor, ceil_mode=True, count_include_pad=False)
     return out.reshape(*image.shape[:-2], *out.shape[-2:])
+
+
+def halve(pixels: AnyArray) -> AnyArray:
+    """Mean over squares of 2 px, rounded; in whole numbers, ten times as fast as by `pool`.
+
+    Args:
+        pixels: `(z, y, x)` uint8 or uint16.
+
+    Returns:
+        `(z, ceil(y / 2), ceil(x / 2))` of the same dtype.
+
+    Raises:
+        ValueError: the pixels are of another dtype.
+    """
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"halve: pixels are {pixels.dtype}, wanted uint8 or uint16.")
+    sums = np.dtype(np.uint16 if pixels.dtype == np.uint8 else np.uint32)
+    z, y, x = pixels.shape
+    out = np.empty((z, (y + 1) // 2, (x + 1) // 2), dtype=pixels.dtype)
+    for section, halved in zip(pixels, out, strict=True):
+        for first in range(0, len(halved), _ROWS):
+            rows = section[2 * first : 2 * (first + _ROWS)]
+            if rows.shape[0] % 2 or x % 2:
+                # A last row or column without another one counts twice, which leaves its mean as it is.
+                rows = np.pad(rows, [(0, n % 2) for n in rows.shape], mode="edge")
+            pairs = rows[0::2].astype(sums)
+            pairs += rows[1::2]
+            four = pairs[:, 0::2] + pairs[:, 1::2]
+            four += 1 + ((four >> 2) & 1)  # of 4 q + 2, half way between q and q + 1, the even one is taken
+            halved[first : first + _ROWS] = four >> 2
+    return out
 
 
 def masked_pool(image: Tensor, mask: Tensor, factor: int) -> tuple[Tensor, Tensor]:

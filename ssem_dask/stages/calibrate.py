@@ -118,7 +118,7 @@ def estimate(job: Job) -> Estimate:
     return Estimate(
         tasks=len(boxes) + _wanted(job),
         pixels=pixels,
-        bytes_read=pixels * job.info.dtype.itemsize,
+        bytes_read=job.source_bytes(pixels, mip=job.register.mip or 0),
         bytes_written=2000 * (len(boxes) + _wanted(job)),
         files=len(boxes) + _wanted(job),
         # Features of the sections and, for one, the network's activations; the pairs' fields and gradients.
@@ -169,7 +169,7 @@ def _run_probe(task: ProbeTask) -> Result:
     for box in task.places:
         affines = np.asarray(coarse[box.start[0] : box.stop[0]])
         sections = list(read_aligned_sections(volume, sections=box.sections, box=box, affines=affines, device=device))
-        read += _source_pixels(job, box) * job.info.dtype.itemsize
+        read += job.source_bytes(_source_pixels(job, box), mip=box.mip)
         grid = Grid.of_box(box)
         image, valid = (torch.stack(parts) for parts in zip(*sections, strict=True))
         own = grid.relative_to(grid.origin)

@@ -165,7 +165,7 @@ def estimate(job: Job) -> Estimate:
     return Estimate(
         tasks=tasks + 1,
         pixels=job.size,
-        bytes_read=sections * y * x * job.info.dtype.itemsize,
+        bytes_read=job.source_bytes(sections * y * x, mip=thumbnail_mip(job)),
         bytes_written=z * ((job.coarse.neighbours * 8 + 6) * 8 + 1),
         files=3 * tasks + 2,
         # A band of pixels as read, pooled some rows at a time; of thumbnails the spectra of a search over all angles.
@@ -196,7 +196,7 @@ def _run_pairs(task: CoarsePairsTask) -> Result:
     open_array(job.url("fields", "coarse_pairs"), mode="r+")[:, task.start : task.stop] = affines
     open_array(job.url("fields", "coarse_ratio"), mode="r+")[:, task.start : task.stop] = ratios
     open_array(job.url("fields", "coarse_similarity"), mode="r+")[:, task.start : task.stop] = similarity
-    read = len(sections) * job.shape[1] * job.shape[2] * job.info.dtype.itemsize
+    read = job.source_bytes(len(sections) * job.shape[1] * job.shape[2], mip=mip)
     return Result(bytes_read=read, bytes_written=affines.nbytes + 2 * ratios.nbytes)
 
 

@@ -130,8 +130,8 @@ def run(task: FarTask) -> Result:
                 affines[i, z - task.start], ratios[i, z - task.start] = pair.affine, pair.ratio
     open_array(job.url("fields", "far_pairs"), mode="r+")[:, task.start : task.stop] = affines
     open_array(job.url("fields", "far_ratio"), mode="r+")[:, task.start : task.stop] = ratios
-    size = job.shape[1] * job.shape[2] * job.info.dtype.itemsize
-    return Result(bytes_read=read * size, bytes_written=affines.nbytes + ratios.nbytes)
+    seen = read * job.shape[1] * job.shape[2]
+    return Result(bytes_read=job.source_bytes(seen, mip=mip), bytes_written=affines.nbytes + ratios.nbytes)
 
 
 def footprint(task: FarTask) -> Footprint:
@@ -155,7 +155,7 @@ def with_far(job: Job, estimate: Estimate) -> Estimate:
     return Estimate(
         tasks=estimate.tasks + blocks,
         pixels=estimate.pixels + z * y * x,
-        bytes_read=estimate.bytes_read + (1 + count) * z * y * x * job.info.dtype.itemsize,
+        bytes_read=estimate.bytes_read + job.source_bytes((1 + count) * z * y * x, mip=thumbnail_mip(job)),
         bytes_written=estimate.bytes_written + count * z * 7 * 8,
         files=estimate.files + 2 * blocks,
         memory=max(estimate.memory, min(y * x, 1 << 26) * (4 + job.info.dtype.itemsize)),

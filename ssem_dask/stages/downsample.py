@@ -5,20 +5,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssem_dask.field.device import CPU
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import ceil_div, shape_at_mip
 from ssem_dask.geometry.region import Footprint, Region
-from ssem_dask.registration.pyramid import pool
+from ssem_dask.registration.pyramid import halve
 from ssem_dask.stages.job import TASK_OVERHEAD, Estimate, Job
-from ssem_dask.stages.render import Warping, level_name, own_warping, to_dtype
-from ssem_dask.stages.sections import to_floats
+from ssem_dask.stages.render import Warping, level_name, own_warping
 from ssem_dask.storage.volume import Volume
 from ssem_dask.task import Result, Task
 from ssem_dask.types import AnyArray, ShapeZYX
 
 NAME = "downsample"
+_ROWS = 32
+"""Rows of a pooled section of ids that are computed at once, so that what lies in between stays in the caches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,14 +58,11 @@ def downsample_tasks(warping: Warping, *, output: str, digest: str) -> Iterator[
 def run(task: Task) -> Result:
     """Make one pixel of 2 × 2 of the finer level, section by section: their mean, or of ids the most frequent."""
     assert isinstance(task, DownsampleTask)
-    box, dtype = task.box, task.warping.info.dtype
+    box = task.box
     volume = Volume.open(task.warping.target)
     below = box.at_mip(box.mip - 1).clipped(volume.shape_at(box.mip - 1))
     finer = volume.read(below)
-    if task.warping.labels:
-        pixels = np.stack([pool_labels(image) for image in finer])
-    else:
-        pixels = np.stack([to_dtype(pool(to_floats(image, CPU), 2), dtype) for image in finer])
+    pixels = halve_labels(finer) if task.warping.labels else halve(finer)
     volume.write(box, pixels)
     return Result(bytes_read=finer.nbytes, bytes_written=pixels.nbytes)
 
@@ -108,6 +105,16 @@ def estimate_downsampling(warping: Warping) -> Estimate:
     )
 
 
+def halve_labels(ids: AnyArray) -> AnyArray:
+    """As `pool_labels`, of each section `(z, y, x)`."""
+    z, y, x = ids.shape
+    out = np.empty((z, ceil_div(y, 2), ceil_div(x, 2)), dtype=ids.dtype)
+    for section, halved in zip(ids, out, strict=True):
+        for first in range(0, len(halved), _ROWS):
+            halved[first : first + _ROWS] = pool_labels(section[2 * first : 2 * (first + _ROWS)])
+    return out
+
+
 def pool_labels(ids: AnyArray) -> AnyArray:
     """The most frequent id of each 2 × 2 square.
 
@@ -120,12 +127,19 @@ def pool_labels(ids: AnyArray) -> AnyArray:
         `(ceil(y / 2), ceil(x / 2))`.
     """
     padded = np.pad(ids, [(0, n % 2) for n in ids.shape], mode="edge")
-    y, x = padded.shape[0] // 2, padded.shape[1] // 2
-    four = np.sort(padded.reshape(y, 2, x, 2).swapaxes(1, 2).reshape(y, x, 4), axis=-1)
-    a, b, c, d = np.moveaxis(four, -1, 0)
+    # The four sorted by exchanges of whole arrays, several times as fast as np.sort.
+    a, b = _sorted(padded[0::2, 0::2], padded[0::2, 1::2])
+    c, d = _sorted(padded[1::2, 0::2], padded[1::2, 1::2])
+    a, c = _sorted(a, c)
+    b, d = _sorted(b, d)
+    b, c = _sorted(b, c)
     pair = np.where(b == c, b, np.where(a == b, a, d))
     most: AnyArray = np.where(c == d, d, pair)
     return most
+
+
+def _sorted(a: AnyArray, b: AnyArray) -> tuple[AnyArray, AnyArray]:
+    return np.minimum(a, b), np.maximum(a, b)
 
 
 def _level_shape(shape: ShapeZYX, mip: int) -> ShapeZYX:

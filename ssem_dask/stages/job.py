@@ -167,6 +167,8 @@ class Job:
     """Levels of the aligned pyramid."""
     encoder_digest: str
     """Digest of the network weights that the register stage uses; empty if it uses none."""
+    source_mips: int
+    """Levels that the source has, from mip 0 on; they decide what is read, and no digest."""
     digests: dict[str, str]
     """For each stage a digest of all that decides its results: its own configuration and that of the stages before."""
 
@@ -191,6 +193,15 @@ class Job:
         """Thickness of a section, mip-0 px."""
         return self.info.section_thickness / self.info.pixel_size
 
+    def source_bytes(self, pixels: int, *, mip: int) -> int:
+        """Bytes of the source that are decoded to see a place at a mip: of its coarsest level that is fine enough.
+
+        Args:
+            pixels: that the place has at mip 0.
+            mip: at which it is seen.
+        """
+        return (pixels >> 2 * min(mip, self.source_mips - 1)) * self.info.dtype.itemsize
+
     def url(self, *parts: str) -> str:
         """URL of something inside the run's group; SourceError where a part leads out of it."""
         return inside(self.output, *parts)
@@ -212,7 +223,8 @@ class Estimate:
     bytes_written: int
     files: int
     memory: int
-    """Peak bytes of one task, beyond what a worker's process holds before it."""
+    """Peak bytes of one task, beyond what a worker's process holds before it. Of the source as if mip 0 were all there
+    is: less where coarser levels are stored."""
     requests: int = 0
     """Chunks and files that its tasks ask the stores for, or send them; about."""
     gpu_memory: int = 0

@@ -107,7 +107,7 @@ def footprint(task: Task) -> Footprint:
 
 
 def estimate(job: Job) -> Estimate:
-    """Each task reads its shard and the halo at mip 0, and holds its sections at the mask's mip."""
+    """Each task reads its shard and the halo, and holds its sections at the mask's mip."""
     boxes = list(_boxes(job))
     z, y, x = _shard(job)
     sections, pixels = z + 2 * REACH, (y + 2 * HALO) * (x + 2 * HALO)
@@ -115,7 +115,7 @@ def estimate(job: Job) -> Estimate:
     return Estimate(
         tasks=len(boxes),
         pixels=sum(_covered(job, box).size for box in boxes),
-        bytes_read=read * job.info.dtype.itemsize if job.mask.detects else 0,
+        bytes_read=job.source_bytes(read, mip=_mip(job)) if job.mask.detects else 0,
         bytes_written=sum(box.size for box in boxes),
         files=len(boxes),
         # Images, normalised images and masks of all sections; three cues of each; shifts of the pairs; one read band.
@@ -190,7 +190,8 @@ def _found(job: Job, box: Box) -> tuple[AnyArray, int]:
                 kind="nearest",
             )
             carried.append(values[0].to(torch.uint8).numpy())
-    return np.stack(carried), len(sections) * aligned.shape[1] * aligned.shape[2] * 4**mip * job.info.dtype.itemsize
+    seen = len(sections) * aligned.shape[1] * aligned.shape[2] * 4**mip
+    return np.stack(carried), job.source_bytes(seen, mip=mip)
 
 
 def _aligned_box(box: Box, affines: list[Float64Array]) -> Box:

@@ -143,7 +143,7 @@ def estimate(job: Job) -> Estimate:
     return Estimate(
         tasks=count,
         pixels=job.size,
-        bytes_read=read * itemsize,
+        bytes_read=job.source_bytes(read, mip=mip),
         bytes_written=nodes * job.shape[0] * job.register.neighbours * 3 * 4,
         files=2 * count,
         # Images and masks of the window and what they are resampled from, and for one section the network's activations
@@ -236,7 +236,7 @@ def _registered(job: Job, window: Window) -> _Registered:
         images[i], valid[i] = section
     codes = _codes(job, window, coarse).to(device)
     valid &= codes == TISSUE
-    read = images.numel() * 4**mip * job.info.dtype.itemsize
+    read = job.source_bytes(images.numel() * 4**mip, mip=mip)
     if not valid.any():
         return _Registered(None, [], read)
     grid = Grid.of_box(box)

@@ -48,7 +48,7 @@ from ssem_dask.evaluation.phantom import PhantomConfig
 from ssem_dask.evaluation.protocol import evaluate
 from ssem_dask.evaluation.simulate import simulate, simulate_phantom
 from ssem_dask.evaluation.truth import Truth
-from ssem_dask.storage.importing import import_volume
+from ssem_dask.importing import import_volume
 
 DATA = Path(os.environ.get("SSEM_DATA_DIR", Path(__file__).resolve().parents[3] / "shared" / "data"))
 FIRST_SEED = 301

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from ssem_dask.geometry.box import Box
+from ssem_dask.importing import import_volume
 from ssem_dask.storage import location, retry
 from ssem_dask.storage.arrays import create_array
-from ssem_dask.storage.importing import import_volume
 from ssem_dask.storage.ledger import Ledger
 from ssem_dask.storage.volume import Volume
 from tests.faults.conftest import SETTINGS, Process, tell

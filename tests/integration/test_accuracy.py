@@ -14,7 +14,7 @@ from ssem_dask.evaluation.deformation import DeformationConfig
 from ssem_dask.evaluation.phantom import PhantomConfig
 from ssem_dask.evaluation.protocol import evaluate
 from ssem_dask.evaluation.simulate import simulate, simulate_phantom
-from ssem_dask.storage.importing import import_volume
+from ssem_dask.importing import import_volume
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("SSEM_DATA_DIR", ROOT.parent / "shared" / "data"))

@@ -1,6 +1,7 @@
 """What tasks say they read and write is what they read and write: every request to the store is looked at."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,22 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.region import Region
 from ssem_dask.pipeline import STAGES
 from ssem_dask.stages.job import Job
+from ssem_dask.stages.pyramid_writer import SlabWriter
 from ssem_dask.storage import location
 from ssem_dask.storage.run import create_run
+from ssem_dask.storage.volume import Volume, create_volume
 from tests.integration.conftest import SEPARATE, SMALL
 
 _SETTINGS: dict[str, dict[str, Any]] = {
     "chain": {**SMALL, "mask": {"detect": True}},
     "relax": {**SEPARATE, "compose": {"method": "relax", "relax": {"keep_natural": True}}},
+    "pyramid": {
+        **SEPARATE,
+        "coarse": {"sections": "separate", "thumbnail": 80},
+        "mask": {"detect": True, "mip": 1},
+        "register": {**SEPARATE["register"], "mip": 2, "window": 128, "spacing": 16},
+        "compose": {"method": "relax", "far": {"distances": [4]}},
+    },
     "wide": {
         **SEPARATE,
         "compose": {"method": "relax", "relax": {"keep_natural": True, "plane": 16, "tile": 8}},
@@ -75,6 +85,17 @@ class Regions:
         )
 
 
+@pytest.fixture(scope="module")
+def pyramid(observed: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The observed sections with three levels, as an import of larger ones has them."""
+    url, source = str(tmp_path_factory.mktemp("volume") / "pyramid.zarr"), Volume.open(observed)
+    made = create_volume(url, info=source.info, chunk=(1, 32, 32), shard=(2, 64, 64), mips=3)
+    pixels = source.read(Box((0, 0, 0), source.info.shape))
+    for z in range(0, len(pixels), 2):
+        SlabWriter(made, sections=range(z, z + 2), labels=False).write(pixels[z : z + 2])
+    return url
+
+
 @pytest.fixture
 def requests(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Path], list[Path]]:
     """Files that were asked for, and files that were written, since the last look."""
@@ -120,14 +141,15 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Path], list[Path]]:
     return read, written
 
 
-@pytest.mark.parametrize("mode", ["chain", "relax", "wide"])
+@pytest.mark.parametrize("mode", ["chain", "relax", "wide", "pyramid"])
 def test_tasks_touch_nothing_that_their_footprint_does_not_name(
-    mode: str, observed: str, tmp_path: Path, requests: tuple[list[Path], list[Path]]
+    mode: str, observed: str, pyramid: str, tmp_path: Path, requests: tuple[list[Path], list[Path]]
 ) -> None:
-    job, _ = resolve(make_config({"source": observed, "output": str(tmp_path / "out.zarr"), **_SETTINGS[mode]}))
+    url = pyramid if mode == "pyramid" else observed
+    job, _ = resolve(make_config({"source": url, "output": str(tmp_path / "out.zarr"), **_SETTINGS[mode]}))
     files, (read, written) = Regions(job), requests
     create_run(job.output, attributes={"state": "running"})
-    looked_at = 0
+    looked_at, levels = 0, defaultdict[str, set[str]](set)
     for stage in STAGES:
         stage.prepare(job)
         for generation in stage.generations(job):
@@ -135,6 +157,9 @@ def test_tasks_touch_nothing_that_their_footprint_does_not_name(
                 read.clear()
                 written.clear()
                 stage.run(task)
+                levels[stage.NAME] |= {
+                    p.relative_to(url).parts[0] for p in read if p.is_relative_to(url) and "c" in p.parts
+                }
                 footprint = stage.footprint(task)
                 # What a task writes it may read too: a shard that is there is replaced.
                 allowed = (*footprint.reads, *footprint.writes)
@@ -145,6 +170,12 @@ def test_tasks_touch_nothing_that_their_footprint_does_not_name(
                     assert any(region.meets(other) for other in footprint.writes), (task.key, "writes", region)
                 assert stage.NAME != "render" or list(files.of(written))
     assert looked_at > 100
+    if mode == "pyramid":
+        # Whoever sees less of the source decodes less of it.
+        expected = {"coarse": "1", "mask": "1", "calibrate": "2", "register": "2", "compose": "1", "render": "0"}
+        assert {name: found for name, found in levels.items() if found} == {
+            name: {level} for name, level in {**expected, "measure": "2"}.items()
+        }
 
 
 def test_outputs_of_a_stage_do_not_overlap(observed: str, tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from ssem_dask.cli.main import app
 from ssem_dask.errors import ConfigError, OutputError, SourceError, SsemDaskError
 from ssem_dask.exporting import export_volume
 from ssem_dask.geometry.box import Box
+from ssem_dask.importing import import_volume
 from ssem_dask.stages import export as export_stage
 from ssem_dask.storage import arrays, location
 from ssem_dask.storage.exports import precomputed, target
-from ssem_dask.storage.importing import import_volume
 from ssem_dask.storage.run import create_run
 from ssem_dask.storage.volume import WARP_KEY, Volume, VolumeInfo, create_volume
 from ssem_dask.types import AnyArray

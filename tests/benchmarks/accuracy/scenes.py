@@ -22,7 +22,7 @@ from ssem_dask.evaluation.phantom import PhantomConfig, generate
 from ssem_dask.evaluation.simulate import simulate
 from ssem_dask.evaluation.truth import Truth
 from ssem_dask.geometry.box import Box
-from ssem_dask.storage.importing import import_volume
+from ssem_dask.importing import import_volume
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
 from tests.benchmarks.accuracy.digest import digest_of, digest_of_sources

@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssem_dask.registration.pyramid import masked_pool, pool
+from ssem_dask.registration.pyramid import halve, masked_pool, pool
 
 
 def ramp(h: int, w: int) -> torch.Tensor:
@@ -34,6 +35,29 @@ def test_leading_axes_are_kept() -> None:
 def test_pooling_twice_is_pooling_by_the_product() -> None:
     image = torch.rand(24, 36, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(pool(pool(image, 2), 3), pool(image, 6), atol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 300), st.integers(1, 40)),
+    dtype=st.sampled_from([np.uint8, np.uint16]),
+    seed=st.integers(0, 2**16),
+)
+def test_halving_whole_numbers_is_pooling_and_rounding(
+    shape: tuple[int, int, int], dtype: type[np.unsignedinteger], seed: int
+) -> None:
+    limit, random = int(np.iinfo(dtype).max), np.random.default_rng(seed)
+    for low in (0, limit - 3):  # sums near the largest one too
+        pixels = random.integers(low, limit, shape, dtype=dtype, endpoint=True)
+        mean = pool(torch.from_numpy(pixels.astype(np.float32)), 2)
+        halved = halve(pixels)
+        assert halved.dtype == dtype
+        np.testing.assert_array_equal(halved, mean.round().numpy().astype(dtype))
+
+
+def test_only_grey_values_are_halved() -> None:
+    with pytest.raises(ValueError, match="float32"):
+        halve(np.zeros((1, 4, 4), dtype=np.float32))
 
 
 def test_factor_below_one_is_refused() -> None:

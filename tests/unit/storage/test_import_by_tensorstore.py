@@ -11,8 +11,8 @@ import pytest
 
 from ssem_dask.errors import SourceError
 from ssem_dask.geometry.box import Box
+from ssem_dask.importing import import_volume
 from ssem_dask.storage.formats.detect import open_source
-from ssem_dask.storage.importing import import_volume
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
 

@@ -1,4 +1,7 @@
-"""Import: bring a volume of any readable format into sharded OME-Zarr 0.5 (level 0), in bounded memory.
+"""Import: bring a volume of any readable format into sharded OME-Zarr 0.5 with all of its levels, in bounded memory.
+
+The levels are made of the rows that are in memory anyway, so that coarse and register, and viewers, need not decode mip
+0 to see less of it.
 
 Law: an import is complete or it is not there. The group says "importing" from its first byte on, `Volume.open` refuses
 it in that state, and "complete" is written last. Importing again replaces what an import that was cut off left behind.
@@ -13,7 +16,9 @@ import numpy as np
 
 from ssem_dask.errors import OutputError, SourceError, SsemDaskError
 from ssem_dask.geometry.box import Box
-from ssem_dask.geometry.chunks import chunk_boxes
+from ssem_dask.geometry.mip import level_count
+from ssem_dask.stages.job import DownsampleStageConfig
+from ssem_dask.stages.pyramid_writer import SlabWriter
 from ssem_dask.storage import arrays, location, ngff
 from ssem_dask.storage.formats.detect import open_source
 from ssem_dask.storage.formats.source import Source, SourceInfo
@@ -43,6 +48,8 @@ class ImportPlan:
     info: VolumeInfo
     chunk: ShapeZYX
     shard: ShapeZYX
+    mips: int
+    """Levels that are written."""
     replaces: bool
     """Whether something at the destination is deleted first."""
 
@@ -56,6 +63,7 @@ def plan_import(
     chunk: ShapeZYX = DEFAULT_CHUNK,
     shard: ShapeZYX = DEFAULT_SHARD,
     labels: bool = False,
+    pyramid: bool = True,
     overwrite: bool = False,
 ) -> ImportPlan:
     """Check source and destination, and say what an import would do; arguments and errors as in `import_volume`."""
@@ -64,7 +72,15 @@ def plan_import(
             source, opened.info, pixel_size=pixel_size, section_thickness=section_thickness, labels=labels
         )
     replaces = _check_destination(destination, source=source, overwrite=overwrite)
-    return ImportPlan(source=source, destination=destination, info=info, chunk=chunk, shard=shard, replaces=replaces)
+    return ImportPlan(
+        source=source,
+        destination=destination,
+        info=info,
+        chunk=chunk,
+        shard=shard,
+        mips=_levels(info, pyramid=pyramid),
+        replaces=replaces,
+    )
 
 
 def import_volume(
@@ -76,6 +92,7 @@ def import_volume(
     chunk: ShapeZYX = DEFAULT_CHUNK,
     shard: ShapeZYX = DEFAULT_SHARD,
     labels: bool = False,
+    pyramid: bool = True,
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> VolumeInfo:
@@ -87,10 +104,15 @@ def import_volume(
         pixel_size: nm per pixel in y and x; wins over what the source says.
         section_thickness: nm per section; wins as well.
         chunk: extent of a chunk.
-        shard: extent of a shard, a multiple of `chunk`; one shard depth of sections is held in memory at once.
-        labels: the values are ids: any integer type, and a constant volume is no mistake.
+        shard: extent of a shard, a multiple of `chunk`. Of sections as many as it is deep are in memory at once, in
+            bands of rows of 512 MiB, or of one row of shards where that is more; for the pyramid one and a half rows of
+            shards beside them.
+        labels: the values are ids: any integer type, and a constant volume is no mistake. Of four the most frequent one
+            goes into the pyramid.
+        pyramid: write coarser levels as well, until the longer side is at most 256 px, as those of an aligned volume
+            are by default; False: mip 0 alone.
         overwrite: replace a complete volume at the destination.
-        progress: called with the number of pixels done since the last call.
+        progress: called with the number of pixels of mip 0 done since the last call.
 
     Returns:
         What was imported.
@@ -112,8 +134,9 @@ def import_volume(
                 if replaces:
                     _delete_volume(destination)
                 arrays.create_group(destination, attributes={IMPORT_KEY: state})
-                volume = create_volume(destination, info=info, chunk=chunk, shard=shard, mips=1)
-            lowest, highest = _copy(opened, volume, progress=progress)
+                mips = _levels(info, pyramid=pyramid)
+                volume = create_volume(destination, info=info, chunk=chunk, shard=shard, mips=mips)
+            lowest, highest = _copy(opened, volume, labels=labels, progress=progress)
             if lowest == highest and not labels:
                 raise SourceError(
                     f"{source}: every pixel of the volume is {lowest}, so there is nothing to align; check the export."
@@ -128,22 +151,26 @@ def import_volume(
     return info
 
 
-def _copy(source: Source, volume: Volume, *, progress: Callable[[int], None] | None) -> tuple[float, float]:
-    """Copy all values shard by shard; the lowest and the highest of them."""
-    unit = volume.write_unit(0)
-    unit_z, unit_y, _ = unit
+def _levels(info: VolumeInfo, *, pyramid: bool) -> int:
+    return level_count(info.shape[1:], smallest=DownsampleStageConfig().smallest) if pyramid else 1
+
+
+def _copy(
+    source: Source, volume: Volume, *, labels: bool, progress: Callable[[int], None] | None
+) -> tuple[float, float]:
+    """Copy all values band by band, into all levels of the volume; the lowest and the highest of them."""
+    unit_z, unit_y, _ = volume.write_unit(0)
     z, y, x = volume.info.shape
     row_bytes = min(unit_z, z) * x * volume.info.dtype.itemsize
     band = max(1, BAND_BYTES // (row_bytes * unit_y)) * unit_y
     lowest, highest = np.inf, -np.inf
     for z_start in range(0, z, unit_z):
+        slab = SlabWriter(volume, sections=range(z_start, min(z_start + unit_z, z)), labels=labels)
         for y_start in range(0, y, band):
             box = Box((z_start, y_start, 0), (z_start + unit_z, y_start + band, x)).clipped(volume.info.shape)
             values = source.read(z_start=box.start[0], z_stop=box.stop[0], y_start=box.start[1], y_stop=box.stop[1])
             lowest, highest = min(lowest, values.min()), max(highest, values.max())
-            values = _as_type(values, volume.info.dtype)
-            for part in chunk_boxes(box.shape, chunk=unit):  # one by one: zarr holds several copies of what it writes
-                volume.write(part.shifted(box.start), values[part.slices])
+            slab.write(_as_type(values, volume.info.dtype))
             if progress is not None:
                 progress(box.size)
     return lowest, highest
