@@ -117,7 +117,7 @@ def make_volume(url: str, *, sections: int, side: int, pixel_size: float) -> Non
     info = VolumeInfo(
         shape=(sections, side, side), dtype=np.dtype("uint8"), pixel_size=pixel_size, section_thickness=THICKNESS
     )
-    mips = max(1, (side - 1).bit_length() - 7)  # until the longer side is at most 256 px
+    mips = level_count((side, side), smallest=256)
     create_volume(url, info=info, chunk=_CHUNK, shard=_SHARD, mips=mips)
     tissue_side = round(side * pixel_size / _TISSUE)
     tile = min(512, tissue_side)
