@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 
+import torch
+
 from ssem_dask.geometry.region import Footprint
-from ssem_dask.stages import compose_chain, compose_footprint, compose_relax, compose_wide
+from ssem_dask.stages import compose_chain, compose_far, compose_footprint, compose_relax, compose_wide, relax_fit
 from ssem_dask.stages.job import Estimate, Job
 from ssem_dask.task import Result, Task
 
@@ -32,11 +34,27 @@ def generations(job: Job) -> Iterator[Iterable[Task]]:
 
 def run(task: Task) -> Result:
     """Do one task of either method."""
+    if isinstance(task, (compose_far.FarTask, *relax_fit.FIT_TASKS)):
+        with torch.inference_mode():
+            return _run_for_all(task)
     if isinstance(task, compose_relax.RELAX_TASKS):
         return compose_relax.run(task)
     if isinstance(task, compose_wide.WIDE_TASKS):
         return compose_wide.run(task)
     return compose_chain.run(task)
+
+
+def _run_for_all(task: Task) -> Result:
+    """Do a task of those that sections of any width have."""
+    if isinstance(task, compose_far.FarTask):
+        return compose_far.run(task)
+    if isinstance(task, relax_fit.AffinesTask):
+        return relax_fit.run_affines(task)
+    if isinstance(task, relax_fit.WindowFitTask):
+        wide = compose_wide.factor_of(task.job) > 1
+        return compose_wide.fit_window(task) if wide else compose_relax.fit_window(task)
+    assert isinstance(task, relax_fit.FitTask)
+    return compose_wide.conclude(task.job) if compose_wide.factor_of(task.job) > 1 else compose_relax.conclude(task.job)
 
 
 def footprint(task: Task) -> Footprint:

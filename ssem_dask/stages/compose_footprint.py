@@ -6,15 +6,15 @@ from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.stages import compose_far
 from ssem_dask.stages.compose_chain import BlockTask, SectionsTask, StitchTask
 from ssem_dask.stages.compose_far import FarTask
-from ssem_dask.stages.compose_relax import FitTask, RelaxTask, SplitTask
-from ssem_dask.stages.compose_wide import FitWideTask, LongTask, ThinTask, TileTask
+from ssem_dask.stages.compose_relax import RelaxTask, SplitTask
+from ssem_dask.stages.compose_wide import LongTask, ThinTask, TileTask, factor_of
 from ssem_dask.stages.job import Job
+from ssem_dask.stages.relax_fit import AFFINES, FIT, AffinesTask, FitTask, WindowFitTask, fit_name, fit_windows
 from ssem_dask.stages.relax_io import core_of, reach_of
 from ssem_dask.task import Task
 
 _PAIRS = "fields/pairs", "fields/confidence"
 _TURNS = "fields/turn", "fields/turn_natural", "fields/turn_variance"
-_FIT = "quality/relax.json"
 _THINNED = "fields/pair_affines", "fields/thin_pairs", "fields/thin_weights", "fields/typical"
 _LONG = "fields/long", "fields/long_natural", "fields/long_variance"
 _RESULTS = "fields/section", "fields/uncertainty", "fields/natural"
@@ -28,40 +28,52 @@ def footprint(task: Task) -> Footprint:
     """
     if isinstance(task, FarTask):
         return compose_far.footprint(task)
-    if isinstance(task, SplitTask | FitTask | RelaxTask):
+    if isinstance(task, AffinesTask | WindowFitTask | FitTask):
+        return _fit(task)
+    if isinstance(task, SplitTask | RelaxTask):
         return _relax(task)
     if isinstance(task, BlockTask | StitchTask | SectionsTask):
         return _chain(task)
-    if isinstance(task, ThinTask | FitWideTask | LongTask | TileTask):
+    if isinstance(task, ThinTask | LongTask | TileTask):
         return _wide(task)
     raise TypeError(f"{task.key}: what a {type(task).__name__} reads and writes is not said here; add it.")
 
 
-def _relax(task: SplitTask | FitTask | RelaxTask) -> Footprint:
+def _fit(task: AffinesTask | WindowFitTask | FitTask) -> Footprint:
     """The statistics are taken from the whole volume, so a change of any pair field changes all sections a little."""
     job = task.job
-    if isinstance(task, FitTask):
+    if isinstance(task, AffinesTask):
         return Footprint(
-            reads=_all(job, ("fields/pair_affines", "fields/coarse", *_PAIRS, *_far(job)), 0, job.shape[0]),
-            writes=_all(job, (*_TURNS, _FIT), 0, job.shape[0]),
+            reads=_all(job, ("fields/pair_affines", "fields/coarse", *_far(job)), 0, job.shape[0]),
+            writes=_all(job, (*_TURNS, AFFINES), 0, job.shape[0]),
         )
+    if isinstance(task, WindowFitTask):
+        first, last = reach_of(job, task.window)
+        own = (*_THINNED, *_PAIRS) if factor_of(job) > 1 else ("fields/pair_affines", *_PAIRS)
+        return Footprint(
+            reads=(*_all(job, (*own, *_TURNS), first, last), job.sections(AFFINES)),
+            writes=(job.sections(fit_name(task.window)),),
+        )
+    return Footprint(
+        reads=_all(job, (AFFINES, *(fit_name(w) for w in fit_windows(job))), 0, job.shape[0]),
+        writes=(job.sections(FIT),),
+    )
+
+
+def _relax(task: SplitTask | RelaxTask) -> Footprint:
+    job = task.job
     depth = min(job.compose.relax.window, job.shape[0])
     start, stop = task.window * depth, (task.window + 1) * depth
     if isinstance(task, SplitTask):
         return Footprint(reads=_all(job, _PAIRS, start, stop), writes=_all(job, ("fields/pair_affines",), start, stop))
     overlap = job.compose.relax.overlap
-    handed = ("fields/pair_affines", "fields/coarse", *_TURNS, _FIT)
+    handed = ("fields/pair_affines", "fields/coarse", *_TURNS, FIT)
     reads = _all(job, (*_PAIRS, *handed), start - overlap, stop + overlap)
     return Footprint(reads=reads, writes=_all(job, _RESULTS, start, stop))
 
 
-def _wide(task: ThinTask | FitWideTask | LongTask | TileTask) -> Footprint:
-    job, fit = task.job, task.job.sections(_FIT)
-    if isinstance(task, FitWideTask):
-        return Footprint(
-            reads=_all(job, (*_THINNED, "fields/coarse", *_PAIRS, *_far(job)), 0, job.shape[0]),
-            writes=(*_all(job, _TURNS, 0, job.shape[0]), fit),
-        )
+def _wide(task: ThinTask | LongTask | TileTask) -> Footprint:
+    job, fit = task.job, task.job.sections(FIT)
     (start, stop), (first, last) = core_of(job, task.window), reach_of(job, task.window)
     if isinstance(task, ThinTask):
         return Footprint(reads=_all(job, _PAIRS, start, stop), writes=_all(job, _THINNED, start, stop))

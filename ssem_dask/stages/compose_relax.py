@@ -1,9 +1,8 @@
 """Stage compose, method `relax`: distortion is undone, natural motion is left alone.
 
 Generation 1 takes the affine part out of each pair field, window by window, and compares sections far from each other
-where that is wanted (`compose_far`); generation 2 solves for the sections'
-affines, all at once since they are few numbers, and fits the spectra on some windows; generation 3 solves for the
-elastic part of each window with its overlap and writes `fields/section`.
+where that is wanted (`compose_far`); then the sections' affines and the spectra are found (`relax_fit`); the last
+generation solves for the elastic part of each window with its overlap and writes `fields/section`.
 """
 
 import itertools
@@ -17,32 +16,35 @@ from torch import Tensor
 from ssem_dask.composition.relax_report import band_records
 from ssem_dask.composition.relax_total import SplitPairs, split_pairs, without_affines
 from ssem_dask.composition.relax_weights import node_weights, spoken_for
-from ssem_dask.composition.separation import UNKNOWNS, Variances
+from ssem_dask.composition.separation import UNKNOWNS
 from ssem_dask.composition.uncertainty import elastic_variance
 from ssem_dask.field.device import computing_on
 from ssem_dask.geometry.chunks import round_up
-from ssem_dask.stages.compose_far import FarTask, with_far
 from ssem_dask.stages.compose_far import prepare as prepare_far
-from ssem_dask.stages.compose_far import run as run_far
 from ssem_dask.stages.compose_far import tasks as far_tasks
+from ssem_dask.stages.compose_far import with_far
 from ssem_dask.stages.job import TASK_OVERHEAD, Estimate, Job
+from ssem_dask.stages.relax_fit import (
+    WindowFitTask,
+    fit_generations,
+    fit_windows,
+    read_affine_level,
+    read_fit,
+    read_window_fits,
+    write_record,
+    write_window_fit,
+)
 from ssem_dask.stages.relax_io import (
-    FIT_WINDOWS,
     core_of,
     create_affines,
     create_sections,
     depth_of,
     elastic_of,
-    fit_windows,
     grid_of,
-    mean_variances,
     reach_of,
-    read_fit,
     read_pairs,
-    solve_affines,
     steps_of,
     windows_of,
-    write_record,
     write_sections,
 )
 from ssem_dask.storage.arrays import open_array
@@ -61,13 +63,6 @@ class SplitTask(Task):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FitTask(Task):
-    """Solve for the sections' affines and fit the spectra."""
-
-    job: Job
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RelaxTask(Task):
     """Solve for the fields of a window's sections."""
 
@@ -75,7 +70,7 @@ class RelaxTask(Task):
     window: int
 
 
-RELAX_TASKS = (SplitTask, FitTask, RelaxTask, FarTask)
+RELAX_TASKS = (SplitTask, RelaxTask)
 
 
 def prepare(job: Job) -> None:
@@ -99,7 +94,7 @@ def generations(job: Job) -> Iterator[Iterable[Task]]:
             for w in windows
         ),
     )
-    yield [FitTask(key=f"{NAME}/fit", output=output, digest=digest, pixels=0, job=job)]
+    yield from fit_generations(job)
     yield (
         RelaxTask(
             key=f"{NAME}/sections-{w:05d}",
@@ -116,12 +111,8 @@ def generations(job: Job) -> Iterator[Iterable[Task]]:
 def run(task: Task) -> Result:
     """Do one task of any generation."""
     with torch.inference_mode():
-        if isinstance(task, FarTask):
-            return run_far(task)
         if isinstance(task, SplitTask):
             return _run_split(task)
-        if isinstance(task, FitTask):
-            return _run_fit(task)
         assert isinstance(task, RelaxTask)
         return _run_sections(task)
 
@@ -135,11 +126,11 @@ def estimate(job: Job) -> Estimate:
     return with_far(
         job,
         Estimate(
-            tasks=2 * windows + 1,
+            tasks=2 * windows + len(fit_windows(job)) + 2,
             pixels=job.size,
-            bytes_read=plane * 4 * k * 3 * (job.shape[0] + (windows + min(windows, FIT_WINDOWS)) * held),
+            bytes_read=plane * 4 * k * 3 * (job.shape[0] + (windows + len(fit_windows(job))) * held),
             bytes_written=plane * 4 * (5 if config.keep_natural else 3) * job.shape[0],
-            files=(4 if config.keep_natural else 3) * windows + 3,
+            files=(4 if config.keep_natural else 3) * windows + len(fit_windows(job)) + 5,
             # The solve holds some copies of what it observed, and the unknowns.
             memory=TASK_OVERHEAD + plane * held * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 4 * 3),
         ),
@@ -156,28 +147,22 @@ def _run_split(task: SplitTask) -> Result:
     return Result(bytes_read=pairs.nbytes + confidence.nbytes, bytes_written=split.affine.nbytes)
 
 
-def _run_fit(task: FitTask) -> Result:
-    job, grid = task.job, grid_of(task.job)
-    level = solve_affines(job)
-    found: list[list[Variances]] = []
-    for window in fit_windows(job):
-        first, last = reach_of(job, window)
-        weights, split = _read_window(job, first, last)
-        elastic = elastic_of(
-            job,
-            split,
-            weights,
-            turn=level.turn[first:last],
-            grid=grid,
-            certainty=level.certainty,
-            start=found[-1] if found else None,
-            only_fit=True,
-        )
-        if elastic.fitted:
-            found.append(elastic.fitted)
-    fitted = [mean_variances(band) for band in zip(*found, strict=True)]
-    records = band_records(fitted, shape=grid.shape, spacing=grid.spacing, pixel=job.info.pixel_size)
-    return write_record(job, level=level, records=records, variances={"variances": fitted})
+def fit_window(task: WindowFitTask) -> Result:
+    """Fit the spectra to a window."""
+    job = task.job
+    first, last = reach_of(job, task.window)
+    turn, certainty = read_affine_level(job, first, last)
+    weights, split = _read_window(job, first, last)
+    found = elastic_of(job, split, weights, turn=turn, grid=grid_of(job), certainty=certainty, only_fit=True)
+    written = write_window_fit(job, task.window, {"variances": found.fitted})
+    return Result(bytes_read=weights.nbytes + split.rest.nbytes, bytes_written=written)
+
+
+def conclude(job: Job) -> Result:
+    """Tell what was fitted."""
+    fitted = read_window_fits(job, "variances")
+    records = band_records(fitted, shape=grid_of(job).shape, spacing=job.spacing, pixel=job.info.pixel_size)
+    return write_record(job, records=records, variances={"variances": fitted})
 
 
 def _run_sections(task: RelaxTask) -> Result:

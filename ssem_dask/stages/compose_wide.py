@@ -1,9 +1,10 @@
 """Stage compose, method `relax`, for sections of more nodes than are solved for at once (`[compose.relax] plane`).
 
 As `compose_relax`, but split by frequency (`composition.thin`), so that a task's memory does not grow with the section.
-Generation 1 reads the pair fields band by band, thins them and takes their affine parts out; generation 2 solves for
-the affines and fits the spectra, of thinned planes and of some tiles; generation 3 solves for the long waves of each
-window of sections; generation 4 for the short waves of each tile of each window, and writes `fields/section`.
+Generation 1 reads the pair fields band by band, thins them and takes their affine parts out; then the sections' affines
+and the spectra are found (`relax_fit`), of thinned planes and of some tiles; the last but one generation solves for the
+long waves of each window of sections, the last for the short waves of each tile of each window, and writes
+`fields/section`.
 """
 
 import itertools
@@ -17,7 +18,7 @@ from torch import Tensor
 from ssem_dask.composition.relax_report import band_records
 from ssem_dask.composition.relax_total import SplitPairs, robust_affines, without_affines
 from ssem_dask.composition.relax_weights import node_weights, spoken_for, typical_confidence
-from ssem_dask.composition.separation import UNKNOWNS, Variances
+from ssem_dask.composition.separation import UNKNOWNS
 from ssem_dask.composition.thin import HALO_BLOCKS, Tile, thicken, thin, thin_factor, thin_grid, tiles_of
 from ssem_dask.composition.uncertainty import elastic_variance
 from ssem_dask.field.device import compute_device
@@ -26,23 +27,27 @@ from ssem_dask.stages.compose_far import prepare as prepare_far
 from ssem_dask.stages.compose_far import tasks as far_tasks
 from ssem_dask.stages.compose_far import with_far
 from ssem_dask.stages.job import TASK_OVERHEAD, Estimate, Job
+from ssem_dask.stages.relax_fit import (
+    WindowFitTask,
+    fit_generations,
+    fit_windows,
+    read_affine_level,
+    read_fit,
+    read_window_fits,
+    write_record,
+    write_window_fit,
+)
 from ssem_dask.stages.relax_io import (
-    FIT_WINDOWS,
     core_of,
     create_affines,
     create_sections,
     depth_of,
     elastic_of,
-    fit_windows,
     grid_of,
-    mean_variances,
     reach_of,
-    read_fit,
     read_pairs,
-    solve_affines,
     steps_of,
     windows_of,
-    write_record,
     write_sections,
 )
 from ssem_dask.storage.arrays import create_array, open_array
@@ -63,13 +68,6 @@ class ThinTask(Task):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FitWideTask(Task):
-    """Solve for the sections' affines and fit the spectra."""
-
-    job: Job
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LongTask(Task):
     """Solve for the long waves of a window's sections."""
 
@@ -86,7 +84,7 @@ class TileTask(Task):
     tile: Tile
 
 
-WIDE_TASKS = (ThinTask, FitWideTask, LongTask, TileTask)
+WIDE_TASKS = (ThinTask, LongTask, TileTask)
 
 
 def factor_of(job: Job) -> int:
@@ -140,7 +138,7 @@ def generations(job: Job) -> Iterator[Iterable[Task]]:
             for w in windows
         ),
     )
-    yield [FitWideTask(key=f"{NAME}/fit", output=output, digest=digest, pixels=0, job=job)]
+    yield from fit_generations(job)
     yield (
         LongTask(key=f"{NAME}/long-{w:05d}", output=output, digest=digest, pixels=0, job=job, window=w) for w in windows
     )
@@ -164,8 +162,6 @@ def run(task: Task) -> Result:
     with torch.inference_mode():
         if isinstance(task, ThinTask):
             return _run_thin(task)
-        if isinstance(task, FitWideTask):
-            return _run_fit(task)
         if isinstance(task, LongTask):
             return _run_long(task)
         assert isinstance(task, TileTask)
@@ -187,11 +183,11 @@ def estimate(job: Job) -> Estimate:
     return with_far(
         job,
         Estimate(
-            tasks=windows * (2 + len(tiles)) + 1,
+            tasks=windows * (2 + len(tiles)) + len(fit_windows(job)) + 2,
             pixels=job.size,
             bytes_read=int(plane * 4 * k * 3 * (job.shape[0] + windows * held * halo)) + 2 * passed * job.shape[0],
             bytes_written=plane * 4 * (5 if config.keep_natural else 3) * job.shape[0] + passed * job.shape[0],
-            files=windows * (6 + (3 if config.keep_natural else 2) * len(tiles)) + FIT_WINDOWS,
+            files=windows * (6 + (3 if config.keep_natural else 2) * len(tiles)) + 2 * len(fit_windows(job)),
             memory=TASK_OVERHEAD + max(nodes * held * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 4 * 3), band),
         ),
     )
@@ -252,58 +248,49 @@ def _thinned(job: Job, z: int, *, typical: float) -> tuple[Tensor, Tensor, Tenso
     return joined[:, :2], joined[:, 2:4], joined[:, 4], read
 
 
-def _run_fit(task: FitWideTask) -> Result:
+def fit_window(task: WindowFitTask) -> Result:
+    """Fit the spectra to a window: of its thinned planes, and of one tile."""
     job, factor = task.job, factor_of(task.job)
-    level = solve_affines(job)
+    first, last = reach_of(job, task.window)
+    turn, certainty = read_affine_level(job, first, last)
+    weights, split = _read_thin(job, first, last)
     blocks = thin_grid(grid_of(job), factor=factor)
-    tiles = _tiles(job)
-    found: list[list[Variances]] = []
-    short: list[list[Variances]] = []
-    for window in fit_windows(job):
-        first, last = reach_of(job, window)
-        turn = level.turn[first:last]
-        weights, split = _read_thin(job, first, last)
-        long = elastic_of(
+    long = elastic_of(job, split, weights, turn=turn, grid=blocks, certainty=certainty)
+    found = {"variances": long.fitted}
+    if long.fitted:
+        tile = _tiles(job)[len(_tiles(job)) // 2]
+        weights, split = _read_tile(job, task.window, tile)
+        short = elastic_of(
             job,
             split,
             weights,
             turn=turn,
-            grid=blocks,
-            certainty=level.certainty,
-            start=found[-1] if found else None,
-        )
-        if not long.fitted:
-            continue
-        found.append(long.fitted)
-        tile = tiles[len(tiles) // 2]
-        grid, base = tile.grid(grid_of(job)), _thick(job, long.fields, tile)
-        weights, split = _read_tile(job, window, tile)
-        part = elastic_of(
-            job,
-            split,
-            weights,
-            turn=turn,
-            grid=grid,
-            certainty=level.certainty,
-            start=short[-1] if short and short[-1] else None,
+            grid=tile.grid(grid_of(job)),
+            certainty=certainty,
             only_fit=True,
-            base=base,
+            base=_thick(job, long.fields, tile),
             factor=factor,
         )
-        short.append(part.fitted)
-    variances = {
-        "variances": [mean_variances(band) for band in zip(*found, strict=True)],
-        "short": [mean_variances(band) for band in zip(*short, strict=True)] if all(short) else [],
-    }
+        found["short"] = short.fitted
+    return Result(
+        bytes_read=weights.nbytes + split.rest.nbytes, bytes_written=write_window_fit(job, task.window, found)
+    )
+
+
+def conclude(job: Job) -> Result:
+    """Tell what was fitted."""
+    factor = factor_of(job)
+    blocks = thin_grid(grid_of(job), factor=factor)
+    variances = {name: read_window_fits(job, name) for name in ("variances", "short")}
     records = band_records(
         variances["variances"], shape=blocks.shape, spacing=blocks.spacing, pixel=job.info.pixel_size
     )
     if variances["short"]:
-        grid = tiles[0].grid(grid_of(job))
+        grid = _tiles(job)[0].grid(grid_of(job))
         longest = 2 * factor * grid.spacing * job.info.pixel_size
         rest = band_records(variances["short"], shape=grid.shape, spacing=grid.spacing, pixel=job.info.pixel_size)
         records += [r for r in rest if r["wavelength_nm"] < longest]
-    return write_record(job, level=level, records=records, variances=variances)
+    return write_record(job, records=records, variances=variances)
 
 
 def _run_long(task: LongTask) -> Result:

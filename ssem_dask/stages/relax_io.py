@@ -1,43 +1,22 @@
 """What both ways of composing by `relax`, planes and tiles, have in common: arrays, windows, what is written."""
 
-import json
-from dataclasses import asdict
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from ssem_dask.composition.relax import AffineLevel, extent, joined, natural_motion, turn_affines
+from ssem_dask.composition.relax import extent, joined, natural_motion
 from ssem_dask.composition.relax_elastic import SHORT_NODES, Elastic, solve_elastic
-from ssem_dask.composition.relax_report import (
-    ALL_REMOVED,
-    affine_records,
-    in_words,
-    jump_records,
-    jumps_in_words,
-    slow_in_words,
-    slow_record,
-)
 from ssem_dask.composition.relax_total import SplitPairs
 from ssem_dask.composition.separation import Variances
-from ssem_dask.composition.slow import Beside
-from ssem_dask.composition.uncertainty import affine_parameter_variance, affine_variance
+from ssem_dask.composition.uncertainty import affine_variance
 from ssem_dask.field.affine import apply_affine
 from ssem_dask.field.device import compute_device, computing_on
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.mip import ceil_div
-from ssem_dask.stages.compose_far import read_far_pairs
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.reference import landmarks_of
 from ssem_dask.storage.arrays import create_array, open_array
 from ssem_dask.storage.fields import FieldInfo, create_field, open_coarse
-from ssem_dask.storage.location import read_bytes, write_bytes
-from ssem_dask.task import Outcome, Result
 from ssem_dask.types import Float64Array, ShapeYX
-
-FIT_WINDOWS = 3
-"""Windows of sections that the spectra are fitted on."""
 
 
 def create_affines(job: Job) -> None:
@@ -95,28 +74,6 @@ def create_sections(job: Job, *, chunk: ShapeYX, shard: ShapeYX) -> None:
     )
 
 
-def solve_affines(job: Job) -> AffineLevel:
-    """Solve for the sections' affines, all at once, and write them."""
-    affine = np.asarray(open_array(job.url("fields", "pair_affines"), mode="r")[:])
-    coarse = np.asarray(open_coarse(job.url("fields", "coarse"))[:])
-    level = turn_affines(
-        affine, coarse=coarse, grid=grid_of(job), thickness=job.thickness, config=job.compose.relax, beside=_beside(job)
-    )
-    open_array(job.url("fields", "turn"), mode="r+")[:] = level.turn
-    open_array(job.url("fields", "turn_natural"), mode="r+")[:] = level.natural
-    variance = affine_parameter_variance(level.weights, fitted=level.fitted, certainty=level.certainty)
-    open_array(job.url("fields", "turn_variance"), mode="r+")[:] = variance
-    return level
-
-
-def _beside(job: Job) -> Beside | None:
-    """What pins slow distortion."""
-    landmarks, far = landmarks_of(job), read_far_pairs(job)
-    if landmarks is None and far is None:
-        return None
-    return Beside(landmarks=landmarks, far=far, adopt=job.compose.reference.frame == "reference")
-
-
 def elastic_of(
     job: Job,
     split: SplitPairs,
@@ -147,48 +104,6 @@ def elastic_of(
             start=start,
             only_fit=only_fit,
         )
-
-
-def fit_windows(job: Job) -> list[int]:
-    """The windows that the spectra are fitted on: some, spread over all sections."""
-    count = windows_of(job)
-    return sorted({round(i) for i in np.linspace(0, count - 1, min(count, FIT_WINDOWS))})
-
-
-def write_record(
-    job: Job, *, level: AffineLevel, records: list[dict[str, Any]], variances: dict[str, list[Variances]]
-) -> Result:
-    """Write `quality/relax.json`: what was fitted, in words, in px and as the solve takes it."""
-    removed = job.compose.relax.natural_motion == "remove"
-    sections = affine_records(level.fitted)
-    told = in_words(records, affine=sections, thickness=job.info.section_thickness)
-    shape = job.shape[1], job.shape[2]
-    jumps = jump_records(level.breaks, shape_yx=shape)
-    slow = None if level.slow is None else slow_record(level.slow, shape_yx=shape)
-    message = ALL_REMOVED if removed else " ".join([told, *jumps_in_words(jumps), *slow_in_words(slow)])
-    record = {
-        "summary": message,
-        "pixel_size": job.info.pixel_size,
-        "section_thickness": job.info.section_thickness,
-        "affine": sections,
-        "bands": records,
-        "evidence": round(level.evidence, 2),
-        "certainty": round(level.certainty, 4),
-        "jumps": jumps,
-        "reference": slow,
-        **{name: [asdict(v) for v in fitted] for name, fitted in variances.items()},
-    }
-    content = json.dumps(record, indent=1, ensure_ascii=False).encode()
-    write_bytes(job.url("quality", "relax.json"), content)
-    remarkable = jumps or (slow and slow["doubted"])
-    outcome = Outcome.OK if (records or removed) and not remarkable else Outcome.LOW_QUALITY
-    return Result(outcome=outcome, message=message, bytes_written=len(content))
-
-
-def read_fit(job: Job, name: str) -> tuple[list[Variances] | None, float]:
-    """Variances of the bands, None where they were not fitted, and the certainty that goes with them."""
-    record = json.loads(read_bytes(job.url("quality", "relax.json")))
-    return [Variances(**v) for v in record[name]] or None, float(record["certainty"])
 
 
 def write_sections(
@@ -243,19 +158,6 @@ def write_sections(
 
 def _of_sections(job: Job, name: str, z: slice) -> Float64Array:
     return np.asarray(open_array(job.url("fields", name), mode="r")[z])
-
-
-def mean_variances(variances: tuple[Variances, ...]) -> Variances:
-    """The mean over windows."""
-    return Variances(
-        distortion=float(np.mean([v.distortion for v in variances])),
-        motion=float(np.mean([v.motion for v in variances])),
-        correlation=float(np.mean([v.correlation for v in variances])),
-        noise=float(np.mean([v.noise for v in variances])),
-        erratic=float(np.mean([v.erratic for v in variances])),
-        tilt=float(np.mean([v.tilt for v in variances])),
-        least=variances[0].least,
-    )
 
 
 def read_pairs(

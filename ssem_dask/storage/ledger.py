@@ -33,7 +33,8 @@ _PLACE = re.compile(r"-y\d+-x\d+$")
 def page_of(key: str) -> str:
     """The page that a task's entry belongs to: its key without the place in y and x, or else without the last number.
 
-    Law: within a generation the tasks of one page follow one another.
+    Law: the tasks of one page are of one generation, and follow one another in it; so at most one task of a stage has a
+    key without a dash.
     """
     place = key.rfind("-y")
     if place > 0 and _PLACE.match(key, place):

@@ -135,7 +135,7 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Path], list[Path]]:
     traced_sync("set_sync", written)
     monkeypatch.setattr(LocalStore, "get", traced_get)
     monkeypatch.setattr(LocalStore, "set", traced_set)
-    for module in ("ssem_dask.stages.calibrate", "ssem_dask.stages.relax_io"):
+    for module in ("ssem_dask.stages.calibrate", "ssem_dask.stages.relax_fit"):
         monkeypatch.setattr(f"{module}.read_bytes", traced_read)
         monkeypatch.setattr(f"{module}.write_bytes", traced_write)
     return read, written
