@@ -5,6 +5,7 @@ Node (i, j) of a grid lies at `origin + ((i, j) + 1/2) * spacing`, in mip-0 px. 
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -59,13 +60,23 @@ class Grid:
 
     def holds(self, index: Tensor) -> Tensor:
         """The same for fractional node indices `(2, …)`."""
-        inside = (index >= -0.5) & (index <= self._shape_like(index) - 0.5)
+        inside = (index >= -0.5) & (index <= pair_like(self.shape, index) - 0.5)
         return inside[0] & inside[1]
 
     def index(self, positions: Tensor) -> Tensor:
         """Positions as fractional node indices `(2, …)`: node i has index i."""
-        origin = positions.new_tensor(self.origin).reshape(2, *[1] * (positions.ndim - 1))
-        return (positions - origin).div_(self.spacing).sub_(0.5)
+        return (positions - pair_like(self.origin, positions)).div_(self.spacing).sub_(0.5)
 
-    def _shape_like(self, index: Tensor) -> Tensor:
-        return index.new_tensor(self.shape).reshape(2, *[1] * (index.ndim - 1))
+
+def pair_like(values: tuple[float, float], positions: Tensor) -> Tensor:
+    """Two numbers `(2, 1, …)` that can be added to, or compared with, `positions` `(2, …)`; not to be changed.
+
+    They are kept, since to bring a new one to a GPU takes as long as to compute with it.
+    """
+    return _pair(values, positions.dtype, positions.device).reshape(2, *[1] * (positions.ndim - 1))
+
+
+@lru_cache(maxsize=1024)
+def _pair(values: tuple[float, float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # a tensor of that mode could not be used outside it
+        return torch.tensor(values, dtype=dtype, device=device)

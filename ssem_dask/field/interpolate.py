@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from ssem_dask.field.grid import Grid
+from ssem_dask.field.grid import Grid, pair_like
 from ssem_dask.types import ShapeYX
 
 Kind: TypeAlias = Literal["nearest", "bilinear", "bicubic", "bspline"]
@@ -115,8 +115,7 @@ def resample(field: Tensor, *, grid: Grid, onto: Grid) -> Tensor:
 
 def _to_grid_sample(index: Tensor, shape: ShapeYX) -> Tensor:  # the only place with xy order (C1)
     """Turn fractional (y, x) node indices `(2, …)` into grid_sample's normalised (x, y) `(…, 2)`."""
-    size = index.new_tensor(shape).reshape(2, *[1] * (index.ndim - 1))
-    normalised = (2.0 * index).add_(1.0).div_(size).sub_(1.0)
+    normalised = (2.0 * index).add_(1.0).div_(pair_like(shape, index)).sub_(1.0)
     return normalised.clamp_(-_FAR, _FAR).flip(0).movedim(0, -1)
 
 
@@ -158,8 +157,7 @@ def _sample_bspline(values: Tensor, *, grid: Grid, positions: Tensor) -> Tensor:
     coefficients = spline_coefficients(values)
     h, w = grid.shape
     index = grid.index(positions)
-    limit = index.new_tensor([h - 1, w - 1]).reshape(2, *[1] * (index.ndim - 1))
-    index = torch.minimum(index.clamp(min=0.0), limit)
+    index = torch.minimum(index.clamp(min=0.0), pair_like((h - 1, w - 1), index))
     base = index.floor()
     t = index - base
     weights = torch.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]) / 6.0

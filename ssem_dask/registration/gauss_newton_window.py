@@ -222,7 +222,7 @@ class _Window:
         )
 
     def _register(self, pairs: Sequence[Pair], *, distance: int, warm: bool, torn: bool) -> None:
-        start = self._fields([self._composed(pair) for pair in pairs]) if warm else None
+        start = NodeFields(self._composed(pairs), self.nodes, self._config.interpolation) if warm else None
         smoothness = self._config.smoothness_for(distance)
         scales = self._scales(distance, warm=warm)
         if self._fused and not torn:
@@ -277,15 +277,13 @@ class _Window:
     def _composable(self, pair: Pair) -> bool:
         return abs(pair[0] - pair[1]) > 1 and all(step in self.found for step in _path(pair))
 
-    def _composed(self, pair: Pair) -> Tensor:
-        """The k = 1 fields one after the other, `(2, ny, nx)` on the finest nodes."""
-        assert self._nodes is not None
-        positions = self._nodes.positions(self._pyramid[0].features.device)
-        total = torch.zeros_like(positions)
-        for step in _path(pair):
-            total = (
-                total + sample_batch(self.found[step][None], grid=self._nodes, positions=(positions + total)[None])[0]
-            )
+    def _composed(self, pairs: Sequence[Pair]) -> Tensor:
+        """The k = 1 fields one after the other, `(n, 2, ny, nx)` on the finest nodes, of pairs of one distance."""
+        positions = self.nodes.positions(self._pyramid[0].features.device)
+        total = torch.zeros_like(positions).expand(len(pairs), *positions.shape)
+        for steps in zip(*map(_path, pairs), strict=True):
+            fields = torch.stack([self.found[step] for step in steps])
+            total = total + sample_batch(fields, grid=self.nodes, positions=positions + total)
         return total
 
     def _fields(self, values: Sequence[Tensor]) -> NodeFields:

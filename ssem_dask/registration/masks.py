@@ -5,6 +5,8 @@ so every pixel of textured tissue stays tissue, up to its very border, and empty
 padding.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -55,9 +57,7 @@ def _nothing_is_constant(image: Tensor, *, side: int) -> bool:
     block = (side + 1) // 2
     if block < 3 or min(image.shape[-2:]) < block or not bool(torch.isfinite(image.sum(dtype=torch.float32))):
         return False
-    rows, columns = (
-        torch.tensor([*range(0, n - block + 1, block), n - block], device=image.device) for n in image.shape[-2:]
-    )
+    rows, columns = (_firsts(n, block, image.device) for n in image.shape[-2:])
     corner = image[..., rows[:, None], columns]
     last, middle = block - 1, block // 2
     same = torch.ones_like(corner, dtype=torch.bool)
@@ -72,6 +72,13 @@ def _nothing_is_constant(image: Tensor, *, side: int) -> bool:
     z = suspects[:, 0] if image.ndim == 3 else torch.zeros_like(suspects[:, 0])
     blocks = sections[z[:, None, None], y[:, :, None], x[:, None, :]]
     return not bool((blocks == blocks[:, :1, :1]).flatten(1).all(dim=1).any())
+
+
+@lru_cache(maxsize=64)
+def _firsts(count: int, block: int, device: torch.device) -> Tensor:
+    """First pixels of the blocks along an axis; kept, since to bring them to a GPU takes as long as the look itself."""
+    with torch.inference_mode(False):
+        return torch.tensor([*range(0, count - block + 1, block), count - block], device=device)
 
 
 def _all_in_a_row(values: Tensor, length: int, axis: int) -> Tensor:

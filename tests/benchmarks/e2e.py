@@ -39,6 +39,7 @@ from ssem_dask.evaluation.phantom.config import PhantomConfig
 from ssem_dask.evaluation.phantom.generate import generate
 from ssem_dask.field.device import compute_device
 from ssem_dask.geometry.box import Box
+from ssem_dask.geometry.mip import level_count
 from ssem_dask.runtime.clusters.local import start_local, start_on_gpus
 from ssem_dask.runtime.events import Silent
 from ssem_dask.runtime.executor import Executor

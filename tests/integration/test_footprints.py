@@ -17,6 +17,7 @@ from ssem_dask.pipeline import STAGES
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.pyramid_writer import SlabWriter
 from ssem_dask.storage import location
+from ssem_dask.storage.ledger import page_of
 from ssem_dask.storage.run import create_run
 from ssem_dask.storage.volume import Volume, create_volume
 from tests.integration.conftest import SEPARATE, SMALL
@@ -150,10 +151,12 @@ def test_tasks_touch_nothing_that_their_footprint_does_not_name(
     files, (read, written) = Regions(job), requests
     create_run(job.output, attributes={"state": "running"})
     looked_at, levels = 0, defaultdict[str, set[str]](set)
+    pages: dict[str, tuple[str, int]] = {}
     for stage in STAGES:
         stage.prepare(job)
-        for generation in stage.generations(job):
+        for number, generation in enumerate(stage.generations(job)):
             for task in generation:
+                assert pages.setdefault(page_of(task.key), (stage.NAME, number)) == (stage.NAME, number)
                 read.clear()
                 written.clear()
                 stage.run(task)
