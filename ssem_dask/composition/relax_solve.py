@@ -66,7 +66,7 @@ def solve(
     members = [torch.from_numpy(np.nonzero((bands.index == b).ravel())[0]).to(device) for b in range(bands.count)]
     spectrum = torch.zeros(0)
     for _ in range(iterations):
-        spectrum = waves.forth(guess + share * (values - guess)).reshape(n, 2, -1)
+        spectrum = waves.forth(torch.lerp(guess, values, share)).reshape(n, 2, -1)
         projected = torch.empty_like(spectrum)
         for projection, inside in zip(projections, members, strict=True):
             projected[:, :, inside] = (projection @ spectrum[:, :, inside].reshape(n, -1)).reshape(n, 2, -1)
