@@ -33,4 +33,4 @@ def test_slopes_stay_slopes_up_to_the_border() -> None:
     back = thicken(mean, thin=blocks, grid=TILE.grid(WHOLE))
     # The last block of 58 nodes along x holds one node, so its mean lies elsewhere; the tile keeps away from it.
     assert torch.allclose(back, slope[:, TILE.read[0], TILE.read[1]], atol=0.05)
-    assert float(without_long(slope[None, None].float(), grid=WHOLE, factor=3).abs().max()) < 0.02
+    assert float(without_long(slope[None, None].float(), grid=WHOLE, factor=3).abs().max()) < 0.05
