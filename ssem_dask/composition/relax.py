@@ -32,7 +32,8 @@ from ssem_dask.composition.relax_weights import node_weights, spoken_for
 from ssem_dask.composition.separation import Variances
 from ssem_dask.composition.slow import Beside, SlowFound, SlowSolver
 from ssem_dask.composition.uncertainty import affine_parameter_variance, affine_variance, elastic_variance, sceptical
-from ssem_dask.field.affine import IDENTITY, apply_affine, compose_affine, invert_affine
+from ssem_dask.field.affine import IDENTITY, apply_affines, compose_affine, invert_affine
+from ssem_dask.field.device import plane_batches
 from ssem_dask.field.grid import Grid
 from ssem_dask.types import BoolArray, Float64Array, ShapeYX
 
@@ -181,7 +182,9 @@ def turn_affines(
         fitted=found.fitted,
         evidence=found.evidence,
         certainty=found.certainty,
-        weights=sceptical(known.astype(np.float64), robust=found.weights, outlier=OUTLIER),
+        weights=sceptical(
+            torch.from_numpy(known.astype(np.float64)), robust=torch.from_numpy(found.weights), outlier=OUTLIER
+        ).numpy(),
         breaks=found.breaks,
         slow=None if slow is None else slow.found(),
     )
@@ -193,11 +196,12 @@ def extent(grid: Grid) -> ShapeYX:
 
 
 def joined(elastic: Tensor, *, turn: Float64Array, grid: Grid) -> Tensor:
-    """a_z = C_z ∘ (id + e_z), `(Z, 2, y, x)`."""
-    positions = grid.positions().double()
-    return torch.stack(
-        [(apply_affine(c, positions + e.double()) - positions).float() for c, e in zip(turn, elastic, strict=True)]
-    )
+    """a_z = C_z ∘ (id + e_z), `(Z, 2, y, x)`, in double precision on the way."""
+    positions, maps = grid.positions(elastic.device).double(), torch.from_numpy(turn).to(elastic.device)
+    out = torch.empty_like(elastic)
+    for z in plane_batches(torch.arange(len(out), device=out.device), like=out):
+        out[z] = (apply_affines(maps[z], positions + elastic[z].double()) - positions).float()
+    return out
 
 
 def natural_motion(elastic: Tensor, *, affine: Float64Array, grid: Grid) -> Tensor:
@@ -211,10 +215,11 @@ def natural_motion(elastic: Tensor, *, affine: Float64Array, grid: Grid) -> Tens
         affine: `(Z, 2, 3)`, full maps; NaN is unknown.
         grid: of the nodes.
     """
-    positions = grid.positions().double()
-    return torch.stack(
-        [(apply_affine(a, positions) - positions + m.double()).float() for a, m in zip(affine, elastic, strict=True)]
-    )
+    positions, maps = grid.positions(elastic.device).double(), torch.from_numpy(affine).to(elastic.device)
+    out = torch.empty_like(elastic)
+    for z in plane_batches(torch.arange(len(out), device=out.device), like=out):
+        out[z] = (apply_affines(maps[z], positions) - positions + elastic[z].double()).float()
+    return out
 
 
 def uncertainty_on_nodes(
@@ -232,5 +237,5 @@ def uncertainty_on_nodes(
         certainty: of distortion, as the solve was given it.
     """
     variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)
-    variance += affine_variance(affine, shape_yx=shape_yx, grid=grid)
-    return torch.from_numpy(np.sqrt(variance)).float()
+    variance += affine_variance(affine, shape_yx=shape_yx, grid=grid, device=variance.device)
+    return variance.sqrt_()

@@ -1,6 +1,7 @@
 """The elastic part of `relax`: what is left of pair fields without their affine parts, separated on the nodes.
 
-Everything is computed where the pair fields are, on the CPU or on a GPU; only the variances are fitted on the CPU.
+Everything is computed where the pair fields are, on the CPU or on a GPU, and stays there; only the variances are fitted
+on the CPU.
 """
 
 from dataclasses import dataclass, replace
@@ -39,15 +40,15 @@ _FIT_COLUMNS = 64
 
 @dataclass(frozen=True, slots=True)
 class Elastic:
-    """The elastic part of a window."""
+    """The elastic part of a window, where its pair fields are."""
 
     fields: Tensor
-    """e `(Z, 2, y, x)`, mip-0 px, on the CPU."""
+    """e `(Z, 2, y, x)`, mip-0 px."""
     natural: Tensor
-    """`(Z, 2, y, x)`, on the CPU: natural motion from z to z-1 on the aligned nodes, without its affine part."""
+    """`(Z, 2, y, x)`: natural motion from z to z-1 on the aligned nodes, without its affine part."""
     fitted: list[Variances]
     """Of each band, per coefficient, px²."""
-    weights: Float64Array
+    weights: Tensor
     """`(K, Z, y, x)`: what each node of each pair was worth in the last solve, outliers less (`sceptical`)."""
 
 
@@ -120,12 +121,10 @@ def solve_elastic(
         robust = _robust(total - expected, weights * there, outlier=config.outlier)
     assert variances is not None
     return Elastic(
-        fields=elastic.cpu(),
-        natural=natural.cpu(),
+        fields=elastic,
+        natural=natural,
         fitted=[] if plain else variances,
-        weights=sceptical(
-            (weights * there).double().cpu().numpy(), robust=worth.double().cpu().numpy(), outlier=config.outlier
-        ),
+        weights=sceptical(weights * there, robust=worth, outlier=config.outlier),
     )
 
 
@@ -189,9 +188,10 @@ def _robust(residual: Tensor, weights: Tensor, *, outlier: float) -> Tensor:
     """Cauchy weights by the residuals' lengths, in the robust scale of their k."""
     out = torch.ones_like(weights)
     for k in range(len(weights)):
-        length = torch.linalg.vector_norm(residual[k], dim=1)
+        square = residual[k, :, 0].square().addcmul_(residual[k, :, 1], residual[k, :, 1])
         seen = weights[k] > 0
         if seen.any():
-            scale = max(float(length[seen].median()) / 1.18, 1e-3)  # the median length of a 2-D Gaussian is 1.18 σ
-            out[k] = 1.0 / (1.0 + (length / (outlier * scale)) ** 2)
+            # The median length of a 2-D Gaussian is 1.18 σ.
+            scale = max(float(square[seen].median()) ** 0.5 / 1.18, 1e-3)
+            out[k] = square.div_((outlier * scale) ** 2).add_(1.0).reciprocal_()
     return out

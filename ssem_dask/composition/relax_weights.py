@@ -1,5 +1,6 @@
 """What the observations are worth in the solve: of nodes, and of pairs as a whole."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,13 +39,18 @@ def plane_weights(weights: Tensor) -> Float64Array:
     planes = weights.flatten(0, 1).flatten(1)
     found = []
     for batch in plane_batches(planes, like=weights):
-        values = batch.sort(dim=1).values  # what is not known comes first
+        values = _sorted(batch)  # what is not known comes first
         known = (values > 0).sum(dim=1, keepdim=True)
         place = values.shape[1] - known + (known - 1).clamp(min=0) * PLANE_QUANTILE
         below, last = place.floor().long(), values.shape[1] - 1
         low, high = (values.gather(1, at.clamp(max=last)) for at in (below, below + 1))
         found.append(torch.where(known > 0, low + (high - low) * (place - below), torch.zeros_like(low))[:, 0])
     return torch.cat(found).double().cpu().numpy().reshape(tuple(weights.shape[:2]))
+
+
+def _sorted(values: Tensor) -> Tensor:
+    """Rows `(n, m)`, each in ascending order; on a CPU by numpy, which takes a tenth of torch's time."""
+    return torch.from_numpy(np.sort(values.numpy(), axis=1)) if values.device.type == "cpu" else values.sort().values
 
 
 def spoken_for(weights: Tensor) -> Tensor:

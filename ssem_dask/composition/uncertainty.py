@@ -33,11 +33,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ssem_dask.composition.affine_log import GROUPS, radius
 from ssem_dask.composition.relax_weights import plane_weights
 from ssem_dask.composition.separation import SequenceModel, Variances, believed
-from ssem_dask.composition.spectra import Bands, bands_of, from_spectrum, to_spectrum
+from ssem_dask.composition.spectra import Bands, bands_of, to_spectrum
+from ssem_dask.field.device import plane_batches
 from ssem_dask.field.grid import Grid
 from ssem_dask.types import BoolArray, Float64Array, ShapeYX
 
@@ -49,6 +51,8 @@ _CONTRADICTED = 0.1
 pairs with both neighbours .26, pairs that are all wrong less than .01."""
 _SHARES: Float64Array = np.array([0.003, 0.01, 0.03, 0.1, 0.3, 1.0])
 """Shares of the usual worth for which variances are computed; interpolated between them."""
+_TINY = 1e-30
+"""Keeps quotients of zeros at 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,7 @@ def section_variance(
     return SectionVariance(known=np.where(seen, np.minimum(known, np.maximum(known[-1], lost)), lost), lost=lost)
 
 
-def sceptical(weights: Float64Array, *, robust: Float64Array, outlier: float) -> Float64Array:
+def sceptical(weights: Tensor, *, robust: Tensor, outlier: float) -> Tensor:
     """What the pairs are worth for the uncertainty `(K, Z, …)`, of what they are worth in the solve.
 
     An observation that is off by ρ ≫ `outlier` standard deviations has the Cauchy weight (outlier / ρ)². In the solve
@@ -101,20 +105,20 @@ def sceptical(weights: Float64Array, *, robust: Float64Array, outlier: float) ->
         robust: Cauchy weights, 0 to 1, of the same shape.
         outlier: standard deviations at which they are 1/2.
     """
-    out = weights * robust / (1.0 + (outlier**2 - 1.0) * (1.0 - robust) ** 2)
+    out = (1.0 - robust).square_().mul_(outlier**2 - 1.0).add_(1.0).reciprocal_().mul_(robust).mul_(weights)
     contradicted = _of_sections(out) < _CONTRADICTED * _of_sections(weights)
-    out = np.where(contradicted, 0.0, out)
     for k in range(1, len(out) + 1):
-        out[k - 1, k:][contradicted[:-k]] = 0.0
-    return np.asarray(out)
+        out[k - 1].masked_fill_(contradicted, 0.0)
+        out[k - 1, k:].masked_fill_(contradicted[:-k], 0.0)
+    return out
 
 
-def _of_sections(weights: Float64Array) -> Float64Array:
+def _of_sections(weights: Tensor) -> Tensor:
     """What all pairs of each section are worth together `(Z, …)`, of `(K, Z, …)`."""
-    out = np.zeros(weights.shape[1:])
+    out = torch.zeros_like(weights[0])
     for k in range(1, len(weights) + 1):
-        out += weights[k - 1] / k**2
-        out[:-k] += weights[k - 1, k:] / k**2
+        out.add_(weights[k - 1], alpha=1.0 / k**2)
+        out[:-k].add_(weights[k - 1, k:], alpha=1.0 / k**2)
     return out
 
 
@@ -136,22 +140,28 @@ def affine_parameter_variance(weights: Float64Array, *, fitted: dict[str, Varian
     return out
 
 
-def affine_variance(variance: Float64Array, *, shape_yx: ShapeYX, grid: Grid) -> Float64Array:
-    """Variance `(Z, y, x)`, px² per component, of the affine part of the sections' fields on the nodes.
+def affine_variance(
+    variance: Float64Array, *, shape_yx: ShapeYX, grid: Grid, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Variance `(Z, y, x)` float32, px² per component, of the affine part of the sections' fields on the nodes.
 
     Args:
         variance: `(Z, 2)` of `affine_parameter_variance`.
         shape_yx: section, mip-0 px.
         grid: of the nodes.
+        device: where it is wanted.
     """
     # Parameters are rms displacements over the section; those of the linear part grow with the distance to its centre.
-    away = grid.positions().double().numpy() - np.asarray(shape_yx)[:, None, None] / 2
-    square = (away**2).sum(axis=0) / radius(shape_yx) ** 2
-    return np.asarray(variance[:, 0, None, None] + variance[:, 1, None, None] * square / 2)
+    centre = torch.tensor([n / 2 for n in shape_yx], dtype=torch.float64, device=device)[:, None, None]
+    square = (grid.positions(device).double() - centre).square().sum(dim=0) / radius(shape_yx) ** 2
+    of_section = torch.from_numpy(variance).float().to(device)[:, :, None, None]
+    return torch.addcmul(of_section[:, 0], of_section[:, 1], (square / 2).float())
 
 
-def elastic_variance(weights: Float64Array, *, fitted: list[Variances], certainty: float) -> Float64Array:
+def elastic_variance(weights: Tensor, *, fitted: list[Variances], certainty: float) -> Tensor:
     """Variance `(Z, y, x)`, px² per component, of the elastic part of the sections' fields on the nodes.
+
+    What is per section is computed on the CPU, what is per node where the weights are, some sections at a time.
 
     Args:
         weights: `(K, Z, y, x)`, as the last solve used them, but sceptical of outliers.
@@ -159,40 +169,72 @@ def elastic_variance(weights: Float64Array, *, fitted: list[Variances], certaint
         certainty: of distortion, as the solve was given it.
     """
     if not fitted:
-        return np.full(weights.shape[1:], np.nan)
-    plane = plane_weights(torch.from_numpy(weights))
+        return torch.full_like(weights[0], torch.nan)
+    plane = plane_weights(weights)
     shape: ShapeYX = (weights.shape[2], weights.shape[3])
     bands = bands_of(shape)
     share, present = _shares(weights, plane)
-    presence = to_spectrum(present.astype(np.float64))
-    frequency = np.hypot(np.arange(shape[0])[:, None] / shape[0], np.arange(shape[1])[None, :] / shape[1]) / 2
-    out, more = np.zeros((weights.shape[1], *shape)), np.zeros((weights.shape[1], *shape))
-    for b, (variances, profile) in enumerate(zip(fitted, _profiles(bands), strict=True)):
-        of_section = section_variance(plane, fitted=variances, certainty=certainty, shares=_SHARES)
-        sight = np.exp(-0.5 * (2 * np.pi * frequency * _SIGHT * bands.wavelengths[b]) ** 2)
-        for z, lost in enumerate(of_section.lost):
-            seen = np.clip(from_spectrum(presence[z] * sight), 0.0, 1.0)
-            known = np.interp(np.log(share[z]), np.log(_SHARES), of_section.known[:, z])
-            either = seen * lost + (1.0 - seen) * known
-            variance = np.divide(known * lost, either, out=np.zeros_like(either), where=either > 0)
-            out[z] += profile * variance
-            more[z] += profile * np.maximum(variance - of_section.known[-1, z], 0.0)
-    for z, course in enumerate(_courses(_spoken_for(plane), reach=_reach(plane))):
+    of_sections = [section_variance(plane, fitted=v, certainty=certainty, shares=_SHARES) for v in fitted]
+    tables, losses = np.stack([v.known for v in of_sections]), np.stack([v.lost for v in of_sections])
+    known_of, lost_of, profiles = (torch.from_numpy(a).to(share) for a in (tables, losses, _profiles(bands)))
+    sights = [
+        tuple(torch.from_numpy(_blur(n, sigma=_SIGHT * wavelength)).to(share) for n in shape)
+        for wavelength in bands.wavelengths
+    ]
+    out, more = torch.zeros_like(share), torch.zeros_like(share)
+    for z in plane_batches(torch.arange(len(share), device=share.device), like=share):
+        between = _between_shares(share[z])
+        there = present[z].to(share)
+        for b, (along_y, along_x) in enumerate(sights):
+            seen = (along_y @ there @ along_x.mT).clamp_(0.0, 1.0)
+            known = (known_of[b, :, z].mT[:, None] @ between).reshape(there.shape)
+            lost = lost_of[b, z, None, None]
+            variance = known * (lost / torch.lerp(known, lost, seen).clamp_(min=_TINY))
+            out[z] += profiles[b] * variance
+            more[z] += profiles[b] * (variance - known_of[b, -1, z, None, None]).clamp_(min=0.0)
+    for section, course in enumerate(_courses(_spoken_for(plane), reach=_reach(plane))):
         for other, part in course:
-            out[z] += part**2 * more[other]
+            out[section].add_(more[other], alpha=part**2)
     return out
 
 
-def _shares(weights: Float64Array, plane: Float64Array) -> tuple[Float64Array, BoolArray]:
+def _shares(weights: Tensor, plane: Float64Array) -> tuple[Tensor, Tensor]:
     """The share `(Z, y, x)` of what a section's pairs are worth as a whole that is known about each node, and whether
     any is.
 
     At least the least of `_SHARES`, at most 1, and 1 where nothing is known: there presence decides.
     """
-    node = _of_sections(np.minimum(weights, plane[:, :, None, None]))
-    whole = _of_sections(plane)
-    share = np.divide(node, whole[:, None, None], out=np.zeros_like(node), where=whole[:, None, None] > 0)
-    return np.where(node > 0, np.clip(share, _SHARES[0], 1.0), 1.0), node > 0
+    usual = torch.from_numpy(plane).to(weights)
+    node = _of_sections(torch.minimum(weights, usual[:, :, None, None]))
+    whole = _of_sections(usual)[:, None, None]
+    present = node > 0  # then the section's pairs are worth something as well
+    share = (node / whole.clamp(min=_TINY)).clamp_(float(_SHARES[0]), 1.0)
+    return share.masked_fill_(~present, 1.0), present
+
+
+def _between_shares(share: Tensor) -> Tensor:
+    """Weights `(n, shares, y·x)` that interpolate between values at `_SHARES`, linearly in the logarithm.
+
+    Of shares `(n, y, x)` from the least to 1. A product with these serves all bands.
+    """
+    place, knots = share.flatten(1).log(), np.log(_SHARES)
+    out = place.new_empty(len(place), len(knots), place.shape[1])
+    for i, knot in enumerate(knots):
+        rising = (place - knots[i - 1]) / (knot - knots[i - 1]) if i > 0 else None
+        falling = (knots[i + 1] - place) / (knots[i + 1] - knot) if i + 1 < len(knots) else None
+        sides = [side for side in (rising, falling) if side is not None]
+        out[:, i] = (sides[0] if len(sides) == 1 else torch.minimum(*sides)).clamp_(0.0, 1.0)
+    return out
+
+
+def _blur(n: int, *, sigma: float) -> Float64Array:
+    """The matrix `(n, n)` that damps the waves of n nodes as a Gaussian of `sigma` nodes does.
+
+    On nodes and not on coefficients, since a Gaussian of two frequencies is a product of two of one; and because a
+    hole may be worth a ten-thousandth of what surrounds it, which float32 keeps where no large terms cancel.
+    """
+    waves = to_spectrum(np.eye(n)[:, None, :])[:, 0]
+    return np.asarray(waves @ (np.exp(-0.5 * (np.pi * np.arange(n) / n * sigma) ** 2)[:, None] * waves.T))
 
 
 def _profiles(bands: Bands) -> Float64Array:

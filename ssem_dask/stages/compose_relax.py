@@ -182,7 +182,8 @@ def _run_sections(task: RelaxTask) -> Result:
         certainty=certainty,
     )
     core = slice(start - first, stop - first)
-    variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)
+    with computing_on(weights.device):
+        variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)
     everywhere = (slice(None), slice(None))
     written = write_sections(
         job,

@@ -21,7 +21,7 @@ from ssem_dask.composition.relax_weights import node_weights, spoken_for, typica
 from ssem_dask.composition.separation import UNKNOWNS
 from ssem_dask.composition.thin import HALO_BLOCKS, Tile, thicken, thin, thin_factor, thin_grid, tiles_of
 from ssem_dask.composition.uncertainty import elastic_variance
-from ssem_dask.field.device import compute_device
+from ssem_dask.field.device import compute_device, computing_on
 from ssem_dask.field.grid import Grid
 from ssem_dask.stages.compose_far import prepare as prepare_far
 from ssem_dask.stages.compose_far import tasks as far_tasks
@@ -310,15 +310,12 @@ def _run_long(task: LongTask) -> Result:
         fitted=fitted,
         certainty=certainty,
     )
-    variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)
+    with computing_on(weights.device):
+        variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)
     written = 0
-    for name, values in (
-        ("long", elastic.fields[core].numpy()),
-        ("long_natural", elastic.natural[core].numpy()),
-        ("long_variance", variance[core].astype(np.float32)),
-    ):
-        open_array(job.url("fields", name), mode="r+")[start:stop] = values
-        written += values.nbytes
+    for name, values in (("long", elastic.fields), ("long_natural", elastic.natural), ("long_variance", variance)):
+        open_array(job.url("fields", name), mode="r+")[start:stop] = values[core].cpu().numpy()
+        written += values[core].nbytes
     silent = [start + i for i, seen in enumerate(spoken_for(weights)[core]) if not seen.any()]
     return Result(
         outcome=Outcome.LOW_QUALITY if silent else Outcome.OK,
@@ -336,8 +333,10 @@ def _run_tile(task: TileTask) -> Result:
     grid = tile.grid(grid_of(job))
     weights, split = _read_tile(job, task.window, tile)
     fitted, certainty = read_fit(job, "short")
-    long = torch.from_numpy(np.asarray(open_array(job.url("fields", "long"), mode="r")[first:last]))
-    base = _thick(job, long, tile)
+    device = weights.device
+    long = _read_long(job, "long", slice(first, last)).to(device)
+    with computing_on(device):
+        base = _thick(job, long, tile)
     elastic = elastic_of(
         job,
         split,
@@ -349,20 +348,28 @@ def _run_tile(task: TileTask) -> Result:
         base=base,
         factor=factor,
     )
-    moved = torch.from_numpy(np.asarray(open_array(job.url("fields", "long_natural"), mode="r")[z]))
-    spread = torch.from_numpy(np.asarray(open_array(job.url("fields", "long_variance"), mode="r")[z]))
-    variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)[core]
+    moved, spread = (_read_long(job, name, z).to(device) for name in ("long_natural", "long_variance"))
+    with computing_on(device):
+        variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)[core]
+        variance += _thick(job, spread, tile).clamp(min=0.0)
+        fields = (base + elastic.fields)[core]
+        natural = _thick(job, moved, tile) + elastic.natural[core]
     written = write_sections(
         job,
         range(start, stop),
         grid=grid,
         inner=tile.inner,
         nodes=tile.core,
-        elastic=(base + elastic.fields)[core],
-        natural=_thick(job, moved, tile) + elastic.natural[core],
-        variance=variance + _thick(job, spread, tile).clamp(min=0.0).double().numpy(),
+        elastic=fields,
+        natural=natural,
+        variance=variance,
     )
     return Result(bytes_read=weights.nbytes + split.rest.nbytes + long.nbytes, bytes_written=written)
+
+
+def _read_long(job: Job, name: str, z: slice) -> Tensor:
+    """What was found of the long waves of some sections."""
+    return torch.from_numpy(np.asarray(open_array(job.url("fields", name), mode="r")[z]))
 
 
 def _read_thin(job: Job, first: int, last: int) -> tuple[Tensor, SplitPairs]:

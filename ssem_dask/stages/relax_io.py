@@ -9,7 +9,6 @@ from ssem_dask.composition.relax_elastic import SHORT_NODES, Elastic, solve_elas
 from ssem_dask.composition.relax_total import SplitPairs
 from ssem_dask.composition.separation import Variances
 from ssem_dask.composition.uncertainty import affine_variance
-from ssem_dask.field.affine import apply_affine
 from ssem_dask.field.device import compute_device, computing_on
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.mip import ceil_div
@@ -115,7 +114,7 @@ def write_sections(
     nodes: tuple[slice, slice],
     elastic: Tensor,
     natural: Tensor,
-    variance: Float64Array,
+    variance: Tensor,
 ) -> int:
     """Join affine and elastic parts and write the fields of some sections; returns how many bytes.
 
@@ -127,33 +126,25 @@ def write_sections(
         nodes: where they lie in the section's nodes.
         elastic: e `(z, 2, y, x)`.
         natural: `(z, 2, y, x)`.
-        variance: `(z, y, x)`, of the elastic part.
+        variance: `(z, y, x)`, of the elastic part. All three on one device, which joins them.
     """
     z = slice(sections.start, sections.stop)
 
-    def write(name: str, values: Tensor) -> int:
-        part = values[..., *inner].float()
-        at = (z, slice(None), *nodes) if part.ndim == 4 else (z, *nodes)
-        open_array(job.url("fields", name), mode="r+")[at] = part.numpy()
-        return int(part.nbytes)
-
     turn, coarse = _of_sections(job, "turn", z), np.asarray(open_coarse(job.url("fields", "coarse"))[z])
-    positions = grid.positions().double()
-    fields = [
-        apply_affine(affine, positions + a.double()) - positions
-        for a, affine in zip(joined(elastic, turn=turn, grid=grid), coarse, strict=True)
-    ]
-    written = write("section", torch.stack(fields))
-    whole = extent(grid_of(job))
-    square = variance + affine_variance(_of_sections(job, "turn_variance", z), shape_yx=whole, grid=grid)
-    written += write("uncertainty", torch.from_numpy(np.sqrt(square)))
-    if job.compose.relax.keep_natural:
-        affine = _of_sections(job, "turn_natural", z)
-        moved = natural_motion(natural, affine=affine, grid=grid)
-        if sections.start == 0:  # nothing lies before the first section
-            moved[0] = torch.nan
-        written += write("natural", moved)
-    return written
+    spread, device = _of_sections(job, "turn_variance", z), elastic.device
+    affine = _of_sections(job, "turn_natural", z) if job.compose.relax.keep_natural else None
+    with computing_on(device):
+        turned = joined(elastic, turn=turn, grid=grid)
+        variance = variance + affine_variance(spread, shape_yx=extent(grid_of(job)), grid=grid, device=device)
+        found = {"section": joined(turned, turn=coarse, grid=grid), "uncertainty": variance.sqrt_()}
+        if affine is not None:
+            found["natural"] = natural_motion(natural, affine=affine, grid=grid)
+            found["natural"][: max(0, 1 - sections.start)] = torch.nan  # nothing lies before the first section
+        parts = {name: values[..., *inner].cpu().numpy() for name, values in found.items()}
+    for name, part in parts.items():
+        at = (z, slice(None), *nodes) if part.ndim == 4 else (z, *nodes)
+        open_array(job.url("fields", name), mode="r+")[at] = part
+    return sum(part.nbytes for part in parts.values())
 
 
 def _of_sections(job: Job, name: str, z: slice) -> Float64Array:

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from ssem_dask.composition.relax import RelaxResult
+from ssem_dask.composition.relax_weights import plane_weights
 from ssem_dask.composition.separation import SequenceModel, Variances
-from ssem_dask.composition.uncertainty import sceptical
+from ssem_dask.composition.spectra import bands_of
+from ssem_dask.composition.uncertainty import elastic_variance, sceptical, section_variance
 from ssem_dask.field.quality import jacobian_determinant
 from ssem_dask.types import Float64Array
 from tests.unit.composition.sequences import SPACING, Sequence, coloured, sequence
@@ -175,10 +177,98 @@ def test_natural_motion_is_kept_with_its_affine_part() -> None:
 
 
 def test_outliers_are_worth_no_more_than_they_are_off_by() -> None:
-    weights = np.ones((1, 4))
+    weights = torch.ones(1, 4)
     weights[0, 0] = 0.0
     far, outlier = 30.0, 4.0
-    robust = np.array([[1.0, 1.0, 1.0, 1.0 / (1.0 + (far / outlier) ** 2)]])
+    robust = torch.tensor([[1.0, 1.0, 1.0, 1.0 / (1.0 + (far / outlier) ** 2)]])
     worth = sceptical(weights, robust=robust, outlier=outlier)
     assert worth[0, 1] == worth[0, 2] == 1.0
     assert worth[0, 3] == 0.0  # the only pair of section 3, and it fits nothing
+
+
+def totals(weights: Float64Array) -> Float64Array:
+    """Worth of all pairs that a section belongs to `(Z, …)`, one pair after the other."""
+    out = np.zeros(weights.shape[1:])
+    for k in range(1, len(weights) + 1):
+        for z in range(k, weights.shape[1]):
+            out[z] += weights[k - 1, z] / k**2
+            out[z - k] += weights[k - 1, z] / k**2
+    return out
+
+
+@pytest.fixture(scope="module")
+def holed() -> tuple[Float64Array, Float64Array]:
+    """Weights and robust weights `(K, Z, y, x)`: noise, holes, lost sections, wrong pairs, a section all wrong."""
+    rng = np.random.default_rng(4)
+    weights, robust = rng.uniform(0.002, 1.0, (3, 14, 12, 9)), rng.uniform(0.5, 1.0, (3, 14, 12, 9))
+    weights[:, 3, 2:9, 1:7] = weights[:, 4, 5:, 3:] = 0.0
+    weights[:, 5:8, :4, :4] = 0.0
+    robust[0, 8], robust[:, 11, :6] = 0.02, 0.004
+    for k in range(1, 4):
+        for lost in (9, 10):
+            weights[k - 1, lost] = weights[k - 1, min(lost + k, 13)] = 0.0
+        weights[k - 1, :k] = 0.0
+        robust[k - 1, min(11 + k, 13), :6] = 0.004
+    return weights, robust
+
+
+def test_worth_is_what_the_formula_says(holed: tuple[Float64Array, Float64Array]) -> None:
+    weights, robust = holed
+    wanted = weights * robust / (1.0 + 15.0 * (1.0 - robust) ** 2)
+    doubtful = totals(wanted) < 0.1 * totals(weights)
+    assert doubtful.any()
+    for k in range(1, 4):
+        for z in range(k, 14):
+            wanted[k - 1, z][doubtful[z] | doubtful[z - k]] = 0.0
+    found = sceptical(torch.from_numpy(weights).float(), robust=torch.from_numpy(robust).float(), outlier=4.0)
+    np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-4, atol=1e-12)
+
+
+def cosines(n: int) -> Float64Array:
+    """`(coefficients, nodes)`, orthonormal."""
+    waves = np.cos(np.pi * np.arange(n)[:, None] * (np.arange(n) + 0.5) / n) * np.sqrt(2 / n)
+    waves[0] = np.sqrt(1 / n)
+    return waves
+
+
+@pytest.mark.parametrize("noise", [1e-5, 1e-2, 1.0])
+def test_elastic_variance_is_what_the_formula_says(holed: tuple[Float64Array, Float64Array], noise: float) -> None:
+    weights, robust = holed
+    worth = sceptical(torch.from_numpy(weights).float(), robust=torch.from_numpy(robust).float(), outlier=4.0)
+    bands, shares = bands_of((12, 9)), np.array([0.003, 0.01, 0.03, 0.1, 0.3, 1.0])
+    fitted = [Variances(40.0 / 4**b, 2.0 / 3**b, 0.9, noise / 2**b, 0.1 / 4**b) for b in range(bands.count)]
+    found = elastic_variance(worth, fitted=fitted, certainty=0.9).double().numpy()
+
+    exact, plane = worth.double().numpy(), plane_weights(worth)
+    node = totals(np.minimum(exact, plane[:, :, None, None]))
+    there, usual = node > 0, totals(plane)
+    assert (usual == 0).any()
+    wy, wx = cosines(12), cosines(9)
+    wanted, more = np.zeros((14, 12, 9)), np.zeros((14, 12, 9))
+    for b, variances in enumerate(fitted):
+        of_section = section_variance(plane, fitted=variances, certainty=0.9, shares=shares)
+        size = np.zeros((12, 9))
+        for i, j in zip(*np.nonzero(bands.index == b), strict=True):
+            if (i, j) not in ((0, 0), (0, 1), (1, 0)):
+                size += np.outer(wy[i], wx[j]) ** 2
+        per_node = np.hypot(np.arange(12)[:, None] / 24, np.arange(9) / 18)
+        damped = np.exp(-2 * (np.pi * per_node * 0.03 * bands.wavelengths[b]) ** 2)
+        for z in range(14):
+            seen = wy.T @ (damped * (wy @ there[z] @ wx.T)) @ wx
+            for at in np.ndindex(12, 9):
+                share = max(node[z][at] / usual[z], 0.003) if there[z][at] else 1.0
+                known = np.interp(np.log(min(share, 1.0)), np.log(shares), of_section.known[:, z])
+                p = min(max(seen[at], 0.0), 1.0)
+                precision = p / known + (1 - p) / of_section.lost[z]
+                wanted[z][at] += size[at] / precision
+                more[z][at] += size[at] * max(1 / precision - of_section.known[-1, z], 0.0)
+    beyond = wanted.copy()
+    spoken = [z for z in range(14) if usual[z] > 0]
+    for z in range(14):
+        before, after = [y for y in spoken if z - 3 <= y < z], [y for y in spoken if z < y <= z + 3]
+        ends = before[-1:] + after[:1]
+        for y in ends:
+            part = 1.0 if len(ends) == 1 else 1 - abs(y - z) / (ends[1] - ends[0])
+            beyond[z] += part**2 * more[y]
+    np.testing.assert_allclose(found, beyond, rtol=1e-4)
+    assert found.max() > (100 if noise < 1e-3 else 2) * found.min()

@@ -1,0 +1,36 @@
+"""What is thinned comes back as the spline through the blocks, and what the blocks cannot carry is left."""
+
+import numpy as np
+import torch
+from scipy.interpolate import make_interp_spline
+
+from ssem_dask.composition.thin import Tile, thicken, thin, thin_grid, without_long
+from ssem_dask.field.grid import Grid
+
+WHOLE = Grid((75, 58), 8.0)
+TILE = Tile((slice(30, 60), slice(0, 20)), (slice(24, 72), slice(0, 38)))
+
+
+def test_blocks_are_continued_by_a_cubic_spline() -> None:
+    blocks = thin_grid(WHOLE, factor=3)
+    values = torch.from_numpy(np.random.default_rng(2).normal(size=(4, 2, *blocks.shape)).cumsum(axis=-1))
+    found = thicken(values, thin=blocks, grid=TILE.grid(WHOLE)).numpy()
+    wanted = values.numpy()
+    for axis, read in ((-2, TILE.read[0]), (-1, TILE.read[1])):
+        spline = make_interp_spline(np.arange(wanted.shape[axis]) * 3 + 1.0, wanted, k=3, axis=axis)
+        wanted = spline(np.arange(read.start, read.stop))
+    # What the border does to a spline dies away by a factor of 4 from block to block.
+    np.testing.assert_allclose(found[..., 9:-27, 30:], wanted[..., 9:-27, 30:], atol=1e-3)
+    assert np.isfinite(found).all()
+
+
+def test_slopes_stay_slopes_up_to_the_border() -> None:
+    positions = WHOLE.positions().double()
+    slope = 0.3 * positions + 0.1 * positions.flip(0) - 7.0
+    blocks = thin_grid(WHOLE, factor=3)
+    mean, known = thin(slope, torch.ones(WHOLE.shape), factor=3)
+    assert known.shape == blocks.shape
+    back = thicken(mean, thin=blocks, grid=TILE.grid(WHOLE))
+    # The last block of 58 nodes along x holds one node, so its mean lies elsewhere; the tile keeps away from it.
+    assert torch.allclose(back, slope[:, TILE.read[0], TILE.read[1]], atol=0.05)
+    assert float(without_long(slope[None, None].float(), grid=WHOLE, factor=3).abs().max()) < 0.05
