@@ -64,17 +64,19 @@ def solve(
     design = torch.from_numpy(model.apply(np.eye(UNKNOWNS * model.count + 1))).to(device)
     posteriors, projections = [p.float() for p in exact], [(design @ p).float() for p in exact]
     order, back, spans = _by_bands(bands, device=device)
+
+    def on_nodes(matrices: list[Tensor], spectrum: Tensor) -> Tensor:
+        out = spectrum.new_empty(len(matrices[0]), spectrum.shape[1])
+        for matrix, span in zip(matrices, spans, strict=True):
+            out[:, span] = matrix @ spectrum[:, span]
+        out = _taken(out, back)
+        return waves.back(out.reshape(-1, 2, *shape))
+
     spectrum = torch.zeros(0)
     for _ in range(iterations):
         spectrum = _taken(waves.forth(torch.lerp(guess, values, share)).reshape(n, -1), order)
-        projected = torch.empty_like(spectrum)
-        for projection, span in zip(projections, spans, strict=True):
-            projected[:, span] = projection @ spectrum[:, span]
-        guess = waves.back(_taken(projected, back).reshape(n, 2, *shape))
-    unknowns = spectrum.new_empty(len(design[0]), spectrum.shape[1])
-    for posterior, span in zip(posteriors, spans, strict=True):
-        unknowns[:, span] = posterior @ spectrum[:, span]
-    fields = waves.back(_taken(unknowns, back).reshape(-1, 2, *shape))
+        guess = on_nodes(projections, spectrum)
+    fields = on_nodes(posteriors, spectrum)
     everywhere = torch.zeros_like(observed)
     everywhere[places] = guess
     return Solution(distortion=fields[0:-1:UNKNOWNS], motion=fields[1:-1:UNKNOWNS] + fields[-1], expected=everywhere)
