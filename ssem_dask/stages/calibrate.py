@@ -115,14 +115,16 @@ def estimate(job: Job) -> Estimate:
     """A few windows and the choice; nothing where there is nothing to choose."""
     boxes = [places[0] for places in sample_windows(job)] if _wanted(job) else []
     pixels = sum(_source_pixels(job, box) for box in boxes)
+    # Features of the sections and, for one, the network's activations; the pairs' fields and gradients.
+    held = max((box.size * 22 + box.shape[1] * box.shape[2] * 175 for box in boxes), default=0)
     return Estimate(
         tasks=len(boxes) + _wanted(job),
         pixels=pixels,
         bytes_read=job.source_bytes(pixels, mip=job.register.mip or 0),
         bytes_written=2000 * (len(boxes) + _wanted(job)),
         files=len(boxes) + _wanted(job),
-        # Features of the sections and, for one, the network's activations; the pairs' fields and gradients.
-        memory=max((box.size * 22 + box.shape[1] * box.shape[2] * 175 for box in boxes), default=0),
+        memory=held,
+        gpu_memory=held,
     )
 
 

@@ -123,6 +123,8 @@ def estimate(job: Job) -> Estimate:
     plane = grid.shape[0] * grid.shape[1]
     windows, depth, k = windows_of(job), depth_of(job), steps_of(job)
     held = min(job.shape[0], depth + 2 * config.overlap)
+    # The solve holds some copies of what it observed, and the unknowns.
+    solved = plane * held * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 4 * 3)
     return with_far(
         job,
         Estimate(
@@ -131,8 +133,8 @@ def estimate(job: Job) -> Estimate:
             bytes_read=plane * 4 * k * 3 * (job.shape[0] + (windows + len(fit_windows(job))) * held),
             bytes_written=plane * 4 * (5 if config.keep_natural else 3) * job.shape[0],
             files=(4 if config.keep_natural else 3) * windows + len(fit_windows(job)) + 5,
-            # The solve holds some copies of what it observed, and the unknowns.
-            memory=TASK_OVERHEAD + plane * held * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 4 * 3),
+            memory=TASK_OVERHEAD + solved,
+            gpu_memory=solved,
         ),
     )
 

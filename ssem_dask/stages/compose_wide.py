@@ -180,6 +180,7 @@ def estimate(job: Job) -> Estimate:
     # A band of rows in double precision with its places and what thinning makes of it; one plane of confidences.
     band = _side(job) * grid.shape[1] * k * 4 * 8 * 4 + plane * 4
     passed = plane // factor**2 * 4 * (k * 3 + 5)
+    solved = nodes * held * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 4 * 3)
     return with_far(
         job,
         Estimate(
@@ -188,7 +189,8 @@ def estimate(job: Job) -> Estimate:
             bytes_read=int(plane * 4 * k * 3 * (job.shape[0] + windows * held * halo)) + 2 * passed * job.shape[0],
             bytes_written=plane * 4 * (5 if config.keep_natural else 3) * job.shape[0] + passed * job.shape[0],
             files=windows * (6 + (3 if config.keep_natural else 2) * len(tiles)) + 2 * len(fit_windows(job)),
-            memory=TASK_OVERHEAD + max(nodes * held * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 4 * 3), band),
+            memory=TASK_OVERHEAD + max(solved, band),
+            gpu_memory=max(solved, band),
         ),
     )
 
@@ -259,6 +261,8 @@ def fit_window(task: WindowFitTask) -> Result:
     found = {"variances": long.fitted}
     if long.fitted:
         tile = _tiles(job)[len(_tiles(job)) // 2]
+        with computing_on(weights.device):
+            base = _thick(job, long.fields, tile)
         weights, split = _read_tile(job, task.window, tile)
         short = elastic_of(
             job,
@@ -268,7 +272,7 @@ def fit_window(task: WindowFitTask) -> Result:
             grid=tile.grid(grid_of(job)),
             certainty=certainty,
             only_fit=True,
-            base=_thick(job, long.fields, tile),
+            base=base,
             factor=factor,
         )
         found["short"] = short.fitted

@@ -177,6 +177,7 @@ def estimate_rendering(warping: Warping) -> Estimate:
         files=tasks,
         # The source's pixels as read and in float, and the shard; of a section a few arrays: pixels, places, masks.
         memory=TASK_OVERHEAD + y * x * (z * (size * 2 + 6) + 4 * 7),
+        gpu_memory=y * x * (z * 16 + 60),
     )
 
 

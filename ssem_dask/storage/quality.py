@@ -22,7 +22,7 @@ from ssem_dask.storage import arrays, location
 from ssem_dask.storage.location import join
 from ssem_dask.types import AnyArray, Float32Array, ShapeYX, ShapeZYX
 
-BLOCK = 16
+BLOCK = 8
 """Sections that one task writes."""
 CUTS: Final = ("xz", "yz")
 TIMES: Final = ("before", "after")
