@@ -29,9 +29,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import psutil
 import torch
+from matplotlib.figure import Figure
 
 from ssem_dask import pipeline
 from ssem_dask.config import make_config
@@ -63,7 +65,9 @@ _KILL_AFTER = 8
 def main() -> None:
     """Make the volume, copy it, align it; print a table and JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dir", type=Path, required=True, help="where volumes are written; made and removed")
+    parser.add_argument(
+        "--dir", type=Path, default=Path("bench/e2e"), help="where volumes are written; made and removed"
+    )
     parser.add_argument("--sections", type=int, default=104)
     parser.add_argument("--side", type=int, default=4096)
     parser.add_argument("--pixel-size", type=float, default=2.5, choices=[2.5, 5.0], help="nm")
@@ -78,7 +82,12 @@ def main() -> None:
     parser.add_argument("--no-copy", action="store_true", help="align only")
     parser.add_argument("--go-on", action="store_true", help="with the alignment that is there")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path, help="picture of the stages' seconds")
+    parser.add_argument("--draw", type=Path, nargs="+", help="run nothing, draw what earlier runs wrote with --json")
     options = parser.parse_args()
+    if options.draw:
+        draw([json.loads(path.read_text()) for path in options.draw], options.plot or Path("e2e.png"))
+        return
     options.dir.mkdir(parents=True, exist_ok=True)
     source, everything = options.dir / "source.zarr", os.sched_getaffinity(0)
     begin = time.perf_counter()
@@ -102,6 +111,8 @@ def main() -> None:
     if options.kill:
         record["runs"].append(_disturbed(source, options, options.gpus[-1]))
         _tell(record, options.json)
+    if options.plot:
+        draw([record], options.plot)
     if not options.keep:
         shutil.rmtree(options.dir / "aligned.zarr", ignore_errors=True)
     sys.stdout.write(json.dumps(record, indent=1) + "\n")
@@ -111,6 +122,33 @@ def _tell(record: dict[str, Any], path: Path | None) -> None:
     sys.stderr.write(json.dumps(record["runs"][-1]) + "\n")
     if path:
         path.write_text(json.dumps(record, indent=1))
+
+
+def draw(records: list[dict[str, Any]], path: Path) -> None:
+    """One bar a run, of its stages one on the other, in seconds for a gigapixel; the copy beside it."""
+    runs = [(record, run) for record in records for run in record["runs"] if not run.get("killed")]
+    figure = Figure(figsize=(1.6 + 1.15 * len(runs), 4.2), layout="constrained")
+    axes = figure.subplots()
+    colours = mpl.colormaps["tab10"]
+    names = list(dict.fromkeys(stage for _, run in runs for stage in run["stages_s"]))
+    for place, (record, run) in enumerate(runs):
+        gigapixels, below = record["sections"] * record["side"] ** 2 / 1e9, 0.0
+        for number, stage in enumerate(names):
+            height = run["stages_s"].get(stage, 0.0) / gigapixels
+            label = stage if place == 0 else None
+            axes.bar(place - 0.17, height, 0.34, bottom=below, color=colours(number), label=label)
+            below += height
+        axes.text(place - 0.17, below, f"{run['align_s']:.0f} s", ha="center", va="bottom", fontsize=8)
+        if "copy_s" in run:
+            label = "plain copy with pyramid" if place == 0 else None
+            axes.bar(place + 0.2, run["copy_s"] / gigapixels, 0.34, color="lightgrey", label=label)
+    ticks = [
+        f"{r['sections']} × {r['side']}²\n{run['gpus']} GPU, {run.get('cores', r['cores'])} cores" for r, run in runs
+    ]
+    axes.set_xticks(range(len(runs)), ticks, fontsize=8)
+    axes.set_ylabel("seconds for a gigapixel")
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
 
 
 def make_volume(url: str, *, sections: int, side: int, pixel_size: float) -> None:

@@ -11,6 +11,7 @@ import pytest
 from ssem_dask.config import make_config
 from ssem_dask.errors import ConfigError, PlanError
 from ssem_dask.pipeline import plan
+from ssem_dask.runtime import clusters
 from ssem_dask.runtime.clusters import local, refuse_small_workers
 from ssem_dask.runtime.clusters.config import ClusterConfig
 from ssem_dask.stages import render
@@ -41,6 +42,18 @@ def test_workers_of_this_machine_share_its_memory(monkeypatch: pytest.MonkeyPatc
     grown = ClusterConfig.model_validate({"stage_workers": {"register": 5}})
     with pytest.raises(ConfigError, match=r"each worker has 1\.60 GB"):
         refuse_small_workers("local", workers=2, settings=grown, task_memory=2_000_000_000)
+
+
+def test_tasks_that_share_a_gpus_worker_must_fit_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "MEMORY_LIMIT", 32_000_000_000)
+    monkeypatch.setattr(local.os, "sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.setattr(clusters, "visible_gpus", lambda: ["0"])
+    refuse_small_workers("local-gpu", workers=None, settings=ClusterConfig(), task_memory=2_000_000_000)  # 16 threads
+    crowded = ClusterConfig(gpu_workers=8)
+    with pytest.raises(
+        ConfigError, match=r"each task of those at work has 1\.28 GB .* needs 2\.00 GB; set .*gpu_workers"
+    ):
+        refuse_small_workers("local-gpu", workers=None, settings=crowded, task_memory=2_000_000_000)
 
 
 def test_plan_refuses_jobs_whose_workers_are_too_small(observed: str, tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters.address import join_scheduler
 from ssem_dask.runtime.clusters.config import ClusterConfig
-from ssem_dask.runtime.clusters.local import local_share, start_local, start_local_gpu
+from ssem_dask.runtime.clusters.devices import visible_gpus
+from ssem_dask.runtime.clusters.local import local_share, shares_on_gpus, start_local, start_local_gpu
 from ssem_dask.runtime.clusters.security import named_security
 from ssem_dask.runtime.clusters.slurm import refuse_small, start_slurm
 from ssem_dask.runtime.executor import Executor, SerialExecutor
@@ -91,11 +92,17 @@ def refuse_small_workers(name: str, *, workers: int | None, settings: ClusterCon
     if name == "slurm":
         config = settings.slurm
         refuse_small(config, task_memory=task_memory)
-    if name != "local":
+    if name == "local":
+        share = local_share(workers, {str(stage): wanted for stage, wanted in settings.stage_workers.items()})
+        which, fewer = "worker", "use fewer --workers"
+    elif name == "local-gpu":
+        gpus = max(1, len(visible_gpus()[:workers]))  # without any, its start says so
+        _, _, share = shares_on_gpus(gpus, per_gpu=settings.gpu_workers)
+        which, fewer = "task of those at work", "set [cluster] gpu_workers = 1"
+    else:
         return
-    share = local_share(workers, {str(stage): wanted for stage, wanted in settings.stage_workers.items()})
     if share < task_memory:
         raise ConfigError(
-            f"--cluster local: each worker has {share / 1e9:.2f} GB of this machine's memory, but the run's largest "
-            f"task needs {task_memory / 1e9:.2f} GB; use fewer --workers, or set a smaller [register] window."
+            f"--cluster {name}: each {which} has {share / 1e9:.2f} GB of this machine's memory, but the "
+            f"run's largest task needs {task_memory / 1e9:.2f} GB; {fewer}, or set a smaller [register] window."
         )

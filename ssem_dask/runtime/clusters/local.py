@@ -89,12 +89,7 @@ def start_on_gpus(gpus: Sequence[str], *, per_gpu: int | None = None, deadline: 
     _one_death_is_blamed()
     security = Security.temporary()
     common = {"host": _HOST, "protocol": "tls://", "security": security}
-    cores = len(os.sched_getaffinity(0))
-    if per_gpu is None:
-        per_gpu = min(max(cores // (_CORES_OF_A_WORKER * len(gpus)), 1), _MOST_PER_GPU)
-    threads = GPU_THREADS * per_gpu * len(gpus)
-    without = max(1, cores - threads)
-    share = MEMORY_LIMIT // (threads + without)
+    per_gpu, without, share = shares_on_gpus(len(gpus), per_gpu=per_gpu)
 
     def worker(threads: int, gpu: str, **options: Any) -> dict[str, Any]:
         memory = {"nthreads": threads, "memory_limit": threads * share}
@@ -109,6 +104,21 @@ def start_on_gpus(gpus: Sequence[str], *, per_gpu: int | None = None, deadline: 
     scheduler = {"cls": Scheduler, "options": {**common, "dashboard_address": _DASHBOARD}}
     client = Client(SpecCluster(workers=workers, scheduler=scheduler, security=security))
     return DaskExecutor(client, deadline=deadline)
+
+
+def shares_on_gpus(gpus: int, *, per_gpu: int | None) -> tuple[int, int, int]:
+    """Workers that share each GPU, workers without one, and the bytes that each task of all may hold.
+
+    Args:
+        gpus: number of them.
+        per_gpu: see `start_on_gpus`.
+    """
+    cores = len(os.sched_getaffinity(0))
+    if per_gpu is None:
+        per_gpu = min(max(cores // (_CORES_OF_A_WORKER * gpus), 1), _MOST_PER_GPU)
+    threads = GPU_THREADS * per_gpu * gpus
+    without = max(1, cores - threads)
+    return per_gpu, without, int(MEMORY_LIMIT) // (threads + without)
 
 
 def _one_death_is_blamed() -> None:
