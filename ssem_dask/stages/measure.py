@@ -125,7 +125,7 @@ def estimate(job: Job) -> Estimate:
         bytes_read=z * (2 * probe * job.info.dtype.itemsize + y * x * job.info.dtype.itemsize + nodes * 4 * 6),
         bytes_written=z * (18 * 4 + 5 * 4 * math.prod(info.windows) + 4 * _PROBE * job.info.dtype.itemsize),
         files=tasks * 6,
-        memory=TASK_OVERHEAD + band * 12 + probe * 60 + BLOCK * window * 4 * 30 + BLOCK * (1 << 18) * 4 * 4,
+        memory=TASK_OVERHEAD + band * 24 + probe * 60 + BLOCK * (window * 4 * 60 + (1 << 18) * 4 * 8),
     )
 
 

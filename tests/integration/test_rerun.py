@@ -76,6 +76,7 @@ def test_one_chunk_and_what_depends_on_it(output: str, finished: str) -> None:
         "downsample/mip1-z000004-y0000000-x0000000",
         "downsample/mip2-z000004-y0000000-x0000000",
         "measure/z000000",
+        "measure/z000008",  # reads the section before its first
     }
     assert done_again(before, output) == expected
     assert told["again"]["chosen"] == ["render/z000004-y0000128-x0000000"]
