@@ -35,6 +35,7 @@ from ssem_dask.stages.job import (
 )
 from ssem_dask.stages.mask import user_mip
 from ssem_dask.stages.reference import resolve as resolve_compose
+from ssem_dask.storage.quality import BLOCK
 from ssem_dask.storage.volume import Volume, VolumeInfo, check_image_dtype, check_sections
 from ssem_dask.types import ConfigBase
 
@@ -246,7 +247,7 @@ def _decisive(job: Job) -> dict[str, dict[str, Any]]:
         "compose": compose,
         "render": tree["render"],
         "downsample": {},  # levels are added or taken away, none changes
-        "measure": {},
+        "measure": {"block": BLOCK},
     }
 
 

@@ -5,8 +5,8 @@ tasks, the real store. A stage's work is taken to grow with the bytes that it re
 the crop and for the whole; so a task is as long as the sample's per byte. Two things grow otherwise:
 - coarse looks at thumbnails of whole sections: one of its tasks is timed on the whole sections, where they can be read
   in reasonable time;
-- a task that is the only one of its kind (`coarse/sections`, `compose/fit`) keeps all other workers waiting: it grows
-  with the sections, or with the memory that the stage's largest task takes.
+- a task that is the only one of its kind (`coarse/sections`, `compose/affines-all`) keeps all other workers waiting: it
+  grows with the sections, or with the memory that the stage's largest task takes.
 """
 
 import math
@@ -263,8 +263,8 @@ def _moved(job: Job, output: str) -> Job:
 
 
 def _is_only_one(report: TaskReport) -> bool:
-    """A key that names no place is that of the only task of its kind."""
-    return not any(letter.isdigit() for letter in report.key)
+    """A key that names no place is that of the only task of its kind; fits of spectra are few, and side by side."""
+    return report.key.startswith("compose/fit") or not any(letter.isdigit() for letter in report.key)
 
 
 def _stage_cost(

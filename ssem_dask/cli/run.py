@@ -30,7 +30,8 @@ Cluster = Annotated[
     ),
 ]
 Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Workers of a cluster that is started. Default: one a core.")
+    int | None,
+    typer.Option("--workers", min=1, help="Workers of a cluster that is started; GPUs with local-gpu. Default: all."),
 ]
 AllowMissing = Annotated[
     bool,
@@ -169,9 +170,10 @@ def _cost(planned: pipeline.Plan, settings: RunConfig, cluster: str, workers: in
     executor = open_cluster(
         few.name, workers=few.workers, settings=few, task_memory=planned.worker_memory, note=console.note
     )
+    number = None if where.name == "local-gpu" else where.workers  # there it is that of the GPUs
     try:
         return measure_cost(
-            planned, executor=executor, workers=lambda stage: wanted.get(stage, where.workers), note=console.note
+            planned, executor=executor, workers=lambda stage: wanted.get(stage, number), note=console.note
         )
     finally:
         executor.close()

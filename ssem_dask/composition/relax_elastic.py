@@ -100,7 +100,8 @@ def solve_elastic(
         total, left, there = observed_totals(split, turn=turn, elastic=known_already + elastic, natural=left, grid=grid)
         now = weights * there * robust
         if base is not None:
-            total = without_long(_filled(total, there.to(now.dtype), expected=None), grid=grid, factor=factor)
+            doubted = _trust(now, plane_weights(now))
+            total = without_long(_filled(total, doubted, expected=None), grid=grid, factor=factor)
         elif not plain:
             total = without_affine(total, now, grid=grid)
         plane = plane_weights(now)

@@ -1,7 +1,8 @@
 """Where a process computes: on the CPU, or on the one GPU that it sees, where registration takes turns.
 
-A worker has one GPU and several threads, so that one task computes while others read and write. `computing_on` is
-held while a window is registered, which takes most of the memory; sections are resampled on the GPU without a turn.
+A worker has one GPU, which it may share with other workers, and several threads, so that one task computes while others
+read and write. `computing_on` is held while a window is registered, which takes most of the memory; sections are
+resampled on the GPU without a turn.
 """
 
 import gc
@@ -43,7 +44,7 @@ def plane_batches(items: Tensor, *, like: Tensor) -> tuple[Tensor, ...]:
 
 @contextmanager
 def computing_on(device: torch.device) -> Iterator[None]:
-    """Have the process's GPU to oneself; on a CPU nobody waits."""
+    """Have the GPU to oneself among this process's threads (other workers may share it); on a CPU nobody waits."""
     if device.type == "cpu":
         yield
         return

@@ -25,6 +25,7 @@ from ssem_dask.composition.relax_report import (
 from ssem_dask.composition.separation import Variances
 from ssem_dask.composition.slow import Beside
 from ssem_dask.composition.uncertainty import affine_parameter_variance
+from ssem_dask.errors import OutputError
 from ssem_dask.stages.compose_far import read_far_pairs
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.reference import landmarks_of
@@ -121,17 +122,27 @@ def read_affine_level(job: Job, first: int, last: int) -> tuple[Float64Array, fl
 
 def write_window_fit(job: Job, window: int, variances: Mapping[str, Sequence[Variances]]) -> int:
     """Write what was fitted to a window, by the name of what it was fitted to; returns how many bytes."""
-    content = _json({name: [asdict(v) for v in fitted] for name, fitted in variances.items()})
+    fits = {name: [asdict(v) for v in fitted] for name, fitted in variances.items()}
+    content = _json({"digest": job.digests[NAME], **fits})
     write_bytes(job.url(fit_name(window)), content)
     return len(content)
 
 
 def read_window_fits(job: Job, name: str) -> list[Variances]:
-    """The mean over the windows, band by band; empty where nothing was fitted."""
-    found = []
+    """The mean over the windows, band by band; empty where nothing was fitted.
+
+    Raises:
+        OutputError: not one window's task ended well.
+    """
+    found, ended = [], False
     for window in fit_windows(job):
-        with contextlib.suppress(FileNotFoundError):  # its task failed, and the run goes on all the same
-            found.append([Variances(**v) for v in json.loads(read_bytes(job.url(fit_name(window)))).get(name, [])])
+        with contextlib.suppress(FileNotFoundError):
+            record = json.loads(read_bytes(job.url(fit_name(window))))
+            if record.get("digest") == job.digests[NAME]:  # else its task failed, and this is from an earlier run
+                ended = True
+                found.append([Variances(**v) for v in record.get(name, [])])
+    if not ended:
+        raise OutputError(f"{job.output}: the spectra were not fitted to any window of sections; do that again first.")
     return [_mean(band) for band in zip(*(fitted for fitted in found if fitted), strict=True)]
 
 

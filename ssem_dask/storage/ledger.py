@@ -33,8 +33,8 @@ _PLACE = re.compile(r"-y\d+-x\d+$")
 def page_of(key: str) -> str:
     """The page that a task's entry belongs to: its key without the place in y and x, or else without the last number.
 
-    Law: the tasks of one page are of one generation, and follow one another in it; so at most one task of a stage has a
-    key without a dash.
+    Law: the tasks of one page are of one generation, and follow one another in it; so tasks of a stage
+    whose keys have no dash are all of one generation.
     """
     place = key.rfind("-y")
     if place > 0 and _PLACE.match(key, place):

@@ -48,12 +48,17 @@ def test_tasks_that_share_a_gpus_worker_must_fit_too(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(local, "MEMORY_LIMIT", 32_000_000_000)
     monkeypatch.setattr(local.os, "sched_getaffinity", lambda _: set(range(16)))
     monkeypatch.setattr(clusters, "visible_gpus", lambda: ["0"])
-    refuse_small_workers("local-gpu", workers=None, settings=ClusterConfig(), task_memory=2_000_000_000)  # 16 threads
-    crowded = ClusterConfig(gpu_workers=8)
-    with pytest.raises(
-        ConfigError, match=r"each task of those at work has 1\.28 GB .* needs 2\.00 GB; set .*gpu_workers"
-    ):
-        refuse_small_workers("local-gpu", workers=None, settings=crowded, task_memory=2_000_000_000)
+
+    def refuse(task_memory: int, **table: int) -> None:
+        refuse_small_workers(
+            "local-gpu", workers=None, settings=ClusterConfig.model_validate(table), task_memory=task_memory
+        )
+
+    refuse(6_000_000_000)  # 16 threads, three of them a worker's
+    with pytest.raises(ConfigError, match=r"each worker with a GPU has 6\.00 GB .* needs 6\.10 GB; use a machine"):
+        refuse(6_100_000_000)
+    with pytest.raises(ConfigError, match=r"each worker with a GPU has 3\.84 GB"):
+        refuse(4_000_000_000, gpu_workers=8)
 
 
 def test_plan_refuses_jobs_whose_workers_are_too_small(observed: str, tmp_path: Path) -> None:

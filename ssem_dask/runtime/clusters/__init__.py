@@ -10,6 +10,7 @@ from ssem_dask.runtime.clusters.local import local_share, shares_on_gpus, start_
 from ssem_dask.runtime.clusters.security import named_security
 from ssem_dask.runtime.clusters.slurm import refuse_small, start_slurm
 from ssem_dask.runtime.executor import Executor, SerialExecutor
+from ssem_dask.runtime.placement import GPU_THREADS
 
 _RESIZED = ("local", "slurm")
 
@@ -97,8 +98,9 @@ def refuse_small_workers(name: str, *, workers: int | None, settings: ClusterCon
         which, fewer = "worker", "use fewer --workers"
     elif name == "local-gpu":
         gpus = max(1, len(visible_gpus()[:workers]))  # without any, its start says so
-        _, _, share = shares_on_gpus(gpus, per_gpu=settings.gpu_workers)
-        which, fewer = "task of those at work", "set [cluster] gpu_workers = 1"
+        # Of a worker's tasks one at least must fit: the largest are those that compute on a GPU, and take turns there.
+        share = GPU_THREADS * shares_on_gpus(gpus, per_gpu=settings.gpu_workers)[2]
+        which, fewer = "worker with a GPU", "use a machine with more memory for each core"
     else:
         return
     if share < task_memory:
