@@ -1,6 +1,7 @@
 """Stage compose: from pair fields to one field per section, `fields/section`, by the method of the configuration."""
 
 from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 import torch
 
@@ -12,24 +13,29 @@ from ssem_dask.task import Result, Task
 NAME = "compose"
 
 
+class _Method(Protocol):
+    """A module that composes."""
+
+    def prepare(self, job: Job) -> None: ...
+    def generations(self, job: Job) -> Iterator[Iterable[Task]]: ...
+    def estimate(self, job: Job) -> Estimate: ...
+
+
+class _Relax(_Method, Protocol):
+    """One that composes by `relax`, sections of some width."""
+
+    def fit_window(self, task: relax_fit.WindowFitTask) -> Result: ...
+    def conclude(self, job: Job) -> Result: ...
+
+
 def prepare(job: Job) -> None:
     """Create the arrays of the method."""
-    if job.compose.method == "chain":
-        compose_chain.prepare(job)
-    elif compose_wide.factor_of(job) > 1:
-        compose_wide.prepare(job)
-    else:
-        compose_relax.prepare(job)
+    _method(job).prepare(job)
 
 
 def generations(job: Job) -> Iterator[Iterable[Task]]:
     """The tasks of the method."""
-    if job.compose.method == "chain":
-        yield from compose_chain.generations(job)
-    elif compose_wide.factor_of(job) > 1:
-        yield from compose_wide.generations(job)
-    else:
-        yield from compose_relax.generations(job)
+    yield from _method(job).generations(job)
 
 
 def run(task: Task) -> Result:
@@ -44,19 +50,6 @@ def run(task: Task) -> Result:
     return compose_chain.run(task)
 
 
-def _run_for_all(task: Task) -> Result:
-    """Do a task of those that sections of any width have."""
-    if isinstance(task, compose_far.FarTask):
-        return compose_far.run(task)
-    if isinstance(task, relax_fit.AffinesTask):
-        return relax_fit.run_affines(task)
-    if isinstance(task, relax_fit.WindowFitTask):
-        wide = compose_wide.factor_of(task.job) > 1
-        return compose_wide.fit_window(task) if wide else compose_relax.fit_window(task)
-    assert isinstance(task, relax_fit.FitTask)
-    return compose_wide.conclude(task.job) if compose_wide.factor_of(task.job) > 1 else compose_relax.conclude(task.job)
-
-
 def footprint(task: Task) -> Footprint:
     """What a task of either method reads and writes."""
     return compose_footprint.footprint(task)
@@ -64,6 +57,25 @@ def footprint(task: Task) -> Footprint:
 
 def estimate(job: Job) -> Estimate:
     """What the method costs."""
-    if job.compose.method == "chain":
-        return compose_chain.estimate(job)
-    return compose_wide.estimate(job) if compose_wide.factor_of(job) > 1 else compose_relax.estimate(job)
+    return _method(job).estimate(job)
+
+
+def _method(job: Job) -> _Method:
+    return compose_chain if job.compose.method == "chain" else _relax(job)
+
+
+def _relax(job: Job) -> _Relax:
+    """Of method `relax` what suits the width of the sections."""
+    return compose_wide if compose_wide.factor_of(job) > 1 else compose_relax
+
+
+def _run_for_all(task: Task) -> Result:
+    """Do a task of those that sections of any width have."""
+    if isinstance(task, compose_far.FarTask):
+        return compose_far.run(task)
+    if isinstance(task, relax_fit.AffinesTask):
+        return relax_fit.run_affines(task)
+    if isinstance(task, relax_fit.WindowFitTask):
+        return _relax(task.job).fit_window(task)
+    assert isinstance(task, relax_fit.FitTask)
+    return _relax(task.job).conclude(task.job)

@@ -21,11 +21,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -37,27 +35,16 @@ from matplotlib.figure import Figure
 
 from ssem_dask import pipeline
 from ssem_dask.config import make_config
-from ssem_dask.evaluation.phantom.config import PhantomConfig
-from ssem_dask.evaluation.phantom.generate import generate
-from ssem_dask.field.device import compute_device
-from ssem_dask.geometry.box import Box
-from ssem_dask.geometry.mip import level_count
 from ssem_dask.runtime.clusters.local import start_local, start_on_gpus
 from ssem_dask.runtime.events import Silent
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.stages import downsample
-from ssem_dask.stages.job import RenderStageConfig
 from ssem_dask.stages.render import RenderTask, Warping, render_tasks
 from ssem_dask.storage.arrays import open_array
-from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
+from ssem_dask.storage.volume import Volume
 from ssem_dask.task import Outcome, Result, Task, TaskReport
-from ssem_dask.types import AnyArray
+from tests.benchmarks.made_volume import DEPTH, make_volume
 
-THICKNESS = 40.0
-_TISSUE = 5.0  # nm per px of the phantom
-_DEPTH = 8
-_SHARD = (_DEPTH, 2048, 2048)
-_CHUNK = (_DEPTH, 256, 256)
 _KILL_AFTER = 8
 """Windows that are registered before a worker is killed."""
 
@@ -151,69 +138,6 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def make_volume(url: str, *, sections: int, side: int, pixel_size: float) -> None:
-    """Write a displaced phantom, in parallel."""
-    info = VolumeInfo(
-        shape=(sections, side, side), dtype=np.dtype("uint8"), pixel_size=pixel_size, section_thickness=THICKNESS
-    )
-    mips = level_count((side, side), smallest=256)
-    create_volume(url, info=info, chunk=_CHUNK, shard=_SHARD, mips=mips)
-    tissue_side = round(side * pixel_size / _TISSUE)
-    tile = min(512, tissue_side)
-    jobs = [(z, min(z + _DEPTH, sections), tile) for z in range(0, sections, _DEPTH)]
-    volume = Volume.open(url)
-    context = get_context("spawn")
-    with (
-        ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool,
-        ThreadPoolExecutor(2) as writers,
-    ):
-        written: list[Future[None]] = []
-        for (start, stop, _), images in zip(jobs, pool.map(_tissue, jobs), strict=True):
-            pixels = np.stack([_displaced(image, side, tissue_side, seed=start + i) for i, image in enumerate(images)])
-            for done in written[:-1]:  # two slabs are held at most beside the one that is made
-                done.result()
-            written.append(writers.submit(volume.write, Box((start, 0, 0), (stop, side, side)), pixels))
-        for done in written:
-            done.result()
-        warping = Warping(
-            source=url,
-            info=info,
-            fields="",
-            spacing=1,
-            target=url,
-            mips=mips,
-            config=RenderStageConfig(chunk=_CHUNK, shard=_SHARD),
-        )
-        for tasks in downsample.downsample_tasks(warping, output=url, digest=""):
-            list(pool.map(_Plain(downsample.run), tasks))
-
-
-def _tissue(job: tuple[int, int, int]) -> AnyArray:
-    """Sections of the phantom at 5 nm."""
-    start, stop, tile = job
-    torch.set_num_threads(1)
-    phantom = PhantomConfig(seed=3, shape=(stop, tile, tile), pixel_size=_TISSUE, section_thickness=THICKNESS)
-    return generate(phantom, Box((start, 0, 0), (stop, tile, tile))).image
-
-
-def _displaced(image: AnyArray, side: int, tissue_side: int, *, seed: int) -> AnyArray:
-    """Mirrored until it fills the section, as large as its pixels are to be, displaced by some: `(side, side)`."""
-    repeats = -(-tissue_side // len(image))
-    tall = np.concatenate([image if r % 2 == 0 else image[::-1] for r in range(repeats)])
-    wide = np.concatenate([tall if c % 2 == 0 else tall[:, ::-1] for c in range(repeats)], axis=1)
-    device = compute_device()
-    tissue = torch.from_numpy(wide[:tissue_side, :tissue_side].astype(np.float32)).to(device)[None, None]
-    random = torch.Generator().manual_seed(seed)
-    coarse = (torch.randn(1, 2, 6, 6, generator=random) * 8 + torch.randn(1, 2, 1, 1, generator=random) * 4).to(device)
-    shift = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=False)[0]
-    centres = (torch.arange(side, device=device) + 0.5) * 2 / side - 1
-    y, x = torch.meshgrid(centres, centres, indexing="ij")
-    query = torch.stack([x + shift[1] * 2 / side, y + shift[0] * 2 / side], dim=-1)[None]
-    noise = torch.randn(side, side, generator=torch.Generator(device).manual_seed(seed), device=device) * 3
-    moved = torch.nn.functional.grid_sample(tissue, query, padding_mode="reflection", align_corners=False)[0, 0]
-    return (moved + noise).clamp(0, 255).to(torch.uint8).cpu().numpy()
-
-
 def _measured(source: Path, options: argparse.Namespace, gpus: int, *, last: bool) -> dict[str, Any]:
     """Copy and alignment on one cluster; the last alignment stays as `aligned.zarr`."""
     row: dict[str, Any] = {"gpus": gpus}
@@ -254,8 +178,8 @@ def _apart(one: Path, other: Path, name: str) -> tuple[float, int]:
     """The largest difference of two arrays, and in how many places they differ."""
     a, b = (open_array(str(root / name), mode="r") for root in (one, other))
     largest, count = 0.0, 0
-    for z in range(0, a.shape[0], _DEPTH):
-        x, y = (np.asarray(part[z : z + _DEPTH], dtype=np.float32) for part in (a, b))
+    for z in range(0, a.shape[0], DEPTH):
+        x, y = (np.asarray(part[z : z + DEPTH], dtype=np.float32) for part in (a, b))
         count += int(np.count_nonzero(~((x == y) | (np.isnan(x) & np.isnan(y)))))
         largest = max(largest, float(np.nan_to_num(np.abs(x - y)).max()))
     return largest, count

@@ -1,0 +1,54 @@
+"""The mean of what was fitted to windows of sections, where some of their tasks failed."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ssem_dask.composition.separation import Variances
+from ssem_dask.config import make_config
+from ssem_dask.errors import OutputError
+from ssem_dask.pipeline import plan
+from ssem_dask.stages.job import Job
+from ssem_dask.stages.relax_fit import fit_name, fit_windows, read_window_fits, write_window_fit
+from ssem_dask.storage.location import read_bytes, write_bytes
+from ssem_dask.storage.run import create_run
+from ssem_dask.storage.volume import VolumeInfo, create_volume
+
+WINDOW = 16
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    source = str(tmp_path / "source.zarr")
+    info = VolumeInfo(shape=(3 * WINDOW, 64, 64), dtype=np.dtype("uint8"), pixel_size=5.0, section_thickness=40.0)
+    create_volume(source, info=info, chunk=(1, 64, 64), shard=(1, 64, 64), mips=1)
+    tree = {"source": source, "output": str(tmp_path / "out.zarr"), "compose": {"relax": {"window": WINDOW}}}
+    job = plan(make_config(tree, where="test")).job
+    create_run(job.output, attributes={})
+    return job
+
+
+def variances(distortion: float) -> Variances:
+    return Variances(distortion=distortion, motion=1.0, correlation=0.8, noise=0.1, erratic=0.2)
+
+
+def test_the_mean_is_of_all_windows_that_have_a_fit(job: Job) -> None:
+    assert fit_windows(job) == [0, 1, 2]
+    for window, distortion in ((0, 1.0), (2, 4.0)):  # the task of window 1 failed
+        write_window_fit(job, window, {"variances": [variances(distortion), variances(2 * distortion)]})
+    assert [v.distortion for v in read_window_fits(job, "variances")] == [2.5, 5.0]
+    assert read_window_fits(job, "short") == []
+
+
+def test_a_fit_of_another_configuration_does_not_count(job: Job) -> None:
+    write_window_fit(job, 0, {"variances": [variances(1.0)]})
+    url = job.url(fit_name(0))
+    older = {**json.loads(read_bytes(url)), "digest": "another", "variances": [asdict(variances(9.0))] * 3}
+    write_bytes(job.url(fit_name(1)), json.dumps(older).encode())
+    assert [v.distortion for v in read_window_fits(job, "variances")] == [1.0]
+    write_bytes(url, json.dumps(older).encode())
+    with pytest.raises(OutputError, match="not fitted to any window"):
+        read_window_fits(job, "variances")
