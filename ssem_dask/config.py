@@ -39,7 +39,11 @@ from ssem_dask.storage.quality import BLOCK
 from ssem_dask.storage.volume import Volume, VolumeInfo, check_image_dtype, check_sections
 from ssem_dask.types import ConfigBase
 
-_WINDOW = 1024  # px of the working image: bounds the memory of a task
+_WINDOW, _WIDE_WINDOW = 1024, 2048  # px of the working image: bounds the memory of a task
+_WIDE = (
+    4096  # px of the working image, from which on windows are wide: less of what is read is halo, and a GPU is given
+)
+# more to compute for what it costs to tell it; smaller sections would make too few tasks
 # px of the working image: the longest displacement, and as far as what lies at the border of what is read changes the
 # field by more than a tenth of a px (docs/decisions/0014).
 _HALO = SEARCH_RANGE + 96
@@ -269,7 +273,8 @@ def _resolve_register(config: RegisterStageConfig, info: VolumeInfo) -> tuple[Re
             f"[register] spacing = {spacing}: must be a multiple of 2**mip = {scale}, so that nodes meet the working "
             f"pixels; use {round_up(spacing, multiple=scale)}."
         )
-    window = config.window or round_up(_WINDOW * scale, multiple=spacing)
+    side = _WIDE_WINDOW if max(info.shape[1:]) >= _WIDE * scale else _WINDOW
+    window = config.window or round_up(side * scale, multiple=spacing)
     if window % spacing:
         raise ConfigError(
             f"[register] window = {window}: must be a multiple of spacing = {spacing}, so that windows share no node; "

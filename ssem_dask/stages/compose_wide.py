@@ -177,8 +177,8 @@ def estimate(job: Job) -> Estimate:
     read = max((t.read[0].stop - t.read[0].start) * (t.read[1].stop - t.read[1].start) for t in tiles)
     nodes = max(read, plane // factor**2)
     halo = sum((t.read[0].stop - t.read[0].start) * (t.read[1].stop - t.read[1].start) for t in tiles) / plane
-    # A band of rows in double precision with its places and what thinning makes of it; one plane of confidences.
-    band = _side(job) * grid.shape[1] * k * 4 * 8 * 4 + plane * 4
+    # A band of rows of some sections; of one of them in double precision with its places and what thinning makes of it.
+    band = _side(job) * grid.shape[1] * k * (4 * 8 * 4 + job.register.sections * 6 * 4)
     passed = plane // factor**2 * 4 * (k * 3 + 5)
     solved = nodes * held * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 4 * 3)
     return with_far(
@@ -203,16 +203,18 @@ def _run_thin(task: ThinTask) -> Result:
     blocks = thin_grid(grid_of(job), factor=factor_of(job)).shape
     affines = np.full((k, stop - start, 2, 3), np.nan)
     pairs, weights = np.full((k, stop - start, 2, *blocks), np.nan), np.zeros((k, stop - start, *blocks))
-    read = 0
-    for i, z in enumerate(range(start, stop)):
-        mean, at, worth, size = _thinned(job, z, typical=typical)
+    read, slab = 0, job.register.sections  # as many as a chunk of the pair fields' files holds: each is opened once
+    for first in range(start, stop, slab):
+        sections = range(first, min(first + slab, stop))
+        thinned, size = _thinned(job, sections, typical=typical)
         read += size
-        points, moved = (values.flatten(2).mT for values in (at, mean))
-        found = robust_affines(points, moved, worth.flatten(1).double())
-        left = points + moved - points @ found[:, :, :2].mT - found[:, None, :, 2]
-        known = torch.isfinite(found).all(dim=2).all(dim=1)
-        affines[:, i], pairs[:, i] = found.cpu().numpy(), left.mT.reshape(mean.shape).cpu().numpy()
-        weights[:, i] = (worth * known[:, None, None]).cpu().numpy()
+        for i, (mean, at, worth) in enumerate(thinned, start=first - start):
+            points, moved = (values.flatten(2).mT for values in (at, mean))
+            found = robust_affines(points, moved, worth.flatten(1).double())
+            left = points + moved - points @ found[:, :, :2].mT - found[:, None, :, 2]
+            known = torch.isfinite(found).all(dim=2).all(dim=1)
+            affines[:, i], pairs[:, i] = found.cpu().numpy(), left.mT.reshape(mean.shape).cpu().numpy()
+            weights[:, i] = (worth * known[:, None, None]).cpu().numpy()
     open_array(job.url("fields", "pair_affines"), mode="r+")[:, start:stop] = affines
     open_array(job.url("fields", "thin_pairs"), mode="r+")[:, start:stop] = pairs.astype(np.float32)
     open_array(job.url("fields", "thin_weights"), mode="r+")[:, start:stop] = weights.astype(np.float32)
@@ -223,31 +225,32 @@ def _typical(job: Job, start: int, stop: int) -> float:
     """Typical confidence of the neighbour pairs of some sections, from some nodes of each."""
     near = open_array(job.url("fields", "confidence"), mode="r")
     every = max(1, max(grid_of(job).shape) // _SAMPLED)
-    seen = [np.asarray(near[0, z])[::every, ::every] for z in range(start, stop)]
-    return typical_confidence(torch.from_numpy(np.nan_to_num(np.stack(seen)).astype(np.float64)))
+    seen = np.asarray(near[0, start:stop, ::every, ::every])
+    return typical_confidence(torch.from_numpy(np.nan_to_num(seen).astype(np.float64)))
 
 
-def _thinned(job: Job, z: int, *, typical: float) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Means over blocks of a section's pair fields, read in bands: a section may be wider than what fits in memory.
+def _thinned(job: Job, sections: range, *, typical: float) -> tuple[list[tuple[Tensor, Tensor, Tensor]], int]:
+    """Means over blocks of some sections' pair fields, read in bands: they may be wider than what fits in memory.
 
     Returns:
-        Displacements and the places that they stand for, `(k, 2, y', x')`, px, NaN unknown; weights `(k, y', x')`;
-        bytes read. The places are means too, since a block may be known in part.
+        For each section displacements and the places that they stand for, `(k, 2, y', x')`, px, NaN unknown, and
+        weights `(k, y', x')`; bytes read. The places are means too, since a block may be known in part.
     """
     whole, factor, side = grid_of(job), factor_of(job), _side(job)
-    bands = []
+    bands: list[list[Tensor]] = [[] for _ in sections]
     read = 0
     for top in range(0, whole.shape[0], side):
         rows = slice(top, min(top + side, whole.shape[0]))
-        pairs, confidence = read_pairs(job, z, z + 1, nodes=(rows, slice(None)))
+        pairs, confidence = read_pairs(job, sections.start, sections.stop, nodes=(rows, slice(None)))
         read += pairs.nbytes + confidence.nbytes
-        worth = node_weights(pairs, confidence, typical=typical)[:, 0]
+        worth = node_weights(pairs, confidence, typical=typical)
         grid = Tile((rows, slice(0, whole.shape[1])), (rows, slice(0, whole.shape[1]))).grid(whole)
         places = grid.positions(pairs.device).double().expand(len(pairs), 2, *grid.shape)
-        means, share = thin(torch.cat([pairs[:, 0].double(), places], dim=1), worth, factor=factor)
-        bands.append(torch.cat([means, share[:, None]], dim=1))
-    joined = torch.cat(bands, dim=2)
-    return joined[:, :2], joined[:, 2:4], joined[:, 4], read
+        for i, parts in enumerate(bands):  # one by one: these are in double precision
+            means, share = thin(torch.cat([pairs[:, i].double(), places], dim=1), worth[:, i], factor=factor)
+            parts.append(torch.cat([means, share[:, None]], dim=1))
+    joined = [torch.cat(parts, dim=2) for parts in bands]
+    return [(part[:, :2], part[:, 2:4], part[:, 4]) for part in joined], read
 
 
 def fit_window(task: WindowFitTask) -> Result:

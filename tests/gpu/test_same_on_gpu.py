@@ -16,6 +16,7 @@ from ssem_dask.registration.metric_train import MetricTrainConfig, train_metric
 from ssem_dask.registration.pairs import PairFields
 from ssem_dask.registration.register import RegisterConfig, register_window, resolve
 from ssem_dask.registration.similarity import normalised_correlation
+from ssem_dask.runtime.clusters.warm_gpu import warm
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
 
@@ -106,3 +107,11 @@ def test_training_goes_the_same_way(sections: AnyArray) -> None:
         )
     np.testing.assert_allclose(losses["cuda"][:5], losses["cpu"][:5], rtol=0.02)
     assert np.mean(losses["cuda"][-5:]) < np.mean(losses["cuda"][:5])
+
+
+def test_a_worker_that_is_warm_has_compiled_its_kernels() -> None:
+    """So that its first window waits for none."""
+    solver = pytest.importorskip("ssem_dask.registration.fused.solver")
+    solver.forget_solvers()
+    warm(torch.device("cuda"))
+    assert {key.warm for key in solver._SOLVERS} == {False, True}

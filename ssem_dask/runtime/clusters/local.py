@@ -96,7 +96,7 @@ def start_on_gpus(gpus: Sequence[str], *, per_gpu: int | None = None, deadline: 
         return {"cls": Nanny, "options": {**common, **memory, "env": {"CUDA_VISIBLE_DEVICES": gpu}, **options}}
 
     workers = {
-        f"gpu-{i}-{j}": worker(GPU_THREADS, gpu, resources={GPU: 1})
+        f"gpu-{i}-{j}": worker(GPU_THREADS, gpu, resources={GPU: 1}, preload=["ssem_dask.runtime.clusters.warm_gpu"])
         for j in range(per_gpu)
         for i, gpu in enumerate(gpus)
     }

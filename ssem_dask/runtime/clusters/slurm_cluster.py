@@ -66,7 +66,9 @@ def make_cluster(config: SlurmConfig, *, name: str, security: Security, logs: Pa
     arguments = ["--lifetime", f"{lifetime:.0f}s", "--lifetime-stagger", f"{stagger:.0f}s"]
     arguments += ["--dashboard-address", "127.0.0.1:0"]  # it is not encrypted
     if config.gpus:
-        arguments += ["--resources", "GPU=1", "--preload", "ssem_dask.runtime.clusters.own_gpu"]
+        arguments += ["--resources", "GPU=1"]
+        for name in ("own_gpu", "warm_gpu"):
+            arguments += ["--preload", f"ssem_dask.runtime.clusters.{name}"]
     return ReplacingCluster(
         name=name,
         job_name=name,

@@ -70,7 +70,7 @@ def _options() -> argparse.ArgumentParser:
         help="folder of the real volumes",
     )
     parser.add_argument(
-        "--tables", nargs="+", default=["comparison"], choices=["comparison", "ablation", "claims", "speed"]
+        "--tables", nargs="+", default=["comparison"], choices=["comparison", "ablation", "claims", "devices", "speed"]
     )
     parser.add_argument("--methods", nargs="*", help="names of methods to run; all without")
     parser.add_argument("--seeds", type=int, default=3, help="deformations for each warped scene")

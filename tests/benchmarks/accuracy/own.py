@@ -1,16 +1,21 @@
 """Our own modes: `ssem_dask.align` with overrides of its configuration, and the rows that need no alignment."""
 
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from unittest import mock
 
 import numpy as np
+import torch
 
 import ssem_dask
 from ssem_dask.evaluation.candidates import Run
 from ssem_dask.field.affine import apply_affine
 from ssem_dask.field.grid import Grid
+from ssem_dask.registration.fused import kernels_run_on
 from ssem_dask.runtime.events import Silent, StageStarted
 from tests.benchmarks.accuracy.digest import PACKAGE, digest_of_sources
 from tests.benchmarks.accuracy.methods import SectionFields
@@ -52,6 +57,9 @@ class Mode:
     config: dict[str, Any] = field(default_factory=dict)
     coarse_only: bool = False
     """Take the affine per section of such a run, without the elastic fields."""
+    device: Literal["cpu", "plain", "kernels"] | None = None
+    """Where it is computed: on the CPU, on a GPU in plain PyTorch, or on one by the fused kernels; None: as a user
+    would have it here."""
 
     def versions(self) -> dict[str, str]:
         """The package, by its sources."""
@@ -60,13 +68,15 @@ class Mode:
 
     def settings(self) -> dict[str, Any]:
         """The overrides."""
-        return {"config": self.config, "coarse_only": self.coarse_only}
+        chosen = {} if self.device is None else {"device": self.device}
+        return {"config": self.config, "coarse_only": self.coarse_only} | chosen
 
     def align(self, scene: PreparedScene, *, folder: Path) -> SectionFields:
         """Run all stages, one task after the other in this process, and read the fields."""
         clock = _StageClock()
         output = str(folder / "run.zarr")
-        summary = ssem_dask.align(scene.url, output, cluster="serial", observer=clock, **self.config)
+        with _computing(self.device):
+            summary = ssem_dask.align(scene.url, output, cluster="serial", observer=clock, **self.config)
         if summary.state != "complete":
             raise RuntimeError(f"{len(summary.failed)} tasks failed, the first with: {summary.failed[0].message}")
         run = Run.open(output)
@@ -76,6 +86,29 @@ class Mode:
         seconds["fields"] = sum(seconds.get(stage, 0.0) for stage in _FIELD_STAGES)
         values = np.asarray(run.section[:], dtype=np.float32)
         return SectionFields(values, int(run.info.spacing), seconds, tuple(clock.notes))
+
+
+@contextmanager
+def _computing(device: str | None) -> Iterator[None]:
+    """Compute on this device.
+
+    Raises:
+        RuntimeError: there is no GPU, or Triton is missing.
+    """
+    if device is None:
+        yield
+        return
+    if device != "cpu" and not torch.cuda.is_available():
+        raise RuntimeError("torch sees no GPU")
+    if device == "kernels" and not kernels_run_on(torch.device("cuda")):
+        raise RuntimeError("Triton is not installed")
+    with ExitStack() as hidden:
+        if device == "cpu":
+            hidden.enter_context(mock.patch("torch.cuda.is_available", return_value=False))
+        elif device == "plain":
+            for user in ("gauss_newton_window", "lcn"):
+                hidden.enter_context(mock.patch(f"ssem_dask.registration.{user}.kernels_run_on", return_value=False))
+        yield
 
 
 class _StageClock(Silent):

@@ -1,4 +1,4 @@
-"""The three tables: which methods, on which scenes, with which columns."""
+"""The tables: which methods, on which scenes, with which columns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -158,6 +158,17 @@ def claims(*, seeds: int) -> TableSpec:
         ),
         rate=False,
     )
+
+
+def devices(*, seeds: int) -> TableSpec:
+    """The default on the CPU, on a GPU in plain PyTorch, and on one by the fused kernels."""
+    methods = (
+        Mode("on-cpu", "CPU", device="cpu"),
+        Mode("on-gpu-plain", "GPU, plain PyTorch", device="plain"),
+        Mode("on-gpu-kernels", "GPU, fused kernels", device="kernels"),
+    )
+    plain = comparison(seeds=seeds)
+    return TableSpec("devices", "The same on every device", methods, plain.scenes, plain.columns, rate=False)
 
 
 def speed(*, seeds: int) -> TableSpec:

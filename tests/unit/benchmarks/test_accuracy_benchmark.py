@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.benchmarks.accuracy import tables
 from tests.benchmarks.accuracy.cells import Cell
@@ -122,6 +123,18 @@ def test_a_cell_tells_what_it_rests_on(work: Path) -> None:
     assert record["cpu_seconds"]["whole"] >= record["cpu_seconds"]["fields"] > 0
     assert record["machine"]
     assert record["date"].startswith("20")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_a_failure_and_says_so(tmp_path: Path) -> None:
+    methods = tuple(
+        Mode(f"on-{device}", device, {"register": CHEAP}, device=device) for device in ("cpu", "plain", "kernels")
+    )
+    cells = cells_of(methods, SCENES[:1], work=tmp_path, data=tmp_path)
+    records = run_missing(cells, jobs=1, execute=in_this_process, progress=lambda _: None)
+    assert [record["state"] for record in records] == ["done", "failed", "failed"]
+    assert records[0]["settings"]["device"] == "cpu"
+    assert "no GPU" in records[1]["cause"]
 
 
 def test_what_is_done_is_not_run_again_but_what_failed_is(work: Path) -> None:

@@ -1,0 +1,59 @@
+"""Preload of a worker with a GPU: load what registration loads once, while it waits for the first window.
+
+Libraries of CUDA are loaded when they are first called, kernels compiled when they first run on a machine: seconds, and
+many of them there. The first stage of a run, `coarse`, leaves the GPU alone; this is done meanwhile, in a thread.
+"""
+
+import logging
+import threading
+from typing import Any
+
+import torch
+
+from ssem_dask.field.device import compute_device, computing_on
+from ssem_dask.field.grid import Grid
+from ssem_dask.registration.gauss_newton_window import window_scales
+from ssem_dask.registration.register import RegisterConfig, register_window, resolve
+
+_LOG = logging.getLogger(__name__)
+_SIDE = 256  # px
+_SECTIONS = 5  # pairs of every distance, among them such as start from composed fields
+
+
+def dask_setup(worker: Any) -> None:
+    """Called by Dask when the worker starts, after preloads that choose its GPU."""
+    threading.Thread(target=_warm, name=f"warm-gpu {worker.name}", daemon=True).start()
+
+
+def warm(device: torch.device) -> None:
+    """Register some sections of noise, as the stages calibrate and register do it.
+
+    Args:
+        device: where registration will run.
+    """
+    images = torch.rand(_SECTIONS, _SIDE, _SIDE, generator=torch.Generator().manual_seed(0)).to(device)
+    valid, grid = torch.ones_like(images, dtype=torch.bool), Grid((_SIDE, _SIDE), 1.0)
+    config = resolve(RegisterConfig(), pixel_size=5.0)
+    neighbours = config.neighbours
+    window_scales(images, valid=valid, grid=grid, neighbours=neighbours, config=config.gauss_newton, device=device)
+    register_window(
+        images,
+        valid=valid,
+        grid=grid,
+        nodes=Grid((_SIDE // 16, _SIDE // 16), 16.0),
+        core=range(neighbours, _SECTIONS),
+        neighbours=neighbours,
+        config=config,
+        device=device,
+    )
+
+
+def _warm() -> None:
+    device = compute_device()
+    if device.type == "cpu":
+        return
+    try:
+        with computing_on(device):
+            warm(device)
+    except (RuntimeError, ImportError) as error:  # nothing hangs on it: a task that meets the same will say so
+        _LOG.info("what registration needs was not loaded beforehand: %s", error)
