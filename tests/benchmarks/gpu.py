@@ -4,13 +4,17 @@
 
 Features are ready for the pair solver; `window` is the register stage's computation from uploaded pixels to fields and
 confidences. Rates are px of the working image per second and pair, a pair being one section and one neighbour k,
-registered both ways. Times are medians of several runs, between CUDA events.
+registered both ways. Times are medians of several runs, between CUDA events. Where SOFIMA and jax can be imported, its
+flow is run on images of the same size beside it (one way, as it does).
 """
 
 import argparse
+import importlib
 import json
+import os
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +37,8 @@ from ssem_dask.registration.gauss_newton_window import gauss_newton_window
 from ssem_dask.registration.lcn import local_contrast
 
 _RUNS = 5
+_FLOWS = {"patch 160, step 40": (160, 40), "patch 96, step 24": (96, 24)}
+"""Of SOFIMA: as its own examples have it, and as our tables run it."""
 
 
 def main() -> None:
@@ -55,6 +61,7 @@ def main() -> None:
         record["solver"] = _solver(options.side, device)
         record["encoder"] = _encoder(options.side, device)
         record["window"] = _window(options.side, options.sections, device)
+    record["sofima"] = _sofima(options.side, device)
     sys.stdout.write(json.dumps(record, indent=1) + "\n")
     if options.json:
         options.json.write_text(json.dumps(record, indent=1))
@@ -216,6 +223,26 @@ def _window(side: int, sections: int, device: torch.device) -> dict[str, Any]:
         "kernel_ms_per_section": total,
         "kernels_ms_per_section": kernels,
     }
+
+
+def _sofima(side: int, device: torch.device) -> dict[str, float] | str:
+    """Gpx/s of a pair by SOFIMA's flow, from pixels in memory to a flow field in memory, without masks."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    try:
+        jax, flow_field = importlib.import_module("jax"), importlib.import_module("sofima.flow_field")
+    except ImportError as error:
+        return f"not measured: {error}"
+    fixed, moving = _sections(2, side, device).cpu().numpy()
+    calculator, out = flow_field.JAXMaskedXCorrWithStatsCalculator(), {}
+    for name, (patch, step) in _FLOWS.items():
+        calculator.flow_field(fixed, moving, patch, step)  # compiles
+        times = []
+        for _ in range(3):
+            begin = time.perf_counter()
+            calculator.flow_field(fixed, moving, patch, step)
+            times.append(time.perf_counter() - begin)
+        out[f"{name}, gpx_s, {jax.default_backend()}"] = side * side / statistics.median(times) / 1e9
+    return out
 
 
 if __name__ == "__main__":

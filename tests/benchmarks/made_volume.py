@@ -5,6 +5,7 @@ It has a pyramid, as an imported volume has.
 
 import os
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 
 import numpy as np
@@ -26,6 +27,8 @@ DEPTH = 8
 SHARD = (DEPTH, 2048, 2048)
 CHUNK = (DEPTH, 256, 256)
 _TISSUE = 5.0  # nm per px of the phantom
+_AT_ONCE = 4
+"""Sections that a GPU displaces at a time, so that it does not wait for copies."""
 
 
 def make_volume(url: str, *, sections: int, side: int, pixel_size: float) -> None:
@@ -43,10 +46,14 @@ def make_volume(url: str, *, sections: int, side: int, pixel_size: float) -> Non
     with (
         ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool,
         ThreadPoolExecutor(2) as writers,
+        ThreadPoolExecutor(_AT_ONCE if compute_device().type == "cuda" else 1) as displacing,
     ):
         written: list[Future[None]] = []
         for (start, stop, _), images in zip(jobs, pool.map(_tissue, jobs), strict=True):
-            pixels = np.stack([_displaced(image, side, tissue_side, seed=start + i) for i, image in enumerate(images)])
+            sections = displacing.map(
+                partial(_displaced, side=side, tissue_side=tissue_side), images, range(start, stop)
+            )
+            pixels = np.stack(list(sections))
             for done in written[:-1]:  # two slabs are held at most beside the one that is made
                 done.result()
             written.append(writers.submit(volume.write, Box((start, 0, 0), (stop, side, side)), pixels))
@@ -73,7 +80,7 @@ def _tissue(job: tuple[int, int, int]) -> AnyArray:
     return generate(phantom, Box((start, 0, 0), (stop, tile, tile))).image
 
 
-def _displaced(image: AnyArray, side: int, tissue_side: int, *, seed: int) -> AnyArray:
+def _displaced(image: AnyArray, seed: int, *, side: int, tissue_side: int) -> AnyArray:
     """Mirrored until it fills the section, as large as its pixels are to be, displaced by some: `(side, side)`."""
     repeats = -(-tissue_side // len(image))
     tall = np.concatenate([image if r % 2 == 0 else image[::-1] for r in range(repeats)])
