@@ -6,7 +6,8 @@ x = A⁻¹ b / σ_e², and
     -2 log p(T) = log det A - log det Q + n log σ_e² + (Tᵀ W T - bᵀ x) / σ_e².
 
 The quadratic part is a minimum over x, so its derivative is that of its terms with x held; those of the determinants
-need A⁻¹ near its diagonal only. All of it costs O(Z). Maximised by L-BFGS-B.
+need A⁻¹ near its diagonal only. All of it costs O(Z); for few sections whole matrices are faster (`short`). Maximised
+by L-BFGS-B.
 
 Source: empirical Bayes; see `separation` for the model and its symbols.
 """
@@ -17,6 +18,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from ssem_dask.composition.separation import SequenceModel, Variances
+from ssem_dask.composition.short import ShortLikelihood
 from ssem_dask.types import Float64Array
 
 CORRELATION_RANGE = (0.2, 0.99)
@@ -31,6 +33,8 @@ _ERRATIC_EXPECTED = 0.5
 """σ_s in units of σ_m; .1 to 1 was seen in tissue."""
 _ERRATIC_SPREAD = 0.5
 """Standard deviation of log σ_s about that."""
+_SHORT = 160
+"""Sections up to which whole matrices are faster than banded ones, measured with 1 to 64 columns."""
 _NONE = -14.0
 """Log of a variance, relative to that of the observations, that is as good as 0."""
 
@@ -68,7 +72,8 @@ def fit_variances(
     """
     values = model.pick(observed)
     total = max(float(np.square(values).mean()) if values.size else 0.0, 1e-12)
-    likelihood = Likelihood(model, values)
+    short = len(values) > 0 and model.count <= _SHORT
+    likelihood = ShortLikelihood(model, values) if short else Likelihood(model, values)
     low, high = CORRELATION_RANGE
     usual = float(np.log((CORRELATION_EXPECTED - low) / (high - CORRELATION_EXPECTED)))
     likely = None if expected is None else float(np.log(expected**2 / total))
@@ -155,8 +160,9 @@ class Likelihood:
     def at(self, variances: Variances) -> tuple[float, Float64Array]:
         """Log likelihood, up to a constant, and its derivatives by the logs of σ_D², σ_m², σ_e² and σ_s², and by r."""
         factor = self._model.factor(variances)
-        unknowns = factor.solve(self._adjoint / variances.noise)
-        misfit = (self._square - float((self._adjoint * unknowns).sum())) / variances.noise
+        right = self._adjoint * (factor.scale / variances.noise)[:, None]
+        unknowns = factor.solve_scaled(right)
+        misfit = self._square / variances.noise - float(np.vdot(right, unknowns))
         determinant = factor.logdet + self._count * np.log(variances.noise)
         volume, prior = factor.logdet_derivatives(), factor.prior_derivatives(unknowns)
         gradient = [

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
@@ -86,7 +87,7 @@ class SequenceModel:
         self.bands = UNKNOWNS * min(steps + 1, count) - 1
         gram = csr_array(self._design.T @ (self._design * self.precision[:, None]))
         size = UNKNOWNS * count
-        self.gram = np.zeros((self.bands + 1, size))
+        self.gram = np.zeros((self.bands + 1, size), order="F")  # as LAPACK takes it
         """Hᵀ W H for unit variances, lower banded, without the mean motion."""
         for offset in range(self.bands + 1):
             self.gram[offset, : size - offset] = gram.diagonal(-offset)[: size - offset]
@@ -231,23 +232,26 @@ class Factor:
         """Factor it, unknowns scaled to unit prior variance so that a vanishing one does no harm."""
         count = model.count
         size = UNKNOWNS * count
-        scale = np.empty(size + 1)
-        scale[0:-1:UNKNOWNS] = variances.distortion**0.5
-        scale[1:-1:UNKNOWNS] = variances.motion**0.5
-        scale[2:-1:UNKNOWNS] = variances.erratic**0.5
+        scale = np.zeros(size + 1 + model.bands)
+        scale[0:size:UNKNOWNS] = variances.distortion**0.5
+        scale[1:size:UNKNOWNS] = variances.motion**0.5
+        scale[2:size:UNKNOWNS] = variances.erratic**0.5
         for z in model.breaks:
             scale[UNKNOWNS * z + 2] = model.jump
-        scale[-1] = variances.tilt
         self._prior = _MotionPrior(count, variances.correlation)
-        precision = model.gram * (scale[:-1] / variances.noise)
-        for offset in range(model.bands + 1):
-            precision[offset, : size - offset] *= scale[offset:-1]
+        # What each entry's row is scaled by; the zeros that follow the last row are those of the band.
+        rows = as_strided(scale, (size, model.bands + 1), (scale.itemsize, scale.itemsize), writeable=False).T
+        precision = model.gram * (scale[:size] / variances.noise)
+        precision *= rows
         precision[0] += 1.0
         precision[0, 1::UNKNOWNS] += self._prior.diagonal - 1.0
         if count > 1:
             precision[UNKNOWNS, 1 : size - UNKNOWNS : UNKNOWNS] += self._prior.below
-        border = scale[:-1] * model.border * scale[-1] / variances.noise
-        self._scale = scale
+        scale = scale[: size + 1]
+        scale[-1] = variances.tilt
+        border = scale[:-1] * model.border * (scale[-1] / variances.noise)
+        self.scale: Float64Array = scale
+        """Prior standard deviations of the unknowns `(3Z + 1,)`."""
         self._factor = BandedCholesky(precision)
         self._border = border
         self._eliminated = self._factor.solve(border)
@@ -260,11 +264,15 @@ class Factor:
 
     def solve(self, right: AnyArray) -> AnyArray:
         """Posterior precision's inverse times `(3Z + 1, P)`."""
-        scaled = self._scale[:, None] * right
-        solved = self._factor.solve(scaled[:-1])
-        tilt = (scaled[-1] - self._border @ solved) / self._corner
-        unknowns = solved - self._eliminated[:, None] * tilt
-        return np.concatenate([unknowns, tilt[None]]) * self._scale[:, None]
+        return self.solve_scaled(self.scale[:, None] * right) * self.scale[:, None]
+
+    def solve_scaled(self, right: Float64Array) -> Float64Array:
+        """`solve` for unknowns in units of their prior standard deviations, `right` times these."""
+        unknowns = np.empty_like(right)
+        unknowns[:-1] = self._factor.solve(right[:-1])
+        unknowns[-1] = (right[-1] - self._border @ unknowns[:-1]) / self._corner
+        unknowns[:-1] -= self._eliminated[:, None] * unknowns[-1]
+        return unknowns
 
     def logdet_derivatives(self) -> "Derivatives":
         """Of `logdet`, from the posterior covariance near its diagonal."""
@@ -284,12 +292,14 @@ class Factor:
         )
 
     def prior_derivatives(self, unknowns: Float64Array) -> "Derivatives":
-        """Of xᵀ Q x, Q the prior precision, with x `(3Z + 1, P)` held; of noise: -xᵀ Q x itself."""
-        scaled = np.divide(unknowns, self._scale[:, None], out=np.zeros_like(unknowns), where=self._scale[:, None] > 0)
-        squares = np.square(scaled).sum(axis=1)
+        """Of xᵀ Q x, Q the prior precision, with x `(3Z + 1, P)` held, as `solve_scaled` gives it.
+
+        Of noise: -xᵀ Q x itself.
+        """
+        squares = np.vecdot(unknowns, unknowns)
         d, m, s = (squares[i:-1:UNKNOWNS] for i in range(UNKNOWNS))
-        moved = scaled[1:-1:UNKNOWNS]
-        beside = (moved[:-1] * moved[1:]).sum(axis=1)
+        moved = unknowns[1:-1:UNKNOWNS]
+        beside = np.vecdot(moved[:-1], moved[1:])
         motion = self._prior.expected(m, beside)
         return Derivatives(
             distortion=-float(d.sum()),
@@ -301,7 +311,7 @@ class Factor:
 
     def erratic_variance(self) -> tuple[Float64Array, Float64Array]:
         """Posterior and prior variance of s_z, each `(Z,)`."""
-        scale = self._scale[2:-1:UNKNOWNS] ** 2
+        scale = self.scale[2:-1:UNKNOWNS] ** 2
         own = self._factor.inverse_band(width=0)[0, 2::UNKNOWNS]
         return (own + self._eliminated[2::UNKNOWNS] ** 2 / self._corner) * scale, scale
 
@@ -309,7 +319,7 @@ class Factor:
         """Posterior covariance of d_z and d_{z+k}, `(reach + 1, Z)`, k = 0 … reach; 0 where z + k does not exist."""
         band = self._factor.inverse_band(width=UNKNOWNS * reach)[::UNKNOWNS, ::UNKNOWNS]
         tilted = self._eliminated[::UNKNOWNS]
-        scale = self._scale[0:-1:UNKNOWNS]
+        scale = self.scale[0:-1:UNKNOWNS]
         count = len(scale)
         out = np.zeros_like(band)
         for k in range(min(reach, count - 1) + 1):

@@ -33,6 +33,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ssem_dask.composition.affine_log import GROUPS, radius
@@ -79,16 +80,15 @@ def section_variance(
     reach = _reach(weights)
     # The solve believes in erratic motion in part only; all that there may be of it adds to the error.
     expected = replace(believed(fitted, certainty=certainty), erratic=fitted.erratic)
-    model, courses = SequenceModel(weights), _courses(_spoken_for(weights), reach=reach)
-    known, lost = np.empty((len(shares), len(courses))), np.empty(len(courses))
+    model, seen = SequenceModel(weights), _spoken_for(weights)
+    sections, parts = _combinations(_courses(seen, reach=reach))
+    known, lost = np.empty((len(shares), len(seen))), np.empty(len(seen))
     for i, share in enumerate(shares):
         factor = model.factor(replace(expected, noise=expected.noise / float(share)))
         covariance = factor.distortion_covariance(reach=2 * reach)
-        for z, course in enumerate(courses):
-            known[i, z] = max(_quadratic(covariance, [*course, (z, -1.0)]), 0.0)
-            lost[z] = fitted.distortion + _quadratic(covariance, course)
+        known[i] = np.maximum(_quadratic(covariance, sections, parts), 0.0)
+        lost = fitted.distortion + _quadratic(covariance, sections[:, 1:], parts[:, 1:])
     # A section that is hardly known is hardly moved, so its error is no more than its distortion.
-    seen = _spoken_for(weights)
     return SectionVariance(known=np.where(seen, np.minimum(known, np.maximum(known[-1], lost)), lost), lost=lost)
 
 
@@ -272,6 +272,19 @@ def _courses(seen: BoolArray, *, reach: int) -> list[list[tuple[int, float]]]:
     return out
 
 
-def _quadratic(covariance: Float64Array, combination: list[tuple[int, float]]) -> float:
-    """Variance of a weighted sum over sections."""
-    return sum(p * q * float(covariance[abs(y - z), min(y, z)]) for y, p in combination for z, q in combination)
+def _combinations(courses: list[list[tuple[int, float]]]) -> tuple[NDArray[np.intp], Float64Array]:
+    """Each section against its course: three sections `(Z, 3)`, itself first, and what each counts; 0 for none."""
+    sections = np.tile(np.arange(len(courses))[:, None], 3)
+    parts = np.zeros(sections.shape)
+    parts[:, 0] = -1.0
+    for z, course in enumerate(courses):
+        for place, (other, part) in enumerate(course, start=1):
+            sections[z, place], parts[z, place] = other, part
+    return sections, parts
+
+
+def _quadratic(covariance: Float64Array, sections: NDArray[np.intp], parts: Float64Array) -> Float64Array:
+    """Variances of weighted sums over sections `(Z, n)`."""
+    one, other = sections[:, :, None], sections[:, None, :]
+    between = covariance[np.abs(one - other), np.minimum(one, other)]
+    return np.asarray((parts[:, :, None] * parts[:, None, :] * between).sum(axis=(1, 2)))

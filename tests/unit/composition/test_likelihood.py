@@ -8,6 +8,7 @@ from scipy.stats import multivariate_normal
 
 from ssem_dask.composition.likelihood import Likelihood
 from ssem_dask.composition.separation import SequenceModel, Variances
+from ssem_dask.composition.short import ShortLikelihood
 from ssem_dask.types import Float64Array
 
 COUNT = 9
@@ -16,9 +17,18 @@ OTHER = Variances(distortion=0.2, motion=2.5, correlation=0.9, noise=0.1, errati
 NAMES = ("distortion", "motion", "noise", "erratic", "correlation")
 
 
-def model_of(*, breaks: tuple[int, ...] = ()) -> SequenceModel:
+EITHER = pytest.mark.parametrize("kind", [Likelihood, ShortLikelihood])
+FEW, LOST, ALL = 1, 2, 3
+"""Pairs: fewer than sections, none with section 4, none from it."""
+
+
+def model_of(*, breaks: tuple[int, ...] = (), pairs: int = ALL) -> SequenceModel:
     weights = np.random.default_rng(1).uniform(0.1, 1.0, size=(3, COUNT))
     weights[:, 4] = 0.0
+    if pairs == LOST:
+        weights[[0, 1, 2], [5, 6, 7]] = 0.0
+    if pairs == FEW:
+        weights[1:] = 0.0
     return SequenceModel(weights, breaks=breaks, jump=5.0)
 
 
@@ -38,10 +48,14 @@ def covariance(model: SequenceModel, variances: Variances) -> Float64Array:
 
 @pytest.mark.parametrize("columns", [2, 50])
 @pytest.mark.parametrize("breaks", [(), (6,)])
-def test_the_likelihood_is_that_of_a_gaussian(columns: int, breaks: tuple[int, ...]) -> None:
-    model = model_of(breaks=breaks)
+@pytest.mark.parametrize("pairs", [FEW, LOST, ALL])
+@EITHER
+def test_the_likelihood_is_that_of_a_gaussian(
+    columns: int, breaks: tuple[int, ...], pairs: int, kind: type[Likelihood] | type[ShortLikelihood]
+) -> None:
+    model = model_of(breaks=breaks, pairs=pairs)
     values = np.random.default_rng(2).normal(size=(len(model.precision), columns))
-    likelihood = Likelihood(model, values)
+    likelihood = kind(model, values)
     found = likelihood.at(VARIANCES)[0] - likelihood.at(OTHER)[0]
     expected = sum(
         sign * multivariate_normal(cov=covariance(model, v)).logpdf(values.T).sum()
@@ -53,9 +67,12 @@ def test_the_likelihood_is_that_of_a_gaussian(columns: int, breaks: tuple[int, .
 @pytest.mark.parametrize("columns", [2, 50])
 @pytest.mark.parametrize("breaks", [(), (6,)])
 @pytest.mark.parametrize("at", [VARIANCES, OTHER])
-def test_derivatives_are_those_of_the_likelihood(columns: int, breaks: tuple[int, ...], at: Variances) -> None:
+@EITHER
+def test_derivatives_are_those_of_the_likelihood(
+    columns: int, breaks: tuple[int, ...], at: Variances, kind: type[Likelihood] | type[ShortLikelihood]
+) -> None:
     model = model_of(breaks=breaks)
-    likelihood = Likelihood(model, np.random.default_rng(3).normal(size=(len(model.precision), columns)))
+    likelihood = kind(model, np.random.default_rng(3).normal(size=(len(model.precision), columns)))
     _, gradient = likelihood.at(at)
     step = 1e-5
     for name, slope in zip(NAMES, gradient, strict=True):
@@ -65,3 +82,27 @@ def test_derivatives_are_those_of_the_likelihood(columns: int, breaks: tuple[int
         )
         ends = [likelihood.at(replace(at, **{name: float(v)}))[0] for v in (up, down)]
         assert slope == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-5, abs=1e-4), name
+
+
+@pytest.mark.parametrize("columns", [1, 3, 70])
+@pytest.mark.parametrize("breaks", [(), (6, 30)])
+def test_short_sequences_have_the_likelihood_of_long_ones(columns: int, breaks: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(5)
+    weights = rng.uniform(0.01, 1.0, size=(3, 60)) * (rng.random((3, 60)) > 0.2)
+    for k, z in ((0, 21), (1, 22), (2, 23)):  # no pair knows section 20
+        weights[k, [20, z]] = 0.0
+    model = SequenceModel(weights, breaks=breaks, jump=1e4)
+    values = rng.normal(size=(len(model.precision), columns))
+    short, long = ShortLikelihood(model, values), Likelihood(model, values)
+    for at in (VARIANCES, OTHER, replace(VARIANCES, distortion=1e-6, tilt=100.0), replace(OTHER, noise=1e-3)):
+        (value, gradient), (expected, slopes) = short.at(at), long.at(at)
+        assert value == pytest.approx(expected, rel=1e-10)
+        np.testing.assert_allclose(gradient, slopes, rtol=1e-8, atol=1e-9 * np.abs(slopes).max())
+
+
+def test_a_variance_of_nothing_does_no_harm() -> None:
+    model = model_of()
+    likelihood = Likelihood(model, np.ones((len(model.precision), 2)))
+    value, gradient = likelihood.at(replace(VARIANCES, erratic=0.0))
+    assert np.isfinite(value)
+    assert gradient[3] == 0.0
