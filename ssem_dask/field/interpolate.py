@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from ssem_dask.field.affine import affine_seen_from
 from ssem_dask.field.grid import Grid, pair_like
-from ssem_dask.types import ShapeYX
+from ssem_dask.types import Float64Array, ShapeYX
 
 Kind: TypeAlias = Literal["nearest", "bilinear", "bicubic", "bspline"]
 
@@ -69,6 +70,31 @@ def sample_lattice(values: Tensor, *, grid: Grid, rows: Tensor, columns: Tensor)
     return values
 
 
+def sample_affine(values: Tensor, *, grid: Grid, affine: Float64Array) -> tuple[Tensor, Tensor]:
+    """`sample`, bilinearly, at the positions that an affine map takes the grid's own nodes to.
+
+    No positions are computed: each coordinate is the sum of a part by row and a part by column.
+
+    Args:
+        values: `(c, y, x)` float32 on `grid`.
+        grid: where they lie.
+        affine: `(2, 3)`, full map, mip-0 px.
+
+    Returns:
+        `(c, y, x)`, and whether each position lies in the area that the grid's cells cover, bool `(y, x)`.
+    """
+    local = affine_seen_from(affine, target=grid.origin, source=grid.origin)
+    rows, columns = ((torch.arange(n, device=values.device) + 0.5) * grid.spacing for n in grid.shape)
+    places = values.new_empty((2, *grid.shape))
+    for axis, count in enumerate(grid.shape):
+        by_row, by_column, shift = (local[axis] * (2 / (count * grid.spacing))).tolist()
+        torch.add((rows * by_row + (shift - 1.0))[:, None], columns * by_column, out=places[axis])
+    inside = places.abs() <= 1.0
+    query = _as_query(places)
+    out = grid_sample(values[None], query[None], mode="bilinear", padding_mode="border", align_corners=False)
+    return out[0], inside[0] & inside[1]
+
+
 def sample_batch(values: Tensor, *, grid: Grid, positions: Tensor) -> Tensor:
     """Sample each of `values` `(n, c, y, x)`, all on `grid`, at its own `positions` `(n, 2, h, w)`, bilinearly.
 
@@ -113,9 +139,13 @@ def resample(field: Tensor, *, grid: Grid, onto: Grid) -> Tensor:
     return sample_known(field, grid=grid, positions=onto.positions(field.device))
 
 
-def _to_grid_sample(index: Tensor, shape: ShapeYX) -> Tensor:  # the only place with xy order (C1)
+def _to_grid_sample(index: Tensor, shape: ShapeYX) -> Tensor:
     """Turn fractional (y, x) node indices `(2, …)` into grid_sample's normalised (x, y) `(…, 2)`."""
-    normalised = (2.0 * index).add_(1.0).div_(pair_like(shape, index)).sub_(1.0)
+    return _as_query((2.0 * index).add_(1.0).div_(pair_like(shape, index)).sub_(1.0))
+
+
+def _as_query(normalised: Tensor) -> Tensor:  # the only place with xy order (C1)
+    """Turn normalised (y, x) positions `(2, …)`, which are changed, into grid_sample's (x, y) `(…, 2)`."""
     return normalised.clamp_(-_FAR, _FAR).flip(0).movedim(0, -1)
 
 

@@ -36,12 +36,17 @@ _LEVEL_BLUR = 1.0
 class Level:
     """Images of one scale, to refine on."""
 
-    image: Tensor
-    """`(y, x)` float32: contrast, slightly blurred, 0 off the mask."""
+    values: Tensor
+    """`(2, y, x)` float32: contrast, slightly blurred, 0 off the mask; and the mask, 0 or 1."""
     mask: Tensor
     """`(y, x)` bool."""
     grid: Grid
     """Positions in thumbnail px."""
+
+    @property
+    def image(self) -> Tensor:
+        """`(y, x)`, the contrast."""
+        return self.values[0]
 
 
 class CoarseSection:
@@ -133,7 +138,8 @@ class CoarseSection:
             if factor > 1 and min(self.shape) < _LEVEL_SIDE * factor:
                 continue
             image, mask = masked_pool(contrast, self.mask, factor)
-            weight = blur(mask[None].to(image.dtype), _LEVEL_BLUR)[0].clamp(min=0.1)
-            smooth = blur(image[None], _LEVEL_BLUR)[0] / weight * mask
-            out.append(Level(smooth, mask, Grid((image.shape[0], image.shape[1]), float(factor))))
+            known = mask.to(image.dtype)
+            smooth, weight = blur(torch.stack([image, known]), _LEVEL_BLUR)
+            values = torch.stack([smooth / weight.clamp(min=0.1) * known, known])
+            out.append(Level(values, mask, Grid((image.shape[0], image.shape[1]), float(factor))))
         return tuple(out)

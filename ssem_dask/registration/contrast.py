@@ -4,7 +4,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 CONTRAST_CLIP = 3.0
 """Local standard deviations at which contrast saturates, so that dirt does not outvote tissue."""
@@ -22,12 +21,13 @@ def local_contrast(image: Tensor, *, mask: Tensor, radius: int) -> Tensor:
         `(y, x)`, clipped to ±3, 0 off the mask.
     """
     weight = mask.to(image.dtype)
-    count = _box(weight, radius).clamp(min=1e-6)
     known = torch.where(mask, image, torch.zeros_like(image))
     level = known.sum() / weight.sum().clamp(min=1.0)
     centred = (known - level) * weight  # keeps the variance below free of cancellation in float32
-    mean = _box(centred, radius) / count
-    variance = (_box(centred**2, radius) / count - mean**2).clamp(min=0.0)
+    boxes = _box(torch.stack([weight, centred, centred**2]), radius)
+    count = boxes[0].clamp(min=1e-6)
+    mean = boxes[1] / count
+    variance = (boxes[2] / count - mean**2).clamp(min=0.0)
     deviation = variance.sqrt()
     if not bool(mask.any()):
         return torch.zeros_like(image)
@@ -48,7 +48,15 @@ def blur(images: Tensor, sigma: float) -> Tensor:
 
 
 def _box(values: Tensor, radius: int) -> Tensor:
-    """Mean over a square window `(y, x)`, zero beyond the border; one axis at a time."""
-    side = 2 * radius + 1
-    rows = avg_pool2d(values[None, None], (side, 1), stride=1, padding=(radius, 0))
-    return avg_pool2d(rows, (1, side), stride=1, padding=(0, radius))[0, 0]
+    """Mean over a square window, of `(n, y, x)`, zero beyond the border.
+
+    As products with banded matrices, whose time does not grow with the window.
+    """
+    rows, columns = (_band(n, radius, like=values) for n in values.shape[-2:])
+    return rows @ values @ columns
+
+
+def _band(count: int, radius: int, *, like: Tensor) -> Tensor:
+    """`(count, count)`: the mean along an axis of the values up to `radius` away."""
+    index = torch.arange(count, device=like.device)
+    return ((index[:, None] - index).abs() <= radius).to(like.dtype) / (2 * radius + 1)

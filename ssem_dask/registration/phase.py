@@ -95,8 +95,10 @@ def scores(
     """
     f, m = still.spectra, turned.spectra
     products = torch.stack([f[0] * m[:, 0], f[1] * m[:, 2], f[2] * m[:, 1], f[2] * m[:, 2]])
-    size = _padded(shape, reach)
-    product, f_energy, m_energy, overlap = _centre(torch.fft.irfft2(products, s=size), reach)
+    # One axis after the other: of the first one's result only the rows of shifts within reach are transformed on.
+    rows = _centre(torch.fft.ifft(products, dim=-2), reach[0], dim=-2)
+    columns = torch.fft.irfft(rows, n=_padded(shape, reach)[1])
+    product, f_energy, m_energy, overlap = _centre(columns, reach[1], dim=-1)
     energy = (f_energy * m_energy).clamp(min=0.0).sqrt()
     least = max(min_overlap * min(still.area, turned.area), 1.0)
     enough = (overlap > least) & (energy > 1e-6 * energy.max())
@@ -162,11 +164,10 @@ def _padded(shape: ShapeYX | torch.Size, reach: ShapeYX) -> ShapeYX:
     return next_fast_len(shape[0] + reach[0], real=True), next_fast_len(shape[1] + reach[1], real=True)
 
 
-def _centre(values: Tensor, reach: ShapeYX) -> Tensor:
-    """Cut shifts -reach … reach out of a circular correlation `(…, y, x)`."""
-    ry, rx = reach
-    rows = torch.cat([values[..., -ry:, :], values[..., : ry + 1, :]], dim=-2) if ry else values[..., :1, :]
-    return torch.cat([rows[..., -rx:], rows[..., : rx + 1]], dim=-1) if rx else rows[..., :1]
+def _centre(values: Tensor, reach: int, *, dim: int) -> Tensor:
+    """Cut shifts -reach … reach out of a circular correlation, along an axis."""
+    first = values.narrow(dim, 0, reach + 1)
+    return torch.cat([values.narrow(dim, values.shape[dim] - reach, reach), first], dim=dim)
 
 
 def _far(a: int, i: int, j: int, *, angles: Tensor, shape: ShapeYX, side: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Stage measure: what can be known of the result without a truth, by section and by window, for report and status.
 
-A task measures `BLOCK` sections, window by window, so that its memory does not grow with the sections. Images are
+A task measures `BLOCK` sections, some windows at a time, so that its memory does not grow with the sections. Images are
 compared twice: in every window at a coarse mip of the aligned pyramid, and in a *probe*, a square in the middle of the
 sections at the working mip, where the source is looked at as well. Nothing here changes the result.
 """
@@ -19,7 +19,7 @@ from ssem_dask.geometry.region import Footprint
 from ssem_dask.registration.masks import tissue_mask
 from ssem_dask.registration.similarity import chunked_correlation, normalised_correlation
 from ssem_dask.stages.job import TASK_OVERHEAD, Estimate, Job
-from ssem_dask.stages.measure_fields import READ_FIELDS, measure_fields
+from ssem_dask.stages.measure_fields import KEPT, READ_FIELDS, measure_fields, patch_nodes
 from ssem_dask.stages.register import window_core
 from ssem_dask.stages.render import level_name
 from ssem_dask.stages.sections import open_source, read_pooled_sections
@@ -118,14 +118,15 @@ def estimate(job: Job) -> Estimate:
     y, x = shape_at_mip((job.shape[1], job.shape[2]), mip=info.similarity_mip)
     nodes = ceil_div(job.shape[1], job.spacing) * ceil_div(job.shape[2], job.spacing)
     band = (BLOCK + 1) * min(y, _WINDOW_PIXELS) * x
-    window = math.prod(window_core(job.register, job.shape)[1:]) // job.spacing**2
+    held = patch_nodes((job.shape[1], job.shape[2]), window=info.window, spacing=job.spacing)
     return Estimate(
         tasks=tasks,
         pixels=job.size,
         bytes_read=z * (2 * probe * job.info.dtype.itemsize + y * x * job.info.dtype.itemsize + nodes * 4 * 6),
         bytes_written=z * (18 * 4 + 5 * 4 * math.prod(info.windows) + 4 * _PROBE * job.info.dtype.itemsize),
         files=tasks * 6,
-        memory=TASK_OVERHEAD + band * 24 + probe * 60 + BLOCK * (window * 4 * 60 + (1 << 18) * 4 * 8),
+        # One after the other: the probe, a band of windows, and fields with what is kept of them for medians.
+        memory=TASK_OVERHEAD + max(probe * 55, band * 24, BLOCK * (held * 80 + min(nodes, KEPT) * 20)),
     )
 
 

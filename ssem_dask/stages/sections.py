@@ -88,10 +88,14 @@ def read_pooled_sections(volume: Volume, *, boxes: Sequence[Box], device: torch.
     for group in _neighbours(boxes):
         low = tuple(min(box.start[axis] for box in group) for axis in range(3))
         high = tuple(max(box.stop[axis] for box in group) for axis in range(3))
-        pixels = _pooled(volume, Box((low[0], low[1], low[2]), (high[0], high[1], high[2]), group[0].mip), device)
+        common = Box((low[0], low[1], low[2]), (high[0], high[1], high[2]), group[0].mip)
+        stored = device.type == "cpu" and volume.stored_mip(common.mip) == common.mip
+        # What is stored as it is wanted becomes floats a section at a time; a GPU rather takes all of it at once.
+        pixels = _read(volume, common) if stored else _pooled(volume, common, device)
         for i, box in enumerate(group):
             rows, columns = (slice(box.start[a] - low[a], box.stop[a] - low[a]) for a in (1, 2))
-            yield pixels[i, rows, columns]
+            part = pixels[i, rows, columns]
+            yield part if isinstance(part, Tensor) else to_floats(part, device)
 
 
 def _neighbours(boxes: Sequence[Box]) -> Iterator[list[Box]]:

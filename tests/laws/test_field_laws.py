@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from ssem_dask.field.affine import affine_field, apply_affine, compose_affine, invert_affine, rotation_about
 from ssem_dask.field.compose import compose
 from ssem_dask.field.grid import Grid
+from ssem_dask.field.interpolate import sample, sample_affine
 from ssem_dask.field.inverse import inverse, inverse_residual
 from ssem_dask.field.quality import fold_rate, jacobian_determinant, strain
 from ssem_dask.field.warp import warp
@@ -153,6 +154,21 @@ def test_area_and_strain_of_an_affine_field_are_its_stretches(scale_y: float, sc
     largest = max(abs(scale_y - 1), abs(scale_x - 1))
     assert torch.allclose(strain(field, spacing=SPACING), torch.tensor(largest, dtype=torch.float32), atol=1e-3)
     assert fold_rate(field, spacing=SPACING) == 0.0
+
+
+@laws
+@given(image=images(), angle=st.floats(-180, 180), dy=st.floats(-20, 20), origin=st.sampled_from([0.0, 96.0]))
+def test_sampling_by_an_affine_map_is_sampling_at_its_positions(
+    image: torch.Tensor, angle: float, dy: float, origin: float
+) -> None:
+    grid = Grid(SHAPE, SPACING, (origin, -origin))
+    affine = rotation_about(degrees=angle, centre=(40.0, 50.0), shift=(dy, 3.0), scale=1.1)
+    positions = apply_affine(affine, grid.positions())
+    values, inside = sample_affine(image, grid=grid, affine=affine)
+    assert torch.allclose(values, sample(image, grid=grid, positions=positions, kind="bilinear"), atol=1e-2)
+    index = grid.index(positions)
+    at_border = ((index + 0.5).abs() < 1e-3) | ((index - index.new_tensor(SHAPE)[:, None, None] + 0.5).abs() < 1e-3)
+    assert torch.equal(inside | at_border.any(dim=0), grid.contains(positions) | at_border.any(dim=0))
 
 
 def test_folded_nodes_are_counted() -> None:

@@ -70,6 +70,19 @@ def test_correlation_ignores_gain_and_offset(seed: int, gain: float, offset: flo
     assert normalised_correlation(-first, second, valid=valid) == pytest.approx(-plain, abs=1e-9)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.7, 1.0])
+def test_correlation_of_images_that_are_looked_at_in_parts(share: float) -> None:
+    generator = np.random.default_rng(5)
+    slope = np.linspace(0, 200, 500)[:, None]  # parts differ in their means
+    first = (slope + generator.uniform(0, 50, (500, 301))).astype(np.float32)
+    second = (first + generator.uniform(0, 50, first.shape)).astype(np.uint8)
+    valid = generator.random(first.shape) <= share
+    valid[200:400] &= share == 1.0
+    valid[450:] = True
+    expected = np.corrcoef(first[valid].astype(float), second[valid].astype(float))[0, 1]
+    assert normalised_correlation(first, second, valid=valid) == pytest.approx(expected, abs=1e-9)
+
+
 def test_chunked_correlation_is_the_mean_over_squares() -> None:
     generator = np.random.default_rng(3)
     first = generator.standard_normal((70, 140))
