@@ -153,7 +153,7 @@ def estimate(job: Job) -> Estimate:
         + largest // job.register.sections // 4**mip * 4 * 52
         + largest * itemsize,
         # Of the window images, features and masks; of a section's extent what the solvers keep for 32 pairs at a time.
-        gpu_memory=largest // 4**mip * 12 + largest // job.register.sections // 4**mip * 320,
+        gpu_memory=largest // 4**mip * 12 + largest // job.register.sections // 4**mip * 160,
     )
 
 
