@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from tests.benchmarks.accuracy.cells import Cell, is_current, run_cell
 from tests.benchmarks.accuracy.methods import Method
-from tests.benchmarks.accuracy.scenes import Scene
+from tests.benchmarks.accuracy.scenes import Scene, prepare
 
 Execute: TypeAlias = Callable[[Cell], None]
 Progress: TypeAlias = Callable[[str], None]
@@ -26,6 +26,8 @@ def cells_of(methods: Iterable[Method], scenes: Sequence[Scene], *, work: Path, 
 
 def run_missing(cells: Sequence[Cell], *, jobs: int, execute: Execute, progress: Progress) -> list[dict[str, Any]]:
     """Run what is missing or out of date; the records of all cells, in their order."""
+    for cell in cells:  # one after another: cells that run side by side share them
+        prepare(cell.scene, work=cell.work, data=cell.data)
     for wave in ([c for c in cells if c.scene.seed is None], [c for c in cells if c.scene.seed is not None]):
         left = [cell for cell in wave if not is_current(cell)]
         with ThreadPoolExecutor(max_workers=jobs) as pool:
