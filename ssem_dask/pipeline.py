@@ -73,6 +73,11 @@ class Plan:
         """Peak bytes of a worker that runs the largest task, its process included."""
         return PROCESS + max((estimate.memory for estimate in self.estimates.values()), default=0)
 
+    @property
+    def gpu_memory(self) -> int:
+        """Peak bytes of a GPU that the largest task takes."""
+        return max((estimate.gpu_memory for estimate in self.estimates.values()), default=0)
+
 
 @dataclass(slots=True)
 class Summary:
@@ -417,7 +422,13 @@ def align(
     settings = make_config({"source": source, "output": output, **config}, where="align")
     planned = plan(settings)
     where = cluster_settings(cluster, workers=workers, table=settings.cluster)
-    executor = open_cluster(where.name, workers=where.workers, settings=where, task_memory=planned.worker_memory)
+    executor = open_cluster(
+        where.name,
+        workers=where.workers,
+        settings=where,
+        task_memory=planned.worker_memory,
+        task_gpu_memory=planned.gpu_memory,
+    )
     try:
         return run(planned, executor=executor, observer=observer or Silent(), allow_missing=allow_missing)
     finally:

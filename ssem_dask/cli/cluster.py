@@ -23,7 +23,11 @@ def open_executor(
         ConfigError: as `cluster_settings` and `open_cluster`.
     """
     settings = cluster_settings(cluster, workers=workers, table=table or ClusterConfig())
-    largest = plan.worker_memory if plan else 0
     return open_cluster(
-        settings.name, workers=settings.workers, settings=settings, task_memory=largest, note=console.note
+        settings.name,
+        workers=settings.workers,
+        settings=settings,
+        task_memory=plan.worker_memory if plan else 0,
+        task_gpu_memory=plan.gpu_memory if plan else 0,
+        note=console.note,
     )

@@ -108,7 +108,13 @@ def plan(
     settings = load_config(config)
     planned = pipeline.plan(settings)
     where = cluster_settings(cluster, workers=workers, table=settings.cluster)
-    refuse_small_workers(where.name, workers=where.workers, settings=where, task_memory=planned.worker_memory)
+    refuse_small_workers(
+        where.name,
+        workers=where.workers,
+        settings=where,
+        task_memory=planned.worker_memory,
+        task_gpu_memory=planned.gpu_memory,
+    )
     cost = None if cluster is None else _cost(planned, settings, cluster, workers)
     if as_json:
         console.show_json(
@@ -168,7 +174,12 @@ def _cost(planned: pipeline.Plan, settings: RunConfig, cluster: str, workers: in
     wanted: dict[str, int] = {str(stage): number for stage, number in where.stage_workers.items()}
     few = where.model_copy(update={"stage_workers": {}, "workers": None if where.name == "slurm" else where.workers})
     executor = open_cluster(
-        few.name, workers=few.workers, settings=few, task_memory=planned.worker_memory, note=console.note
+        few.name,
+        workers=few.workers,
+        settings=few,
+        task_memory=planned.worker_memory,
+        task_gpu_memory=planned.gpu_memory,
+        note=console.note,
     )
     number = None if where.name == "local-gpu" else where.workers  # there it is that of the GPUs
     try:

@@ -61,6 +61,20 @@ def test_tasks_that_share_a_gpus_worker_must_fit_too(monkeypatch: pytest.MonkeyP
         refuse(4_000_000_000, gpu_workers=8)
 
 
+@pytest.mark.parametrize(
+    ("card", "task", "workers"),
+    [(80, 5, 3), (48, 5, 3), (40, 5, 2), (24, 5, 1), (8, 5, 1), (24, 0, 3), (None, 5, 3)],
+)
+def test_no_more_workers_share_a_gpu_than_its_memory_holds(
+    monkeypatch: pytest.MonkeyPatch, card: int | None, task: int, workers: int
+) -> None:
+    """A worker has three tasks and what CUDA takes; one worker there always is, and halves what does not fit."""
+    monkeypatch.setattr(local.os, "sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.setattr(local, "gpu_memory", lambda: None if card is None else card * 10**9)
+    assert local.shares_on_gpus(1, per_gpu=None, task_gpu_memory=task * 10**9)[0] == workers
+    assert local.shares_on_gpus(1, per_gpu=2, task_gpu_memory=task * 10**9)[0] == 2
+
+
 def test_plan_refuses_jobs_whose_workers_are_too_small(observed: str, tmp_path: Path) -> None:
     config = tmp_path / "run.toml"
     cluster = {"name": "slurm", "slurm": {"cores": 4, "memory": "1 GB"}}

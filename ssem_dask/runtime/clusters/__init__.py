@@ -21,6 +21,7 @@ def open_cluster(
     workers: int | None,
     settings: ClusterConfig | None = None,
     task_memory: int = 0,
+    task_gpu_memory: int = 0,
     note: Callable[[str], None] = lambda _message: None,
 ) -> Executor:
     """Start or join a cluster.
@@ -31,6 +32,7 @@ def open_cluster(
         workers: number of workers; what None means depends on the cluster.
         settings: the rest of the `[cluster]` table; its name and workers do not count. None: the defaults.
         task_memory: bytes that the largest task holds; 0 where that is not known.
+        task_gpu_memory: bytes of a GPU that the largest task takes; decides how many workers share one.
         note: told what a user may want to know of the cluster's own doings.
 
     Raises:
@@ -45,11 +47,15 @@ def open_cluster(
     stage_workers: dict[str, int] = {str(stage): wanted for stage, wanted in settings.stage_workers.items()}
     if name == "serial":
         return SerialExecutor()
-    refuse_small_workers(name, workers=workers, settings=settings, task_memory=task_memory)
+    refuse_small_workers(
+        name, workers=workers, settings=settings, task_memory=task_memory, task_gpu_memory=task_gpu_memory
+    )
     if name == "local":
         return start_local(workers, deadline=settings.deadline, stage_workers=stage_workers)
     if name == "local-gpu":
-        return start_local_gpu(workers, per_gpu=settings.gpu_workers, deadline=settings.deadline)
+        return start_local_gpu(
+            workers, per_gpu=settings.gpu_workers, task_gpu_memory=task_gpu_memory, deadline=settings.deadline
+        )
     if name == "slurm":
         return start_slurm(
             settings.slurm,
@@ -76,7 +82,9 @@ def open_cluster(
     )
 
 
-def refuse_small_workers(name: str, *, workers: int | None, settings: ClusterConfig, task_memory: int) -> None:
+def refuse_small_workers(
+    name: str, *, workers: int | None, settings: ClusterConfig, task_memory: int, task_gpu_memory: int = 0
+) -> None:
     """Make sure, without starting anything, that a worker could hold the largest task.
 
     Of a scheduler by address that is known only when it is joined.
@@ -86,6 +94,7 @@ def refuse_small_workers(name: str, *, workers: int | None, settings: ClusterCon
         workers: number of them; None: as the cluster chooses.
         settings: the `[cluster]` table.
         task_memory: bytes of the largest task, with the process that runs it.
+        task_gpu_memory: as of `open_cluster`.
 
     Raises:
         ConfigError: it could not.
@@ -99,7 +108,8 @@ def refuse_small_workers(name: str, *, workers: int | None, settings: ClusterCon
     elif name == "local-gpu":
         gpus = max(1, len(visible_gpus()[:workers]))  # without any, its start says so
         # Of a worker's tasks one at least must fit: the largest are those that compute on a GPU, and take turns there.
-        share = GPU_THREADS * shares_on_gpus(gpus, per_gpu=settings.gpu_workers)[2]
+        shares = shares_on_gpus(gpus, per_gpu=settings.gpu_workers, task_gpu_memory=task_gpu_memory)
+        share = GPU_THREADS * shares[2]
         which, fewer = "worker with a GPU", "use a machine with more memory for each core"
     else:
         return

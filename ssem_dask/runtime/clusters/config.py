@@ -58,8 +58,8 @@ class ClusterConfig(ConfigBase):
     """Workers; None: one a core with `local`, those of one job with `slurm`. With `local-gpu` the number of GPUs to
     use; None: all. A scheduler by address has its own."""
     gpu_workers: int | None = Field(default=None, ge=1)
-    """Worker processes that share each GPU with `local-gpu`; None: one for each 5 cores that a GPU has, at most 3.
-    Each holds its own part of the GPU's memory, as `plan` states it."""
+    """Worker processes that share each GPU with `local-gpu`; None: one for each 5 cores that a GPU has, at most 3
+    and no more than its memory holds: each has its own part of it, of three tasks as `plan` states them."""
     stage_workers: dict[StageName, Annotated[int, Field(ge=1)]] = Field(default={})
     """Workers while a stage runs, where not `workers`, e.g. `{ register = 40, compose = 4 }`; for `local` and
     `slurm`."""

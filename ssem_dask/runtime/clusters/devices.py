@@ -10,6 +10,12 @@ def visible_gpus() -> list[str]:
     return named_gpus()[: torch.cuda.device_count()]
 
 
+def gpu_memory() -> int | None:
+    """Bytes of the GPU that has least of those that this process may use; None where it has none."""
+    sizes = [torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())]
+    return min(sizes, default=None)
+
+
 def named_gpus() -> list[str]:
     """Names of the CUDA GPUs in the variable, or of all that the driver shows where it is not set."""
     value = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -14,7 +14,7 @@ from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
 
 from ssem_dask.errors import ConfigError
-from ssem_dask.runtime.clusters.devices import visible_gpus
+from ssem_dask.runtime.clusters.devices import gpu_memory, visible_gpus
 from ssem_dask.runtime.distributed import DaskExecutor
 from ssem_dask.runtime.placement import GPU, GPU_THREADS
 from ssem_dask.runtime.pool import Pool
@@ -23,6 +23,8 @@ _HOST = "127.0.0.1"
 _DASHBOARD = f"{_HOST}:0"
 _CORES_OF_A_WORKER = 5
 _MOST_PER_GPU = 3
+_CONTEXT = 1_000_000_000
+"""Bytes of a GPU that each process takes for CUDA and its libraries; .5 to .9 GB were seen."""
 
 
 def start_local(
@@ -52,7 +54,11 @@ def local_share(workers: int | None, stage_workers: Mapping[str, int] | None = N
 
 
 def start_local_gpu(
-    gpus_wanted: int | None, *, per_gpu: int | None = None, deadline: float | None = None
+    gpus_wanted: int | None,
+    *,
+    per_gpu: int | None = None,
+    task_gpu_memory: int = 0,
+    deadline: float | None = None,
 ) -> DaskExecutor:
     """Start workers for each GPU of this machine, or for the first `gpus_wanted` of them; see `start_on_gpus`.
 
@@ -70,26 +76,29 @@ def start_local_gpu(
             f"--cluster local-gpu: --workers {gpus_wanted} is the number of GPUs to use, but this machine has "
             f"{len(gpus)}; use --workers {len(gpus)} or fewer."
         )
-    return start_on_gpus(gpus[:gpus_wanted], per_gpu=per_gpu, deadline=deadline)
+    return start_on_gpus(gpus[:gpus_wanted], per_gpu=per_gpu, task_gpu_memory=task_gpu_memory, deadline=deadline)
 
 
-def start_on_gpus(gpus: Sequence[str], *, per_gpu: int | None = None, deadline: float | None = None) -> DaskExecutor:
+def start_on_gpus(
+    gpus: Sequence[str], *, per_gpu: int | None = None, task_gpu_memory: int = 0, deadline: float | None = None
+) -> DaskExecutor:
     """Start workers for each GPU named as in `CUDA_VISIBLE_DEVICES`, and workers without one for the cores left.
 
     A worker with a GPU sees no other, is labelled GPU = 1, and has three threads, so that it reads and writes while it
-    computes. Several share a GPU where there are cores for it: reading, decoding and launching kernels keep one process
-    busier than the GPU. Stages that use no GPU go to all workers.
+    computes. Several share a GPU where there are cores and memory for it: reading, decoding and launching kernels keep
+    one process busier than the GPU. Stages that use no GPU go to all workers.
 
     Args:
         gpus: their names.
         per_gpu: workers that share a GPU; None: one for each `_CORES_OF_A_WORKER` cores that a GPU has, at most
-            `_MOST_PER_GPU`.
+            `_MOST_PER_GPU`, and no more than its memory holds.
+        task_gpu_memory: bytes of a GPU that the largest task takes; 0 where that is not known.
         deadline: as in `DaskExecutor`.
     """
     _one_death_is_blamed()
     security = Security.temporary()
     common = {"host": _HOST, "protocol": "tls://", "security": security}
-    per_gpu, without, share = shares_on_gpus(len(gpus), per_gpu=per_gpu)
+    per_gpu, without, share = shares_on_gpus(len(gpus), per_gpu=per_gpu, task_gpu_memory=task_gpu_memory)
 
     def worker(threads: int, gpu: str, **options: Any) -> dict[str, Any]:
         memory = {"nthreads": threads, "memory_limit": threads * share}
@@ -106,16 +115,20 @@ def start_on_gpus(gpus: Sequence[str], *, per_gpu: int | None = None, deadline: 
     return DaskExecutor(client, deadline=deadline)
 
 
-def shares_on_gpus(gpus: int, *, per_gpu: int | None) -> tuple[int, int, int]:
+def shares_on_gpus(gpus: int, *, per_gpu: int | None, task_gpu_memory: int = 0) -> tuple[int, int, int]:
     """Workers that share each GPU, workers without one, and the bytes that each task of all may hold.
 
     Args:
         gpus: number of them.
         per_gpu: see `start_on_gpus`.
+        task_gpu_memory: as well.
     """
     cores = len(os.sched_getaffinity(0))
     if per_gpu is None:
-        per_gpu = min(max(cores // (_CORES_OF_A_WORKER * gpus), 1), _MOST_PER_GPU)
+        # Tasks of a worker take turns to compute, but each holds what it computes with, and torch keeps what it had.
+        held, room = GPU_THREADS * task_gpu_memory + _CONTEXT, gpu_memory()
+        fitting = _MOST_PER_GPU if room is None else room // held
+        per_gpu = max(min(cores // (_CORES_OF_A_WORKER * gpus), _MOST_PER_GPU, fitting), 1)
     threads = GPU_THREADS * per_gpu * gpus
     without = max(1, cores - threads)
     return per_gpu, without, int(MEMORY_LIMIT) // (threads + without)
