@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from ssem_dask.errors import ConfigError, SourceError
 from ssem_dask.geometry.chunks import round_up
-from ssem_dask.geometry.mip import level_count, mip_for_pixel_size
+from ssem_dask.geometry.mip import ceil_div, level_count, mip_for_pixel_size
 from ssem_dask.registration.damage import PIXEL as DAMAGE_PIXEL
 from ssem_dask.registration.gauss_newton_window import SEARCH_RANGE
 from ssem_dask.registration.register import encoder_digest
@@ -40,10 +40,9 @@ from ssem_dask.storage.volume import Volume, VolumeInfo, check_image_dtype, chec
 from ssem_dask.types import ConfigBase
 
 _WINDOW, _WIDE_WINDOW = 1024, 2048  # px of the working image: bounds the memory of a task
-_WIDE = (
-    4096  # px of the working image, from which on windows are wide: less of what is read is halo, and a GPU is given
-)
-# more to compute for what it costs to tell it; smaller sections would make too few tasks
+# From this side on, px of the working image, windows are wide, where there are as many as a machine has cores for: less
+# of what is read is halo, and a GPU computes for longer than it takes to tell it to (docs/decisions/0024).
+_WIDE, _ENOUGH_WINDOWS = 4096, 48
 # px of the working image: the longest displacement, and as far as what lies at the border of what is read changes the
 # field by more than a tenth of a px (docs/decisions/0014).
 _HALO = SEARCH_RANGE + 96
@@ -273,8 +272,7 @@ def _resolve_register(config: RegisterStageConfig, info: VolumeInfo) -> tuple[Re
             f"[register] spacing = {spacing}: must be a multiple of 2**mip = {scale}, so that nodes meet the working "
             f"pixels; use {round_up(spacing, multiple=scale)}."
         )
-    side = _WIDE_WINDOW if max(info.shape[1:]) >= _WIDE * scale else _WINDOW
-    window = config.window or round_up(side * scale, multiple=spacing)
+    window = config.window or _window_side(config.sections, info, scale=scale, spacing=spacing)
     if window % spacing:
         raise ConfigError(
             f"[register] window = {window}: must be a multiple of spacing = {spacing}, so that windows share no node; "
@@ -300,6 +298,15 @@ def _resolve_register(config: RegisterStageConfig, info: VolumeInfo) -> tuple[Re
             else f"register.gauss_newton.smoothness = {list(given)}: given, not chosen from the data"
         )
     return resolved.model_copy(update={"mip": mip, "window": window, "halo": halo}), choices
+
+
+def _window_side(sections: int, info: VolumeInfo, *, scale: int, spacing: int) -> int:
+    """Side of a window's core, mip-0 px, by the volume alone: results hang on it by hundredths of a pixel."""
+    wide = round_up(_WIDE_WINDOW * scale, multiple=spacing)
+    count = math.prod(ceil_div(n, extent) for n, extent in zip(info.shape, (sections, wide, wide), strict=True))
+    if max(info.shape[1:]) >= _WIDE * scale and count >= _ENOUGH_WINDOWS:
+        return wide
+    return round_up(_WINDOW * scale, multiple=spacing)
 
 
 def _working_pixel(mip: int, nearest: int, info: VolumeInfo) -> str:

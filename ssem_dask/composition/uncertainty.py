@@ -82,12 +82,12 @@ def section_variance(
     expected = replace(believed(fitted, certainty=certainty), erratic=fitted.erratic)
     model, seen = SequenceModel(weights), _spoken_for(weights)
     sections, parts = _combinations(_courses(seen, reach=reach))
-    known, lost = np.empty((len(shares), len(seen))), np.empty(len(seen))
+    known = np.empty((len(shares), len(seen)))
     for i, share in enumerate(shares):
         factor = model.factor(replace(expected, noise=expected.noise / float(share)))
         covariance = factor.distortion_covariance(reach=2 * reach)
         known[i] = np.maximum(_quadratic(covariance, sections, parts), 0.0)
-        lost = fitted.distortion + _quadratic(covariance, sections[:, 1:], parts[:, 1:])
+    lost = fitted.distortion + _quadratic(covariance, sections[:, 1:], parts[:, 1:])  # where pairs are worth the usual
     # A section that is hardly known is hardly moved, so its error is no more than its distortion.
     return SectionVariance(known=np.where(seen, np.minimum(known, np.maximum(known[-1], lost)), lost), lost=lost)
 

@@ -50,7 +50,7 @@ def blur(images: Tensor, sigma: float) -> Tensor:
 def _box(values: Tensor, radius: int) -> Tensor:
     """Mean over a square window, of `(n, y, x)`, zero beyond the border.
 
-    As products with banded matrices, whose time does not grow with the window.
+    As products with banded matrices, whose time does not grow with the window; for thumbnails, not for whole sections.
     """
     rows, columns = (_band(n, radius, like=values) for n in values.shape[-2:])
     return rows @ values @ columns

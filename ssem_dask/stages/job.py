@@ -71,8 +71,8 @@ class RegisterStageConfig(RegisterConfig):
     """Pair fields from overlapping windows of neighbour sections."""
 
     window: int | None = Field(default=None, ge=64)
-    """Side of a window's core, mip-0 px; None: 1024 px of the working mip, 2048 where sections have 4096 or more, or
-    the section where that is smaller."""
+    """Side of a window's core, mip-0 px; None: 1024 px of the working mip, 2048 where sections have 4096 or more
+    and that leaves 48 windows, or the section where that is smaller."""
     halo: int | None = Field(default=None, ge=0)
     """Width read around a window's core, mip-0 px; None: 192 px of the working mip."""
     sections: int = Field(default=8, ge=1)

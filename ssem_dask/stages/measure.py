@@ -117,7 +117,7 @@ def estimate(job: Job) -> Estimate:
     probe = info.probe.shape[1] * info.probe.shape[2]
     y, x = shape_at_mip((job.shape[1], job.shape[2]), mip=info.similarity_mip)
     nodes = ceil_div(job.shape[1], job.spacing) * ceil_div(job.shape[2], job.spacing)
-    band = (BLOCK + 1) * min(y, _WINDOW_PIXELS) * x
+    band = (BLOCK + 1) * min(y, max(_WINDOW_PIXELS, info.window[0] >> info.similarity_mip)) * x
     held = patch_nodes((job.shape[1], job.shape[2]), window=info.window, spacing=job.spacing)
     return Estimate(
         tasks=tasks,

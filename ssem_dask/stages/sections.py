@@ -91,7 +91,8 @@ def read_pooled_sections(volume: Volume, *, boxes: Sequence[Box], device: torch.
         common = Box((low[0], low[1], low[2]), (high[0], high[1], high[2]), group[0].mip)
         stored = device.type == "cpu" and volume.stored_mip(common.mip) == common.mip
         # What is stored as it is wanted becomes floats a section at a time; a GPU rather takes all of it at once.
-        pixels = _read(volume, common) if stored else _pooled(volume, common, device)
+        inside = common.clipped(volume.shape_at(common.mip))
+        pixels = _read(volume, inside) if stored else _pooled(volume, common, device)
         for i, box in enumerate(group):
             rows, columns = (slice(box.start[a] - low[a], box.stop[a] - low[a]) for a in (1, 2))
             part = pixels[i, rows, columns]

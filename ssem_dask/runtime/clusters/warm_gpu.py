@@ -49,11 +49,11 @@ def warm(device: torch.device) -> None:
 
 
 def _warm() -> None:
-    device = compute_device()
-    if device.type == "cpu":
-        return
     try:
+        device = compute_device()
+        if device.type == "cpu":
+            return
         with computing_on(device):
             warm(device)
-    except (RuntimeError, ImportError) as error:  # nothing hangs on it: a task that meets the same will say so
+    except Exception as error:  # noqa: BLE001  nothing hangs on it: a task that meets the same will say so
         _LOG.info("what registration needs was not loaded beforehand: %s", error)

@@ -6,7 +6,8 @@ from ssem_dask.field.affine import IDENTITY, apply_affine, compose_affine, inver
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.warp import sample_image
 from ssem_dask.registration.coarse import CoarseConfig, CoarsePair, CoarseSection, estimate_pair
-from ssem_dask.registration.contrast import blur
+from ssem_dask.registration.coarse_refine import _normal_equations
+from ssem_dask.registration.contrast import blur, local_contrast
 from ssem_dask.registration.masks import tissue_mask
 from ssem_dask.types import Float64Array, ShapeYX
 
@@ -201,3 +202,34 @@ def test_tissue_that_cannot_overlap_enough_is_not_believed() -> None:
 def test_different_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="one shape"):
         estimate(texture((64, 64), seed=0), texture((64, 60), seed=0))
+
+
+def test_sums_by_row_and_column_are_the_normal_equations() -> None:
+    """Against the matrix with one row for each pixel."""
+    shape, half = (31, 44), 22.0
+    random = torch.Generator().manual_seed(4)
+    gradient = torch.randn(2, *shape, generator=random)
+    residual, weight = (torch.rand(shape, generator=random) for _ in range(2))
+    weight[:5] = 0.0
+    normal, right = _normal_equations((gradient[0], gradient[1]), residual, weight, half=half)
+    y, x = ((torch.arange(n) + 0.5 - n / 2) / half for n in shape)
+    places = torch.stack([torch.ones(shape), y[:, None].expand(shape), x.expand(shape)])
+    design = torch.cat([gradient[0] * places, gradient[1] * places]).flatten(1).double().numpy()
+    weighted = design * weight.flatten().double().numpy()
+    np.testing.assert_allclose(normal, weighted @ design.T, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(right, weighted @ residual.flatten().double().numpy(), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("shape", "radius"), [((40, 33), 4), ((7, 50), 9), ((1, 1), 3)])
+def test_contrast_is_by_the_mean_and_deviation_around_each_pixel(shape: ShapeYX, radius: int) -> None:
+    """Windows may be larger than the image; what is off the mask does not count."""
+    random = torch.Generator().manual_seed(2)
+    image, mask = 50 + 9 * torch.randn(shape, generator=random), torch.rand(shape, generator=random) < 0.8
+    found = local_contrast(image, mask=mask, radius=radius)
+    assert not found[~mask].any()
+    for y, x in torch.nonzero(mask)[:: max(1, int(mask.sum()) // 20)].tolist():
+        near = (slice(max(0, y - radius), y + radius + 1), slice(max(0, x - radius), x + radius + 1))
+        seen = image[near][mask[near]].double()
+        if len(seen) > 1:
+            expected = (image[y, x] - seen.mean()) / seen.std(correction=0).clamp(min=1e-3)
+            assert float(found[y, x]) == pytest.approx(float(expected.clamp(-3, 3)), abs=0.02)
