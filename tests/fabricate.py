@@ -49,7 +49,7 @@ def fabricate_run(folder: Path, *, sections: int, side: int, seed: int = 1) -> F
     info = VolumeInfo(shape=(sections, side, side), dtype=np.dtype("uint8"), pixel_size=2.5, section_thickness=40.0)
     source = create_volume(str(folder / "source.zarr"), info=info, chunk=(1, 512, 512), shard=(1, 2048, 2048), mips=1)
     output = str(folder / "out.zarr")
-    planned = pipeline.plan(make_config({"source": source.url, "output": output}))
+    planned = pipeline.plan(make_config({"source": source.url, "output": output, "register": {"window": 2048}}))
     pipeline.open_run(planned)
     job = planned.job
     for stage in pipeline.STAGES:
