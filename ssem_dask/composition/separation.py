@@ -36,7 +36,9 @@ LEAST_DISTORTION = 3.0
 LEAST_LONG, LEAST_SHORT = 2.5, 0.5
 """The same of elastic waves. A section bends like a sheet, hardly at short wavelengths; there tissue moves by more."""
 ERRATIC_KEPT = 0.5
-"""What is believed of the fitted erratic motion (rms) in such sections: distortion easily passes for it."""
+"""What is believed of the fitted erratic motion (rms) where there is much distortion, which easily passes for it."""
+_MUCH = 4.0
+"""Distortion of half the motion (rms) is enough for half of that doubt (docs/decisions/0025)."""
 UNKNOWNS = 3
 """For each section: distortion, natural motion, erratic motion."""
 
@@ -175,17 +177,20 @@ def certainty_of(evidence: float, *, pairs: int) -> float:
 def believed(fitted: Variances, *, certainty: float) -> Variances:
     """What a solve shall expect.
 
-    What was fitted; where nothing was displaced, that is next to no distortion, and sections stay as they are. In
+    What was fitted; where nothing was displaced, that is next to no distortion, and sections stay as they are. The more
+    distortion there is beside the motion, the more of what passes for erratic motion is distortion as well. In
     sections that certainly were cut and mounted one by one, distortion is expected to be no less than `least` times
-    the motion, whatever was fitted, and less to be erratic: of motion lost and distortion left
-    in, the latter is worse, and at the wavelengths where tissue moves most the two are hard to tell apart.
+    the motion, whatever was fitted: of motion lost and distortion left in, the latter is worse, and at the wavelengths
+    where tissue moves most the two are hard to tell apart.
 
     Args:
         fitted: as found.
         certainty: as of `certainty_of`.
     """
     least = certainty * fitted.least**2 * fitted.motion
-    kept = 1.0 - certainty * (1.0 - ERRATIC_KEPT**2)
+    there = _MUCH * fitted.distortion
+    doubted = max(certainty, there / (there + fitted.motion) if there > 0 else 0.0)
+    kept = 1.0 - doubted * (1.0 - ERRATIC_KEPT**2)
     return replace(fitted, distortion=max(fitted.distortion, least), erratic=fitted.erratic * kept)
 
 

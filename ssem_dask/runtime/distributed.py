@@ -16,7 +16,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from queue import Empty, SimpleQueue
@@ -44,6 +44,8 @@ _FIRST_DEADLINE = 3600.0  # s, while no task of the stage has ended
 _LEAST_DEADLINE = 600.0  # s
 _TIMES_LONGEST = 20.0  # the deadline, in times of the longest task of the stage so far
 _RESTART_SECONDS = 30.0
+_CHATTER = ("distributed", "tornado.application")
+"""Loggers of what a cluster is made of: on its way down its parts complain of each other's going, with tracebacks."""
 _CLUSTER_PATIENCE = 1800.0
 """Seconds without a scheduler, or without any worker, until the run is given up."""
 
@@ -177,9 +179,10 @@ class DaskExecutor:
     def close(self) -> None:
         """Disconnect, and stop the cluster if this client started it."""
         cluster = self._client.cluster
-        self._client.close()
-        if cluster is not None:
-            cluster.close()
+        with _unheard():
+            self._client.close()
+            if cluster is not None:
+                cluster.close()
 
     def _enter(self, stage: str) -> None:
         """Know which workers a stage's tasks may go to, and have as many as it wants."""
@@ -318,6 +321,20 @@ class DaskExecutor:
                 self._threads = int(sum(client.nthreads().values()))
             self._threads_at = time.monotonic()
         return self._threads
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Let a cluster go without its parts' last words, which a user would take for an error."""
+    loggers = [logging.getLogger(name) for name in _CHATTER]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _announced(work: Work, task: Task, key: str, topic: str) -> TaskReport:

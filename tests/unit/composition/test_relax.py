@@ -9,7 +9,7 @@ from ssem_dask.composition.affine_sections import separate_affines
 from ssem_dask.composition.likelihood import evidence_of_distortion, fit_variances
 from ssem_dask.composition.relax import relax
 from ssem_dask.composition.relax_config import RelaxConfig
-from ssem_dask.composition.separation import CERTAIN_EVIDENCE, SequenceModel, believed, certainty_of
+from ssem_dask.composition.separation import CERTAIN_EVIDENCE, SequenceModel, Variances, believed, certainty_of
 from ssem_dask.composition.spectra import bands_of, from_spectrum, to_spectrum
 from ssem_dask.field.affine import IDENTITY
 from ssem_dask.types import Float64Array
@@ -264,3 +264,16 @@ def _relaxed(
 def _matrices(affines: Float64Array) -> Float64Array:
     last = np.broadcast_to([[0.0, 0.0, 1.0]], (*affines.shape[:-2], 1, 3))
     return np.concatenate([affines, last], axis=-2)
+
+
+def test_erratic_motion_is_doubted_as_far_as_there_is_distortion() -> None:
+    """Half of it (rms) at most; and none where sections lie as they were."""
+    kept = [
+        believed(Variances(distortion, 4.0, 0.8, 0.1, erratic=1.0), certainty=0.0).erratic
+        for distortion in (0.0, 1e-6, 1.0, 4.0, 1e6)
+    ]
+    assert kept[0] == 1.0
+    assert kept == sorted(kept, reverse=True)
+    assert kept[2] == pytest.approx(1.0 - 0.5 * 0.75)
+    assert kept[-1] == pytest.approx(0.25, abs=1e-4)
+    assert believed(Variances(0.0, 4.0, 0.8, 0.1, erratic=1.0), certainty=1.0).erratic == pytest.approx(0.25)

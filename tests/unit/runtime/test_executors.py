@@ -1,5 +1,6 @@
 """Every executor keeps the same contract: each task comes back once, failures are reports, tasks are taken lazily."""
 
+import logging
 import os
 import signal
 import time
@@ -12,7 +13,7 @@ import pytest
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.clusters.config import ClusterConfig
-from ssem_dask.runtime.distributed import DaskExecutor
+from ssem_dask.runtime.distributed import DaskExecutor, _unheard
 from ssem_dask.runtime.execute import cause_of, execute, open_ledger
 from ssem_dask.runtime.executor import Executor, SerialExecutor
 from ssem_dask.task import Cause, Outcome, Result, Task, TaskReport
@@ -143,3 +144,13 @@ def test_a_task_that_hangs_is_given_out_again_after_its_deadline(tmp_path: Path)
     assert all(r.outcome is Outcome.OK for r in reports.values())
     assert reports["count/002"].attempts == 2
     assert open_ledger(str(tmp_path)).read("count/004") == hung
+
+
+def test_a_cluster_that_goes_is_not_heard_and_later_ones_are(caplog: pytest.LogCaptureFixture) -> None:
+    """Heartbeats that meet a closed connection end in tracebacks, which a user would take for an error."""
+    with _unheard():
+        for name in ("tornado.application", "distributed.core"):
+            logging.getLogger(name).error("Exception in callback of %s", name)
+    assert not caplog.text
+    logging.getLogger("tornado.application").error("of another cluster")
+    assert "of another cluster" in caplog.text
