@@ -13,7 +13,7 @@ from ssem_dask.cli.watch import watch as watch_run
 from ssem_dask.config import RunConfig, cluster_settings, load_config, make_config
 from ssem_dask.report.words import duration, si
 from ssem_dask.rerun import standing
-from ssem_dask.runtime.clusters import open_cluster, refuse_small_workers
+from ssem_dask.runtime.clusters import refuse_small_workers
 from ssem_dask.sampling import Cost, measure_cost
 from ssem_dask.task import TaskReport
 
@@ -173,14 +173,7 @@ def _cost(planned: pipeline.Plan, settings: RunConfig, cluster: str, workers: in
     where = cluster_settings(cluster, workers=workers, table=settings.cluster)
     wanted: dict[str, int] = {str(stage): number for stage, number in where.stage_workers.items()}
     few = where.model_copy(update={"stage_workers": {}, "workers": None if where.name == "slurm" else where.workers})
-    executor = open_cluster(
-        few.name,
-        workers=few.workers,
-        settings=few,
-        task_memory=planned.worker_memory,
-        task_gpu_memory=planned.gpu_memory,
-        note=console.note,
-    )
+    executor = open_executor(None, workers=None, table=few, plan=planned)
     number = None if where.name == "local-gpu" else where.workers  # there it is that of the GPUs
     try:
         return measure_cost(

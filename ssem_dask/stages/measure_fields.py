@@ -17,7 +17,7 @@ from ssem_dask.storage.arrays import ZarrArray, open_array
 from ssem_dask.storage.fields import open_coarse
 from ssem_dask.storage.location import exists
 from ssem_dask.storage.quality import QualityInfo, window_boxes
-from ssem_dask.types import AnyArray, Float64Array, ShapeYX
+from ssem_dask.types import Float64Array, ShapeYX
 
 READ_FIELDS = ("coarse", "section", "pairs", "confidence", "uncertainty")
 """Arrays of `fields/` that are looked at."""
@@ -218,17 +218,8 @@ def _median(values: Tensor) -> float:
 
 
 def _quantile(values: Tensor, share: float) -> float:
-    every: AnyArray = values.numpy().ravel()
-    known = every[np.isfinite(every)]
-    if not known.size:
-        return math.nan
-    place = share * (known.size - 1)
-    below = int(place)
-    parted = np.partition(known, below)
-    lower = float(parted[below])
-    # Partitioned by one value; the next is the least of those above it.
-    upper = float(parted[below + 1 :].min()) if below + 1 < known.size else lower
-    return lower + (upper - lower) * (place - below)
+    known = values[torch.isfinite(values)].double().numpy()
+    return float(np.quantile(known, share)) if known.size else math.nan
 
 
 def _read(values: object) -> Tensor:
