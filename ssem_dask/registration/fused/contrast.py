@@ -4,7 +4,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ssem_dask.registration.fused import kernels
+from ssem_dask.registration.fused.kernels import contrast as kernels
 
 _PIXELS = 1024
 _BLOCKS = 16  # blocks of a program

@@ -7,7 +7,8 @@ import triton
 
 from ssem_dask.field.grid import Grid
 from ssem_dask.registration.confidence import Evidence, evidence_of
-from ssem_dask.registration.fused import kernels
+from ssem_dask.registration.fused.kernels.evidence import evidence_maps
+from ssem_dask.registration.fused.kernels.warp import mean_error, warp_features
 from ssem_dask.registration.gauss_newton import FeatureLevel, NodeFields
 from ssem_dask.registration.vector_map import axis_index
 
@@ -42,7 +43,7 @@ def fused_evidence(
     warped = torch.empty(n, channels, h, w, device=device)
     seen = torch.empty(n, h, w, dtype=torch.int8, device=device)
     partial, moments = torch.empty(n, blocks, 2, device=device), torch.empty(n, 2, device=device)
-    kernels.warp_features[blocks, n](
+    warp_features[blocks, n](
         sections.features.contiguous(),
         sections.valid.contiguous(),
         index,
@@ -60,9 +61,9 @@ def fused_evidence(
         block=_PIXELS,
     )
     given = torch.tensor([error or 0.0, 0.0], device=device)
-    kernels.mean_error[n,](partial, moments, given, blocks, block=_SUMS)
+    mean_error[n,](partial, moments, given, blocks, block=_SUMS)
     maps = torch.empty(n, 2 * channels + 5, h, w, device=device)
-    kernels.evidence_maps[blocks, n](
+    evidence_maps[blocks, n](
         sections.features.contiguous(),
         index,
         warped,

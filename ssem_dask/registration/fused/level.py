@@ -8,7 +8,9 @@ import triton
 from torch import Tensor
 
 from ssem_dask.field.grid import Grid
-from ssem_dask.registration.fused import kernels
+from ssem_dask.registration.fused.kernels.equations import cell_sums, node_sums
+from ssem_dask.registration.fused.kernels.steps import advance, apply_system, precondition, right_side
+from ssem_dask.registration.fused.kernels.warp import mean_error, warp_features
 from ssem_dask.registration.normal_equations import DAMPING
 from ssem_dask.registration.regularisation import CosineBasis
 from ssem_dask.registration.vector_map import axis_index
@@ -110,7 +112,7 @@ class LevelStep:
         features, valid, (h, w) = self.sections.features, self.sections.valid, self.sections.grid.shape
         (n, channels), (ny, nx) = self._warped.shape[:2], self.nodes.shape
         blocks = self._partial.shape[1]
-        kernels.warp_features[blocks, n](
+        warp_features[blocks, n](
             features,
             valid,
             self._pairs,
@@ -127,9 +129,9 @@ class LevelStep:
             channels=channels,
             block=_PIXELS,
         )
-        kernels.mean_error[n,](self._partial, self._moments, scale, blocks, block=_SUMS)
+        mean_error[n,](self._partial, self._moments, scale, blocks, block=_SUMS)
         cells = _CELLS[self._ratio]
-        kernels.cell_sums[triton.cdiv(self._cells[1], cells), self._cells[0], n](
+        cell_sums[triton.cdiv(self._cells[1], cells), self._cells[0], n](
             features,
             self._pairs,
             self._warped,
@@ -145,15 +147,13 @@ class LevelStep:
             ratio=self._ratio,
             cells=cells,
         )
-        kernels.node_sums[self._programs, n](
-            self._sums, self._equations, self._traces, ny, nx, *self._cells, block=_NODES
-        )
+        node_sums[self._programs, n](self._sums, self._equations, self._traces, ny, nx, *self._cells, block=_NODES)
 
     def _solve(self, scale: Tensor) -> None:
         n, (ny, nx), programs = len(self.u), self.nodes.shape, self._programs
         grid = (programs, n)
         reduce = max(_LEAST_SUMMED, triton.next_power_of_2(programs))
-        kernels.right_side[grid](
+        right_side[grid](
             self._equations,
             self._traces,
             self._moments,
@@ -175,9 +175,9 @@ class LevelStep:
             now, before = self._products[i % 2], self._products[(i + 1) % 2]
             direction, previous = self._directions[i % 2], self._directions[(i + 1) % 2]
             self._transform(self._left, self._x_t, self._y, into=self._modes)
-            kernels.precondition[grid](self._modes, self._spectrum, self._scales, now, ny, nx, block=_NODES)
+            precondition[grid](self._modes, self._spectrum, self._scales, now, ny, nx, block=_NODES)
             self._transform(self._modes, self._x, self._y_t, into=self._scaled)
-            kernels.apply_system[grid](
+            apply_system[grid](
                 self._equations,
                 self._scales,
                 self._scaled,
@@ -194,7 +194,7 @@ class LevelStep:
                 block=_NODES,
                 reduce=reduce,
             )
-            kernels.advance[grid](
+            advance[grid](
                 self._step,
                 self._left,
                 direction,
