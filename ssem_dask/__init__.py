@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ssem_dask.alignment import Alignment, open_alignment
     from ssem_dask.exporting import export_volume
+    from ssem_dask.generations import Summary
     from ssem_dask.importing import import_volume
-    from ssem_dask.pipeline import Summary, align
+    from ssem_dask.pipeline import align
     from ssem_dask.warping import warp_volume
 
 __version__ = "0.1.0"
@@ -30,7 +31,7 @@ __all__ = [
 
 _HOME = {
     "Alignment": "ssem_dask.alignment",
-    "Summary": "ssem_dask.pipeline",
+    "Summary": "ssem_dask.generations",
     "align": "ssem_dask.pipeline",
     "export_volume": "ssem_dask.exporting",
     "import_volume": "ssem_dask.importing",

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ssem_dask.config import cluster_settings, digest_of
 from ssem_dask.errors import ConfigError, LeaseLostError, OutputError, SourceError
-from ssem_dask.pipeline import Summary, count, run_generations
+from ssem_dask.generations import Summary, count, run_generations
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.clusters.config import ClusterConfig
 from ssem_dask.runtime.driving import driving

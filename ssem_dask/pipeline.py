@@ -1,33 +1,30 @@
-"""The pipeline: a loop over stages and generations. What has been done stands in the store, not in a scheduler.
+"""The pipeline: a loop over stages and their generations. What has been done stands in the store, not in a scheduler.
 
-A task is done if its ledger entry carries the digest of the current configuration and stands (it did not fail, and
-nothing that it read is to be done again); everything else is to do. So an interrupted run goes on where it was, and
-running a finished one does nothing.
+What an interrupted run had done stands, unless something that it read is to be done again; so it goes on where it was,
+and running a finished one does nothing.
 """
 
 import math
 import platform
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from itertools import groupby
 from typing import Any, cast
 
 from ssem_dask import __version__
 from ssem_dask.changes import Tailor
 from ssem_dask.config import RunConfig, cluster_settings, config_digest, make_config, resolve, stored_config
 from ssem_dask.errors import LayoutError, LeaseLostError, OutputError
+from ssem_dask.generations import Summary, run_generations
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.mending import mend
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.driving import driving
-from ssem_dask.runtime.events import Observer, Silent, StageStarted
-from ssem_dask.runtime.execute import execute, open_ledger
+from ssem_dask.runtime.events import Observer, Silent
+from ssem_dask.runtime.execute import open_ledger
 from ssem_dask.runtime.executor import Executor, about_dashboard
-from ssem_dask.runtime.pages import PageWriter
-from ssem_dask.runtime.progress import Published
 from ssem_dask.source_changes import changed_sections, remember, source_stamps
 from ssem_dask.stages import calibrate, coarse, compose, downsample, mask, measure, register, render
 from ssem_dask.stages.job import Estimate, Job, Stage
@@ -35,10 +32,10 @@ from ssem_dask.stages.sections import open_source, refuse_blank
 from ssem_dask.stages.whole_shards import refuse_shared_shards
 from ssem_dask.stages.written import written_files
 from ssem_dask.staleness import Again, Chosen, find_stale, mark_stale
-from ssem_dask.storage.ledger import Ledger, page_of
+from ssem_dask.storage.ledger import Ledger
 from ssem_dask.storage.location import delete, exists
 from ssem_dask.storage.run import create_run, read_run, update_run
-from ssem_dask.task import Outcome, Result, Task, TaskReport
+from ssem_dask.task import Task
 
 FORMAT = 1
 FIELD_CHUNK_BYTES = 256 * 256 * 2 * 4
@@ -49,8 +46,6 @@ _PACKAGES = ("numpy", "torch", "scipy", "zarr", "dask")
 STAGES: tuple[Stage, ...] = cast(
     tuple[Stage, ...], (coarse, mask, calibrate, register, compose, render, downsample, measure)
 )
-_HELD = 1000
-"""Remarks, and failures with their logs, that a summary holds."""
 _MENDINGS = 3
 """Rounds over the stages: further ones only where damage was found and marked."""
 
@@ -77,25 +72,6 @@ class Plan:
     def gpu_memory(self) -> int:
         """Peak bytes of a GPU that the largest task takes."""
         return max((estimate.gpu_memory for estimate in self.estimates.values()), default=0)
-
-
-@dataclass(slots=True)
-class Summary:
-    """How a run ended."""
-
-    output: str
-    state: str
-    """`complete`, or `incomplete` where a task failed."""
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Number of tasks for each stage and outcome, those of earlier runs included."""
-    failed: list[TaskReport] = field(default_factory=list)
-    remarks: list[TaskReport] = field(default_factory=list)
-    """The first thousand tasks that ended as expected but have something to say."""
-    choices: list[str] = field(default_factory=list)
-    """What was chosen before it began, as in `Plan`; empty where that is not known any more."""
-    again: dict[str, list[str]] = field(default_factory=dict)
-    """Keys of the tasks that had ended, or failed, and were to be done again when the run began: `chosen` by the user,
-    `changed`, since configuration, weights or source are not what they were, and `dependent` on any of these."""
 
 
 def plan(config: RunConfig) -> Plan:
@@ -294,70 +270,6 @@ def _prepare(stage: Stage, job: Job) -> None:
             return
 
 
-def run_generations(
-    name: str,
-    generations: Iterable[Iterable[Task]],
-    *,
-    work: Callable[[Task], Result],
-    estimate: Estimate,
-    digest: str,
-    summary: Summary,
-    executor: Executor,
-    observer: Observer,
-    files: Callable[[Task], dict[str, int]] | None = None,
-    tailor: Callable[[Task], Task] | None = None,
-    allow_missing: bool = False,
-    only: frozenset[str] | None = None,
-) -> None:
-    """Do what is left to do of one stage, and count it in `summary`; stops after a generation in which a task failed.
-
-    Args:
-        name: of the stage.
-        generations: its tasks.
-        work: does one of them.
-        estimate: what the stage is going to cost.
-        digest: that its tasks' ledger entries must carry to count as done.
-        summary: of the run so far; changed.
-        executor: runs the tasks.
-        observer: told what happens.
-        files: tells which files a task has written, see `execute`.
-        tailor: gives a task the configuration that its ledger entry asks for; None: no entry asks for any.
-        allow_missing: go on after a generation in which a task failed.
-        only: of the tasks that failed, these alone are done again; None: all.
-    """
-    observer = Published(observer, executor)
-    ledger = open_ledger(summary.output)
-    pages = set(ledger.pages(name))
-    counts = summary.counts.setdefault(name, {})
-    done_tasks, done_pixels = 0, 0
-    for report in ledger.reports(name) if pages else ():
-        if report.digest == digest and _is_kept(report, only):
-            count(report, counts, summary)
-            done_tasks, done_pixels = done_tasks + 1, done_pixels + report.pixels
-    observer.stage_started(
-        StageStarted(
-            stage=name,
-            tasks=estimate.tasks,
-            pixels=estimate.pixels,
-            done_tasks=done_tasks,
-            done_pixels=done_pixels,
-        )
-    )
-    writer = PageWriter(ledger)
-    for generation in generations:
-        left = _left(generation, ledger, pages, writer, digest=digest, only=only)
-        given = left if tailor is None else map(tailor, left)
-        for report in executor.map(partial(execute, run=work, files=files), given):
-            writer.add(report)
-            observer.task_ended(report)
-            count(report, counts, summary)
-        if summary.failed:
-            summary.state = "incomplete"
-            if not allow_missing:
-                break
-    observer.stage_ended(name)
-
-
 def open_run(plan: Plan) -> None:
     """Create the run's group, or make sure that the one that is there belongs to this plan."""
     output = plan.job.output
@@ -433,65 +345,3 @@ def align(
         return run(planned, executor=executor, observer=observer or Silent(), allow_missing=allow_missing)
     finally:
         executor.close()
-
-
-def _is_kept(report: TaskReport, only: frozenset[str] | None) -> bool:
-    """Whether a task whose entry is current is not run: it is done, or it failed and was not chosen."""
-    if report.outcome is Outcome.FAILED:
-        return only is not None and report.key not in only
-    return report.outcome.stands
-
-
-def _left(
-    tasks: Iterable[Task],
-    ledger: Ledger,
-    pages: set[str],
-    writer: PageWriter,
-    *,
-    digest: str,
-    only: frozenset[str] | None,
-) -> Iterator[Task]:
-    """The tasks of a generation that are to be done; holds the entries of one page of the ledger at a time."""
-    for page, of_page in groupby(tasks, key=lambda task: page_of(task.key)):
-        if page not in pages:
-            writer.begin(page, [])
-            for task in of_page:
-                writer.give(page)
-                yield task
-            writer.end(page)
-            continue
-        complete = ledger.complete_page(page)
-        found = ledger.loose_entries(page).values() if complete is None else complete
-        entries = {report.key: report for report in found if report is not None and report.digest == digest}
-        kept, left = [], []
-        for task in of_page:
-            entry = entries.get(task.key)
-            if entry is not None and _is_kept(entry, only):
-                kept.append(entry)
-            else:
-                left.append(task if entry is None else _once_more(task, entry))
-        if complete is not None:
-            if not left:
-                continue
-            ledger.forget_page(page)
-        writer.begin(page, kept)
-        for task in left:
-            writer.give(page)
-            yield task
-        writer.end(page)
-
-
-def _once_more(task: Task, entry: TaskReport) -> Task:
-    failed = entry.outcome is Outcome.FAILED and not entry.restore
-    return replace(task, attempt=entry.attempts + 1 if failed else 1, changes=tuple(sorted(entry.changes.items())))
-
-
-def count(report: TaskReport, counts: dict[str, int], summary: Summary) -> None:
-    """Add an ended task to the counts of its stage and to the summary."""
-    counts[report.outcome] = counts.get(report.outcome, 0) + 1
-    if report.outcome is Outcome.FAILED:
-        # A hundred thousand tracebacks would not fit; they stand in the ledger.
-        logged = len(summary.failed) < _HELD
-        summary.failed.append(report if logged else replace(report, log="", files={}))
-    elif report.message and report.outcome.stands and len(summary.remarks) < _HELD:
-        summary.remarks.append(report)

@@ -8,9 +8,10 @@ from typing import Any
 
 from ssem_dask.changes import changed_config, refuse_layout
 from ssem_dask.errors import ConfigError
+from ssem_dask.generations import Summary, count
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.mending import verify
-from ssem_dask.pipeline import STAGES, Plan, Summary, carry_on, count, plan
+from ssem_dask.pipeline import STAGES, Plan, carry_on, plan
 from ssem_dask.runtime.driving import driving, lease_url
 from ssem_dask.runtime.events import Observer
 from ssem_dask.runtime.execute import open_ledger

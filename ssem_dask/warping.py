@@ -11,8 +11,8 @@ from typing import Any
 from ssem_dask.alignment import Alignment, open_alignment
 from ssem_dask.config import cluster_settings, digest_of
 from ssem_dask.errors import LeaseLostError, OutputError, SourceError
+from ssem_dask.generations import Summary, run_generations
 from ssem_dask.geometry.mip import level_count
-from ssem_dask.pipeline import Summary, run_generations
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.clusters.config import ClusterConfig
 from ssem_dask.runtime.driving import driving

@@ -11,6 +11,7 @@ from ssem_dask.cli.cluster import open_executor
 from ssem_dask.cli.progress import observer_for
 from ssem_dask.cli.watch import watch as watch_run
 from ssem_dask.config import RunConfig, cluster_settings, load_config, make_config
+from ssem_dask.generations import Summary
 from ssem_dask.report.words import duration, si
 from ssem_dask.rerun import standing
 from ssem_dask.runtime.clusters import refuse_small_workers
@@ -233,7 +234,7 @@ def _run(settings: RunConfig, *, cluster: str | None, workers: int | None, allow
     tell(summary, as_json=as_json)
 
 
-def tell(summary: pipeline.Summary, *, as_json: bool) -> None:
+def tell(summary: Summary, *, as_json: bool) -> None:
     """Show how a run stands, and leave with the exit code that says the same."""
     if as_json:
         console.show_json(asdict(summary))

@@ -15,9 +15,9 @@ from ssem_dask.evaluation.phantom import PhantomConfig, generate
 from ssem_dask.evaluation.protocol import evaluate
 from ssem_dask.evaluation.record import Evaluation
 from ssem_dask.evaluation.simulate import simulate
+from ssem_dask.generations import Summary
 from ssem_dask.geometry.box import Box
 from ssem_dask.importing import import_volume
-from ssem_dask.pipeline import Summary
 from ssem_dask.storage.location import join, read_bytes
 
 Images = np.ndarray[Any, np.dtype[Any]]
