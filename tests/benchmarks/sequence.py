@@ -63,6 +63,10 @@ MODES: dict[str, dict[str, Any]] = {
 UNDAMAGED = "none"
 DAMAGES = (UNDAMAGED, "5%", "10%", "missing")
 """Shares of damaged sections, of the usual kinds; `missing`: two in a row are lost, at a third and at two thirds."""
+_COLOURS = {"default": ("#0072b2", "#e69f00"), "chain": ("#d55e00", "#cc79a7"), "matched": ("#009e73", "#000000")}
+"""Of each mode: smooth, rough."""
+_LINEAR = 20.0
+"""px of drift up to which a plot's axis is linear; logarithmic beyond, where there are modes that drift."""
 _FAR = 50
 _LABELS = "dice_weighted"
 _COLUMNS = {
@@ -297,23 +301,26 @@ def _told(values: Sequence[float]) -> str:
 
 
 def plot(records: Sequence[dict[str, Any]], path: Path) -> None:
-    """Drift against the distance from the middle section: one line for each of the longest sequences."""
+    """Drift against the distance from the middle section, of the longest sequences: mean and extremes of the seeds."""
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
     longest = max(r["sections"] for r in records if r["kind"].startswith("phantom"))
-    records = [r for r in records if r.get("damage", UNDAMAGED) == UNDAMAGED]
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    colours = dict(zip(MODES, ("#0072b2", "#d55e00", "#009e73"), strict=True))
-    told = set()
-    for r in (r for r in records if r["kind"].startswith("phantom") and r["sections"] == longest):
-        z = np.arange(longest) - longest // 2
-        style = "-" if r["kind"].endswith("smooth") else ":"
-        label = f"{r['mode']}, {r['kind'].split()[1]}"
-        axes.plot(z, r["drift_of_z"], style, color=colours[r["mode"]], lw=1, label=None if label in told else label)
-        told.add(label)
-    axes.set(xlabel="section, from the middle one", ylabel="drift, px", yscale="symlog", ylim=(0, None))
-    axes.legend(frameon=False, ncols=len(told))
+    lines: dict[tuple[str, str], list[list[float]]] = {}
+    for r in records:
+        if r["kind"].startswith("phantom") and r["sections"] == longest and r.get("damage", UNDAMAGED) == UNDAMAGED:
+            lines.setdefault((r["mode"], r["kind"].split()[1]), []).append(r["drift_of_z"])
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    z = np.arange(longest) - longest // 2
+    for (mode, preset), drifts in sorted(lines.items()):
+        colour = _COLOURS[mode][preset == "rough"]
+        axes.fill_between(z, np.min(drifts, axis=0), np.max(drifts, axis=0), color=colour, alpha=0.25, lw=0)
+        axes.plot(z, np.mean(drifts, axis=0), color=colour, lw=1, label=f"{mode}, {preset}")
+    axes.set(xlabel="section, from the middle one", ylabel="drift, px", xlim=(z[0], z[-1]))
+    if max(np.max(drifts) for drifts in lines.values()) > _LINEAR:
+        axes.set_yscale("symlog", linthresh=_LINEAR)
+    axes.set_ylim(0, None)
+    axes.legend(frameon=False, ncols=max(1, len(lines)), loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
