@@ -27,17 +27,13 @@ Law: without landmarks and far pairs g = 0 is as good as any, and nothing here i
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.sparse import block_diag, coo_array, csc_array, csr_array, diags_array, hstack, vstack
-from scipy.sparse.linalg import splu
+from scipy.sparse import csr_array, diags_array, hstack, vstack
 
 from ssem_dask.composition.affine_log import GROUPS, displacements, from_parameters, to_parameters
-from ssem_dask.composition.breaks import longest_piece
-from ssem_dask.composition.separation import UNKNOWNS, SequenceModel, Variances
+from ssem_dask.composition.separation import SequenceModel, Variances
+from ssem_dask.composition.slow_system import OWN, Index, Rows, System, section_design, single_design
 from ssem_dask.field.affine import IDENTITY, compose_affine, fit_affine, invert_affine
 from ssem_dask.types import Float64Array, ShapeYX
-
-Index = NDArray[np.intp]
 
 OUTLIER = 4.0
 """Standard deviations at which a landmark or a far pair has lost half of its weight."""
@@ -47,10 +43,6 @@ SHARES = (1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5, 0.9)
 """Of what passes for motion (variance of its walk along z), that may be slow distortion; the first is none."""
 _REWEIGHTED = 3
 """Solves of a turn, each with new weights of landmarks and far pairs."""
-_OWN = UNKNOWNS + 1
-"""Unknowns of a section and a parameter: d, m, s, g."""
-_ANCHOR = 1e-3
-"""px: of g in the middle section."""
 _LEAST_FAR = 1e-3
 """px: least standard deviation of a far pair."""
 
@@ -177,7 +169,7 @@ class SlowSolver:
             settle: keep the shares that were found before.
         """
         self._begin(current)
-        system = _System(model, variances, self._walk(variances, motion), total)
+        system = System(model, variances, self._walk(variances, motion), total)
         solution = None
         for turn in range(_REWEIGHTED):
             self._observe(system, current)
@@ -201,7 +193,7 @@ class SlowSolver:
             observed = _far_observed(far, current, shape_yx=self.shape_yx)
             self.far_weights = _first_weights(far, observed, current)
 
-    def _observe(self, system: "_System", current: Float64Array) -> None:
+    def _observe(self, system: System, current: Float64Array) -> None:
         """Rows of landmarks and far pairs with their present weights."""
         landmarks, far, model = self.beside.landmarks, self.beside.far, system.model
         if landmarks is not None and self.frame is not None:
@@ -212,7 +204,7 @@ class SlowSolver:
             self.far_spread = _far_spread(far, observed, current)
             system.far = _far_rows(far, observed, self.far_spread, self.far_weights, model)
 
-    def _fitted(self, system: "_System") -> dict[str, float]:
+    def _fitted(self, system: System) -> dict[str, float]:
         """The shares that make everything most likely: one for all, then one group after the other."""
         told = [name for name, _ in GROUPS if self.beside.landmarks is not None or name in ("rotation", "scale")]
         tried = {name: SHARES[0] for name, _ in GROUPS}
@@ -231,11 +223,11 @@ class SlowSolver:
             out[list(members)] = (v.motion * (1 + r) / (1 - r) + v.erratic + lasting) ** 0.5
         return np.maximum(out, 1e-6)
 
-    def _read(self, unknowns: Float64Array, system: "_System") -> SlowSolution:
+    def _read(self, unknowns: Float64Array, system: System) -> SlowSolution:
         """What was found; gives landmarks and far pairs the weights that they deserve by it."""
         model, total, count = system.model, system.total, system.model.count
-        own, tilt = unknowns[: 6 * count * _OWN].reshape(6, count, _OWN), unknowns[-12:-6]
-        d, m, s, g = (own[:, :, i].T for i in range(_OWN))
+        own, tilt = unknowns[: 6 * count * OWN].reshape(6, count, OWN), unknowns[-12:-6]
+        d, m, s, g = (own[:, :, i].T for i in range(OWN))
         if system.landmarks is not None and self.beside.landmarks is not None:
             missed = system.landmarks.missed(unknowns).reshape(-1, 2)
             self.misses = np.linalg.norm(missed, axis=1)
@@ -246,130 +238,9 @@ class SlowSolver:
             missed = system.far.missed(unknowns).reshape(-1, 2)
             self.far_weights = 1.0 / (1.0 + ((missed / self.far_spread) ** 2).sum(axis=1) / 2 / OUTLIER**2)
         values = np.stack([model.pick(total[:, :, p]) for p in range(6)], axis=1)
-        single, self.slow = _single_design(model), g
+        single, self.slow = single_design(model), g
         expected = np.stack([single @ np.concatenate([own[p].ravel(), tilt[[p]]]) for p in range(6)], axis=1)
         return SlowSolution(d + g, g, m + tilt, s, model.spread(values - expected))
-
-
-@dataclass(slots=True)
-class _Rows:
-    """Observations, each divided by its standard deviation: values = design @ unknowns + white noise of variance 1."""
-
-    design: csr_array
-    values: Float64Array
-    spread: Float64Array
-    """Standard deviations that they were divided by."""
-
-    def missed(self, unknowns: Float64Array) -> Float64Array:
-        """Residuals, px."""
-        return np.asarray((self.values - self.design @ unknowns) * self.spread)
-
-
-@dataclass
-class _System:
-    """All rows; unknowns: for each parameter, for each section d, m, s, g; then 6 tilts; then γ."""
-
-    model: SequenceModel
-    variances: dict[str, Variances]
-    walk: Float64Array
-    """`(6,)` px per section: what passes for motion."""
-    total: Float64Array
-    landmarks: _Rows | None = None
-    far: _Rows | None = None
-
-    def __post_init__(self) -> None:
-        self.neighbours = _neighbour_rows(self.total, self.model, self.variances)
-
-    def solved(self, shares: dict[str, float]) -> tuple[Float64Array, float]:
-        """Posterior means, and the log likelihood of all observations up to a constant."""
-        given = [rows for rows in (self.neighbours, self.landmarks, self.far) if rows is not None]
-        scale, prior = self._prior(shares)
-        design = csr_array(vstack([rows.design for rows in given]) @ diags_array(scale))
-        values = np.concatenate([rows.values for rows in given])
-        precision = csc_array(design.T @ design + prior)
-        right = design.T @ values
-        inner = precision.shape[0] - 12  # tilts and γ touch everything, so they are eliminated by hand
-        factor = splu(
-            csc_array(precision[:inner, :inner]),
-            permc_spec="MMD_AT_PLUS_A",
-            diag_pivot_thresh=0.0,
-            options={"SymmetricMode": True},
-        )
-        border = precision[:inner, inner:].toarray()
-        eliminated = factor.solve(border)
-        corner = precision[inner:, inner:].toarray() - border.T @ eliminated
-        last = np.linalg.solve(corner, right[inner:] - eliminated.T @ right[:inner])
-        first = factor.solve(right[:inner]) - eliminated @ last
-        found = np.concatenate([first, last])
-        logdet = float(np.log(np.abs(factor.U.diagonal())).sum() + np.linalg.slogdet(corner)[1])
-        misfit = float(values @ values - right @ found)
-        return found * scale, -0.5 * (logdet + misfit)
-
-    def _prior(self, shares: dict[str, float]) -> tuple[Float64Array, csc_array]:
-        """Prior standard deviations of the unknowns, or of their steps, and their prior precision in these units."""
-        count, model = self.model.count, self.model
-        scales, blocks = [], []
-        tilts = np.zeros(6)
-        for name, members in GROUPS:
-            v = self.variances[name]
-            r, share = v.correlation, shares[name]
-            for p in members:
-                scale = np.empty((count, _OWN))
-                scale[:, 0], scale[:, 1] = max(v.distortion, 1e-12) ** 0.5, max((1 - share) * v.motion, 1e-12) ** 0.5
-                scale[:, 2], scale[:, 3] = max((1 - share) * v.erratic, 1e-12) ** 0.5, share**0.5 * self.walk[p]
-                scale[list(model.breaks), 2] = model.jump
-                tilts[p] = v.tilt
-                blocks.append(_chain_precision(count, r=r, anchor=(scale[0, 3] / _ANCHOR) ** 2))
-                scales.append(scale.ravel())
-        borders = np.concatenate([tilts, np.full(6, model.jump)])
-        whole = block_diag([*blocks, diags_array(np.ones(12))], format="csc")
-        return np.concatenate([*scales, borders]), csc_array(whole)
-
-
-def _chain_precision(count: int, *, r: float, anchor: float) -> csc_array:
-    """Prior precision of d, m, s, g of all sections for one parameter, each in units of its standard deviation."""
-    first = np.arange(count) * _OWN
-    rows: list[tuple[Index, Index, Float64Array]] = [(first + i, first + i, np.ones(count)) for i in (0, 2)]
-    motion = np.full(count, (1 + r**2) / (1 - r**2))
-    motion[0] = motion[-1] = 1 / (1 - r**2) if count > 1 else 1.0
-    walk = np.full(count, 2.0)
-    walk[0] = walk[-1] = 1.0
-    walk[count // 2] += anchor
-    rows += [(first + 1, first + 1, motion), (first + 3, first + 3, walk)]
-    for member, link in ((1, -r / (1 - r**2)), (3, -1.0)):
-        before, after = first[:-1] + member, first[1:] + member
-        rows += [(before, after, np.full(count - 1, link)), (after, before, np.full(count - 1, link))]
-    i, j, values = (np.concatenate(part) for part in zip(*rows, strict=True))
-    return csc_array(coo_array((values, (i, j)), shape=(count * _OWN, count * _OWN)))
-
-
-def _neighbour_rows(total: Float64Array, model: SequenceModel, variances: dict[str, Variances]) -> _Rows:
-    designs, values, spreads = [], [], []
-    single = _single_design(model)
-    for name, members in GROUPS:
-        for p in members:
-            spread = (variances[name].noise / model.precision) ** 0.5
-            designs.append(diags_array(1.0 / spread) @ single)
-            values.append(model.pick(total[:, :, p]) / spread)
-            spreads.append(spread)
-    own = block_diag([d[:, :-1] for d in designs], format="csr")
-    tilts = block_diag([d[:, [-1]] for d in designs], format="csr")
-    place = csr_array((own.shape[0], 6))
-    return _Rows(csr_array(hstack([own, tilts, place])), np.concatenate(values), np.concatenate(spreads))
-
-
-def _single_design(model: SequenceModel) -> csr_array:
-    """H of one parameter: d, m, s as in `SequenceModel`, and g beside each d."""
-    plain = coo_array(model.design)
-    row, column = plain.coords
-    section, member = column // UNKNOWNS, column % UNKNOWNS
-    last = column == UNKNOWNS * model.count
-    moved = np.where(last, _OWN * model.count, _OWN * section + member)
-    distorted = (member == 0) & ~last
-    rows = np.concatenate([row, row[distorted]])
-    columns = np.concatenate([moved, moved[distorted] + 3])
-    values = np.concatenate([plain.data, plain.data[distorted]])
-    return csr_array(coo_array((values, (rows, columns)), shape=(plain.shape[0], _OWN * model.count + 1)))
 
 
 def _landmark_rows(
@@ -380,7 +251,7 @@ def _landmark_rows(
     model: SequenceModel,
     *,
     shape_yx: ShapeYX,
-) -> _Rows:
+) -> Rows:
     """y = A⁻¹(source - A(x)) + J(x) a, with A the linear part of the section's map and x the reference's point."""
     x = landmarks.reference @ frame[:, :2].T + frame[:, 2]
     maps = from_parameters(current, shape_yx=shape_yx)[landmarks.z]
@@ -389,7 +260,7 @@ def _landmark_rows(
     values = np.linalg.solve(maps[:, :, :2], missed[..., None])[..., 0]
     values += np.einsum("nip,np->ni", unit, current[landmarks.z])
     # x may be displaced by each parameter of its section, and by the reference's own place.
-    held = _held(model, z=landmarks.z)
+    held = section_design(model, z=landmarks.z)
     spread = np.repeat(landmarks.spread / np.maximum(weights, 1e-6) ** 0.5, 2)
     n = len(x)
     parts = []
@@ -398,16 +269,16 @@ def _landmark_rows(
         parts.append(hstack([*own, csr_array((n, 6)), csr_array(unit[:, axis])]))
     order = np.arange(2 * n).reshape(2, n).T.ravel()  # (dy, dx) of each landmark beside each other
     design = csr_array(vstack(parts))[order]
-    return _Rows(csr_array(diags_array(1.0 / spread) @ design), values.ravel() / spread, spread)
+    return Rows(csr_array(diags_array(1.0 / spread) @ design), values.ravel() / spread, spread)
 
 
 def _far_rows(
     far: FarPairs, observed: Float64Array, spread: Float64Array, weights: Float64Array, model: SequenceModel
-) -> _Rows:
+) -> Rows:
     """Of each far pair rotation and scale."""
     n = len(observed)
     spreads = (spread / np.maximum(weights, 1e-6)[:, None] ** 0.5).ravel()
-    step = [_held(model, z=far.z - far.step) - _held(model, z=far.z) for p in FAR_PARAMETERS]
+    step = [section_design(model, z=far.z - far.step) - section_design(model, z=far.z) for p in FAR_PARAMETERS]
     nothing = csr_array(step[0].shape)
     rotation, scale = FAR_PARAMETERS
     parts = [
@@ -415,20 +286,7 @@ def _far_rows(
         for member, parameter in enumerate((rotation, scale))
     ]
     design = csr_array(vstack(parts))[np.arange(2 * n).reshape(2, n).T.ravel()]
-    return _Rows(csr_array(diags_array(1.0 / spreads) @ design), observed.ravel() / spreads, spreads)
-
-
-def _held(model: SequenceModel, *, z: Index) -> csr_array:
-    """a of sections `z` `(n,)` in the unknowns of one parameter: d + g, and the jumps that lie before the section."""
-    n, row = len(z), np.arange(len(z))
-    rows, columns, values = [row, row], [_OWN * z, _OWN * z + 3], [np.ones(n), np.ones(n)]
-    origin = longest_piece(model.breaks, count=model.count)
-    for b in model.breaks:
-        rows.append(row)
-        columns.append(np.full(n, _OWN * b + 2))
-        values.append(np.where(origin >= b, 1.0, 0.0) - np.where(z >= b, 1.0, 0.0))
-    i, j, v = (np.concatenate(part) for part in (rows, columns, values))
-    return csr_array(coo_array((v, (i, j)), shape=(n, _OWN * model.count)))
+    return Rows(csr_array(diags_array(1.0 / spreads) @ design), observed.ravel() / spreads, spreads)
 
 
 def _frame_of(landmarks: Landmarks, current: Float64Array, *, shape_yx: ShapeYX) -> Float64Array:
