@@ -1,11 +1,10 @@
 """Write a volume, with all of its levels, in a format that other tools read: OME-Zarr 0.4, neuroglancer-precomputed.
 
 The ledger lies beside the volume that is written, as that of a warp does, so that an interrupted export goes on where
-it was. `ledger/export.json` says what is exported: {"source", "form", "digest", "state"}. The digest is of the source's
-content too: what was exported of a source that has changed since is never taken for the export of what it is now.
+it was, and a file there says what is exported (`storage.run`). Its digest is of the source's content too: what was
+exported of a source that has changed since is never taken for the export of what it is now.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -194,11 +193,8 @@ def _state_of_destination(plan: ExportPlan) -> str | None:
     """How far this very export is; None where nothing is there, OutputError where something else is."""
     url = plan.target.url
     with location.writing(url), location.reaching_output():
-        try:
-            found = json.loads(location.read_bytes(_record(plan)))
-        except (FileNotFoundError, NotADirectoryError, ValueError):
-            found = None
-        if not isinstance(found, dict):
+        found = run.read_export(url)
+        if found is None:
             if location.exists(url) and (location.list_names(url) or not _is_folder(url)):
                 raise OutputError(f"{url}: something else is already there; choose another destination or delete it.")
             return None
@@ -212,12 +208,7 @@ def _state_of_destination(plan: ExportPlan) -> str | None:
 
 def _set_state(plan: ExportPlan, state: str) -> None:
     record = {"source": plan.source, "form": plan.target.FORM, "digest": plan.digest, "state": state}
-    with location.writing(plan.target.url):
-        location.write_bytes(_record(plan), json.dumps(record, indent=1).encode())
-
-
-def _record(plan: ExportPlan) -> str:
-    return location.join(plan.target.url, "ledger", "export.json")
+    run.write_export(plan.target.url, record)
 
 
 def _is_folder(url: str) -> bool:

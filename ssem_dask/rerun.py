@@ -19,7 +19,7 @@ from ssem_dask.runtime.executor import Executor
 from ssem_dask.source_changes import changed_sections, source_stamps
 from ssem_dask.staleness import Again, find_stale
 from ssem_dask.storage.lease import is_driven
-from ssem_dask.storage.run import read_run, update_run
+from ssem_dask.storage.run import read_run, read_state, update_run
 from ssem_dask.task import Cause, Outcome, Task, TaskReport
 
 _ENDLESS = 1 << 60
@@ -148,12 +148,13 @@ def verify_run(output: str, *, executor: Executor, observer: Observer) -> Summar
 
 
 def standing(output: str) -> Summary:
-    """How a run stands, as its ledger says.
+    """How a run, a warped or an exported volume stands, as its ledger says.
 
     Raises:
-        SourceError: there is no run.
+        SourceError: nothing is there.
+        OutputError: something else is there.
     """
-    state = str(read_run(output)["state"])
+    state = read_state(output)
     summary = Summary(output=output, state=state)
     for report in open_ledger(output).reports(None):
         count(report, summary.counts.setdefault(report.stage, {}), summary)

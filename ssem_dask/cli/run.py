@@ -209,14 +209,16 @@ def _show_cost(cost: Cost, *, cluster: str) -> None:
 
 
 def status(
-    output: Annotated[str, typer.Argument(help="The run: OUT.zarr.")],
-    watch: Annotated[bool, typer.Option("--watch", help="Show how far it is until it ends; started anywhere.")] = False,
+    output: Annotated[str, typer.Argument(help="The run, OUT.zarr; or a volume that was warped or exported.")],
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show how far a run is until it ends; started anywhere.")
+    ] = False,
     interval: Annotated[float, typer.Option("--interval", min=0.2, help="Seconds between two looks.")] = 2.0,
     as_json: Json = False,
 ) -> None:
     """Tell how a run stands: counts by stage and outcome, and every failed chunk with its cause.
 
-    Exit code 0 if the run is complete, 1 if not.
+    Exit code 0 if it is complete, 1 if not.
     """
     if watch:
         watch_run(output, seconds=interval, as_json=as_json)

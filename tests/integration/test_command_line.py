@@ -138,6 +138,8 @@ def test_an_unreachable_source(tmp_path: Path) -> None:
 
 def test_status_of_something_that_is_no_run(tmp_path: Path) -> None:
     assert_one_sentence(ssem_dask("status", str(tmp_path / "none.zarr")), naming="none.zarr")
+    (tmp_path / "thesis.tex").touch()
+    assert_one_sentence(ssem_dask("status", str(tmp_path)), naming="was written by none of")
 
 
 def test_demo_never_deletes_what_is_not_a_demo(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from ssem_dask.errors import ConfigError, OutputError, SourceError, SsemDaskErro
 from ssem_dask.exporting import export_volume
 from ssem_dask.geometry.box import Box
 from ssem_dask.importing import import_volume
+from ssem_dask.rerun import standing
 from ssem_dask.stages import export as export_stage
 from ssem_dask.storage import arrays, location
 from ssem_dask.storage.exports import precomputed, target
@@ -214,6 +215,8 @@ def test_an_interrupted_export_goes_on(
         export_volume(source, str(out), cluster="serial", **options)
     with pytest.raises(SsemDaskError):  # nothing that looks like a volume
         import_volume(str(out), str(tmp_path / "back.zarr"))
+    stands = standing(str(out))
+    assert (stands.state, stands.counts) == ("incomplete", {"export": {"ok": 4}})
     interrupting(tasks - 4)
     done = export_volume(source, str(out), cluster="serial", **options)
     assert (done.state, done.counts) == ("complete", {"export": {"ok": tasks}})
@@ -256,6 +259,10 @@ def test_failed_tasks_leave_no_volume_and_are_done_again(tmp_path: Path) -> None
     done = CliRunner().invoke(app, ["export", source, out, "--ngff", "0.4", "--cluster", "serial"])
     assert done.exit_code == 1
     assert "export/mip0" in done.stdout
+    told = CliRunner().invoke(app, ["status", out, "--json"])
+    assert told.exit_code == 1
+    failed = [report["key"] for report in json.loads(told.stdout)["failed"]]
+    assert failed == [f"export/mip0-z00000{z}-y0000000-x0000000" for z in (4, 6)]
     with pytest.raises(SourceError, match="without OME-Zarr image metadata"):
         Volume.open(out)
     damaged.write_bytes(kept)
@@ -263,6 +270,7 @@ def test_failed_tasks_leave_no_volume_and_are_done_again(tmp_path: Path) -> None
     done = CliRunner().invoke(app, ["export", source, out, "--ngff", "0.4", "--cluster", "serial", "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["state"] == "complete"
+    assert CliRunner().invoke(app, ["status", out]).exit_code == 0
     np.testing.assert_array_equal(values_of(out, 0), values_of(source, 0))
 
 

@@ -14,6 +14,7 @@ from ssem_dask.cli.main import app
 from ssem_dask.config import make_config, resolve, stored_config
 from ssem_dask.errors import OutputError, SourceError
 from ssem_dask.geometry.box import Box
+from ssem_dask.rerun import standing
 from ssem_dask.stages.downsample import pool_labels
 from ssem_dask.storage.arrays import group_attributes
 from ssem_dask.storage.fields import FieldInfo, create_field
@@ -113,6 +114,8 @@ def test_an_interrupted_warp_goes_on(run: str, ids: np.ndarray, tmp_path: Path) 
     attributes = group_attributes(str(target))
     assert attributes is not None
     assert attributes[WARP_KEY]["state"] == "complete"
+    stands = standing(str(target))
+    assert (stands.state, set(stands.counts)) == ("complete", {"render", "downsample"})
 
 
 def test_what_does_not_fit_is_refused(run: str, ids: np.ndarray, tmp_path: Path) -> None:
