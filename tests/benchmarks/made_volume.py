@@ -27,6 +27,8 @@ DEPTH = 8
 SHARD = (DEPTH, 2048, 2048)
 CHUNK = (DEPTH, 256, 256)
 _TISSUE = 5.0  # nm per px of the phantom
+_STRUCTURES, _BRIGHTNESS = 24, 12.0
+"""Structures along a side that are seen from afar; how much lighter or darker they are, grey values rms."""
 _AT_ONCE = 4
 """Sections that a GPU displaces at a time, so that it does not wait for copies."""
 
@@ -81,12 +83,18 @@ def _tissue(job: tuple[int, int, int]) -> AnyArray:
 
 
 def _displaced(image: AnyArray, seed: int, *, side: int, tissue_side: int) -> AnyArray:
-    """Mirrored until it fills the section, as large as its pixels are to be, displaced by some: `(side, side)`."""
+    """Mirrored until it fills the section, with what is as wide as cell bodies, displaced by some: `(side, side)`."""
     repeats = -(-tissue_side // len(image))
     tall = np.concatenate([image if r % 2 == 0 else image[::-1] for r in range(repeats)])
     wide = np.concatenate([tall if c % 2 == 0 else tall[:, ::-1] for c in range(repeats)], axis=1)
     device = compute_device()
     tissue = torch.from_numpy(wide[:tissue_side, :tissue_side].astype(np.float32)).to(device)[None, None]
+    # Mirrored tissue shows nothing in thumbnails; this does, and lies still in it.
+    wide_structure = torch.randn(1, 1, _STRUCTURES, _STRUCTURES, generator=torch.Generator().manual_seed(1))
+    size = (tissue_side, tissue_side)
+    tissue += _BRIGHTNESS * torch.nn.functional.interpolate(
+        wide_structure.to(device), size=size, mode="bicubic", align_corners=False
+    )
     random = torch.Generator().manual_seed(seed)
     coarse = (torch.randn(1, 2, 6, 6, generator=random) * 8 + torch.randn(1, 2, 1, 1, generator=random) * 4).to(device)
     shift = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=False)[0]
