@@ -1,7 +1,8 @@
 """What is left to do of one stage, or of any other sequence of generations of tasks.
 
 A task is done if its ledger entry carries the digest of the current configuration and stands (it did not fail);
-everything else is to do. Entries are held a page of the ledger at a time, however many tasks there are.
+everything else is to do, but for tasks that failed and were not chosen, where the user chose some. Entries are held a
+page of the ledger at a time, however many tasks there are.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -105,6 +106,17 @@ def run_generations(
     observer.stage_ended(name)
 
 
+def count(report: TaskReport, counts: dict[str, int], summary: Summary) -> None:
+    """Add an ended task to the counts of its stage and to the summary."""
+    counts[report.outcome] = counts.get(report.outcome, 0) + 1
+    if report.outcome is Outcome.FAILED:
+        # A hundred thousand tracebacks would not fit; they stand in the ledger.
+        logged = len(summary.failed) < _HELD
+        summary.failed.append(report if logged else replace(report, log="", files={}))
+    elif report.message and report.outcome.stands and len(summary.remarks) < _HELD:
+        summary.remarks.append(report)
+
+
 def _is_kept(report: TaskReport, only: frozenset[str] | None) -> bool:
     """Whether a task whose entry is current is not run: it is done, or it failed and was not chosen."""
     if report.outcome is Outcome.FAILED:
@@ -154,14 +166,3 @@ def _left(
 def _once_more(task: Task, entry: TaskReport) -> Task:
     failed = entry.outcome is Outcome.FAILED and not entry.restore
     return replace(task, attempt=entry.attempts + 1 if failed else 1, changes=tuple(sorted(entry.changes.items())))
-
-
-def count(report: TaskReport, counts: dict[str, int], summary: Summary) -> None:
-    """Add an ended task to the counts of its stage and to the summary."""
-    counts[report.outcome] = counts.get(report.outcome, 0) + 1
-    if report.outcome is Outcome.FAILED:
-        # A hundred thousand tracebacks would not fit; they stand in the ledger.
-        logged = len(summary.failed) < _HELD
-        summary.failed.append(report if logged else replace(report, log="", files={}))
-    elif report.message and report.outcome.stands and len(summary.remarks) < _HELD:
-        summary.remarks.append(report)

@@ -126,6 +126,7 @@ def run_case(case: Case) -> dict[str, Any]:
     return {
         "kind": case.kind,
         "sections": case.sections,
+        "size": case.size,
         "mode": case.mode,
         "seed": case.seed,
         "jitter": value("jitter_median"),
@@ -245,12 +246,14 @@ def _errors(run_url: str, observed: str) -> tuple[tuple[float, ...], list[float]
 
 def with_cost_of_damage(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Records with `sound` and `cost`: jitter between sound sections, and by what share damage elsewhere raised it."""
-    undamaged = {
-        (r["kind"], r["sections"], r["mode"], r["seed"]): r for r in records if r.get("damage", UNDAMAGED) == UNDAMAGED
-    }
+
+    def sequence_of(r: dict[str, Any]) -> tuple[Any, ...]:
+        return r["kind"], r["sections"], r.get("size"), r["mode"], r["seed"]
+
+    undamaged = {sequence_of(r): r for r in records if r.get("damage", UNDAMAGED) == UNDAMAGED}
     out = []
     for r in records:
-        same = undamaged.get((r["kind"], r["sections"], r["mode"], r["seed"]))
+        same = undamaged.get(sequence_of(r))
         jumps = np.asarray(r.get("jump_of_z", []), dtype=np.float64)
         broken = set(r.get("damaged", []))
         pairs = [z for z in range(1, len(jumps)) if not {z, z - 1} & broken]
@@ -283,10 +286,11 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
 
 def table_of(records: Sequence[dict[str, Any]]) -> Table:
     """Mean ± standard deviation over the seeds."""
-    table = Table("sequence", "sections", "mode", "damage", *_COLUMNS.values())
+    table = Table("sequence", "sections", "px", "mode", "damage", *_COLUMNS.values())
     rows: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for r in with_cost_of_damage(records):
-        rows.setdefault((r["kind"], f"{r['sections']:5d}", r["mode"], r.get("damage", UNDAMAGED)), []).append(r)
+        key = r["kind"], f"{r['sections']:5d}", f"{r.get('size', '')}", r["mode"], r.get("damage", UNDAMAGED)
+        rows.setdefault(key, []).append(r)
     for key, same in sorted(rows.items()):
         table.add_row(*key, *(_told([r[name] for r in same]) for name in _COLUMNS))
     return table
@@ -301,14 +305,20 @@ def _told(values: Sequence[float]) -> str:
 
 
 def plot(records: Sequence[dict[str, Any]], path: Path) -> None:
-    """Drift against the distance from the middle section, of the longest sequences: mean and extremes of the seeds."""
+    """Drift against the distance from the middle section: mean and extremes of the seeds.
+
+    Of the phantom's longest sequences without damage, the widest of them; no picture where there is none.
+    """
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    longest = max(r["sections"] for r in records if r["kind"].startswith("phantom"))
+    sound = [r for r in records if r["kind"].startswith("phantom") and r.get("damage", UNDAMAGED) == UNDAMAGED]
+    if not sound:
+        return
+    longest, size = max((r["sections"], r.get("size", 0)) for r in sound)
     lines: dict[tuple[str, str], list[list[float]]] = {}
-    for r in records:
-        if r["kind"].startswith("phantom") and r["sections"] == longest and r.get("damage", UNDAMAGED) == UNDAMAGED:
+    for r in sound:
+        if (r["sections"], r.get("size", 0)) == (longest, size):
             lines.setdefault((r["mode"], r["kind"].split()[1]), []).append(r["drift_of_z"])
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     z = np.arange(longest) - longest // 2
@@ -320,7 +330,7 @@ def plot(records: Sequence[dict[str, Any]], path: Path) -> None:
     if max(np.max(drifts) for drifts in lines.values()) > _LINEAR:
         axes.set_yscale("symlog", linthresh=_LINEAR)
     axes.set_ylim(0, None)
-    axes.legend(frameon=False, ncols=max(1, len(lines)), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    axes.legend(frameon=False, ncols=min(3, len(lines)), loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

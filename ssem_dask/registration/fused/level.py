@@ -8,8 +8,8 @@ import triton
 from torch import Tensor
 
 from ssem_dask.field.grid import Grid
+from ssem_dask.registration.fused.kernels.conjugate_gradients import advance, apply_system, precondition, right_side
 from ssem_dask.registration.fused.kernels.equations import cell_sums, node_sums
-from ssem_dask.registration.fused.kernels.steps import advance, apply_system, precondition, right_side
 from ssem_dask.registration.fused.kernels.warp import mean_error, warp_features
 from ssem_dask.registration.normal_equations import DAMPING
 from ssem_dask.registration.regularisation import CosineBasis

@@ -1,15 +1,29 @@
 """The driver's cost for a task, and that what it holds does not grow with the number of tasks."""
 
+import json
+import time
 import tracemalloc
 from pathlib import Path
 
 from tests.benchmarks.scale import Cluster, simulate_run
 
 
+def json_microseconds() -> float:
+    """CPU time of writing and reading a small record: what this machine is worth at the moment."""
+    record = {f"name{i}": [i, str(i), i / 3] for i in range(10)}
+    begun = time.process_time()
+    for _ in range(5_000):
+        json.loads(json.dumps(record))
+    return (time.process_time() - begun) / 5_000 * 1e6
+
+
 def test_a_driver_takes_microseconds_a_task_and_a_second_run_does_what_had_failed_alone(tmp_path: Path) -> None:
+    yardstick = json_microseconds()
     measured = simulate_run(tmp_path, sections=24, side=100_000, workers=[10, 1000], dask_seconds=1e-3, failing=1e-3)
+    yardstick = max(yardstick, json_microseconds())
     assert measured.tasks > 11_000
-    assert measured.stages["render"]["driver_microseconds"] < 60  # measured: 15, on a machine that is not shared
+    # Measured: 15 to 34 µs, .6 to 1.9 of the yardstick, the latter on a busy machine.
+    assert measured.stages["render"]["driver_microseconds"] < 6 * yardstick
     assert 0 < measured.done_again < 0.1 * measured.tasks
     assert measured.clusters[0]["efficiency"] > 0.97
     assert measured.clusters[1]["makespan"] < measured.clusters[0]["makespan"] / 20

@@ -1,4 +1,4 @@
-"""Steps of the preconditioned conjugate gradients that solve the normal equations."""
+"""The right side with its smoothness term, and the preconditioned conjugate gradients that solve the equations."""
 
 import triton
 import triton.language as tl
