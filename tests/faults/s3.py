@@ -91,12 +91,13 @@ class BadProxy:
 
     def __init__(self, target: int, *, seed: int) -> None:
         self.share = 0.0
-        """Of the requests that go wrong."""
+        """Of the requests that go wrong, by chance; but at least one in `2 / share`."""
         self.dead = False
         """Every connection is cut."""
         self.faults: Counter[str] = Counter()
         self.requests = 0
         self._fate = random.Random(seed)
+        self._since = 0
         self._lock = threading.Lock()
         proxy = self
 
@@ -125,10 +126,12 @@ class BadProxy:
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         with self._lock:
             self.requests += 1
-            bad = self.dead or self._fate.random() < self.share
+            self._since += 1
+            bad = self.dead or self._fate.random() < self.share or self._since * self.share >= 2.0
             fault = "cut" if self.dead else self._fate.choice(["500", "503", "cut", "cut in the middle"])
             if bad:
                 self.faults[fault] += 1
+                self._since = 0
         if bad and fault != "cut in the middle":
             self._fail(request, fault)
             return
