@@ -22,8 +22,8 @@ def test_a_driver_takes_microseconds_a_task_and_a_second_run_does_what_had_faile
     measured = simulate_run(tmp_path, sections=24, side=100_000, workers=[10, 1000], dask_seconds=1e-3, failing=1e-3)
     yardstick = max(yardstick, json_microseconds())
     assert measured.tasks > 11_000
-    # Measured: 15 to 34 µs, .6 to 1.9 of the yardstick, the latter on a busy machine.
-    assert measured.stages["render"]["driver_microseconds"] < 6 * yardstick
+    # Measured: 15 to 34 µs, .6 to 1.9 of the yardstick. More than 60 only where the machine shows that it is slow.
+    assert measured.stages["render"]["driver_microseconds"] < max(60.0, 3 * yardstick)
     assert 0 < measured.done_again < 0.1 * measured.tasks
     assert measured.clusters[0]["efficiency"] > 0.97
     assert measured.clusters[1]["makespan"] < measured.clusters[0]["makespan"] / 20
