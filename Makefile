@@ -102,7 +102,7 @@ $(BENCH_STAMP): $(STAMP)
 	@touch $@
 
 docs: env  ## Make docs/configuration.md from the config records
-	$(BIN)/python -m ssem_dask.cli.configuration > docs/configuration.md
+	$(BIN)/python -m ssem_dask.cli.configuration_page > docs/configuration.md
 
 pictures: env  ## Make the pictures of the README anew (needs chromium)
 	$(BIN)/python docs/images/make.py

@@ -10,12 +10,12 @@ Everything else is importable from its own module.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ssem_dask.alignment import Alignment, open_alignment
-    from ssem_dask.exporting import export_volume
-    from ssem_dask.generations import Summary
-    from ssem_dask.importing import import_volume
-    from ssem_dask.pipeline import align
-    from ssem_dask.warping import warp_volume
+    from ssem_dask.driver.pipeline import align
+    from ssem_dask.driver.tasks import Summary
+    from ssem_dask.volumes.alignment import Alignment, open_alignment
+    from ssem_dask.volumes.exporting import export_volume
+    from ssem_dask.volumes.importing import import_volume
+    from ssem_dask.volumes.warping import warp_volume
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,13 +30,13 @@ __all__ = [
 ]
 
 _HOME = {
-    "Alignment": "ssem_dask.alignment",
-    "Summary": "ssem_dask.generations",
-    "align": "ssem_dask.pipeline",
-    "export_volume": "ssem_dask.exporting",
-    "import_volume": "ssem_dask.importing",
-    "open_alignment": "ssem_dask.alignment",
-    "warp_volume": "ssem_dask.warping",
+    "Alignment": "ssem_dask.volumes.alignment",
+    "Summary": "ssem_dask.driver.tasks",
+    "align": "ssem_dask.driver.pipeline",
+    "export_volume": "ssem_dask.volumes.exporting",
+    "import_volume": "ssem_dask.volumes.importing",
+    "open_alignment": "ssem_dask.volumes.alignment",
+    "warp_volume": "ssem_dask.volumes.warping",
 }
 
 

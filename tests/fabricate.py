@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ssem_dask import pipeline
-from ssem_dask.config import make_config
+from ssem_dask.config.schema import make_config
+from ssem_dask.driver import pipeline
 from ssem_dask.geometry.box import Box
 from ssem_dask.runtime.execute import open_ledger
-from ssem_dask.stages.measure import quality_info
+from ssem_dask.stages.measure.measure_stage import quality_info
 from ssem_dask.storage.fields import open_coarse
 from ssem_dask.storage.quality import (
     BLOCK,
@@ -28,7 +28,7 @@ from ssem_dask.storage.quality import (
     write_sections,
     write_windows,
 )
-from ssem_dask.storage.run import update_run
+from ssem_dask.storage.run_group import update_run
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 from ssem_dask.task import Cause, Outcome, Task, TaskReport
 

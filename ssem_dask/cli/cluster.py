@@ -1,10 +1,10 @@
 """From the options `--cluster` and `--workers` to an executor."""
 
 from ssem_dask.cli import console
-from ssem_dask.config import cluster_settings
-from ssem_dask.pipeline import Plan
+from ssem_dask.config.schema import cluster_settings
+from ssem_dask.driver.pipeline import Plan
 from ssem_dask.runtime.clusters import open_cluster
-from ssem_dask.runtime.clusters.config import ClusterConfig
+from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
 from ssem_dask.runtime.executor import Executor
 
 

@@ -12,7 +12,16 @@ import typer
 from typer.core import TyperGroup
 
 from ssem_dask import __version__
-from ssem_dask.cli import apply, certs, data, demo, evaluate, export, report, rerun, run, view
+from ssem_dask.cli import apply_commands as apply
+from ssem_dask.cli import certs_command as certs
+from ssem_dask.cli import data_commands as data
+from ssem_dask.cli import demo_command as demo
+from ssem_dask.cli import evaluate_command as evaluate
+from ssem_dask.cli import export_command as export
+from ssem_dask.cli import report_command as report
+from ssem_dask.cli import rerun_command as rerun
+from ssem_dask.cli import run_commands as run
+from ssem_dask.cli import view_command as view
 from ssem_dask.cli.console import complain
 from ssem_dask.errors import ClusterError, SsemDaskError
 

@@ -22,8 +22,8 @@ from ssem_dask.evaluation.observe import nearest_labels
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.warp import sample_image
 from ssem_dask.geometry.box import Box
-from ssem_dask.registration.masks import tissue_mask
-from ssem_dask.registration.similarity import chunked_correlation, normalised_correlation
+from ssem_dask.image.similarity import chunked_correlation, normalised_correlation
+from ssem_dask.image.tissue import tissue_mask
 from ssem_dask.storage.volume import VolumeInfo
 from ssem_dask.types import AnyArray, BoolArray, ShapeYX
 

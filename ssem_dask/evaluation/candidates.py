@@ -15,7 +15,7 @@ from ssem_dask.field.affine import apply_affine
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_known
 from ssem_dask.geometry.mip import ceil_div
-from ssem_dask.storage import run as runs
+from ssem_dask.storage import run_group as runs
 from ssem_dask.storage.arrays import ZarrArray
 from ssem_dask.storage.fields import FieldInfo, open_coarse, open_field
 from ssem_dask.storage.location import exists, join

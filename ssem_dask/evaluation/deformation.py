@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
 from ssem_dask.field.affine import rotation_about
+from ssem_dask.field.folding import jacobian_determinant
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample
-from ssem_dask.field.quality import jacobian_determinant
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.types import ConfigBase, Float64Array, ShapeYX
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ssem_dask.evaluation.candidates import Candidate, Run
-from ssem_dask.evaluation.curves import ErrorCurveMeter
+from ssem_dask.evaluation.error_curves import ErrorCurveMeter
 from ssem_dask.evaluation.metrics.alignment_error import SPACING, alignment_map, inner_nodes
 from ssem_dask.evaluation.metrics.consistency import two_step_difference
 from ssem_dask.evaluation.metrics.distribution import Distribution

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssem_dask.evaluation.damage import SectionDamage
 from ssem_dask.evaluation.deformation import Deformation
+from ssem_dask.evaluation.simulated_damage import SectionDamage
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.warp import sample_image
 from ssem_dask.types import AnyArray, BoolArray, ShapeYX

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from ssem_dask.errors import SourceError
 from ssem_dask.evaluation.appearance import PixelSource, View, measure_appearance
 from ssem_dask.evaluation.candidates import Candidate, Run, unchanged
-from ssem_dask.evaluation.curves import ErrorCurve, ErrorCurveMeter
+from ssem_dask.evaluation.error_curves import ErrorCurve, ErrorCurveMeter
 from ssem_dask.evaluation.geometric import (
     measure_alignment,
     measure_held_out,

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
-from ssem_dask.evaluation.curves import ErrorCurve
+from ssem_dask.evaluation.error_curves import ErrorCurve
 
 Better: TypeAlias = Literal["low", "high", "one", "neither"]
 

@@ -13,11 +13,11 @@ import numpy as np
 
 from ssem_dask.errors import OutputError
 from ssem_dask.evaluation import truth
-from ssem_dask.evaluation.damage import ABSENT, DamageConfig, DamageKind, draw_damage, plan_damage
 from ssem_dask.evaluation.deformation import DeformationConfig, draw_deformation
 from ssem_dask.evaluation.metrics.alignment_error import SPACING
 from ssem_dask.evaluation.observe import ObservedSection, observe, truth_field
 from ssem_dask.evaluation.phantom import PhantomConfig
+from ssem_dask.evaluation.simulated_damage import ABSENT, DamageConfig, DamageKind, draw_damage, plan_damage
 from ssem_dask.evaluation.undeformed import Phantom, StoredVolume, Undeformed
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.box import Box

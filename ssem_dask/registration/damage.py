@@ -22,7 +22,7 @@ from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
 
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.warp import sample_image
-from ssem_dask.registration.pyramid import pool
+from ssem_dask.image.pooling import pool
 from ssem_dask.types import AnyArray, BoolArray
 
 TISSUE, EMPTY, DAMAGED, TEAR = 0, 1, 2, 3

@@ -20,7 +20,7 @@ from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample
 from ssem_dask.field.inverse import inverse
 from ssem_dask.geometry.mip import ceil_div
-from ssem_dask.registration.pyramid import pool
+from ssem_dask.image.pooling import pool
 
 
 @dataclass(frozen=True, slots=True)

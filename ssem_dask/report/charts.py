@@ -2,11 +2,11 @@
 
 import numpy as np
 
+from ssem_dask.report.binning import COLUMNS, bin_size, heat_map
 from ssem_dask.report.chart import Charts, Cut, HeatMap
 from ssem_dask.report.curves import measured, outcomes, true_errors
 from ssem_dask.report.encode import exact_uri, gray_uri, limits, stretched
-from ssem_dask.report.material import Material
-from ssem_dask.report.thin import COLUMNS, bin_size, heat_map
+from ssem_dask.report.report_data import Material
 
 _CUT_PIXELS = 1 << 20
 _CUT_ROWS = 512

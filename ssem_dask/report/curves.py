@@ -5,10 +5,10 @@
 
 import numpy as np
 
+from ssem_dask.report.binning import worst_of
 from ssem_dask.report.chart import Chart, Line
-from ssem_dask.report.ended import FAILED, LOW_QUALITY, NO_TISSUE, NOT_DONE
-from ssem_dask.report.material import Material
-from ssem_dask.report.thin import worst_of
+from ssem_dask.report.ledger_summary import FAILED, LOW_QUALITY, NO_TISSUE, NOT_DONE
+from ssem_dask.report.report_data import Material
 from ssem_dask.types import AnyArray, Float64Array
 
 

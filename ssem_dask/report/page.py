@@ -10,15 +10,15 @@ from urllib.parse import urlencode
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from ssem_dask.report.binning import LEVELS
 from ssem_dask.report.charts import make_charts
 from ssem_dask.report.encode import palette
-from ssem_dask.report.material import Material, collect, window_box
+from ssem_dask.report.hotspots import Place, stands_out, worst_places
 from ssem_dask.report.places import Picture, draw_place
+from ssem_dask.report.report_data import Material, collect, window_box
 from ssem_dask.report.summary import facts, stage_rows
-from ssem_dask.report.thin import LEVELS
-from ssem_dask.report.viewer.address import address_of, run_mark
-from ssem_dask.report.words import flat, number
-from ssem_dask.report.worst import Place, stands_out, worst_places
+from ssem_dask.report.viewer.viewer_address import address_of, run_mark
+from ssem_dask.units import flat, number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

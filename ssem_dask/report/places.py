@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssem_dask.composition.motion_left import coarse_positions
+from ssem_dask.composition.residual_motion import coarse_positions
 from ssem_dask.errors import SsemDaskError
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.box import Box
 from ssem_dask.report.encode import coloured, jpeg_uri, limits, stretched
-from ssem_dask.report.material import Material, window_box
-from ssem_dask.report.worst import Place
-from ssem_dask.stages.sections import read_aligned
+from ssem_dask.report.hotspots import Place
+from ssem_dask.report.report_data import Material, window_box
+from ssem_dask.stages.source_sections import read_aligned
 from ssem_dask.storage.arrays import is_node
 from ssem_dask.storage.fields import open_coarse, open_field
 from ssem_dask.storage.location import join

@@ -7,11 +7,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ssem_dask.alignment import Alignment
 from ssem_dask.geometry.box import Box
 from ssem_dask.storage.location import join
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
+from ssem_dask.volumes.alignment import Alignment
 
 _WIDTH = 1024
 """Longest cut that is shown, px; the middle of larger sections."""

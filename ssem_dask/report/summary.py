@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssem_dask.report.material import Material
-from ssem_dask.report.words import duration, micrometres, number, si
+from ssem_dask.report.report_data import Material
 from ssem_dask.types import AnyArray
+from ssem_dask.units import duration, micrometres, number, si
 
 
 @dataclass(frozen=True, slots=True)

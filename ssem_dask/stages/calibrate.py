@@ -20,11 +20,13 @@ from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import shape_at_mip
 from ssem_dask.geometry.region import Footprint, Region
-from ssem_dask.registration.calibrate import Choice, Step, choose_smoothness, probe_window
-from ssem_dask.registration.gauss_newton_window import window_scales
-from ssem_dask.registration.scales import Scales, typical
-from ssem_dask.stages.job import Estimate, Job, RegisterStageConfig
-from ssem_dask.stages.sections import open_source, read_aligned_sections
+from ssem_dask.registration.gauss_newton.gauss_newton_window import window_scales
+from ssem_dask.registration.gauss_newton.scales import Scales, typical
+from ssem_dask.registration.gauss_newton.smoothness import Choice, Step, choose_smoothness, probe_window
+from ssem_dask.stages.configs import RegisterStageConfig
+from ssem_dask.stages.job import Job
+from ssem_dask.stages.source_sections import open_source, read_aligned_sections
+from ssem_dask.stages.stage import Estimate
 from ssem_dask.storage.fields import open_coarse
 from ssem_dask.storage.location import read_bytes, write_bytes
 from ssem_dask.task import Outcome, Result, Task

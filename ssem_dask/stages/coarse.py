@@ -9,15 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ssem_dask.composition.affine_sections import enough_pairs, separate_affines
+from ssem_dask.composition.separation.affine_separation import enough_pairs, separate_affines
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint
-from ssem_dask.registration.coarse import CoarseSection, chain_sections, estimate_pair
-from ssem_dask.registration.coarse_order import Order, check_order
-from ssem_dask.registration.coarse_start import filled, pair_start, pairs_seen_from, sections_from
-from ssem_dask.registration.masks import tissue_mask
-from ssem_dask.stages.job import SECTIONS_PER_COARSE_TASK, TASK_OVERHEAD, CoarseStageConfig, Estimate, Job
-from ssem_dask.stages.sections import open_source, read_thumbnails, thumbnail_mip
+from ssem_dask.image.tissue import tissue_mask
+from ssem_dask.registration.coarse_alignment.initial import filled, pair_start, pairs_seen_from, sections_from
+from ssem_dask.registration.coarse_alignment.order import Order, check_order
+from ssem_dask.registration.coarse_alignment.pair import CoarseSection, chain_sections, estimate_pair
+from ssem_dask.stages.configs import CoarseStageConfig
+from ssem_dask.stages.job import SECTIONS_PER_COARSE_TASK, Job
+from ssem_dask.stages.source_sections import open_source, read_thumbnails, thumbnail_mip
+from ssem_dask.stages.stage import TASK_OVERHEAD, Estimate
 from ssem_dask.storage.affine_file import read_affine_file
 from ssem_dask.storage.arrays import create_array, open_array
 from ssem_dask.storage.fields import create_coarse, open_coarse

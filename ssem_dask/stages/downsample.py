@@ -9,9 +9,10 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import ceil_div, shape_at_mip
 from ssem_dask.geometry.region import Footprint, Region
-from ssem_dask.registration.pyramid import halve
-from ssem_dask.stages.job import TASK_OVERHEAD, Estimate, Job
+from ssem_dask.image.pooling import halve
+from ssem_dask.stages.job import Job
 from ssem_dask.stages.render import Warping, level_name, own_warping
+from ssem_dask.stages.stage import TASK_OVERHEAD, Estimate
 from ssem_dask.storage.volume import Volume
 from ssem_dask.task import Result, Task
 from ssem_dask.types import AnyArray, ShapeZYX

@@ -6,7 +6,7 @@ from itertools import chain
 
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes, chunk_count
-from ssem_dask.stages.job import TASK_OVERHEAD, Estimate
+from ssem_dask.stages.stage import TASK_OVERHEAD, Estimate
 from ssem_dask.storage.exports.target import Target
 from ssem_dask.storage.volume import Volume
 from ssem_dask.task import Result, Task

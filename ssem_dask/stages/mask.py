@@ -22,8 +22,10 @@ from ssem_dask.geometry.chunks import chunk_boxes, round_up
 from ssem_dask.geometry.mip import shape_at_mip
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.registration.damage import DAMAGED, HALO, REACH, TEAR, find_damage, reduced
-from ssem_dask.stages.job import Estimate, Job, MaskStageConfig
-from ssem_dask.stages.sections import open_source, read_aligned_sections
+from ssem_dask.stages.configs import MaskStageConfig
+from ssem_dask.stages.job import Job
+from ssem_dask.stages.source_sections import open_source, read_aligned_sections
+from ssem_dask.stages.stage import Estimate
 from ssem_dask.storage.arrays import ZarrArray, create_array, open_array
 from ssem_dask.storage.formats.detect import open_source as open_any
 from ssem_dask.task import Result, Task

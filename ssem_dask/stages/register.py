@@ -17,13 +17,15 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.geometry.windows import Window, read_sizes, tile_windows
+from ssem_dask.registration.checked_window import Fault, gated_window
 from ssem_dask.registration.damage import TEAR, TISSUE
-from ssem_dask.registration.gated import Fault, gated_window
 from ssem_dask.registration.pairs import PairFields
 from ssem_dask.stages.calibrate import RESULT, calibrated
-from ssem_dask.stages.job import TASK_OVERHEAD, Estimate, Job, RegisterStageConfig
+from ssem_dask.stages.configs import RegisterStageConfig
+from ssem_dask.stages.job import Job
 from ssem_dask.stages.mask import read_codes
-from ssem_dask.stages.sections import open_source, read_aligned_sections
+from ssem_dask.stages.source_sections import open_source, read_aligned_sections
+from ssem_dask.stages.stage import TASK_OVERHEAD, Estimate
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.fields import FieldInfo, create_field, open_coarse
 from ssem_dask.task import Outcome, Result, Task

@@ -20,8 +20,10 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint, Region
-from ssem_dask.stages.job import TASK_OVERHEAD, Estimate, Job, RenderStageConfig
-from ssem_dask.stages.sections import Places, Reach, read_at
+from ssem_dask.stages.configs import RenderStageConfig
+from ssem_dask.stages.job import Job
+from ssem_dask.stages.source_sections import Places, Reach, read_at
+from ssem_dask.stages.stage import TASK_OVERHEAD, Estimate
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 from ssem_dask.task import Outcome, Result, Task

@@ -11,8 +11,9 @@ from dataclasses import replace
 from itertools import islice
 
 from ssem_dask.errors import PlanError
-from ssem_dask.stages.job import Job, Stage
-from ssem_dask.stages.written import owns_whole_files
+from ssem_dask.stages.files import owns_whole_files
+from ssem_dask.stages.job import Job
+from ssem_dask.stages.stage import Stage
 from ssem_dask.storage.location import delete
 
 _LOOKED_AT = 4

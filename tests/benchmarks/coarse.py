@@ -26,9 +26,9 @@ from torch import Tensor
 from ssem_dask.field.affine import IDENTITY, apply_affine, compose_affine, invert_affine, rotation_about
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.warp import sample_image
-from ssem_dask.registration.coarse import CoarseConfig, CoarseSection, estimate_pair
-from ssem_dask.registration.masks import tissue_mask
-from ssem_dask.registration.pyramid import pool
+from ssem_dask.image.pooling import pool
+from ssem_dask.image.tissue import tissue_mask
+from ssem_dask.registration.coarse_alignment.pair import CoarseConfig, CoarseSection, estimate_pair
 from ssem_dask.types import Float64Array
 
 DATA = Path(os.environ.get("SSEM_DATA_DIR", Path(__file__).resolve().parents[3] / "shared" / "data"))

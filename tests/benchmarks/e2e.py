@@ -33,8 +33,8 @@ import psutil
 import torch
 from matplotlib.figure import Figure
 
-from ssem_dask import pipeline
-from ssem_dask.config import make_config
+from ssem_dask.config.schema import make_config
+from ssem_dask.driver import pipeline
 from ssem_dask.runtime.clusters.local import start_local, start_on_gpus
 from ssem_dask.runtime.events import Silent
 from ssem_dask.runtime.executor import Executor

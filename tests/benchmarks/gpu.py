@@ -23,18 +23,18 @@ import torch
 from torch import Tensor
 
 from ssem_dask.field.grid import Grid
-from ssem_dask.registration.confidence import evidence
-from ssem_dask.registration.encoder import features, load_encoder
-from ssem_dask.registration.fused.solver import register_fused
-from ssem_dask.registration.gauss_newton import (
+from ssem_dask.registration.encoders.encoder import features, load_encoder
+from ssem_dask.registration.encoders.local_contrast import local_contrast
+from ssem_dask.registration.gauss_newton.confidence import evidence
+from ssem_dask.registration.gauss_newton.gauss_newton_window import gauss_newton_window
+from ssem_dask.registration.gauss_newton.solver import (
     FeatureLevel,
     GaussNewtonConfig,
     feature_pyramid,
     plan_of,
     register_pairs,
 )
-from ssem_dask.registration.gauss_newton_window import gauss_newton_window
-from ssem_dask.registration.lcn import local_contrast
+from ssem_dask.registration.triton.pair_solver import register_fused
 
 _RUNS = 5
 _FLOWS = {"patch 160, step 40": (160, 40), "patch 96, step 24": (96, 24)}

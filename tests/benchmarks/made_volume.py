@@ -11,13 +11,13 @@ from multiprocessing import get_context
 import numpy as np
 import torch
 
-from ssem_dask.evaluation.phantom.config import PhantomConfig
 from ssem_dask.evaluation.phantom.generate import generate
+from ssem_dask.evaluation.phantom.phantom_config import PhantomConfig
 from ssem_dask.field.device import compute_device
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import level_count
 from ssem_dask.stages import downsample
-from ssem_dask.stages.job import RenderStageConfig
+from ssem_dask.stages.configs import RenderStageConfig
 from ssem_dask.stages.render import Warping
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 from ssem_dask.types import AnyArray

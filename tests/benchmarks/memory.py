@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
-from ssem_dask import pipeline
-from ssem_dask.config import make_config
+from ssem_dask.config.schema import make_config
+from ssem_dask.driver import pipeline
 from ssem_dask.geometry.box import Box
 from ssem_dask.runtime.memory import keep_freed_memory
-from ssem_dask.stages.job import Stage
+from ssem_dask.stages.stage import Stage
 from ssem_dask.storage.volume import VolumeInfo, create_volume
 from ssem_dask.task import Task
 

@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ssem_dask.composition.slow import Beside, SlowSolver
+from ssem_dask.composition.separation.anchored import Beside, SlowSolver
 from tests.unit.composition.affine_volumes import SHAPE, affine_volume, slow_drift
 from tests.unit.composition.test_slow import far_pairs, landmarks, wander
 

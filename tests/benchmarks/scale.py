@@ -33,8 +33,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ssem_dask import pipeline
-from ssem_dask.config import make_config
+from ssem_dask.config.schema import make_config
+from ssem_dask.driver import pipeline
 from ssem_dask.geometry.box import Box
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.events import Silent

@@ -40,15 +40,15 @@ from torch.nn.functional import interpolate
 
 import ssem_dask
 from ssem_dask.evaluation.candidates import Run
-from ssem_dask.evaluation.damage import DamageConfig
 from ssem_dask.evaluation.deformation import DeformationConfig
 from ssem_dask.evaluation.geometric import alignment_error
 from ssem_dask.evaluation.metrics.drift import DriftMeter
 from ssem_dask.evaluation.phantom import PhantomConfig
 from ssem_dask.evaluation.protocol import evaluate
 from ssem_dask.evaluation.simulate import simulate, simulate_phantom
+from ssem_dask.evaluation.simulated_damage import DamageConfig
 from ssem_dask.evaluation.truth import Truth
-from ssem_dask.importing import import_volume
+from ssem_dask.volumes.importing import import_volume
 
 DATA = Path(os.environ.get("SSEM_DATA_DIR", Path(__file__).resolve().parents[3] / "shared" / "data"))
 FIRST_SEED = 301

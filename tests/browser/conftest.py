@@ -13,10 +13,10 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import ssem_dask
-from ssem_dask.evaluation.damage import DamageConfig
 from ssem_dask.evaluation.deformation import DeformationConfig
 from ssem_dask.evaluation.phantom import PhantomConfig
 from ssem_dask.evaluation.simulate import simulate_phantom
+from ssem_dask.evaluation.simulated_damage import DamageConfig
 from tests.integration.conftest import SEPARATE
 
 _ARGUMENTS = [

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page
 
-from ssem_dask.report.ended import FAILED
+from ssem_dask.report.ledger_summary import FAILED
 from ssem_dask.report.page import render_report
 from tests.browser.conftest import Watched
 from tests.unit.report.test_charts import material

@@ -14,7 +14,7 @@ from playwright.sync_api import Page
 
 from ssem_dask.geometry.box import Box
 from ssem_dask.storage.location import join
-from ssem_dask.storage.run import read_run, update_run
+from ssem_dask.storage.run_group import read_run, update_run
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
 from tests.browser.conftest import Watched, start_viewer, stop_viewer

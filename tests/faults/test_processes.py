@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ssem_dask.pipeline import STAGES
+from ssem_dask.driver.pipeline import STAGES
 from tests.faults.conftest import Process, assert_undisturbed, children, entries, kill, redone, written
 from tests.integration.test_command_line import assert_one_sentence, ssem_dask
 

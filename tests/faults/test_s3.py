@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from ssem_dask.geometry.box import Box
-from ssem_dask.importing import import_volume
 from ssem_dask.storage import location, retry
 from ssem_dask.storage.arrays import create_array
 from ssem_dask.storage.ledger import Ledger
 from ssem_dask.storage.volume import Volume
+from ssem_dask.volumes.importing import import_volume
 from tests.faults.conftest import SETTINGS, Process, tell
 from tests.faults.s3 import KEYS, BadProxy, Server, weed
 from tests.integration.conftest import to_toml

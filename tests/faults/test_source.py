@@ -13,7 +13,7 @@ import zarr
 import ssem_dask as package
 from ssem_dask.errors import OutputError
 from ssem_dask.runtime.execute import open_ledger
-from ssem_dask.storage.run import read_run
+from ssem_dask.storage.run_group import read_run
 from ssem_dask.task import Cause
 from tests.faults.conftest import SETTINGS, assert_undisturbed, entries, redone, written
 from tests.integration.test_command_line import ssem_dask
@@ -172,7 +172,8 @@ def _point_to(output: Path, source: Path) -> None:
 
 
 def _digests(output: Path) -> dict[str, str]:
-    from ssem_dask.config import make_config, resolve
+    from ssem_dask.config.resolve import resolve
+    from ssem_dask.config.schema import make_config
 
     job, _ = resolve(make_config({**read_run(str(output))["given"], "output": str(output)}))
     return job.digests

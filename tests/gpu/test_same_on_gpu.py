@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from ssem_dask.evaluation.damage import DamageConfig
 from ssem_dask.evaluation.deformation import DeformationConfig
 from ssem_dask.evaluation.phantom import PhantomConfig
 from ssem_dask.evaluation.simulate import simulate_phantom
+from ssem_dask.evaluation.simulated_damage import DamageConfig
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import resample
 from ssem_dask.field.warp import warp
 from ssem_dask.geometry.box import Box
-from ssem_dask.registration.metric_train import MetricTrainConfig, train_metric
+from ssem_dask.image.similarity import normalised_correlation
+from ssem_dask.registration.encoders.train_metric import MetricTrainConfig, train_metric
+from ssem_dask.registration.methods import RegisterConfig, register_window, resolve
 from ssem_dask.registration.pairs import PairFields
-from ssem_dask.registration.register import RegisterConfig, register_window, resolve
-from ssem_dask.registration.similarity import normalised_correlation
 from ssem_dask.runtime.clusters.warm_gpu import warm
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
@@ -111,7 +111,7 @@ def test_training_goes_the_same_way(sections: AnyArray) -> None:
 
 def test_a_worker_that_is_warm_has_compiled_its_kernels() -> None:
     """So that its first window waits for none."""
-    solver = pytest.importorskip("ssem_dask.registration.fused.solver")
+    solver = pytest.importorskip("ssem_dask.registration.triton.pair_solver")
     solver.forget_solvers()
     warm(torch.device("cuda"))
     assert {key.warm for key in solver._SOLVERS} == {False, True}

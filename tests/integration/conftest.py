@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from ssem_dask.evaluation.damage import DamageConfig
 from ssem_dask.evaluation.deformation import DeformationConfig
 from ssem_dask.evaluation.phantom import PhantomConfig
 from ssem_dask.evaluation.simulate import simulate_phantom
+from ssem_dask.evaluation.simulated_damage import DamageConfig
 
 SMALL: dict[str, Any] = {
     "coarse": {"sections": "match"},

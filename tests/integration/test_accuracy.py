@@ -9,12 +9,12 @@ import pytest
 import tifffile
 
 import ssem_dask
-from ssem_dask.evaluation.damage import DamageConfig
 from ssem_dask.evaluation.deformation import DeformationConfig
 from ssem_dask.evaluation.phantom import PhantomConfig
 from ssem_dask.evaluation.protocol import evaluate
 from ssem_dask.evaluation.simulate import simulate, simulate_phantom
-from ssem_dask.importing import import_volume
+from ssem_dask.evaluation.simulated_damage import DamageConfig
+from ssem_dask.volumes.importing import import_volume
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("SSEM_DATA_DIR", ROOT.parent / "shared" / "data"))

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import ssem_dask
-from ssem_dask import pipeline
-from ssem_dask.config import make_config
+from ssem_dask.config.schema import make_config
+from ssem_dask.driver import pipeline
 from ssem_dask.stages import calibrate
 from ssem_dask.storage.location import join, read_bytes
 from tests.integration.conftest import SEPARATE

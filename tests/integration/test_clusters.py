@@ -14,15 +14,15 @@ from typing import Any, get_args
 
 import pytest
 
-from ssem_dask.config import cluster_settings, make_config
+from ssem_dask.config.schema import cluster_settings, make_config
+from ssem_dask.driver.pipeline import STAGES
 from ssem_dask.errors import ConfigError
-from ssem_dask.pipeline import STAGES
 from ssem_dask.runtime.clusters import open_cluster
-from ssem_dask.runtime.clusters.address import check_versions
 from ssem_dask.runtime.clusters.certificates import make_certificates
-from ssem_dask.runtime.clusters.config import ClusterConfig, StageName
+from ssem_dask.runtime.clusters.cluster_config import ClusterConfig, StageName
 from ssem_dask.runtime.clusters.local import start_on_gpus
 from ssem_dask.runtime.clusters.own_gpu import own_gpu
+from ssem_dask.runtime.clusters.scheduler_address import check_versions
 from ssem_dask.runtime.clusters.security import VARIABLE
 from ssem_dask.runtime.distributed import DaskExecutor
 from ssem_dask.runtime.execute import execute
@@ -106,13 +106,13 @@ def test_a_client_with_certificates_of_another_cluster_is_refused(cluster: Clust
 
 
 def test_without_tls_nothing_is_answered(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssem_dask.runtime.clusters.address.CONNECT_SECONDS", 2)
+    monkeypatch.setattr("ssem_dask.runtime.clusters.scheduler_address.CONNECT_SECONDS", 2)
     with pytest.raises(ConfigError, match=rf"write tls://127\.0\.0\.1:{cluster.port}"):
         open_cluster(f"tcp://127.0.0.1:{cluster.port}", workers=None)
 
 
 def test_a_server_that_is_no_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssem_dask.runtime.clusters.address.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("ssem_dask.runtime.clusters.scheduler_address.CONNECT_SECONDS", 1)
     make_certificates(str(tmp_path / "tls"), days=1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"tls://127.0.0.1:{server.getsockname()[1]}"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ssem_dask.registration.coarse import CoarseConfig
+from ssem_dask.registration.coarse_alignment.pair import CoarseConfig
 from tests.benchmarks.coarse import DATA, draw_pairs, stacks, summary
 
 pytestmark = pytest.mark.skipif(

@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from zarr.storage import LocalStore
 
-from ssem_dask.config import make_config, resolve
+from ssem_dask.config.resolve import resolve
+from ssem_dask.config.schema import make_config
+from ssem_dask.driver.pipeline import STAGES
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.region import Region
-from ssem_dask.pipeline import STAGES
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.pyramid_writer import SlabWriter
 from ssem_dask.storage import location
 from ssem_dask.storage.ledger import page_of
-from ssem_dask.storage.run import create_run
+from ssem_dask.storage.run_group import create_run
 from ssem_dask.storage.volume import Volume, create_volume
 from tests.integration.conftest import SEPARATE, SMALL
 
@@ -136,7 +137,7 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Path], list[Path]]:
     traced_sync("set_sync", written)
     monkeypatch.setattr(LocalStore, "get", traced_get)
     monkeypatch.setattr(LocalStore, "set", traced_set)
-    for module in ("ssem_dask.stages.calibrate", "ssem_dask.stages.relax_fit"):
+    for module in ("ssem_dask.stages.calibrate", "ssem_dask.stages.compose.statistics"):
         monkeypatch.setattr(f"{module}.read_bytes", traced_read)
         monkeypatch.setattr(f"{module}.write_bytes", traced_write)
     return read, written

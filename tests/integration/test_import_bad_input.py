@@ -19,9 +19,9 @@ import zarr
 
 from ssem_dask.errors import OutputError, SourceError, SsemDaskError
 from ssem_dask.geometry.box import Box
-from ssem_dask.importing import import_volume, plan_import
-from ssem_dask.storage import run
+from ssem_dask.storage import run_group as run
 from ssem_dask.storage.volume import Volume, VolumeInfo
+from ssem_dask.volumes.importing import import_volume, plan_import
 
 SIZES = {"pixel_size": 4.0, "section_thickness": 40.0}
 SMALL = {"chunk": (1, 16, 16), "shard": (2, 32, 32)}
@@ -75,7 +75,7 @@ def test_a_plan_touches_nothing(series: Path, tmp_path: Path):
 
 
 def test_rows_are_read_in_bands_where_sections_are_large(series: Path, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("ssem_dask.importing.BAND_BYTES", 1)
+    monkeypatch.setattr("ssem_dask.volumes.importing.BAND_BYTES", 1)
     done: list[int] = []
     import_volume(str(series), str(tmp_path / "a.zarr"), **SIZES, **SMALL, progress=done.append)
     assert done == [2 * 32 * 50, 2 * 8 * 50] * 3
@@ -276,7 +276,7 @@ def test_unreachable_object_store_ends_quietly_and_soon(series: Path, tmp_path: 
     script = (
         "import sys\n"
         "from ssem_dask.errors import SourceError, OutputError\n"
-        "from ssem_dask.importing import import_volume\n"
+        "from ssem_dask.volumes.importing import import_volume\n"
         "here, there = sys.argv[1:]\n"
         "for source, destination, error in ((there, here, SourceError), (here, there, OutputError)):\n"
         "    try:\n"
@@ -335,7 +335,7 @@ def test_a_file_in_the_way(series: Path, tmp_path: Path):
 IMPORT_SCRIPT = """
 import os, resource, signal, sys
 from ssem_dask.errors import OutputError
-from ssem_dask.importing import import_volume
+from ssem_dask.volumes.importing import import_volume
 
 what, source, destination, warm = sys.argv[1:]
 options = dict(pixel_size=4, section_thickness=40, chunk=(1, 16, 16), shard=(2, 64, 64))

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from ssem_dask.config import make_config
+from ssem_dask.config.schema import make_config
+from ssem_dask.driver.pipeline import plan
 from ssem_dask.errors import ConfigError, PlanError
-from ssem_dask.pipeline import plan
 from ssem_dask.runtime import clusters
 from ssem_dask.runtime.clusters import local, refuse_small_workers
-from ssem_dask.runtime.clusters.config import ClusterConfig
+from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
 from ssem_dask.stages import render
 from tests.integration.conftest import SMALL, to_toml
 from tests.integration.test_command_line import assert_one_sentence, ssem_dask

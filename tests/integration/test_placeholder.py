@@ -8,7 +8,7 @@ import torch
 
 import ssem_dask
 from ssem_dask.evaluation.phantom import PhantomConfig, generate
-from ssem_dask.field.quality import fold_rate
+from ssem_dask.field.folding import fold_rate
 from ssem_dask.geometry.box import Box
 from ssem_dask.stages import coarse
 from ssem_dask.storage.arrays import create_array, open_array

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import ssem_dask
-from ssem_dask.report.material import collect
+from ssem_dask.report.hotspots import worst_places
 from ssem_dask.report.page import make_report
-from ssem_dask.report.worst import worst_places
+from ssem_dask.report.report_data import collect
 from ssem_dask.storage import quality
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.location import join
-from ssem_dask.storage.run import create_run, read_run
+from ssem_dask.storage.run_group import create_run, read_run
 from tests.fabricate import fabricate_run
 from tests.integration.conftest import SEPARATE
 from tests.integration.test_command_line import assert_one_sentence

@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssem_dask.config import make_config
+from ssem_dask.config.schema import make_config
+from ssem_dask.driver.cost import Cost, StageCost, choose_crop, copy_crop, measure_cost
+from ssem_dask.driver.pipeline import plan, run
 from ssem_dask.errors import ConfigError
-from ssem_dask.evaluation.damage import DamageConfig
 from ssem_dask.evaluation.deformation import DeformationConfig
 from ssem_dask.evaluation.phantom import PhantomConfig
 from ssem_dask.evaluation.simulate import simulate_phantom
+from ssem_dask.evaluation.simulated_damage import DamageConfig
 from ssem_dask.geometry.box import Box
-from ssem_dask.pipeline import plan, run
 from ssem_dask.runtime.clusters.local import start_on_gpus
 from ssem_dask.runtime.events import Silent
 from ssem_dask.runtime.execute import open_ledger
 from ssem_dask.runtime.executor import SerialExecutor
 from ssem_dask.runtime.placement import GPU_STAGES
-from ssem_dask.sampling import Cost, StageCost, choose_crop, copy_crop, measure_cost
 from ssem_dask.storage.volume import Volume, create_volume
 from tests.integration.conftest import SEPARATE, to_toml
 from tests.integration.test_command_line import assert_one_sentence, ssem_dask

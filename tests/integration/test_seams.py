@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 import ssem_dask as package
-from ssem_dask.config import make_config, resolve
-from ssem_dask.evaluation.damage import DamageConfig
+from ssem_dask.config.resolve import resolve
+from ssem_dask.config.schema import make_config
 from ssem_dask.evaluation.deformation import DeformationConfig
 from ssem_dask.evaluation.phantom import PhantomConfig
 from ssem_dask.evaluation.simulate import simulate_phantom
+from ssem_dask.evaluation.simulated_damage import DamageConfig
 from ssem_dask.storage.fields import open_field
 from ssem_dask.types import Float64Array
 

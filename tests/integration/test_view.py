@@ -14,16 +14,16 @@ import requests
 
 import ssem_dask
 from ssem_dask.geometry.box import Box
-from ssem_dask.report.material import collect
+from ssem_dask.report.hotspots import stands_out, worst_places
 from ssem_dask.report.page import make_report
+from ssem_dask.report.report_data import collect
 from ssem_dask.report.viewer.http import Site, ViewerServer
 from ssem_dask.report.viewer.served import Folder, Made
 from ssem_dask.report.viewer.site import make_site
-from ssem_dask.report.worst import stands_out, worst_places
-from ssem_dask.stages.sections import read_aligned
+from ssem_dask.stages.source_sections import read_aligned
 from ssem_dask.storage.fields import open_coarse
 from ssem_dask.storage.location import join, write_bytes
-from ssem_dask.storage.run import read_run
+from ssem_dask.storage.run_group import read_run
 from ssem_dask.storage.volume import Volume
 from tests.integration.conftest import SEPARATE
 from tests.integration.test_command_line import assert_one_sentence

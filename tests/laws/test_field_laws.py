@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from ssem_dask.field.affine import affine_field, apply_affine, compose_affine, invert_affine, rotation_about
 from ssem_dask.field.compose import compose
+from ssem_dask.field.folding import fold_rate, jacobian_determinant, strain
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample, sample_affine
 from ssem_dask.field.inverse import inverse, inverse_residual
-from ssem_dask.field.quality import fold_rate, jacobian_determinant, strain
 from ssem_dask.field.warp import warp
 from tests.laws.strategies import MARGIN, SHAPE, SPACING, fields, images, interior
 

@@ -11,7 +11,7 @@ from ssem_dask.field.affine import apply_affine, rotation_about
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.box import Box
 from ssem_dask.storage.fields import FieldInfo, create_field
-from ssem_dask.storage.run import create_run
+from ssem_dask.storage.run_group import create_run
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 
 SHAPE = (2, 128, 96)

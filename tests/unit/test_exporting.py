@@ -16,17 +16,17 @@ from typer.testing import CliRunner
 
 import ssem_dask as package
 from ssem_dask.cli.main import app
+from ssem_dask.driver.rerun import standing
 from ssem_dask.errors import ConfigError, OutputError, SourceError, SsemDaskError
-from ssem_dask.exporting import export_volume
 from ssem_dask.geometry.box import Box
-from ssem_dask.importing import import_volume
-from ssem_dask.rerun import standing
 from ssem_dask.stages import export as export_stage
 from ssem_dask.storage import arrays, location
 from ssem_dask.storage.exports import precomputed, target
-from ssem_dask.storage.run import create_run
+from ssem_dask.storage.run_group import create_run
 from ssem_dask.storage.volume import WARP_KEY, Volume, VolumeInfo, create_volume
 from ssem_dask.types import AnyArray
+from ssem_dask.volumes.exporting import export_volume
+from ssem_dask.volumes.importing import import_volume
 
 HAS_TENSORSTORE = importlib.util.find_spec("tensorstore") is not None
 needs_tensorstore = pytest.mark.skipif(not HAS_TENSORSTORE, reason="needs tensorstore")

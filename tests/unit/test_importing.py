@@ -14,13 +14,13 @@ import ssem_dask as package
 from ssem_dask.cli.main import app
 from ssem_dask.errors import PlanError
 from ssem_dask.geometry.box import Box
-from ssem_dask.importing import import_volume, plan_import
 from ssem_dask.stages import downsample
-from ssem_dask.stages.job import RenderStageConfig
+from ssem_dask.stages.configs import RenderStageConfig
 from ssem_dask.stages.pyramid_writer import SlabWriter
 from ssem_dask.stages.render import Warping
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 from ssem_dask.types import AnyArray, ShapeZYX
+from ssem_dask.volumes.importing import import_volume, plan_import
 
 SIZES: dict[str, Any] = {"pixel_size": 4.0, "section_thickness": 40.0}
 
@@ -74,7 +74,7 @@ def test_the_levels_are_those_of_stage_downsample(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     values, url = values_of(shape, dtype=dtype, few=labels), str(tmp_path / "a.zarr")
-    monkeypatch.setattr("ssem_dask.importing.BAND_BYTES", rows * values[: shard[0], : shard[1]].nbytes)
+    monkeypatch.setattr("ssem_dask.volumes.importing.BAND_BYTES", rows * values[: shard[0], : shard[1]].nbytes)
     zarr.create_array(str(tmp_path / "source.zarr"), data=values)
     source, done = str(tmp_path / "source.zarr"), list[int]()
     options: dict[str, Any] = {"chunk": chunk, "shard": shard, "labels": labels, **SIZES}
@@ -90,7 +90,7 @@ def test_the_levels_are_those_of_stage_downsample(
 def test_nothing_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = values_of((4, 600, 520), dtype="uint8")
     tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack")
-    monkeypatch.setattr("ssem_dask.importing.BAND_BYTES", 1)
+    monkeypatch.setattr("ssem_dask.volumes.importing.BAND_BYTES", 1)
     monkeypatch.setattr(Volume, "read", lambda *_: pytest.fail("the volume is read back"))
     package.import_volume(str(tmp_path / "a.tif"), str(tmp_path / "a.zarr"), shard=(2, 512, 512), **SIZES)
 

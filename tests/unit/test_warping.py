@@ -11,17 +11,19 @@ import pytest
 from typer.testing import CliRunner
 
 from ssem_dask.cli.main import app
-from ssem_dask.config import make_config, resolve, stored_config
+from ssem_dask.config.digest import stored_config
+from ssem_dask.config.resolve import resolve
+from ssem_dask.config.schema import make_config
+from ssem_dask.driver.rerun import standing
 from ssem_dask.errors import OutputError, SourceError
 from ssem_dask.geometry.box import Box
-from ssem_dask.rerun import standing
 from ssem_dask.stages.downsample import pool_labels
 from ssem_dask.storage.arrays import group_attributes
 from ssem_dask.storage.fields import FieldInfo, create_field
 from ssem_dask.storage.ledger import Ledger
-from ssem_dask.storage.run import create_run
+from ssem_dask.storage.run_group import create_run
 from ssem_dask.storage.volume import WARP_KEY, Volume, VolumeInfo, create_volume
-from ssem_dask.warping import warp_volume
+from ssem_dask.volumes.warping import warp_volume
 
 SHAPE = (3, 150, 130)
 SHIFT = (7, -11)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ssem_dask.evaluation.metrics.distribution import Distribution
 from ssem_dask.field.affine import affine_field, fit_affine
+from ssem_dask.field.folding import jacobian_determinant, strain
 from ssem_dask.field.grid import Grid
-from ssem_dask.field.quality import jacobian_determinant, strain
 
 
 @dataclass(frozen=True, slots=True)

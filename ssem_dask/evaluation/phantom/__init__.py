@@ -5,8 +5,8 @@ larger chunk, bit for bit; memory grows with the box, never with the volume. The
 the tissue at `p + natural_motion(z)(p)` of a volume that runs straight along z.
 """
 
-from ssem_dask.evaluation.phantom.config import PhantomConfig
 from ssem_dask.evaluation.phantom.generate import PhantomChunk, generate
 from ssem_dask.evaluation.phantom.motion import natural_motion
+from ssem_dask.evaluation.phantom.phantom_config import PhantomConfig
 
 __all__ = ["PhantomChunk", "PhantomConfig", "generate", "natural_motion"]

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssem_dask.errors import ConfigError
-from ssem_dask.evaluation.phantom.config import PhantomConfig
 from ssem_dask.evaluation.phantom.imaging import image_of_tissue
+from ssem_dask.evaluation.phantom.phantom_config import PhantomConfig
 from ssem_dask.evaluation.phantom.tile import CORE, MARGIN, tissue_of_tile
 from ssem_dask.geometry.box import Box
 from ssem_dask.types import AnyArray

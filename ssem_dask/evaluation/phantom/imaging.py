@@ -4,8 +4,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from ssem_dask.evaluation.phantom.config import PhantomConfig
 from ssem_dask.evaluation.phantom.organelles import bump, draw_mitochondria, draw_vesicles
+from ssem_dask.evaluation.phantom.phantom_config import PhantomConfig
 from ssem_dask.evaluation.phantom.randomness import hashed, mix, uniform
 from ssem_dask.evaluation.phantom.tile import MARGIN, SIZE, Tissue
 from ssem_dask.types import AnyArray, Float32Array

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssem_dask.evaluation.phantom.config import PhantomConfig
+from ssem_dask.evaluation.phantom.phantom_config import PhantomConfig
 from ssem_dask.evaluation.phantom.randomness import increment_ratio, knots_at, spline_matrix, unit_plane
 from ssem_dask.field.grid import Grid
 from ssem_dask.types import Float32Array, Float64Array

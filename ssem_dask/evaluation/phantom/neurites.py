@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from ssem_dask.evaluation.phantom.config import PhantomConfig
+from ssem_dask.evaluation.phantom.phantom_config import PhantomConfig
 from ssem_dask.evaluation.phantom.randomness import UInt32Array, hashed, knots_at, mix, uniform
 from ssem_dask.types import Float32Array, Float64Array
 

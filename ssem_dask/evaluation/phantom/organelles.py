@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ssem_dask.evaluation.phantom.config import PhantomConfig
+from ssem_dask.evaluation.phantom.phantom_config import PhantomConfig
 from ssem_dask.evaluation.phantom.randomness import UInt32Array, uniform
 from ssem_dask.evaluation.phantom.tile import SIZE, Tissue
 from ssem_dask.types import Float32Array, Float64Array

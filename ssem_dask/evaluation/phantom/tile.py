@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssem_dask.evaluation.phantom.config import PhantomConfig
 from ssem_dask.evaluation.phantom.motion import motion_nm
 from ssem_dask.evaluation.phantom.neurites import Neurites, neurites_near, partition
+from ssem_dask.evaluation.phantom.phantom_config import PhantomConfig
 from ssem_dask.evaluation.phantom.randomness import scattered_planes
 from ssem_dask.types import Float32Array, Float64Array
 

@@ -18,8 +18,8 @@ from neuroglancer import json_utils
 
 from ssem_dask.geometry.box import Box
 from ssem_dask.report.encode import limits
+from ssem_dask.report.hotspots import Place
 from ssem_dask.report.viewer.http import Spot
-from ssem_dask.report.worst import Place
 from ssem_dask.storage.volume import Volume, VolumeInfo
 from ssem_dask.types import ShapeYX
 

@@ -14,7 +14,7 @@ import torch
 from ssem_dask.geometry.box import Box
 from ssem_dask.report.viewer.served import Made, group_files
 from ssem_dask.stages.render import to_dtype
-from ssem_dask.stages.sections import read_aligned
+from ssem_dask.stages.source_sections import read_aligned
 from ssem_dask.storage import ngff
 from ssem_dask.storage.fields import open_coarse
 from ssem_dask.storage.volume import Volume

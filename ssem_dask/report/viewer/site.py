@@ -6,17 +6,17 @@ from typing import Any
 import numpy as np
 
 from ssem_dask.errors import SourceError, SsemDaskError
-from ssem_dask.report.material import Material, collect
-from ssem_dask.report.viewer.address import run_mark
+from ssem_dask.report.hotspots import stands_out, worst_places
+from ssem_dask.report.report_data import Material, collect
 from ssem_dask.report.viewer.http import Site, Spot
 from ssem_dask.report.viewer.layers import Nodes, Shown, intensity_limits, make_state
 from ssem_dask.report.viewer.live_coarse import serve_coarse
 from ssem_dask.report.viewer.served import Folder, Served, serve_volume
-from ssem_dask.report.worst import stands_out, worst_places
+from ssem_dask.report.viewer.viewer_address import run_mark
 from ssem_dask.storage.arrays import is_node
 from ssem_dask.storage.fields import open_field
 from ssem_dask.storage.location import join
-from ssem_dask.storage.run import read_run
+from ssem_dask.storage.run_group import read_run
 from ssem_dask.storage.volume import Volume
 
 _AT_LEAST = 3

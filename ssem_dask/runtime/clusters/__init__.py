@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 from ssem_dask.errors import ConfigError
-from ssem_dask.runtime.clusters.address import join_scheduler
-from ssem_dask.runtime.clusters.config import ClusterConfig
+from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
 from ssem_dask.runtime.clusters.devices import visible_gpus
 from ssem_dask.runtime.clusters.local import local_share, shares_on_gpus, start_local, start_local_gpu
+from ssem_dask.runtime.clusters.scheduler_address import join_scheduler
 from ssem_dask.runtime.clusters.security import named_security
 from ssem_dask.runtime.clusters.slurm import refuse_small, start_slurm
 from ssem_dask.runtime.executor import Executor, SerialExecutor

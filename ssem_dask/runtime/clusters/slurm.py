@@ -18,7 +18,7 @@ from distributed.utils import silence_logging_cmgr
 
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters.certificates import make_certificates
-from ssem_dask.runtime.clusters.config import SlurmConfig, worker_processes, worker_threads
+from ssem_dask.runtime.clusters.cluster_config import SlurmConfig, worker_processes, worker_threads
 from ssem_dask.runtime.clusters.job_record import JobRecord, end_what_was_left_behind, state_folder
 from ssem_dask.runtime.clusters.security import named_security
 from ssem_dask.runtime.clusters.slurm_commands import refuse_unacceptable, require_commands

@@ -13,7 +13,7 @@ from typing import Any
 from dask_jobqueue import SLURMCluster
 from distributed.security import Security
 
-from ssem_dask.runtime.clusters.config import SlurmConfig, worker_processes, worker_threads
+from ssem_dask.runtime.clusters.cluster_config import SlurmConfig, worker_processes, worker_threads
 
 DEATH_TIMEOUT_SECONDS = 60
 """After this time without scheduler a worker, and with it its job, ends by itself."""

@@ -12,8 +12,8 @@ import torch
 
 from ssem_dask.field.device import compute_device, computing_on
 from ssem_dask.field.grid import Grid
-from ssem_dask.registration.gauss_newton_window import window_scales
-from ssem_dask.registration.register import RegisterConfig, register_window, resolve
+from ssem_dask.registration.gauss_newton.gauss_newton_window import window_scales
+from ssem_dask.registration.methods import RegisterConfig, register_window, resolve
 
 _LOG = logging.getLogger(__name__)
 _SIDE = 256  # px

@@ -15,7 +15,7 @@ import ssem_dask
 from ssem_dask.evaluation.candidates import Run
 from ssem_dask.field.affine import apply_affine
 from ssem_dask.field.grid import Grid
-from ssem_dask.registration.fused import kernels_run_on
+from ssem_dask.registration.triton import kernels_run_on
 from ssem_dask.runtime.events import Silent, StageStarted
 from tests.benchmarks.accuracy.digest import PACKAGE, digest_of_sources
 from tests.benchmarks.accuracy.methods import SectionFields

@@ -16,15 +16,15 @@ import tifffile
 import torch
 from torch.nn.functional import interpolate
 
-from ssem_dask.evaluation.damage import DamageConfig
 from ssem_dask.evaluation.deformation import DeformationConfig
 from ssem_dask.evaluation.phantom import PhantomConfig, generate
 from ssem_dask.evaluation.simulate import simulate
+from ssem_dask.evaluation.simulated_damage import DamageConfig
 from ssem_dask.evaluation.truth import Truth
 from ssem_dask.geometry.box import Box
-from ssem_dask.importing import import_volume
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
+from ssem_dask.volumes.importing import import_volume
 from tests.benchmarks.accuracy.digest import digest_of, digest_of_sources
 
 FIRST_SEED = 301

@@ -13,7 +13,7 @@ import pytest
 
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters import open_cluster
-from ssem_dask.runtime.clusters.config import ClusterConfig
+from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
 from ssem_dask.runtime.clusters.job_record import state_folder
 from ssem_dask.runtime.clusters.slurm_cluster import DEATH_TIMEOUT_SECONDS
 from ssem_dask.runtime.distributed import DaskExecutor

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from ssem_dask.cli.configuration import configuration_markdown
+from ssem_dask.cli.configuration_page import configuration_markdown
 
 
 def test_the_document_is_the_one_the_records_make() -> None:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssem_dask.composition.affine_log import from_parameters, to_parameters
-from ssem_dask.composition.affine_sections import AffineSeparation, separate_affines
-from ssem_dask.composition.slow import SlowSolver
+from ssem_dask.composition.separation.affine_log import from_parameters, to_parameters
+from ssem_dask.composition.separation.affine_separation import AffineSeparation, separate_affines
+from ssem_dask.composition.separation.anchored import SlowSolver
 from ssem_dask.types import Float64Array
 
 SHAPE = (400, 500)

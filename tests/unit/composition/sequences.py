@@ -7,10 +7,10 @@ import torch
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 
-from ssem_dask.composition.affine_log import from_parameters
-from ssem_dask.composition.relax import RelaxResult, relax
-from ssem_dask.composition.relax_config import RelaxConfig
-from ssem_dask.composition.spectra import from_spectrum
+from ssem_dask.composition.relax.relax_config import RelaxConfig
+from ssem_dask.composition.relax.section_fields import RelaxResult, relax
+from ssem_dask.composition.relax.spectra import from_spectrum
+from ssem_dask.composition.separation.affine_log import from_parameters
 from ssem_dask.field.affine import IDENTITY, apply_affine
 from ssem_dask.field.grid import Grid
 from ssem_dask.types import Float64Array

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.linalg import LinAlgError
 
-from ssem_dask.composition.banded import BandedCholesky
+from ssem_dask.composition.separation.banded import BandedCholesky
 from ssem_dask.types import Float64Array
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ssem_dask.composition.breaks import longest_piece
-from ssem_dask.composition.relax_report import jump_records, jumps_in_words
+from ssem_dask.composition.relax.relax_report import jump_records, jumps_in_words
+from ssem_dask.composition.separation.jumps import longest_piece
 from tests.unit.composition.affine_volumes import SHAPE, affine_volume
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ssem_dask.composition.chain import ChainConfig, align_block, broadcast, fade, stitch
+from ssem_dask.composition.chain.chain_alignment import ChainConfig, align_block, broadcast, fade, stitch
 from ssem_dask.composition.smooth import gaussian_blur
 from ssem_dask.field.compose import compose
 from ssem_dask.field.inverse import inverse

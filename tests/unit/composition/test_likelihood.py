@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from ssem_dask.composition.likelihood import Likelihood
-from ssem_dask.composition.separation import SequenceModel, Variances
-from ssem_dask.composition.short import ShortLikelihood
+from ssem_dask.composition.separation.dense_likelihood import ShortLikelihood
+from ssem_dask.composition.separation.likelihood import Likelihood
+from ssem_dask.composition.separation.sequence import SequenceModel, Variances
 from ssem_dask.types import Float64Array
 
 COUNT = 9

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ssem_dask.composition.motion_left import coarse_positions, motion_left
+from ssem_dask.composition.residual_motion import coarse_positions, motion_left
 from ssem_dask.field.affine import IDENTITY, rotation_about
 from ssem_dask.field.grid import Grid
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from ssem_dask.composition.affine_log import from_parameters, to_parameters
-from ssem_dask.composition.affine_sections import separate_affines
-from ssem_dask.composition.likelihood import evidence_of_distortion, fit_variances
-from ssem_dask.composition.relax import relax
-from ssem_dask.composition.relax_config import RelaxConfig
-from ssem_dask.composition.separation import CERTAIN_EVIDENCE, SequenceModel, Variances, believed, certainty_of
-from ssem_dask.composition.spectra import bands_of, from_spectrum, to_spectrum
+from ssem_dask.composition.relax.relax_config import RelaxConfig
+from ssem_dask.composition.relax.section_fields import relax
+from ssem_dask.composition.relax.spectra import bands_of, from_spectrum, to_spectrum
+from ssem_dask.composition.separation.affine_log import from_parameters, to_parameters
+from ssem_dask.composition.separation.affine_separation import separate_affines
+from ssem_dask.composition.separation.likelihood import evidence_of_distortion, fit_variances
+from ssem_dask.composition.separation.sequence import CERTAIN_EVIDENCE, SequenceModel, Variances, believed, certainty_of
 from ssem_dask.field.affine import IDENTITY
 from ssem_dask.types import Float64Array
 

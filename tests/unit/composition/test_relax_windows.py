@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from ssem_dask.composition.relax_config import RelaxConfig
-from ssem_dask.composition.relax_elastic import SHORT_NODES, solve_elastic
-from ssem_dask.composition.relax_total import split_pairs
-from ssem_dask.composition.relax_weights import node_weights
+from ssem_dask.composition.relax.elastic import SHORT_NODES, solve_elastic
+from ssem_dask.composition.relax.node_weights import node_weights
+from ssem_dask.composition.relax.relative import split_pairs
+from ssem_dask.composition.relax.relax_config import RelaxConfig
 from ssem_dask.field.grid import Grid
 from tests.unit.composition.test_relax import (
     NODES,

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ssem_dask.composition.affine_log import from_parameters
-from ssem_dask.composition.relax_report import slow_in_words, slow_record
-from ssem_dask.composition.slow import Beside, FarPairs, Landmarks, SlowSolver
+from ssem_dask.composition.relax.relax_report import slow_in_words, slow_record
+from ssem_dask.composition.separation.affine_log import from_parameters
+from ssem_dask.composition.separation.anchored import Beside, FarPairs, Landmarks, SlowSolver
 from ssem_dask.field.affine import rotation_about
 from ssem_dask.types import Float64Array
 from tests.unit.composition.affine_volumes import SHAPE, AffineVolume, affine_volume, homogeneous, slow_drift

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy.interpolate import make_interp_spline
 
-from ssem_dask.composition.thin import Tile, thicken, thin, thin_grid, without_long
+from ssem_dask.composition.relax.coarsening import Tile, thicken, thin, thin_grid, without_long
 from ssem_dask.field.grid import Grid
 
 WHOLE = Grid((75, 58), 8.0)

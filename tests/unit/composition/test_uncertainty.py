@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from ssem_dask.composition.relax import RelaxResult
-from ssem_dask.composition.relax_weights import plane_weights
-from ssem_dask.composition.separation import SequenceModel, Variances
-from ssem_dask.composition.spectra import bands_of
-from ssem_dask.composition.uncertainty import elastic_variance, sceptical, section_variance
-from ssem_dask.field.quality import jacobian_determinant
+from ssem_dask.composition.relax.node_weights import plane_weights
+from ssem_dask.composition.relax.section_fields import RelaxResult
+from ssem_dask.composition.relax.spectra import bands_of
+from ssem_dask.composition.relax.uncertainty import elastic_variance, sceptical, section_variance
+from ssem_dask.composition.separation.sequence import SequenceModel, Variances
+from ssem_dask.field.folding import jacobian_determinant
 from ssem_dask.types import Float64Array
 from tests.unit.composition.sequences import SPACING, Sequence, coloured, sequence
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from ssem_dask.composition.chain.vote import vote
 from ssem_dask.composition.smooth import fill_unknown, gaussian_blur
-from ssem_dask.composition.vote import vote
 
 
 def constant(*values: float) -> torch.Tensor:

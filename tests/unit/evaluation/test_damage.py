@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from ssem_dask.errors import ConfigError
-from ssem_dask.evaluation.damage import DamageConfig, SectionDamage, draw_damage, plan_damage
 from ssem_dask.evaluation.deformation import DeformationConfig, draw_deformation
 from ssem_dask.evaluation.observe import ObservedSection, nearest_labels, observe, truth_field
-from ssem_dask.evaluation.tears import Tear, draw_tear
+from ssem_dask.evaluation.simulated_damage import DamageConfig, SectionDamage, draw_damage, plan_damage
+from ssem_dask.evaluation.simulated_tears import Tear, draw_tear
+from ssem_dask.field.folding import jacobian_determinant
 from ssem_dask.field.grid import Grid
-from ssem_dask.field.quality import jacobian_determinant
 from ssem_dask.field.warp import sample_image
 
 SHAPE = (240, 280)

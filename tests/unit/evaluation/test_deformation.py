@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from ssem_dask.evaluation.deformation import DeformationConfig, draw_deformation, section_deformation
 from ssem_dask.field.affine import affine_field, rotation_about
+from ssem_dask.field.folding import jacobian_determinant
 from ssem_dask.field.grid import Grid
-from ssem_dask.field.quality import jacobian_determinant
 
 SHAPE = (200, 312)
 GRID = Grid.of_section(SHAPE, spacing=4)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssem_dask.evaluation.metrics.labels import label_overlap, mean_overlap
-from ssem_dask.registration.similarity import chunked_correlation, normalised_correlation
+from ssem_dask.image.similarity import chunked_correlation, normalised_correlation
 
 DATA = Path(os.environ.get("SSEM_DATA_DIR", Path(__file__).resolve().parents[4] / "shared" / "data"))
 

@@ -14,8 +14,8 @@ from scipy import ndimage
 
 from ssem_dask.errors import ConfigError
 from ssem_dask.evaluation.phantom import PhantomChunk, PhantomConfig, generate, natural_motion
+from ssem_dask.field.folding import fold_rate
 from ssem_dask.field.grid import Grid
-from ssem_dask.field.quality import fold_rate
 from ssem_dask.field.warp import warp
 from ssem_dask.geometry.box import Box
 from ssem_dask.types import AnyArray, Float64Array

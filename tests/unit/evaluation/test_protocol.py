@@ -12,11 +12,11 @@ from scipy.ndimage import gaussian_filter, shift
 from torch import Tensor
 
 from ssem_dask.errors import OutputError, SourceError
-from ssem_dask.evaluation.damage import DamageConfig
 from ssem_dask.evaluation.deformation import DeformationConfig, draw_deformation
 from ssem_dask.evaluation.protocol import evaluate
 from ssem_dask.evaluation.record import METRICS, Evaluation
 from ssem_dask.evaluation.simulate import simulate
+from ssem_dask.evaluation.simulated_damage import DamageConfig
 from ssem_dask.evaluation.truth import Truth
 from ssem_dask.field.affine import IDENTITY, invert_affine
 from ssem_dask.field.compose import compose
@@ -25,7 +25,7 @@ from ssem_dask.field.inverse import inverse
 from ssem_dask.geometry.box import Box
 from ssem_dask.storage.fields import FieldInfo, create_coarse, create_field
 from ssem_dask.storage.location import join
-from ssem_dask.storage.run import create_run
+from ssem_dask.storage.run_group import create_run
 from ssem_dask.storage.volume import VolumeInfo, create_volume
 from ssem_dask.types import AnyArray
 

@@ -8,11 +8,11 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from ssem_dask.errors import ConfigError, OutputError, SourceError
-from ssem_dask.evaluation.damage import DamageConfig
 from ssem_dask.evaluation.deformation import DeformationConfig, section_deformation
 from ssem_dask.evaluation.observe import nearest_labels
 from ssem_dask.evaluation.phantom import PhantomConfig, generate
 from ssem_dask.evaluation.simulate import Simulation, simulate, simulate_phantom
+from ssem_dask.evaluation.simulated_damage import DamageConfig
 from ssem_dask.evaluation.truth import Truth
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.warp import sample_image

@@ -9,8 +9,8 @@ from ssem_dask.evaluation.phantom import PhantomConfig, generate
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample
 from ssem_dask.geometry.box import Box
-from ssem_dask.registration.calibrate import Step, _step, choose_smoothness, probe_window
-from ssem_dask.registration.gauss_newton import DEFAULT_SMOOTHNESS, GaussNewtonConfig
+from ssem_dask.registration.gauss_newton.smoothness import Step, _step, choose_smoothness, probe_window
+from ssem_dask.registration.gauss_newton.solver import DEFAULT_SMOOTHNESS, GaussNewtonConfig
 
 SIDE = 384
 

@@ -10,10 +10,10 @@ import torch
 
 from ssem_dask.evaluation.phantom import PhantomConfig, generate
 from ssem_dask.geometry.box import Box
-from ssem_dask.registration.coarse import CoarseConfig, CoarseSection, estimate_pair
-from ssem_dask.registration.coarse_order import Order, check_order
-from ssem_dask.registration.masks import tissue_mask
-from ssem_dask.registration.pyramid import pool
+from ssem_dask.image.pooling import pool
+from ssem_dask.image.tissue import tissue_mask
+from ssem_dask.registration.coarse_alignment.order import Order, check_order
+from ssem_dask.registration.coarse_alignment.pair import CoarseConfig, CoarseSection, estimate_pair
 from ssem_dask.types import AnyArray, Float64Array
 
 COUNT = 14

@@ -5,10 +5,10 @@ import torch
 from ssem_dask.field.affine import IDENTITY, apply_affine, compose_affine, invert_affine, rotation_about
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.warp import sample_image
-from ssem_dask.registration.coarse import CoarseConfig, CoarsePair, CoarseSection, estimate_pair
-from ssem_dask.registration.coarse_refine import _normal_equations
-from ssem_dask.registration.contrast import blur, local_contrast
-from ssem_dask.registration.masks import tissue_mask
+from ssem_dask.image.tissue import tissue_mask
+from ssem_dask.registration.coarse_alignment.flat_contrast import blur, local_contrast
+from ssem_dask.registration.coarse_alignment.pair import CoarseConfig, CoarsePair, CoarseSection, estimate_pair
+from ssem_dask.registration.coarse_alignment.refine import _normal_equations
 from ssem_dask.types import Float64Array, ShapeYX
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ssem_dask.field.grid import Grid
-from ssem_dask.registration.confidence import (
+from ssem_dask.registration.gauss_newton.confidence import (
     Evidence,
     disagreement,
     evidence,
@@ -10,7 +10,7 @@ from ssem_dask.registration.confidence import (
     raw_confidence,
     relative_confidence,
 )
-from ssem_dask.registration.gauss_newton import FeatureLevel
+from ssem_dask.registration.gauss_newton.solver import FeatureLevel
 
 GRID = Grid((32, 32), 4.0)
 NODES = Grid((8, 8), 16.0)

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssem_dask.errors import WeightsError
-from ssem_dask.registration.autoencoder import SPACING, Autoencoder
-from ssem_dask.registration.encoder import (
+from ssem_dask.registration.encoders.autoencoder import SPACING, Autoencoder
+from ssem_dask.registration.encoders.encoder import (
     SHIPPED,
     SHIPPED_WEIGHTS,
     encoder_names,
@@ -16,7 +16,7 @@ from ssem_dask.registration.encoder import (
     load_encoder,
     register_encoder,
 )
-from ssem_dask.registration.lcn import local_contrast
+from ssem_dask.registration.encoders.local_contrast import local_contrast
 
 NAMES = ("metric", "autoencoder", "lcn", "pixels")
 AUTOENCODER = SHIPPED_WEIGHTS / "autoencoder.safetensors"

@@ -12,11 +12,10 @@ if DEVICE.type == "cpu":
 pytest.importorskip("triton")
 
 from ssem_dask.field.grid import Grid  # noqa: E402
-from ssem_dask.registration.confidence import evidence  # noqa: E402
-from ssem_dask.registration.fused.contrast import block_moments  # noqa: E402
-from ssem_dask.registration.fused.evidence import fused_evidence  # noqa: E402
-from ssem_dask.registration.fused.solver import forget_solvers, register_fused, suits  # noqa: E402
-from ssem_dask.registration.gauss_newton import (  # noqa: E402
+from ssem_dask.registration.encoders.local_contrast import _in_blocks, local_contrast  # noqa: E402
+from ssem_dask.registration.gauss_newton.confidence import evidence  # noqa: E402
+from ssem_dask.registration.gauss_newton.scales import Scale  # noqa: E402
+from ssem_dask.registration.gauss_newton.solver import (  # noqa: E402
     FeatureLevel,
     GaussNewtonConfig,
     NodeFields,
@@ -24,8 +23,9 @@ from ssem_dask.registration.gauss_newton import (  # noqa: E402
     plan_of,
     register_pairs,
 )
-from ssem_dask.registration.lcn import _in_blocks, local_contrast  # noqa: E402
-from ssem_dask.registration.scales import Scale  # noqa: E402
+from ssem_dask.registration.triton.contrast_launch import block_moments  # noqa: E402
+from ssem_dask.registration.triton.evidence_launch import fused_evidence  # noqa: E402
+from ssem_dask.registration.triton.pair_solver import forget_solvers, register_fused, suits  # noqa: E402
 
 # 4 feature px to a cell on one level, 8 on the other; sides that are no multiple of anything.
 SHAPE = (27, 33)

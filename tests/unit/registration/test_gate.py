@@ -3,10 +3,10 @@
 import torch
 
 from ssem_dask.field.grid import Grid
-from ssem_dask.registration.gate import faults_of, looks_of
-from ssem_dask.registration.gated import gated_window
-from ssem_dask.registration.gauss_newton_window import SEARCH_RANGE
-from ssem_dask.registration.register import RegisterConfig, register_window
+from ssem_dask.registration.checked_window import gated_window
+from ssem_dask.registration.gauss_newton.gauss_newton_window import SEARCH_RANGE
+from ssem_dask.registration.methods import RegisterConfig, register_window
+from ssem_dask.registration.pair_check import faults_of, looks_of
 from tests.unit.registration.test_register import _texture, _window
 
 SIDE = 384

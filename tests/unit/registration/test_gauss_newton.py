@@ -10,16 +10,16 @@ from pydantic import ValidationError
 from ssem_dask.evaluation.deformation import DeformationConfig, draw_deformation
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample, sample_batch, sample_known
-from ssem_dask.registration.gauss_newton import (
+from ssem_dask.registration.gauss_newton.gauss_newton_window import gauss_newton_window
+from ssem_dask.registration.gauss_newton.normal_equations import NodeBasis, assemble, solve_step
+from ssem_dask.registration.gauss_newton.regularisation import CosineBasis, curvature
+from ssem_dask.registration.gauss_newton.solver import (
     FeatureLevel,
     GaussNewtonConfig,
     NodeFields,
     feature_pyramid,
     register_pairs,
 )
-from ssem_dask.registration.gauss_newton_window import gauss_newton_window
-from ssem_dask.registration.normal_equations import NodeBasis, assemble, solve_step
-from ssem_dask.registration.regularisation import CosineBasis, curvature
 from ssem_dask.registration.vector_map import covering_nodes
 
 REPOSITORY = Path(__file__).parents[3]

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssem_dask.registration.masks import tissue_mask
+from ssem_dask.image.tissue import tissue_mask
 
 
 def textured(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -7,16 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssem_dask.errors import SourceError, WeightsError
-from ssem_dask.registration.encoder import load_encoder
-from ssem_dask.registration.metric import MetricNetwork, metric_weights_of, save_metric
-from ssem_dask.registration.metric_train import (
+from ssem_dask.registration.encoders.encoder import load_encoder
+from ssem_dask.registration.encoders.metric import MetricNetwork, metric_weights_of, save_metric
+from ssem_dask.registration.encoders.stored_autoencoder import load_weights
+from ssem_dask.registration.encoders.train_metric import (
     MetricTrainConfig,
     correlation_surface,
     neighbour_distances,
     train_metric,
 )
-from ssem_dask.registration.train import load_weights
-from ssem_dask.registration.weights_file import read_weights, write_weights
+from ssem_dask.registration.encoders.weights_file import read_weights, write_weights
 
 CONFIG = MetricTrainConfig(
     width=8, pixels=(8.0,), crop=96, patches=(8, 12), search=6, batch=4, steps=60, held_out=0.3, learning_rate=1e-2

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssem_dask.registration.objective import (
+from ssem_dask.registration.ssemnet.objective import (
     Target,
     data_term,
     feature_spread,

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssem_dask.registration.pyramid import halve, masked_pool, pool
+from ssem_dask.image.pooling import halve, masked_pool, pool
 
 
 def ramp(h: int, w: int) -> torch.Tensor:

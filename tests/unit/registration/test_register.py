@@ -12,10 +12,8 @@ from pydantic import ValidationError
 from ssem_dask.errors import ConfigError, WeightsError
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import resample, sample, sample_known
-from ssem_dask.registration.elastic import SsemnetConfig
-from ssem_dask.registration.encoder import load_encoder
-from ssem_dask.registration.pairs import covering_lattice, local_correlation
-from ssem_dask.registration.register import (
+from ssem_dask.registration.encoders.encoder import load_encoder
+from ssem_dask.registration.methods import (
     RegisterConfig,
     encoder_digest,
     method_names,
@@ -23,6 +21,8 @@ from ssem_dask.registration.register import (
     register_window,
     resolve,
 )
+from ssem_dask.registration.pairs import covering_lattice, local_correlation
+from ssem_dask.registration.ssemnet.optimise import SsemnetConfig
 from ssem_dask.registration.vector_map import Interpolation, VectorMap, covering_nodes
 
 REPOSITORY = Path(__file__).parents[3]

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from ssem_dask.field.grid import Grid
-from ssem_dask.registration.gauss_newton import (
+from ssem_dask.registration.gauss_newton.gauss_newton_window import window_scales
+from ssem_dask.registration.gauss_newton.scales import Scale, Scales, typical
+from ssem_dask.registration.gauss_newton.solver import (
     FeatureLevel,
     GaussNewtonConfig,
     feature_pyramid,
     plan_of,
     register_pairs,
 )
-from ssem_dask.registration.gauss_newton_window import window_scales
-from ssem_dask.registration.scales import Scale, Scales, typical
 
 CONFIG = GaussNewtonConfig(levels=(1, 0), node_spacing=(64, 32), iterations=(2, 1), passes=2)
 IMAGE = Grid((256, 320), 1.0)

@@ -3,9 +3,9 @@
 import torch
 
 from ssem_dask.field.grid import Grid
-from ssem_dask.registration.gauss_newton import FeatureLevel, GaussNewtonConfig, feature_pyramid, register_pairs
-from ssem_dask.registration.regularisation import CurvatureWeights, curvature
-from ssem_dask.registration.tears import Tears, curvature_weights
+from ssem_dask.registration.gauss_newton.regularisation import CurvatureWeights, curvature
+from ssem_dask.registration.gauss_newton.solver import FeatureLevel, GaussNewtonConfig, feature_pyramid, register_pairs
+from ssem_dask.registration.gauss_newton.tears import Tears, curvature_weights
 
 PIXELS = Grid((96, 96), 4.0)
 NODES = Grid((12, 12), 32.0)

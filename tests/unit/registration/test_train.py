@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from ssem_dask.errors import SourceError, WeightsError
-from ssem_dask.registration.autoencoder import Autoencoder, reconstruction_loss
-from ssem_dask.registration.train import TrainConfig, load_weights, save_weights, train_encoder
+from ssem_dask.registration.encoders.autoencoder import Autoencoder, reconstruction_loss
+from ssem_dask.registration.encoders.stored_autoencoder import load_weights, save_weights
+from ssem_dask.registration.encoders.train_autoencoder import TrainConfig, train_encoder
 
 CONFIG = TrainConfig(channels=(8, 8, 16, 8), patch=32, batch=8, steps=150, scales=(1.0,))
 

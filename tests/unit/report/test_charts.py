@@ -8,9 +8,9 @@ import pytest
 
 from ssem_dask.geometry.box import Box
 from ssem_dask.report.charts import make_charts
-from ssem_dask.report.ended import FAILED, OK, Ended
-from ssem_dask.report.material import Material
-from ssem_dask.report.worst import worst_places
+from ssem_dask.report.hotspots import worst_places
+from ssem_dask.report.ledger_summary import FAILED, OK, Ended
+from ssem_dask.report.report_data import Material
 from ssem_dask.storage.quality import CUTS, SECTION_COLUMNS, TIMES, WINDOW_COLUMNS, QualityInfo
 
 CONFIG = {"register": {"sections": 8, "neighbours": 3}}

@@ -1,6 +1,6 @@
 """What the ledger tells, gathered in one pass."""
 
-from ssem_dask.report.ended import FAILED, LOW_QUALITY, NOT_DONE, OK, gather
+from ssem_dask.report.ledger_summary import FAILED, LOW_QUALITY, NOT_DONE, OK, gather
 from ssem_dask.task import Cause, Outcome, TaskReport
 
 

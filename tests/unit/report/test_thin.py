@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from ssem_dask.report.ended import FAILED, LOW_QUALITY, NO_TISSUE, NOT_DONE, OK
-from ssem_dask.report.thin import (
+from ssem_dask.report.binning import (
     BROKEN,
     COLUMNS,
     EMPTY,
@@ -16,6 +15,7 @@ from ssem_dask.report.thin import (
     heat_map,
     worst_of,
 )
+from ssem_dask.report.ledger_summary import FAILED, LOW_QUALITY, NO_TISSUE, NOT_DONE, OK
 
 
 def test_a_small_map_keeps_every_window() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters import open_cluster
-from ssem_dask.runtime.clusters.config import ClusterConfig
+from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
 from ssem_dask.runtime.distributed import DaskExecutor, _unheard
 from ssem_dask.runtime.execute import cause_of, execute, open_ledger
 from ssem_dask.runtime.executor import Executor, SerialExecutor
@@ -113,7 +113,7 @@ def test_causes(error: Exception, cause: Cause) -> None:
 
 @pytest.mark.parametrize("name", ["cloud9", "tcp://127.0.0.1:9"])
 def test_an_unknown_cluster_is_one_sentence(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssem_dask.runtime.clusters.address.CONNECT_SECONDS", 2)
+    monkeypatch.setattr("ssem_dask.runtime.clusters.scheduler_address.CONNECT_SECONDS", 2)
     with pytest.raises(ConfigError, match="--cluster"):
         open_cluster(name, workers=None)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ssem_dask.cli.progress import Bars, Events, Lines, RecentLoad
+from ssem_dask.cli.progress_display import Bars, Events, Lines, RecentLoad
 from ssem_dask.runtime.events import Observer, Silent, StageStarted
 from ssem_dask.runtime.executor import Load, SerialExecutor
 from ssem_dask.runtime.progress import Published, StageProgress

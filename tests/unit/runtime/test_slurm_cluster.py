@@ -8,7 +8,7 @@ import pytest
 from distributed.security import Security
 
 from ssem_dask.runtime.clusters import slurm_cluster
-from ssem_dask.runtime.clusters.config import SlurmConfig
+from ssem_dask.runtime.clusters.cluster_config import SlurmConfig
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **table: Any) -> dict[str, Any]:

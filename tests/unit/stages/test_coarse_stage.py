@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from ssem_dask.config import config_digest, make_config, resolve
+from ssem_dask.config.digest import config_digest
+from ssem_dask.config.resolve import resolve
+from ssem_dask.config.schema import make_config
 from ssem_dask.errors import ConfigError
 from ssem_dask.field.affine import IDENTITY, apply_affine, compose_affine, invert_affine, rotation_about
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.warp import sample_image
-from ssem_dask.registration.contrast import blur
-from ssem_dask.stages import coarse, sections
+from ssem_dask.registration.coarse_alignment.flat_contrast import blur
+from ssem_dask.stages import coarse
+from ssem_dask.stages import source_sections as sections
 from ssem_dask.stages.job import Job
 from ssem_dask.storage.arrays import create_array, open_array
 from ssem_dask.storage.fields import open_coarse

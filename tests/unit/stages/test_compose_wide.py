@@ -5,16 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssem_dask.composition.spectra import from_spectrum
-from ssem_dask.config import make_config
+from ssem_dask.composition.relax.spectra import from_spectrum
+from ssem_dask.config.schema import make_config
+from ssem_dask.driver.pipeline import plan
 from ssem_dask.field.affine import IDENTITY
-from ssem_dask.pipeline import plan
-from ssem_dask.stages import compose
-from ssem_dask.stages.compose_wide import factor_of
+from ssem_dask.stages.compose import compose_stage as compose
+from ssem_dask.stages.compose.relax_tiles import factor_of
 from ssem_dask.stages.job import Job
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.fields import FieldInfo, create_coarse, create_field
-from ssem_dask.storage.run import create_run
+from ssem_dask.storage.run_group import create_run
 from ssem_dask.storage.volume import VolumeInfo, create_volume
 from ssem_dask.types import Float64Array, ShapeZYX
 

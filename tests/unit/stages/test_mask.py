@@ -8,12 +8,13 @@ import pytest
 import torch
 import zarr
 
-from ssem_dask.config import make_config, resolve
+from ssem_dask.config.resolve import resolve
+from ssem_dask.config.schema import make_config
 from ssem_dask.errors import SourceError
-from ssem_dask.evaluation.damage import DamageConfig
 from ssem_dask.evaluation.deformation import DeformationConfig
 from ssem_dask.evaluation.phantom import PhantomConfig
 from ssem_dask.evaluation.simulate import simulate_phantom
+from ssem_dask.evaluation.simulated_damage import DamageConfig
 from ssem_dask.evaluation.truth import Truth
 from ssem_dask.field.affine import IDENTITY, rotation_about
 from ssem_dask.geometry.box import Box
@@ -21,7 +22,7 @@ from ssem_dask.stages import mask
 from ssem_dask.stages.job import Job
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.fields import create_coarse
-from ssem_dask.storage.run import create_run
+from ssem_dask.storage.run_group import create_run
 
 SECTIONS, SIDE = 6, 320
 

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from ssem_dask.config import make_config
+from ssem_dask.config.schema import make_config
+from ssem_dask.driver.pipeline import plan
 from ssem_dask.field.affine import rotation_about
-from ssem_dask.field.quality import fold_rate, strain
-from ssem_dask.pipeline import plan
-from ssem_dask.stages import measure_fields as measuring
+from ssem_dask.field.folding import fold_rate, strain
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.measure import quality_info
+from ssem_dask.stages.measure import field_tables as measuring
+from ssem_dask.stages.measure.measure_stage import quality_info
 from ssem_dask.storage.fields import FieldInfo, create_coarse, create_field
 from ssem_dask.storage.quality import QualityInfo
-from ssem_dask.storage.run import create_run
+from ssem_dask.storage.run_group import create_run
 from ssem_dask.storage.volume import VolumeInfo, create_volume
 from tests.laws.strategies import smooth_noise
 

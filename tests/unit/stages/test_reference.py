@@ -7,18 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from ssem_dask.config import config_digest, make_config, resolve
+from ssem_dask.config.digest import config_digest
+from ssem_dask.config.resolve import resolve
+from ssem_dask.config.schema import make_config
 from ssem_dask.errors import ConfigError
 from ssem_dask.field.affine import affine_field, apply_affine, invert_affine, rotation_about
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.warp import sample_image
-from ssem_dask.registration.contrast import blur
-from ssem_dask.stages import coarse, compose
-from ssem_dask.stages.compose_far import FarTask
+from ssem_dask.registration.coarse_alignment.flat_contrast import blur
+from ssem_dask.stages import coarse
+from ssem_dask.stages.compose import compose_stage as compose
+from ssem_dask.stages.compose.far_pairs import FarTask
 from ssem_dask.stages.job import Job
 from ssem_dask.storage.arrays import create_array, open_array
 from ssem_dask.storage.fields import FieldInfo, create_field, open_coarse
-from ssem_dask.storage.run import create_run
+from ssem_dask.storage.run_group import create_run
 from ssem_dask.task import Outcome, Result
 from ssem_dask.types import Float64Array
 

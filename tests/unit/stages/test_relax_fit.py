@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssem_dask.composition.separation import Variances
-from ssem_dask.config import make_config
+from ssem_dask.composition.separation.sequence import Variances
+from ssem_dask.config.schema import make_config
+from ssem_dask.driver.pipeline import plan
 from ssem_dask.errors import OutputError
-from ssem_dask.pipeline import plan
+from ssem_dask.stages.compose.statistics import fit_name, fit_windows, read_window_fits, write_window_fit
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.relax_fit import fit_name, fit_windows, read_window_fits, write_window_fit
 from ssem_dask.storage.location import read_bytes, write_bytes
-from ssem_dask.storage.run import create_run
+from ssem_dask.storage.run_group import create_run
 from ssem_dask.storage.volume import VolumeInfo, create_volume
 
 WINDOW = 16

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssem_dask.config import make_config
-from ssem_dask.pipeline import plan
+from ssem_dask.config.schema import make_config
+from ssem_dask.driver.pipeline import plan
 from ssem_dask.stages.register import windows
 from ssem_dask.storage.volume import VolumeInfo, create_volume
 

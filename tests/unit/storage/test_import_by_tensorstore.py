@@ -11,10 +11,10 @@ import pytest
 
 from ssem_dask.errors import SourceError
 from ssem_dask.geometry.box import Box
-from ssem_dask.importing import import_volume
 from ssem_dask.storage.formats.detect import open_source
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
+from ssem_dask.volumes.importing import import_volume
 
 needs_tensorstore = pytest.mark.skipif(importlib.util.find_spec("tensorstore") is None, reason="needs tensorstore")
 SHAPE = (5, 70, 90)

@@ -10,7 +10,7 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.storage import quality
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.quality import BLOCK, QualityInfo, create_quality, window_boxes
-from ssem_dask.storage.run import create_run
+from ssem_dask.storage.run_group import create_run
 
 INFO = QualityInfo(
     shape_mip0=(40, 300, 500), window=(128, 256), probe=Box((0, 10, 20), (40, 60, 90), 1), similarity_mip=2

@@ -4,7 +4,7 @@ import pytest
 
 from ssem_dask.errors import OutputError, SourceError
 from ssem_dask.storage import arrays, location
-from ssem_dask.storage.run import create_run, is_run, read_run, update_run
+from ssem_dask.storage.run_group import create_run, is_run, read_run, update_run
 
 
 def test_a_run_keeps_its_attributes(place: str):

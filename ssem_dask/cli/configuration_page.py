@@ -1,0 +1,68 @@
+"""`docs/configuration.md`, made from the config records by `python -m ssem_dask.cli.configuration_page`."""
+
+import sys
+from collections.abc import Iterator
+
+from pydantic.fields import FieldInfo
+
+from ssem_dask.config.schema import RunConfig
+from ssem_dask.types import ConfigBase
+
+_HEAD = """# Configuration
+
+Made from the config records by `make docs`; do not edit by hand.
+
+A run is described by a TOML file. Only `source` and `output` are needed; everything else has a default that follows
+from the data. An unknown or misspelt key is an error.
+
+```toml
+source = "sections.zarr"
+output = "aligned.zarr"
+
+[register]
+neighbours = 2
+```
+"""
+
+
+def configuration_markdown() -> str:
+    """The whole document."""
+    return _HEAD + "".join(_tables("", RunConfig))
+
+
+def _tables(path: str, model: type[ConfigBase]) -> Iterator[str]:
+    nested: list[tuple[str, type[ConfigBase]]] = []
+    rows = []
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, ConfigBase):
+            nested.append((f"{path}.{key}".lstrip("."), field.annotation))
+            continue
+        default = "*needed*" if field.is_required() else f"`{_default(field)}`"
+        rows.append(f"| `{key}` | {default} | {' '.join((field.description or '').split())} |\n")
+    title = f"`[{path}]`" if path else "Top level"
+    summary = " ".join((model.__doc__ or "").split())
+    yield f"\n## {title}\n\n{summary}\n"
+    if rows:
+        yield "\n| key | default | meaning |\n|---|---|---|\n" + "".join(rows)
+    for inner_path, inner in nested:
+        yield from _tables(inner_path, inner)
+
+
+def _default(field: FieldInfo) -> str:
+    """A path that is not given is none; any other value that is not given is chosen."""
+    return "none" if field.default is None and field.annotation == str | None else _toml(field.default)
+
+
+def _toml(value: object) -> str:
+    if value is None:
+        return "chosen from the data"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(configuration_markdown())

@@ -1,0 +1,221 @@
+"""What the terminal shows while tasks run: bars where there is one, lines in a log, JSON events for programs.
+
+All on stderr, all from the same numbers, and none grows with the number of tasks: bars are drawn over, lines come every
+ten seconds, events at most once a second, and only the first failures are told one by one.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ssem_dask.cli import console
+from ssem_dask.runtime.events import Observer, StageStarted
+from ssem_dask.runtime.executor import Executor, Load
+from ssem_dask.runtime.progress import Clock, StageProgress
+from ssem_dask.task import Outcome, TaskReport
+from ssem_dask.units import duration, si
+
+_LINE_SECONDS = 10.0
+_EVENT_SECONDS = 1.0
+_LOAD_SECONDS = 1.0
+_JUSTIFY: tuple[Literal["left", "right"], ...] = ("left", "left", "right", "right", "left")
+_TOLD = 20
+"""Failures that are told one by one."""
+
+
+@contextmanager
+def observer_for(executor: Executor, *, as_json: bool) -> Iterator[Observer]:
+    """An observer that suits where stderr goes.
+
+    Args:
+        executor: asked for what it is at.
+        as_json: events as JSON, one object a line.
+    """
+    load = RecentLoad(executor.load)
+    shown: Observer
+    if as_json:
+        shown = Events(console.err, load)
+    elif console.err.is_terminal:
+        shown = Bars(load)
+    else:
+        shown = Lines(console.note, load)
+    if isinstance(shown, Bars):
+        with Live(get_renderable=shown.render, console=console.err, refresh_per_second=2, transient=False):
+            yield shown
+        return
+    yield shown
+
+
+class RecentLoad:
+    """What an executor is at, asked at most once a second."""
+
+    def __init__(self, ask: Callable[[], Load], *, clock: Clock = time.monotonic) -> None:
+        self._ask, self._clock = ask, clock
+        self._load, self._last = Load(0, 0), -_LOAD_SECONDS
+
+    def __call__(self) -> Load:
+        """The last answer, if it is no older."""
+        now = self._clock()
+        if now - self._last >= _LOAD_SECONDS:
+            self._last = now
+            self._load = self._ask()
+        return self._load
+
+
+class Bars:
+    """One bar a stage, and a line about the one that runs."""
+
+    def __init__(self, load: Callable[[], Load], *, clock: Clock = time.monotonic) -> None:
+        self._load, self._clock = load, clock
+        self._stages: list[StageProgress] = []
+
+    def stage_started(self, event: StageStarted) -> None:
+        """A bar more."""
+        self._stages.append(StageProgress.of(event, now=self._clock()))
+
+    def task_ended(self, report: TaskReport) -> None:
+        """Count it; it is drawn with the next frame."""
+        self._stages[-1].add(report)
+
+    def stage_ended(self, stage: str) -> None:  # noqa: ARG002
+        """Stop its clock."""
+        self._stages[-1].last = self._clock()
+
+    def note(self, message: str) -> None:
+        """Above the bars."""
+        console.note(message)
+
+    def render(self) -> RenderableType:
+        """What is drawn now."""
+        return bars(self._stages, now=self._clock(), load=self._load)
+
+
+class Lines:
+    """A line when a stage begins and ends, and one every ten seconds in between."""
+
+    def __init__(self, say: Callable[[str], None], load: Callable[[], Load], *, clock: Clock = time.monotonic) -> None:
+        self._say, self._load, self._clock = say, load, clock
+        self._progress: StageProgress | None = None
+        self._last = 0.0
+
+    def stage_started(self, event: StageStarted) -> None:
+        """Say how much there is to do."""
+        self._last = self._clock()
+        self._progress = StageProgress.of(event, now=self._last)
+        done = f", {event.done_tasks:,} done before" if event.done_tasks else ""
+        self._say(f"{event.stage}: {event.tasks:,} tasks{done}")
+
+    def task_ended(self, report: TaskReport) -> None:
+        """Say how far it is, if ten seconds have gone by."""
+        progress, now = self._progress, self._clock()
+        assert progress is not None
+        progress.add(report)
+        if report.outcome is Outcome.FAILED and progress.failed <= _TOLD:
+            self._say(f"{report.key} failed ({report.cause}): {report.message}")
+        if now - self._last >= _LINE_SECONDS:
+            self._last = now
+            left = progress.left(now)
+            ends = "" if left is None else f"; about {duration(left)} left"
+            done = progress.done + progress.failed
+            told = describe(progress, now=now, load=self._load())
+            self._say(f"{progress.stage}: {done:,} of {progress.tasks:,} tasks, {told}{ends}")
+
+    def stage_ended(self, stage: str) -> None:
+        """Say how long it took."""
+        progress, now = self._progress, self._clock()
+        assert progress is not None
+        rate = f", {si(progress.rate(now), 'px/s')}" if progress.pixels_now else ""
+        self._say(
+            f"{stage}: {progress.done + progress.failed:,} of {progress.tasks:,} tasks in "
+            f"{duration(progress.seconds(now))}, {progress.failed:,} failed{rate}"
+        )
+
+    def note(self, message: str) -> None:
+        """As it is."""
+        self._say(message)
+
+
+class Events:
+    """One JSON object a line: stage_started, progress, task_failed, stage_ended, note."""
+
+    def __init__(self, to: Console, load: Callable[[], Load], *, clock: Clock = time.monotonic) -> None:
+        self._to, self._load, self._clock = to, load, clock
+        self._progress: StageProgress | None = None
+        self._last = 0.0
+
+    def stage_started(self, event: StageStarted) -> None:
+        """With the numbers at its begin."""
+        self._last = self._clock()
+        self._progress = StageProgress.of(event, now=self._last)
+        self._tell("stage_started")
+
+    def task_ended(self, report: TaskReport) -> None:
+        """Numbers at most once a second; the first failures with their causes."""
+        progress, now = self._progress, self._clock()
+        assert progress is not None
+        progress.add(report)
+        if report.outcome is Outcome.FAILED and progress.failed <= _TOLD:
+            self._write({"event": "task_failed", "key": report.key, "cause": report.cause, "message": report.message})
+        if now - self._last >= _EVENT_SECONDS:
+            self._last = now
+            self._tell("progress")
+
+    def stage_ended(self, stage: str) -> None:  # noqa: ARG002
+        """With the numbers at its end."""
+        assert self._progress is not None
+        self._progress.last = self._clock()
+        self._tell("stage_ended")
+
+    def note(self, message: str) -> None:
+        """As it is."""
+        self._write({"event": "note", "message": message})
+
+    def _tell(self, event: str) -> None:
+        assert self._progress is not None
+        self._write({"event": event, **self._progress.numbers(self._clock(), self._load())})
+
+    def _write(self, value: dict[str, Any]) -> None:
+        self._to.file.write(json.dumps(value) + "\n")
+        self._to.file.flush()
+
+
+def bars(stages: Sequence[StageProgress], *, now: float, load: Callable[[], Load] | None) -> RenderableType:
+    """A bar for each stage, and a line about the last one that has begun and not ended."""
+    table = Table.grid(padding=(0, 1))
+    for justify in _JUSTIFY:
+        table.add_column(justify=justify, no_wrap=True)
+    for progress in stages:
+        done, left = progress.done + progress.failed, progress.left(now)
+        when = "" if left is None or done >= progress.tasks else f"{duration(left)} left"
+        table.add_row(
+            f"{progress.stage:<10}",
+            ProgressBar(total=max(progress.tasks, 1), completed=done, width=24),
+            f"{done:,}/{progress.tasks:,}",
+            duration(progress.seconds(now)) if progress.last else when,
+            Text(f"{progress.failed:,} failed" if progress.failed else "", style="red"),
+        )
+    current = next((s for s in stages if not s.last and s.done + s.failed < s.tasks), None)
+    if current is None:
+        return table
+    told = describe(current, now=now, load=load() if load is not None else None)
+    return Group(table, Text(f"{current.stage}: {told}", style="dim", overflow="fold"))
+
+
+def describe(progress: StageProgress, *, now: float, load: Load | None) -> str:
+    """Failures, what runs where, rate and bytes, in a line."""
+    parts = [f"{progress.failed:,} failed"]
+    if load is not None:
+        parts.append(f"{load.running:,} running on {load.workers:,} worker{'s' * (load.workers != 1)}")
+    if progress.pixels_now:
+        parts.append(si(progress.rate(now), "px/s"))
+    if progress.bytes_read or progress.bytes_written:
+        parts.append(f"read {si(progress.bytes_read, 'B')}, wrote {si(progress.bytes_written, 'B')}")
+    return ", ".join(parts)

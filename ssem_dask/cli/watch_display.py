@@ -1,0 +1,85 @@
+"""Watching a run that was started elsewhere: `ssem-dask status --watch`."""
+
+import json
+import time
+from collections.abc import Callable
+
+from rich.live import Live
+
+from ssem_dask.cli import console
+from ssem_dask.cli.progress_display import bars, describe
+from ssem_dask.driver import pipeline
+from ssem_dask.runtime.execute import open_ledger
+from ssem_dask.runtime.progress import StageProgress
+from ssem_dask.runtime.watch import LedgerWatch
+from ssem_dask.storage.run_group import read_run
+
+RUNNING = "running"
+
+
+def watch(output: str, *, seconds: float, as_json: bool, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Show how far a run is, again and again, until it runs no more.
+
+    Args:
+        output: URL of the run.
+        seconds: between two looks.
+        as_json: one object a look on stderr instead of bars.
+        sleep: waits.
+
+    Raises:
+        SourceError: there is no run, or its source cannot be read.
+    """
+    planned = pipeline.stored_plan(output)
+    ledger = LedgerWatch(
+        open_ledger(output),
+        tasks={name: estimate.tasks for name, estimate in planned.estimates.items()},
+        pixels={name: estimate.pixels for name, estimate in planned.estimates.items()},
+        digests=planned.job.digests,
+    )
+    if as_json:
+        _repeat(output, ledger, _tell, seconds=seconds, sleep=sleep)
+    elif console.out.is_terminal:
+        with Live(console=console.out, auto_refresh=False) as live:
+            _repeat(
+                output,
+                ledger,
+                lambda _, stages: live.update(bars(stages, now=time.monotonic(), load=None), refresh=True),
+                seconds=seconds,
+                sleep=sleep,
+            )
+    else:
+        last: list[str] = []
+        _repeat(output, ledger, lambda _, stages: _say(stages, last), seconds=seconds, sleep=sleep)
+
+
+def _repeat(
+    output: str,
+    ledger: LedgerWatch,
+    show: Callable[[str, list[StageProgress]], None],
+    *,
+    seconds: float,
+    sleep: Callable[[float], None],
+) -> None:
+    while True:
+        state = str(read_run(output)["state"])  # before the look, so that the last look misses nothing
+        show(state, ledger.look())
+        if state != RUNNING:
+            return
+        sleep(seconds)
+
+
+def _tell(state: str, stages: list[StageProgress]) -> None:
+    now = time.monotonic()
+    line = {"event": "progress", "state": state, "stages": [stage.numbers(now, None) for stage in stages]}
+    console.err.file.write(json.dumps(line) + "\n")
+    console.err.file.flush()
+
+
+def _say(stages: list[StageProgress], last: list[str]) -> None:
+    """A line about the stage that is at work; none where nothing has changed."""
+    now = time.monotonic()
+    stage = next((s for s in stages if s.done < s.tasks), stages[-1])
+    line = f"{stage.stage}: {stage.done:,} of {stage.tasks:,} tasks, {describe(stage, now=now, load=None)}"
+    if [line] != last:
+        last[:] = [line]
+        console.out.print(line, soft_wrap=True, highlight=False)

@@ -1,0 +1,1 @@
+"""Section fields by chained composition, voting and blocks."""

@@ -1,0 +1,1 @@
+"""Section fields by method `relax`."""

@@ -1,0 +1,1 @@
+"""Separation of distortion from natural motion, by their statistics along z."""

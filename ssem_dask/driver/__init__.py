@@ -1,0 +1,1 @@
+"""Planning and driving a run: what is pending, what is invalid, what is damaged."""

@@ -1,0 +1,352 @@
+"""The pipeline: a loop over stages and their generations. What has been done stands in the store, not in a scheduler.
+
+What an interrupted run had done stands, unless something that it read is to be done again; so it goes on where it was,
+and running a finished one does nothing.
+"""
+
+import math
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from typing import Any, cast
+
+from ssem_dask import __version__
+from ssem_dask.config.digest import config_digest, stored_config
+from ssem_dask.config.resolve import resolve
+from ssem_dask.config.schema import RunConfig, cluster_settings, make_config
+from ssem_dask.driver.integrity import mend
+from ssem_dask.driver.invalidation import Again, Chosen, find_stale, mark_stale
+from ssem_dask.driver.overrides import Tailor
+from ssem_dask.driver.source_fingerprints import changed_sections, remember, source_stamps
+from ssem_dask.driver.tasks import Summary, run_generations
+from ssem_dask.errors import LayoutError, LeaseLostError, OutputError
+from ssem_dask.geometry.mip import ceil_div
+from ssem_dask.geometry.region import Footprint
+from ssem_dask.runtime.clusters import open_cluster
+from ssem_dask.runtime.events import Observer, Silent
+from ssem_dask.runtime.exclusive_driver import driving
+from ssem_dask.runtime.execute import open_ledger
+from ssem_dask.runtime.executor import Executor, about_dashboard
+from ssem_dask.stages import calibrate, coarse, downsample, mask, register, render
+from ssem_dask.stages.compose import compose_stage as compose
+from ssem_dask.stages.files import written_files
+from ssem_dask.stages.job import Job
+from ssem_dask.stages.measure import measure_stage as measure
+from ssem_dask.stages.source_sections import open_source, refuse_blank
+from ssem_dask.stages.stage import Estimate, Stage
+from ssem_dask.stages.whole_shards import refuse_shared_shards
+from ssem_dask.storage.ledger import Ledger
+from ssem_dask.storage.location import delete, exists
+from ssem_dask.storage.run_group import create_run, read_run, update_run
+from ssem_dask.task import Task
+
+FORMAT = 1
+FIELD_CHUNK_BYTES = 256 * 256 * 2 * 4
+PROCESS = 420 << 20
+"""Bytes that a worker's process holds before its first task, with all that it has imported."""
+_PACKAGES = ("numpy", "torch", "scipy", "zarr", "dask")
+"""Whose versions a run remembers."""
+STAGES: tuple[Stage, ...] = cast(
+    tuple[Stage, ...], (coarse, mask, calibrate, register, compose, render, downsample, measure)
+)
+_MENDINGS = 3
+"""Rounds over the stages: further ones only where damage was found and marked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will do; making it touches nothing but the source's metadata."""
+
+    job: Job
+    choices: list[str]
+    """What was chosen from the data, a line each."""
+    estimates: dict[str, Estimate]
+    """Of the stages that have something to do."""
+    digest: str
+    given: dict[str, Any]
+    """The configuration as the user gave it, without what was chosen."""
+
+    @property
+    def worker_memory(self) -> int:
+        """Peak bytes of a worker that runs the largest task, its process included."""
+        return PROCESS + max((estimate.memory for estimate in self.estimates.values()), default=0)
+
+    @property
+    def gpu_memory(self) -> int:
+        """Peak bytes of a GPU that the largest task takes."""
+        return max((estimate.gpu_memory for estimate in self.estimates.values()), default=0)
+
+
+def plan(config: RunConfig) -> Plan:
+    """Resolve a configuration and count what it takes.
+
+    Raises:
+        SourceError, ConfigError, WeightsError: see `config.resolve`.
+    """
+    job, choices = resolve(config)
+    estimates = {stage.NAME: stage.estimate(job) for stage in STAGES}
+    estimates = {name: _with_requests(name, estimate, job) for name, estimate in estimates.items() if estimate.tasks}
+    refuse_shared_shards(job, [stage for stage in STAGES if stage.NAME in estimates])
+    given = config.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"cluster"})
+    given["cluster"] = config.cluster.remembered()
+    return Plan(job=job, choices=choices, estimates=estimates, digest=config_digest(job), given=given)
+
+
+def _with_requests(name: str, estimate: Estimate, job: Job) -> Estimate:
+    """With the chunks that are read, the files that are written and the ledger's entries, a request each."""
+    if name == "compose":
+        chunk = FIELD_CHUNK_BYTES
+    elif name in ("downsample", "measure"):
+        chunk = math.prod(job.render.chunk) * job.info.dtype.itemsize
+    else:
+        chunk = math.prod(open_source(job).chunk(0)) * job.info.dtype.itemsize
+    return replace(estimate, requests=ceil_div(estimate.bytes_read, chunk) + estimate.files + estimate.tasks)
+
+
+def stored_plan(output: str) -> Plan:
+    """The plan of a run that has begun, from what its group says of itself.
+
+    Raises:
+        SourceError: there is no run, or its source is gone.
+        OutputError: something else is there.
+        ConfigError: another version of this package began it, whose configuration is not known here.
+    """
+    attributes = read_run(output)
+    tree = {**attributes["config"], "source": attributes["source"], "output": output}
+    return plan(make_config(tree, where=f"Run {output}"))
+
+
+def run(plan: Plan, *, executor: Executor, observer: Observer, allow_missing: bool = False) -> Summary:
+    """Do what is left to do of a plan.
+
+    Stops after a stage in which a task failed, since the stages after it would build on a hole.
+
+    Args:
+        plan: what to do.
+        executor: runs the tasks.
+        observer: told what happens.
+        allow_missing: go on all the same; what failed reads as unknown. The run stays `incomplete`.
+
+    Raises:
+        OutputError: the output cannot be written, or belongs to something else.
+        SourceError: the source shows nothing, or a place cannot be reached.
+    """
+    if not exists(plan.job.output):
+        refuse_blank(plan.job)
+    open_run(plan)
+    with driving(plan.job.output, executor) as guarded:
+        _refuse_changed_source(plan.job)
+        return carry_on(plan, None, executor=guarded, observer=observer, allow_missing=allow_missing)
+
+
+def carry_on(
+    plan: Plan,
+    chosen: Chosen | None,
+    *,
+    executor: Executor,
+    observer: Observer,
+    allow_missing: bool,
+    changes: dict[str, Any] | None = None,
+) -> Summary:
+    """Mark what is stale, then do what is left to do of a run that is there; the caller is `driving` it.
+
+    What fails since something that it reads was damaged, though it had been written well, is done once more after that
+    has been written again.
+
+    Args:
+        plan: what to do.
+        chosen: what the user wants done again; of the tasks that failed, nothing else is then done again. None: all.
+        executor: runs the tasks.
+        observer: told what happens.
+        allow_missing: as in `run`.
+        changes: configuration values that are to hold for the chosen tasks alone, by dotted key.
+    """
+    output = plan.job.output
+    update_run(output, **run_attributes(plan))
+    try:
+        ledger = open_ledger(output)
+        stamps = source_stamps(plan.job)
+        # Where the user chooses, nothing else is done again: a source that changed is left for another time.
+        changed = changed_sections(plan.job, stamps) if chosen is None else []
+        again = find_stale(plan.job, stages=STAGES, ledger=ledger, changed=changed, chosen=chosen, changes=changes)
+        mark_stale(again, ledger)
+        if chosen is None:
+            remember(plan.job, stamps)
+        for line in (about_dashboard(executor), *plan.choices):
+            if line is not None:
+                observer.note(line)
+        _tell_again(again, observer)
+        only = None if chosen is None else frozenset(again.chosen)
+        for _ in range(_MENDINGS):
+            summary = Summary(output=output, state="complete", choices=list(plan.choices))
+            summary.again = {name: getattr(again, name) for name in ("chosen", "changed", "dependent")}
+            _run_stages(plan, summary, executor=executor, observer=observer, allow_missing=allow_missing, only=only)
+            tried = [report for report in summary.failed if only is None or report.key in only]
+            damaged = mend(tried, plan.job, stages=STAGES, executor=executor)
+            if not damaged:
+                break
+            for report in damaged:
+                observer.note(f"{report.key}: what it wrote is damaged and is written again: {report.message}")
+            only = None if only is None else only | {report.key for report in damaged}
+        update_run(output, state=summary.state)
+        return summary
+    except LeaseLostError:
+        raise  # the run is another's, and so is its state
+    except BaseException:
+        update_run(output, state="incomplete")
+        raise
+
+
+def _refuse_changed_source(job: Job) -> None:
+    """OutputError where results stand that were made from sections which are not any more what they were."""
+    changed = changed_sections(job, source_stamps(job))
+    if not changed:
+        return
+    again = find_stale(job, stages=STAGES, ledger=open_ledger(job.output), changed=changed)
+    if again.changed:
+        spans = ", ".join(f"{r.box.start[0]}:{r.box.stop[0]}" for r in changed[:10])
+        raise OutputError(
+            f"{job.source}: sections {spans}{' …' * (len(changed) > 10)} have been written since they were read, "
+            f"and {len(again.changed)} results rest on what they were; do these again with "
+            f"'ssem-dask rerun {job.output}', or choose another output."
+        )
+
+
+def _tell_again(again: Again, observer: Observer) -> None:
+    if again.chosen or again.changed:
+        observer.note(
+            f"Done again: {len(again.chosen)} task(s) that were chosen, {len(again.changed)} that ended with another "
+            f"configuration, weights or source, and {len(again.dependent)} that depend on what is done again."
+        )
+
+
+def _run_stages(
+    plan: Plan,
+    summary: Summary,
+    *,
+    executor: Executor,
+    observer: Observer,
+    allow_missing: bool,
+    only: frozenset[str] | None,
+) -> None:
+    """One round over all stages; fills in the summary."""
+    job = plan.job
+    tailor = Tailor(job, plan.given)
+    for stage in (stage for stage in STAGES if stage.NAME in plan.estimates):
+        _prepare(stage, job)
+        run_generations(
+            stage.NAME,
+            stage.generations(job),
+            work=stage.run,
+            files=partial(_files_of, job=job, footprint=stage.footprint),
+            estimate=plan.estimates[stage.NAME],
+            digest=job.digests[stage.NAME],
+            summary=summary,
+            executor=executor,
+            observer=observer,
+            tailor=tailor,
+            allow_missing=allow_missing,
+            only=only,
+        )
+        if summary.failed and not allow_missing:
+            break
+
+
+def _files_of(task: Task, *, job: Job, footprint: Callable[[Task], Footprint]) -> dict[str, int]:
+    return written_files(job, footprint(task))
+
+
+def _prepare(stage: Stage, job: Job) -> None:
+    """Create a stage's arrays; one that is laid out otherwise, by a configuration that was changed, is made anew.
+
+    Raises:
+        LayoutError: there is such an array, but results that stand lie in it.
+    """
+    while True:
+        try:
+            stage.prepare(job)
+        except LayoutError as error:
+            if any_done(open_ledger(job.output), stage.NAME, digest=job.digests[stage.NAME]):
+                raise
+            delete(error.url, recursive=True)
+        else:
+            return
+
+
+def open_run(plan: Plan) -> None:
+    """Create the run's group, or make sure that the one that is there belongs to this plan."""
+    output = plan.job.output
+    if not exists(output):
+        create_run(output, attributes=run_attributes(plan))
+        return
+    attributes = read_run(output)
+    if attributes.get("config_digest") != plan.digest:
+        raise OutputError(
+            f"Output {output}: holds a run with another source or configuration (digest "
+            f"{str(attributes.get('config_digest'))[:12]}, this one is {plan.digest[:12]}); choose another output, or "
+            "change that run with 'ssem-dask rerun', which does again what the change concerns."
+        )
+
+
+def run_attributes(plan: Plan) -> dict[str, Any]:
+    """What the run's group says of itself."""
+    job = plan.job
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "config": stored_config(job),
+        "given": plan.given,
+        "config_digest": plan.digest,
+        "source": job.source,
+        "encoder_digest": job.encoder_digest,
+        "state": "running",
+        "environment": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+    }
+
+
+def any_done(ledger: Ledger, stage: str, *, digest: str) -> bool:
+    """Whether any task of a stage need not be done again."""
+    return any(report.digest == digest and report.outcome.stands for report in ledger.reports(stage))
+
+
+def align(
+    source: str,
+    output: str,
+    *,
+    cluster: str = "local",
+    workers: int | None = None,
+    observer: Observer | None = None,
+    allow_missing: bool = False,
+    **config: Any,
+) -> Summary:
+    """Align a volume with defaults.
+
+    Args:
+        source: URL of the source volume (Zarr; see `ssem-dask import` for other formats).
+        output: URL of the run's Zarr group, made if it is not there, continued if it is.
+        cluster: `serial`, `local`, `local-gpu`, the address of a Dask scheduler, or a TOML file with a `[cluster]`
+            table.
+        workers: workers of a cluster that is started; one a core if None.
+        observer: told what happens; None: nobody.
+        allow_missing: as in `run`.
+        config: tables of the configuration, e.g. `register={"neighbours": 2}`.
+
+    Raises:
+        SsemDaskError: bad input, configuration or output, in one sentence.
+    """
+    settings = make_config({"source": source, "output": output, **config}, where="align")
+    planned = plan(settings)
+    where = cluster_settings(cluster, workers=workers, table=settings.cluster)
+    executor = open_cluster(
+        where.name,
+        workers=where.workers,
+        settings=where,
+        task_memory=planned.worker_memory,
+        task_gpu_memory=planned.gpu_memory,
+    )
+    try:
+        return run(planned, executor=executor, observer=observer or Silent(), allow_missing=allow_missing)
+    finally:
+        executor.close()

@@ -1,0 +1,1 @@
+"""Images: pooling, tissue masks, similarity."""

@@ -1,0 +1,1 @@
+"""Networks that turn images into features, their weight files and their training."""

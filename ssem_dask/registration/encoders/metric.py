@@ -1,0 +1,131 @@
+"""The metric network: few features that say where a piece of tissue is, and little else.
+
+Trained so that patches find themselves again in the neighbouring sections (`metric_train`), it keeps what persists
+from section to section and drops stain, noise and charging. 4 channels at a spacing of 4 px: the image is normalised by
+its surroundings, averaged over 2x2 px, then 3x3 convolutions, one of 4x4 with stride 2 (even, so that a feature's
+centre is the centre of its pixels, C3) and a 1x1 projection.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, conv2d, pad
+
+from ssem_dask.errors import WeightsError
+from ssem_dask.registration.encoders.weights_file import StoredWeights, write_weights
+
+FORMAT = "ssem_dask.metric/1"
+SPACING = 4
+MARGIN = 4
+"""Features at the border of an image that see beyond it (3 do, and one is to spare)."""
+
+
+class MetricNetwork(nn.Module):
+    """Normalised image → features.
+
+    Args:
+        width: channels inside.
+        channels: of the features.
+    """
+
+    def __init__(self, *, width: int, channels: int) -> None:
+        super().__init__()
+        self.width, self.channels = width, channels
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, channels, 1),
+        )
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Features `(n, c, ceil(y/4), ceil(x/4))` of normalised images `(n, y, x)`; differentiable in them."""
+        down, right = (-images.shape[-2]) % SPACING, (-images.shape[-1]) % SPACING
+        values = avg_pool2d(pad(images[:, None], (0, right, 0, down), mode="replicate"), 2)
+        # Continued beyond its border: zeros there would look like an edge that moves with the image.
+        around = 2 * MARGIN
+        padded = pad(values, (around, around, around, around), mode="replicate")
+        features: Tensor = self._in_half(padded) if _without_gradient(padded) else self.layers(padded)
+        return features[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
+
+    def _in_half(self, values: Tensor) -> Tensor:
+        """On a GPU: half precision, whose rounding is far below the noise of images, channels innermost, and each
+        convolution with its bias and ReLU in one kernel.
+        """
+        values = values.half().contiguous(memory_format=torch.channels_last)
+        convolutions = [layer for layer in self.layers if isinstance(layer, nn.Conv2d)]
+        for layer in convolutions:
+            weight = layer.weight.half()
+            bias = None if layer.bias is None else layer.bias.half()
+            if layer is convolutions[-1]:
+                return conv2d(values, weight, bias).float()
+            if layer.in_channels % 8:  # too few for the fused kernel
+                values = conv2d(values, weight, bias, layer.stride, layer.padding).relu_()
+            else:
+                assert not isinstance(layer.padding, str)
+                values = torch.cudnn_convolution_relu(
+                    values, weight, bias, layer.stride, layer.padding, layer.dilation, 1
+                )
+        return values
+
+
+def _without_gradient(values: Tensor) -> bool:
+    return values.is_cuda and not torch.is_grad_enabled()
+
+
+@dataclass(frozen=True)
+class MetricWeights:
+    """A trained network and what is known about it."""
+
+    model: MetricNetwork
+    metadata: dict[str, Any]
+    """JSON values: format, width, channels, normalisation, training."""
+
+
+def save_metric(weights: MetricWeights, path: Path) -> str:
+    """Write a safetensors file; returns its digest.
+
+    Raises:
+        WeightsError: the file cannot be written.
+    """
+    return write_weights(weights.model.state_dict(), weights.metadata, path)
+
+
+def metric_weights_of(stored: StoredWeights) -> MetricWeights:
+    """The network in a file.
+
+    Raises:
+        WeightsError: weights of another kind.
+    """
+    if stored.format != FORMAT:
+        raise WeightsError(
+            f"Encoder weights {stored.path}: these are of the kind {stored.format!r}, but {FORMAT!r} is wanted; give "
+            "weights that 'ssem-dask train --encoder metric' wrote."
+        )
+    try:
+        model = MetricNetwork(width=int(stored.metadata["width"]), channels=int(stored.metadata["channels"]))
+        model.load_state_dict(stored.tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise stored.unfit() from error
+    model.eval().requires_grad_(False)
+    return MetricWeights(model, stored.metadata)
+
+
+def initialised(*, width: int, channels: int, generator: torch.Generator) -> MetricNetwork:
+    """A network with He-normal weights drawn from `generator`, whatever the global random state is."""
+    model = MetricNetwork(width=width, channels=channels)
+    for parameter in model.parameters():
+        with torch.no_grad():
+            if parameter.ndim > 1:
+                parameter.normal_(0.0, (2.0 / parameter[0].numel()) ** 0.5, generator=generator)
+            else:
+                parameter.zero_()
+    return model

@@ -1,0 +1,1 @@
+"""Registration of a window by Gauss-Newton on learned features."""

@@ -1,0 +1,79 @@
+"""`confidence.evidence` from one kernel over the pixels."""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+
+from ssem_dask.field.grid import Grid
+from ssem_dask.registration.gauss_newton.confidence import Evidence, evidence_of
+from ssem_dask.registration.gauss_newton.solver import FeatureLevel, NodeFields
+from ssem_dask.registration.triton.kernels.evidence_kernels import evidence_maps
+from ssem_dask.registration.triton.kernels.warp_kernels import mean_error, warp_features
+from ssem_dask.registration.vector_map import axis_index
+
+_PIXELS = 1024
+_SUMS = 1024
+
+
+def fused_evidence(
+    sections: FeatureLevel,
+    pairs: Sequence[tuple[int, int]],
+    *,
+    fields: NodeFields,
+    nodes: Grid,
+    cutoff: float,
+    error: float | None = None,
+) -> Evidence:
+    """Compare the fixed sections with the warped moving ones; see `confidence.evidence`.
+
+    Args:
+        sections: features of all sections of the window, level 0.
+        pairs: (fixed, moving), indices of sections.
+        fields: of the pairs; bilinear.
+        nodes: where evidence is wanted.
+        cutoff: rc of the robust weights.
+        error: ē of these; None: each pair's own.
+    """
+    device, n = sections.features.device, len(pairs)
+    channels, h, w = sections.features.shape[1:]
+    ny, nx = fields.nodes.shape
+    index = torch.tensor(pairs, dtype=torch.int32, device=device)
+    blocks = triton.cdiv(h * w, _PIXELS)
+    warped = torch.empty(n, channels, h, w, device=device)
+    seen = torch.empty(n, h, w, dtype=torch.int8, device=device)
+    partial, moments = torch.empty(n, blocks, 2, device=device), torch.empty(n, 2, device=device)
+    warp_features[blocks, n](
+        sections.features.contiguous(),
+        sections.valid.contiguous(),
+        index,
+        (fields.values / sections.grid.spacing).contiguous(),
+        warped,
+        seen,
+        partial,
+        h,
+        w,
+        ny,
+        nx,
+        *(float(axis_index(sections.grid, fields.nodes, axis)[0]) for axis in (0, 1)),
+        sections.grid.spacing / fields.nodes.spacing,
+        channels=channels,
+        block=_PIXELS,
+    )
+    given = torch.tensor([error or 0.0, 0.0], device=device)
+    mean_error[n,](partial, moments, given, blocks, block=_SUMS)
+    maps = torch.empty(n, 2 * channels + 5, h, w, device=device)
+    evidence_maps[blocks, n](
+        sections.features.contiguous(),
+        index,
+        warped,
+        seen,
+        moments,
+        maps,
+        cutoff,
+        h,
+        w,
+        channels=channels,
+        block=_PIXELS,
+    )
+    return evidence_of(maps, channels=channels, pixels=sections.grid, nodes=nodes)

@@ -1,0 +1,317 @@
+"""Reading source sections: pooled to a mip, and as the coarse alignment sees them."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssem_dask.errors import SourceError
+from ssem_dask.field.affine import affine_seen_from, apply_affine
+from ssem_dask.field.device import CPU
+from ssem_dask.field.grid import Grid
+from ssem_dask.field.interpolate import Kind
+from ssem_dask.field.warp import sample_image
+from ssem_dask.geometry.box import Box
+from ssem_dask.geometry.chunks import chunk_boxes
+from ssem_dask.geometry.mip import shape_at_mip
+from ssem_dask.image.pooling import pool
+from ssem_dask.image.tissue import EMPTY_SIDE, tissue_mask
+from ssem_dask.stages.job import Job
+from ssem_dask.storage.volume import Volume
+from ssem_dask.types import AnyArray, Float64Array, ShapeYX
+
+_BAND_PIXELS = 1 << 26
+"""Source px read at a time where a whole section is pooled: bounds memory whatever the section's size."""
+_LOOK = 2048
+"""Side, px, of what is read at once to see whether a volume is blank."""
+_LEAST_THUMBNAIL = 32
+"""Shorter side of a thumbnail, px: below it nothing can be told apart."""
+_MARGIN = 3
+"""Pixels that an interpolation reaches beyond its position."""
+_WASTE = 1.5
+"""Pixels that are read, over those wanted, up to which sections are read together."""
+
+
+_CACHED_PIXELS = 1 << 16
+"""Pixels sampled at once on a CPU."""
+
+Reach: TypeAlias = tuple[Sequence[float], Sequence[float]]
+"""Least and largest (y, x)."""
+Places: TypeAlias = Callable[[slice], Tensor]
+"""Positions `(2, rows, x)` float32, mip-0 px, of some rows of what is sampled; NaN is unknown."""
+
+
+def open_source(job: Job) -> Volume:
+    """Open the run's source volume."""
+    return Volume.open(job.source, pixel_size=job.info.pixel_size, section_thickness=job.info.section_thickness)
+
+
+def refuse_blank(job: Job) -> None:
+    """Look for a pixel that differs from another, from the middle of the volume on; usually the first read finds it.
+
+    Raises:
+        SourceError: every pixel of the volume has one value.
+    """
+    volume = open_source(job)
+    middle = job.shape[0] // 2
+    values: set[int] = set()
+    for z in sorted(range(job.shape[0]), key=lambda z: abs(z - middle)):
+        for part in chunk_boxes((1, *job.shape[1:]), chunk=(1, _LOOK, _LOOK)):
+            pixels = volume.read(part.shifted((z, 0, 0)))
+            values |= {int(pixels.min()), int(pixels.max())}
+            if len(values) > 1:
+                return
+    raise SourceError(f"{job.source}: every pixel is {values.pop()}, so there is nothing to align; check the export.")
+
+
+def read_pooled(volume: Volume, *, box: Box, device: torch.device = CPU) -> Tensor:
+    """Read one section's pixels `(y, x)` float32 at `box.mip`; see `read_pooled_sections`."""
+    return next(read_pooled_sections(volume, boxes=[box], device=device))
+
+
+def read_pooled_sections(volume: Volume, *, boxes: Sequence[Box], device: torch.device = CPU) -> Iterator[Tensor]:
+    """Read pixels of one section each, `(y, x)` float32 at the boxes' mip, pooled by mean where that is not stored.
+
+    Sections that follow one another are read together, since a chunk holds several. Reads in bands, so that memory
+    depends on the result and not on the mip-0 pixels under it. Pixels go to the device as they are stored and are
+    pooled there.
+
+    Args:
+        volume: source.
+        boxes: of one mip, one section deep.
+        device: where the pixels shall lie.
+    """
+    for group in _neighbours(boxes):
+        low = tuple(min(box.start[axis] for box in group) for axis in range(3))
+        high = tuple(max(box.stop[axis] for box in group) for axis in range(3))
+        common = Box((low[0], low[1], low[2]), (high[0], high[1], high[2]), group[0].mip)
+        stored = device.type == "cpu" and volume.stored_mip(common.mip) == common.mip
+        # What is stored as it is wanted becomes floats a section at a time; a GPU rather takes all of it at once.
+        inside = common.clipped(volume.shape_at(common.mip))
+        pixels = _read(volume, inside) if stored else _pooled(volume, common, device)
+        for i, box in enumerate(group):
+            rows, columns = (slice(box.start[a] - low[a], box.stop[a] - low[a]) for a in (1, 2))
+            part = pixels[i, rows, columns]
+            yield part if isinstance(part, Tensor) else to_floats(part, device)
+
+
+def _neighbours(boxes: Sequence[Box]) -> Iterator[list[Box]]:
+    """Runs of boxes in z order without a gap, whose common box is hardly larger than they are."""
+    group: list[Box] = []
+    for box in boxes:
+        wanted = [*group, box]
+        spans = [max(b.stop[a] for b in wanted) - min(b.start[a] for b in wanted) for a in (1, 2)]
+        in_order = not group or box.start[0] == group[-1].stop[0]
+        if group and not (in_order and len(wanted) * math.prod(spans) <= _WASTE * sum(b.size for b in wanted)):
+            yield group
+            wanted = [box]
+        group = wanted
+    if group:
+        yield group
+
+
+def _pooled(volume: Volume, box: Box, device: torch.device) -> Tensor:
+    """`(z, y, x)` float32."""
+    shape = volume.shape_at(0)
+    stored = volume.stored_mip(box.mip)
+    factor = 2 ** (box.mip - stored)
+    extent = (shape[0], *shape_at_mip((shape[1], shape[2]), mip=stored))
+    line = box.shape[0] * box.shape[2] * factor
+    rows = max(1, _BAND_PIXELS // max(1, line * factor))
+    bands: list[Tensor] = []
+    for y in range(box.start[1], box.stop[1], rows):
+        part = Box((box.start[0], y, box.start[2]), (box.stop[0], min(y + rows, box.stop[1]), box.stop[2]), box.mip)
+        bands += _pooled_parts(_read(volume, part.at_mip(stored).clipped(extent)), factor, device)
+    return torch.cat(bands, dim=1) if bands else torch.zeros(box.shape, device=device)
+
+
+def _pooled_parts(pixels: AnyArray, factor: int, device: torch.device) -> Iterator[Tensor]:
+    """Pooled pixels `(z, y, x)`, on a CPU so few rows at a time that no large array is made of them but the result."""
+    rows = pixels.shape[1]
+    if device.type == "cpu" and factor > 1:
+        rows = max(1, _CACHED_PIXELS // max(1, pixels.shape[0] * pixels.shape[2] * factor)) * factor
+    for y in range(0, pixels.shape[1], rows):
+        yield pool(to_floats(pixels[:, y : y + rows], device), factor)
+
+
+def _read(volume: Volume, box: Box) -> AnyArray:
+    """The pixels of a box; where they cannot be read the error names the first section that is to blame."""
+    try:
+        return volume.read(box)
+    except SourceError:
+        for z in box.sections:
+            volume.read(Box((z, *box.start_yx), (z + 1, *box.stop[1:]), box.mip))
+        raise
+
+
+def to_floats(pixels: AnyArray, device: torch.device) -> Tensor:
+    """float32 on the device; bytes are moved before they are converted."""
+    if device.type == "cpu" or pixels.dtype != np.uint8:
+        return torch.from_numpy(pixels.astype(np.float32)).to(device)
+    return torch.from_numpy(pixels).to(device).float()
+
+
+def thumbnail_mip(job: Job) -> int:
+    """The mip at which a section's longer side is at most the thumbnail's; finer where the shorter would be thin."""
+    thin = math.floor(math.log2(min(job.shape[1:]) / _LEAST_THUMBNAIL))
+    return max(0, min(math.ceil(math.log2(max(job.shape[1:]) / job.coarse.thumbnail)), thin))
+
+
+def read_thumbnails(volume: Volume, *, sections: range, mip: int) -> Iterator[Tensor]:
+    """Whole sections `(y, x)` at `mip`."""
+    shape = volume.shape_at(0)
+    y, x = shape_at_mip((shape[1], shape[2]), mip=mip)
+    yield from read_pooled_sections(volume, boxes=[Box((z, 0, 0), (z + 1, y, x), mip) for z in sections])
+
+
+def read_aligned(
+    volume: Volume, *, z: int, box: Box, affine: Float64Array, empty_side: int = EMPTY_SIDE
+) -> tuple[Tensor, Tensor]:
+    """One section of `read_aligned_sections`."""
+    return next(
+        read_aligned_sections(volume, sections=range(z, z + 1), box=box, affines=affine[None], empty_side=empty_side)
+    )
+
+
+def read_aligned_sections(
+    volume: Volume,
+    *,
+    sections: range,
+    box: Box,
+    affines: Float64Array,
+    empty_side: int = EMPTY_SIDE,
+    device: torch.device = CPU,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What lies in `box` of sections that are aligned by their coarse affines.
+
+    Args:
+        volume: source.
+        sections: z of each.
+        box: where, in aligned pixels of `box.mip`; its z is not used.
+        affines: `(z, 2, 3)` aligned → source, mip-0 px.
+        empty_side: see `tissue_mask`.
+        device: where sections are resampled.
+
+    Yields:
+        Image `(y, x)` float32, and mask `(y, x)`: False outside the source and in empty space.
+    """
+    target = Grid.of_box(box)
+    positions = target.relative_to(target.origin).positions(device)
+    maps = [affine_seen_from(affine, target=target.origin, source=(0.0, 0.0)) for affine in affines]
+    # Of an affine map the corners decide how far it reaches.
+    h, w = (n * target.spacing for n in target.shape)
+    corners = torch.tensor([[0.0, 0.0, h, h], [0.0, w, 0.0, w]], dtype=torch.float64)
+    reaches = []
+    for affine in maps:
+        reached = apply_affine(affine, corners)
+        reaches.append((reached.amin(dim=1).tolist(), reached.amax(dim=1).tolist()))
+    yield from _sampled(
+        volume,
+        sections,
+        box.mip,
+        repeat(lambda rows: positions[:, rows], len(maps)),
+        target.shape,
+        maps,
+        reaches,
+        kind="bicubic",
+        empty_side=empty_side,
+        device=device,
+    )
+
+
+def read_at(
+    volume: Volume,
+    *,
+    sections: range,
+    mip: int,
+    positions: Iterable[Places],
+    shape: ShapeYX,
+    affine: Float64Array,
+    reaches: Sequence[Reach | None],
+    kind: Kind,
+    device: torch.device = CPU,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Sample sections at the source positions `affine(positions)`; reads no more than what these can reach.
+
+    Args:
+        volume: source.
+        sections: z of each.
+        mip: scale level that is sampled.
+        positions: of each.
+        shape: (y, x) of what is sampled.
+        affine: `(2, 3)` to source positions, mip-0 px; applied relative to the box read, to stay precise (C9).
+        reaches: between which source positions they lie, mip-0 px; None: nothing is known.
+        kind: interpolation.
+        device: where the positions lie and sections are sampled.
+
+    Yields:
+        Image `(y, x)` float32, 0 where unknown, and mask `(y, x)`, False there and in empty space.
+    """
+    yield from _sampled(
+        volume,
+        sections,
+        mip,
+        positions,
+        shape,
+        [affine] * len(reaches),
+        reaches,
+        kind=kind,
+        empty_side=EMPTY_SIDE,
+        device=device,
+    )
+
+
+def _sampled(
+    volume: Volume,
+    sections: range,
+    mip: int,
+    positions: Iterable[Places],
+    shape: ShapeYX,
+    affines: Sequence[Float64Array],
+    reaches: Sequence[Reach | None],
+    *,
+    kind: Kind,
+    empty_side: int,
+    device: torch.device,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    boxes = [
+        None if reach is None else _box_of(volume, z, mip, reach) for z, reach in zip(sections, reaches, strict=True)
+    ]
+    pixels = read_pooled_sections(volume, boxes=[box for box in boxes if box is not None], device=device)
+    for box, where, affine in zip(boxes, positions, affines, strict=True):
+        sampled, known = torch.zeros(shape, device=device), torch.zeros(shape, dtype=torch.bool, device=device)
+        if box is not None:
+            image = next(pixels)[None]
+            grid = Grid.of_box(box)
+            own = grid.relative_to(grid.origin)
+            local = affine_seen_from(affine, target=(0.0, 0.0), source=grid.origin)
+            mask = tissue_mask(image[0], side=empty_side)
+            tissue = None if bool(mask.all()) else mask
+            for rows in _bands(shape, device):
+                places = apply_affine(local, where(rows))
+                values, known[rows] = sample_image(image, grid=own, positions=places, kind=kind, tissue=tissue)
+                sampled[rows] = values[0]
+        yield sampled, known
+
+
+def _bands(shape: ShapeYX, device: torch.device) -> Iterator[slice]:
+    """Rows that are sampled at once: on a CPU as many as its caches hold what is computed of; on a GPU all."""
+    rows = shape[0] if device.type != "cpu" else max(1, _CACHED_PIXELS // max(1, shape[1]))
+    for start in range(0, shape[0], max(1, rows)):
+        yield slice(start, min(start + rows, shape[0]))
+
+
+def _box_of(volume: Volume, z: int, mip: int, reach: Reach) -> Box | None:
+    """The pixels of a section that interpolation between two positions can need; None where the section has none."""
+    scale = 2**mip
+    shape = volume.shape_at(0)
+    extent = shape_at_mip((shape[1], shape[2]), mip=mip)
+    start = [min(math.floor(low / scale) - _MARGIN, n) for low, n in zip(reach[0], extent, strict=True)]
+    stop = [math.ceil(high / scale) + _MARGIN for high in reach[1]]
+    box = Box((z, start[0], start[1]), (z + 1, max(stop[0], start[0]), max(stop[1], start[1])), mip)
+    box = box.clipped((shape[0], *extent))
+    return box if box.size else None

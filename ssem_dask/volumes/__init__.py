@@ -1,0 +1,1 @@
+"""Whole volumes: import, export, warp, and use of a finished run."""

@@ -1,0 +1,151 @@
+"""Using an alignment that has been computed: `open_alignment(url)`."""
+
+import numpy as np
+import torch
+
+from ssem_dask.errors import SourceError
+from ssem_dask.field.grid import Grid
+from ssem_dask.field.interpolate import Kind, sample_known
+from ssem_dask.geometry.box import Box
+from ssem_dask.stages.render import read_nodes, to_dtype, warped_sections
+from ssem_dask.storage.fields import open_coarse, open_field
+from ssem_dask.storage.location import join
+from ssem_dask.storage.run_group import read_run
+from ssem_dask.storage.volume import Volume
+from ssem_dask.types import AnyArray, Float32Array, Float64Array, ShapeZYX
+
+_INVERSE_ITERATIONS = 50
+_INVERSE_TOLERANCE = 1e-3  # px
+
+
+class Alignment:
+    """The fields of one run, and what can be done with them.
+
+    Fields pull: `aligned(p) = source(p + field(p))`, in mip-0 px, (y, x) (C1, C4, C5).
+    """
+
+    def __init__(self, url: str) -> None:
+        """Open the run at `url`.
+
+        Raises:
+            SourceError: there is no run, or it has no section fields yet.
+            ConventionError: its fields carry other conventions.
+        """
+        self.url = url
+        self.attributes = read_run(url)
+        self._field_url = join(url, "fields", "section")
+        self._field, info = open_field(self._field_url)
+        self.spacing: int = info.spacing
+        """mip-0 px between nodes."""
+        self.shape: ShapeZYX = info.shape_mip0
+        """(z, y, x) of the aligned volume, mip 0."""
+
+    @property
+    def state(self) -> str:
+        """`complete`, or `incomplete` where something is missing."""
+        return str(self.attributes["state"])
+
+    def field(self, z: int) -> Float32Array:
+        """Field `(2, y, x)` of section z on its nodes; NaN is unknown (C8)."""
+        return np.asarray(self._field[self._checked(z)], dtype=np.float32)
+
+    def fields(self) -> Float32Array:
+        """All fields `(z, 2, y, x)`."""
+        return np.asarray(self._field[:], dtype=np.float32)
+
+    def coarse(self) -> Float64Array:
+        """Affines `(z, 2, 3)` aligned → source that the fields start from."""
+        return np.asarray(open_coarse(join(self.url, "fields", "coarse"))[:], dtype=np.float64)
+
+    def warp(self, volume: Volume, *, z: int, box: Box | None = None, kind: Kind = "bilinear") -> AnyArray:
+        """Warp section z of a volume that lies in the source's frame, for example another channel.
+
+        Args:
+            volume: same shape as the source.
+            z: section.
+            box: part (mip 0, its z is not used) of the aligned section; None: all of it.
+            kind: interpolation; `nearest` for labels.
+
+        Returns:
+            `(y, x)` in the volume's dtype, 0 where unknown.
+
+        Raises:
+            SourceError: the volume's shape is not the source's.
+        """
+        if volume.info.shape != self.shape:
+            raise SourceError(
+                f"Volume {volume.url}: has shape {volume.info.shape}, but the alignment {self.url} is for "
+                f"{self.shape}; "
+                "warp a volume that lies in the source's frame."
+            )
+        part = box or Box((self._checked(z), 0, 0), (z + 1, *self.shape[1:]))
+        sections = range(self._checked(z), z + 1)
+        fields = read_nodes(self._field_url, sections=sections, box=part, spacing=self.spacing)
+        image, _ = next(warped_sections(volume, fields=fields, sections=sections, box=part, kind=kind))
+        return to_dtype(image, volume.info.dtype)
+
+    def map_points(self, points: Float64Array, *, to: str) -> Float64Array:
+        """Carry points between the aligned volume and the source.
+
+        Args:
+            points: `(n, 3)` (z, y, x), mip-0 px, pixel i's centre at i + 1/2 (C3); z is a section's index.
+            to: `source` (points are aligned positions; exact) or `aligned` (points are source positions; the field is
+                inverted to 0.001 px by fixed point).
+
+        Returns:
+            `(n, 3)`; NaN where the field is unknown, or where the inverse does not converge.
+
+        Raises:
+            ValueError: `to` is neither, or a z is no section.
+        """
+        if to not in ("source", "aligned"):
+            raise ValueError(f"map_points: to = {to!r}; use 'source' or 'aligned'.")
+        out = np.array(points, dtype=np.float64)
+        sections = out[:, 0].astype(int)
+        grid = Grid((int(self._field.shape[2]), int(self._field.shape[3])), self.spacing)
+        for z in np.unique(sections):
+            rows = sections == z
+            field = torch.from_numpy(self.field(int(z)))
+            given = torch.from_numpy(out[rows, 1:].T.copy())
+            mapped = given + _displacement(field, grid, given)
+            if to == "aligned":
+                mapped = _inverted(field, grid, given)
+            out[rows, 1:] = mapped.T.numpy()
+        return out
+
+    def _checked(self, z: int) -> int:
+        if not 0 <= z < self.shape[0]:
+            raise ValueError(f"Alignment {self.url}: there is no section {z}; it has 0 … {self.shape[0] - 1}.")
+        return z
+
+
+def open_alignment(url: str) -> Alignment:
+    """Open the alignment that `align` wrote to `url` (any fsspec URL)."""
+    return Alignment(url)
+
+
+def _displacement(field: torch.Tensor, grid: Grid, positions: torch.Tensor) -> torch.Tensor:
+    return sample_known(field, grid=grid, positions=positions.float()).double()
+
+
+def _inverted(field: torch.Tensor, grid: Grid, source: torch.Tensor) -> torch.Tensor:
+    """Aligned positions whose pull leads to `source`.
+
+    The field holds the section's whole affine map, whose gradient may be too large for a plain fixed point, so each
+    step is corrected by the inverse of the field's mean Jacobian.
+    """
+    nodes = grid.positions()
+    known = torch.isfinite(field).all(dim=0)
+    if int(known.sum()) < 3:
+        return torch.full_like(source, torch.nan)
+    design = torch.stack([nodes[0][known], nodes[1][known], torch.ones_like(nodes[0][known])], dim=1).double()
+    linear = torch.linalg.lstsq(design, (nodes + field)[:, known].T.double()).solution[:2].T
+    back = torch.linalg.inv(linear)
+    guess = source.clone()
+    for _ in range(_INVERSE_ITERATIONS):
+        left = source - (guess + _displacement(field, grid, guess))
+        guess = guess + back @ left
+        if not bool((left.abs() > _INVERSE_TOLERANCE).any()):
+            break
+    left = source - (guess + _displacement(field, grid, guess))
+    return torch.where((left.abs() <= 10 * _INVERSE_TOLERANCE).all(dim=0), guess, torch.full_like(guess, torch.nan))

@@ -1,0 +1,256 @@
+"""Import: bring a volume of any readable format into sharded OME-Zarr 0.5 with all of its levels, in bounded memory.
+
+The levels are made of the rows that are in memory anyway, so that coarse and register, and viewers, need not decode mip
+0 to see less of it.
+
+Law: an import is complete or it is not there. The group says "importing" from its first byte on, `Volume.open` refuses
+it in that state, and "complete" is written last. Importing again replaces what an import that was cut off left behind.
+"""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ssem_dask.errors import OutputError, SourceError, SsemDaskError
+from ssem_dask.geometry.box import Box
+from ssem_dask.geometry.mip import level_count
+from ssem_dask.stages.configs import DownsampleStageConfig
+from ssem_dask.stages.pyramid_writer import SlabWriter
+from ssem_dask.storage import arrays, location, ngff
+from ssem_dask.storage.formats.detect import open_source
+from ssem_dask.storage.formats.source import Source, SourceInfo
+from ssem_dask.storage.volume import (
+    IMPORT_KEY,
+    Volume,
+    VolumeInfo,
+    check_image_dtype,
+    check_sections,
+    create_volume,
+    known_size,
+)
+from ssem_dask.types import AnyArray, ShapeZYX
+
+DEFAULT_CHUNK: ShapeZYX = (1, 512, 512)
+DEFAULT_SHARD: ShapeZYX = (8, 2048, 2048)
+BAND_BYTES = 1 << 29
+"""Sections are read in bands of rows of about this many bytes, so that a file is decoded once where that fits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportPlan:
+    """What an import will do."""
+
+    source: str
+    destination: str
+    info: VolumeInfo
+    chunk: ShapeZYX
+    shard: ShapeZYX
+    mips: int
+    """Levels that are written."""
+    replaces: bool
+    """Whether something at the destination is deleted first."""
+
+
+def plan_import(
+    source: str,
+    destination: str,
+    *,
+    pixel_size: float | None = None,
+    section_thickness: float | None = None,
+    chunk: ShapeZYX = DEFAULT_CHUNK,
+    shard: ShapeZYX = DEFAULT_SHARD,
+    labels: bool = False,
+    pyramid: bool = True,
+    overwrite: bool = False,
+) -> ImportPlan:
+    """Check source and destination, and say what an import would do; arguments and errors as in `import_volume`."""
+    with contextlib.closing(open_source(source)) as opened:
+        info = _volume_info(
+            source, opened.info, pixel_size=pixel_size, section_thickness=section_thickness, labels=labels
+        )
+    replaces = _check_destination(destination, source=source, overwrite=overwrite)
+    return ImportPlan(
+        source=source,
+        destination=destination,
+        info=info,
+        chunk=chunk,
+        shard=shard,
+        mips=_levels(info, pyramid=pyramid),
+        replaces=replaces,
+    )
+
+
+def import_volume(
+    source: str,
+    destination: str,
+    *,
+    pixel_size: float | None = None,
+    section_thickness: float | None = None,
+    chunk: ShapeZYX = DEFAULT_CHUNK,
+    shard: ShapeZYX = DEFAULT_SHARD,
+    labels: bool = False,
+    pyramid: bool = True,
+    overwrite: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> VolumeInfo:
+    """Import a volume.
+
+    Args:
+        source: folder or glob of images, multi-page TIFF, `file.h5[:/dataset]`, Zarr array or OME-Zarr group.
+        destination: URL of the OME-Zarr group to write.
+        pixel_size: nm per pixel in y and x; wins over what the source says.
+        section_thickness: nm per section; wins as well.
+        chunk: extent of a chunk.
+        shard: extent of a shard, a multiple of `chunk`. Of sections as many as it is deep are in memory at once, in
+            bands of rows of 512 MiB, or of one row of shards where that is more; for the pyramid one and a half rows of
+            shards beside them.
+        labels: the values are ids: any integer type, and a constant volume is no mistake. Of four the most frequent one
+            goes into the pyramid.
+        pyramid: write coarser levels as well, until the longer side is at most 256 px, as those of an aligned volume
+            are by default; False: mip 0 alone.
+        overwrite: replace a complete volume at the destination.
+        progress: called with the number of pixels of mip 0 done since the last call.
+
+    Returns:
+        What was imported.
+
+    Raises:
+        SourceError: the source is missing, damaged, of another type than uint8 or uint16, one section only, constant,
+            or nothing tells its pixel size or section thickness.
+        OutputError: the destination exists, or cannot be written.
+        PlanError: `shard` is not a multiple of `chunk`.
+    """
+    with contextlib.closing(open_source(source)) as opened:
+        info = _volume_info(
+            source, opened.info, pixel_size=pixel_size, section_thickness=section_thickness, labels=labels
+        )
+        replaces = _check_destination(destination, source=source, overwrite=overwrite)
+        state = {"state": "importing", "source": source, "labels": labels}
+        try:
+            with location.writing(destination):
+                if replaces:
+                    _delete_volume(destination)
+                arrays.create_group(destination, attributes={IMPORT_KEY: state})
+                mips = _levels(info, pyramid=pyramid)
+                volume = create_volume(destination, info=info, chunk=chunk, shard=shard, mips=mips)
+            lowest, highest = _copy(opened, volume, labels=labels, progress=progress)
+            if lowest == highest and not labels:
+                raise SourceError(
+                    f"{source}: every pixel of the volume is {lowest}, so there is nothing to align; check the export."
+                )
+            arrays.create_group(destination, attributes={IMPORT_KEY: {**state, "state": "complete"}})
+        except SsemDaskError:
+            # What is left says "importing" and is not trusted anyway; this only frees the space, if it can.
+            with contextlib.suppress(OSError, SsemDaskError):
+                if _state(destination) == "importing":
+                    _delete_volume(destination)
+            raise
+    return info
+
+
+def _levels(info: VolumeInfo, *, pyramid: bool) -> int:
+    return level_count(info.shape[1:], smallest=DownsampleStageConfig().smallest) if pyramid else 1
+
+
+def _copy(
+    source: Source, volume: Volume, *, labels: bool, progress: Callable[[int], None] | None
+) -> tuple[float, float]:
+    """Copy all values band by band, into all levels of the volume; the lowest and the highest of them."""
+    unit_z, unit_y, _ = volume.write_unit(0)
+    z, y, x = volume.info.shape
+    row_bytes = min(unit_z, z) * x * volume.info.dtype.itemsize
+    band = max(1, BAND_BYTES // (row_bytes * unit_y)) * unit_y
+    lowest, highest = np.inf, -np.inf
+    for z_start in range(0, z, unit_z):
+        slab = SlabWriter(volume, sections=range(z_start, min(z_start + unit_z, z)), labels=labels)
+        for y_start in range(0, y, band):
+            box = Box((z_start, y_start, 0), (z_start + unit_z, y_start + band, x)).clipped(volume.info.shape)
+            values = source.read(z_start=box.start[0], z_stop=box.stop[0], y_start=box.start[1], y_stop=box.stop[1])
+            lowest, highest = min(lowest, values.min()), max(highest, values.max())
+            slab.write(_as_type(values, volume.info.dtype))
+            if progress is not None:
+                progress(box.size)
+    return lowest, highest
+
+
+def _as_type(values: AnyArray, dtype: np.dtype[Any]) -> AnyArray:
+    if values.dtype.newbyteorder("=") != dtype:
+        raise SourceError(f"values are {values.dtype} where the header says {dtype}; export the volume again.")
+    return values.astype(dtype, copy=False)
+
+
+def _volume_info(
+    where: str, info: SourceInfo, *, pixel_size: float | None, section_thickness: float | None, labels: bool
+) -> VolumeInfo:
+    if labels:
+        if info.dtype.kind not in "iu":
+            raise SourceError(f"{where}: labels are {info.dtype}, but must be integers; convert them.")
+    else:
+        check_image_dtype(where, info.dtype)
+    check_sections(where, info.shape)
+    return VolumeInfo(
+        shape=info.shape,
+        dtype=info.dtype.newbyteorder("="),
+        pixel_size=known_size(where, "pixel size", "--pixel-size", given=pixel_size, stored=info.pixel_size),
+        section_thickness=known_size(
+            where, "section thickness", "--section-thickness", given=section_thickness, stored=info.section_thickness
+        ),
+    )
+
+
+def _check_destination(destination: str, *, source: str, overwrite: bool) -> bool:
+    """Whether something at the destination is to be deleted; OutputError where it must stay."""
+    if _same_place(source, destination):
+        raise OutputError(f"{destination}: is the source itself; choose another destination.")
+    with location.writing(destination):
+        with location.reaching_output():
+            state = _state(destination)
+        if state == "importing":
+            return True
+        if state == "volume":
+            if not overwrite:
+                raise OutputError(
+                    f"{destination}: a volume is already there; choose another name or allow to overwrite."
+                )
+            return True
+        if location.exists(destination) and (not _is_folder(destination) or location.list_names(destination)):
+            raise OutputError(
+                f"{destination}: something that is not a volume is there; choose another name or delete it."
+            )
+        return False
+
+
+def _state(destination: str) -> str:
+    """`importing`, `volume` (an import that was finished, or another OME-Zarr image) or `other`."""
+    attributes = arrays.group_attributes(destination)
+    if attributes is None:
+        return "other"
+    imported = attributes.get(IMPORT_KEY)
+    if isinstance(imported, dict):
+        return "volume" if imported.get("state") == "complete" else "importing"
+    return "volume" if ngff.is_image(attributes) else "other"
+
+
+def _delete_volume(destination: str) -> None:
+    """Delete a volume so that a process killed in between leaves an unfinished import, not a volume with holes."""
+    if _state(destination) != "importing":  # a write, which a full disk would refuse
+        arrays.create_group(destination, attributes={IMPORT_KEY: {"state": "importing"}})
+    for name in location.list_names(destination):
+        if name != "zarr.json":
+            location.delete(location.join(destination, name), recursive=True)
+    location.delete(location.join(destination, "zarr.json"), recursive=False)
+    if location.is_local(destination):
+        location.local_path(destination).rmdir()
+
+
+def _same_place(source: str, destination: str) -> bool:
+    if location.is_local(source) and location.is_local(destination):
+        return location.local_path(source).resolve() == location.local_path(destination).resolve()
+    return source.rstrip("/") == destination.rstrip("/")
+
+
+def _is_folder(url: str) -> bool:
+    return not location.is_local(url) or location.local_path(url).is_dir()
