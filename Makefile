@@ -55,19 +55,19 @@ test-compose: env  ## Run the tests of docker-compose.yml on a real engine (as r
 	tests/service/compose/run.sh
 
 bench-coarse: env  ## Measure how often real sections are found again after random turns and shifts (SEED=…, DRAWS=…)
-	$(BIN)/python -m tests.benchmarks.coarse --seed $(SEED) --draws $(DRAWS) --json coarse.json
+	$(BIN)/python -m benchmarks.coarse --seed $(SEED) --draws $(DRAWS) --json coarse.json
 
 bench-gpu: env  ## Rates of pair solver, features and window on one GPU, beside plain PyTorch (BENCH="--side 4096")
-	$(BIN)/python -m tests.benchmarks.gpu $(BENCH)
+	$(BIN)/python -m benchmarks.gpu $(BENCH)
 
 bench-e2e: env  ## A whole run beside a plain copy with pyramid, on one GPU (BENCH="--sections 104 --side 4096")
-	$(BIN)/python -m tests.benchmarks.e2e --dir bench/e2e --gpus 1 --json bench/e2e.json $(BENCH)
+	$(BIN)/python -m benchmarks.e2e --dir bench/e2e --gpus 1 --json bench/e2e.json $(BENCH)
 
 bench-multi-gpu: env  ## The same on 1 and on all GPUs of this machine (GPUS="1 2 4")
-	$(BIN)/python -m tests.benchmarks.e2e --dir bench/e2e --gpus $(GPUS) --json bench/multi-gpu.json $(BENCH)
+	$(BIN)/python -m benchmarks.e2e --dir bench/e2e --gpus $(GPUS) --json bench/multi-gpu.json $(BENCH)
 
 bench-cpu: env  ## The same on the cores of this machine: 20 sections of 1024² at 5 nm
-	$(BIN)/python -m tests.benchmarks.e2e --dir bench/cpu --gpus 0 --sections 20 --side 1024 --pixel-size 5 \
+	$(BIN)/python -m benchmarks.e2e --dir bench/cpu --gpus 0 --sections 20 --side 1024 --pixel-size 5 \
 	  --json bench/cpu.json $(BENCH)
 
 lint: env  ## Check style, types and layers, as CI does
@@ -77,7 +77,7 @@ lint: env  ## Check style, types and layers, as CI does
 	$(BIN)/lint-imports
 
 bench-sequence: env  ## Jitter, drift and label overlap against the number of sections (BENCH="--sections 20 200 --modes default")
-	$(BIN)/python -m tests.benchmarks.sequence $(BENCH)
+	$(BIN)/python -m benchmarks.sequence $(BENCH)
 
 # Options: METHODS="default sift-dis" SEEDS=3 JOBS=1 TABLES="comparison ablation claims" BENCH=--docs; see docs/accuracy.md.
 SEEDS ?= 3
@@ -87,10 +87,10 @@ TABLES ?= comparison
 METHODS ?=
 BENCH ?=
 bench-scale: env  ## A petabyte through plan, ledger and driver on simulated workers (BENCH="--sections 25000" for all of it)
-	$(BIN)/python -m tests.benchmarks.scale $(BENCH)
+	$(BIN)/python -m benchmarks.scale $(BENCH)
 
 bench-accuracy: env $(BENCH_STAMP)  ## Our modes beside other aligners on real sections; needs SSEM_DATA_DIR, hours the first time
-	$(BIN)/python -m tests.benchmarks.accuracy --work bench --seeds $(SEEDS) --jobs $(JOBS) --tables $(TABLES) \
+	$(BIN)/python -m benchmarks.accuracy --work bench --seeds $(SEEDS) --jobs $(JOBS) --tables $(TABLES) \
 	  $(if $(METHODS),--methods $(METHODS)) $(BENCH)
 
 # A peer that cannot be installed here does not keep the others away: the table says 'not installed'.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ssem_dask.registration.coarse_alignment.pair import CoarseConfig
-from tests.benchmarks.coarse import DATA, draw_pairs, stacks, summary
+from benchmarks.coarse import DATA, draw_pairs, stacks, summary
 
 pytestmark = pytest.mark.skipif(
     not (DATA / "flyem_fibsem" / "images.tif").exists(), reason=f"real sections are not at {DATA}; set SSEM_DATA_DIR"

@@ -23,7 +23,7 @@ SETTINGS = {"register": {"window": 512, "halo": 64, "neighbours": 1}, "compose":
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is read from /proc")
 def test_stated_and_measured_peak_memory_agree_in_every_stage() -> None:
-    words = [sys.executable, "-m", "tests.benchmarks.memory", "--side", "1024", "--settings", json.dumps(SETTINGS)]
+    words = [sys.executable, "-m", "benchmarks.memory", "--side", "1024", "--settings", json.dumps(SETTINGS)]
     # Dask leaves its workers' way of giving memory back in the environment of who started some, as other tests here do.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     ended = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)

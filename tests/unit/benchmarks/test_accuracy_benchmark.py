@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from tests.benchmarks.accuracy import tables
-from tests.benchmarks.accuracy.cells import Cell
-from tests.benchmarks.accuracy.document import write_between
-from tests.benchmarks.accuracy.methods import Method, NotInstalledError, SectionFields
-from tests.benchmarks.accuracy.own import Identity, Mode
-from tests.benchmarks.accuracy.report import collected
-from tests.benchmarks.accuracy.runner import cells_of, in_own_process, in_this_process, run_missing
-from tests.benchmarks.accuracy.scenes import PHANTOM, PreparedScene, scenes_of
-from tests.benchmarks.accuracy.table import Column, mean_and_spread
-from tests.benchmarks.accuracy.tables import TableSpec
+from benchmarks.accuracy import tables
+from benchmarks.accuracy.cells import Cell
+from benchmarks.accuracy.document import write_between
+from benchmarks.accuracy.methods import Method, NotInstalledError, SectionFields
+from benchmarks.accuracy.own import Identity, Mode
+from benchmarks.accuracy.report import collected
+from benchmarks.accuracy.runner import cells_of, in_own_process, in_this_process, run_missing
+from benchmarks.accuracy.scenes import PHANTOM, PreparedScene, scenes_of
+from benchmarks.accuracy.table import Column, mean_and_spread
+from benchmarks.accuracy.tables import TableSpec
 
 SCENES = tuple(scenes_of(PHANTOM, seeds=2, damaged=0.0))
 CHEAP = {

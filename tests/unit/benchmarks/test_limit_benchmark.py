@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.benchmarks.limit import _left
+from benchmarks.limit import _left
 
 
 def test_without_motion_all_of_distortion_is_found_but_a_constant_course() -> None:

@@ -5,7 +5,7 @@ import time
 import tracemalloc
 from pathlib import Path
 
-from tests.benchmarks.scale import Cluster, simulate_run
+from benchmarks.scale import Cluster, simulate_run
 
 
 def json_microseconds() -> float:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks.sequence import _COLOURS, MODES, plot, slope_beyond, table_of, with_cost_of_damage
+from benchmarks.sequence import _COLOURS, MODES, plot, slope_beyond, table_of, with_cost_of_damage
 
 
 def record(seed: int, *, damage: str = "none", size: int = 224, jumps: float = 1.0, mode: str = "default") -> Any:

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.accuracy.cells import Cell
-from tests.benchmarks.accuracy.document import write_between
-from tests.benchmarks.accuracy.runner import cells_of
-from tests.benchmarks.accuracy.table import Row, Table, make_table
-from tests.benchmarks.accuracy.tables import TableSpec
+from benchmarks.accuracy.cells import Cell
+from benchmarks.accuracy.document import write_between
+from benchmarks.accuracy.runner import cells_of
+from benchmarks.accuracy.table import Row, Table, make_table
+from benchmarks.accuracy.tables import TableSpec
 
 
 def collected(spec: TableSpec, *, work: Path, data: Path) -> tuple[list[Row], Table]:

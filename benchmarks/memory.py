@@ -1,6 +1,6 @@
 """Peak memory of a task of each stage, stated by `plan` and measured, each in a process of its own.
 
-    python -m tests.benchmarks.memory --sections 8 --side 1024
+    python -m benchmarks.memory --sections 8 --side 1024
 
 The first task of each generation is run on a made-up volume; its peak is the resident memory beyond what the process
 held before. Linux only.

@@ -1,6 +1,6 @@
 """What jumps, landmarks and far pairs are worth, on made volumes of affine sections with everything known.
 
-    python -m tests.benchmarks.pinning --sections 40 --seeds 3
+    python -m benchmarks.pinning --sections 40 --seeds 3
 
 The volumes are those of `tests.unit.composition.affine_volumes`; largest error along z, px, mean of the seeds.
 """
@@ -74,7 +74,7 @@ def jump_table(count: int, seeds: range) -> Table:
 
 def main() -> int:
     """Print both tables."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.pinning", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pinning", description=__doc__)
     parser.add_argument("--sections", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from tests.benchmarks.accuracy.digest import digest_of, digest_of_sources
-from tests.benchmarks.accuracy.measure import measure
-from tests.benchmarks.accuracy.methods import Method, NotInstalledError, SectionFields
-from tests.benchmarks.accuracy.scenes import PreparedScene, Scene, prepare
+from benchmarks.accuracy.digest import digest_of, digest_of_sources
+from benchmarks.accuracy.measure import measure
+from benchmarks.accuracy.methods import Method, NotInstalledError, SectionFields
+from benchmarks.accuracy.scenes import PreparedScene, Scene, prepare
 
 State: TypeAlias = Literal["done", "failed", "not installed"]
 

@@ -1,6 +1,6 @@
 """From a volume to its aligned pyramid, beside a plain copy of the same volume with its pyramid on the same workers.
 
-    python -m tests.benchmarks.e2e --dir /data --sections 104 --side 4096 --gpus 1 2 --kill
+    python -m benchmarks.e2e --dir /data --sections 104 --side 4096 --gpus 1 2 --kill
 
 The volume is made-up tissue at 2.5 nm (registration works at 5 nm) or 5 nm, each section displaced by a smooth random
 field; it has a pyramid, as an imported volume has. The copy reads and writes every shard of level 0 and makes the
@@ -43,7 +43,7 @@ from ssem_dask.stages.render import RenderTask, Warping, render_tasks
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.volume import Volume
 from ssem_dask.task import Outcome, Result, Task, TaskReport
-from tests.benchmarks.made_volume import DEPTH, make_volume
+from benchmarks.made_volume import DEPTH, make_volume
 
 _KILL_AFTER = 8
 """Windows that are registered before a worker is killed."""

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ssem_dask.types import AnyArray, Float32Array
-from tests.benchmarks.accuracy.methods import SectionFields
-from tests.benchmarks.accuracy.peers.sections import installed, thinned
-from tests.benchmarks.accuracy.scenes import PreparedScene
+from benchmarks.accuracy.methods import SectionFields
+from benchmarks.accuracy.peers.sections import installed, thinned
+from benchmarks.accuracy.scenes import PreparedScene
 
 _SPACING = 8
 AFFINE: dict[str, str] = {"NumberOfResolutions": "4", "MaximumNumberOfIterations": "256"}

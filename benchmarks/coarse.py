@@ -6,7 +6,7 @@ the map that the same pair gives undrawn (searched within 2° and 3 % of the pub
 An accepted pair with an error above 10 px is a failure. Unrelated pairs are drawn the same way from sections that have
 nothing to find: a mirrored neighbour, one turned by 90°, one of another volume.
 
-    python -m tests.benchmarks.coarse --seed 1 --draws 200 --json coarse.json
+    python -m benchmarks.coarse --seed 1 --draws 200 --json coarse.json
 """
 
 import argparse
@@ -31,7 +31,7 @@ from ssem_dask.image.tissue import tissue_mask
 from ssem_dask.registration.coarse_alignment.pair import CoarseConfig, CoarseSection, estimate_pair
 from ssem_dask.types import Float64Array
 
-DATA = Path(os.environ.get("SSEM_DATA_DIR", Path(__file__).resolve().parents[3] / "shared" / "data"))
+DATA = Path(os.environ.get("SSEM_DATA_DIR", Path(__file__).resolve().parents[1] / "shared" / "data"))
 FAILED = 10.0
 """px of about 5 nm."""
 _THUMBNAIL = 256

@@ -12,7 +12,7 @@ from ssem_dask.evaluation.candidates import Candidate
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_known
 from ssem_dask.types import Float32Array
-from tests.benchmarks.accuracy.scenes import PreparedScene
+from benchmarks.accuracy.scenes import PreparedScene
 
 
 class NotInstalledError(Exception):

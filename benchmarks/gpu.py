@@ -1,6 +1,6 @@
 """How fast pairs and windows of sections are registered on a GPU, beside the plain PyTorch code on the same card.
 
-    python -m tests.benchmarks.gpu [--side 4096] [--sections 11] [--json gpu.json]
+    python -m benchmarks.gpu [--side 4096] [--sections 11] [--json gpu.json]
 
 Features are ready for the pair solver; `window` is the register stage's computation from uploaded pixels to fields and
 confidences. Rates are px of the working image per second and pair, a pair being one section and one neighbour k,

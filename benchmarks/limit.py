@@ -1,7 +1,7 @@
 """How little jitter a linear estimate could leave at best, were the statistics of tissue and distortion known.
 
     ssem-dask align UNDEFORMED.zarr STILL.zarr
-    python -m tests.benchmarks.limit STILL.zarr DEFORMED.zarr
+    python -m benchmarks.limit STILL.zarr DEFORMED.zarr
 
 DEFORMED.zarr is a simulated volume with its truth, STILL.zarr the run on the same sections before they were deformed:
 its pair fields k = 1 are the tissue's own motion m_z. Between deformed neighbours lies Δd_z + m_z, d_z the distortion.

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tests.benchmarks.accuracy.methods import Method
-from tests.benchmarks.accuracy.own import Identity, Mode
-from tests.benchmarks.accuracy.peers.elastix import ElastixBspline
-from tests.benchmarks.accuracy.peers.feabas_mesh import Feabas
-from tests.benchmarks.accuracy.peers.optical_flow import SmoothedFlow
-from tests.benchmarks.accuracy.peers.sift import SiftSimilarity
-from tests.benchmarks.accuracy.peers.stackreg import StackRegAffine
-from tests.benchmarks.accuracy.scenes import FIBSEM, VNC, VNC_SMALL, VNC_SPEED, Scene, scenes_of
-from tests.benchmarks.accuracy.table import Column
+from benchmarks.accuracy.methods import Method
+from benchmarks.accuracy.own import Identity, Mode
+from benchmarks.accuracy.peers.elastix import ElastixBspline
+from benchmarks.accuracy.peers.feabas_mesh import Feabas
+from benchmarks.accuracy.peers.optical_flow import SmoothedFlow
+from benchmarks.accuracy.peers.sift import SiftSimilarity
+from benchmarks.accuracy.peers.stackreg import StackRegAffine
+from benchmarks.accuracy.scenes import FIBSEM, VNC, VNC_SMALL, VNC_SPEED, Scene, scenes_of
+from benchmarks.accuracy.table import Column
 
 ENCODERS = ("autoencoder", "lcn", "pixels", "metric")
 _DAMAGED = 0.1

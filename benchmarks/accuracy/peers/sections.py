@@ -10,7 +10,7 @@ import importlib.metadata
 import numpy as np
 
 from ssem_dask.types import AnyArray, Float32Array, Float64Array
-from tests.benchmarks.accuracy.methods import NotInstalledError
+from benchmarks.accuracy.methods import NotInstalledError
 
 
 def installed(*packages: str) -> dict[str, str]:

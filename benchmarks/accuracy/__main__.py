@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks.accuracy`: run the cells that are missing, print the tables, write results and docs."""
+"""`python -m benchmarks.accuracy`: run the cells that are missing, print the tables, write results and docs."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 _THREADS = ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "OPENCV_FOR_THREADS_NUM", "OPENBLAS_NUM_THREADS")
-_ROOT = Path(__file__).resolve().parents[3]
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -19,10 +19,10 @@ def main(arguments: Sequence[str]) -> int:
     os.environ.update(dict.fromkeys(_THREADS, str(options.threads)))
     from rich.console import Console
 
-    from tests.benchmarks.accuracy import tables
-    from tests.benchmarks.accuracy.report import collected, write_docs
-    from tests.benchmarks.accuracy.runner import cells_of, in_own_process, run_missing
-    from tests.benchmarks.accuracy.scenes import MissingDataError
+    from benchmarks.accuracy import tables
+    from benchmarks.accuracy.report import collected, write_docs
+    from benchmarks.accuracy.runner import cells_of, in_own_process, run_missing
+    from benchmarks.accuracy.scenes import MissingDataError
 
     console, progress = Console(width=options.width), Console(stderr=True)
     specs = [getattr(tables, name)(seeds=options.seeds) for name in options.tables]
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.accuracy", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
     parser.add_argument("--work", type=Path, default=_ROOT / "bench", help="folder of cells and results")
     parser.add_argument(
         "--data",

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tests.benchmarks.accuracy.cells import Cell, is_current, run_cell
-from tests.benchmarks.accuracy.methods import Method
-from tests.benchmarks.accuracy.scenes import Scene, prepare
+from benchmarks.accuracy.cells import Cell, is_current, run_cell
+from benchmarks.accuracy.methods import Method
+from benchmarks.accuracy.scenes import Scene, prepare
 
 Execute: TypeAlias = Callable[[Cell], None]
 Progress: TypeAlias = Callable[[str], None]

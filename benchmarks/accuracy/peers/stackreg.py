@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.accuracy.methods import SectionFields
-from tests.benchmarks.accuracy.peers.sections import field_of_matrix, installed
-from tests.benchmarks.accuracy.scenes import PreparedScene
+from benchmarks.accuracy.methods import SectionFields
+from benchmarks.accuracy.peers.sections import field_of_matrix, installed
+from benchmarks.accuracy.scenes import PreparedScene
 
 _SPACING = 16
 

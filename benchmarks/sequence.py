@@ -11,8 +11,8 @@ is there. Each is aligned by our modes; the same run on the undeformed sections 
 - cost of damage (`--damage`): jitter between adjacent sections that are both sound, mean over such pairs of the median,
   against that of the same pairs in the run of the same seed without damage.
 
-    python -m tests.benchmarks.sequence --sections 20 200 1000 --seeds 3 --jobs 2 --json sequence.json --plot drift.png
-    python -m tests.benchmarks.sequence --sections 64 --size 224 --modes default --damage 5% 10% missing --phantom-only
+    python -m benchmarks.sequence --sections 20 200 1000 --seeds 3 --jobs 2 --json sequence.json --plot drift.png
+    python -m benchmarks.sequence --sections 64 --size 224 --modes default --damage 5% 10% missing --phantom-only
 """
 
 import argparse
@@ -50,7 +50,7 @@ from ssem_dask.evaluation.simulated_damage import DamageConfig
 from ssem_dask.evaluation.truth import Truth
 from ssem_dask.volumes.importing import import_volume
 
-DATA = Path(os.environ.get("SSEM_DATA_DIR", Path(__file__).resolve().parents[3] / "shared" / "data"))
+DATA = Path(os.environ.get("SSEM_DATA_DIR", Path(__file__).resolve().parents[1] / "shared" / "data"))
 FIRST_SEED = 301
 MODES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -337,7 +337,7 @@ def plot(records: Sequence[dict[str, Any]], path: Path) -> None:
 
 def main() -> int:
     """Run what is asked for; print the table, write JSON and plot."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.sequence", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sequence", description=__doc__)
     parser.add_argument("--sections", type=int, nargs="+", default=[20, 200, 1000])
     parser.add_argument("--size", type=int, default=256, help="side of the phantom's sections, px")
     parser.add_argument("--seeds", type=int, default=3)

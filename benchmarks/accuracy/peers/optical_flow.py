@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from ssem_dask.types import AnyArray, Float32Array
-from tests.benchmarks.accuracy.methods import SectionFields
-from tests.benchmarks.accuracy.peers.sections import field_of_matrix, installed, thinned
-from tests.benchmarks.accuracy.peers.sift import SIFT, sift_features, similarity
-from tests.benchmarks.accuracy.scenes import PreparedScene
+from benchmarks.accuracy.methods import SectionFields
+from benchmarks.accuracy.peers.sections import field_of_matrix, installed, thinned
+from benchmarks.accuracy.peers.sift import SIFT, sift_features, similarity
+from benchmarks.accuracy.scenes import PreparedScene
 
 _SPACING = 8
 FLOW: dict[str, Any] = {"preset": "medium", "blur_px": 1.5, "clahe": 2.0, "smooth_px": 12.0}

@@ -17,9 +17,9 @@ from ssem_dask.field.affine import apply_affine
 from ssem_dask.field.grid import Grid
 from ssem_dask.registration.triton import kernels_run_on
 from ssem_dask.runtime.events import Silent, StageStarted
-from tests.benchmarks.accuracy.digest import PACKAGE, digest_of_sources
-from tests.benchmarks.accuracy.methods import SectionFields
-from tests.benchmarks.accuracy.scenes import PreparedScene
+from benchmarks.accuracy.digest import PACKAGE, digest_of_sources
+from benchmarks.accuracy.methods import SectionFields
+from benchmarks.accuracy.scenes import PreparedScene
 
 _AFFINE_SPACING = 16
 _FIELD_STAGES = ("coarse", "mask", "calibrate", "register", "compose")

@@ -28,8 +28,8 @@ from ssem_dask.evaluation.truth import Truth
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_known
 from ssem_dask.storage.volume import Volume
-from tests.benchmarks.accuracy.methods import SectionFields
-from tests.benchmarks.accuracy.scenes import PreparedScene
+from benchmarks.accuracy.methods import SectionFields
+from benchmarks.accuracy.scenes import PreparedScene
 
 
 def measure(fields: SectionFields, *, scene: PreparedScene, undeformed: SectionFields | None) -> dict[str, float]:

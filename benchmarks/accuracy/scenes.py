@@ -25,7 +25,7 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
 from ssem_dask.volumes.importing import import_volume
-from tests.benchmarks.accuracy.digest import digest_of, digest_of_sources
+from benchmarks.accuracy.digest import digest_of, digest_of_sources
 
 FIRST_SEED = 301
 """Seeds that nothing was tuned on."""

@@ -9,9 +9,9 @@ only when its page is forgotten.
 Of 25,000 sections the first `--sections` are taken; a section is whole. On the virtual clock every task costs the
 driver 20 µs, and what Dask's client and scheduler take for a task that does nothing, measured on a local cluster.
 
-    python -m tests.benchmarks.scale                        # 1,000 sections: some minutes
-    python -m tests.benchmarks.scale --sections 25000       # all: about an hour
-    python -m tests.benchmarks.scale --json scale.json
+    python -m benchmarks.scale                        # 1,000 sections: some minutes
+    python -m benchmarks.scale --sections 25000       # all: about an hour
+    python -m benchmarks.scale --json scale.json
 """
 
 import argparse
