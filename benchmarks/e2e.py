@@ -33,6 +33,7 @@ import psutil
 import torch
 from matplotlib.figure import Figure
 
+from benchmarks.made_volume import DEPTH, make_volume
 from ssem_dask.config.schema import make_config
 from ssem_dask.driver import pipeline
 from ssem_dask.runtime.clusters.local import start_local, start_on_gpus
@@ -43,7 +44,6 @@ from ssem_dask.stages.render import RenderTask, Warping, render_tasks
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.volume import Volume
 from ssem_dask.task import Outcome, Result, Task, TaskReport
-from benchmarks.made_volume import DEPTH, make_volume
 
 _KILL_AFTER = 8
 """Windows that are registered before a worker is killed."""

@@ -11,6 +11,8 @@ import math
 
 import torch
 
+from benchmarks.accuracy.methods import SectionFields
+from benchmarks.accuracy.scenes import PreparedScene
 from ssem_dask.evaluation.appearance import View, measure_appearance
 from ssem_dask.evaluation.candidates import Candidate, unchanged
 from ssem_dask.evaluation.geometric import (
@@ -28,8 +30,6 @@ from ssem_dask.evaluation.truth import Truth
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_known
 from ssem_dask.storage.volume import Volume
-from benchmarks.accuracy.methods import SectionFields
-from benchmarks.accuracy.scenes import PreparedScene
 
 
 def measure(fields: SectionFields, *, scene: PreparedScene, undeformed: SectionFields | None) -> dict[str, float]:

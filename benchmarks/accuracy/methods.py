@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.accuracy.scenes import PreparedScene
 from ssem_dask.evaluation.candidates import Candidate
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_known
 from ssem_dask.types import Float32Array
-from benchmarks.accuracy.scenes import PreparedScene
 
 
 class NotInstalledError(Exception):

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 import ssem_dask
+from benchmarks.accuracy.digest import PACKAGE, digest_of_sources
+from benchmarks.accuracy.methods import SectionFields
+from benchmarks.accuracy.scenes import PreparedScene
 from ssem_dask.evaluation.candidates import Run
 from ssem_dask.field.affine import apply_affine
 from ssem_dask.field.grid import Grid
 from ssem_dask.registration.triton import kernels_run_on
 from ssem_dask.runtime.events import Silent, StageStarted
-from benchmarks.accuracy.digest import PACKAGE, digest_of_sources
-from benchmarks.accuracy.methods import SectionFields
-from benchmarks.accuracy.scenes import PreparedScene
 
 _AFFINE_SPACING = 16
 _FIELD_STAGES = ("coarse", "mask", "calibrate", "register", "compose")

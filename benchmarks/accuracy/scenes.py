@@ -16,6 +16,7 @@ import tifffile
 import torch
 from torch.nn.functional import interpolate
 
+from benchmarks.accuracy.digest import digest_of, digest_of_sources
 from ssem_dask.evaluation.deformation import DeformationConfig
 from ssem_dask.evaluation.phantom import PhantomConfig, generate
 from ssem_dask.evaluation.simulate import simulate
@@ -25,7 +26,6 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
 from ssem_dask.volumes.importing import import_volume
-from benchmarks.accuracy.digest import digest_of, digest_of_sources
 
 FIRST_SEED = 301
 """Seeds that nothing was tuned on."""

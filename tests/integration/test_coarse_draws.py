@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ssem_dask.registration.coarse_alignment.pair import CoarseConfig
 from benchmarks.coarse import DATA, draw_pairs, stacks, summary
+from ssem_dask.registration.coarse_alignment.pair import CoarseConfig
 
 pytestmark = pytest.mark.skipif(
     not (DATA / "flyem_fibsem" / "images.tif").exists(), reason=f"real sections are not at {DATA}; set SSEM_DATA_DIR"

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from ssem_dask.storage.volume import Volume
-from ssem_dask.types import AnyArray, Float32Array
 from benchmarks.accuracy.methods import SectionFields
 from benchmarks.accuracy.peers.sections import installed, thinned
 from benchmarks.accuracy.scenes import PreparedScene
+from ssem_dask.storage.volume import Volume
+from ssem_dask.types import AnyArray, Float32Array
 
 _SPACING = 8
 FEATURES: dict[str, Any] = {

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ssem_dask.types import AnyArray, Float32Array
 from benchmarks.accuracy.methods import SectionFields
 from benchmarks.accuracy.peers.sections import field_of_matrix, installed, thinned
 from benchmarks.accuracy.peers.sift import SIFT, sift_features, similarity
 from benchmarks.accuracy.scenes import PreparedScene
+from ssem_dask.types import AnyArray, Float32Array
 
 _SPACING = 8
 FLOW: dict[str, Any] = {"preset": "medium", "blur_px": 1.5, "clahe": 2.0, "smooth_px": 12.0}

@@ -9,8 +9,8 @@ import importlib.metadata
 
 import numpy as np
 
-from ssem_dask.types import AnyArray, Float32Array, Float64Array
 from benchmarks.accuracy.methods import NotInstalledError
+from ssem_dask.types import AnyArray, Float32Array, Float64Array
 
 
 def installed(*packages: str) -> dict[str, str]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ssem_dask.types import AnyArray, Float64Array
 from benchmarks.accuracy.methods import SectionFields
 from benchmarks.accuracy.peers.sections import field_of_matrix, installed
 from benchmarks.accuracy.scenes import PreparedScene
+from ssem_dask.types import AnyArray, Float64Array
 
 _SPACING = 16
 SIFT: dict[str, Any] = {"blur_px": 3.0, "ratio": 0.8, "features": 8000, "ransac_px": 8.0, "least_inliers": 8}
