@@ -16,8 +16,10 @@ from tests.integration.conftest import SMALL, to_toml
 ROOT = Path(__file__).resolve().parents[3]
 _V1 = shutil.which("docker-compose")
 
-if "SSEM_IMAGE" not in os.environ:
-    pytest.exit("tests/service/compose needs images: run them by `make test-compose`", returncode=2)
+def pytest_runtest_setup() -> None:
+    """End the session if the service is absent; collecting the tests needs no service."""
+    if "SSEM_IMAGE" not in os.environ:
+        pytest.exit("tests/service/compose needs images: run them by `make test-compose`", returncode=2)
 
 
 class Compose:
