@@ -16,6 +16,7 @@ from tests.integration.conftest import SMALL, to_toml
 ROOT = Path(__file__).resolve().parents[3]
 _V1 = shutil.which("docker-compose")
 
+
 def pytest_runtest_setup() -> None:
     """End the session if the service is absent; collecting the tests needs no service."""
     if "SSEM_IMAGE" not in os.environ:
