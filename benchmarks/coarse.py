@@ -30,6 +30,7 @@ from ssem_dask.image.pooling import pool
 from ssem_dask.image.tissue import tissue_mask
 from ssem_dask.registration.coarse_alignment.pair import CoarseConfig, CoarseSection, estimate_pair
 from ssem_dask.types import Float64Array
+from ssem_dask.units import plural
 
 DATA = Path(os.environ.get("SSEM_DATA_DIR", Path(__file__).resolve().parents[1] / "shared" / "data"))
 FAILED = 10.0
@@ -200,7 +201,8 @@ def main() -> None:
                 f"{row.ratio_median:.2f}, {row.ratio_max:.2f} | {row.error_median:.2f}, {row.error_max:.2f}\n"
             )
         seconds = cpu_seconds(given[0], sections=20, neighbours=3, config=config)
-    out(f"20 sections, K = 3, thumbnails of 256 px: {seconds:.1f} CPU s on {torch.get_num_threads()} thread(s)\n")
+    threads = plural(torch.get_num_threads(), "thread")
+    out(f"20 sections, K = 3, thumbnails of 256 px: {seconds:.1f} CPU s on {threads}\n")
     result = {"rows": [asdict(r) for r in rows], "draws": [asdict(d) for d in draws], "cpu_seconds": seconds}
     arguments.json.write_text(json.dumps({"seed": arguments.seed, **result}, indent=1))
 

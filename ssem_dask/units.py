@@ -1,11 +1,12 @@
-"""Numbers as people read them."""
+"""Numbers and lists as people read them."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 
 def si(value: float, unit: str) -> str:
-    """With a metric prefix: 1 234 567 B → 1.23 MB."""
+    """Return a value with a metric prefix: 1 234 567 B → 1.23 MB."""
     for prefix in ("", "k", "M", "G", "T", "P"):
         if abs(value) < 999.5 or prefix == "P":
             return f"{value:.3g} {prefix}{unit}"
@@ -14,7 +15,7 @@ def si(value: float, unit: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """75 → 1 min 15 s; hours and days where it takes them."""
+    """Return a duration in its two largest units: 75 → 1 min 15 s."""
     if seconds < 60:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -26,17 +27,34 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Three digits, or – where it is unknown."""
+    """Return a number with `digits` significant digits, or – if it is unknown."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}g}"
 
 
+def plural(count: int, noun: str, nouns: str | None = None) -> str:
+    """Return a count with its noun: 1 section, 2,000 sections.
+
+    Args:
+        count: number of things.
+        noun: singular.
+        nouns: plural, if it is not the singular with an s.
+    """
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def shortened(items: Iterable[object], *, limit: int, separator: str = ", ") -> str:
+    """Return the first `limit` items as one line, with an ellipsis if there are more."""
+    shown = [str(item) for item in items]
+    return separator.join(shown[:limit]) + (" …" if len(shown) > limit else "")
+
+
 def micrometres(pixels: float, pixel_size: float) -> str:
-    """A length in mip-0 px as µm."""
+    """Return a length in µm, given in mip-0 px of `pixel_size` nm."""
     return f"{pixels * pixel_size / 1000:.3g}"
 
 
 def flat(tree: dict[str, Any], above: str = "") -> list[tuple[str, str]]:
-    """A tree of plain values as dotted keys and values, in its order."""
+    """Return the leaves of a nested mapping as (dotted key, value) in its order."""
     rows: list[tuple[str, str]] = []
     for key, value in tree.items():
         name = f"{above}.{key}" if above else key

@@ -21,7 +21,7 @@ from ssem_dask.runtime.events import Observer, StageStarted
 from ssem_dask.runtime.executor import Executor, Load
 from ssem_dask.runtime.progress import Clock, StageProgress
 from ssem_dask.task import Outcome, TaskReport
-from ssem_dask.units import duration, si
+from ssem_dask.units import duration, plural, si
 
 _LINE_SECONDS = 10.0
 _EVENT_SECONDS = 1.0
@@ -213,7 +213,7 @@ def describe(progress: StageProgress, *, now: float, load: Load | None) -> str:
     """Failures, what runs where, rate and bytes, in a line."""
     parts = [f"{progress.failed:,} failed"]
     if load is not None:
-        parts.append(f"{load.running:,} running on {load.workers:,} worker{'s' * (load.workers != 1)}")
+        parts.append(f"{load.running:,} running on {plural(load.workers, 'worker')}")
     if progress.pixels_now:
         parts.append(si(progress.rate(now), "px/s"))
     if progress.bytes_read or progress.bytes_written:

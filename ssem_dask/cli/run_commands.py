@@ -16,7 +16,7 @@ from ssem_dask.driver.rerun import standing
 from ssem_dask.driver.tasks import Summary
 from ssem_dask.runtime.clusters import refuse_small_workers
 from ssem_dask.task import TaskReport
-from ssem_dask.units import duration, si
+from ssem_dask.units import duration, plural, si
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on stdout, and progress as JSON lines on stderr.")
@@ -261,7 +261,7 @@ def _show_failed(failed: list[TaskReport]) -> None:
     for report in failed:
         causes[str(report.cause)] = causes.get(str(report.cause), 0) + 1
     console.table(
-        f"{len(failed)} chunk(s) failed: {', '.join(f'{n} {cause}' for cause, n in sorted(causes.items()))}",
+        f"{plural(len(failed), 'chunk')} failed: {', '.join(f'{n} {cause}' for cause, n in sorted(causes.items()))}",
         columns=["chunk", "cause", "attempts", "seconds", "worker", "message"],
         rows=[[r.key, str(r.cause), str(r.attempts), f"{r.seconds:.1f}", r.worker, r.message] for r in failed[:_SHOWN]],
     )

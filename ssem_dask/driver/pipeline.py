@@ -41,6 +41,7 @@ from ssem_dask.storage.ledger import Ledger
 from ssem_dask.storage.location import delete, exists
 from ssem_dask.storage.run_group import create_run, read_run, update_run
 from ssem_dask.task import Task
+from ssem_dask.units import plural, shortened
 
 FORMAT = 1
 FIELD_CHUNK_BYTES = 256 * 256 * 2 * 4
@@ -53,6 +54,7 @@ STAGES: tuple[Stage, ...] = cast(
 )
 _MENDINGS = 3
 """Rounds over the stages: further ones only where damage was found and marked."""
+_SPANS_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,9 +208,9 @@ def _refuse_changed_source(job: Job) -> None:
         return
     again = find_stale(job, stages=STAGES, ledger=open_ledger(job.output), changed=changed)
     if again.changed:
-        spans = ", ".join(f"{r.box.start[0]}:{r.box.stop[0]}" for r in changed[:10])
+        spans = shortened([f"{r.box.start[0]}:{r.box.stop[0]}" for r in changed], limit=_SPANS_SHOWN)
         raise OutputError(
-            f"{job.source}: sections {spans}{' …' * (len(changed) > 10)} have been written since they were read, "
+            f"{job.source}: sections {spans} have been written since they were read, "
             f"and {len(again.changed)} results rest on what they were; do these again with "
             f"'ssem-dask rerun {job.output}', or choose another output."
         )
@@ -217,8 +219,8 @@ def _refuse_changed_source(job: Job) -> None:
 def _tell_again(again: Again, observer: Observer) -> None:
     if again.chosen or again.changed:
         observer.note(
-            f"Done again: {len(again.chosen)} task(s) that were chosen, {len(again.changed)} that ended with another "
-            f"configuration, weights or source, and {len(again.dependent)} that depend on what is done again."
+            f"Recomputing {plural(len(again.chosen), 'chosen task')}, {len(again.changed)} that ended with another "
+            f"configuration, weights or source, and {len(again.dependent)} that depend on recomputed results."
         )
 
 

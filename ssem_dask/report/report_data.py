@@ -18,6 +18,7 @@ from ssem_dask.storage.quality import WINDOW_COLUMNS, QualityInfo
 from ssem_dask.storage.run_group import read_run
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray, Float32Array, ShapeYX, ShapeZYX
+from ssem_dask.units import plural, shortened
 
 _SHOWN = 12
 
@@ -66,16 +67,16 @@ class Material:
     def remarks_on_sections(self) -> list[str]:
         """What the coarse stage found out about single sections."""
         what = {
-            BRIDGED: "match no neighbour, or are not tied to the others",
-            MISPLACED: "seem out of order (nothing was reordered)",
-            TWICE: "show the image of a section just before them",
+            BRIDGED: "without a matching neighbour, or not connected to the other sections",
+            MISPLACED: "apparently out of order (nothing was reordered)",
+            TWICE: "with the same image as an earlier section",
         }
         lines = []
         for code, meaning in what.items():
             found = np.flatnonzero(self.state == code)
             if found.size:
-                shown = ", ".join(map(str, found[:_SHOWN])) + (" …" if found.size > _SHOWN else "")
-                lines.append(f"{found.size} section(s) {meaning}: {shown}")
+                shown = shortened(found, limit=_SHOWN)
+                lines.append(f"{plural(found.size, 'section')} {meaning}: {shown}")
         return lines
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ssem_dask.report.report_data import Material
 from ssem_dask.types import AnyArray
-from ssem_dask.units import duration, micrometres, number, si
+from ssem_dask.units import duration, micrometres, number, plural, si
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def facts(material: Material) -> list[Fact]:
         Fact("Volume", si(pixels, "px")),
         Fact("Neighbours", str(config["register"]["neighbours"]), "sections before, that each is registered with"),
         Fact("Time", duration(ended.at_work), f"at work; {duration(ended.wall)} from the first start to the last end"),
-        Fact("Throughput", throughput, f"whole volume, all stages, {workers} worker{'s' * (workers != 1)}"),
+        Fact("Throughput", throughput, f"whole volume, all stages, {plural(workers, 'worker')}"),
     ]
     return [*found, *_quality(material)]
 
@@ -93,7 +93,7 @@ def _quality(material: Material) -> list[Fact]:
 
 
 def _failures(count: int) -> str:
-    return "no task failed" if count == 0 else f"{count:,} task{'s' * (count != 1)} failed"
+    return "no task failed" if count == 0 else f"{plural(count, 'task')} failed"
 
 
 def stage_rows(material: Material) -> list[list[str]]:

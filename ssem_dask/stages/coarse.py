@@ -25,8 +25,10 @@ from ssem_dask.storage.arrays import create_array, open_array
 from ssem_dask.storage.fields import create_coarse, open_coarse
 from ssem_dask.task import Outcome, Result, Task
 from ssem_dask.types import Float64Array
+from ssem_dask.units import plural, shortened
 
 NAME = "coarse"
+_SECTIONS_SHOWN = 20
 _PAIR_ARRAYS = "fields/coarse_pairs", "fields/coarse_ratio", "fields/coarse_similarity"
 TIED, BRIDGED, MISPLACED, TWICE = 1, 2, 3, 4
 """Values of `fields/coarse_state`."""
@@ -231,11 +233,17 @@ def _run_sections(task: CoarseSectionsTask) -> Result:
     written = sections.nbytes + state.nbytes
     remarks = _order_remarks(order)
     if jumps:
-        remarks.append(f"all sections from here on seem displaced against those before: {_named(jumps)}")
+        remarks.append(
+            "all sections from here on seem displaced relative to those before: "
+            f"{shortened(jumps, limit=_SECTIONS_SHOWN)}"
+        )
     if result.bridged:
-        placed = "not tied to the others; each was placed " + ("by itself" if separate else "as its neighbours lie")
-        bridged = f"{len(result.bridged)} section(s) match no neighbour or are {placed}: {_named(result.bridged)}"
-        remarks = [*remarks, bridged]
+        placed = "independently" if separate else "like its neighbours"
+        remarks.append(
+            "no matching neighbour, or no connection to the other sections, for "
+            f"{plural(len(result.bridged), 'section')}, each of which was placed {placed}: "
+            f"{shortened(result.bridged, limit=_SECTIONS_SHOWN)}"
+        )
     outcome = Outcome.LOW_QUALITY if remarks else Outcome.OK
     return Result(outcome=outcome, message="; ".join(remarks), bytes_written=written)
 
@@ -244,16 +252,16 @@ def _order_remarks(order: Order) -> list[str]:
     """What the user should look at; the order itself is left as it is."""
     remarks = []
     if order.twice:
-        remarks.append(f"{len(order.twice)} section(s) show the same image as one before: {_named(order.twice)}")
+        remarks.append(
+            f"same image as an earlier section in {plural(len(order.twice), 'section')}: "
+            f"{shortened(order.twice, limit=_SECTIONS_SHOWN)}"
+        )
     if order.misplaced:
         remarks.append(
-            f"{len(order.misplaced)} section(s) seem out of order and were left so: {_named(order.misplaced)}"
+            f"apparently out of order, but left in place, {plural(len(order.misplaced), 'section')}: "
+            f"{shortened(order.misplaced, limit=_SECTIONS_SHOWN)}"
         )
     return remarks
-
-
-def _named(sections: list[int]) -> str:
-    return ", ".join(str(z) for z in sections[:20]) + (" …" if len(sections) > 20 else "")
 
 
 def _given(job: Job) -> Float64Array | None:

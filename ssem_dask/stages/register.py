@@ -30,6 +30,7 @@ from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.fields import FieldInfo, create_field, open_coarse
 from ssem_dask.task import Outcome, Result, Task
 from ssem_dask.types import Float64Array, ShapeZYX
+from ssem_dask.units import plural
 
 NAME = "register"
 _NAMED = 5
@@ -202,7 +203,7 @@ def _remark(faults: list[Fault]) -> str:
         return ""
     named = ", ".join(f"{fault.z} to {fault.z - fault.k} ({fault.reason})" for fault in lost[:_NAMED])
     more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
-    return f"{len(lost)} pair(s) of sections could not be registered, even with a wider search: {named}{more}"
+    return f"{plural(len(lost), 'pair')} of sections could not be registered, even with a wider search: {named}{more}"
 
 
 def _parts(task: RegisterTask) -> list[Window]:

@@ -11,11 +11,14 @@ from ssem_dask.composition.separation.anchored import SlowFound
 from ssem_dask.composition.separation.jumps import Break
 from ssem_dask.composition.separation.sequence import Variances
 from ssem_dask.types import Float64Array, ShapeYX
+from ssem_dask.units import plural, shortened
 
 ALL_REMOVED = "Neighbours were made to match, as was asked for: natural motion is removed with the distortion."
 
 _NOTHING = 0.05
 """px rms."""
+_JUMPS_SHOWN = 8
+_LANDMARKS_SHOWN = 10
 
 
 def correlation_length(correlation: float) -> float:
@@ -105,13 +108,13 @@ def jumps_in_words(records: Sequence[dict[str, Any]]) -> list[str]:
     """A sentence for the user; none where there are no jumps."""
     if not records:
         return []
-    named = "; ".join(
+    jumps = [
         f"{r['z']} ({r['shift_y_px']:+.1f}, {r['shift_x_px']:+.1f} px, {r['rotation_degrees']:+.2f}°, scale "
         f"{100 * r['scale']:+.2f} %)"
-        for r in records[:8]
-    )
-    more = " …" if len(records) > 8 else ""
-    return [f"All sections from here on were displaced against those before, which was undone: {named}{more}."]
+        for r in records
+    ]
+    named = shortened(jumps, limit=_JUMPS_SHOWN, separator="; ")
+    return [f"All sections from here on were displaced against those before, which was undone: {named}."]
 
 
 def slow_record(found: SlowFound, *, shape_yx: ShapeYX) -> dict[str, Any]:
@@ -142,8 +145,9 @@ def slow_in_words(record: dict[str, Any] | None) -> list[str]:
     doubted = record["doubted"]
     if not doubted:
         return [told]
-    named = ", ".join(str(n + 1) for n in doubted[:10]) + (" …" if len(doubted) > 10 else "")
-    return [told, f"{len(doubted)} landmark(s) contradict the others and count for little: row(s) {named}."]
+    rows = shortened([n + 1 for n in doubted], limit=_LANDMARKS_SHOWN)
+    landmarks = plural(len(doubted), "landmark")
+    return [told, f"Down-weighted {landmarks} inconsistent with the rest (rows of the file): {rows}."]
 
 
 def _as_seen(parameters: Float64Array, shape_yx: ShapeYX) -> dict[str, float]:

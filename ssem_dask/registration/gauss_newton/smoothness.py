@@ -31,6 +31,7 @@ from ssem_dask.registration.gauss_newton.solver import (
     feature_pyramid,
     register_pairs,
 )
+from ssem_dask.units import plural
 
 LEAST_SECTIONS = 6
 """Fewer sections in a row give too few products at lag 2."""
@@ -140,7 +141,7 @@ def choose_smoothness(windows: Sequence[Sequence[Step]], *, pixel_size: float) -
     table = ", ".join(f"{share:.2f} at {middle:.0f} px" for share, middle in zip(shares, middles, strict=True))
     return Choice(
         (round(chosen, 1),),
-        f"{_lengths(chosen, pixel_size)}, from {len(seen)} window{'s' if len(seen) > 1 else ''}: of what finer fields "
+        f"{_lengths(chosen, pixel_size)}, from {plural(len(seen), 'window')}: of what finer fields "
         f"add, the share that is distortion is {table} (above {_DISTORTED} it must not be lost)",
     )
 

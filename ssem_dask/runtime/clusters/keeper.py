@@ -12,6 +12,7 @@ from pathlib import Path
 from ssem_dask.runtime.clusters.job_record import JobRecord
 from ssem_dask.runtime.clusters.slurm_cluster import ReplacingCluster
 from ssem_dask.runtime.clusters.slurm_commands import live_jobs
+from ssem_dask.units import plural
 
 _BROKEN_JOBS = 3
 _LONGEST_PAUSE_SECONDS = 600.0
@@ -58,7 +59,7 @@ class Keeper:
 
     def resize(self, jobs: int) -> None:
         """Submit further jobs, or cancel some."""
-        self._note(f"slurm: {self._jobs} → {jobs} job(s)")
+        self._note(f"slurm: {self._jobs} → {plural(jobs, 'job')}")
         with self._lock:
             self._jobs = jobs
             self._cluster.scale(jobs=jobs)

@@ -13,6 +13,7 @@ from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters.probe import refuse_unanswered
 from ssem_dask.runtime.distributed import DaskExecutor
 from ssem_dask.runtime.placement import has_labels
+from ssem_dask.units import plural
 
 CONNECT_SECONDS = 20
 _WAIT_MINUTES = 10.0
@@ -95,9 +96,10 @@ def check_workers(
         limit = int(worker["memory_limit"] or 0)
         share = limit // max(1, int(worker["nthreads"]))
         if limit and share < task_memory and has_labels(worker, resources):
+            threads = plural(int(worker["nthreads"]), "thread")
             raise ConfigError(
-                f"--cluster {address}: worker {name} has {share / 1e9:.2f} GB for each of its {worker['nthreads']} "
-                f"thread(s), but the run's largest task needs {task_memory / 1e9:.2f} GB; start workers with more "
+                f"--cluster {address}: worker {name} has {share / 1e9:.2f} GB for each of its {threads}, "
+                f"but the run's largest task needs {task_memory / 1e9:.2f} GB; start workers with more "
                 "memory or fewer threads, or set a smaller [register] window."
             )
 
@@ -109,7 +111,7 @@ def _wait_for_workers(client: Client, address: str, resources: Mapping[str, floa
             return
         time.sleep(1)
     labels = ", ".join(f"{name} = {amount:g}" for name, amount in resources.items())
-    got = f"{len(workers)} worker(s), but none with {labels}" if workers else "no workers"
+    got = f"{plural(len(workers), 'worker')}, but none with {labels}" if workers else "no workers"
     raise ConfigError(
         f"--cluster {address}: the scheduler has {got} after {minutes:g} min; start some"
         f"{f' with --resources {labels!r}' if labels else ''}, or set [cluster] wait_minutes higher."

@@ -24,6 +24,7 @@ from ssem_dask.runtime.clusters.security import named_security
 from ssem_dask.runtime.clusters.slurm_commands import refuse_unacceptable, require_commands
 from ssem_dask.runtime.distributed import DaskExecutor
 from ssem_dask.runtime.pool import Pool
+from ssem_dask.units import plural
 
 if TYPE_CHECKING:
     from ssem_dask.runtime.clusters.keeper import Keeper
@@ -117,7 +118,10 @@ def start_slurm(
         keeper = Keeper(cluster, jobs=jobs, record=record, seconds=config.check_seconds, logs=logs, note=note)
         client = Client(cluster)
         keeper.start()
-        note(f"slurm: submitted {jobs} job(s) of {processes} worker(s) named {record.name}; waiting for the first")
+        note(
+            f"slurm: submitted {plural(jobs, 'job')} of {plural(processes, 'worker')} named {record.name}; "
+            "waiting for the first"
+        )
         _wait(client, keeper, minutes=wait_minutes or _WAIT_MINUTES)
     except BaseException:
         for part, stop in ((keeper, "stop"), (client, "close"), (cluster, "close")):
@@ -167,7 +171,7 @@ def refuse_small(config: SlurmConfig, *, task_memory: int) -> None:
         raise ConfigError(f"[cluster.slurm] memory = {config.memory!r}: {error}; write for example '16 GB'.") from error
     if share < task_memory:
         raise ConfigError(
-            f"[cluster.slurm] memory = {config.memory!r}: {share / 1e9:.2f} GB for each of a job's {threads} "
-            f"thread(s), but the run's largest task needs {task_memory / 1e9:.2f} GB; ask for more memory or fewer "
-            "cores, or set a smaller [register] window."
+            f"[cluster.slurm] memory = {config.memory!r}: {share / 1e9:.2f} GB for each of a job's "
+            f"{plural(threads, 'thread')}, but the run's largest task needs {task_memory / 1e9:.2f} GB; ask for more "
+            "memory or fewer cores, or set a smaller [register] window."
         )

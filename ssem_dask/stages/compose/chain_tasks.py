@@ -22,6 +22,7 @@ from ssem_dask.storage.arrays import create_array, open_array
 from ssem_dask.storage.fields import FieldInfo, create_field, open_coarse
 from ssem_dask.task import Outcome, Result, Task
 from ssem_dask.types import ShapeYX
+from ssem_dask.units import plural
 
 NAME = "compose"
 _CHUNK = 256
@@ -170,9 +171,10 @@ def _run_block(task: BlockTask) -> Result:
     open_array(job.url("fields", "blocks"), mode="r+")[index] = fields[None].numpy()
     open_array(job.url("fields", "guessed"), mode="r+")[index] = flagged[None].numpy()
     lost = [start + i for i in range(stop - start) if bool(flagged[i].all())]
+    sections = f"{plural(len(lost), 'section')}: {', '.join(map(str, lost))}"
     return Result(
         outcome=Outcome.LOW_QUALITY if lost else Outcome.OK,
-        message=f"Bridged, no neighbour could be registered: section(s) {', '.join(map(str, lost))}" if lost else "",
+        message=f"Bridged: no neighbour could be registered for {sections}" if lost else "",
         bytes_read=pairs.nbytes + confidence.nbytes,
         bytes_written=fields.nbytes,
     )

@@ -50,6 +50,7 @@ from ssem_dask.stages.job import Job
 from ssem_dask.stages.stage import TASK_OVERHEAD, Estimate
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.task import Outcome, Result, Task
+from ssem_dask.units import plural
 
 NAME = "compose"
 _CHUNK = 256
@@ -199,9 +200,10 @@ def _run_sections(task: RelaxTask) -> Result:
         variance=variance[core],
     )
     silent = [start + i for i, seen in enumerate(spoken_for(weights)[core]) if not seen.any()]
+    sections = f"{plural(len(silent), 'section')}: {', '.join(map(str, silent))}"
     return Result(
         outcome=Outcome.LOW_QUALITY if silent else Outcome.OK,
-        message=f"No neighbour could be registered: section(s) {', '.join(map(str, silent))}" if silent else "",
+        message=f"No neighbour could be registered for {sections}" if silent else "",
         bytes_read=weights.nbytes + split.rest.nbytes,
         bytes_written=written,
     )

@@ -54,6 +54,7 @@ from ssem_dask.stages.stage import TASK_OVERHEAD, Estimate
 from ssem_dask.storage.arrays import create_array, open_array
 from ssem_dask.storage.fields import FieldInfo, create_field
 from ssem_dask.task import Outcome, Result, Task
+from ssem_dask.units import plural
 
 NAME = "compose"
 _SAMPLED = 256
@@ -325,9 +326,10 @@ def _run_long(task: LongTask) -> Result:
         open_array(job.url("fields", name), mode="r+")[start:stop] = values[core].cpu().numpy()
         written += values[core].nbytes
     silent = [start + i for i, seen in enumerate(spoken_for(weights)[core]) if not seen.any()]
+    sections = f"{plural(len(silent), 'section')}: {', '.join(map(str, silent))}"
     return Result(
         outcome=Outcome.LOW_QUALITY if silent else Outcome.OK,
-        message=f"No neighbour could be registered: section(s) {', '.join(map(str, silent))}" if silent else "",
+        message=f"No neighbour could be registered for {sections}" if silent else "",
         bytes_read=weights.nbytes + split.rest.nbytes,
         bytes_written=written,
     )

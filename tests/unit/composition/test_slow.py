@@ -55,8 +55,8 @@ def test_landmarks_pin_what_passes_for_motion(seed: int) -> None:
     assert found.frame is not None
     np.testing.assert_allclose(found.frame[:, :2], np.linalg.inv(FRAME)[:2, :2], atol=0.5)  # 8 % swelling in between
     words = slow_in_words(slow_record(found, shape_yx=SHAPE))
-    assert "2 landmark(s) contradict the others" in words[1]
-    assert "row(s) 4, 9" in words[1]
+    assert "Down-weighted 2 landmarks inconsistent with the rest" in words[1]
+    assert "rows of the file): 4, 9" in words[1]
 
 
 def test_landmarks_do_no_harm_where_nothing_is_slow() -> None:
