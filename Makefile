@@ -20,7 +20,7 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-browser test-faults test-slurm test-compose bench-coarse bench-accuracy bench-sequence \
-	bench-scale bench-gpu bench-e2e bench-multi-gpu bench-cpu lint docs pictures format clean
+	bench-scale bench-gpu bench-e2e bench-multi-gpu bench-cpu lint words docs pictures format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -75,6 +75,10 @@ lint: env  ## Check style, types and layers, as CI does
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+words: env  ## Report wording of docs/words.txt, long lines of documents and misspelt words (PATHS="docs ssem_dask/cli")
+	-$(BIN)/python tools/check_words.py $(PATHS)
+	-$(BIN)/codespell $(PATHS)
 
 bench-sequence: env  ## Jitter, drift and label overlap against the number of sections (BENCH="--sections 20 200 --modes default")
 	$(BIN)/python -m benchmarks.sequence $(BENCH)
