@@ -1,7 +1,7 @@
 """Report wording of docs/words.txt, and long lines of Markdown: `python tools/check_words.py [--counts] [PATH …]`.
 
-Of Python files only comments, docstrings and string literals with a space are read, of Markdown all but code. The exit status is 1
-if there is a report.
+Of Python files only comments, docstrings and string literals with a space are read, of Markdown all but code. The exit
+status is 1 if there is a report.
 """
 
 import argparse
