@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ssem_dask.driver.pipeline import align
-    from ssem_dask.driver.tasks import Summary
+    from ssem_dask.driver.run_status import Summary
     from ssem_dask.volumes.alignment import Alignment, open_alignment
     from ssem_dask.volumes.exporting import export_volume
     from ssem_dask.volumes.importing import import_volume
@@ -31,7 +31,7 @@ __all__ = [
 
 _HOME = {
     "Alignment": "ssem_dask.volumes.alignment",
-    "Summary": "ssem_dask.driver.tasks",
+    "Summary": "ssem_dask.driver.run_status",
     "align": "ssem_dask.driver.pipeline",
     "export_volume": "ssem_dask.volumes.exporting",
     "import_volume": "ssem_dask.volumes.importing",

@@ -14,9 +14,9 @@ import numpy as np
 from ssem_dask.config.schema import make_config
 from ssem_dask.driver import pipeline
 from ssem_dask.geometry.box import Box
-from ssem_dask.runtime.execute import open_ledger
 from ssem_dask.stages.measure.measure_stage import quality_info
 from ssem_dask.storage.fields import open_coarse
+from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.quality import (
     BLOCK,
     CUTS,

@@ -1,7 +1,7 @@
 """Commands that align: align, plan, run; and status, which tells how a run stands."""
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -12,10 +12,10 @@ from ssem_dask.cli.watch_display import watch as watch_run
 from ssem_dask.config.schema import RunConfig, cluster_settings, load_config, make_config
 from ssem_dask.driver import pipeline
 from ssem_dask.driver.cost import Cost, measure_cost
-from ssem_dask.driver.rerun import standing
-from ssem_dask.driver.tasks import Summary
+from ssem_dask.driver.run_status import Summary, run_status
 from ssem_dask.runtime.clusters import refuse_small_workers
 from ssem_dask.task import TaskReport
+from ssem_dask.types import StageName
 from ssem_dask.units import duration, plural, si
 
 Json = Annotated[
@@ -222,7 +222,7 @@ def status(
     """
     if watch:
         watch_run(output, seconds=interval, as_json=as_json)
-    tell(standing(output), as_json=as_json)
+    tell(run_status(output), as_json=as_json)
 
 
 def _run(settings: RunConfig, *, cluster: str | None, workers: int | None, allow_missing: bool, as_json: bool) -> None:
@@ -242,7 +242,7 @@ def tell(summary: Summary, *, as_json: bool) -> None:
         console.show_json(asdict(summary))
     else:
         outcomes = sorted({outcome for counts in summary.counts.values() for outcome in counts})
-        order = [*(stage.NAME for stage in pipeline.STAGES), *summary.counts]
+        order = [*get_args(StageName), *summary.counts]
         rows = [
             [stage, *(str(summary.counts[stage].get(outcome, 0)) for outcome in outcomes)]
             for stage in sorted(summary.counts, key=order.index)

@@ -9,9 +9,9 @@ from rich.live import Live
 from ssem_dask.cli import console
 from ssem_dask.cli.progress_display import bars, describe
 from ssem_dask.driver import pipeline
-from ssem_dask.runtime.execute import open_ledger
 from ssem_dask.runtime.progress import StageProgress
 from ssem_dask.runtime.watch import LedgerWatch
+from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.run_group import read_run
 
 RUNNING = "running"

@@ -26,12 +26,13 @@ from ssem_dask.driver.pipeline import Plan, plan, run
 from ssem_dask.errors import ConfigError
 from ssem_dask.geometry.box import Box
 from ssem_dask.runtime.events import Silent
-from ssem_dask.runtime.execute import execute, open_ledger
+from ssem_dask.runtime.execute import execute
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.runtime.placement import GPU_STAGES, GPU_THREADS
 from ssem_dask.stages import coarse
 from ssem_dask.stages.job import SECTIONS_PER_COARSE_TASK, Job
 from ssem_dask.stages.source_sections import thumbnail_mip
+from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.location import delete, join
 from ssem_dask.storage.volume import Volume, create_volume
 from ssem_dask.task import Outcome, TaskReport

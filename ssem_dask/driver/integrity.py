@@ -11,12 +11,11 @@ from functools import partial
 from itertools import groupby
 
 from ssem_dask.geometry.region import RegionSet
-from ssem_dask.runtime.execute import open_ledger
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.stages.files import find_damage, written_files
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.stage import Stage
-from ssem_dask.storage.ledger import page_of
+from ssem_dask.storage.ledger import open_ledger, page_of
 from ssem_dask.storage.location import delete
 from ssem_dask.storage.retry import patient
 from ssem_dask.task import Cause, Outcome, Task, TaskReport

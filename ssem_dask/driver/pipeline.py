@@ -19,15 +19,15 @@ from ssem_dask.config.schema import RunConfig, cluster_settings, make_config
 from ssem_dask.driver.integrity import mend
 from ssem_dask.driver.invalidation import Again, Chosen, find_stale, mark_stale
 from ssem_dask.driver.overrides import Tailor
+from ssem_dask.driver.run_status import Summary
 from ssem_dask.driver.source_fingerprints import changed_sections, remember, source_stamps
-from ssem_dask.driver.tasks import Summary, run_generations
+from ssem_dask.driver.tasks import run_generations
 from ssem_dask.errors import LayoutError, LeaseLostError, OutputError
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.events import Observer, Silent
 from ssem_dask.runtime.exclusive_driver import driving
-from ssem_dask.runtime.execute import open_ledger
 from ssem_dask.runtime.executor import Executor, about_dashboard
 from ssem_dask.stages import calibrate, coarse, downsample, mask, register, render
 from ssem_dask.stages.compose import compose_stage as compose
@@ -37,7 +37,7 @@ from ssem_dask.stages.measure import measure_stage as measure
 from ssem_dask.stages.source_sections import open_source, refuse_blank
 from ssem_dask.stages.stage import Estimate, Stage
 from ssem_dask.stages.whole_shards import refuse_shared_shards
-from ssem_dask.storage.ledger import Ledger
+from ssem_dask.storage.ledger import Ledger, open_ledger
 from ssem_dask.storage.location import delete, exists
 from ssem_dask.storage.run_group import create_run, read_run, update_run
 from ssem_dask.task import Task

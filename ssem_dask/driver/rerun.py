@@ -10,16 +10,15 @@ from ssem_dask.driver.integrity import verify
 from ssem_dask.driver.invalidation import Again, find_stale
 from ssem_dask.driver.overrides import changed_config, refuse_layout
 from ssem_dask.driver.pipeline import STAGES, Plan, carry_on, plan
+from ssem_dask.driver.run_status import Summary, run_status
 from ssem_dask.driver.source_fingerprints import changed_sections, source_stamps
-from ssem_dask.driver.tasks import Summary, count
 from ssem_dask.errors import ConfigError
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.runtime.events import Observer
-from ssem_dask.runtime.exclusive_driver import driving, lease_url
-from ssem_dask.runtime.execute import open_ledger
+from ssem_dask.runtime.exclusive_driver import driving
 from ssem_dask.runtime.executor import Executor
-from ssem_dask.storage.lease import is_driven
-from ssem_dask.storage.run_group import read_run, read_state, update_run
+from ssem_dask.storage.ledger import open_ledger
+from ssem_dask.storage.run_group import read_run, update_run
 from ssem_dask.task import Cause, Outcome, Task, TaskReport
 
 _ENDLESS = 1 << 60
@@ -142,27 +141,8 @@ def verify_run(output: str, *, executor: Executor, observer: Observer) -> Summar
         for report in verify(planned.job, stages=STAGES, executor=guarded):
             if report.restore:
                 observer.note(f"{report.key}: {report.message}")
-        summary = standing(output)
+        summary = run_status(output)
         update_run(output, state=summary.state)
-    return summary
-
-
-def standing(output: str) -> Summary:
-    """How a run, a warped or an exported volume stands, as its ledger says.
-
-    Raises:
-        SourceError: nothing is there.
-        OutputError: something else is there.
-    """
-    state = read_state(output)
-    summary = Summary(output=output, state=state)
-    for report in open_ledger(output).reports(None):
-        count(report, summary.counts.setdefault(report.stage, {}), summary)
-    if state == "running" and not is_driven(lease_url(output)):
-        summary.state = "incomplete"  # its driver is dead
-    # An entry may have become stale, or been marked as damaged, after the run had ended.
-    elif state == "complete" and (summary.failed or any(Outcome.STALE in stage for stage in summary.counts.values())):
-        summary.state = "incomplete"
     return summary
 
 

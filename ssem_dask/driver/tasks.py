@@ -6,40 +6,19 @@ page of the ledger at a time, however many tasks there are.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 
+from ssem_dask.driver.run_status import Summary
 from ssem_dask.runtime.events import Observer, StageStarted
-from ssem_dask.runtime.execute import execute, open_ledger
+from ssem_dask.runtime.execute import execute
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.runtime.pages import PageWriter
 from ssem_dask.runtime.progress import Published
 from ssem_dask.stages.stage import Estimate
-from ssem_dask.storage.ledger import Ledger, page_of
+from ssem_dask.storage.ledger import Ledger, open_ledger, page_of
 from ssem_dask.task import Outcome, Result, Task, TaskReport
-
-_HELD = 1000
-"""Remarks, and failures with their logs, that a summary holds."""
-
-
-@dataclass(slots=True)
-class Summary:
-    """How a run ended."""
-
-    output: str
-    state: str
-    """`complete`, or `incomplete` where a task failed."""
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Number of tasks for each stage and outcome, those of earlier runs included."""
-    failed: list[TaskReport] = field(default_factory=list)
-    remarks: list[TaskReport] = field(default_factory=list)
-    """The first thousand tasks that ended as expected but have something to say."""
-    choices: list[str] = field(default_factory=list)
-    """What was chosen before it began, as in `Plan`; empty where that is not known any more."""
-    again: dict[str, list[str]] = field(default_factory=dict)
-    """Keys of the tasks that had ended, or failed, and were to be done again when the run began: `chosen` by the user,
-    `changed`, since configuration, weights or source are not what they were, and `dependent` on any of these."""
 
 
 def run_generations(
@@ -76,11 +55,11 @@ def run_generations(
     observer = Published(observer, executor)
     ledger = open_ledger(summary.output)
     pages = set(ledger.pages(name))
-    counts = summary.counts.setdefault(name, {})
+    summary.counts.setdefault(name, {})
     done_tasks, done_pixels = 0, 0
     for report in ledger.reports(name) if pages else ():
         if report.digest == digest and _is_kept(report, only):
-            count(report, counts, summary)
+            summary.add(report)
             done_tasks, done_pixels = done_tasks + 1, done_pixels + report.pixels
     observer.stage_started(
         StageStarted(
@@ -98,23 +77,12 @@ def run_generations(
         for report in executor.map(partial(execute, run=work, files=files), given):
             writer.add(report)
             observer.task_ended(report)
-            count(report, counts, summary)
+            summary.add(report)
         if summary.failed:
             summary.state = "incomplete"
             if not allow_missing:
                 break
     observer.stage_ended(name)
-
-
-def count(report: TaskReport, counts: dict[str, int], summary: Summary) -> None:
-    """Add an ended task to the counts of its stage and to the summary."""
-    counts[report.outcome] = counts.get(report.outcome, 0) + 1
-    if report.outcome is Outcome.FAILED:
-        # A hundred thousand tracebacks would not fit; they stand in the ledger.
-        logged = len(summary.failed) < _HELD
-        summary.failed.append(report if logged else replace(report, log="", files={}))
-    elif report.message and report.outcome.stands and len(summary.remarks) < _HELD:
-        summary.remarks.append(report)
 
 
 def _is_kept(report: TaskReport, only: frozenset[str] | None) -> bool:

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from ssem_dask.geometry.box import Box
 from ssem_dask.report.ledger_summary import Ended, gather
-from ssem_dask.runtime.execute import open_ledger
 from ssem_dask.stages.coarse import BRIDGED, MISPLACED, TWICE
 from ssem_dask.storage import quality
 from ssem_dask.storage.arrays import is_node, open_array
 from ssem_dask.storage.fields import open_coarse
+from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.location import join
 from ssem_dask.storage.quality import WINDOW_COLUMNS, QualityInfo
 from ssem_dask.storage.run_group import read_run

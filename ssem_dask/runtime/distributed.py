@@ -27,11 +27,12 @@ from distributed import Client, Future, get_worker
 from distributed.scheduler import KilledWorker
 
 from ssem_dask.errors import ClusterError
-from ssem_dask.runtime.execute import open_ledger, unfinished
+from ssem_dask.runtime.execute import unfinished
 from ssem_dask.runtime.executor import Load, Work
 from ssem_dask.runtime.placement import GPU, has_labels, labels_of
 from ssem_dask.runtime.pool import Pool
 from ssem_dask.runtime.prometheus import set_metrics
+from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.task import Cause, Task, TaskReport
 
 _IN_FLIGHT_PER_THREAD = 2

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from ssem_dask.errors import OutputError, SsemDaskError
 from ssem_dask.field.device import release_gpu_memory
 from ssem_dask.runtime.memory import keep_freed_memory
-from ssem_dask.storage.ledger import Ledger
+from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.location import delete, join
 from ssem_dask.storage.retry import patient
 from ssem_dask.task import Cause, Outcome, Result, Task, TaskReport
@@ -76,11 +76,6 @@ def execute(
     with patient():
         open_ledger(task.output).write(report)
     return report
-
-
-def open_ledger(output: str) -> Ledger:
-    """The ledger of a run."""
-    return Ledger(join(output, "ledger"))
 
 
 def unfinished(task: Task, *, cause: Cause, message: str, worker: str = "", seconds: float = 0.0) -> TaskReport:

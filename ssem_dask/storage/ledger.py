@@ -170,6 +170,11 @@ class Ledger:
         return location.inside(self.url, f"{page}/{_PAGE}")
 
 
+def open_ledger(output: str) -> Ledger:
+    """Return the ledger of a run."""
+    return Ledger(location.join(output, "ledger"))
+
+
 def encode(report: TaskReport) -> bytes:
     """A report as JSON on one line."""
     return _REPORT.dump_json(report)

@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 from ssem_dask.config.digest import digest_of
 from ssem_dask.config.schema import cluster_settings
-from ssem_dask.driver.tasks import Summary, count, run_generations
+from ssem_dask.driver.run_status import Summary
+from ssem_dask.driver.tasks import run_generations
 from ssem_dask.errors import ConfigError, LeaseLostError, OutputError, SourceError
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
 from ssem_dask.runtime.events import Observer, Silent
 from ssem_dask.runtime.exclusive_driver import driving
-from ssem_dask.runtime.execute import open_ledger
 from ssem_dask.runtime.executor import Executor, about_dashboard
 from ssem_dask.stages import export
 from ssem_dask.storage import arrays, location
@@ -24,6 +24,7 @@ from ssem_dask.storage import run_group as run
 from ssem_dask.storage.exports.precomputed import PrecomputedTarget
 from ssem_dask.storage.exports.target import Target
 from ssem_dask.storage.exports.zarr_v2 import ZarrV2Target
+from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.volume import WARP_KEY, Volume, holds_labels
 from ssem_dask.types import ShapeZYX
 
@@ -147,7 +148,7 @@ def run_export(plan: ExportPlan, *, executor: Executor, observer: Observer) -> S
     summary = Summary(output=target.url, state="complete")
     if _state_of_destination(plan) == "complete":
         for report in open_ledger(target.url).reports(export.NAME):
-            count(report, summary.counts.setdefault(export.NAME, {}), summary)
+            summary.add(report)
         return summary
     if plan.source_state != "complete":
         observer.note(f"{plan.source} is not complete: what is not written yet becomes 0.")

@@ -10,7 +10,8 @@ from typing import Any
 
 from ssem_dask.config.digest import digest_of
 from ssem_dask.config.schema import cluster_settings
-from ssem_dask.driver.tasks import Summary, run_generations
+from ssem_dask.driver.run_status import Summary
+from ssem_dask.driver.tasks import run_generations
 from ssem_dask.errors import LeaseLostError, OutputError, SourceError
 from ssem_dask.geometry.mip import level_count
 from ssem_dask.runtime.clusters import open_cluster

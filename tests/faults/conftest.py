@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import ssem_dask as package
-from ssem_dask.runtime.execute import open_ledger
+from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.task import TaskReport
 from tests.integration.conftest import SMALL, observed, to_toml  # noqa: F401  the fixture is shared
 from tests.integration.test_pipeline import aligned_pixels, section_fields

@@ -12,7 +12,7 @@ import zarr
 
 import ssem_dask as package
 from ssem_dask.errors import OutputError
-from ssem_dask.runtime.execute import open_ledger
+from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.run_group import read_run
 from ssem_dask.task import Cause
 from tests.faults.conftest import SETTINGS, assert_undisturbed, entries, redone, written

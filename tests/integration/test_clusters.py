@@ -19,7 +19,7 @@ from ssem_dask.driver.pipeline import STAGES
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.clusters.certificates import make_certificates
-from ssem_dask.runtime.clusters.cluster_config import ClusterConfig, StageName
+from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
 from ssem_dask.runtime.clusters.local import start_on_gpus
 from ssem_dask.runtime.clusters.own_gpu import own_gpu
 from ssem_dask.runtime.clusters.scheduler_address import check_versions
@@ -28,6 +28,7 @@ from ssem_dask.runtime.distributed import DaskExecutor
 from ssem_dask.runtime.execute import execute
 from ssem_dask.runtime.placement import GPU_STAGES
 from ssem_dask.task import Outcome, Result, Task
+from ssem_dask.types import StageName
 from tests.integration.conftest import SMALL, to_toml
 from tests.integration.test_command_line import assert_one_sentence, ssem_dask, ssem_dask_process
 

@@ -17,9 +17,9 @@ from ome_zarr_models.v05.image import Image as OmeImage
 import ssem_dask
 from ssem_dask.geometry.box import Box
 from ssem_dask.registration.encoders.encoder import SHIPPED
-from ssem_dask.runtime.execute import open_ledger
 from ssem_dask.storage.arrays import group_attributes, open_array
 from ssem_dask.storage.fields import open_field
+from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.location import join
 from ssem_dask.storage.run_group import read_run
 from ssem_dask.storage.volume import Volume

@@ -14,9 +14,8 @@ import pytest
 import ssem_dask as package
 from ssem_dask.config.schema import make_config
 from ssem_dask.driver.pipeline import plan
-from ssem_dask.runtime.execute import open_ledger
 from ssem_dask.storage.arrays import open_array
-from ssem_dask.storage.ledger import page_of
+from ssem_dask.storage.ledger import open_ledger, page_of
 from ssem_dask.storage.run_group import read_run
 from ssem_dask.task import Cause, Outcome
 from tests.integration.conftest import SMALL

@@ -19,9 +19,9 @@ from ssem_dask.evaluation.simulated_damage import DamageConfig
 from ssem_dask.geometry.box import Box
 from ssem_dask.runtime.clusters.local import start_on_gpus
 from ssem_dask.runtime.events import Silent
-from ssem_dask.runtime.execute import open_ledger
 from ssem_dask.runtime.executor import SerialExecutor
 from ssem_dask.runtime.placement import GPU_STAGES
+from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.volume import Volume, create_volume
 from tests.integration.conftest import SEPARATE, to_toml
 from tests.integration.test_command_line import assert_one_sentence, ssem_dask

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 
 import ssem_dask
-from ssem_dask.driver.tasks import Summary
+from ssem_dask.driver.run_status import Summary
 from ssem_dask.evaluation.deformation import DeformationConfig
 from ssem_dask.evaluation.phantom import PhantomConfig, generate
 from ssem_dask.evaluation.protocol import evaluate

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import ssem_dask as package
 from ssem_dask.cli.main import app
-from ssem_dask.driver.rerun import standing
+from ssem_dask.driver.run_status import run_status
 from ssem_dask.errors import ConfigError, OutputError, SourceError, SsemDaskError
 from ssem_dask.geometry.box import Box
 from ssem_dask.stages import export as export_stage
@@ -215,7 +215,7 @@ def test_an_interrupted_export_goes_on(
         export_volume(source, str(out), cluster="serial", **options)
     with pytest.raises(SsemDaskError):  # nothing that looks like a volume
         import_volume(str(out), str(tmp_path / "back.zarr"))
-    stands = standing(str(out))
+    stands = run_status(str(out))
     assert (stands.state, stands.counts) == ("incomplete", {"export": {"ok": 4}})
     interrupting(tasks - 4)
     done = export_volume(source, str(out), cluster="serial", **options)

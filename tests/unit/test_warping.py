@@ -14,7 +14,7 @@ from ssem_dask.cli.main import app
 from ssem_dask.config.digest import stored_config
 from ssem_dask.config.resolve import resolve
 from ssem_dask.config.schema import make_config
-from ssem_dask.driver.rerun import standing
+from ssem_dask.driver.run_status import run_status
 from ssem_dask.errors import OutputError, SourceError
 from ssem_dask.geometry.box import Box
 from ssem_dask.stages.downsample import pool_labels
@@ -116,7 +116,7 @@ def test_an_interrupted_warp_goes_on(run: str, ids: np.ndarray, tmp_path: Path) 
     attributes = group_attributes(str(target))
     assert attributes is not None
     assert attributes[WARP_KEY]["state"] == "complete"
-    stands = standing(str(target))
+    stands = run_status(str(target))
     assert (stands.state, set(stands.counts)) == ("complete", {"render", "downsample"})
 
 

@@ -1,15 +1,14 @@
 """The `[cluster]` table: where the tasks run. Nothing in it decides a result, so none of it is part of a digest."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.placement import GPU_THREADS
-from ssem_dask.types import ConfigBase
+from ssem_dask.types import ConfigBase, StageName
 
-StageName = Literal["coarse", "mask", "calibrate", "register", "compose", "render", "downsample", "measure"]
 OF_THIS_MACHINE = ("serial", "local", "local-gpu")
 """Clusters that need nothing but this machine."""
 

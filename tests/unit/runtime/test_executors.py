@@ -14,8 +14,9 @@ from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
 from ssem_dask.runtime.distributed import DaskExecutor, _unheard
-from ssem_dask.runtime.execute import cause_of, execute, open_ledger
+from ssem_dask.runtime.execute import cause_of, execute
 from ssem_dask.runtime.executor import Executor, SerialExecutor
+from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.task import Cause, Outcome, Result, Task, TaskReport
 
 

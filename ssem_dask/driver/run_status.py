@@ -1,0 +1,64 @@
+"""Status of a run: task counts, failures and remarks, as the ledger records them.
+
+`ssem-dask status` must start quickly, so this module imports neither stages nor a cluster.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from ssem_dask.runtime.exclusive_driver import lease_url
+from ssem_dask.storage.lease import is_driven
+from ssem_dask.storage.ledger import open_ledger
+from ssem_dask.storage.run_group import read_state
+from ssem_dask.task import Outcome, TaskReport
+
+_MAX_REPORTS = 1000
+"""Remarks, and failures with their logs, that a summary holds."""
+
+
+@dataclass(slots=True)
+class Summary:
+    """Status of a run: while it runs, or after it has ended."""
+
+    output: str
+    state: str
+    """`complete`, or `incomplete` if a task failed."""
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Number of tasks per stage and outcome, including those of earlier runs."""
+    failed: list[TaskReport] = field(default_factory=list)
+    remarks: list[TaskReport] = field(default_factory=list)
+    """The first thousand tasks that ended as expected and have a message for the user."""
+    choices: list[str] = field(default_factory=list)
+    """Values chosen from the data before the run began, as in `Plan`; empty if they are no longer known."""
+    again: dict[str, list[str]] = field(default_factory=dict)
+    """Keys of the tasks that had ended or failed and had to be repeated when the run began: `chosen` by the user,
+    `changed` because configuration, weights or source differ, and `dependent` on any of these."""
+
+    def add(self, report: TaskReport) -> None:
+        """Count a task that ended, and keep its report if it failed or has a message."""
+        counts = self.counts.setdefault(report.stage, {})
+        counts[report.outcome] = counts.get(report.outcome, 0) + 1
+        if report.outcome is Outcome.FAILED:
+            # A hundred thousand tracebacks would not fit into memory; the ledger has them all.
+            with_log = len(self.failed) < _MAX_REPORTS
+            self.failed.append(report if with_log else replace(report, log="", files={}))
+        elif report.message and report.outcome.stands and len(self.remarks) < _MAX_REPORTS:
+            self.remarks.append(report)
+
+
+def run_status(output: str) -> Summary:
+    """Return the status of a run, or of a warped or exported volume, according to its ledger.
+
+    Raises:
+        SourceError: nothing exists at `output`.
+        OutputError: something else exists there.
+    """
+    state = read_state(output)
+    summary = Summary(output=output, state=state)
+    for report in open_ledger(output).reports(None):
+        summary.add(report)
+    if state == "running" and not is_driven(lease_url(output)):
+        summary.state = "incomplete"  # its driver is dead
+    # An entry may have become stale, or been marked as damaged, after the run had ended.
+    elif state == "complete" and (summary.failed or any(Outcome.STALE in stage for stage in summary.counts.values())):
+        summary.state = "incomplete"
+    return summary
