@@ -11,7 +11,6 @@ nothing to find: a mirrored neighbour, one turned by 90°, one of another volume
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -31,8 +30,8 @@ from ssem_dask.image.tissue import tissue_mask
 from ssem_dask.registration.coarse_alignment.pair import CoarseConfig, CoarseSection, estimate_pair
 from ssem_dask.types import Float64Array
 from ssem_dask.units import plural
+from tests.support.real_data import DATA_DIR
 
-DATA = Path(os.environ.get("SSEM_DATA_DIR", Path(__file__).resolve().parents[1] / "shared" / "data"))
 FAILED = 10.0
 """px of about 5 nm."""
 _THUMBNAIL = 256
@@ -83,8 +82,8 @@ class Row:
 
 def stacks() -> list[Stack]:
     """VNC as it is, and every 4th plane of the FIB-SEM volume along each axis."""
-    vnc = tifffile.imread(DATA / "vnc_sstem" / "images.tif")
-    fibsem = tifffile.imread(DATA / "flyem_fibsem" / "images.tif")
+    vnc = tifffile.imread(DATA_DIR / "vnc_sstem" / "images.tif")
+    fibsem = tifffile.imread(DATA_DIR / "flyem_fibsem" / "images.tif")
     turned = [Stack(f"FIB-SEM axis {axis}", np.moveaxis(fibsem, axis, 0)[::4], 2.0) for axis in range(3)]
     return [Stack("VNC", vnc, 1.0), *turned]
 
@@ -184,8 +183,8 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--json", type=Path, default=Path("coarse.json"))
     arguments = parser.parse_args()
-    if not (DATA / "vnc_sstem").exists():
-        sys.exit(f"The real sections are not at {DATA}; set SSEM_DATA_DIR.")
+    if not (DATA_DIR / "vnc_sstem").exists():
+        sys.exit(f"The real sections are not at {DATA_DIR}; set SSEM_DATA_DIR.")
     config, given = CoarseConfig(), stacks()
     out = sys.stdout.write
     out("pairs | draws | accepted | failures | ratio min, median, max | error of accepted, median, max (px)\n")

@@ -2,7 +2,7 @@
 
     python -m benchmarks.pinning --sections 40 --seeds 3
 
-The volumes are those of `tests.unit.composition.affine_volumes`; largest error along z, px, mean of the seeds.
+The volumes are those of `tests.support.affine_volumes`; largest error along z, px, mean of the seeds.
 """
 
 import argparse
@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ssem_dask.composition.separation.anchored import Beside, SlowSolver
-from tests.unit.composition.affine_volumes import SHAPE, affine_volume, slow_drift
-from tests.unit.composition.test_slow import far_pairs, landmarks, wander
+from tests.support.affine_volumes import SHAPE, affine_volume, far_pairs, landmarks, slow_drift, wander
 
 FIRST_SEED = 301
 JUMPS: dict[str, list[float] | None] = {

@@ -20,7 +20,6 @@ import itertools
 import json
 import math
 import multiprocessing
-import os
 import shutil
 import sys
 import tempfile
@@ -49,8 +48,8 @@ from ssem_dask.evaluation.simulate import simulate, simulate_phantom
 from ssem_dask.evaluation.simulated_damage import DamageConfig
 from ssem_dask.evaluation.truth import Truth
 from ssem_dask.volumes.importing import import_volume
+from tests.support.real_data import DATA_DIR
 
-DATA = Path(os.environ.get("SSEM_DATA_DIR", Path(__file__).resolve().parents[1] / "shared" / "data"))
 FIRST_SEED = 301
 MODES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -201,7 +200,7 @@ def _sequence(case: Case, folder: Path) -> tuple[str, str]:
 
 def _planes(name: str, case: Case) -> np.ndarray:
     """Planes 40 nm apart along an axis of the cube, twice as large, the middle of them."""
-    cube = np.moveaxis(tifffile.imread(DATA / "flyem_fibsem" / f"{name}.tif"), int(case.kind[-1]), 0)
+    cube = np.moveaxis(tifffile.imread(DATA_DIR / "flyem_fibsem" / f"{name}.tif"), int(case.kind[-1]), 0)
     values = torch.from_numpy(np.ascontiguousarray(cube[::4][: case.sections]).astype(np.float32))[:, None]
     if name == "images":
         large = interpolate(values, scale_factor=2, mode="bicubic", align_corners=False).round().clamp(0, 255)
@@ -275,7 +274,7 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
                     for damage in damages:
                         null = preset == "smooth" and count <= options.null_up_to and damage == UNDAMAGED
                         yield Case(f"phantom {preset}", count, options.size, seed, mode, null=null, damage=damage)
-    if not options.phantom_only and (DATA / "flyem_fibsem").exists():
+    if not options.phantom_only and (DATA_DIR / "flyem_fibsem").exists():
         for axis in range(3):
             for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
                 for mode in options.modes:

@@ -1,6 +1,35 @@
-"""Examples of laws have no time limit of their own: tests share their cores, and a busy machine is no failure."""
+"""Fixtures of all tests: the simulated volume that most runs align, and real sections.
 
+Examples of laws have no time limit of their own: tests share their cores, and a busy machine is no failure.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
+
+from tests.support.real_data import DATA_DIR
+from tests.support.runs import simulate_small
 
 settings.register_profile("shared cores", deadline=None)
 settings.load_profile("shared cores")
+
+
+@pytest.fixture(scope="session")
+def observed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A deformed phantom of 10 sections of 160 × 160 px."""
+    return simulate_small(tmp_path_factory.mktemp("volume") / "observed.zarr")
+
+
+@pytest.fixture(scope="session")
+def real_sections() -> Callable[[str], Path]:
+    """Return the path of a file of real sections, for example `flyem_fibsem/images.tif`; skip the test without it."""
+
+    def find(name: str) -> Path:
+        path = DATA_DIR / name
+        if not path.exists():
+            pytest.skip(f"{path} does not exist; set SSEM_DATA_DIR to the folder of the real sections")
+        return path
+
+    return find

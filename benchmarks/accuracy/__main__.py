@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.support.real_data import DATA_DIR, REPOSITORY
+
 _THREADS = ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "OPENCV_FOR_THREADS_NUM", "OPENBLAS_NUM_THREADS")
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -55,18 +56,18 @@ def main(arguments: Sequence[str]) -> int:
     (work / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     progress.print(f"Cells, tables and results.json are in {work}.")
     if options.docs:
-        write_docs(_ROOT / "docs" / "accuracy.md", specs=specs, tables=made, results=results)
+        write_docs(REPOSITORY / "docs" / "accuracy.md", specs=specs, tables=made, results=results)
     failed = any(c["state"] == "failed" for t in results.values() for row in t.values() for c in row["cells"])
     return 1 if failed else 0
 
 
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
-    parser.add_argument("--work", type=Path, default=_ROOT / "bench", help="folder of cells and results")
+    parser.add_argument("--work", type=Path, default=REPOSITORY / "bench", help="folder of cells and results")
     parser.add_argument(
         "--data",
         type=Path,
-        default=Path(os.environ.get("SSEM_DATA_DIR", _ROOT.parent / "shared" / "data")),
+        default=DATA_DIR,
         help="folder of the real volumes",
     )
     parser.add_argument(

@@ -1,23 +1,21 @@
 """A real browser, a real run, and its viewer as a process of its own."""
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 import ssem_dask
 from ssem_dask.evaluation.deformation import DeformationConfig
 from ssem_dask.evaluation.phantom import PhantomConfig
 from ssem_dask.evaluation.simulate import simulate_phantom
 from ssem_dask.evaluation.simulated_damage import DamageConfig
-from tests.integration.conftest import SEPARATE
+from tests.support.browser import Watched, start_viewer, stop_viewer
+from tests.support.runs import SEPARATE
 
 _ARGUMENTS = [
     "--no-sandbox",
@@ -40,23 +38,6 @@ def browser() -> Iterator[Browser]:
         started = playwright.chromium.launch(executable_path=path, args=_ARGUMENTS)
         yield started
         started.close()
-
-
-@dataclass
-class Watched:
-    """A page, and what it complained of."""
-
-    page: Page
-    complaints: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-    def watch(self, page: Page) -> Page:
-        page.on(
-            "console", lambda m: m.type in ("error", "warning") and self.complaints.append(f"{m.text} {m.location}")
-        )
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("request", lambda request: self.requests.append(request.url))
-        return page
 
 
 @pytest.fixture
@@ -99,24 +80,6 @@ def report(run: str) -> Path:
         [sys.executable, "-m", "ssem_dask.cli", "report", run, "--worst", "3", "--file", str(page)], check=True
     )
     return page
-
-
-def start_viewer(run: str, *words: str) -> tuple[subprocess.Popen[str], str]:
-    """The process of `ssem-dask view`, and its address."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ssem_dask.cli", "view", run, "--print-url", *words],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert process.stdout is not None
-    return process, process.stdout.readline().strip()
-
-
-def stop_viewer(process: subprocess.Popen[str]) -> None:
-    """Ctrl-C."""
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 0
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ from playwright.sync_api import Page
 
 from ssem_dask.report.ledger_summary import FAILED
 from ssem_dask.report.page import render_report
-from tests.browser.conftest import Watched
-from tests.unit.report.test_charts import material
+from tests.support.browser import Watched
+from tests.support.report_material import material
 
 CURVES = ("similarity", "jitter", "drift", "folds", "strain", "coverage", "confidence", "outcome")
 CUTS = ("xz-before", "xz-after", "yz-before", "yz-after")

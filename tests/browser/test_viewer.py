@@ -17,7 +17,7 @@ from ssem_dask.storage.location import join
 from ssem_dask.storage.run_group import read_run, update_run
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
-from tests.browser.conftest import Watched, start_viewer, stop_viewer
+from tests.support.browser import Watched, start_viewer, stop_viewer
 
 _LOADED = """() => viewer.isReady() && viewer.layerManager.managedLayers.filter((l) => l.visible).every(
   (l) => l.layer !== null && l.isReady() && l.layer.dataSources.every((d) => d.loadState !== undefined))"""

@@ -3,31 +3,18 @@
 Every test ends by comparing the volume with that of a run that nothing disturbed, and says which chunks were redone.
 """
 
-import json
-import os
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 import ssem_dask as package
-from ssem_dask.storage.ledger import open_ledger
-from ssem_dask.task import TaskReport
-from tests.integration.conftest import SMALL, observed, to_toml  # noqa: F401  the fixture is shared
-from tests.integration.test_pipeline import aligned_pixels, section_fields
-
-SETTINGS: dict[str, Any] = {**SMALL, "mask": {"detect": True}}
-"""All seven stages, many small tasks."""
+from tests.support.faults import FAULT_ROWS, SETTINGS, Process, children, kill
+from tests.support.runs import to_toml
 
 
 @pytest.fixture(scope="session")
-def undisturbed(observed: str, tmp_path_factory: pytest.TempPathFactory) -> str:  # noqa: F811
+def undisturbed(observed: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The run that nothing disturbs."""
     output = str(tmp_path_factory.mktemp("undisturbed") / "out.zarr")
     assert package.align(observed, output, cluster="serial", **SETTINGS).state == "complete"
@@ -35,56 +22,11 @@ def undisturbed(observed: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def config_file(observed: str, tmp_path: Path) -> Path:  # noqa: F811
+def config_file(observed: str, tmp_path: Path) -> Path:
     """The settings as a file, with output `tmp_path/out.zarr`."""
     path = tmp_path / "run.toml"
     path.write_text(to_toml({"source": observed, "output": str(tmp_path / "out.zarr"), **SETTINGS}))
     return path
-
-
-class Process:
-    """A command of ours, in a group of processes of its own."""
-
-    def __init__(self, *words: str, environment: dict[str, str] | None = None) -> None:
-        self.popen = subprocess.Popen(
-            [sys.executable, "-m", "ssem_dask.cli", *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
-        )
-        self.out, self.errors = "", ""
-        self._lines: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.popen.stderr is not None
-        for line in self.popen.stderr:
-            self._lines.append(line)
-
-    def told(self, word: str) -> bool:
-        """Whether a line on stderr so far begins with `word`."""
-        return any(line.startswith(word) for line in list(self._lines))
-
-    @property
-    def alive(self) -> bool:
-        return self.popen.poll() is None
-
-    def wait_for(self, condition: Callable[[], bool], *, every: float = 0.02) -> None:
-        """Until a condition holds; fails where the process ends before."""
-        wait_for(lambda: condition() or not self.alive, every=every)
-        assert condition(), self.end() or self.errors
-
-    def end(self, timeout: float = 200) -> int:
-        """The exit code, when it has ended; stdout and stderr are then in `out` and `errors`."""
-        self.popen.wait(timeout)
-        assert self.popen.stdout is not None
-        self.out = self.popen.stdout.read()
-        self._reader.join(10)
-        self.errors = "".join(self._lines)
-        return self.popen.returncode
 
 
 @pytest.fixture
@@ -105,81 +47,14 @@ def start() -> Iterator[Callable[..., Process]]:
         process.popen.wait()
 
 
-def children(process: int) -> list[int]:
-    """All descendants of a process."""
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            parents.setdefault(int(fields[1]), []).append(int(entry.name))
-    found, todo = [], [process]
-    while todo:
-        own = parents.get(todo.pop(), [])
-        found += own
-        todo += own
-    return found
-
-
-def kill(process: int) -> None:
-    """SIGKILL; a process that is gone already is fine."""
-    try:
-        os.kill(process, 9)
-    except ProcessLookupError:
-        return
-
-
-def wait_for(condition: Callable[[], bool], *, timeout: float = 120, every: float = 0.02) -> None:
-    """Until a condition holds; fails after `timeout` s."""
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end, "what was waited for did not happen"
-        time.sleep(every)
-
-
-def entries(output: str | Path) -> dict[str, TaskReport]:
-    """The ledger."""
-    return {report.key: report for report in open_ledger(str(output)).reports(None)}
-
-
-def written(output: str | Path) -> dict[str, int]:
-    """When each entry of the ledger was written."""
-    ledger = open_ledger(str(output))
-    return {key: Path(ledger.entry_url(key)).stat().st_mtime_ns for key in ledger.keys(None)}
-
-
-def redone(before: dict[str, int], output: str | Path) -> set[str]:
-    """Tasks that had an entry before, and have another one now."""
-    now = written(output)
-    return {key for key, at in before.items() if now.get(key) != at}
-
-
-def difference(output: str | Path, reference: str) -> tuple[float, int]:
-    """Largest difference of the fields, px, and number of pixels that differ by more than rounding."""
-    fields = float(np.nanmax(np.abs(section_fields(str(output)) - section_fields(reference))))
-    pixels = np.abs(aligned_pixels(str(output)).astype(int) - aligned_pixels(reference)) > 1
-    return fields, int(pixels.sum())
-
-
-_ROWS: list[tuple[str, int, str]] = []
-"""Of the test that runs."""
-
-
-def tell(fault: str, *, redone: int, fields: float, pixels: int) -> None:
-    """A row of the table that is shown at the end."""
-    _ROWS.append((fault, redone, f"fields {fields:.2g} px, {pixels} px of the volume"))
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Give the rows of a test to its report, which reaches the process that shows them."""
-    _ROWS.clear()
+    FAULT_ROWS.clear()
     try:
         return (yield)
     finally:
-        item.user_properties += [("fault", row) for row in _ROWS]
+        item.user_properties += [("fault", row) for row in FAULT_ROWS]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -191,16 +66,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("faults")
     for fault, again, difference in rows:
         terminalreporter.write_line(f"{fault:<64} {again:>3} redone   {difference}")
-
-
-def assert_undisturbed(output: str | Path, reference: str, *, fault: str, redone: int) -> None:
-    """The volume equals the undisturbed one, every task is in the ledger; told as a row of the table of faults."""
-    fields, pixels = difference(output, reference)
-    tell(fault, redone=redone, fields=fields, pixels=pixels)
-    assert fields < 1e-3
-    assert pixels == 0
-    found, expected = entries(output), entries(reference)
-    assert set(found) == set(expected)
-    assert all(report.outcome.stands for report in found.values())
-    attributes = json.loads((Path(output) / "zarr.json").read_text())["attributes"]["ssem_dask"]
-    assert attributes["state"] == "complete"

@@ -11,8 +11,8 @@ import pytest
 import ssem_dask as package
 from ssem_dask.driver.pipeline import STAGES
 from ssem_dask.storage.arrays import open_array
-from tests.faults.conftest import SETTINGS, assert_undisturbed, entries, redone, written
-from tests.integration.test_command_line import ssem_dask
+from tests.support.cli import ssem_dask
+from tests.support.faults import SETTINGS, assert_undisturbed, entries, redone, written
 
 
 def tear(path: Path) -> None:

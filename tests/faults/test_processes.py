@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ssem_dask.driver.pipeline import STAGES
-from tests.faults.conftest import Process, assert_undisturbed, children, entries, kill, redone, written
-from tests.integration.test_command_line import assert_one_sentence, ssem_dask
+from tests.support.cli import assert_one_sentence, ssem_dask
+from tests.support.faults import Process, assert_undisturbed, children, entries, kill, redone, written
 
 Start = Callable[..., Process]
 

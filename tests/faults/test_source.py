@@ -15,9 +15,9 @@ from ssem_dask.errors import OutputError
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.run_group import read_run
 from ssem_dask.task import Cause
-from tests.faults.conftest import SETTINGS, assert_undisturbed, entries, redone, written
-from tests.integration.test_command_line import ssem_dask
-from tests.integration.test_unwritable_output import needs_root, small_disk
+from tests.support.cli import ssem_dask
+from tests.support.faults import SETTINGS, assert_undisturbed, entries, redone, written
+from tests.support.small_disk import needs_root, small_disk
 
 
 @pytest.fixture

@@ -1,11 +1,10 @@
 """The main job: what was deformed by a known amount comes back, on synthetic and on real sections, with defaults."""
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import tifffile
 
 import ssem_dask
@@ -15,15 +14,6 @@ from ssem_dask.evaluation.protocol import evaluate
 from ssem_dask.evaluation.simulate import simulate, simulate_phantom
 from ssem_dask.evaluation.simulated_damage import DamageConfig
 from ssem_dask.volumes.importing import import_volume
-
-ROOT = Path(__file__).resolve().parents[2]
-DATA = Path(os.environ.get("SSEM_DATA_DIR", ROOT.parent / "shared" / "data"))
-
-
-def real(name: str) -> Path:
-    if not (DATA / name).exists():
-        pytest.skip(f"{DATA / name} is not there; set SSEM_DATA_DIR to the folder of real sections")
-    return DATA / name
 
 
 def imported(values: np.ndarray, path: Path, *, pixel_size: float, thickness: float, labels: bool = False) -> str:
@@ -55,9 +45,11 @@ def test_phantom_without_oblique_motion(tmp_path: Path) -> None:
     assert result.value("aligned", "fold_rate") < 0.001
 
 
-def test_chained_fibsem_sections_recover_what_was_done_to_them(tmp_path: Path) -> None:
+def test_chained_fibsem_sections_recover_what_was_done_to_them(
+    tmp_path: Path, real_sections: Callable[[str], Path]
+) -> None:
     chained = {"compose": {"method": "chain"}, "coarse": {"sections": "match"}}
-    planes = tifffile.imread(real("flyem_fibsem/images.tif"))[:32:4]
+    planes = tifffile.imread(real_sections("flyem_fibsem/images.tif"))[:32:4]
     still = imported(planes, tmp_path / "still.zarr", pixel_size=10.0, thickness=40.0)
     warped = str(tmp_path / "warped.zarr")
     simulate(still, warped, seed=4, deformation=DeformationConfig(), damage=DamageConfig())
@@ -70,8 +62,10 @@ def test_chained_fibsem_sections_recover_what_was_done_to_them(tmp_path: Path) -
     assert result.value("aligned", "jitter_median") < result.value("coarse", "jitter_median")
 
 
-def test_separation_leaves_undeformed_sections_alone_and_undoes_deformation(tmp_path: Path) -> None:
-    planes = tifffile.imread(real("flyem_fibsem/images.tif"))[:64:4]
+def test_separation_leaves_undeformed_sections_alone_and_undoes_deformation(
+    tmp_path: Path, real_sections: Callable[[str], Path]
+) -> None:
+    planes = tifffile.imread(real_sections("flyem_fibsem/images.tif"))[:64:4]
     still = imported(planes, tmp_path / "still.zarr", pixel_size=10.0, thickness=40.0)
     warped = str(tmp_path / "warped.zarr")
     simulate(still, warped, seed=4, deformation=DeformationConfig(), damage=DamageConfig())
@@ -86,9 +80,9 @@ def test_separation_leaves_undeformed_sections_alone_and_undoes_deformation(tmp_
     assert result.value("aligned", "jitter_median") < result.value("observed", "jitter_median") / 4
 
 
-def test_vnc_sections_look_and_overlap_better_than_rigid(tmp_path: Path) -> None:
+def test_vnc_sections_look_and_overlap_better_than_rigid(tmp_path: Path, real_sections: Callable[[str], Path]) -> None:
     crop = (slice(6, 12), slice(200, 648), slice(200, 648))
-    images, classes = (tifffile.imread(real(f"vnc_sstem/{name}.tif"))[crop] for name in ("images", "classes"))
+    images, classes = (tifffile.imread(real_sections(f"vnc_sstem/{name}.tif"))[crop] for name in ("images", "classes"))
     source = imported(images, tmp_path / "vnc.zarr", pixel_size=4.6, thickness=50.0)
     labels = imported(classes, tmp_path / "classes.zarr", pixel_size=4.6, thickness=50.0, labels=True)
     warped = str(tmp_path / "warped.zarr")

@@ -10,7 +10,7 @@ from ssem_dask.config.schema import make_config
 from ssem_dask.driver import pipeline
 from ssem_dask.stages import calibrate
 from ssem_dask.storage.location import join, read_bytes
-from tests.integration.conftest import SEPARATE
+from tests.support.runs import SEPARATE
 
 QUICK: dict[str, Any] = {**SEPARATE, "coarse": {"neighbours": 1, "thumbnail": 64}, "compose": {"method": "chain"}}
 

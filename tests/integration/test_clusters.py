@@ -29,8 +29,9 @@ from ssem_dask.runtime.execute import execute
 from ssem_dask.runtime.placement import GPU_STAGES
 from ssem_dask.task import Outcome, Result, Task
 from ssem_dask.types import StageName
-from tests.integration.conftest import SMALL, to_toml
-from tests.integration.test_command_line import assert_one_sentence, ssem_dask, ssem_dask_process
+from tests.support.cli import assert_one_sentence, ssem_dask, ssem_dask_process
+from tests.support.dask_tasks import until_there_are
+from tests.support.runs import SMALL, to_toml
 
 
 class Cluster:
@@ -258,14 +259,6 @@ def test_workers_of_local_see_no_gpu() -> None:
 def wait(task: Task) -> Result:
     time.sleep(0.2)
     return Result()
-
-
-def until_there_are(workers: int, executor: DaskExecutor, *, stage: str, output: Path) -> Iterator[Task]:
-    """Tasks as long as there are not so many workers, and at least one."""
-    deadline, number = time.monotonic() + 120, 0
-    while number == 0 or (executor.load().workers != workers and time.monotonic() < deadline):
-        yield Task(key=f"{stage}/{number:05d}", output=str(output), digest="d", pixels=1)
-        number += 1
 
 
 def test_a_stage_may_have_more_workers(tmp_path: Path) -> None:

@@ -1,17 +1,17 @@
 """A small share of `make bench-coarse`: real sections are found again, and unrelated ones are not believed."""
 
-import pytest
+from collections.abc import Callable
+from pathlib import Path
+
 import torch
 
-from benchmarks.coarse import DATA, draw_pairs, stacks, summary
+from benchmarks.coarse import draw_pairs, stacks, summary
 from ssem_dask.registration.coarse_alignment.pair import CoarseConfig
 
-pytestmark = pytest.mark.skipif(
-    not (DATA / "flyem_fibsem" / "images.tif").exists(), reason=f"real sections are not at {DATA}; set SSEM_DATA_DIR"
-)
 
-
-def test_neighbours_are_found_and_unrelated_sections_are_not_believed() -> None:
+def test_neighbours_are_found_and_unrelated_sections_are_not_believed(real_sections: Callable[[str], Path]) -> None:
+    for name in ("vnc_sstem", "flyem_fibsem"):
+        real_sections(f"{name}/images.tif")
     config, given = CoarseConfig(), stacks()
     with torch.inference_mode():
         near, other = (

@@ -1,42 +1,16 @@
 """The command line: bad input is one sentence and exit code 2, and what it prints can be read by a program."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import zarr
-from typer.testing import CliRunner
 
-from ssem_dask.cli.main import app
 from ssem_dask.storage.volume import VolumeInfo, create_volume
-from tests.integration.conftest import SMALL, to_toml
-
-Ended = subprocess.CompletedProcess[str]
-
-
-def ssem_dask(*words: str) -> Ended:
-    """Run a command in this process: the same code as the script's, without its start-up time."""
-    ended = CliRunner().invoke(app, words)
-    if ended.exception is not None and not isinstance(ended.exception, SystemExit):
-        raise ended.exception
-    return Ended(words, ended.exit_code, ended.stdout, ended.stderr)
-
-
-def ssem_dask_process(*words: str) -> Ended:
-    return subprocess.run([sys.executable, "-m", "ssem_dask.cli", *words], capture_output=True, text=True, check=False)
-
-
-def assert_one_sentence(ended: Ended, *, naming: str) -> None:
-    assert ended.returncode == 2, ended.stderr
-    lines = [line for line in ended.stderr.splitlines() if line.strip()]
-    assert len(lines) == 1, ended.stderr
-    assert lines[0].startswith("error: ")
-    assert naming in lines[0]
-    assert ended.stdout == ""
+from tests.support.cli import assert_one_sentence, ssem_dask, ssem_dask_process
+from tests.support.runs import SMALL, to_toml
 
 
 def plain_array(path: Path, values: np.ndarray[Any, Any]) -> str:

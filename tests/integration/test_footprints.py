@@ -21,7 +21,7 @@ from ssem_dask.storage import location
 from ssem_dask.storage.ledger import page_of
 from ssem_dask.storage.run_group import create_run
 from ssem_dask.storage.volume import Volume, create_volume
-from tests.integration.conftest import SEPARATE, SMALL
+from tests.support.runs import SEPARATE, SMALL
 
 _SETTINGS: dict[str, dict[str, Any]] = {
     "chain": {**SMALL, "mask": {"detect": True}},

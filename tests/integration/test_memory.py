@@ -15,8 +15,8 @@ from ssem_dask.runtime import clusters
 from ssem_dask.runtime.clusters import local, refuse_small_workers
 from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
 from ssem_dask.stages import render
-from tests.integration.conftest import SMALL, to_toml
-from tests.integration.test_command_line import assert_one_sentence, ssem_dask
+from tests.support.cli import assert_one_sentence, ssem_dask
+from tests.support.runs import SMALL, to_toml
 
 SETTINGS = {"register": {"window": 512, "halo": 64, "neighbours": 1}, "compose": {"relax": {"neighbours": 1}}}
 

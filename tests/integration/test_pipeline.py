@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.location import join
 from ssem_dask.storage.run_group import read_run
 from ssem_dask.storage.volume import Volume
-from tests.integration.conftest import SEPARATE, SMALL, to_toml
+from tests.support.runs import SEPARATE, SMALL, assert_same, section_fields, to_toml
 
 STAGES = {"coarse", "calibrate", "register", "compose", "render", "downsample", "measure"}
 
@@ -35,21 +34,6 @@ def serial_run(observed: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     summary = ssem_dask.align(observed, output, cluster="serial", **SMALL)
     assert summary.state == "complete"
     return output
-
-
-def section_fields(output: str) -> np.ndarray[Any, Any]:
-    return ssem_dask.open_alignment(output).fields()
-
-
-def aligned_pixels(output: str) -> np.ndarray[Any, Any]:
-    volume = Volume.open(join(output, "aligned"))
-    return volume.read(Box((0, 0, 0), volume.info.shape))
-
-
-def assert_same(output: str, reference: str) -> None:
-    np.testing.assert_allclose(section_fields(output), section_fields(reference), atol=1e-3, rtol=0)
-    differing = np.abs(aligned_pixels(output).astype(int) - aligned_pixels(reference)) > 1
-    assert differing.mean() == 0
 
 
 def command(*words: str) -> list[str]:

@@ -15,7 +15,7 @@ from ssem_dask.storage.arrays import create_array, open_array
 from ssem_dask.storage.fields import open_field
 from ssem_dask.storage.location import join
 from ssem_dask.types import AnyArray
-from tests.integration.conftest import SEPARATE
+from tests.support.runs import SEPARATE
 
 SHAPE = (16, 160, 160)
 BLANK = 5

@@ -14,7 +14,7 @@ from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.events import Silent, StageStarted
 from ssem_dask.runtime.progress import Published
 from ssem_dask.task import Outcome, TaskReport
-from tests.integration.conftest import SMALL, to_toml
+from tests.support.runs import SMALL, to_toml
 
 
 def command(*words: str) -> list[str]:

@@ -19,10 +19,10 @@ from ssem_dask.storage import quality
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.location import join
 from ssem_dask.storage.run_group import create_run, read_run
-from tests.fabricate import fabricate_run
-from tests.integration.conftest import SEPARATE
-from tests.integration.test_command_line import assert_one_sentence
-from tests.integration.test_command_line import ssem_dask as command
+from tests.support.cli import assert_one_sentence
+from tests.support.cli import ssem_dask as command
+from tests.support.fabricated_run import fabricate_run
+from tests.support.runs import SEPARATE
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,8 @@ from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.ledger import open_ledger, page_of
 from ssem_dask.storage.run_group import read_run
 from ssem_dask.task import Cause, Outcome
-from tests.integration.conftest import SMALL
-from tests.integration.test_command_line import assert_one_sentence, ssem_dask
-from tests.integration.test_pipeline import assert_same
+from tests.support.cli import assert_one_sentence, ssem_dask
+from tests.support.runs import SMALL, assert_same
 
 SETTINGS = {**SMALL, "compose": {"method": "chain", "chain": {"block": 4, "stitch": 2, "decay": 4}}}
 

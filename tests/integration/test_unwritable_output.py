@@ -1,32 +1,14 @@
 """An output that cannot be written: one sentence at the start, named chunks later, and on with it afterwards."""
 
 import os
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-import pytest
 
 import ssem_dask as package
 from ssem_dask.errors import OutputError
 from ssem_dask.task import Cause
-from tests.integration.conftest import SMALL
-from tests.integration.test_command_line import assert_one_sentence, ssem_dask
-
-needs_root = pytest.mark.skipif(os.getuid() != 0, reason="mounting a small file system needs root")
-
-
-@contextmanager
-def small_disk(place: Path, *, options: str) -> Iterator[Path]:
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], check=False)
-    if mounted.returncode != 0:
-        pytest.skip("mounting a small file system is not allowed here")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
+from tests.support.cli import assert_one_sentence, ssem_dask
+from tests.support.runs import SMALL
+from tests.support.small_disk import needs_root, small_disk
 
 
 def test_an_output_below_a_file(observed: str, tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ from ssem_dask.storage.fields import open_coarse
 from ssem_dask.storage.location import join, write_bytes
 from ssem_dask.storage.run_group import read_run
 from ssem_dask.storage.volume import Volume
-from tests.integration.conftest import SEPARATE
-from tests.integration.test_command_line import assert_one_sentence
-from tests.integration.test_command_line import ssem_dask as command
+from tests.support.cli import assert_one_sentence
+from tests.support.cli import ssem_dask as command
+from tests.support.runs import SEPARATE
 
 CONTENT = bytes(range(256)) * 4
 

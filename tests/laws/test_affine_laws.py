@@ -16,7 +16,7 @@ from ssem_dask.field.affine import (
     rotation_about,
 )
 from ssem_dask.types import Float64Array
-from tests.laws.strategies import affines
+from tests.support.strategies import affines
 
 laws = settings(max_examples=50, deadline=None)
 POINTS = torch.tensor([[0.0, 100.0, -50.0, 7e3], [0.0, -30.0, 900.0, 1e4]], dtype=torch.float64)

@@ -12,7 +12,7 @@ from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample, sample_affine
 from ssem_dask.field.inverse import inverse, inverse_residual
 from ssem_dask.field.warp import warp
-from tests.laws.strategies import MARGIN, SHAPE, SPACING, fields, images, interior
+from tests.support.strategies import MARGIN, SHAPE, SPACING, fields, images, interior
 
 laws = settings(max_examples=30, deadline=None)
 GRID = Grid(SHAPE, SPACING)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import Kind, resample, sample, sample_known, sample_known_batch, sample_lattice
-from tests.laws.strategies import smooth_noise
+from tests.support.strategies import smooth_noise
 
 KINDS: list[Kind] = ["nearest", "bilinear", "bicubic", "bspline"]
 LINEAR: list[Kind] = ["bilinear", "bicubic", "bspline"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.compose.conftest import Compose, health, inspect, python_in
+from tests.service.compose.engine import Compose, health, inspect, python_in
 
 OBSERVED, OUTPUT, SERIAL = "s3://data/observed.zarr", "s3://data/aligned.zarr", "s3://data/serial.zarr"
 ALIGN = ("ssem-dask", "align", OBSERVED, OUTPUT, "--config", "/work/run.toml")

@@ -21,11 +21,10 @@ from ssem_dask.runtime.execute import execute
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.location import join
 from ssem_dask.task import Outcome, Task
-from tests.integration.test_clusters import until_there_are
-from tests.service.slurm.conftest import SITE, Command, jobs, state_of, until
+from tests.service.slurm.commands import SITE, Command, jobs, state_of, until
 from tests.service.slurm.tasks import tell_own_gpu, wait_a_second
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.support.dask_tasks import until_there_are
+from tests.support.real_data import REPOSITORY
 
 
 def site(**slurm: Any) -> ClusterConfig:
@@ -197,7 +196,14 @@ def test_the_driver_runs_inside_a_job(align: Command, tmp_path: Path) -> None:
     script.write_text(f'#!/bin/bash\nexec {align.words[0]} -m ssem_dask.cli "$@"\n')
     script.chmod(0o755)
     submitted = subprocess.run(
-        ["sbatch", "--parsable", "--time=10", "--mem=1G", str(ROOT / "deploy/slurm/align.sbatch"), *align.words[4:]],
+        [
+            "sbatch",
+            "--parsable",
+            "--time=10",
+            "--mem=1G",
+            str(REPOSITORY / "deploy/slurm/align.sbatch"),
+            *align.words[4:],
+        ],
         env={**os.environ, "SSEM_DASK": str(script)},
         cwd=tmp_path,
         text=True,

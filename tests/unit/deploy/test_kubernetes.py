@@ -9,7 +9,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-FOLDER = Path(__file__).resolve().parents[3] / "deploy" / "kubernetes"
+from tests.support.real_data import REPOSITORY
+
+FOLDER = REPOSITORY / "deploy" / "kubernetes"
 VERSIONS = ("1.30.0", kubernetes_validate.latest_version())
 CRDS = "operator/deployment/helm/dask-kubernetes-operator/crds"
 

@@ -1,7 +1,7 @@
 """The phantom: laws of generation, natural motion against labels, and likeness to real sections."""
 
-import os
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +39,8 @@ def like_vnc() -> PhantomChunk:
 
 
 @pytest.fixture(scope="module")
-def vnc() -> AnyArray:
-    root = Path(__file__).resolve().parents[3]
-    path = Path(os.environ.get("SSEM_DATA_DIR", root.parent / "shared" / "data")) / "vnc_sstem" / "images.tif"
-    if not path.exists():
-        pytest.skip(f"no real sections at {path}; set SSEM_DATA_DIR")
+def vnc(real_sections: Callable[[str], Path]) -> AnyArray:
+    path = real_sections("vnc_sstem/images.tif")
     return np.asarray(tifffile.imread(path, key=range(5)))[:, :768, :768]
 
 

@@ -1,4 +1,4 @@
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,6 @@ from ssem_dask.registration.gauss_newton.solver import (
 )
 from ssem_dask.registration.vector_map import covering_nodes
 
-REPOSITORY = Path(__file__).parents[3]
-DATA = Path(os.environ.get("SSEM_DATA_DIR", REPOSITORY.parent / "shared" / "data"))
 SIDE = 256
 
 
@@ -254,10 +252,8 @@ def test_a_known_smooth_warp_comes_back(encoder, interpolation):
     assert float(found.fields[0, 1].isfinite().float().mean()) > 0.9
 
 
-def test_a_known_smooth_warp_of_real_tissue_comes_back():
-    path = DATA / "flyem_fibsem" / "images.tif"
-    if not path.exists():
-        pytest.skip(f"no real data at {path}: set SSEM_DATA_DIR")
+def test_a_known_smooth_warp_of_real_tissue_comes_back(real_sections: Callable[[str], Path]) -> None:
+    path = real_sections("flyem_fibsem/images.tif")
     plane = torch.from_numpy(tifffile.imread(path, key=100).astype(np.float32))
     truth = torch.nn.functional.interpolate(plane[None, None], scale_factor=2, mode="bicubic", align_corners=False)
     observed, bends = _deformed(truth[0, 0], seeds=(3, 4), side=416)

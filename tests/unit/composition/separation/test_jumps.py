@@ -5,7 +5,7 @@ import pytest
 
 from ssem_dask.composition.relax.relax_report import jump_records, jumps_in_words
 from ssem_dask.composition.separation.jumps import longest_piece
-from tests.unit.composition.affine_volumes import SHAPE, affine_volume
+from tests.support.affine_volumes import SHAPE, affine_volume
 
 
 @pytest.mark.parametrize(

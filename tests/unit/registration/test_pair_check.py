@@ -7,7 +7,7 @@ from ssem_dask.registration.checked_window import gated_window
 from ssem_dask.registration.gauss_newton.gauss_newton_window import SEARCH_RANGE
 from ssem_dask.registration.methods import RegisterConfig, register_window
 from ssem_dask.registration.pair_check import faults_of, looks_of
-from tests.unit.registration.test_register import _texture, _window
+from tests.support.textures import deformed_sections, texture
 
 SIDE = 384
 GRID = Grid((SIDE, SIDE), 1.0)
@@ -32,7 +32,7 @@ def _fault(field: torch.Tensor, images: torch.Tensor, mask: torch.Tensor, *, rea
 
 
 def test_sound_pairs_are_left_as_they_are():
-    images, _ = _window(_texture(1, SIDE).expand(3, -1, -1), rms=3.0)
+    images, _ = deformed_sections(texture(1, SIDE).expand(3, -1, -1), rms=3.0)
     found, faults = gated_window(images, valid=_valid(images), core=range(3), **WINDOW)
     plain = register_window(images, valid=_valid(images), core=range(3), **WINDOW)
     assert faults == []
@@ -42,7 +42,7 @@ def test_sound_pairs_are_left_as_they_are():
 
 
 def test_a_jump_beyond_the_search_is_found_by_the_wider_one():
-    wide, margin = _texture(2, SIDE + 320), 160
+    wide, margin = texture(2, SIDE + 320), 160
     jump = SEARCH_RANGE + 40, -(SEARCH_RANGE + 20)
     # What lies at y in the fixed section lies at y + jump in the moving one.
     rows, columns = (slice(margin - j, margin - j + SIDE) for j in jump)
@@ -56,7 +56,7 @@ def test_a_jump_beyond_the_search_is_found_by_the_wider_one():
 
 
 def test_sections_that_have_nothing_in_common_become_unknown():
-    images = torch.stack([_texture(3, SIDE), _texture(4, SIDE), _texture(4, SIDE)])
+    images = torch.stack([texture(3, SIDE), texture(4, SIDE), texture(4, SIDE)])
     found, faults = gated_window(images, valid=_valid(images), core=range(3), **WINDOW)
     assert [(fault.k, fault.z, fault.mended) for fault in faults] == [(1, 1, False)]
     assert torch.isfinite(found.fields[0, 1]).float().mean() < 0.1
@@ -65,7 +65,7 @@ def test_sections_that_have_nothing_in_common_become_unknown():
 
 
 def test_each_reason_is_named():
-    image = _texture(5, SIDE)
+    image = texture(5, SIDE)
     mask = torch.ones_like(image, dtype=torch.bool)
     nodes = NODES.positions()
 
@@ -78,11 +78,11 @@ def test_each_reason_is_named():
     assert fault((SIDE - 2 * nodes) * (torch.arange(NODES.shape[1]) % 2)) == "folded"
     assert fault(still + 60.0, reach=90.0) == "at the end of the search range"
     assert fault(still + 60.0, reach=900.0).startswith("sections unlike")
-    assert fault(still, moving=_texture(6, SIDE)).startswith("sections unlike")
+    assert fault(still, moving=texture(6, SIDE)).startswith("sections unlike")
 
 
 def test_where_there_is_no_tissue_there_is_nothing_to_judge():
-    image = _texture(5, SIDE)
+    image = texture(5, SIDE)
     mask = torch.zeros_like(image, dtype=torch.bool)
     field = torch.full_like(NODES.positions(), torch.nan)
     assert _fault(field, torch.stack([image, image]), mask, reach=96.0) == ""

@@ -11,7 +11,7 @@ from ssem_dask.composition.relax.uncertainty import elastic_variance, sceptical,
 from ssem_dask.composition.separation.sequence import SequenceModel, Variances
 from ssem_dask.field.folding import jacobian_determinant
 from ssem_dask.types import Float64Array
-from tests.unit.composition.sequences import SPACING, Sequence, coloured, sequence
+from tests.support.sequences import SPACING, Sequence, coloured, sequence
 
 COUNT = 36
 SEEDS = (1, 2, 3)

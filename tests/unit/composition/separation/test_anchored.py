@@ -4,39 +4,8 @@ import numpy as np
 import pytest
 
 from ssem_dask.composition.relax.relax_report import slow_in_words, slow_record
-from ssem_dask.composition.separation.affine_log import from_parameters
-from ssem_dask.composition.separation.anchored import Beside, FarPairs, Landmarks, SlowSolver
-from ssem_dask.field.affine import rotation_about
-from ssem_dask.types import Float64Array
-from tests.unit.composition.affine_volumes import SHAPE, AffineVolume, affine_volume, homogeneous, slow_drift
-
-COUNT = 40
-FRAME = homogeneous(rotation_about(degrees=30, centre=(0, 0), shift=(100, 50), scale=0.2))
-"""Aligned → reference: turned, shifted, and with pixels five times as large."""
-
-
-def landmarks(
-    made: AffineVolume, rng: np.random.Generator, *, count: int = COUNT, every: int = 8, wrong: int = 0
-) -> Landmarks:
-    """Four landmarks in every eighth section, 2 px off; the first ones by 60."""
-    z = np.repeat(np.arange(2, count, every), 4)
-    true = rng.random((len(z), 2)) * SHAPE
-    source = np.einsum("nij,nj->ni", made.maps[z, :2, :2], true) + made.maps[z, :2, 2] + rng.normal(size=true.shape) * 2
-    source[3 : 3 + 5 * wrong : 5] += 60
-    return Landmarks(z, source, true @ FRAME[:2, :2].T + FRAME[:2, 2], np.full(len(z), 2.0))
-
-
-def far_pairs(made: AffineVolume, rng: np.random.Generator, *, count: int = COUNT) -> FarPairs:
-    """8, 16 and 32 apart; of no worth for shift and shear."""
-    z = np.concatenate([np.arange(k, count) for k in (8, 16, 32)])
-    k = np.concatenate([np.full(count - k, k) for k in (8, 16, 32)])
-    noise = homogeneous(from_parameters(rng.normal(size=(len(z), 6)) * [9, 9, 1, 1, 5, 5], shape_yx=SHAPE))
-    return FarPairs(z, k, (made.maps[z - k] @ noise @ np.linalg.inv(made.maps[z]))[:, :2])
-
-
-def wander(errors: Float64Array) -> Float64Array:
-    """Largest error along z of shift (y, x), rotation and scale, px."""
-    return np.asarray(np.abs(errors).max(axis=0))[:4]
+from ssem_dask.composition.separation.anchored import Beside, SlowSolver
+from tests.support.affine_volumes import COUNT, FRAME, SHAPE, affine_volume, far_pairs, landmarks, slow_drift, wander
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -17,7 +17,7 @@ from ssem_dask.storage.fields import FieldInfo, create_coarse, create_field
 from ssem_dask.storage.quality import QualityInfo
 from ssem_dask.storage.run_group import create_run
 from ssem_dask.storage.volume import VolumeInfo, create_volume
-from tests.laws.strategies import smooth_noise
+from tests.support.strategies import smooth_noise
 
 SECTIONS, NODES, SPACING = 5, (72, 80), 16
 WINDOW = 20 * SPACING, 24 * SPACING

@@ -8,7 +8,7 @@ from ssem_dask.composition.relax.node_weights import node_weights
 from ssem_dask.composition.relax.relative import split_pairs
 from ssem_dask.composition.relax.relax_config import RelaxConfig
 from ssem_dask.field.grid import Grid
-from tests.unit.composition.test_relax import (
+from tests.support.relaxed_sequences import (
     NODES,
     SPACING,
     compose_pairs,

@@ -1,6 +1,6 @@
 """Sections out of order or shown twice are found; sections in order, damaged ones among them, are left in peace."""
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,6 @@ from ssem_dask.registration.coarse_alignment.pair import CoarseConfig, CoarseSec
 from ssem_dask.types import AnyArray, Float64Array
 
 COUNT = 14
-DATA = Path(os.environ.get("SSEM_DATA_DIR", Path(__file__).parents[4] / "shared" / "data"))
 IN_ORDER = Order(misplaced=[], twice=[])
 
 
@@ -44,14 +43,6 @@ def similarity(images: AnyArray) -> Float64Array:
             pair = estimate_pair(fixed=fixed, moving=sections[z - k], pixel=1.0, start=None)
             out[k - 1, z] = pair.similarity
     return out
-
-
-def real(name: str) -> AnyArray:
-    """Sections of a real volume."""
-    path = DATA / {"vnc": "vnc_sstem", "fibsem": "flyem_fibsem"}[name] / "images.tif"
-    if not path.exists():
-        pytest.skip(f"{path} is not there; set SSEM_DATA_DIR to the folder of the real volumes.")
-    return np.asarray(tifffile.imread(path))
 
 
 def phantom() -> AnyArray:
@@ -97,8 +88,8 @@ def test_few_pairs_are_no_evidence(steps: int) -> None:
 
 @pytest.mark.parametrize("kind", ["in order", "swapped", "twice"])
 @pytest.mark.parametrize("name", ["vnc", "phantom"])
-def test_images(name: str, kind: str) -> None:
-    images = phantom() if name == "phantom" else real("vnc")[:10]
+def test_images(name: str, kind: str, real_sections: Callable[[str], Path]) -> None:
+    images = phantom() if name == "phantom" else tifffile.imread(real_sections("vnc_sstem/images.tif"))[:10]
     order = {"in order": list(range(10)), "swapped": [0, 1, 2, 3, 5, 4, 6, 7, 8, 9], "twice": [0, 1, 2, 3, 3, 4, 5, 6]}
     expected = {
         "in order": IN_ORDER,
@@ -110,6 +101,9 @@ def test_images(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("step", [1, 4])
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_real_sections_of_any_thickness_are_in_order(axis: int, step: int) -> None:
-    images = np.moveaxis(real("fibsem"), axis, 0)[100 : 100 + 12 * step : step]
+def test_real_sections_of_any_thickness_are_in_order(
+    axis: int, step: int, real_sections: Callable[[str], Path]
+) -> None:
+    cube = tifffile.imread(real_sections("flyem_fibsem/images.tif"))
+    images = np.moveaxis(cube, axis, 0)[100 : 100 + 12 * step : step]
     assert check_order(similarity(images)) == IN_ORDER

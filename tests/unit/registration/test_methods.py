@@ -1,4 +1,4 @@
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,38 +23,11 @@ from ssem_dask.registration.methods import (
 )
 from ssem_dask.registration.pairs import covering_lattice, local_correlation
 from ssem_dask.registration.ssemnet.optimise import SsemnetConfig
-from ssem_dask.registration.vector_map import Interpolation, VectorMap, covering_nodes
+from ssem_dask.registration.vector_map import Interpolation
+from tests.support.textures import deformed_sections, texture
 
-REPOSITORY = Path(__file__).parents[3]
-DATA = Path(os.environ.get("SSEM_DATA_DIR", REPOSITORY.parent / "shared" / "data"))
 SIDE = 192
 FAST = SsemnetConfig(encoder="lcn", node_spacing=48.0, scales=(4, 2, 1), iterations=(30, 20, 10))
-
-
-def _texture(seed: int, side: int = SIDE) -> torch.Tensor:
-    noise = torch.randn(2, 1, side, side, generator=torch.Generator().manual_seed(seed))
-    fine = torch.nn.functional.avg_pool2d(noise[:1], 5, stride=1, padding=2)
-    wide = torch.nn.functional.avg_pool2d(noise[1:], 21, stride=1, padding=10)
-    return (fine / fine.std() + wide / wide.std())[0, 0] * 25 + 128
-
-
-def _bend(seed: int, rms: float, grid: Grid) -> torch.Tensor:
-    nodes = covering_nodes(grid, spacing=96.0)
-    field = VectorMap(torch.randn(2, *nodes.shape, generator=torch.Generator().manual_seed(seed)), nodes, "bspline").on(
-        grid
-    )
-    return field * rms / float(field.square().sum(dim=0).mean().sqrt())
-
-
-def _window(sections: torch.Tensor, *, rms: float) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Sections deformed by known fields: observed(p) = truth(p + d(p))."""
-    grid = Grid((sections.shape[1], sections.shape[2]), 1.0)
-    bends = [_bend(10 + z, rms, grid) for z in range(len(sections))]
-    observed = [
-        sample(s[None], grid=grid, positions=grid.positions() + d, kind="bicubic")[0]
-        for s, d in zip(sections, bends, strict=True)
-    ]
-    return torch.stack(observed), bends
 
 
 def _register(images, *, config=None, valid=None, neighbours=1, core=None, spacing=8, mip=0):
@@ -83,7 +56,7 @@ def _error(pair: torch.Tensor, *, moving: torch.Tensor, fixed: torch.Tensor, spa
 
 
 def test_every_method_finds_a_known_deformation_and_names_its_encoder():
-    observed, bends = _window(_texture(1).expand(2, -1, -1), rms=3.0)
+    observed, bends = deformed_sections(texture(1).expand(2, -1, -1), rms=3.0)
     for method in ("gauss_newton", "ssemnet"):
         config = RegisterConfig(method=method, ssemnet=FAST)
         found = register_window(
@@ -105,7 +78,7 @@ def test_every_method_finds_a_known_deformation_and_names_its_encoder():
 
 @pytest.mark.parametrize("kind", ["bilinear", "bicubic", "bspline", "tps"])
 def test_a_known_deformation_comes_back(kind: Interpolation):
-    observed, bends = _window(_texture(1).expand(2, -1, -1), rms=3.0)
+    observed, bends = deformed_sections(texture(1).expand(2, -1, -1), rms=3.0)
     found = _register(observed, config=FAST.model_copy(update={"interpolation": kind}))
     before = _error(torch.zeros_like(found.fields[0, 1]), moving=bends[0], fixed=bends[1])
     after = _error(found.fields[0, 1], moving=bends[0], fixed=bends[1])
@@ -114,7 +87,7 @@ def test_a_known_deformation_comes_back(kind: Interpolation):
 
 
 def test_the_shipped_autoencoder_finds_it_too():
-    observed, bends = _window(_texture(1).expand(2, -1, -1), rms=3.0)
+    observed, bends = deformed_sections(texture(1).expand(2, -1, -1), rms=3.0)
     found = _register(observed, config=FAST.model_copy(update={"encoder": "autoencoder"}))
     before = _error(torch.zeros_like(found.fields[0, 1]), moving=bends[0], fixed=bends[1])
     after = _error(found.fields[0, 1], moving=bends[0], fixed=bends[1])
@@ -122,20 +95,20 @@ def test_the_shipped_autoencoder_finds_it_too():
 
 
 def test_equal_sections_stay_where_they_are():
-    found = _register(_texture(2).expand(3, -1, -1).clone(), neighbours=2)
+    found = _register(texture(2).expand(3, -1, -1).clone(), neighbours=2)
     assert float(found.fields[0, 1:].abs().max()) < 0.05
     assert float(found.fields[1, 2:].abs().max()) < 0.05
 
 
 def test_pairs_of_k_2_are_what_two_of_k_1_make():
-    observed, bends = _window(_texture(3).expand(3, -1, -1), rms=2.0)
+    observed, bends = deformed_sections(texture(3).expand(3, -1, -1), rms=2.0)
     found = _register(observed, neighbours=2)
     direct = _error(found.fields[1, 2], moving=bends[0], fixed=bends[2])
     assert float(direct.nanmedian()) < 0.6
 
 
 def test_what_does_not_exist_is_unknown():
-    observed, _ = _window(_texture(1).expand(2, -1, -1), rms=1.0)
+    observed, _ = deformed_sections(texture(1).expand(2, -1, -1), rms=1.0)
     found = _register(observed, neighbours=3)
     assert found.fields.shape == (3, 2, 2, SIDE // 8, SIDE // 8)
     assert found.fields.dtype == found.confidence.dtype == torch.float32
@@ -146,14 +119,14 @@ def test_what_does_not_exist_is_unknown():
 
 
 def test_core_names_the_sections_whose_pairs_are_wanted():
-    observed, _ = _window(_texture(1).expand(4, -1, -1), rms=1.0)
+    observed, _ = deformed_sections(texture(1).expand(4, -1, -1), rms=1.0)
     whole, part = _register(observed), _register(observed, core=range(2, 4))
     torch.testing.assert_close(part.fields, whole.fields[:, 2:], equal_nan=True)
     torch.testing.assert_close(part.confidence, whole.confidence[:, 2:])
 
 
 def test_a_section_without_tissue_breaks_nothing():
-    observed, bends = _window(_texture(1).expand(4, -1, -1), rms=2.0)
+    observed, bends = deformed_sections(texture(1).expand(4, -1, -1), rms=2.0)
     observed[1] = 0.0
     valid = torch.ones_like(observed, dtype=torch.bool)
     valid[1] = False
@@ -171,7 +144,7 @@ def test_all_blank_is_all_unknown():
 
 
 def test_empty_space_is_unknown_and_does_not_disturb_the_tissue():
-    observed, bends = _window(_texture(1).expand(2, -1, -1), rms=2.0)
+    observed, bends = deformed_sections(texture(1).expand(2, -1, -1), rms=2.0)
     valid = torch.ones_like(observed, dtype=torch.bool)
     valid[1, :, :64] = False
     observed = torch.where(valid, observed, torch.zeros_like(observed))
@@ -183,8 +156,8 @@ def test_empty_space_is_unknown_and_does_not_disturb_the_tissue():
 
 
 def test_junk_lowers_the_confidence_and_not_the_rest():
-    observed, bends = _window(_texture(1).expand(2, -1, -1), rms=2.0)
-    observed[1, 100:160, 100:160] = _texture(99)[:60, :60]
+    observed, bends = deformed_sections(texture(1).expand(2, -1, -1), rms=2.0)
+    observed[1, 100:160, 100:160] = texture(99)[:60, :60]
     found = _register(observed)
     error = _error(found.fields[0, 1], moving=bends[0], fixed=bends[1])
     assert float(error[:12].nanmedian()) < 0.6
@@ -194,13 +167,13 @@ def test_junk_lowers_the_confidence_and_not_the_rest():
 
 @pytest.mark.parametrize("change", [lambda i: 255 - i, lambda i: i * 200 + 5000, lambda i: i / 255])
 def test_polarity_and_bit_depth_do_not_matter(change):
-    observed, bends = _window(_texture(1).expand(2, -1, -1), rms=2.0)
+    observed, bends = deformed_sections(texture(1).expand(2, -1, -1), rms=2.0)
     found = _register(change(observed))
     assert float(_error(found.fields[0, 1], moving=bends[0], fixed=bends[1]).nanmedian()) < 0.6
 
 
 def test_displacements_are_mip_0_pixels_at_any_mip():
-    observed, bends = _window(_texture(1, side=256).expand(2, -1, -1), rms=3.0)
+    observed, bends = deformed_sections(texture(1, side=256).expand(2, -1, -1), rms=3.0)
     at_mip_1 = torch.nn.functional.avg_pool2d(observed[:, None], 2)[:, 0]
     found = _register(at_mip_1, mip=1)
     error = _error(found.fields[0, 1], moving=bends[0], fixed=bends[1])
@@ -208,7 +181,7 @@ def test_displacements_are_mip_0_pixels_at_any_mip():
 
 
 def test_a_grid_with_an_origin_gives_the_same_fields():
-    observed, _ = _window(_texture(1).expand(2, -1, -1), rms=2.0)
+    observed, _ = deformed_sections(texture(1).expand(2, -1, -1), rms=2.0)
     valid = torch.ones_like(observed, dtype=torch.bool)
     at_origin = _register(observed, spacing=16)
     moved = register_window(
@@ -258,7 +231,7 @@ def test_misuse_is_one_clear_sentence():
     with pytest.raises(ConfigError, match="resolve"):
         _register(images, config=SsemnetConfig())
     with pytest.raises(WeightsError, match="neither a built-in encoder"):
-        _register(_texture(1).expand(2, -1, -1), config=FAST.model_copy(update={"encoder": "none"}))
+        _register(texture(1).expand(2, -1, -1), config=FAST.model_copy(update={"encoder": "none"}))
 
 
 def test_another_method_can_be_added():
@@ -312,12 +285,11 @@ def test_local_correlation_knows_equal_from_unrelated():
     assert (local_correlation(a, a, mask=0 * mask, grid=grid, side=9).values == 0).all()
 
 
-@pytest.mark.skipif(not (DATA / "flyem_fibsem").is_dir(), reason="real sections are absent: set SSEM_DATA_DIR")
-def test_real_sections_come_back():
+def test_real_sections_come_back(real_sections: Callable[[str], Path]) -> None:
     """Planes 40 nm apart: a deformed run against a run on the undeformed planes, which holds the natural motion."""
-    planes = tifffile.imread(DATA / "flyem_fibsem" / "images.tif")[:9:4]
+    planes = tifffile.imread(real_sections("flyem_fibsem/images.tif"))[:9:4]
     truth = torch.from_numpy(planes.astype(np.float32))
-    observed, bends = _window(truth, rms=4.0)
+    observed, bends = deformed_sections(truth, rms=4.0)
     config = resolve(RegisterConfig(), pixel_size=10.0).ssemnet
     natural = _register(truth, config=config)
     found = _register(observed, config=config)

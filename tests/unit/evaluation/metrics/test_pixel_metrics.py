@@ -1,7 +1,7 @@
 """Label overlap and similarity: known answers, and the published figures on real labels."""
 
 import math
-import os
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 
 from ssem_dask.evaluation.metrics.labels import label_overlap, mean_overlap
 from ssem_dask.image.similarity import chunked_correlation, normalised_correlation
-
-DATA = Path(os.environ.get("SSEM_DATA_DIR", Path(__file__).resolve().parents[4] / "shared" / "data"))
 
 
 def everywhere(image: np.ndarray) -> np.ndarray:
@@ -46,10 +44,11 @@ def test_overlap_of_nothing_is_unknown_and_left_out_of_the_mean() -> None:
     assert math.isnan(mean_overlap([unknown]).dice_mean)
 
 
-@pytest.mark.skipif(not (DATA / "flyem_fibsem").exists(), reason=f"needs the FIB-SEM sections in {DATA}")
 @pytest.mark.parametrize(("shift", "mean", "weighted"), [(0, 0.72, 0.85), (5, 0.52, 0.76)])
-def test_dice_of_real_neurites_is_the_published_one(shift: int, mean: float, weighted: float) -> None:
-    sections = tifffile.imread(DATA / "flyem_fibsem" / "labels.tif")[::4]
+def test_dice_of_real_neurites_is_the_published_one(
+    shift: int, mean: float, weighted: float, real_sections: Callable[[str], Path]
+) -> None:
+    sections = tifffile.imread(real_sections("flyem_fibsem/labels.tif"))[::4]
     valid = everywhere(sections[0])
     valid[:, :shift] = False
     overlap = mean_overlap([label_overlap(a, np.roll(b, shift, axis=1), valid=valid) for a, b in pairwise(sections)])

@@ -23,8 +23,8 @@ from ssem_dask.runtime.executor import SerialExecutor
 from ssem_dask.runtime.placement import GPU_STAGES
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.volume import Volume, create_volume
-from tests.integration.conftest import SEPARATE, to_toml
-from tests.integration.test_command_line import assert_one_sentence, ssem_dask
+from tests.support.cli import assert_one_sentence, ssem_dask
+from tests.support.runs import SEPARATE, to_toml
 
 SETTINGS: dict[str, Any] = {**SEPARATE, "register": {**SEPARATE["register"], "window": 128, "halo": 32}}
 

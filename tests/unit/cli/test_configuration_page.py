@@ -1,8 +1,7 @@
-from pathlib import Path
-
 from ssem_dask.cli.configuration_page import configuration_markdown
+from tests.support.real_data import REPOSITORY
 
 
 def test_the_document_is_the_one_the_records_make() -> None:
-    path = Path(__file__).resolve().parents[3] / "docs" / "configuration.md"
+    path = REPOSITORY / "docs" / "configuration.md"
     assert path.read_text() == configuration_markdown(), "run `make docs`"

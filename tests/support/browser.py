@@ -1,0 +1,44 @@
+"""A page that is watched, and the viewer as a process."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+
+from playwright.sync_api import Page
+
+
+@dataclass
+class Watched:
+    """A page, and what it complained of."""
+
+    page: Page
+    complaints: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def watch(self, page: Page) -> Page:
+        page.on(
+            "console", lambda m: m.type in ("error", "warning") and self.complaints.append(f"{m.text} {m.location}")
+        )
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", lambda request: self.requests.append(request.url))
+        return page
+
+
+def start_viewer(run: str, *words: str) -> tuple[subprocess.Popen[str], str]:
+    """The process of `ssem-dask view`, and its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ssem_dask.cli", "view", run, "--print-url", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def stop_viewer(process: subprocess.Popen[str]) -> None:
+    """Ctrl-C."""
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 0
