@@ -37,7 +37,7 @@ from benchmarks.made_volume import DEPTH, make_volume
 from ssem_dask.config.schema import make_config
 from ssem_dask.driver import pipeline
 from ssem_dask.runtime.clusters.local import start_local, start_on_gpus
-from ssem_dask.runtime.events import Silent
+from ssem_dask.runtime.events import SilentObserver
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.stages import downsample
 from ssem_dask.stages.render import RenderTask, Warping, render_tasks
@@ -224,7 +224,7 @@ def _align(
     row["task_s"] = {name: sorted(seconds)[:: max(1, len(seconds) // 12)] for name, seconds in clock.tasks.items()}
 
 
-class _Clock(Silent):
+class _Clock(SilentObserver):
     """Seconds of every stage and of its tasks together, what they read and wrote, and how busy the GPUs are."""
 
     def __init__(self, gpus: int, *, kill_after: int | None = None) -> None:

@@ -37,8 +37,8 @@ from ssem_dask.config.schema import make_config
 from ssem_dask.driver import pipeline
 from ssem_dask.geometry.box import Box
 from ssem_dask.runtime.clusters import open_cluster
-from ssem_dask.runtime.events import Silent
-from ssem_dask.runtime.executor import Load, Work
+from ssem_dask.runtime.events import SilentObserver
+from ssem_dask.runtime.executor import ExecutorLoad, Work
 from ssem_dask.stages import register
 from ssem_dask.storage.ledger import Ledger, encode
 from ssem_dask.storage.volume import VolumeInfo, create_volume
@@ -50,7 +50,7 @@ WORKERS = (1, 10, 100, 1_000, 10_000)
 SECONDS = {"coarse": 60.0, "register": 200.0, "compose": 60.0, "render": 10.0, "downsample": 4.0, "measure": 60.0}
 """Mean seconds of a task by stage, unless a recorded run gives others: about what a core of 2024 takes."""
 _FAILING = 2e-5
-_NOTHING = Silent()
+_NOTHING = SilentObserver()
 
 
 class Cluster:
@@ -152,9 +152,9 @@ class SimulatedExecutor:
             files={f"fields/pairs/c/{task.key[-30:]}": 123456},
         )
 
-    def load(self) -> Load:
+    def load(self) -> ExecutorLoad:
         """Not asked."""
-        return Load(running=0, workers=self.clusters[-1].workers)
+        return ExecutorLoad(running=0, workers=self.clusters[-1].workers)
 
     def publish(self, numbers: Mapping[str, Any]) -> None:
         """Nobody looks."""

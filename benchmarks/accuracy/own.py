@@ -19,7 +19,7 @@ from ssem_dask.evaluation.candidates import Run
 from ssem_dask.field.affine import apply_affine
 from ssem_dask.field.grid import Grid
 from ssem_dask.registration.triton import kernels_run_on
-from ssem_dask.runtime.events import Silent, StageStarted
+from ssem_dask.runtime.events import SilentObserver, StageStarted
 
 _AFFINE_SPACING = 16
 _FIELD_STAGES = ("coarse", "mask", "calibrate", "register", "compose")
@@ -111,7 +111,7 @@ def _computing(device: str | None) -> Iterator[None]:
         yield
 
 
-class _StageClock(Silent):
+class _StageClock(SilentObserver):
     """CPU seconds of every stage, and what the run said of its choices."""
 
     def __init__(self) -> None:

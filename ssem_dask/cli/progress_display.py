@@ -18,7 +18,7 @@ from rich.text import Text
 
 from ssem_dask.cli import console
 from ssem_dask.runtime.events import Observer, StageStarted
-from ssem_dask.runtime.executor import Executor, Load
+from ssem_dask.runtime.executor import Executor, ExecutorLoad
 from ssem_dask.runtime.progress import Clock, StageProgress
 from ssem_dask.task import Outcome, TaskReport
 from ssem_dask.units import duration, plural, si
@@ -57,11 +57,11 @@ def observer_for(executor: Executor, *, as_json: bool) -> Iterator[Observer]:
 class RecentLoad:
     """What an executor is at, asked at most once a second."""
 
-    def __init__(self, ask: Callable[[], Load], *, clock: Clock = time.monotonic) -> None:
+    def __init__(self, ask: Callable[[], ExecutorLoad], *, clock: Clock = time.monotonic) -> None:
         self._ask, self._clock = ask, clock
-        self._load, self._last = Load(0, 0), -_LOAD_SECONDS
+        self._load, self._last = ExecutorLoad(0, 0), -_LOAD_SECONDS
 
-    def __call__(self) -> Load:
+    def __call__(self) -> ExecutorLoad:
         """The last answer, if it is no older."""
         now = self._clock()
         if now - self._last >= _LOAD_SECONDS:
@@ -73,7 +73,7 @@ class RecentLoad:
 class Bars:
     """One bar a stage, and a line about the one that runs."""
 
-    def __init__(self, load: Callable[[], Load], *, clock: Clock = time.monotonic) -> None:
+    def __init__(self, load: Callable[[], ExecutorLoad], *, clock: Clock = time.monotonic) -> None:
         self._load, self._clock = load, clock
         self._stages: list[StageProgress] = []
 
@@ -101,7 +101,9 @@ class Bars:
 class Lines:
     """A line when a stage begins and ends, and one every ten seconds in between."""
 
-    def __init__(self, say: Callable[[str], None], load: Callable[[], Load], *, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self, say: Callable[[str], None], load: Callable[[], ExecutorLoad], *, clock: Clock = time.monotonic
+    ) -> None:
         self._say, self._load, self._clock = say, load, clock
         self._progress: StageProgress | None = None
         self._last = 0.0
@@ -146,7 +148,7 @@ class Lines:
 class Events:
     """One JSON object a line: stage_started, progress, task_failed, stage_ended, note."""
 
-    def __init__(self, to: Console, load: Callable[[], Load], *, clock: Clock = time.monotonic) -> None:
+    def __init__(self, to: Console, load: Callable[[], ExecutorLoad], *, clock: Clock = time.monotonic) -> None:
         self._to, self._load, self._clock = to, load, clock
         self._progress: StageProgress | None = None
         self._last = 0.0
@@ -187,7 +189,7 @@ class Events:
         self._to.file.flush()
 
 
-def bars(stages: Sequence[StageProgress], *, now: float, load: Callable[[], Load] | None) -> RenderableType:
+def bars(stages: Sequence[StageProgress], *, now: float, load: Callable[[], ExecutorLoad] | None) -> RenderableType:
     """A bar for each stage, and a line about the last one that has begun and not ended."""
     table = Table.grid(padding=(0, 1))
     for justify in _JUSTIFY:
@@ -209,7 +211,7 @@ def bars(stages: Sequence[StageProgress], *, now: float, load: Callable[[], Load
     return Group(table, Text(f"{current.stage}: {told}", style="dim", overflow="fold"))
 
 
-def describe(progress: StageProgress, *, now: float, load: Load | None) -> str:
+def describe(progress: StageProgress, *, now: float, load: ExecutorLoad | None) -> str:
     """Failures, what runs where, rate and bytes, in a line."""
     parts = [f"{progress.failed:,} failed"]
     if load is not None:

@@ -25,7 +25,7 @@ from ssem_dask.config.schema import make_config
 from ssem_dask.driver.pipeline import Plan, plan, run
 from ssem_dask.errors import ConfigError
 from ssem_dask.geometry.box import Box
-from ssem_dask.runtime.events import Silent
+from ssem_dask.runtime.events import SilentObserver
 from ssem_dask.runtime.execute import execute
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.runtime.placement import GPU_STAGES, GPU_THREADS
@@ -139,7 +139,7 @@ def measure_cost(
     with _scratch(job.output) as folder:
         copy_crop(job, crop, join(folder, "crop.zarr"))
         sample = plan(make_config(_sample_tree(job, crop, folder), where="The sample"))
-        summary = run(sample, executor=executor, observer=Silent())
+        summary = run(sample, executor=executor, observer=SilentObserver())
         if summary.failed:
             first = summary.failed[0]
             raise ConfigError(

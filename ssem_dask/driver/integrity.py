@@ -17,7 +17,7 @@ from ssem_dask.stages.job import Job
 from ssem_dask.stages.stage import Stage
 from ssem_dask.storage.ledger import open_ledger, page_of
 from ssem_dask.storage.location import delete
-from ssem_dask.storage.retry import patient
+from ssem_dask.storage.retry import LONG_RETRY_S, retry_for
 from ssem_dask.task import Cause, Outcome, Task, TaskReport
 
 _NOT_BY_DAMAGE = (Cause.OUT_OF_MEMORY, Cause.GPU_OUT_OF_MEMORY, Cause.WORKER_LOST, Cause.TIMEOUT)
@@ -87,7 +87,7 @@ class _Footprints:
 def verify_task(task: Task, *, job: Job, stage: _Footprints) -> TaskReport:
     """Read what a task wrote; where it is damaged, mark that in the ledger. Returns the entry as it is now."""
     ledger = open_ledger(task.output)
-    with patient():
+    with retry_for(LONG_RETRY_S):
         entry = ledger.read(task.key)
         if entry is None or not entry.outcome.stands:
             return entry or TaskReport(key=task.key, digest=task.digest, outcome=Outcome.STALE)

@@ -26,9 +26,9 @@ from ssem_dask.errors import LayoutError, LeaseLostError, OutputError
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.runtime.clusters import open_cluster
-from ssem_dask.runtime.events import Observer, Silent
-from ssem_dask.runtime.exclusive_driver import driving
-from ssem_dask.runtime.executor import Executor, about_dashboard
+from ssem_dask.runtime.events import Observer, SilentObserver
+from ssem_dask.runtime.exclusive_driver import exclusive_driver
+from ssem_dask.runtime.executor import Executor, dashboard_message
 from ssem_dask.stages import calibrate, coarse, downsample, mask, register, render
 from ssem_dask.stages.compose import compose_stage as compose
 from ssem_dask.stages.files import written_files
@@ -138,7 +138,7 @@ def run(plan: Plan, *, executor: Executor, observer: Observer, allow_missing: bo
     if not exists(plan.job.output):
         refuse_blank(plan.job)
     open_run(plan)
-    with driving(plan.job.output, executor) as guarded:
+    with exclusive_driver(plan.job.output, executor) as guarded:
         _refuse_changed_source(plan.job)
         return carry_on(plan, None, executor=guarded, observer=observer, allow_missing=allow_missing)
 
@@ -152,7 +152,7 @@ def carry_on(
     allow_missing: bool,
     changes: dict[str, Any] | None = None,
 ) -> Summary:
-    """Mark what is stale, then do what is left to do of a run that is there; the caller is `driving` it.
+    """Mark what is stale, then do what is left to do of a run that is there; the caller holds `exclusive_driver`.
 
     What fails since something that it reads was damaged, though it had been written well, is done once more after that
     has been written again.
@@ -176,7 +176,7 @@ def carry_on(
         mark_stale(again, ledger)
         if chosen is None:
             remember(plan.job, stamps)
-        for line in (about_dashboard(executor), *plan.choices):
+        for line in (dashboard_message(executor), *plan.choices):
             if line is not None:
                 observer.note(line)
         _tell_again(again, observer)
@@ -349,6 +349,6 @@ def align(
         task_gpu_memory=planned.gpu_memory,
     )
     try:
-        return run(planned, executor=executor, observer=observer or Silent(), allow_missing=allow_missing)
+        return run(planned, executor=executor, observer=observer or SilentObserver(), allow_missing=allow_missing)
     finally:
         executor.close()

@@ -15,7 +15,7 @@ from ssem_dask.driver.source_fingerprints import changed_sections, source_stamps
 from ssem_dask.errors import ConfigError
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.runtime.events import Observer
-from ssem_dask.runtime.exclusive_driver import driving
+from ssem_dask.runtime.exclusive_driver import exclusive_driver
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.run_group import read_run, update_run
@@ -110,7 +110,7 @@ def run_again(planned: RerunPlan, *, executor: Executor, observer: Observer, all
 
     What had never been done is done as well: the run goes on as far as it can.
     """
-    with driving(planned.plan.job.output, executor) as guarded:
+    with exclusive_driver(planned.plan.job.output, executor) as guarded:
         return carry_on(
             planned.plan,
             planned.chosen,
@@ -137,7 +137,7 @@ def verify_run(output: str, *, executor: Executor, observer: Observer) -> Summar
         OutputError: a driver is at work on it.
     """
     planned = plan_rerun(output, Selection()).plan
-    with driving(output, executor) as guarded:
+    with exclusive_driver(output, executor) as guarded:
         for report in verify(planned.job, stages=STAGES, executor=guarded):
             if report.restore:
                 observer.note(f"{report.key}: {report.message}")

@@ -6,7 +6,7 @@
 from dataclasses import dataclass, field, replace
 
 from ssem_dask.runtime.exclusive_driver import lease_url
-from ssem_dask.storage.lease import is_driven
+from ssem_dask.storage.lease import is_held
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.run_group import read_state
 from ssem_dask.task import Outcome, TaskReport
@@ -56,7 +56,7 @@ def run_status(output: str) -> Summary:
     summary = Summary(output=output, state=state)
     for report in open_ledger(output).reports(None):
         summary.add(report)
-    if state == "running" and not is_driven(lease_url(output)):
+    if state == "running" and not is_held(lease_url(output)):
         summary.state = "incomplete"  # its driver is dead
     # An entry may have become stale, or been marked as damaged, after the run had ended.
     elif state == "complete" and (summary.failed or any(Outcome.STALE in stage for stage in summary.counts.values())):

@@ -18,7 +18,7 @@ Stamps = dict[tuple[int, int, int], str]
 
 def source_stamps(job: Job) -> Stamps:
     """Of the source as it is now."""
-    return open_source(job).stamps()
+    return open_source(job).fingerprints()
 
 
 def changed_sections(job: Job, now: Stamps) -> list[Region]:

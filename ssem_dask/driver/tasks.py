@@ -15,7 +15,7 @@ from ssem_dask.runtime.events import Observer, StageStarted
 from ssem_dask.runtime.execute import execute
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.runtime.pages import PageWriter
-from ssem_dask.runtime.progress import Published
+from ssem_dask.runtime.progress import PublishingObserver
 from ssem_dask.stages.stage import Estimate
 from ssem_dask.storage.ledger import Ledger, open_ledger, page_of
 from ssem_dask.task import Outcome, Result, Task, TaskReport
@@ -52,7 +52,7 @@ def run_generations(
         allow_missing: go on after a generation in which a task failed.
         only: of the tasks that failed, these alone are done again; None: all.
     """
-    observer = Published(observer, executor)
+    observer = PublishingObserver(observer, executor)
     ledger = open_ledger(summary.output)
     pages = set(ledger.pages(name))
     summary.counts.setdefault(name, {})

@@ -28,7 +28,7 @@ from distributed.scheduler import KilledWorker
 
 from ssem_dask.errors import ClusterError
 from ssem_dask.runtime.execute import unfinished
-from ssem_dask.runtime.executor import Load, Work
+from ssem_dask.runtime.executor import ExecutorLoad, Work
 from ssem_dask.runtime.placement import GPU, has_labels, labels_of
 from ssem_dask.runtime.pool import Pool
 from ssem_dask.runtime.prometheus import set_metrics
@@ -65,7 +65,7 @@ class _Flight:
 
 
 @dataclass(slots=True)
-class _Pace:
+class _Deadline:
     """How long the tasks of a stage take, and so may take."""
 
     given: float | None
@@ -150,7 +150,7 @@ class DaskExecutor:
             return
         self._enter(first.stage)
         tasks = chain([first], tasks)
-        pace = _Pace(self._deadline)
+        pace = _Deadline(self._deadline)
         suspects: list[Task] = []
         for task, report in self._stream(work, tasks, pace, in_flight=None):
             if report is None:
@@ -161,11 +161,11 @@ class DaskExecutor:
             message = f"Every worker that ran {task.key} died; it may need more memory than a worker has."
             yield report or unfinished(replace(task, lost=task.lost + 1), cause=Cause.WORKER_LOST, message=message)
 
-    def load(self) -> Load:
+    def load(self) -> ExecutorLoad:
         """Tasks beyond the threads that there are wait at the workers."""
         threads = self._client.nthreads()
         running = min(len(self._flights), int(sum(threads.values())))
-        return Load(running=running, workers=len(threads), gpus=self._gpus)
+        return ExecutorLoad(running=running, workers=len(threads), gpus=self._gpus)
 
     def publish(self, numbers: Mapping[str, Any]) -> None:
         """Set metrics in the scheduler's process, which serves them beside its dashboard."""
@@ -180,7 +180,7 @@ class DaskExecutor:
     def close(self) -> None:
         """Disconnect, and stop the cluster if this client started it."""
         cluster = self._client.cluster
-        with _unheard():
+        with _silenced():
             self._client.close()
             if cluster is not None:
                 cluster.close()
@@ -195,7 +195,7 @@ class DaskExecutor:
         self._threads_at = float("-inf")
 
     def _stream(
-        self, work: Work, tasks: Iterable[Task], pace: _Pace, *, in_flight: int | None
+        self, work: Work, tasks: Iterable[Task], pace: _Deadline, *, in_flight: int | None
     ) -> Iterator[tuple[Task, TaskReport | None]]:
         """Submit tasks as others end; None in flight: two for each thread that there is at the time.
 
@@ -246,7 +246,7 @@ class DaskExecutor:
             window.flights[key] = _Flight(task, future, time.monotonic(), tries=flight.tries if flight else 1)
             future.add_done_callback(window.ended.put)
 
-    def _look(self, window: _Window, pace: _Pace) -> Iterator[tuple[Task, TaskReport | None]]:
+    def _look(self, window: _Window, pace: _Deadline) -> Iterator[tuple[Task, TaskReport | None]]:
         """Look at the cluster, and for tasks that have reached their deadline."""
         now = time.monotonic()
         with suppress(Empty):
@@ -325,7 +325,7 @@ class DaskExecutor:
 
 
 @contextmanager
-def _unheard() -> Iterator[None]:
+def _silenced() -> Iterator[None]:
     """Let a cluster go without its parts' last words, which a user would take for an error."""
     loggers = [logging.getLogger(name) for name in _CHATTER]
     levels = [logger.level for logger in loggers]

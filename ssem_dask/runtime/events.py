@@ -40,7 +40,7 @@ class Observer(Protocol):
         ...
 
 
-class Silent:
+class SilentObserver:
     """An observer that says nothing."""
 
     def stage_started(self, event: StageStarted) -> None:

@@ -4,15 +4,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from ssem_dask.runtime.executor import Executor, Load, Work
-from ssem_dask.storage.lease import Lease, held
+from ssem_dask.runtime.executor import Executor, ExecutorLoad, Work
+from ssem_dask.storage.lease import Lease, hold_lease
 from ssem_dask.storage.location import join
-from ssem_dask.storage.retry import patient
+from ssem_dask.storage.retry import LONG_RETRY_S, retry_for
 from ssem_dask.task import Task, TaskReport
 
 
 @contextmanager
-def driving(output: str, executor: Executor) -> Iterator[Executor]:
+def exclusive_driver(output: str, executor: Executor) -> Iterator[Executor]:
     """Be the only driver of a run, and patient with its stores.
 
     Yields:
@@ -21,7 +21,7 @@ def driving(output: str, executor: Executor) -> Iterator[Executor]:
     Raises:
         OutputError: another driver is at work.
     """
-    with held(lease_url(output)) as lease, patient():
+    with hold_lease(lease_url(output)) as lease, retry_for(LONG_RETRY_S):
         yield _Guarded(executor, lease)
 
 
@@ -48,7 +48,7 @@ class _Guarded:
             self._lease.check()
             yield report
 
-    def load(self) -> Load:
+    def load(self) -> ExecutorLoad:
         """As in `Executor`."""
         return self._executor.load()
 

@@ -16,7 +16,7 @@ from ssem_dask.field.device import release_gpu_memory
 from ssem_dask.runtime.memory import keep_freed_memory
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.location import delete, join
-from ssem_dask.storage.retry import patient
+from ssem_dask.storage.retry import LONG_RETRY_S, retry_for
 from ssem_dask.task import Cause, Outcome, Result, Task, TaskReport
 
 _LOG_LINES = 30
@@ -42,7 +42,7 @@ def execute(
     outcome, cause, log = Outcome.FAILED, None, ""
     result, written = Result(outcome=Outcome.FAILED), dict[str, int]()
     try:
-        with patient():
+        with retry_for(LONG_RETRY_S):
             if task.attempt > 1 and files is not None:
                 # Writing a part of a shard reads it first: one that the last attempt left torn would fail for ever.
                 for path in files(task):
@@ -73,7 +73,7 @@ def execute(
         log=log,
         changes=dict(task.changes),
     )
-    with patient():
+    with retry_for(LONG_RETRY_S):
         open_ledger(task.output).write(report)
     return report
 

@@ -14,7 +14,7 @@ Work: TypeAlias = Callable[[Task], TaskReport]
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class ExecutorLoad:
     """What an executor is at."""
 
     running: int
@@ -37,7 +37,7 @@ class Executor(Protocol):
         """Run `work` on each task and yield the reports as they come; `tasks` is consumed lazily."""
         ...
 
-    def load(self) -> Load:
+    def load(self) -> ExecutorLoad:
         """What it is at; may be asked from any thread."""
         ...
 
@@ -50,7 +50,7 @@ class Executor(Protocol):
         ...
 
 
-def about_dashboard(executor: Executor) -> str | None:
+def dashboard_message(executor: Executor) -> str | None:
     """A line about where to look, if there is a dashboard."""
     if not executor.dashboard:
         return None
@@ -76,9 +76,9 @@ class SerialExecutor:
                 self._running = 0
             yield report
 
-    def load(self) -> Load:
+    def load(self) -> ExecutorLoad:
         """One worker: this process."""
-        return Load(running=self._running, workers=1)
+        return ExecutorLoad(running=self._running, workers=1)
 
     def publish(self, numbers: Mapping[str, Any]) -> None:
         """There is no server that could show them."""

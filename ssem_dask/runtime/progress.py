@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ssem_dask.runtime.events import Observer, StageStarted
-from ssem_dask.runtime.executor import Executor, Load
+from ssem_dask.runtime.executor import Executor, ExecutorLoad
 from ssem_dask.task import Outcome, TaskReport
 
 _PUBLISHED_SECONDS = 1.0
@@ -69,7 +69,7 @@ class StageProgress:
         todo = self.pixels - self.pixels_before - self.pixels_now
         return max(todo, 0) / rate if rate > 0 else None
 
-    def numbers(self, now: float, load: Load | None) -> dict[str, Any]:
+    def numbers(self, now: float, load: ExecutorLoad | None) -> dict[str, Any]:
         """All as plain values, as JSON events and metrics have them; None for what is not known."""
         left = self.left(now)
         return {
@@ -90,7 +90,7 @@ class StageProgress:
 
 
 @dataclass(slots=True)
-class Published:
+class PublishingObserver:
     """An observer that hands everything on, and at most once a second has the executor publish the numbers."""
 
     observer: Observer

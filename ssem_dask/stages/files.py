@@ -13,7 +13,7 @@ from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.stages.job import Job
 from ssem_dask.storage import location
-from ssem_dask.storage.arrays import ZarrArray, decoding, open_array, write_unit
+from ssem_dask.storage.arrays import ZarrArray, open_array, reading_chunks, write_unit
 
 _JSON = ".json"
 
@@ -23,7 +23,7 @@ def written_files(job: Job, footprint: Footprint) -> dict[str, int]:
     files = {}
     for region in footprint.writes:
         for path in _paths(job, region):
-            size = location.size(job.url(path))
+            size = location.file_size(job.url(path))
             if size is not None:
                 files[path] = size
     return files
@@ -41,7 +41,7 @@ def find_damage(job: Job, footprint: Footprint, *, files: Mapping[str, int]) -> 
         A sentence on the first thing that is missing or damaged; empty if all is well.
     """
     for path, size in files.items():
-        found = location.size(job.url(path))
+        found = location.file_size(job.url(path))
         if found != size:
             return f"{job.url(path)}: {'is missing' if found is None else f'has {found} bytes, not {size}'}."
     for region in footprint.writes:
@@ -55,7 +55,7 @@ def find_damage(job: Job, footprint: Footprint, *, files: Mapping[str, int]) -> 
 def _read(job: Job, region: Region) -> None:
     """Decode all chunks of a region, one file's at a time."""
     if region.name.endswith(_JSON):
-        with decoding(job.url(region.name)):
+        with reading_chunks(job.url(region.name)):
             if location.exists(job.url(region.name)):
                 json.loads(location.read_bytes(job.url(region.name)))
         return
@@ -67,7 +67,7 @@ def _read(job: Job, region: Region) -> None:
         index = tuple(
             slice(i * n, min((i + 1) * n, extent)) for i, n, extent in zip(place, unit, array.shape, strict=True)
         )
-        with decoding(f"{job.url(region.name)}: {_key(array, place)}"):
+        with reading_chunks(f"{job.url(region.name)}: {_key(array, place)}"):
             array[index]
 
 

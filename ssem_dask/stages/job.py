@@ -12,7 +12,7 @@ from ssem_dask.stages.configs import (
     RegisterStageConfig,
     RenderStageConfig,
 )
-from ssem_dask.storage.location import inside
+from ssem_dask.storage.location import join_below
 from ssem_dask.storage.volume import VolumeInfo
 from ssem_dask.types import ShapeZYX
 
@@ -73,7 +73,7 @@ class Job:
 
     def url(self, *parts: str) -> str:
         """URL of something inside the run's group; SourceError where a part leads out of it."""
-        return inside(self.output, *parts)
+        return join_below(self.output, *parts)
 
     def sections(self, name: str, start: int = 0, stop: int | None = None) -> Region:
         """Whole sections `start <= z < stop`, clipped to the volume, of an array or file of the run, or of `source`."""

@@ -27,7 +27,7 @@ from ssem_dask.stages.job import Job
 from ssem_dask.stages.source_sections import open_source, read_aligned_sections
 from ssem_dask.stages.stage import Estimate
 from ssem_dask.storage.arrays import ZarrArray, create_array, open_array
-from ssem_dask.storage.formats.detect import open_source as open_any
+from ssem_dask.storage.formats.detect import open_any_format
 from ssem_dask.task import Result, Task
 from ssem_dask.types import AnyArray, Float64Array, ShapeZYX
 
@@ -151,7 +151,7 @@ def user_mip(config: MaskStageConfig, shape: ShapeZYX) -> int:
         SourceError: it cannot be read, is not made of integers, or fits the sections at no mip.
     """
     assert config.user is not None
-    with contextlib.closing(open_any(config.user)) as opened:
+    with contextlib.closing(open_any_format(config.user)) as opened:
         info = opened.info
     if info.dtype.kind not in "iub":
         raise SourceError(
@@ -211,7 +211,7 @@ def _users(job: Job, box: Box) -> AnyArray:
     mip, theirs = _mip(job), user_mip(job.mask, job.shape)
     wanted = box.at_mip(theirs) if theirs <= mip else Box(box.start, box.stop, mip).at_mip(theirs)
     wanted = wanted.clipped((job.shape[0], *shape_at_mip(job.shape[1:], mip=theirs)))
-    with contextlib.closing(open_any(job.mask.user)) as opened:
+    with contextlib.closing(open_any_format(job.mask.user)) as opened:
         band = opened.read(
             z_start=wanted.start[0], z_stop=wanted.stop[0], y_start=wanted.start[1], y_stop=wanted.stop[1]
         )

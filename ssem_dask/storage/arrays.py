@@ -90,7 +90,7 @@ def open_array(url: str, *, mode: Literal["r", "r+"]) -> ZarrArray:
         SourceError: no array is there, the place cannot be reached, or the array holds pickled objects.
     """
     with location.reading(url):
-        location.knock(url)
+        location.probe(url)
         try:
             array = zarr.open_array(location.open_store(url, read_only=mode == "r"), mode=mode)
             _refuse_objects(url, array)
@@ -119,7 +119,7 @@ def create_group(url: str, *, attributes: dict[str, Any]) -> None:
 def group_attributes(url: str) -> dict[str, Any] | None:
     """Attributes of the group (Zarr v2 or v3) at `url`; None where there is no group."""
     with location.reading(url):
-        location.knock(url)
+        location.probe(url)
         try:
             return dict(zarr.open_group(location.open_store(url, read_only=True), mode="r").attrs)
         except (FileNotFoundError, zarr.errors.BaseZarrError):
@@ -129,7 +129,7 @@ def group_attributes(url: str) -> dict[str, Any] | None:
 
 
 @contextmanager
-def decoding(what: str) -> Iterator[None]:
+def reading_chunks(what: str) -> Iterator[None]:
     """Turn what codecs raise over damaged bytes (a wrong checksum, a torn file) into one sentence, a `SourceError`."""
     try:
         yield
@@ -145,7 +145,7 @@ def write_unit(array: ZarrArray) -> tuple[int, ...]:
     return tuple(array.shards or array.chunks)
 
 
-def whole_shards(array: ZarrArray, index: Sequence[slice | int]) -> bool:
+def covers_write_units(array: ZarrArray, index: Sequence[slice | int]) -> bool:
     """Whether `index` covers whole write units; units are clipped at the end of the array.
 
     Args:
@@ -159,7 +159,7 @@ def whole_shards(array: ZarrArray, index: Sequence[slice | int]) -> bool:
     return True
 
 
-def chunk_place(name: str) -> tuple[int, ...]:
+def chunk_index(name: str) -> tuple[int, ...]:
     """The numbers in the name of a chunk's or a shard's file, of any encoding of Zarr v2 and v3; () of another file."""
     parts = name.replace(".", "/").removeprefix("c/").split("/")
     return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else ()

@@ -24,7 +24,7 @@ from typing import Any
 
 from ssem_dask.errors import LeaseLostError, OutputError
 from ssem_dask.storage import location
-from ssem_dask.storage.retry import patient
+from ssem_dask.storage.retry import LONG_RETRY_S, retry_for
 
 BEAT = 5.0
 """Seconds between two renewals."""
@@ -92,7 +92,7 @@ class Lease:
 
 
 @contextmanager
-def held(url: str) -> Iterator[Lease]:
+def hold_lease(url: str) -> Iterator[Lease]:
     """Hold the lease at `url`.
 
     Raises:
@@ -106,7 +106,7 @@ def held(url: str) -> Iterator[Lease]:
         since=datetime.now(UTC).isoformat(timespec="seconds"),
         beat=0,
     )
-    with location.writing(url), patient():
+    with location.writing(url), retry_for(LONG_RETRY_S):
         while not location.create_bytes(url, _content(own)):
             _remove_dead(url)
     lease = Lease(url, own)
@@ -127,7 +127,7 @@ def read_holder(url: str) -> Holder | None:
         return Holder(name="?", host="?", process=0, born="", since="?", beat=0)
 
 
-def is_driven(url: str) -> bool:
+def is_held(url: str) -> bool:
     """Whether a driver seems to be alive, without waiting: one on another host is believed."""
     holder = read_holder(url)
     return holder is not None and _known_alive(holder) is not False

@@ -19,7 +19,7 @@ from itertools import groupby
 from pydantic import TypeAdapter, ValidationError
 
 from ssem_dask.storage import location
-from ssem_dask.storage.retry import carried
+from ssem_dask.storage.retry import in_this_context
 from ssem_dask.task import TaskReport
 
 _REPORT = TypeAdapter(TaskReport)
@@ -61,7 +61,7 @@ class Ledger:
         with ThreadPoolExecutor(_READERS) as writers:
             for page, changed in groupby(reports, key=lambda report: page_of(report.key)):
                 self.forget_page(page)
-                for _ in writers.map(carried(self.write), changed):
+                for _ in writers.map(in_this_context(self.write), changed):
                     pass
 
     def read(self, key: str) -> TaskReport | None:
@@ -100,7 +100,7 @@ class Ledger:
         if len(keys) < _READERS // 4:
             return {key: self.read(key) for key in keys}
         with ThreadPoolExecutor(_READERS) as readers:
-            return dict(zip(keys, readers.map(carried(self.read), keys), strict=True))
+            return dict(zip(keys, readers.map(in_this_context(self.read), keys), strict=True))
 
     def loose_keys(self, page: str) -> list[str]:
         """Keys of the entries in a page's folder, torn ones too, by one listing."""
@@ -163,11 +163,11 @@ class Ledger:
 
     def entry_url(self, key: str) -> str:
         """Where the entry of a task lies."""
-        location.inside(self.url, key)  # the page may be of a part of it alone
-        return location.inside(self.url, page_of(key), key.rpartition("/")[2] + _SUFFIX)
+        location.join_below(self.url, key)  # the page may be of a part of it alone
+        return location.join_below(self.url, page_of(key), key.rpartition("/")[2] + _SUFFIX)
 
     def _page(self, page: str) -> str:
-        return location.inside(self.url, f"{page}/{_PAGE}")
+        return location.join_below(self.url, f"{page}/{_PAGE}")
 
 
 def open_ledger(output: str) -> Ledger:

@@ -23,7 +23,7 @@ import zarr.abc.store
 from zarr.storage import LocalStore
 
 from ssem_dask.errors import OutputError, SourceError, SsemDaskError
-from ssem_dask.storage.retry import PatientStore, retrying
+from ssem_dask.storage.retry import RetryingStore, retry
 
 _PARTIAL = ".partial"
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -48,7 +48,7 @@ def join(url: str, *parts: str) -> str:
     return "/".join([url.rstrip("/"), *cleaned]) if cleaned else url
 
 
-def inside(url: str, *parts: str) -> str:
+def join_below(url: str, *parts: str) -> str:
     """`join` for parts that a file or a user gives: what comes out lies below `url`.
 
     Raises:
@@ -75,7 +75,7 @@ def parent(url: str) -> str | None:
     return f"{protocol}://{head}" if slash and head else None
 
 
-def missing(url: str) -> str:
+def not_found_message(url: str) -> str:
     """The sentence for a place where nothing is; behind a URL that may also mean that nobody answers."""
     if is_local(url):
         return f"{url}: nothing is there; check the path."
@@ -90,7 +90,7 @@ def reading(url: str) -> Iterator[None]:
     except SsemDaskError:
         raise
     except FileNotFoundError as error:
-        raise SourceError(missing(url)) from error
+        raise SourceError(not_found_message(url)) from error
     except PermissionError as error:
         raise SourceError(f"{url}: no permission to read it; ask for the right to read, or copy it.") from error
     except OSError as error:
@@ -125,7 +125,7 @@ def writing(url: str) -> Iterator[None]:
 
 
 @contextmanager
-def reaching_output() -> Iterator[None]:
+def as_output_error() -> Iterator[None]:
     """Turn a `SourceError` met while it is looked up what lies at an output into an `OutputError`."""
     try:
         yield
@@ -142,10 +142,10 @@ def open_store(url: str, *, read_only: bool) -> zarr.abc.store.Store:
     if is_local(url):
         return LocalStore(local_path(url), read_only=read_only)
     with _known_protocol(url):
-        return PatientStore.from_url(url, storage_options=_options(url), read_only=read_only)
+        return RetryingStore.from_url(url, storage_options=_options(url), read_only=read_only)
 
 
-def knock(url: str) -> None:
+def probe(url: str) -> None:
     """Send one request to a remote place and raise whatever keeps it from answering.
 
     Zarr sends several at once; where nobody answers, the ones it leaves behind fill stderr with tracebacks at exit.
@@ -160,7 +160,7 @@ def exists(url: str) -> bool:
     if is_local(url):
         return local_path(url).exists()
     files, path = _files(url)
-    return bool(retrying(lambda: files.exists(path)))
+    return bool(retry(lambda: files.exists(path)))
 
 
 def read_bytes(url: str) -> bytes:
@@ -168,20 +168,20 @@ def read_bytes(url: str) -> bytes:
     if is_local(url):
         return local_path(url).read_bytes()
     files, path = _files(url)
-    return bytes(retrying(lambda: files.cat_file(path)))
+    return bytes(retry(lambda: files.cat_file(path)))
 
 
-def size_of(url: str) -> int:
-    """Bytes of a file; FileNotFoundError where there is none, or a folder."""
-    if is_local(url):
-        path = local_path(url)
-        if not path.is_file():
-            raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
-        return path.stat().st_size
-    files, path_ = _files(url)
-    if not files.isfile(path_):
-        raise FileNotFoundError(errno.ENOENT, "no such file", url)
-    return int(files.size(path_))
+def file_size(url: str) -> int | None:
+    """Return the bytes of a file; None if there is no file (nothing, or a folder)."""
+    try:
+        if is_local(url):
+            path = local_path(url)
+            return path.stat().st_size if path.is_file() else None
+        files, path_ = _files(url)
+        info = retry(lambda: files.info(path_))
+    except FileNotFoundError:
+        return None
+    return int(info["size"]) if info["type"] == "file" else None
 
 
 def read_range(url: str, *, start: int, stop: int) -> bytes:
@@ -191,14 +191,14 @@ def read_range(url: str, *, start: int, stop: int) -> bytes:
             file.seek(start)
             return file.read(stop - start)
     files, path = _files(url)
-    return bytes(files.cat_file(path, start=start, end=stop))
+    return bytes(retry(lambda: files.cat_file(path, start=start, end=stop)))
 
 
 def write_bytes(url: str, content: bytes) -> None:
     """Write a file atomically, with the folders it needs; replaces what is there."""
     if not is_local(url):
         files, target = _files(url)
-        retrying(lambda: files.pipe_file(target, content))
+        retry(lambda: files.pipe_file(target, content))
         return
     path = local_path(url)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -219,10 +219,10 @@ def create_bytes(url: str, content: bytes) -> bool:
     if not is_local(url):
         files, target = _files(url)
         try:
-            retrying(lambda: files.pipe_file(target, content, mode="create"))
+            retry(lambda: files.pipe_file(target, content, mode="create"))
         except OSError:
             # Servers name a broken precondition in several ways. An attempt whose answer was lost may have been ours.
-            if not retrying(lambda: files.exists(target)):
+            if not retry(lambda: files.exists(target)):
                 raise
             return read_bytes(url) == content
         return True
@@ -239,17 +239,6 @@ def create_bytes(url: str, content: bytes) -> bool:
     return True
 
 
-def size(url: str) -> int | None:
-    """Bytes of a file; None where there is none."""
-    try:
-        if is_local(url):
-            return local_path(url).stat().st_size
-        files, path = _files(url)
-        return int(retrying(lambda: files.size(path)))
-    except FileNotFoundError:
-        return None
-
-
 def list_names(url: str) -> list[str]:
     """Sorted names directly under `url`; [] where nothing is there."""
     try:
@@ -257,13 +246,13 @@ def list_names(url: str) -> list[str]:
             names = [entry.name for entry in os.scandir(local_path(url))]
         else:
             files, path = _files(url)
-            names = [name.rstrip("/").rpartition("/")[2] for name in retrying(lambda: files.ls(path, detail=False))]
+            names = [name.rstrip("/").rpartition("/")[2] for name in retry(lambda: files.ls(path, detail=False))]
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(name for name in names if not name.endswith(_PARTIAL))
 
 
-def stamped_files(url: str) -> dict[str, str]:
+def file_fingerprints(url: str) -> dict[str, str]:
     """For each file below `url`, by its path relative to it, what tells its content from another one.
 
     That is the store's ETag where there is one, else size and time of the last change. {} where nothing can be listed.
@@ -279,7 +268,7 @@ def stamped_files(url: str) -> dict[str, str]:
     files, path = _files(url)
     prefix = path.rstrip("/") + "/"
     try:
-        listed = retrying(lambda: files.find(path, detail=True))
+        listed = retry(lambda: files.find(path, detail=True))
     except (FileNotFoundError, NotImplementedError):
         return {}
     return {name[len(prefix) :]: _stamp(info) for name, info in listed.items() if name.startswith(prefix)}
@@ -293,7 +282,7 @@ def list_files(url: str) -> list[str]:
     else:
         files, path = _files(url)
         prefix = path.rstrip("/") + "/"
-        names = [name[len(prefix) :] for name in retrying(lambda: files.find(path)) if name.startswith(prefix)]
+        names = [name[len(prefix) :] for name in retry(lambda: files.find(path)) if name.startswith(prefix)]
     return sorted(name for name in names if not name.endswith(_PARTIAL))
 
 
@@ -302,12 +291,12 @@ def is_pattern(url: str) -> bool:
     return any(mark in url for mark in "*?[") and not (is_local(url) and local_path(url).exists())
 
 
-def matching(pattern: str) -> list[str]:
+def glob_urls(pattern: str) -> list[str]:
     """Sorted URLs that match a glob pattern."""
     if is_local(pattern):
         return sorted(glob.glob(str(local_path(pattern))))  # noqa: PTH207  (Path.glob takes no absolute patterns)
     files, path = _files(pattern)
-    return sorted(str(files.unstrip_protocol(name)) for name in retrying(lambda: files.glob(path)))
+    return sorted(str(files.unstrip_protocol(name)) for name in retry(lambda: files.glob(path)))
 
 
 def delete(url: str, *, recursive: bool) -> None:
@@ -320,9 +309,9 @@ def delete(url: str, *, recursive: bool) -> None:
             path.unlink(missing_ok=True)
         return
     files, target = _files(url)
-    if retrying(lambda: files.exists(target)):
+    if retry(lambda: files.exists(target)):
         with contextlib.suppress(FileNotFoundError):  # an attempt whose answer was lost may have deleted it
-            retrying(lambda: files.rm(target, recursive=recursive))
+            retry(lambda: files.rm(target, recursive=recursive))
 
 
 def _stamp(info: dict[str, Any]) -> str:

@@ -1,8 +1,12 @@
-"""Requests that a store answers badly now and then are made again, with growing pauses, below the level of tasks.
+"""Retry transient errors of remote stores with exponential backoff, below the level of tasks.
 
-A server that says 500, 503 or slow down, or cuts the connection, is asked again until patience ends. Patience is short
-where a place is looked at for the first time, so that a wrong address is told of at once, and long inside `patient()`,
-where work would be lost. What no repetition mends (nothing is there, no permission, a wrong request) is raised at once.
+A request that ends in a 500, a 503, "slow down" or a cut connection is repeated until a time limit. The limit is short
+by default, so that a wrong address is reported at once. It is long inside `retry_for(LONG_RETRY_S)`, where giving up
+would cost work already done. Errors that no repetition fixes (not found, no permission, bad request) are raised
+immediately.
+
+The pauses are our own because `tenacity` has no equal: its `wait_exponential_jitter` has no jitter at the longest
+pause, where many workers would return together, and its time limit is overrun by a whole pause or met a pause early.
 """
 
 import asyncio
@@ -19,43 +23,44 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore
 
 _T = TypeVar("_T")
-_SHORT = 1.0  # s
-_LONG = 120.0  # s
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0  # s
-# A context variable and no argument, since zarr and fsspec stand between the task and its requests; they run them in
-# another thread, with a copy of the context.
-_PATIENCE: ContextVar[float] = ContextVar("patience", default=_SHORT)
-_FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
-_FINAL_ERRNO = {errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG, errno.ENOTEMPTY}
-_CLIENTS = "botocore", "aiobotocore", "aiohttp", "gcsfs"
-_NOT_TRANSPORT = "NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "NoRegionError"
+LONG_RETRY_S = 120.0
+"""Time limit for requests of work in progress: tasks, the ledger, the lease."""
+_SHORT_RETRY_S = 1.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
+# A context variable instead of an argument, because zarr and fsspec are called in between; they run requests in another
+# thread, with a copy of the context. None: the short limit.
+_TIME_LIMIT_S: ContextVar[float | None] = ContextVar("retry time limit", default=None)
+_PERMANENT_ERRORS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+_PERMANENT_ERRNOS = {errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG, errno.ENOTEMPTY}
+_STORE_CLIENTS = "botocore", "aiobotocore", "aiohttp", "gcsfs"
+_USER_ERRORS = "NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "NoRegionError"
 
 
 @contextmanager
-def patient(seconds: float = _LONG) -> Iterator[None]:
-    """Inside, requests are repeated for that long before they fail."""
-    token = _PATIENCE.set(seconds)
+def retry_for(seconds: float) -> Iterator[None]:
+    """Set for how long requests made inside the context are retried."""
+    token = _TIME_LIMIT_S.set(seconds)
     try:
         yield
     finally:
-        _PATIENCE.reset(token)
+        _TIME_LIMIT_S.reset(token)
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request may well succeed a little later; only of errors of remote stores."""
+    """Return whether the same request may succeed a little later; valid for errors of remote stores only."""
     if isinstance(error, OSError):
-        return not isinstance(error, _FINAL) and error.errno not in _FINAL_ERRNO
+        return not isinstance(error, _PERMANENT_ERRORS) and error.errno not in _PERMANENT_ERRNOS
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return True
     kind = type(error)
-    if kind.__module__.partition(".")[0] not in _CLIENTS or kind.__name__ in _NOT_TRANSPORT:
+    if kind.__module__.partition(".")[0] not in _STORE_CLIENTS or kind.__name__ in _USER_ERRORS:
         return False
-    status = _status(error)
+    status = _http_status(error)
     return status is None or status >= 500 or status == 429
 
 
-def retrying(request: Callable[[], _T]) -> _T:
-    """Make a request until it succeeds, fails for good or patience ends; the last error is raised."""
+def retry(request: Callable[[], _T]) -> _T:
+    """Make a request until it succeeds, fails permanently or the time limit is reached; raise the last error."""
     for pause in _pauses():
         try:
             return request()
@@ -66,13 +71,7 @@ def retrying(request: Callable[[], _T]) -> _T:
     return request()
 
 
-def carried(call: Callable[..., _T]) -> Callable[..., _T]:
-    """`call` for another thread, where it is to have the patience of this one."""
-    context = copy_context()
-    return lambda *given: context.copy().run(call, *given)
-
-
-async def _retrying(request: Callable[[], Awaitable[_T]]) -> _T:
+async def _retry_async(request: Callable[[], Awaitable[_T]]) -> _T:
     for pause in _pauses():
         try:
             return await request()
@@ -83,41 +82,50 @@ async def _retrying(request: Callable[[], Awaitable[_T]]) -> _T:
     return await request()
 
 
-class PatientStore(FsspecStore):
-    """An fsspec store whose requests are repeated."""
+def in_this_context(call: Callable[..., _T]) -> Callable[..., _T]:
+    """Wrap `call` so that it runs in another thread with this thread's time limit."""
+    context = copy_context()
+    return lambda *arguments: context.copy().run(call, *arguments)
+
+
+class RetryingStore(FsspecStore):
+    """An fsspec store that retries its requests."""
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """As in zarr."""
-        return await _retrying(lambda: FsspecStore.get(self, key, prototype, byte_range))
+        """See `FsspecStore.get`."""
+        return await _retry_async(lambda: FsspecStore.get(self, key, prototype, byte_range))
 
     async def get_partial_values(self, prototype: BufferPrototype, key_ranges: Any) -> list[Buffer | None]:
-        """As in zarr."""
-        wanted = list(key_ranges)
-        return await _retrying(lambda: FsspecStore.get_partial_values(self, prototype, wanted))
+        """See `FsspecStore.get_partial_values`."""
+        ranges = list(key_ranges)
+        return await _retry_async(lambda: FsspecStore.get_partial_values(self, prototype, ranges))
 
     async def set(self, key: str, value: Buffer, byte_range: tuple[int, int] | None = None) -> None:
-        """As in zarr."""
-        await _retrying(lambda: FsspecStore.set(self, key, value, byte_range))
+        """See `FsspecStore.set`."""
+        await _retry_async(lambda: FsspecStore.set(self, key, value, byte_range))
 
     async def delete(self, key: str) -> None:
-        """As in zarr."""
-        await _retrying(lambda: FsspecStore.delete(self, key))
+        """See `FsspecStore.delete`."""
+        await _retry_async(lambda: FsspecStore.delete(self, key))
 
     async def exists(self, key: str) -> bool:
-        """As in zarr."""
-        return await _retrying(lambda: FsspecStore.exists(self, key))
+        """See `FsspecStore.exists`."""
+        return await _retry_async(lambda: FsspecStore.exists(self, key))
 
 
 def _pauses() -> Iterator[float]:
-    """Seconds between two attempts: doubled each time, spread so that many workers do not come back at once."""
-    end, pause = time.monotonic() + _PATIENCE.get(), _FIRST_PAUSE
+    """Yield the seconds between attempts: doubled each time, with jitter so that workers do not return together."""
+    limit = _TIME_LIMIT_S.get()
+    end = time.monotonic() + (_SHORT_RETRY_S if limit is None else limit)
+    pause = _FIRST_PAUSE_S
     while time.monotonic() < end:
+        # Clipped, so that the last attempt is made exactly at the limit.
         yield min(pause * random.uniform(0.5, 1.5), max(0.0, end - time.monotonic()))
-        pause = min(2 * pause, _LONGEST_PAUSE)
+        pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
-def _status(error: BaseException) -> int | None:
-    """The HTTP status that an error tells of."""
+def _http_status(error: BaseException) -> int | None:
+    """Return the HTTP status that an error carries, if any."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")

@@ -29,7 +29,7 @@ def create_run(url: str, *, attributes: dict[str, Any]) -> None:
     Raises:
         OutputError: a run or something else is there, or the place cannot be written.
     """
-    with location.writing(url), location.reaching_output():
+    with location.writing(url), location.as_output_error():
         if is_run(url):
             raise OutputError(f"{url}: an alignment is already there; choose another output or delete it.")
         if location.exists(url) and (location.list_names(url) or not _is_folder(url)):

@@ -135,7 +135,10 @@ class Volume:
             SourceError: a chunk under the box is damaged, or the place cannot be reached.
         """
         self._check(box)
-        with location.reading(self.url), arrays.decoding(f"{self.url}: box {box.start}…{box.stop} at mip {box.mip}"):
+        with (
+            location.reading(self.url),
+            arrays.reading_chunks(f"{self.url}: box {box.start}…{box.stop} at mip {box.mip}"),
+        ):
             return np.asarray(self._levels[box.mip][box.slices], dtype=self.info.dtype)
 
     def write(self, box: Box, values: AnyArray) -> None:
@@ -151,7 +154,7 @@ class Volume:
             OutputError: the place cannot be written.
         """
         self._check(box)
-        if not arrays.whole_shards(self._levels[box.mip], box.slices):
+        if not arrays.covers_write_units(self._levels[box.mip], box.slices):
             raise PlanError(
                 f"{self.url}: box {box.start}…{box.stop} at mip {box.mip} is not made of whole shards of "
                 f"{self.write_unit(box.mip)}; lay tasks out in multiples of a shard."
@@ -166,7 +169,7 @@ class Volume:
                 self._writable[box.mip] = arrays.open_array(path, mode="r+")
             self._writable[box.mip][box.slices] = values
 
-    def stamps(self) -> dict[tuple[int, int, int], str]:
+    def fingerprints(self) -> dict[tuple[int, int, int], str]:
         """For each (mip, start, stop) of sections that lie in the same files: what tells their content from another.
 
         Costs one listing of the volume; empty where the place cannot be listed, as behind plain http.
@@ -175,8 +178,8 @@ class Volume:
         with location.reading(self.url):
             for mip, (path, level) in enumerate(zip(self._paths, self._levels, strict=True)):
                 depth = arrays.write_unit(level)[0]
-                for name, stamp in sorted(location.stamped_files(location.join(self.url, path)).items()):
-                    place = arrays.chunk_place(name)
+                for name, stamp in sorted(location.file_fingerprints(location.join(self.url, path)).items()):
+                    place = arrays.chunk_index(name)
                     if len(place) == 3:
                         start = place[0] * depth
                         sections = (mip, start, min(start + depth, self.info.shape[0]))
@@ -292,11 +295,11 @@ def _refuse_other_groups(url: str, attributes: dict[str, Any]) -> None:
 
 def _open_levels(url: str, image: ngff.Multiscale) -> tuple[tuple[str, ...], tuple[ZarrArray, ...]]:
     """The levels that are mips of ours: y and x halved and rounded up each time, z kept. Others are left alone."""
-    first = arrays.open_array(location.inside(url, image.paths[0]), mode="r")
+    first = arrays.open_array(location.join_below(url, image.paths[0]), mode="r")
     paths, levels = [image.paths[0]], [first]
     for path in image.paths[1:]:
         wanted = (first.shape[0], *shape_at_mip((first.shape[1], first.shape[2]), mip=len(levels)))
-        level = arrays.open_array(location.inside(url, path), mode="r")
+        level = arrays.open_array(location.join_below(url, path), mode="r")
         if level.shape != wanted:
             break
         paths.append(path)

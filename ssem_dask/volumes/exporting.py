@@ -15,9 +15,9 @@ from ssem_dask.driver.tasks import run_generations
 from ssem_dask.errors import ConfigError, LeaseLostError, OutputError, SourceError
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
-from ssem_dask.runtime.events import Observer, Silent
-from ssem_dask.runtime.exclusive_driver import driving
-from ssem_dask.runtime.executor import Executor, about_dashboard
+from ssem_dask.runtime.events import Observer, SilentObserver
+from ssem_dask.runtime.exclusive_driver import exclusive_driver
+from ssem_dask.runtime.executor import Executor, dashboard_message
 from ssem_dask.stages import export
 from ssem_dask.storage import arrays, location
 from ssem_dask.storage import run_group as run
@@ -93,7 +93,7 @@ def export_volume(
     where = cluster_settings(cluster, workers=workers, table=ClusterConfig())
     executor = open_cluster(where.name, workers=where.workers, settings=where)
     try:
-        return run_export(plan, executor=executor, observer=observer or Silent())
+        return run_export(plan, executor=executor, observer=observer or SilentObserver())
     finally:
         executor.close()
 
@@ -131,7 +131,7 @@ def plan_export(
     digest = digest_of(
         {
             "source": url,
-            "stamps": sorted(volume.stamps().items()),
+            "stamps": sorted(volume.fingerprints().items()),
             "form": form,
             "info": [*volume.info.shape, volume.info.dtype.str, volume.info.pixel_size, volume.info.section_thickness],
             "layout": [target.mips, target.chunk, target.labels, sharded],
@@ -152,11 +152,11 @@ def run_export(plan: ExportPlan, *, executor: Executor, observer: Observer) -> S
         return summary
     if plan.source_state != "complete":
         observer.note(f"{plan.source} is not complete: what is not written yet becomes 0.")
-    dashboard = about_dashboard(executor)
+    dashboard = dashboard_message(executor)
     if dashboard is not None:
         observer.note(dashboard)
     _set_state(plan, "running")
-    with driving(target.url, executor) as guarded:
+    with exclusive_driver(target.url, executor) as guarded:
         try:
             target.prepare()
             run_generations(
@@ -195,7 +195,7 @@ def _look_at(source: str) -> tuple[str, str, dict[str, Any]]:
 def _state_of_destination(plan: ExportPlan) -> str | None:
     """How far this very export is; None where nothing is there, OutputError where something else is."""
     url = plan.target.url
-    with location.writing(url), location.reaching_output():
+    with location.writing(url), location.as_output_error():
         found = run.read_export(url)
         if found is None:
             if location.exists(url) and (location.list_names(url) or not _is_folder(url)):

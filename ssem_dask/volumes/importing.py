@@ -20,7 +20,7 @@ from ssem_dask.geometry.mip import level_count
 from ssem_dask.stages.configs import DownsampleStageConfig
 from ssem_dask.stages.pyramid_writer import SlabWriter
 from ssem_dask.storage import arrays, location, ngff
-from ssem_dask.storage.formats.detect import open_source
+from ssem_dask.storage.formats.detect import open_any_format
 from ssem_dask.storage.formats.source import Source, SourceInfo
 from ssem_dask.storage.volume import (
     IMPORT_KEY,
@@ -67,7 +67,7 @@ def plan_import(
     overwrite: bool = False,
 ) -> ImportPlan:
     """Check source and destination, and say what an import would do; arguments and errors as in `import_volume`."""
-    with contextlib.closing(open_source(source)) as opened:
+    with contextlib.closing(open_any_format(source)) as opened:
         info = _volume_info(
             source, opened.info, pixel_size=pixel_size, section_thickness=section_thickness, labels=labels
         )
@@ -123,7 +123,7 @@ def import_volume(
         OutputError: the destination exists, or cannot be written.
         PlanError: `shard` is not a multiple of `chunk`.
     """
-    with contextlib.closing(open_source(source)) as opened:
+    with contextlib.closing(open_any_format(source)) as opened:
         info = _volume_info(
             source, opened.info, pixel_size=pixel_size, section_thickness=section_thickness, labels=labels
         )
@@ -206,7 +206,7 @@ def _check_destination(destination: str, *, source: str, overwrite: bool) -> boo
     if _same_place(source, destination):
         raise OutputError(f"{destination}: is the source itself; choose another destination.")
     with location.writing(destination):
-        with location.reaching_output():
+        with location.as_output_error():
             state = _state(destination)
         if state == "importing":
             return True

@@ -16,9 +16,9 @@ from ssem_dask.errors import LeaseLostError, OutputError, SourceError
 from ssem_dask.geometry.mip import level_count
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
-from ssem_dask.runtime.events import Observer, Silent
-from ssem_dask.runtime.exclusive_driver import driving
-from ssem_dask.runtime.executor import Executor, about_dashboard
+from ssem_dask.runtime.events import Observer, SilentObserver
+from ssem_dask.runtime.exclusive_driver import exclusive_driver
+from ssem_dask.runtime.executor import Executor, dashboard_message
 from ssem_dask.stages import downsample, render
 from ssem_dask.stages.configs import DownsampleStageConfig, RenderStageConfig
 from ssem_dask.stages.render import Warping
@@ -67,7 +67,7 @@ def warp_volume(
     where = cluster_settings(cluster, workers=workers, table=ClusterConfig())
     executor = open_cluster(where.name, workers=where.workers, settings=where)
     try:
-        return run_warp(plan, executor=executor, observer=observer or Silent())
+        return run_warp(plan, executor=executor, observer=observer or SilentObserver())
     finally:
         executor.close()
 
@@ -100,7 +100,7 @@ def run_warp(plan: WarpPlan, *, executor: Executor, observer: Observer) -> Summa
     _check_destination(plan)
     if open_alignment(plan.attributes["alignment"]).state != "complete":
         observer.note(f"{plan.attributes['alignment']} is not complete: what it does not know becomes 0.")
-    dashboard = about_dashboard(executor)
+    dashboard = dashboard_message(executor)
     if dashboard is not None:
         observer.note(dashboard)
     summary = Summary(output=target, state="complete")
@@ -112,7 +112,7 @@ def run_warp(plan: WarpPlan, *, executor: Executor, observer: Observer) -> Summa
         (render.NAME, shards, render.run, render.estimate_rendering(warping)),
         (downsample.NAME, levels, downsample.run, downsample.estimate_downsampling(warping)),
     ]
-    with driving(target, executor) as guarded:
+    with exclusive_driver(target, executor) as guarded:
         try:
             for name, generations, work, estimate in stages:
                 run_generations(
@@ -154,7 +154,7 @@ def _volume_info(alignment: Alignment, url: str, *, labels: bool) -> VolumeInfo:
 def _check_destination(plan: WarpPlan) -> None:
     """OutputError where something other than this warp, begun before, lies at the destination."""
     target = plan.warping.target
-    with location.writing(target), location.reaching_output():
+    with location.writing(target), location.as_output_error():
         found = (arrays.group_attributes(target) or {}).get(WARP_KEY)
         if found is not None and found.get("digest") == plan.attributes["digest"]:
             return

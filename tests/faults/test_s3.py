@@ -123,7 +123,7 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(
         proxy.dead = len(slept) < 2
 
     monkeypatch.setattr(retry.time, "sleep", sleep)
-    with retry.patient():
+    with retry.retry_for(retry.LONG_RETRY_S):
         assert location.read_bytes(url) == b"before"
     assert len(slept) == 2
 
@@ -137,13 +137,13 @@ def test_what_is_not_there_and_what_is_forbidden_is_not_waited_for(
         raise AssertionError(f"waited for {seconds} s")
 
     monkeypatch.setattr(retry.time, "sleep", sleep)
-    with retry.patient():
+    with retry.retry_for(retry.LONG_RETRY_S):
         with pytest.raises(FileNotFoundError):
             location.read_bytes("s3://test/nothing")
         assert location.create_bytes("s3://test/one", b"1")
         assert not location.create_bytes("s3://test/one", b"2")
-        assert location.size("s3://test/one") == 1
-        assert location.size("s3://test/nothing") is None
+        assert location.file_size("s3://test/one") == 1
+        assert location.file_size("s3://test/nothing") is None
         location.delete("s3://test/one", recursive=False)
 
 
@@ -152,7 +152,7 @@ def test_a_chunk_that_cannot_be_read_is_never_taken_for_one_that_is_not_there(
 ) -> None:
     """A failed request must not read as the fill value: unknown data would pass for known."""
     assert environment
-    monkeypatch.setattr(retry, "_SHORT", 0.2)
+    monkeypatch.setattr(retry, "_SHORT_RETRY_S", 0.2)
     source = Volume.open(observed)
     box = Box((0, 0, 0), source.info.shape)
     pixels = source.read(box)
@@ -168,10 +168,10 @@ def test_a_chunk_that_cannot_be_read_is_never_taken_for_one_that_is_not_there(
     )
     target[:] = pixels
     proxy.share = 0.3
-    with retry.patient():
+    with retry.retry_for(retry.LONG_RETRY_S):
         for _ in range(5):
             assert (target[:] == pixels).all()
     proxy.dead = True
-    with pytest.raises(Exception) as caught, retry.patient(0.5):  # noqa: PT011  the clients have many names for it
+    with pytest.raises(Exception) as caught, retry.retry_for(0.5):  # noqa: PT011  the clients have many names for it
         target[:]
     assert retry.is_transient(caught.value)

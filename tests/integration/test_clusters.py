@@ -18,10 +18,10 @@ from ssem_dask.config.schema import cluster_settings, make_config
 from ssem_dask.driver.pipeline import STAGES
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters import open_cluster
+from ssem_dask.runtime.clusters.assign_gpu import assign_gpu
 from ssem_dask.runtime.clusters.certificates import make_certificates
 from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
 from ssem_dask.runtime.clusters.local import start_on_gpus
-from ssem_dask.runtime.clusters.own_gpu import own_gpu
 from ssem_dask.runtime.clusters.scheduler_address import check_versions
 from ssem_dask.runtime.clusters.security import VARIABLE
 from ssem_dask.runtime.distributed import DaskExecutor
@@ -328,12 +328,12 @@ def test_certs_is_a_command_and_its_mistakes_are_one_sentence(
     [("job-3-1", ["0", "1"], "1"), ("alone", ["GPU-5f3a"], "GPU-5f3a"), ("2", ["4", "5", "6"], "6")],
 )
 def test_workers_that_share_gpus_take_one_each(worker: str, gpus: list[str], own: str) -> None:
-    assert own_gpu(worker, gpus) == own
+    assert assign_gpu(worker, gpus) == own
 
 
 def test_a_worker_without_a_gpu_of_its_own_does_not_start() -> None:
     with pytest.raises(RuntimeError, match="GPU number 2, but only 2"):
-        own_gpu("job-3-2", ["0", "1"])
+        assign_gpu("job-3-2", ["0", "1"])
 
 
 def test_slurm_where_there_is_none_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

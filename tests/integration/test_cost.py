@@ -18,7 +18,7 @@ from ssem_dask.evaluation.simulate import simulate_phantom
 from ssem_dask.evaluation.simulated_damage import DamageConfig
 from ssem_dask.geometry.box import Box
 from ssem_dask.runtime.clusters.local import start_on_gpus
-from ssem_dask.runtime.events import Silent
+from ssem_dask.runtime.events import SilentObserver
 from ssem_dask.runtime.executor import SerialExecutor
 from ssem_dask.runtime.placement import GPU_STAGES
 from ssem_dask.storage.ledger import open_ledger
@@ -47,7 +47,7 @@ def test_a_sample_foretells_what_the_run_takes(larger: str, tmp_path: Path) -> N
     cost = cost_of(larger, tmp_path / "out.zarr", SerialExecutor())
     assert list(tmp_path.iterdir()) == []  # what it wrote is gone
     planned = plan(make_config({"source": larger, "output": str(tmp_path / "out.zarr"), **SETTINGS}))
-    assert run(planned, executor=SerialExecutor(), observer=Silent()).state == "complete"
+    assert run(planned, executor=SerialExecutor(), observer=SilentObserver()).state == "complete"
     took = sum(report.seconds for report in open_ledger(str(tmp_path / "out.zarr")).reports(None))
     foretold = 3600 * cost.hours(gpu=False)
     assert took / 3 < foretold < took * 3, (took, foretold)

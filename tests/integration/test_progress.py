@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from ssem_dask.cli.main import app
 from ssem_dask.runtime.clusters import open_cluster
-from ssem_dask.runtime.events import Silent, StageStarted
-from ssem_dask.runtime.progress import Published
+from ssem_dask.runtime.events import SilentObserver, StageStarted
+from ssem_dask.runtime.progress import PublishingObserver
 from ssem_dask.task import Outcome, TaskReport
 from tests.support.runs import SMALL, to_toml
 
@@ -25,7 +25,7 @@ def test_metrics_lie_beside_the_dashboard() -> None:
     executor = open_cluster("local", workers=1)
     try:
         assert executor.dashboard is not None
-        observer = Published(Silent(), executor)
+        observer = PublishingObserver(SilentObserver(), executor)
         observer.stage_started(StageStarted(stage="render", tasks=7, pixels=700, done_tasks=2, done_pixels=200))
         observer.task_ended(
             TaskReport(key="render/a", digest="", outcome=Outcome.OK, pixels=100, bytes_read=11, bytes_written=12)

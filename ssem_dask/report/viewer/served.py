@@ -34,7 +34,10 @@ class Folder:
 
     def size(self, path: str) -> int:
         """As `Served.size`."""
-        return location.size_of(location.join(self.url, path))
+        size = location.file_size(location.join(self.url, path))
+        if size is None:
+            raise FileNotFoundError(path)
+        return size
 
     def read(self, path: str, *, start: int, stop: int) -> bytes:
         """As `Served.read`."""

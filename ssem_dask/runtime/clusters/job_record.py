@@ -86,7 +86,7 @@ class JobRecord:
         draft.replace(self.folder / "jobs.json")
 
 
-def end_what_was_left_behind() -> list[str]:
+def cancel_orphaned_jobs() -> list[str]:
     """Cancel the jobs of drivers that are gone; returns the ids of those that still waited or ran."""
     ended: list[str] = []
     for file in sorted((state_folder() / "runs").glob("*/jobs.json")):

@@ -19,7 +19,7 @@ from distributed.utils import silence_logging_cmgr
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters.certificates import make_certificates
 from ssem_dask.runtime.clusters.cluster_config import SlurmConfig, worker_processes, worker_threads
-from ssem_dask.runtime.clusters.job_record import JobRecord, end_what_was_left_behind, state_folder
+from ssem_dask.runtime.clusters.job_record import JobRecord, cancel_orphaned_jobs, state_folder
 from ssem_dask.runtime.clusters.security import named_security
 from ssem_dask.runtime.clusters.slurm_commands import refuse_unacceptable, require_commands
 from ssem_dask.runtime.distributed import DaskExecutor
@@ -105,7 +105,7 @@ def start_slurm(
     processes = worker_processes(config)
     jobs = math.ceil((workers or processes) / processes)
     refuse_small(config, task_memory=task_memory)
-    left = end_what_was_left_behind()
+    left = cancel_orphaned_jobs()
     if left:
         note(f"slurm: cancelled {', '.join(left)}, left behind by a run that was killed")
     logs = Path(config.logs).expanduser() if config.logs else state_folder() / "logs"

@@ -67,7 +67,7 @@ def make_cluster(config: SlurmConfig, *, name: str, security: Security, logs: Pa
     arguments += ["--dashboard-address", "127.0.0.1:0"]  # it is not encrypted
     if config.gpus:
         arguments += ["--resources", "GPU=1"]
-        for preload in ("own_gpu", "warm_gpu"):
+        for preload in ("assign_gpu", "warm_gpu"):
             arguments += ["--preload", f"ssem_dask.runtime.clusters.{preload}"]
     return ReplacingCluster(
         name=name,

@@ -48,7 +48,7 @@ class PrecomputedTarget(Target):
                 f"{self.url}: precomputed holds no {'labels' if self.labels else 'values'} of type {dtype}, but "
                 f"{', '.join(_TYPES)}; convert them, or write --ngff 0.4."
             )
-        with location.reaching_output():
+        with location.as_output_error():
             tensorstore(self.url)
             place = place_of(self.url)
         if place["driver"] == "http":

@@ -11,7 +11,7 @@ from ssem_dask.storage.formats.tiff_stack import TiffStackSource
 from ssem_dask.storage.formats.zarr_array import ZarrSource
 
 
-def open_source(url: str) -> Source:
+def open_any_format(url: str) -> Source:
     """Open a volume in any format that can be imported; close it when done.
 
     Args:
@@ -50,7 +50,7 @@ def open_source(url: str) -> Source:
 
 
 def _missing(url: str) -> Source:
-    raise SourceError(location.missing(url))
+    raise SourceError(location.not_found_message(url))
 
 
 def _is_folder(url: str) -> bool:

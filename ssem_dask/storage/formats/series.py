@@ -80,7 +80,7 @@ def files_of(url: str) -> list[str]:
         SourceError: the folder holds images of several kinds, so that it is not clear which are the sections.
     """
     if location.is_pattern(url):
-        return sorted((name for name in location.matching(url) if _is_image(name)), key=natural_key)
+        return sorted((name for name in location.glob_urls(url) if _is_image(name)), key=natural_key)
     names = sorted((name for name in location.list_names(url) if _is_image(name)), key=natural_key)
     kinds = sorted({name.lower().rpartition(".")[2].replace("tiff", "tif").replace("jpeg", "jpg") for name in names})
     if len(kinds) > 1:

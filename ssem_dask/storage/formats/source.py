@@ -77,7 +77,7 @@ def decoding(where: str) -> Iterator[None]:
     except (SsemDaskError, MemoryError):
         raise
     except FileNotFoundError as error:
-        raise SourceError(location.missing(where)) from error
+        raise SourceError(location.not_found_message(where)) from error
     except PermissionError as error:
         raise SourceError(f"{where}: no permission to read it; ask for the right to read, or copy it.") from error
     except Exception as error:  # decoders raise errors of a dozen unrelated kinds

@@ -29,7 +29,7 @@ class ZarrSource:
         else:
             _check_group(url, attributes)
             image = ngff.parse_multiscale(attributes, where=url)
-            self._array = arrays.open_array(location.inside(url, image.paths[0]), mode="r")
+            self._array = arrays.open_array(location.join_below(url, image.paths[0]), mode="r")
             axes = image.axes
             if axes[-3:] == ngff.AXES:
                 pixel_size, thickness = image.scale_of("x"), image.scale_of("z")

@@ -183,4 +183,4 @@ def test_a_worker_that_dies_is_started_again(compose: Compose) -> None:
 def test_gpus_are_an_override(compose: Compose) -> None:
     shown = compose("-f", "docker-compose.yml", "-f", "docker-compose.gpu.yml", "config").stdout
     assert "driver: nvidia" in shown
-    assert "own_gpu" in shown
+    assert "assign_gpu" in shown

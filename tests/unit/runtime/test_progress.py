@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from ssem_dask.cli.progress_display import Bars, Events, Lines, RecentLoad
-from ssem_dask.runtime.events import Observer, Silent, StageStarted
-from ssem_dask.runtime.executor import Load, SerialExecutor
-from ssem_dask.runtime.progress import Published, StageProgress
+from ssem_dask.runtime.events import Observer, SilentObserver, StageStarted
+from ssem_dask.runtime.executor import ExecutorLoad, SerialExecutor
+from ssem_dask.runtime.progress import PublishingObserver, StageProgress
 from ssem_dask.runtime.watch import LedgerWatch
 from ssem_dask.storage.ledger import Ledger
 from ssem_dask.task import Cause, Outcome, TaskReport
@@ -52,7 +52,7 @@ def test_rate_and_remaining_time_count_what_ends_now() -> None:
     assert (progress.done, progress.failed) == (29, 1)
     assert progress.rate(5.0) == 2000.0
     assert progress.left(5.0) == 35.0
-    numbers = progress.numbers(5.0, Load(running=4, workers=2))
+    numbers = progress.numbers(5.0, ExecutorLoad(running=4, workers=2))
     assert (numbers["bytes_read"], numbers["bytes_written"], numbers["pixels_done"]) == (100, 50, 30_000)
     assert (numbers["running"], numbers["workers"], numbers["seconds_left"]) == (4, 2, 35.0)
     assert progress.numbers(5.0, None)["workers"] is None
@@ -72,7 +72,7 @@ def play(observer: Observer, clock: Clock, *, tasks: int, seconds: float, failed
 
 def test_lines_of_a_hundred_thousand_tasks_are_few() -> None:
     clock, said = Clock(), []
-    lines = Lines(said.append, lambda: Load(8, 4), clock=clock)
+    lines = Lines(said.append, lambda: ExecutorLoad(8, 4), clock=clock)
     list(play(lines, clock, tasks=100_000, seconds=600.0, failed=5000))
     assert len(said) <= 60 + 2 + 20
     assert said[0] == "register: 100,000 tasks"
@@ -85,7 +85,7 @@ def test_lines_of_a_hundred_thousand_tasks_are_few() -> None:
 
 def test_events_are_json_lines_and_few() -> None:
     clock, stream = Clock(), io.StringIO()
-    events = Events(Console(file=stream), lambda: Load(8, 4), clock=clock)
+    events = Events(Console(file=stream), lambda: ExecutorLoad(8, 4), clock=clock)
     events.note("[brackets] are text")
     list(play(events, clock, tasks=100_000, seconds=60.0, failed=5000))
     told = [json.loads(line) for line in stream.getvalue().splitlines()]
@@ -98,7 +98,7 @@ def test_events_are_json_lines_and_few() -> None:
 
 def test_bars_fit_into_eighty_columns_and_do_not_grow() -> None:
     clock = Clock()
-    bars = Bars(lambda: Load(8, 4), clock=clock)
+    bars = Bars(lambda: ExecutorLoad(8, 4), clock=clock)
     for i in play(bars, clock, tasks=1000, seconds=100.0, failed=3):
         if i == 500:
             break
@@ -116,9 +116,9 @@ def test_bars_fit_into_eighty_columns_and_do_not_grow() -> None:
 def test_the_load_is_asked_once_a_second() -> None:
     clock, asked = Clock(), []
 
-    def ask() -> Load:
+    def ask() -> ExecutorLoad:
         asked.append(clock.now)
-        return Load(len(asked), 1)
+        return ExecutorLoad(len(asked), 1)
 
     load = RecentLoad(ask, clock=clock)
     assert [load().running, load().running] == [1, 1]
@@ -137,7 +137,7 @@ class Publishing(SerialExecutor):
 
 def test_numbers_are_published_once_a_second_and_at_the_end() -> None:
     clock, executor = Clock(), Publishing()
-    list(play(Published(Silent(), executor, clock), clock, tasks=10_000, seconds=10.0, failed=0))
+    list(play(PublishingObserver(SilentObserver(), executor, clock), clock, tasks=10_000, seconds=10.0, failed=0))
     assert 5 <= len(executor.published) <= 12
     assert executor.published[0]["done"] == 0
     assert executor.published[-1]["done"] == 10_000

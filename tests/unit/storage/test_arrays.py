@@ -98,7 +98,7 @@ def test_whole_shards_means_no_shard_is_shared_with_the_rest(start, extent):
         for y in range(0, 33, 16)
         for x in range(0, 40, 16)
     )
-    assert arrays.whole_shards(array, index) == (not shared)
+    assert arrays.covers_write_units(array, index) == (not shared)
 
 
 def test_a_flipped_bit_in_a_shard_is_noticed(tmp_path):

@@ -38,13 +38,13 @@ OUTWARD = (
 @pytest.mark.parametrize("url", ["/data/out.zarr", "s3://bucket/out.zarr", "memory://out.zarr"])
 def test_outward_parts_are_refused(url: str, part: str) -> None:
     with pytest.raises(SourceError, match="leads out of it"):
-        location.inside(url, "fields", part)
+        location.join_below(url, "fields", part)
 
 
 @given(st.lists(st.text(alphabet="ab./\\~:", max_size=8), max_size=4))
 def test_whatever_is_accepted_lies_below(parts: list[str]) -> None:
     try:
-        found = location.inside("/data/out.zarr", *parts)
+        found = location.join_below("/data/out.zarr", *parts)
     except SourceError:
         return
     assert os.path.normpath(found).split("/")[:3] == ["", "data", "out.zarr"]
@@ -52,7 +52,7 @@ def test_whatever_is_accepted_lies_below(parts: list[str]) -> None:
 
 @pytest.mark.parametrize("part", ["0", "fields/pairs", "register/z0-y0-x0", "a..b", "...", ".zattrs"])
 def test_other_names_are_not(part: str) -> None:
-    assert location.inside("/data/out.zarr", part) == f"/data/out.zarr/{part}"
+    assert location.join_below("/data/out.zarr", part) == f"/data/out.zarr/{part}"
 
 
 @pytest.mark.parametrize("key", [part for part in OUTWARD if "\0" not in part])

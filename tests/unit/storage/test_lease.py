@@ -12,7 +12,7 @@ import pytest
 
 from ssem_dask.errors import OutputError
 from ssem_dask.storage import lease, location
-from ssem_dask.storage.lease import Holder, held, is_driven, read_holder
+from ssem_dask.storage.lease import Holder, hold_lease, is_held, read_holder
 
 
 def put(url: str, *, host: str, process: int = 4, beat: int = 0, name: str = "other") -> None:
@@ -22,14 +22,17 @@ def put(url: str, *, host: str, process: int = 4, beat: int = 0, name: str = "ot
 
 def test_one_at_a_time(place: str):
     url = location.join(place, "driver.lease")
-    assert not is_driven(url)
-    with held(url):
-        assert is_driven(url)
-        with pytest.raises(OutputError, match=f"process {os.getpid()} on .* is at work on this output"), held(url):
+    assert not is_held(url)
+    with hold_lease(url):
+        assert is_held(url)
+        with (
+            pytest.raises(OutputError, match=f"process {os.getpid()} on .* is at work on this output"),
+            hold_lease(url),
+        ):
             raise AssertionError
-        assert is_driven(url)
-    assert not is_driven(url)
-    with held(url) as again:
+        assert is_held(url)
+    assert not is_held(url)
+    with hold_lease(url) as again:
         again.check()
 
 
@@ -41,7 +44,7 @@ def test_of_many_at_once_one_wins(place: str):
     def drive() -> None:
         start.wait()
         try:
-            with held(url):
+            with hold_lease(url):
                 inside.append(1)
                 end.wait(10)
         except OutputError:
@@ -60,12 +63,14 @@ def test_of_many_at_once_one_wins(place: str):
 def test_a_dead_process_of_this_host_is_succeeded_at_once(tmp_path: Path):
     url = str(tmp_path / "driver.lease")
     script = (
-        f"import os, signal\nfrom ssem_dask.storage.lease import held\nwith held({url!r}):\n os.kill(os.getpid(), 9)"
+        "import os, signal\n"
+        "from ssem_dask.storage.lease import hold_lease\n"
+        f"with hold_lease({url!r}):\n os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", script], check=False)
     assert read_holder(url) is not None
-    assert not is_driven(url)
-    with held(url) as own:
+    assert not is_held(url)
+    with hold_lease(url) as own:
         own.check()
 
 
@@ -76,17 +81,17 @@ def test_another_host_is_given_time_to_show_that_it_lives(place: str, monkeypatc
     put(url, host="elsewhere")
     beats = threading.Timer(0.3, put, (url,), {"host": "elsewhere", "beat": 1})
     beats.start()
-    with pytest.raises(OutputError, match="process 4 on elsewhere"), held(url):
+    with pytest.raises(OutputError, match="process 4 on elsewhere"), hold_lease(url):
         raise AssertionError
     beats.join()
-    with held(url):  # it beats no more
-        assert is_driven(url)
+    with hold_lease(url):  # it beats no more
+        assert is_held(url)
 
 
 def test_one_that_was_taken_for_dead_stops(place: str, monkeypatch: pytest.MonkeyPatch):
     url = location.join(place, "driver.lease")
     monkeypatch.setattr(lease, "BEAT", 0.05)
-    with held(url) as own:
+    with hold_lease(url) as own:
         own.check()
         put(url, host="elsewhere", name="successor")
         own._thread.join(5)
@@ -100,7 +105,7 @@ def test_one_that_was_taken_for_dead_stops(place: str, monkeypatch: pytest.Monke
 def test_the_lease_is_renewed(place: str, monkeypatch: pytest.MonkeyPatch):
     url = location.join(place, "driver.lease")
     monkeypatch.setattr(lease, "BEAT", 0.02)
-    with held(url) as own:
+    with hold_lease(url) as own:
         while (found := read_holder(url)) is None or found.beat < 3:
             own.check()
 
@@ -110,5 +115,5 @@ def test_a_torn_lease_is_succeeded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(lease, "_LOOK", 0.05)
     url = str(tmp_path / "driver.lease")
     location.write_bytes(url, b'{"name": "x", "ho')
-    with held(url) as own:
+    with hold_lease(url) as own:
         own.check()

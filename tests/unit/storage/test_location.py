@@ -86,15 +86,14 @@ def test_patterns(tmp_path: Path):
     (tmp_path / "s2.tif").touch()
     assert not location.is_pattern(str(tmp_path / "s[1].tif"))
     assert location.is_pattern(str(tmp_path / "*.tif"))
-    assert len(location.matching(str(tmp_path / "*.tif"))) == 2
+    assert len(location.glob_urls(str(tmp_path / "*.tif"))) == 2
 
 
 def test_parts_of_a_file_come_back(place: str):
     url = location.join(place, "a/b")
     location.write_bytes(url, bytes(range(100)))
-    assert location.size_of(url) == 100
+    assert location.file_size(url) == 100
     assert location.read_range(url, start=10, stop=13) == bytes([10, 11, 12])
     assert location.read_range(url, start=98, stop=200) == bytes([98, 99])
     for missing in ("a", "a/c"):
-        with pytest.raises(FileNotFoundError):
-            location.size_of(location.join(place, missing))
+        assert location.file_size(location.join(place, missing)) is None

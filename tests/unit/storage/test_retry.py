@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from ssem_dask.storage import arrays, retry
-from ssem_dask.storage.retry import carried, is_transient, patient, retrying
+from ssem_dask.storage import arrays, location
+from ssem_dask.storage import retry as retry_module
+from ssem_dask.storage.retry import in_this_context, is_transient, retry, retry_for
 
 
 class Moody(MemoryFileSystem):
@@ -31,6 +32,10 @@ class Moody(MemoryFileSystem):
         self._suffer()
         return super().cat_file(path, *args, **kwargs)
 
+    def info(self, path: str, **kwargs: Any) -> Any:
+        self._suffer()
+        return super().info(path, **kwargs)
+
     def pipe_file(self, path: str, *args: Any, **kwargs: Any) -> Any:
         self._suffer()
         return super().pipe_file(path, *args, **kwargs)
@@ -38,9 +43,9 @@ class Moody(MemoryFileSystem):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "_FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(retry, "_LONGEST_PAUSE", 0.01)
-    monkeypatch.setattr(retry, "_SHORT", 0.0)
+    monkeypatch.setattr(retry_module, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(retry_module, "_LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(retry_module, "_SHORT_RETRY_S", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -86,19 +91,34 @@ def failing(times: int, error: Exception) -> Any:
 
 
 def test_patience_is_short_outside_and_long_inside() -> None:
-    with patient(30):
-        assert retrying(failing(5, ConnectionError())) == 6
-    with patient(0.0), pytest.raises(ConnectionError):
-        retrying(failing(5, ConnectionError()))
-    with patient(30), pytest.raises(FileNotFoundError):
-        retrying(failing(1, FileNotFoundError()))
+    with retry_for(30):
+        assert retry(failing(5, ConnectionError())) == 6
+    with retry_for(0.0), pytest.raises(ConnectionError):
+        retry(failing(5, ConnectionError()))
+    with retry_for(30), pytest.raises(FileNotFoundError):
+        retry(failing(1, FileNotFoundError()))
 
 
 def test_patience_goes_along_into_other_threads() -> None:
     with ThreadPoolExecutor(2) as threads:
-        with patient(30):
-            taken = carried(retrying)
+        with retry_for(30):
+            taken = in_this_context(retry)
         assert list(threads.map(taken, [failing(3, ConnectionError()) for _ in range(4)])) == [4] * 4
+
+
+def test_every_request_of_a_location_is_retried() -> None:
+    fsspec.register_implementation("moody", Moody, clobber=True)
+    url = "moody://folder/file"
+    location.write_bytes(url, b"0123456789")
+    with retry_for(30):
+        for request, result in (
+            (lambda: location.file_size(url), 10),
+            (lambda: location.read_range(url, start=2, stop=4), b"23"),
+            (lambda: location.read_bytes(url), b"0123456789"),
+        ):
+            Moody.anger = 3
+            assert request() == result
+            assert Moody.anger == 0
 
 
 def test_zarr_is_patient_too() -> None:
@@ -114,7 +134,7 @@ def test_zarr_is_patient_too() -> None:
         attributes={},
     )
     values = np.arange(64, dtype="uint8").reshape(8, 8)
-    with patient(30):
+    with retry_for(30):
         Moody.anger = 7
         array[:] = values
         assert Moody.anger == 0
@@ -122,6 +142,6 @@ def test_zarr_is_patient_too() -> None:
         np.testing.assert_array_equal(array[:], values)
         assert Moody.anger == 0
     Moody.anger = 1000
-    with patient(0.0), pytest.raises(ConnectionResetError):
+    with retry_for(0.0), pytest.raises(ConnectionResetError):
         array[:]
     Moody.anger = 0

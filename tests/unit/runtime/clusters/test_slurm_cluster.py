@@ -34,5 +34,5 @@ def test_workers_with_a_gpu_take_one_and_then_load_what_it_needs(
 ) -> None:
     arguments = asked(monkeypatch, tmp_path, gpus=2)["worker_extra_args"]
     loaded = [value for option, value in pairwise(arguments) if option == "--preload"]
-    assert loaded == [f"ssem_dask.runtime.clusters.{name}" for name in ("own_gpu", "warm_gpu")]
+    assert loaded == [f"ssem_dask.runtime.clusters.{name}" for name in ("assign_gpu", "warm_gpu")]
     assert "--preload" not in asked(monkeypatch, tmp_path)["worker_extra_args"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
-from ssem_dask.storage.formats.detect import open_source
+from ssem_dask.storage.formats.detect import open_any_format
 from ssem_dask.storage.formats.source import natural_key
 from ssem_dask.storage.volume import VolumeInfo, create_volume
 
@@ -143,7 +143,7 @@ MAKERS = {
 @pytest.mark.parametrize("name", MAKERS)
 def test_every_format_reads_every_band(tmp_path: Path, name: str, dtype: str):
     expected = volume(dtype)
-    source = open_source(MAKERS[name](tmp_path / "source", dtype))
+    source = open_any_format(MAKERS[name](tmp_path / "source", dtype))
     try:
         assert source.info.shape == SHAPE
         assert source.info.dtype == np.dtype(dtype)
@@ -158,14 +158,14 @@ def test_every_format_reads_every_band(tmp_path: Path, name: str, dtype: str):
 def test_jpeg_series(tmp_path: Path):
     for z, section in enumerate(smooth()):
         (tmp_path / f"s{z}.jpeg").write_bytes(imagecodecs.jpeg_encode(section, level=98))
-    source = open_source(str(tmp_path))
+    source = open_any_format(str(tmp_path))
     got = source.read(z_start=2, z_stop=12, y_start=3, y_stop=30)
     source.close()
     assert np.abs(got.astype(int) - smooth()[2:12, 3:30]).max() <= 3
 
 
 def sizes(url: str) -> tuple[float | None, float | None]:
-    source = open_source(url)
+    source = open_any_format(url)
     source.close()
     return source.info.pixel_size, source.info.section_thickness
 
@@ -201,4 +201,4 @@ def test_natural_order_of_mixed_names():
 def test_several_kinds_of_images_need_a_pattern(tmp_path: Path):
     png_glob(tmp_path / "a", "uint8")
     with pytest.raises(SourceError, match=r"several kinds \(jpg, png\).*\*\.jpg"):
-        open_source(str(tmp_path / "a"))
+        open_any_format(str(tmp_path / "a"))

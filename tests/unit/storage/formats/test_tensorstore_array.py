@@ -11,7 +11,7 @@ import pytest
 
 from ssem_dask.errors import SourceError
 from ssem_dask.geometry.box import Box
-from ssem_dask.storage.formats.detect import open_source
+from ssem_dask.storage.formats.detect import open_any_format
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
 from ssem_dask.volumes.importing import import_volume
@@ -76,7 +76,7 @@ def test_n5(tmp_path: Path, values: AnyArray, scales: bool) -> None:
 def test_precomputed_that_begins_anywhere(tmp_path: Path, values: AnyArray) -> None:
     write_precomputed(tmp_path / "pre", values, offset=(100, 200, 7))
     for url in (str(tmp_path / "pre"), f"precomputed://{tmp_path / 'pre'}"):
-        source = open_source(url)
+        source = open_any_format(url)
         assert (source.info.shape, source.info.pixel_size, source.info.section_thickness) == (SHAPE, 4.0, 35.0)
         band = source.read(z_start=1, z_stop=3, y_start=10, y_stop=20)
         np.testing.assert_array_equal(band, values[1:3, 10:20])
@@ -87,7 +87,7 @@ def test_a_damaged_block_is_named(tmp_path: Path, values: AnyArray) -> None:
     write_n5(tmp_path / "em", values, {"blockSize": [32, 32, 2], "compression": {"type": "gzip"}})
     (tmp_path / "em" / "0" / "0" / "0").write_bytes(b"no block")
     with pytest.raises(SourceError, match=r"em sections 0 to 1: cannot be decoded"):
-        open_source(str(tmp_path / "em")).read(z_start=0, z_stop=2, y_start=0, y_stop=10)
+        open_any_format(str(tmp_path / "em")).read(z_start=0, z_stop=2, y_start=0, y_stop=10)
 
 
 @pytest.mark.parametrize(
@@ -99,4 +99,4 @@ def test_without_the_package_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "tensorstore", None)
     (tmp_path / name).write_text(json.dumps(content))
     with pytest.raises(SourceError, match=r"not installed; install it with `pip install 'ssem_dask\[tensorstore\]'`"):
-        open_source(str(tmp_path))
+        open_any_format(str(tmp_path))

@@ -16,10 +16,10 @@ def dask_setup(worker: Any) -> None:
     Raises:
         RuntimeError: there are fewer GPUs than workers; the worker does not start.
     """
-    os.environ["CUDA_VISIBLE_DEVICES"] = own_gpu(str(worker.name), named_gpus())
+    os.environ["CUDA_VISIBLE_DEVICES"] = assign_gpu(str(worker.name), named_gpus())
 
 
-def own_gpu(worker: str, gpus: list[str]) -> str:
+def assign_gpu(worker: str, gpus: list[str]) -> str:
     """The GPU of a worker.
 
     Args:
