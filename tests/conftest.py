@@ -1,4 +1,4 @@
-"""Fixtures of all tests: the simulated volume that most runs align, and real sections.
+"""Set-up of all tests: checked shapes, examples without a time limit of their own, and fixtures that many tests use.
 
 Examples of laws have no time limit of their own: tests share their cores, and a busy machine is no failure.
 """
@@ -8,9 +8,17 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from jaxtyping import install_import_hook
 
-from tests.support.real_data import DATA_DIR
-from tests.support.runs import simulate_small
+SHAPES_CHECKED = ("ssem_dask.field",)
+"""Packages whose functions check the shapes and types of their arguments and results while tests run. Triton's kernels
+must not be among them: they are compiled from their source."""
+
+# Only modules that are imported after this are checked. `is_pep484_tower` lets an int be given for a float.
+install_import_hook(SHAPES_CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+from tests.support.real_data import DATA_DIR  # noqa: E402
+from tests.support.runs import simulate_small  # noqa: E402
 
 settings.register_profile("shared cores", deadline=None)
 settings.load_profile("shared cores")

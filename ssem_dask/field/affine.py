@@ -3,31 +3,36 @@
 Law: `apply(compose_affine(outer=a, inner=b), p) == apply(a, apply(b, p))`.
 """
 
+from typing import TypeAlias
+
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ssem_dask.field.grid import Grid
 from ssem_dask.types import Float64Array, PointYX
 
-IDENTITY: Float64Array = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+Affine: TypeAlias = Float64[Float64Array, "2 3"]
+
+IDENTITY: Affine = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 IDENTITY.flags.writeable = False
 
 
-def compose_affine(*, outer: Float64Array, inner: Float64Array) -> Float64Array:
+def compose_affine(*, outer: Affine, inner: Affine) -> Affine:
     """The map p ↦ outer(inner(p))."""
     linear = outer[:, :2] @ inner[:, :2]
     shift = outer[:, :2] @ inner[:, 2] + outer[:, 2]
     return np.column_stack([linear, shift])
 
 
-def invert_affine(affine: Float64Array) -> Float64Array:
+def invert_affine(affine: Affine) -> Affine:
     """The inverse map."""
     linear = np.linalg.inv(affine[:, :2])
     return np.column_stack([linear, -linear @ affine[:, 2]])
 
 
-def rotation_about(*, degrees: float, centre: PointYX, shift: PointYX = (0.0, 0.0), scale: float = 1.0) -> Float64Array:
+def rotation_about(*, degrees: float, centre: PointYX, shift: PointYX = (0.0, 0.0), scale: float = 1.0) -> Affine:
     """Rotation (and scaling) about `centre`, then a shift; positive angles turn y towards x."""
     angle = np.deg2rad(degrees)
     linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -35,7 +40,7 @@ def rotation_about(*, degrees: float, centre: PointYX, shift: PointYX = (0.0, 0.
     return np.column_stack([linear, middle - linear @ middle + np.asarray(shift)])
 
 
-def apply_affine(affine: Float64Array, positions: Tensor) -> Tensor:
+def apply_affine(affine: Affine, positions: Float[Tensor, "2 *points"]) -> Float[Tensor, "2 *points"]:
     """Map positions `(2, …)`, in their own dtype."""
     a = np.asarray(affine, dtype=np.float64).tolist()
     y, x = positions[0], positions[1]
@@ -44,26 +49,33 @@ def apply_affine(affine: Float64Array, positions: Tensor) -> Tensor:
     return torch.stack([(y * row[0]).add_(x, alpha=row[1]).add_(row[2]) for row in a])
 
 
-def apply_affines(affines: Tensor, positions: Tensor) -> Tensor:
+def apply_affines(
+    affines: Float[Tensor, "n 2 3"], positions: Float[Tensor, "n 2 y x"] | Float[Tensor, "2 y x"]
+) -> Float[Tensor, "n 2 y x"]:
     """Map positions `(n, 2, y, x)`, or the same `(2, y, x)` for all, each by its own of `affines` `(n, 2, 3)`."""
     y, x = positions.unsqueeze(-4).unbind(dim=-3) if positions.ndim == 3 else positions.unbind(dim=-3)
     a = affines[..., None, None]
     return torch.stack([a[:, i, 0] * y + a[:, i, 1] * x + a[:, i, 2] for i in range(2)], dim=1)
 
 
-def affine_seen_from(affine: Float64Array, *, target: PointYX, source: PointYX) -> Float64Array:
+def affine_seen_from(affine: Affine, *, target: PointYX, source: PointYX) -> Affine:
     """The same map in local coordinates: q ↦ A(q + target) - source, so that float32 positions stay small."""
     linear = affine[:, :2]
     return np.column_stack([linear, affine[:, 2] + linear @ np.asarray(target) - np.asarray(source)])
 
 
-def affine_field(affine: Float64Array, *, grid: Grid) -> Tensor:
+def affine_field(affine: Affine, *, grid: Grid) -> Float[Tensor, "2 y x"]:
     """The map as a displacement field `(2, y, x)` on `grid`, float32; computed in float64."""
     positions = grid.positions().double()
     return (apply_affine(affine, positions) - positions).float()
 
 
-def fit_affine(*, positions: Float64Array, targets: Float64Array, weights: Float64Array) -> Float64Array:
+def fit_affine(
+    *,
+    positions: Float64[Float64Array, "n 2"],
+    targets: Float64[Float64Array, "n 2"],
+    weights: Float64[Float64Array, "n"],
+) -> Affine:
     """The affine map that takes `positions` `(n, 2)` to `targets` `(n, 2)` best in weighted least squares.
 
     Raises:

@@ -3,13 +3,14 @@
 Law: `warp(im, compose(outer=f, inner=g)) == warp(warp(im, f), g)`; composition is associative; 0 is its identity.
 """
 
+from jaxtyping import Float
 from torch import Tensor
 
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_known
 
 
-def compose(*, outer: Tensor, inner: Tensor, spacing: float) -> Tensor:
+def compose(*, outer: Float[Tensor, "2 y x"], inner: Float[Tensor, "2 y x"], spacing: float) -> Float[Tensor, "2 y x"]:
     """Field of `p ↦ outer(inner(p))`, i.e. `g(p) + f(p + g(p))` for outer f and inner g.
 
     Both fields `(2, y, x)` lie on one grid of `spacing` mip-0 px. Beyond the border the outer displacement is taken

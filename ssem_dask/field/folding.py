@@ -1,10 +1,11 @@
 """What a field does to the tissue: folding, strain, displacement."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
-def jacobian(field: Tensor, *, spacing: float) -> Tensor:
+def jacobian(field: Float[Tensor, "*n 2 y x"], *, spacing: float) -> Float[Tensor, "*n 2 2 y-1 x-1"]:
     """Jacobian matrix `(…, 2, 2, y-1, x-1)` of p ↦ p + u(p) by forward differences: [i, j] = ∂(map i)/∂(axis j)."""
     dy = (field[..., 1:, :-1] - field[..., :-1, :-1]) / spacing
     dx = (field[..., :-1, 1:] - field[..., :-1, :-1]) / spacing
@@ -12,20 +13,20 @@ def jacobian(field: Tensor, *, spacing: float) -> Tensor:
     return gradient + torch.eye(2, dtype=field.dtype, device=field.device)[:, :, None, None]
 
 
-def jacobian_determinant(field: Tensor, *, spacing: float) -> Tensor:
+def jacobian_determinant(field: Float[Tensor, "*n 2 y x"], *, spacing: float) -> Float[Tensor, "*n y-1 x-1"]:
     """Local area change |J| `(…, y-1, x-1)` of `(…, 2, y, x)`: 1 is unchanged, at most 0 is folded; NaN is unknown."""
     j = jacobian(field, spacing=spacing)
     return j[..., 0, 0, :, :] * j[..., 1, 1, :, :] - j[..., 0, 1, :, :] * j[..., 1, 0, :, :]
 
 
-def fold_rate(field: Tensor, *, spacing: float) -> float:
+def fold_rate(field: Float[Tensor, "*n 2 y x"], *, spacing: float) -> float:
     """Share of the known cells where |J| <= 0; NaN if none is known."""
     determinant = jacobian_determinant(field, spacing=spacing)
     known = determinant[torch.isfinite(determinant)]
     return float((known <= 0).double().mean()) if known.numel() else float("nan")
 
 
-def strain(field: Tensor, *, spacing: float) -> Tensor:
+def strain(field: Float[Tensor, "2 y x"], *, spacing: float) -> Float[Tensor, "y-1 x-1"]:
     """Largest principal stretch or squeeze |σ - 1| `(y-1, x-1)`, σ the singular values of the Jacobian; NaN unknown."""
     j = jacobian(field, spacing=spacing).permute(2, 3, 0, 1)
     known = torch.isfinite(j).all(dim=(2, 3)) if j.numel() else torch.zeros(j.shape[:2], dtype=torch.bool)

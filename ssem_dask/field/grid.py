@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
 from ssem_dask.geometry.box import Box
@@ -46,7 +47,7 @@ class Grid:
         """The same grid seen from `point`: keeps positions small, so that float32 keeps its precision (C9)."""
         return Grid(self.shape, self.spacing, (self.origin[0] - point[0], self.origin[1] - point[1]))
 
-    def positions(self, device: torch.device | str = "cpu") -> Tensor:
+    def positions(self, device: torch.device | str = "cpu") -> Float[Tensor, "2 y x"]:
         """Positions `(2, y, x)` of the nodes, mip-0 px."""
         axes = [
             origin + (torch.arange(n, dtype=torch.float32, device=device) + 0.5) * self.spacing
@@ -54,21 +55,21 @@ class Grid:
         ]
         return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
-    def contains(self, positions: Tensor) -> Tensor:
+    def contains(self, positions: Float[Tensor, "2 *points"]) -> Bool[Tensor, "*points"]:
         """Whether each of `positions` `(2, …)` lies in the area that the grid's cells cover; False for NaN."""
         return self.holds(self.index(positions))
 
-    def holds(self, index: Tensor) -> Tensor:
+    def holds(self, index: Float[Tensor, "2 *points"]) -> Bool[Tensor, "*points"]:
         """The same for fractional node indices `(2, …)`."""
         inside = (index >= -0.5) & (index <= pair_like(self.shape, index) - 0.5)
         return inside[0] & inside[1]
 
-    def index(self, positions: Tensor) -> Tensor:
+    def index(self, positions: Float[Tensor, "2 *points"]) -> Float[Tensor, "2 *points"]:
         """Positions as fractional node indices `(2, …)`: node i has index i."""
         return (positions - pair_like(self.origin, positions)).div_(self.spacing).sub_(0.5)
 
 
-def pair_like(values: tuple[float, float], positions: Tensor) -> Tensor:
+def pair_like(values: tuple[float, float], positions: Real[Tensor, "2 *points"]) -> Real[Tensor, "2 *ones"]:
     """Two numbers `(2, 1, …)` that can be added to, or compared with, `positions` `(2, …)`; not to be changed.
 
     They are kept, since to bring a new one to a GPU takes as long as to compute with it.

@@ -9,12 +9,13 @@ ramp in the interior.
 from typing import Literal, TypeAlias
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from ssem_dask.field.affine import affine_seen_from
+from ssem_dask.field.affine import Affine, affine_seen_from
 from ssem_dask.field.grid import Grid, pair_like
-from ssem_dask.types import Float64Array, ShapeYX
+from ssem_dask.types import ShapeYX
 
 Kind: TypeAlias = Literal["nearest", "bilinear", "bicubic", "bspline"]
 
@@ -23,7 +24,9 @@ _SPLINE_REACH = 16  # nodes; |pole|**16 is 7e-10, below float32's precision
 _FAR = 1e6  # nodes; grid_sample may read out of bounds at absurd coordinates (pytorch#35202)
 
 
-def sample(values: Tensor, *, grid: Grid, positions: Tensor, kind: Kind) -> Tensor:
+def sample(
+    values: Float[Tensor, "c y x"], *, grid: Grid, positions: Float[Tensor, "2 *points"], kind: Kind
+) -> Float[Tensor, "c *points"]:
     """Sample `values` at `positions`; NaN in either spreads, so use `sample_known` for fields with unknown nodes.
 
     Args:
@@ -40,14 +43,21 @@ def sample(values: Tensor, *, grid: Grid, positions: Tensor, kind: Kind) -> Tens
     return sample_at(values, index=grid.index(positions), kind=kind)
 
 
-def sample_at(values: Tensor, *, index: Tensor, kind: Literal["nearest", "bilinear", "bicubic"]) -> Tensor:
+def sample_at(
+    values: Float[Tensor, "c y x"],
+    *,
+    index: Float[Tensor, "2 *points"],
+    kind: Literal["nearest", "bilinear", "bicubic"],
+) -> Float[Tensor, "c *points"]:
     """`sample` at fractional node indices `(2, …)`."""
     query = _to_grid_sample(index.reshape(2, 1, -1), (values.shape[-2], values.shape[-1]))
     out = grid_sample(values[None], query[None], mode=kind, padding_mode="border", align_corners=False)
     return out[0].reshape(-1, *index.shape[1:])
 
 
-def sample_lattice(values: Tensor, *, grid: Grid, rows: Tensor, columns: Tensor) -> Tensor:
+def sample_lattice(
+    values: Float[Tensor, "c y x"], *, grid: Grid, rows: Float[Tensor, "h"], columns: Float[Tensor, "w"]
+) -> Float[Tensor, "c h w"]:
     """`sample`, bilinearly, at all positions of some rows and columns: one axis after the other, which is less work.
 
     Args:
@@ -70,7 +80,9 @@ def sample_lattice(values: Tensor, *, grid: Grid, rows: Tensor, columns: Tensor)
     return values
 
 
-def sample_affine(values: Tensor, *, grid: Grid, affine: Float64Array) -> tuple[Tensor, Tensor]:
+def sample_affine(
+    values: Float[Tensor, "c y x"], *, grid: Grid, affine: Affine
+) -> tuple[Float[Tensor, "c y x"], Bool[Tensor, "y x"]]:
     """`sample`, bilinearly, at the positions that an affine map takes the grid's own nodes to.
 
     No positions are computed: each coordinate is the sum of a part by row and a part by column.
@@ -95,7 +107,9 @@ def sample_affine(values: Tensor, *, grid: Grid, affine: Float64Array) -> tuple[
     return out[0], inside[0] & inside[1]
 
 
-def sample_batch(values: Tensor, *, grid: Grid, positions: Tensor) -> Tensor:
+def sample_batch(
+    values: Float[Tensor, "n c y x"], *, grid: Grid, positions: Float[Tensor, "n 2 h w"]
+) -> Float[Tensor, "n c h w"]:
     """Sample each of `values` `(n, c, y, x)`, all on `grid`, at its own `positions` `(n, 2, h, w)`, bilinearly.
 
     Returns:
@@ -105,7 +119,9 @@ def sample_batch(values: Tensor, *, grid: Grid, positions: Tensor) -> Tensor:
     return grid_sample(values, query, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def sample_known(field: Tensor, *, grid: Grid, positions: Tensor) -> Tensor:
+def sample_known(
+    field: Float[Tensor, "c y x"], *, grid: Grid, positions: Float[Tensor, "2 *points"]
+) -> Float[Tensor, "c *points"]:
     """Sample a field that has unknown (NaN) nodes, bilinearly.
 
     Known nodes are weighted as ever and unknown ones left out; where less than half of the weight is known, or the
@@ -122,7 +138,9 @@ def sample_known(field: Tensor, *, grid: Grid, positions: Tensor) -> Tensor:
     return sample_known_batch(field[None], grid=grid, positions=flat)[0].reshape(-1, *positions.shape[1:])
 
 
-def sample_known_batch(fields: Tensor, *, grid: Grid, positions: Tensor) -> Tensor:
+def sample_known_batch(
+    fields: Float[Tensor, "n c y x"], *, grid: Grid, positions: Float[Tensor, "n 2 h w"]
+) -> Float[Tensor, "n c h w"]:
     """`sample_known` of each of `fields` `(n, c, y, x)`, all on `grid`, at its own `positions` `(n, 2, h, w)`."""
     known = torch.isfinite(fields).all(dim=1, keepdim=True)
     reachable = torch.isfinite(positions).all(dim=1, keepdim=True)
@@ -149,7 +167,7 @@ def _as_query(normalised: Tensor) -> Tensor:  # the only place with xy order (C1
     return normalised.clamp_(-_FAR, _FAR).flip(0).movedim(0, -1)
 
 
-def spline_coefficients(values: Tensor) -> Tensor:
+def spline_coefficients(values: Float[Tensor, "c y x"]) -> Float[Tensor, "c y x"]:
     """Coefficients `(c, y, x)` of the cubic B-spline that passes through `values`, mirrored at the border nodes.
 
     The inverse of the filter [1, 4, 1]/6 is the two-sided exponential `-6z/(1 - z²) · z^|n|` with pole z = √3 - 2,

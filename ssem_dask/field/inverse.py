@@ -4,6 +4,7 @@ Law: `compose(outer=u, inner=inverse(u)) ≈ 0` wherever `p + inverse(u)(p)` lie
 """
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ssem_dask.field.compose import compose
@@ -11,7 +12,7 @@ from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_known
 
 
-def inverse(field: Tensor, *, spacing: float, iterations: int = 20) -> Tensor:
+def inverse(field: Float[Tensor, "2 y x"], *, spacing: float, iterations: int = 20) -> Float[Tensor, "2 y x"]:
     """Field `v` with `v(p) + u(p + v(p)) = 0`, by the fixed point `v ← -u(p + v)`.
 
     Converges where u's gradient is below 1 (Chen et al. 2008, doi:10.1118/1.2816107); check `inverse_residual`.

@@ -1,13 +1,16 @@
 """Warping: `warp(image, u)(p) = image(p + u(p))` (C5)."""
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import Kind, sample, sample_at
 
 
-def warp(image: Tensor, *, field: Tensor, spacing: float, kind: Kind = "bilinear") -> tuple[Tensor, Tensor]:
+def warp(
+    image: Float[Tensor, "c y x"], *, field: Float[Tensor, "2 y x"], spacing: float, kind: Kind = "bilinear"
+) -> tuple[Float[Tensor, "c y x"], Bool[Tensor, "y x"]]:
     """Warp an image by a dense field on the same grid.
 
     Args:
@@ -25,8 +28,13 @@ def warp(image: Tensor, *, field: Tensor, spacing: float, kind: Kind = "bilinear
 
 
 def sample_image(
-    image: Tensor, *, grid: Grid, positions: Tensor, kind: Kind, tissue: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+    image: Float[Tensor, "c y x"],
+    *,
+    grid: Grid,
+    positions: Float[Tensor, "2 *points"],
+    kind: Kind,
+    tissue: Bool[Tensor, "y x"] | None = None,
+) -> tuple[Float[Tensor, "c *points"], Bool[Tensor, "*points"]]:
     """Sample an image and say where that was possible.
 
     Args:
