@@ -8,8 +8,8 @@ from ssem_dask.cli import console
 from ssem_dask.cli.cluster import open_executor
 from ssem_dask.cli.progress_display import observer_for
 from ssem_dask.cli.run_commands import AllowMissing, Cluster, Json, Workers, tell
-from ssem_dask.driver.overrides import parse_changes
-from ssem_dask.driver.rerun import RerunPlan, Selection, parse_sections, plan_rerun, run_again, verify_run
+from ssem_dask.driver.overrides import parse_overrides
+from ssem_dask.driver.rerun import RerunPlan, Selection, execute_rerun, parse_sections, plan_rerun, verify_run
 from ssem_dask.runtime.clusters.cluster_config import remembered_cluster
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.storage.run_group import read_run
@@ -56,14 +56,14 @@ def rerun(
         sections=None if sections is None else parse_sections(sections),
         chunks=tuple(chunk or ()),
     )
-    planned = plan_rerun(output, selection, changes=parse_changes(changes or ()))
+    planned = plan_rerun(output, selection, overrides=parse_overrides(changes or ()))
     if dry_run:
         _show(planned, as_json=as_json)
         return
     executor = _open_cluster(output, cluster, workers)
     try:
         with observer_for(executor, as_json=as_json) as observer:
-            summary = run_again(planned, executor=executor, observer=observer, allow_missing=allow_missing)
+            summary = execute_rerun(planned, executor=executor, observer=observer, allow_missing=allow_missing)
     finally:
         executor.close()
     tell(summary, as_json=as_json)
@@ -95,8 +95,7 @@ def _open_cluster(output: str, cluster: str | None, workers: int | None) -> Exec
 
 
 def _show(planned: RerunPlan, *, as_json: bool) -> None:
-    again = planned.again
-    keys = {"chosen": again.chosen, "changed": again.changed, "dependent": again.dependent}
+    keys = planned.invalidation.keys()
     if as_json:
         console.show_json({"output": planned.plan.job.output, "again": keys})
         return

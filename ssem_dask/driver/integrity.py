@@ -1,7 +1,7 @@
-"""Finding what was damaged after it had been written: a torn file, a flipped byte, a file that is gone.
+"""Damage to files after they were written: a torn file, a flipped byte, a missing file.
 
-Every chunk carries a checksum, so nothing is ever read through damage: what was made from a result before it was
-damaged stands, and the damaged task alone is to be done again. Its ledger entry is then `failed`, cause `io`, with
+Every chunk carries a checksum, so nothing is ever read through damage. What was made from a result before the damage
+therefore stays valid, and only the damaged task runs again. Its ledger entry becomes `failed`, with cause `io` and
 `restore` set.
 """
 
@@ -20,52 +20,62 @@ from ssem_dask.storage.location import delete
 from ssem_dask.storage.retry import LONG_RETRY_S, retry_for
 from ssem_dask.task import Cause, Outcome, Task, TaskReport
 
-_NOT_BY_DAMAGE = (Cause.OUT_OF_MEMORY, Cause.GPU_OUT_OF_MEMORY, Cause.WORKER_LOST, Cause.TIMEOUT)
+_CAUSES_BESIDE_DAMAGE = (Cause.OUT_OF_MEMORY, Cause.GPU_OUT_OF_MEMORY, Cause.WORKER_LOST, Cause.TIMEOUT)
+"""Causes of failure that damaged input cannot have."""
 
 
 def verify(job: Job, *, stages: Sequence[Stage], executor: Executor) -> Iterator[TaskReport]:
-    """Read again all that stands, and mark in the ledger what is damaged.
+    """Read all results again, and mark the damaged ones in the ledger.
 
     Yields:
-        The entry of each task that stood, as it is now.
+        The present entry of each task that had ended well.
     """
     for stage in stages:
-        work = partial(verify_task, job=job, stage=_Footprints(stage))
-        for tasks in _standing(stage, job):
-            yield from executor.map(work, tasks)
+        verify_one = partial(verify_task, job=job, stage=_Footprints(stage))
+        for tasks in _done_tasks(stage, job):
+            yield from executor.map(verify_one, tasks)
 
 
-def mend(failed: Iterable[TaskReport], job: Job, *, stages: Sequence[Stage], executor: Executor) -> list[TaskReport]:
-    """Look whether tasks failed since what they read is damaged, and mark that as to be written again.
+def mark_damaged(
+    failed: Iterable[TaskReport], job: Job, *, stages: Sequence[Stage], executor: Executor
+) -> list[TaskReport]:
+    """Check whether tasks failed because their input is damaged, and mark the damaged tasks for rewriting.
 
     Returns:
         Entries of the damaged tasks; empty if the failures have other reasons.
     """
-    keys = {report.key for report in failed if report.cause not in _NOT_BY_DAMAGE}
+    keys = {report.key for report in failed if report.cause not in _CAUSES_BESIDE_DAMAGE}
     if not keys:
         return []
-    reads = RegionSet()
-    for stage in stages:
-        if any(key.startswith(f"{stage.NAME}/") for key in keys):
-            for generation in stage.generations(job):
-                for task in generation:
-                    if task.key in keys:
-                        reads.add(stage.footprint(task).reads)
+    reads = _regions_read(keys, job, stages=stages)
     damaged = []
     for stage in stages:
-        work = partial(verify_task, job=job, stage=_Footprints(stage))
-        for tasks in _standing(stage, job):
-            read = (task for task in tasks if reads.meets(stage.footprint(task).writes))
-            damaged += [report for report in executor.map(work, read) if report.restore]
+        verify_one = partial(verify_task, job=job, stage=_Footprints(stage))
+        for tasks in _done_tasks(stage, job):
+            suspects = (task for task in tasks if reads.meets(stage.footprint(task).writes))
+            damaged += [report for report in executor.map(verify_one, suspects) if report.restore]
     return damaged
 
 
-def _standing(stage: Stage, job: Job) -> Iterator[Iterator[Task]]:
-    """A stage's tasks that ended well with the run's configuration, generation by generation, a page at a time."""
+def _regions_read(keys: set[str], job: Job, *, stages: Sequence[Stage]) -> RegionSet:
+    """Return everything that the tasks of these keys read."""
+    reads = RegionSet()
+    for stage in stages:
+        if not any(key.startswith(f"{stage.NAME}/") for key in keys):
+            continue
+        for generation in stage.generations(job):
+            for task in generation:
+                if task.key in keys:
+                    reads.add(stage.footprint(task).reads)
+    return reads
+
+
+def _done_tasks(stage: Stage, job: Job) -> Iterator[Iterator[Task]]:
+    """Yield, per generation, a stage's tasks that ended well with the run's configuration; holds one ledger page."""
     ledger = open_ledger(job.output)
     pages = set(ledger.pages(stage.NAME))
 
-    def of_generation(generation: Iterable[Task]) -> Iterator[Task]:
+    def done_in(generation: Iterable[Task]) -> Iterator[Task]:
         for page, tasks in groupby(generation, key=lambda task: page_of(task.key)):
             entries = ledger.entries(page) if page in pages else {}
             for task in tasks:
@@ -74,18 +84,18 @@ def _standing(stage: Stage, job: Job) -> Iterator[Iterator[Task]]:
                     yield task
 
     for generation in stage.generations(job) if pages else ():
-        yield of_generation(generation)
+        yield done_in(generation)
 
 
 class _Footprints:
-    """The footprints of a stage; goes to workers, where modules cannot go."""
+    """The footprints of a stage, in a form that can be pickled for workers; a module cannot."""
 
     def __init__(self, stage: Stage) -> None:
         self.footprint = stage.footprint
 
 
 def verify_task(task: Task, *, job: Job, stage: _Footprints) -> TaskReport:
-    """Read what a task wrote; where it is damaged, mark that in the ledger. Returns the entry as it is now."""
+    """Read what a task wrote, mark it in the ledger if it is damaged, and return its present entry."""
     ledger = open_ledger(task.output)
     with retry_for(LONG_RETRY_S):
         entry = ledger.read(task.key)
@@ -96,7 +106,7 @@ def verify_task(task: Task, *, job: Job, stage: _Footprints) -> TaskReport:
             return entry
         marked = replace(entry, outcome=Outcome.FAILED, cause=Cause.IO, message=damage, restore=True)
         ledger.replace_all([marked])
-        # Writing a part of a shard reads it first, which would fail on the damage.
+        # Writing part of a shard reads the shard first, which would fail because of the damage.
         for path in written_files(job, stage.footprint(task)):
             delete(job.url(path), recursive=False)
         return marked

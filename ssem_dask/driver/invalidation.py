@@ -1,15 +1,16 @@
-"""Which tasks are to be done again, because of what else is done again.
+"""Which tasks must run again because other tasks run again.
 
-Law: an entry of the ledger stands only as long as everything that its task read stands. So before a task is done again,
-the entries of all tasks that read what it writes are marked stale, those of the last stages first: whatever is killed
-in between, no result is ever taken for one that was made from newer data than it was.
+Law: an entry of the ledger is valid only as long as everything that its task read is valid. So before a task runs
+again, the entries of all tasks that read what it writes are marked stale, those of the last stages first. Whatever is
+killed in between, no result is ever taken for one that was made from newer data than it was.
 
-What depends on what follows from the stages' footprints. An entry that is only to be *restored* (its data was damaged
-after it had ended well) makes nothing stale: nothing was ever read through a wrong checksum.
+Dependencies follow from the footprints of the tasks. An entry whose data was damaged after its task had ended well
+(`restore`) is only rewritten, which makes nothing stale: nothing was ever read through a wrong checksum.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum, auto
 from itertools import groupby
 from typing import Any, NamedTuple, TypeAlias
 
@@ -19,22 +20,39 @@ from ssem_dask.stages.stage import Stage
 from ssem_dask.storage.ledger import Ledger, page_of
 from ssem_dask.task import Outcome, Task, TaskReport
 
-Chosen: TypeAlias = Callable[[Task, TaskReport | None, Footprint], bool]
-"""Whether the user wants a task done again, given its entry in the ledger and its footprint."""
+TaskFilter: TypeAlias = Callable[[Task, TaskReport | None, Footprint], bool]
+"""Whether the user wants a task to run again, by its entry in the ledger and its footprint."""
 
 
-class Mark(NamedTuple):
-    """How an entry is to be changed; there may be millions, so nothing is held that the entry itself says."""
+class EntryState(Enum):
+    """State of a task's ledger entry, compared with the run as it is planned now."""
+
+    ABSENT = auto()
+    """The task has no entry, or a torn one."""
+    DONE = auto()
+    """The task ended well, with the present configuration, weights and source."""
+    OUTDATED = auto()
+    """The task ended well, but configuration, weights or source have changed since."""
+    FAILED = auto()
+    """The task failed, with the present configuration, weights and source."""
+    DAMAGED = auto()
+    """The task ended well, with the present configuration, weights and source, but its data was damaged later."""
+    PENDING = auto()
+    """Any other entry: stale, or failed with another configuration, weights or source. The task runs in any case."""
+
+
+class EntryUpdate(NamedTuple):
+    """A change to one ledger entry. There may be millions, so it holds only the values that change."""
 
     key: str
     outcome: Outcome
     digest: str | None = None
-    """None: as it is, and so below."""
+    """None: unchanged. This holds for the fields below as well."""
     changes: dict[str, Any] | None = None
     restore: bool | None = None
 
     def applied(self, entry: TaskReport) -> TaskReport:
-        """The entry as it is to be written."""
+        """Return the entry with the change applied."""
         return replace(
             entry,
             outcome=self.outcome,
@@ -44,20 +62,50 @@ class Mark(NamedTuple):
         )
 
 
+class Classification(NamedTuple):
+    """How one task is affected."""
+
+    chosen: bool
+    """Whether the user chose it."""
+    changed: bool
+    """Whether it is redone because configuration, weights or source have changed."""
+    dependent: bool
+    """Whether it is redone only because it reads what other tasks write again."""
+    redone: bool
+    """Whether what it writes may change, so that whatever reads it must run again."""
+    update: EntryUpdate | None
+    """Change to its ledger entry; None: the entry stays."""
+
+
 @dataclass(slots=True)
-class Again:
-    """What is to be done again."""
+class Invalidation:
+    """The tasks that must run again, and the ledger updates that say so."""
 
     chosen: list[str] = field(default_factory=list)
     """Keys of the tasks that the user chose."""
     changed: list[str] = field(default_factory=list)
-    """Tasks that ended well with another configuration, other weights or another content of the source."""
+    """Keys of tasks that ended well with another configuration, other weights or another content of the source."""
     dependent: list[str] = field(default_factory=list)
-    """Tasks that ended well and are to be done again only since they read what others write again."""
-    forgotten: list[str] = field(default_factory=list)
-    """Entries of tasks that the run does not have any more."""
-    marks: list[list[Mark]] = field(default_factory=list)
-    """What is to be written into entries, a list a generation."""
+    """Keys of tasks that ended well and run again only because they read what other tasks write again."""
+    obsolete: list[str] = field(default_factory=list)
+    """Keys of entries whose tasks the run no longer has."""
+    updates: list[list[EntryUpdate]] = field(default_factory=list)
+    """Changes to ledger entries, one list per generation."""
+
+    def keys(self) -> dict[str, list[str]]:
+        """Return the keys of the affected tasks by the reason why they run again."""
+        return {"chosen": self.chosen, "changed": self.changed, "dependent": self.dependent}
+
+    def record(self, key: str, classification: Classification) -> None:
+        """Add one task of the current generation."""
+        if classification.chosen:
+            self.chosen.append(key)
+        if classification.changed:
+            self.changed.append(key)
+        if classification.dependent:
+            self.dependent.append(key)
+        if classification.update is not None:
+            self.updates[-1].append(classification.update)
 
 
 def find_stale(
@@ -65,97 +113,169 @@ def find_stale(
     *,
     stages: Sequence[Stage],
     ledger: Ledger,
-    changed: Iterable[Region] = (),
-    chosen: Chosen | None = None,
-    changes: dict[str, Any] | None = None,
-) -> Again:
-    """Find out what is to be done again; touches nothing.
+    changed_source: Iterable[Region] = (),
+    selection: TaskFilter | None = None,
+    overrides: dict[str, Any] | None = None,
+) -> Invalidation:
+    """Find the tasks that must run again, without changing anything.
 
-    Holds one page of the ledger at a time, and ends as soon as no page is left, so that neither what was never begun
-    nor what all stands takes long.
+    Holds one page of the ledger at a time. Ends as soon as no page is left, so that a run that has barely begun, or is
+    complete, takes little time.
 
     Args:
-        job: the run as it is to be.
-        stages: of the pipeline, in order.
-        ledger: of the run.
-        changed: parts of the source that are not any more what they were.
-        chosen: what the user wants done again; None: nothing.
-        changes: configuration values that are to hold for the chosen tasks alone, by dotted key.
+        job: the run as it is planned now.
+        stages: stages of the pipeline, in order.
+        ledger: the run's ledger.
+        changed_source: source regions that changed since they were read.
+        selection: tasks that the user wants to run again; None: the user chose none.
+        overrides: configuration values for the chosen tasks alone, by dotted key.
     """
-    again, altered = Again(), RegionSet()
-    altered.add(changed)
-    pages = {stage.NAME: set(ledger.pages(stage.NAME)) for stage in stages}
-    begun = [i for i, stage in enumerate(stages) if pages[stage.NAME]]
-    redone = RegionSet()
+    invalidation, source_regions, redone = Invalidation(), RegionSet(), RegionSet()
+    source_regions.add(changed_source)
+    unread_pages = {stage.NAME: set(ledger.pages(stage.NAME)) for stage in stages}
+    begun = [i for i, stage in enumerate(stages) if unread_pages[stage.NAME]]
     for stage in stages[: begun[-1] + 1] if begun else ():
-        left = pages[stage.NAME]
+        pages = unread_pages[stage.NAME]
         for generation in stage.generations(job):
-            again.marks.append([])
+            invalidation.updates.append([])
             for page, tasks in groupby(generation, key=lambda task: page_of(task.key)):
-                entries = ledger.entries(page) if page in left else {}
-                left.discard(page)
+                entries = ledger.entries(page) if page in pages else {}
+                pages.discard(page)
                 for task in tasks:
                     entry = entries.pop(task.key, None)
-                    _judge(task, entry, stage.footprint, redone, altered, again, chosen, changes)
-                again.forgotten += sorted(entries)
-                if chosen is None and not any(pages.values()):
-                    return again  # nothing is left that could stand on what is done again
-        for page in sorted(left):
-            again.forgotten += sorted(ledger.entries(page))
-        left.clear()
-    return again
+                    if selection is None and not source_regions and not redone and _is_done(task, entry):
+                        continue  # nothing can invalidate it: skip its footprint, which is slow to compute
+                    footprint = stage.footprint(task)
+                    classification = _classify(
+                        task,
+                        entry,
+                        source_changed=source_regions.meets(footprint.reads),
+                        chosen=None if selection is None else selection(task, entry, footprint),
+                        reads_redone=redone.meets(footprint.reads),
+                        overrides=overrides or {},
+                    )
+                    if classification.redone:
+                        redone.add(footprint.writes)
+                    invalidation.record(task.key, classification)
+                invalidation.obsolete += sorted(entries)
+                if selection is None and not any(unread_pages.values()):
+                    return invalidation  # no entry is left that could depend on what is redone
+        for page in sorted(pages):
+            invalidation.obsolete += sorted(ledger.entries(page))
+        pages.clear()
+    return invalidation
 
 
-def mark_stale(again: Again, ledger: Ledger) -> None:
-    """Write down what was found, the last generations first."""
-    for key in reversed(again.forgotten):
+def mark_stale(invalidation: Invalidation, ledger: Ledger) -> None:
+    """Write an invalidation to the ledger, the last generations first."""
+    for key in reversed(invalidation.obsolete):
         ledger.delete(key)
-    for marks in reversed(again.marks):
-        for page, changed in groupby(marks, key=lambda mark: page_of(mark.key)):
+    for generation in reversed(invalidation.updates):
+        for page, updates in groupby(generation, key=lambda update: page_of(update.key)):
             entries = ledger.entries(page)
-            found = ((mark, entries.get(mark.key)) for mark in changed)
-            ledger.replace_all(mark.applied(entry) for mark, entry in found if entry is not None)
+            pairs = ((update, entries.get(update.key)) for update in updates)
+            ledger.replace_all(update.applied(entry) for update, entry in pairs if entry is not None)
 
 
-def _judge(
+def _classify(
     task: Task,
     entry: TaskReport | None,
-    footprint_of: Callable[[Task], Footprint],
-    redone: RegionSet,
-    altered: RegionSet,
-    again: Again,
-    chosen: Chosen | None,
-    changes: dict[str, Any] | None,
-) -> None:
-    current = entry is not None and entry.digest == task.digest
-    if current and entry is not None and entry.outcome.stands and chosen is None and not altered and not redone:
-        return
-    footprint = footprint_of(task)
-    current = current and not altered.meets(footprint.reads)
-    stands = entry is not None and current and entry.outcome.stands
-    wanted = chosen is not None and chosen(task, entry, footprint)
-    reads_redone = redone.meets(footprint.reads)
-    if wanted:
-        again.chosen.append(task.key)
-    restored = entry is not None and current and entry.restore
-    # Where the user chooses, what failed and was not chosen stays as it is.
-    left_alone = restored or (
-        chosen is not None and entry is not None and current and entry.outcome is Outcome.FAILED and not wanted
+    *,
+    source_changed: bool,
+    chosen: bool | None,
+    reads_redone: bool,
+    overrides: dict[str, Any],
+) -> Classification:
+    """Decide how one task is affected.
+
+    | entry    | chosen         | reads redone | redone | entry becomes                                   |
+    |----------|----------------|--------------|--------|-------------------------------------------------|
+    | ABSENT   | any            | any          | yes    |                                                 |
+    | DONE     | yes            | any          | yes    | stale, with the overrides                       |
+    | DONE     | no             | yes          | yes    | stale (*dependent*)                             |
+    | DONE     | no             | no           | no     | unchanged                                       |
+    | OUTDATED | with overrides | any          | yes    | the same outcome, with the overrides            |
+    | OUTDATED | any            | any          | yes    | stale, without overrides (*changed*)            |
+    | FAILED   | with overrides | any          | yes    | failed, with the overrides                      |
+    | FAILED   | yes or all     | any          | yes    | unchanged                                       |
+    | FAILED   | no             | as read      | = read | unchanged                                       |
+    | DAMAGED  | with overrides | any          | = read | failed, to be rewritten, with the overrides     |
+    | DAMAGED  | any            | yes          | yes    | stale, no longer one that is only rewritten     |
+    | DAMAGED  | any            | no           | no     | unchanged                                       |
+    | PENDING  | with overrides | any          | yes    | the same outcome, with the overrides            |
+    | PENDING  | any            | any          | yes    | unchanged (if damaged and read redone: stale)   |
+
+    The first row that fits holds. "All" means that the user chose nothing in particular (`chosen` is None), so that
+    all failed tasks run again; otherwise a failed task that was not chosen stays as it is.
+
+    Args:
+        task: the task as it is planned now.
+        entry: its entry in the ledger; None: it has none.
+        source_changed: whether part of the source that it reads has changed.
+        chosen: whether the user chose it; None: the user made no choice.
+        reads_redone: whether it reads something that another task writes again.
+        overrides: configuration values for the chosen tasks alone.
+    """
+    current = entry is not None and entry.digest == task.digest and not source_changed
+    state = _state(entry, current=current)
+    overridden = bool(chosen and overrides)
+    update = None
+    if entry is not None:
+        if overridden or (chosen and state is EntryState.DONE):
+            update = _chosen_update(task, entry, current=current, overrides=overrides)
+        else:
+            update = _induced_update(entry, state=state, reads_redone=reads_redone)
+    return Classification(
+        chosen=bool(chosen),
+        changed=state is EntryState.OUTDATED and not overridden,
+        dependent=state is EntryState.DONE and reads_redone and not chosen,
+        redone=_is_redone(state, chosen=chosen, reads_redone=reads_redone),
+        update=update,
     )
-    if reads_redone or not (stands or left_alone) or (wanted and not restored):
-        redone.add(footprint.writes)
+
+
+def _state(entry: TaskReport | None, *, current: bool) -> EntryState:
+    """Return the state of an entry; `current`: made with the present configuration, weights and source."""
     if entry is None:
-        return
-    if wanted and (stands or changes):
-        # An entry that failed keeps its cause, so that the same command chooses it again if this one is interrupted.
-        outcome = Outcome.STALE if stands else entry.outcome
-        kept = {**(entry.changes if current else {}), **(changes or {})}
-        again.marks[-1].append(Mark(task.key, outcome, digest=task.digest, changes=kept))
-    elif entry.outcome.stands and not current:
-        again.changed.append(task.key)
-        again.marks[-1].append(Mark(task.key, Outcome.STALE, changes={}))
-    elif stands and reads_redone:
-        again.dependent.append(task.key)
-        again.marks[-1].append(Mark(task.key, Outcome.STALE))
-    elif entry.restore and reads_redone:
-        again.marks[-1].append(Mark(task.key, Outcome.STALE, restore=False))
+        return EntryState.ABSENT
+    if entry.outcome.stands:
+        return EntryState.DONE if current else EntryState.OUTDATED
+    if current and entry.restore:
+        return EntryState.DAMAGED
+    if current and entry.outcome is Outcome.FAILED:
+        return EntryState.FAILED
+    return EntryState.PENDING
+
+
+def _is_done(task: Task, entry: TaskReport | None) -> bool:
+    return entry is not None and entry.outcome.stands and entry.digest == task.digest
+
+
+def _is_redone(state: EntryState, *, chosen: bool | None, reads_redone: bool) -> bool:
+    """Return whether what a task writes may change; arguments as in `_classify`."""
+    if state is EntryState.DONE:
+        return chosen is True or reads_redone
+    if state is EntryState.FAILED:
+        return chosen is not False or reads_redone
+    if state is EntryState.DAMAGED:
+        return reads_redone  # otherwise the same bytes are written again
+    return True
+
+
+def _chosen_update(task: Task, entry: TaskReport, *, current: bool, overrides: dict[str, Any]) -> EntryUpdate:
+    """Return the change to the entry of a chosen task; it keeps earlier overrides if it is `current`."""
+    # An entry that failed keeps its cause, so that the same command chooses it again if this one is interrupted.
+    outcome = Outcome.STALE if current and entry.outcome.stands else entry.outcome
+    earlier = entry.changes if current else {}
+    return EntryUpdate(task.key, outcome, digest=task.digest, changes={**earlier, **overrides})
+
+
+def _induced_update(entry: TaskReport, *, state: EntryState, reads_redone: bool) -> EntryUpdate | None:
+    """Return the change to an entry that follows from what else has changed, not from the user's choice."""
+    if state is EntryState.OUTDATED:
+        return EntryUpdate(entry.key, Outcome.STALE, changes={})
+    if state is EntryState.DONE and reads_redone:
+        return EntryUpdate(entry.key, Outcome.STALE)
+    if entry.restore and reads_redone:
+        return EntryUpdate(entry.key, Outcome.STALE, restore=False)
+    return None

@@ -1,7 +1,7 @@
-"""Changes of a configuration, given as `table.key=value`: for a whole run, or for a few of its tasks alone.
+"""Overrides of configuration values, written as `table.key=value`, for a whole run or for some of its tasks alone.
 
-A change for a few tasks may decide how they compute, for example in how small windows, but not where their results lie:
-the others' results stay beside theirs in the same arrays.
+An override for some tasks may decide how they compute, for example the side of their windows. It cannot decide where
+their results are stored, because the results of all tasks share the same arrays.
 """
 
 import copy
@@ -37,80 +37,83 @@ _LAYOUT = (
     "render.shard",
     "downsample.",
 )
-"""Keys, or tables, that decide where results lie or what tasks there are."""
-_ELSEWHERE = ("source", "output", "cluster")
-"""Keys that name another run, or the place where it runs."""
+"""Keys, or tables, that decide where results are stored or which tasks there are."""
+_FIXED_TABLES = ("source", "output", "cluster")
+"""Top-level keys that name another run, or the place where it runs."""
 
 
-def parse_changes(words: Sequence[str]) -> dict[str, Any]:
-    """Read `table.key=value` words; values are TOML, and what is no TOML is text.
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """Read `table.key=value` words; a value that is not TOML is text.
 
     Raises:
-        ConfigError: a word is not of that form, or changes what makes it another run.
+        ConfigError: a word does not have that form, or changes a key that identifies the run.
     """
-    changes = {}
+    overrides = {}
     for word in words:
         key, equals, text = word.partition("=")
         key = key.strip()
         if not equals or not key or not all(key.split(".")):
             raise ConfigError(
-                f"--set {word}: is not of the form table.key=value; write for example register.window=1024."
+                f"--set {word}: must have the form table.key=value; write for example register.window=1024."
             )
-        if key.split(".")[0] in _ELSEWHERE:
-            raise ConfigError(f"--set {word}: '{key}' cannot be changed in a run that is there; start another run.")
+        if key.split(".")[0] in _FIXED_TABLES:
+            raise ConfigError(f"--set {word}: '{key}' cannot be changed in an existing run; start another run.")
         try:
-            changes[key] = tomllib.loads(f"value = {text}")["value"]
+            overrides[key] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
-            changes[key] = text.strip()
-    return changes
+            overrides[key] = text.strip()
+    return overrides
 
 
-def changed_config(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> RunConfig:
-    """The configuration `tree` with some values changed.
+def with_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration `tree` with some of its values replaced.
 
     Raises:
         ConfigError: a key is unknown or a value out of range.
     """
-    changed = copy.deepcopy(dict(tree))
-    for key, value in changes.items():
+    overridden = copy.deepcopy(dict(tree))
+    for key, value in overrides.items():
         *tables, last = key.split(".")
-        place = changed
+        branch = overridden
         for table in tables:
-            place = place.setdefault(table, {})
-            if not isinstance(place, dict):
+            branch = branch.setdefault(table, {})
+            if not isinstance(branch, dict):
                 raise ConfigError(f"--set {key}: '{table}' is a value, not a table; see docs/configuration.md.")
-        place[last] = value
-    return make_config(changed, where="--set" if changes else "Config")
+        branch[last] = value
+    return make_config(overridden, where="--set" if overrides else "Config")
 
 
-def refuse_layout(changes: Mapping[str, Any]) -> None:
-    """ConfigError where a change that is meant for some tasks alone decides where results lie."""
-    for key in changes:
+def refuse_layout_overrides(overrides: Mapping[str, Any]) -> None:
+    """Raise ConfigError if an override for some tasks alone decides where results are stored."""
+    for key in overrides:
         if any(key == fixed or (fixed.endswith(".") and key.startswith(fixed)) for fixed in _LAYOUT):
             raise ConfigError(
-                f"--set {key}: decides where results lie, so it cannot hold for some chunks alone; "
+                f"--set {key}: decides where results are stored, so it cannot hold for some chunks alone; "
                 "leave out --failed, --cause, --stage, --sections and --chunk to change the whole run."
             )
 
 
-class Tailor:
-    """Gives tasks whose ledger entry carries changes the configuration that they ask for."""
+class TaskOverrides:
+    """Applies the overrides in ledger entries to the tasks of these entries."""
 
     def __init__(self, job: Job, tree: Mapping[str, Any]) -> None:
-        """Remember the run's job, and the configuration tree that it was resolved from."""
+        """Take the run's job, and the configuration tree that it was resolved from."""
         self._job = job
         self._tree = tree
         self._jobs: dict[tuple[tuple[str, Any], ...], Job] = {}
 
     def __call__(self, task: Task) -> Task:
-        """The task with its own job; ConfigError where its changes do not fit the run any more."""
+        """Return the task with its overrides applied; raise ConfigError if they no longer fit the run."""
         if not task.changes:
             return task
-        changes = tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in task.changes)
-        if changes not in self._jobs:
-            own, _ = resolve(changed_config(self._tree, dict(task.changes)))
-            self._jobs[changes] = replace(own, output=self._job.output, digests=self._job.digests, mips=self._job.mips)
-        job = self._jobs[changes]
+        overrides = tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in task.changes)
+        if overrides not in self._jobs:
+            job, _ = resolve(with_overrides(self._tree, dict(task.changes)))
+            # The digests stay those of the run: they say whether an entry is current, overridden or not.
+            self._jobs[overrides] = replace(
+                job, output=self._job.output, digests=self._job.digests, mips=self._job.mips
+            )
+        job = self._jobs[overrides]
         if isinstance(task, RenderTask | DownsampleTask):
             return replace(task, warping=own_warping(job))
         return replace(task, job=job)  # type: ignore[call-arg]  # every other stage's tasks carry their job

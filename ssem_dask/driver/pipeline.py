@@ -16,11 +16,11 @@ from ssem_dask import __version__
 from ssem_dask.config.digest import config_digest, stored_config
 from ssem_dask.config.resolve import resolve
 from ssem_dask.config.schema import RunConfig, cluster_settings, make_config
-from ssem_dask.driver.integrity import mend
-from ssem_dask.driver.invalidation import Again, Chosen, find_stale, mark_stale
-from ssem_dask.driver.overrides import Tailor
+from ssem_dask.driver.integrity import mark_damaged
+from ssem_dask.driver.invalidation import Invalidation, TaskFilter, find_stale, mark_stale
+from ssem_dask.driver.overrides import TaskOverrides
 from ssem_dask.driver.run_status import Summary
-from ssem_dask.driver.source_fingerprints import changed_sections, remember, source_stamps
+from ssem_dask.driver.source_fingerprints import changed_sections, read_fingerprints, save_fingerprints
 from ssem_dask.driver.tasks import run_generations
 from ssem_dask.errors import LayoutError, LeaseLostError, OutputError
 from ssem_dask.geometry.mip import ceil_div
@@ -52,7 +52,7 @@ _PACKAGES = ("numpy", "torch", "scipy", "zarr", "dask")
 STAGES: tuple[Stage, ...] = cast(
     tuple[Stage, ...], (coarse, mask, calibrate, register, compose, render, downsample, measure)
 )
-_MENDINGS = 3
+_REPAIR_ROUNDS = 3
 """Rounds over the stages: further ones only where damage was found and marked."""
 _SPANS_SHOWN = 10
 
@@ -140,17 +140,17 @@ def run(plan: Plan, *, executor: Executor, observer: Observer, allow_missing: bo
     open_run(plan)
     with exclusive_driver(plan.job.output, executor) as guarded:
         _refuse_changed_source(plan.job)
-        return carry_on(plan, None, executor=guarded, observer=observer, allow_missing=allow_missing)
+        return resume(plan, None, executor=guarded, observer=observer, allow_missing=allow_missing)
 
 
-def carry_on(
+def resume(
     plan: Plan,
-    chosen: Chosen | None,
+    selection: TaskFilter | None,
     *,
     executor: Executor,
     observer: Observer,
     allow_missing: bool,
-    changes: dict[str, Any] | None = None,
+    overrides: dict[str, Any] | None = None,
 ) -> Summary:
     """Mark what is stale, then do what is left to do of a run that is there; the caller holds `exclusive_driver`.
 
@@ -159,34 +159,41 @@ def carry_on(
 
     Args:
         plan: what to do.
-        chosen: what the user wants done again; of the tasks that failed, nothing else is then done again. None: all.
+        selection: tasks that the user wants to run again; no other failed task then runs again. None: all do.
         executor: runs the tasks.
         observer: told what happens.
         allow_missing: as in `run`.
-        changes: configuration values that are to hold for the chosen tasks alone, by dotted key.
+        overrides: configuration values for the chosen tasks alone, by dotted key.
     """
     output = plan.job.output
     update_run(output, **run_attributes(plan))
     try:
         ledger = open_ledger(output)
-        stamps = source_stamps(plan.job)
-        # Where the user chooses, nothing else is done again: a source that changed is left for another time.
-        changed = changed_sections(plan.job, stamps) if chosen is None else []
-        again = find_stale(plan.job, stages=STAGES, ledger=ledger, changed=changed, chosen=chosen, changes=changes)
-        mark_stale(again, ledger)
-        if chosen is None:
-            remember(plan.job, stamps)
+        fingerprints = read_fingerprints(plan.job)
+        # If the user chooses, nothing else runs again: a change of the source is left for another time.
+        changed = changed_sections(plan.job, fingerprints) if selection is None else []
+        invalidation = find_stale(
+            plan.job,
+            stages=STAGES,
+            ledger=ledger,
+            changed_source=changed,
+            selection=selection,
+            overrides=overrides,
+        )
+        mark_stale(invalidation, ledger)
+        if selection is None:
+            save_fingerprints(plan.job, fingerprints)
         for line in (dashboard_message(executor), *plan.choices):
             if line is not None:
                 observer.note(line)
-        _tell_again(again, observer)
-        only = None if chosen is None else frozenset(again.chosen)
-        for _ in range(_MENDINGS):
+        _note_invalidation(invalidation, observer)
+        only = None if selection is None else frozenset(invalidation.chosen)
+        for _ in range(_REPAIR_ROUNDS):
             summary = Summary(output=output, state="complete", choices=list(plan.choices))
-            summary.again = {name: getattr(again, name) for name in ("chosen", "changed", "dependent")}
+            summary.again = invalidation.keys()
             _run_stages(plan, summary, executor=executor, observer=observer, allow_missing=allow_missing, only=only)
             tried = [report for report in summary.failed if only is None or report.key in only]
-            damaged = mend(tried, plan.job, stages=STAGES, executor=executor)
+            damaged = mark_damaged(tried, plan.job, stages=STAGES, executor=executor)
             if not damaged:
                 break
             for report in damaged:
@@ -203,24 +210,25 @@ def carry_on(
 
 def _refuse_changed_source(job: Job) -> None:
     """OutputError where results stand that were made from sections which are not any more what they were."""
-    changed = changed_sections(job, source_stamps(job))
+    changed = changed_sections(job, read_fingerprints(job))
     if not changed:
         return
-    again = find_stale(job, stages=STAGES, ledger=open_ledger(job.output), changed=changed)
-    if again.changed:
+    invalidation = find_stale(job, stages=STAGES, ledger=open_ledger(job.output), changed_source=changed)
+    if invalidation.changed:
         spans = shortened([f"{r.box.start[0]}:{r.box.stop[0]}" for r in changed], limit=_SPANS_SHOWN)
         raise OutputError(
             f"{job.source}: sections {spans} have been written since they were read, "
-            f"and {len(again.changed)} results rest on what they were; do these again with "
+            f"and {len(invalidation.changed)} results rest on what they were; do these again with "
             f"'ssem-dask rerun {job.output}', or choose another output."
         )
 
 
-def _tell_again(again: Again, observer: Observer) -> None:
-    if again.chosen or again.changed:
+def _note_invalidation(invalidation: Invalidation, observer: Observer) -> None:
+    chosen, changed, dependent = (len(keys) for keys in invalidation.keys().values())
+    if chosen or changed:
         observer.note(
-            f"Recomputing {plural(len(again.chosen), 'chosen task')}, {len(again.changed)} that ended with another "
-            f"configuration, weights or source, and {len(again.dependent)} that depend on recomputed results."
+            f"Recomputing {plural(chosen, 'chosen task')}, {changed} that ended with another configuration, weights or "
+            f"source, and {dependent} that depend on recomputed results."
         )
 
 
@@ -235,7 +243,7 @@ def _run_stages(
 ) -> None:
     """One round over all stages; fills in the summary."""
     job = plan.job
-    tailor = Tailor(job, plan.given)
+    tailor = TaskOverrides(job, plan.given)
     for stage in (stage for stage in STAGES if stage.NAME in plan.estimates):
         _prepare(stage, job)
         run_generations(

@@ -1,5 +1,6 @@
-"""Doing parts of a run again: what failed, what the user names, what a changed configuration concerns — and whatever
-depends on it, which follows from the footprints of the tasks; nothing else.
+"""Rerun: recompute selected parts of a run and everything that depends on them, and nothing else.
+
+The user selects tasks, or all that failed or became outdated. What depends on them follows from the tasks' footprints.
 """
 
 import contextlib
@@ -7,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssem_dask.driver.integrity import verify
-from ssem_dask.driver.invalidation import Again, find_stale
-from ssem_dask.driver.overrides import changed_config, refuse_layout
-from ssem_dask.driver.pipeline import STAGES, Plan, carry_on, plan
+from ssem_dask.driver.invalidation import Invalidation, find_stale
+from ssem_dask.driver.overrides import refuse_layout_overrides, with_overrides
+from ssem_dask.driver.pipeline import STAGES, Plan, plan, resume
 from ssem_dask.driver.run_status import Summary, run_status
-from ssem_dask.driver.source_fingerprints import changed_sections, source_stamps
+from ssem_dask.driver.source_fingerprints import changed_sections, read_fingerprints
 from ssem_dask.errors import ConfigError
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.runtime.events import Observer
@@ -21,29 +22,30 @@ from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.run_group import read_run, update_run
 from ssem_dask.task import Cause, Outcome, Task, TaskReport
 
-_ENDLESS = 1 << 60
+_NO_END = 1 << 60
+"""End of a range of sections that has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which tasks the user wants done again: those that fit everything that is given."""
+    """A `TaskFilter` from the user's options: the tasks that match all of them."""
 
     failed: bool = False
     causes: tuple[Cause, ...] = ()
-    """Those that failed of one of these."""
+    """Causes of failure; tasks that failed because of any of them match."""
     stages: tuple[str, ...] = ()
     sections: range | None = None
-    """Those that write something of these sections."""
+    """Sections; tasks that write part of any of them match."""
     chunks: tuple[str, ...] = ()
     """Keys of tasks."""
 
     @property
-    def given(self) -> bool:
-        """Whether anything was given."""
-        return self != Selection()
+    def is_empty(self) -> bool:
+        """Whether the user gave no option."""
+        return self == Selection()
 
     def __call__(self, task: Task, entry: TaskReport | None, footprint: Footprint) -> bool:
-        """Whether a task fits."""
+        """Return whether a task matches."""
         if (self.failed or self.causes) and (entry is None or entry.outcome is not Outcome.FAILED):
             return False
         return (
@@ -56,81 +58,86 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class RerunPlan:
-    """What a rerun will do."""
+    """A rerun that was checked and counted."""
 
     plan: Plan
-    chosen: Selection | None
-    """None: nothing is chosen, all that is not done is done."""
-    changes: dict[str, Any]
-    """For the chosen tasks alone."""
-    again: Again
-    """What it comes to, as the ledger stands now."""
+    selection: Selection | None
+    """Tasks that the user chose; None: no choice, every task that is not done runs."""
+    overrides: dict[str, Any]
+    """Configuration values for the chosen tasks alone, by dotted key."""
+    invalidation: Invalidation
+    """Affected tasks, according to the current ledger."""
 
 
-def plan_rerun(output: str, selection: Selection, *, changes: dict[str, Any] | None = None) -> RerunPlan:
-    """Find out what is to be done again; touches nothing.
+def plan_rerun(output: str, selection: Selection, *, overrides: dict[str, Any] | None = None) -> RerunPlan:
+    """Find the tasks that a rerun affects, without changing anything.
 
     Args:
         output: URL of the run.
-        selection: what to do again; an empty one: all that failed, was never done, or is not any more what the
-            configuration, the weights or the source say.
-        changes: configuration values by dotted key. With a selection they hold for the chosen tasks alone, else for
+        selection: tasks to run again. An empty one: all that failed, never ran, or no longer agree with the
+            configuration, the weights or the source.
+        overrides: configuration values by dotted key. With a selection they hold for the chosen tasks alone, else for
             the run.
 
     Raises:
         SourceError: there is no run.
-        ConfigError: a key or a stage is unknown, a value is out of range, or a change does not fit the selection.
+        ConfigError: a key or a stage is unknown, a value is out of range, or an override does not fit the selection.
     """
-    changes = changes or {}
+    overrides = overrides or {}
     attributes = read_run(output)
     tree = {**attributes["given"], "output": output}
-    if selection.given:
-        refuse_layout(changes)
-        changed_config(tree, changes)
-        planned = plan(changed_config(tree, {}))
+    if selection.is_empty:
+        planned = plan(with_overrides(tree, overrides))
     else:
-        planned = plan(changed_config(tree, changes))
+        refuse_layout_overrides(overrides)
+        with_overrides(tree, overrides)  # refuses unknown keys before anything is written
+        planned = plan(with_overrides(tree, {}))
     _check(selection, sections=planned.job.shape[0])
-    chosen = selection if selection.given else None
-    own = changes if selection.given else {}
-    ledger = open_ledger(output)
-    changed = [] if chosen else changed_sections(planned.job, source_stamps(planned.job))
-    again = find_stale(planned.job, stages=STAGES, ledger=ledger, changed=changed, chosen=chosen, changes=own)
-    unknown = sorted(set(selection.chunks) - set(again.chosen))
+    chosen = None if selection.is_empty else selection
+    task_overrides = {} if selection.is_empty else overrides
+    changed = [] if chosen else changed_sections(planned.job, read_fingerprints(planned.job))
+    invalidation = find_stale(
+        planned.job,
+        stages=STAGES,
+        ledger=open_ledger(output),
+        changed_source=changed,
+        selection=chosen,
+        overrides=task_overrides,
+    )
+    unknown = sorted(set(selection.chunks) - set(invalidation.chosen))
     if unknown:
         raise ConfigError(
-            f"--chunk {unknown[0]}: the run has no such task, or it does not fit the other options; "
+            f"--chunk {unknown[0]}: the run has no such task, or it does not match the other options; "
             "'ssem-dask status --json' lists keys."
         )
-    return RerunPlan(planned, chosen, own, again)
+    return RerunPlan(planned, chosen, task_overrides, invalidation)
 
 
-def run_again(planned: RerunPlan, *, executor: Executor, observer: Observer, allow_missing: bool = False) -> Summary:
-    """Do what `plan_rerun` found; errors as in `pipeline.run`.
-
-    What had never been done is done as well: the run goes on as far as it can.
-    """
+def execute_rerun(
+    planned: RerunPlan, *, executor: Executor, observer: Observer, allow_missing: bool = False
+) -> Summary:
+    """Run the tasks that `plan_rerun` found, and those that never ran; errors as in `pipeline.run`."""
     with exclusive_driver(planned.plan.job.output, executor) as guarded:
-        return carry_on(
+        return resume(
             planned.plan,
-            planned.chosen,
+            planned.selection,
             executor=guarded,
             observer=observer,
             allow_missing=allow_missing,
-            changes=planned.changes,
+            overrides=planned.overrides,
         )
 
 
 def verify_run(output: str, *, executor: Executor, observer: Observer) -> Summary:
-    """Read all that a run has written, and mark what is damaged or gone as failed, so that it is written again.
+    """Read all that a run has written, and mark damaged or missing results as failed, so that they are written again.
 
     Args:
         output: URL of the run.
-        executor: reads.
-        observer: told of what is damaged.
+        executor: executor that reads.
+        observer: notified of each damaged result.
 
     Returns:
-        How the run stands; `failed` holds what is damaged, and what had failed before.
+        The status of the run; `failed` holds the damaged tasks, and those that had failed before.
 
     Raises:
         SourceError: there is no run.
@@ -147,18 +154,18 @@ def verify_run(output: str, *, executor: Executor, observer: Observer) -> Summar
 
 
 def parse_sections(text: str) -> range:
-    """`100:120` (half-open), `100:`, `:120` or `100`.
+    """Read `100:120` (half-open), `100:`, `:120` or `100`.
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: the text is none of these.
     """
     start, colon, stop = text.partition(":")
     with contextlib.suppress(ValueError):
         first = int(start) if start else 0
-        last = first + 1 if not colon else int(stop) if stop else _ENDLESS
+        last = first + 1 if not colon else int(stop) if stop else _NO_END
         if 0 <= first < last and text.strip(": "):
             return range(first, last)
-    raise ConfigError(f"--sections {text}: must be one section or a range such as 100:120, whose end is not meant.")
+    raise ConfigError(f"--sections {text}: must be one section, or a half-open range such as 100:120.")
 
 
 def _check(selection: Selection, *, sections: int) -> None:
@@ -168,5 +175,6 @@ def _check(selection: Selection, *, sections: int) -> None:
             raise ConfigError(f"--stage {stage}: there is no such stage; choose from {', '.join(names)}.")
     if selection.sections is not None and selection.sections.start >= sections:
         raise ConfigError(
-            f"--sections begins at {selection.sections.start}, but the sections are 0 to {sections - 1}; give some."
+            f"--sections: begins at {selection.sections.start}, but the volume's sections are 0 to {sections - 1}; "
+            "choose sections of the volume."
         )

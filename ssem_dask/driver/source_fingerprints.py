@@ -1,8 +1,8 @@
-"""Whether the source is still what it was when it was read, section by section.
+"""Fingerprints of the source, per range of sections: has the source changed since it was read?
 
-What tells a file's content from another one's (the store's ETag, or size and time of change) is written down when a run
-begins, and compared when it goes on. So a section that was imaged again, or restored from a backup, is noticed, and
-what reads it can be done again.
+A file's fingerprint is the store's ETag, or its size and modification time. The fingerprints are saved when a run
+begins and compared when it resumes. So a section that was imaged again, or restored from a backup, is noticed, and
+whatever reads it can run again.
 """
 
 import json
@@ -12,44 +12,44 @@ from ssem_dask.stages.job import Job
 from ssem_dask.stages.source_sections import open_source
 from ssem_dask.storage import location
 
-Stamps = dict[tuple[int, int, int], str]
-"""By (mip, start, stop): what tells the content of these sections from another."""
+Fingerprints = dict[tuple[int, int, int], str]
+"""Fingerprints of sections by (mip, start, stop)."""
 
 
-def source_stamps(job: Job) -> Stamps:
-    """Of the source as it is now."""
+def read_fingerprints(job: Job) -> Fingerprints:
+    """Return the present fingerprints of the source."""
     return open_source(job).fingerprints()
 
 
-def changed_sections(job: Job, now: Stamps) -> list[Region]:
-    """Sections of the source that are not what they were when the run last began; [] where that is not known."""
-    before = _read(job)
-    if before is None:
+def changed_sections(job: Job, current: Fingerprints) -> list[Region]:
+    """Return the source sections that have changed since the run last began; [] if that is not known."""
+    saved = _load(job)
+    if saved is None:
         return []
-    places = sorted(place for place in {*before, *now} if before.get(place) != now.get(place))
-    spans = dict.fromkeys((start, stop) for _, start, stop in places)
+    differing = sorted(key for key in {*saved, *current} if saved.get(key) != current.get(key))
+    spans = dict.fromkeys((start, stop) for _, start, stop in differing)
     return [job.sections("source", start, stop) for start, stop in spans]
 
 
-def remember(job: Job, stamps: Stamps) -> None:
-    """Write down what the source is."""
-    if _read(job) == stamps:
+def save_fingerprints(job: Job, fingerprints: Fingerprints) -> None:
+    """Save the fingerprints of the source in the run; write nothing if they are the saved ones."""
+    if _load(job) == fingerprints:
         return
-    tree = {f"{mip}:{start}:{stop}": stamp for (mip, start, stop), stamp in stamps.items()}
+    tree = {f"{mip}:{start}:{stop}": value for (mip, start, stop), value in fingerprints.items()}
     with location.writing(_url(job)):
         location.write_bytes(_url(job), json.dumps(tree, indent=0).encode())
 
 
-def _read(job: Job) -> Stamps | None:
+def _load(job: Job) -> Fingerprints | None:
     try:
         tree = json.loads(location.read_bytes(_url(job)))
     except (FileNotFoundError, ValueError):
         return None
-    stamps: Stamps = {}
-    for place, stamp in tree.items():
-        mip, start, stop = map(int, place.split(":"))
-        stamps[mip, start, stop] = stamp
-    return stamps
+    fingerprints: Fingerprints = {}
+    for key, value in tree.items():
+        mip, start, stop = map(int, key.split(":"))
+        fingerprints[mip, start, stop] = value
+    return fingerprints
 
 
 def _url(job: Job) -> str:

@@ -228,7 +228,7 @@ def test_status_names_every_failed_chunk(output: str) -> None:
         (("--set", "register.windw=64"), "did you mean 'window'"),
         (("--set", "register"), "table.key=value"),
         (("--set", "source=other.zarr"), "another run"),
-        (("--failed", "--set", "register.spacing=32"), "where results lie"),
+        (("--failed", "--set", "register.spacing=32"), "where results are stored"),
     ],
 )
 def test_what_cannot_be_meant(words: tuple[str, ...], naming: str, finished: str) -> None:
