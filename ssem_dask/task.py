@@ -4,9 +4,14 @@ A task is small, frozen and picklable: it carries URLs and boxes, never arrays. 
 so no two tasks ever write the same file, and running it twice writes the same result.
 """
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+
+from ssem_dask.types import ShapeZYX
+
+_BOX_KEY = re.compile(r"/(?:mip\d+-)?z(\d+)-y(\d+)-x(\d+)$")
 
 
 class Outcome(StrEnum):
@@ -111,3 +116,24 @@ class TaskReport:
     def stage(self) -> str:
         """Name of the stage the task belonged to."""
         return self.key.split("/", 1)[0]
+
+
+def box_key(stage: str, start: ShapeZYX, *, mip: int | None = None) -> str:
+    """Return the key of a task that covers a box.
+
+    Args:
+        stage: name of its stage.
+        start: first (z, y, x) of the box.
+        mip: its scale level, if the stage has boxes at several levels.
+    """
+    level = "" if mip is None else f"mip{mip}-"
+    return f"{stage}/{level}z{start[0]:06d}-y{start[1]:07d}-x{start[2]:07d}"
+
+
+def box_start(key: str) -> ShapeZYX | None:
+    """Return the start (z, y, x) that `box_key` put into a key, or None if the key is not of that form."""
+    match = _BOX_KEY.search(key)
+    if match is None:
+        return None
+    z, y, x = (int(number) for number in match.groups())
+    return z, y, x

@@ -3,7 +3,6 @@
 How far a value stands out is counted in robust standard deviations (1.4826 · median absolute deviation) of the volume.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +10,6 @@ import numpy as np
 
 from ssem_dask.report.ledger_summary import FAILED, LOW_QUALITY
 from ssem_dask.report.report_data import Material
-from ssem_dask.task import TaskReport
 from ssem_dask.types import Float32Array, Float64Array
 
 _ROBUST = 1.4826
@@ -68,7 +66,6 @@ def worst_places(material: Material, *, count: int) -> list[Place]:
     ended_badly = (codes == FAILED) | (codes == LOW_QUALITY)
     bad = np.where(codes == FAILED, np.inf, np.where(codes == LOW_QUALITY, 1e3, 0.0))
     depth = int(material.attributes["config"]["register"]["sections"])
-    failed = {_key(report): report for report in material.ended.failed}
     ended = _largest(bad, count=count, before=lambda z: z % depth, after=lambda z: depth - 1 - z % depth)
     others = _largest(
         np.where(ended_badly, 0.0, severity), count=count, before=lambda _: _APART, after=lambda _: _APART
@@ -80,7 +77,7 @@ def worst_places(material: Material, *, count: int) -> list[Place]:
             row=row,
             column=column,
             severity=float(max(bad[z, row, column], severity[z, row, column])),
-            reason=_reason(material, z, row, column, measure=int(which[z, row, column]), failed=failed),
+            reason=_reason(material, z, row, column, measure=int(which[z, row, column])),
         )
         for z, row, column in ended[: count - kept] + others[:kept]
     ]
@@ -124,16 +121,14 @@ def _severities(material: Material) -> tuple[Float64Array, Float64Array]:
     return worst, which
 
 
-def _reason(
-    material: Material, z: int, row: int, column: int, *, measure: int, failed: dict[tuple[int, int, int], TaskReport]
-) -> str:
+def _reason(material: Material, z: int, row: int, column: int, *, measure: int) -> str:
     code = material.ended.windows[z, row, column]
-    if code == FAILED:
-        depth = int(material.attributes["config"]["register"]["sections"])
-        report = failed.get((z - z % depth, row * material.window[0], column * material.window[1]))
-        return "Registration failed." if report is None else f"Registration failed ({report.cause}): {report.message}"
-    if code == LOW_QUALITY:
-        return "No node of the window could be registered."
+    if code in (FAILED, LOW_QUALITY):
+        report = material.register_report(z=z, row=row, column=column)
+        if code == FAILED:
+            cause = "." if report is None else f" ({report.cause}): {report.message}"
+            return f"Registration failed{cause}"
+        return (report and report.message) or "Registration was of low quality."
     found = _MEASURES[measure]
     values: Float32Array = material.windows[found.column]
     words = found.words.format(value=float(values[z, row, column]), half=float(np.nanmedian(values)))
@@ -143,9 +138,3 @@ def _reason(
 def stands_out(place: Place) -> bool:
     """Whether the place is more than the usual scatter."""
     return place.severity > _STANDS_OUT
-
-
-def _key(report: TaskReport) -> tuple[int, int, int]:
-    found = re.findall(r"\d+", report.key.partition("/")[2])
-    z, y, x = (int(n) for n in found[:3]) if len(found) == 3 else (-1, -1, -1)
-    return z, y, x

@@ -3,7 +3,6 @@
 One pass over the entries that holds counts and one byte a window, never the entries, since there may be a million.
 """
 
-import re
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,7 +11,8 @@ from datetime import datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from ssem_dask.task import Outcome, TaskReport
+from ssem_dask.stages import register
+from ssem_dask.task import Outcome, TaskReport, box_start
 from ssem_dask.types import Float64Array, ShapeYX
 
 NOT_DONE, OK, NO_TISSUE, LOW_QUALITY, FAILED = range(5)
@@ -23,7 +23,6 @@ _CODES = {
     Outcome.LOW_QUALITY: LOW_QUALITY,
     Outcome.FAILED: FAILED,
 }
-_WINDOW = re.compile(r"^register/z(\d+)-y(\d+)-x(\d+)$")
 _LISTED = 200
 _PAUSE = 60.0  # s
 
@@ -123,9 +122,9 @@ def gather(reports: Iterable[TaskReport], *, sections: int, windows: ShapeYX, wi
         if start is not None:
             starts.append(start.timestamp())
             ends.append(start.timestamp() + report.seconds)
-        place = _WINDOW.match(report.key)
-        if place is not None:
-            z, y, x = (int(part) for part in place.groups())
+        start_zyx = box_start(report.key) if report.stage == register.NAME else None
+        if start_zyx is not None:
+            z, y, x = start_zyx
             cell = codes[z : z + depth, y // window[0] : y // window[0] + 1, x // window[1] : x // window[1] + 1]
             np.maximum(cell, _CODES[report.outcome], out=cell)
         if report.outcome is Outcome.FAILED and len(failed) < _LISTED:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ssem_dask.geometry.box import Box
 from ssem_dask.report.ledger_summary import Ended, gather
+from ssem_dask.stages import register
 from ssem_dask.stages.coarse import BRIDGED, MISPLACED, TWICE
 from ssem_dask.storage import quality
 from ssem_dask.storage.arrays import is_node, open_array
@@ -17,6 +18,7 @@ from ssem_dask.storage.location import join
 from ssem_dask.storage.quality import WINDOW_COLUMNS, QualityInfo
 from ssem_dask.storage.run_group import read_run
 from ssem_dask.storage.volume import Volume
+from ssem_dask.task import TaskReport, box_key
 from ssem_dask.types import AnyArray, Float32Array, ShapeYX, ShapeZYX
 from ssem_dask.units import plural, shortened
 
@@ -63,6 +65,12 @@ class Material:
     def curves(self) -> dict[str, Any]:
         """Errors of the sections against the truth, by candidate; empty without a truth."""
         return {} if self.evaluation is None else dict(self.evaluation.get("curves") or {})
+
+    def register_report(self, *, z: int, row: int, column: int) -> TaskReport | None:
+        """Return the ledger's report of the task that registered a window of section z; None if there is none."""
+        depth = int(self.attributes["config"]["register"]["sections"])
+        start = z - z % depth, row * self.window[0], column * self.window[1]
+        return open_ledger(self.url).read(box_key(register.NAME, start))
 
     def remarks_on_sections(self) -> list[str]:
         """What the coarse stage found out about single sections."""

@@ -14,7 +14,7 @@ from ssem_dask.stages.job import Job
 from ssem_dask.stages.render import Warping, level_name, own_warping
 from ssem_dask.stages.stage import TASK_OVERHEAD, Estimate
 from ssem_dask.storage.volume import Volume
-from ssem_dask.task import Result, Task
+from ssem_dask.task import Result, Task, box_key
 from ssem_dask.types import AnyArray, ShapeZYX
 
 NAME = "downsample"
@@ -45,7 +45,7 @@ def downsample_tasks(warping: Warping, *, output: str, digest: str) -> Iterator[
     for mip in range(1, warping.mips):
         yield (
             DownsampleTask(
-                key=f"{NAME}/mip{mip}-z{box.start[0]:06d}-y{box.start[1]:07d}-x{box.start[2]:07d}",
+                key=box_key(NAME, box.start, mip=mip),
                 output=output,
                 digest=digest,
                 pixels=box.size * 4**mip,

@@ -9,7 +9,7 @@ from ssem_dask.geometry.chunks import chunk_boxes, chunk_count
 from ssem_dask.stages.stage import TASK_OVERHEAD, Estimate
 from ssem_dask.storage.exports.target import Target
 from ssem_dask.storage.volume import Volume
-from ssem_dask.task import Result, Task
+from ssem_dask.task import Result, Task, box_key
 
 NAME = "export"
 _COPIES = 8
@@ -36,7 +36,7 @@ def export_tasks(source: str, target: Target, *, digest: str) -> Iterator[Task]:
     """
     return (
         ExportTask(
-            key=f"{NAME}/mip{box.mip}-z{box.start[0]:06d}-y{box.start[1]:07d}-x{box.start[2]:07d}",
+            key=box_key(NAME, box.start, mip=box.mip),
             output=target.url,
             digest=digest,
             pixels=box.size,

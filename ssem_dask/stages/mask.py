@@ -28,7 +28,7 @@ from ssem_dask.stages.source_sections import open_source, read_aligned_sections
 from ssem_dask.stages.stage import Estimate
 from ssem_dask.storage.arrays import ZarrArray, create_array, open_array
 from ssem_dask.storage.formats.detect import open_any_format
-from ssem_dask.task import Result, Task
+from ssem_dask.task import Result, Task, box_key
 from ssem_dask.types import AnyArray, Float64Array, ShapeZYX
 
 NAME = "mask"
@@ -73,7 +73,7 @@ def generations(job: Job) -> Iterator[Iterable[Task]]:
     """All shards; they are independent."""
     yield (
         MaskTask(
-            key=f"{NAME}/z{box.start[0]:06d}-y{box.start[1]:07d}-x{box.start[2]:07d}",
+            key=box_key(NAME, box.start),
             output=job.output,
             digest=job.digests[NAME],
             pixels=_covered(job, box).size,

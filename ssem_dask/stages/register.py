@@ -28,7 +28,7 @@ from ssem_dask.stages.source_sections import open_source, read_aligned_sections
 from ssem_dask.stages.stage import TASK_OVERHEAD, Estimate
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.fields import FieldInfo, create_field, open_coarse
-from ssem_dask.task import Outcome, Result, Task
+from ssem_dask.task import Outcome, Result, Task, box_key
 from ssem_dask.types import Float64Array, ShapeZYX
 from ssem_dask.units import plural
 
@@ -73,7 +73,7 @@ def generations(job: Job) -> Iterator[Iterable[Task]]:
     """All windows; they are independent."""
     yield (
         RegisterTask(
-            key=f"{NAME}/z{window.core.start[0]:06d}-y{window.core.start[1]:07d}-x{window.core.start[2]:07d}",
+            key=box_key(NAME, window.core.start),
             output=job.output,
             digest=job.digests[NAME],
             pixels=window.core.size,

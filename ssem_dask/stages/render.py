@@ -26,7 +26,7 @@ from ssem_dask.stages.source_sections import Places, Reach, read_at
 from ssem_dask.stages.stage import TASK_OVERHEAD, Estimate
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
-from ssem_dask.task import Outcome, Result, Task
+from ssem_dask.task import Outcome, Result, Task, box_key
 from ssem_dask.types import AnyArray
 
 NAME = "render"
@@ -98,7 +98,7 @@ def render_tasks(warping: Warping, *, output: str, digest: str) -> Iterator[Task
     """One task a shard of the target."""
     return (
         RenderTask(
-            key=f"{NAME}/z{box.start[0]:06d}-y{box.start[1]:07d}-x{box.start[2]:07d}",
+            key=box_key(NAME, box.start),
             output=output,
             digest=digest,
             pixels=box.size,

@@ -32,6 +32,11 @@ from ssem_dask.storage.run_group import update_run
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 from ssem_dask.task import Cause, Outcome, Task, TaskReport
 
+_LOW_QUALITY = (
+    "No node of the window could be registered.",
+    "1 pair of sections could not be registered, even with a wider search: 9 to 8 (shift)",
+)
+"""Messages of the register stage's tasks."""
 _START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
@@ -75,7 +80,7 @@ def _report(task: Task, index: int, chance: np.random.Generator) -> TaskReport:
         if draw < 0.002:
             outcome, cause, message = Outcome.FAILED, Cause.OUT_OF_MEMORY, "RuntimeError: not enough memory"
         elif draw < 0.005:
-            outcome, message = Outcome.LOW_QUALITY, "No node of the window could be registered."
+            outcome, message = Outcome.LOW_QUALITY, _LOW_QUALITY[index % len(_LOW_QUALITY)]
         elif draw < 0.02:
             outcome, message = Outcome.NO_TISSUE, "The window is empty in every section."
     return TaskReport(

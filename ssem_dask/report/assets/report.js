@@ -143,7 +143,7 @@
   }
 
   const CODES = ["unknown", "undone", "empty", "poor", "broken"];
-  const WORDS = { unknown: "unknown", undone: "not done", empty: "no tissue", poor: "low quality: nothing registered", broken: "failed" };
+  const WORDS = { unknown: "unknown", undone: "not done", empty: "no tissue", poor: "low quality", broken: "failed" };
 
   function heat() {
     const select = document.getElementById("which"), holder = document.getElementById("map");

@@ -1,14 +1,17 @@
 """Charts do not grow with the volume, show the worst, and leave out what is not known."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ssem_dask.report.charts import make_charts
 from ssem_dask.report.hotspots import worst_places
-from ssem_dask.report.ledger_summary import FAILED
+from ssem_dask.report.ledger_summary import FAILED, LOW_QUALITY
+from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.quality import WINDOW_COLUMNS
+from ssem_dask.task import Outcome, TaskReport, box_key
 from tests.support.report_material import material
 
 
@@ -70,6 +73,19 @@ def test_worst_places_are_apart_and_hold_both_kinds() -> None:
     assert not {(30, 1, 1), (32, 1, 1)} & {(p.z, p.row, p.column) for p in places}
     assert places[0].reason == "Registration failed."
     assert any("30.0 px" in p.reason for p in places)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.LOW_QUALITY, Outcome.FAILED])
+def test_a_place_shows_the_message_of_its_own_task(outcome: Outcome, tmp_path: Path) -> None:
+    """A window is of low quality for several reasons, and only its task knows which."""
+    given = material(sections=16, side=1024, cut=8, url=str(tmp_path / "out.zarr"))
+    given.ended.windows[8:, 1, 0] = LOW_QUALITY if outcome is Outcome.LOW_QUALITY else FAILED
+    message = "1 pair of sections could not be registered, even with a wider search: 9 to 8 (shift)"
+    key = box_key("register", (8, 512, 0))
+    open_ledger(given.url).write(TaskReport(key=key, digest="d", outcome=outcome, message=message))
+    (place,) = worst_places(given, count=1)
+    assert (place.z, place.row, place.column) == (8, 1, 0)
+    assert message in place.reason
 
 
 def test_empty_windows_are_no_bad_places() -> None:
