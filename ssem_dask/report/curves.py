@@ -143,7 +143,7 @@ def outcomes(material: Material, size: int) -> Chart:
         id="outcome",
         title="Outcome of registration",
         unit="% of the windows",
-        text="Share of each section's windows that failed, were of low quality, contain no tissue, or are not done yet.",
+        text="Share of the windows that failed, were of low quality, contain no tissue, or are not done yet.",
         lines=lines,
         low=0.0,
     )
