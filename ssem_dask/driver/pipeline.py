@@ -39,11 +39,10 @@ from ssem_dask.stages.stage import Estimate, Stage
 from ssem_dask.stages.whole_shards import refuse_shared_shards
 from ssem_dask.storage.ledger import Ledger, open_ledger
 from ssem_dask.storage.location import delete, exists
-from ssem_dask.storage.run_group import create_run, read_run, update_run
+from ssem_dask.storage.run_group import create_run, read_run_record, read_writable_run, update_run
 from ssem_dask.task import Task
 from ssem_dask.units import plural, shortened
 
-FORMAT = 1
 FIELD_CHUNK_BYTES = 256 * 256 * 2 * 4
 PROCESS = 420 << 20
 """Bytes that a worker's process holds before its first task, with all that it has imported."""
@@ -115,8 +114,8 @@ def stored_plan(output: str) -> Plan:
         OutputError: something else is there.
         ConfigError: another version of this package began it, whose configuration is not known here.
     """
-    attributes = read_run(output)
-    tree = {**attributes["config"], "source": attributes["source"], "output": output}
+    record = read_run_record(output)
+    tree = {**record.config, "source": record.source, "output": output}
     return plan(make_config(tree, where=f"Run {output}"))
 
 
@@ -291,11 +290,11 @@ def open_run(plan: Plan) -> None:
     if not exists(output):
         create_run(output, attributes=run_attributes(plan))
         return
-    attributes = read_run(output)
-    if attributes.get("config_digest") != plan.digest:
+    record = read_writable_run(output)
+    if record.config_digest != plan.digest:
         raise OutputError(
             f"Output {output}: holds a run with another source or configuration (digest "
-            f"{str(attributes.get('config_digest'))[:12]}, this one is {plan.digest[:12]}); choose another output, or "
+            f"{record.config_digest[:12]}, this one is {plan.digest[:12]}); choose another output, or "
             "change that run with 'ssem-dask rerun', which does again what the change concerns."
         )
 
@@ -304,7 +303,6 @@ def run_attributes(plan: Plan) -> dict[str, Any]:
     """What the run's group says of itself."""
     job = plan.job
     return {
-        "format": FORMAT,
         "version": __version__,
         "config": stored_config(job),
         "given": plan.given,

@@ -19,7 +19,7 @@ from ssem_dask.runtime.events import Observer
 from ssem_dask.runtime.exclusive_driver import exclusive_driver
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.storage.ledger import open_ledger
-from ssem_dask.storage.run_group import read_run, update_run
+from ssem_dask.storage.run_group import read_writable_run, update_run
 from ssem_dask.task import Cause, Outcome, Task, TaskReport
 
 _NO_END = 1 << 60
@@ -84,8 +84,7 @@ def plan_rerun(output: str, selection: Selection, *, overrides: dict[str, Any] |
         ConfigError: a key or a stage is unknown, a value is out of range, or an override does not fit the selection.
     """
     overrides = overrides or {}
-    attributes = read_run(output)
-    tree = {**attributes["given"], "output": output}
+    tree = {**read_writable_run(output).given, "output": output}
     if selection.is_empty:
         planned = plan(with_overrides(tree, overrides))
     else:

@@ -163,6 +163,11 @@ def exists(url: str) -> bool:
     return bool(retry(lambda: files.exists(path)))
 
 
+def is_occupied(url: str) -> bool:
+    """Return whether something other than an empty folder is there."""
+    return exists(url) and (bool(list_names(url)) or (is_local(url) and not local_path(url).is_dir()))
+
+
 def read_bytes(url: str) -> bytes:
     """The whole content of a file; FileNotFoundError where there is none."""
     if is_local(url):

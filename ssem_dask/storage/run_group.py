@@ -1,10 +1,15 @@
-"""A run: one Zarr v3 group whose attribute `ssem_dask` says what it is and how far it is.
+"""A run: one Zarr v3 group whose attribute `ssem_dask` records its format, its configuration and its state.
 
-Volumes that a run's fields were applied to, and exported ones, say so as well: the first in an attribute, the others,
-whose formats have no place for it, in a file beside their ledger.
+The *format* numbers the layout of a run on disk. Commands that only read a run accept `READABLE_FORMATS`; commands that
+write into one accept `FORMAT` alone, so that no version mixes its layout into that of another.
+
+Warped and exported volumes have a state too: the former in a group attribute, the latter in a file beside their ledger,
+because their formats have no place for it.
 """
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ssem_dask.errors import OutputError, SourceError
@@ -12,90 +17,168 @@ from ssem_dask.storage import arrays, location
 from ssem_dask.storage.volume import WARP_KEY
 
 KEY = "ssem_dask"
+"""Group attribute that makes a group a run."""
+FORMAT = 2
+"""Format of the runs that this version writes."""
+READABLE_FORMATS = (1, 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """Attributes of a run."""
+
+    format: int
+    version: str = ""
+    """Version of ssem_dask that wrote the run last."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Resolved configuration, with everything that was chosen from the data."""
+    given: dict[str, Any] = field(default_factory=dict)
+    """Configuration as the user gave it."""
+    config_digest: str = ""
+    source: str = ""
+    """URL of the source volume."""
+    encoder_digest: str | None = None
+    """SHA-256 of the encoder's weights; None if the method needs no encoder."""
+    state: str = "incomplete"
+    """`running`, `incomplete` or `complete`."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Versions of Python and of the packages that decide results."""
 
 
 def is_run(url: str) -> bool:
-    """Whether a run lies at `url`; SourceError where the place cannot be reached."""
+    """Return whether there is a run at `url`; SourceError if the location cannot be reached."""
     return KEY in (arrays.group_attributes(url) or {})
 
 
 def create_run(url: str, *, attributes: dict[str, Any]) -> None:
-    """Make an empty run.
+    """Create an empty run of the current format.
 
     Args:
-        url: of the group; nothing may be there but an empty folder.
-        attributes: format, version, config, config_digest, source, encoder_digest, state.
+        url: group to create; at most an empty folder may be there.
+        attributes: values of `RunRecord`, without the format.
 
     Raises:
-        OutputError: a run or something else is there, or the place cannot be written.
+        OutputError: a run or something else is there, or the location cannot be written.
     """
     with location.writing(url), location.as_output_error():
         if is_run(url):
             raise OutputError(f"{url}: an alignment is already there; choose another output or delete it.")
-        if location.exists(url) and (location.list_names(url) or not _is_folder(url)):
+        if location.is_occupied(url):
             raise OutputError(
                 f"{url}: something that is not an alignment is there; choose another output or delete it."
             )
-        arrays.create_group(url, attributes={KEY: attributes})
+        arrays.create_group(url, attributes={KEY: {"format": FORMAT, **attributes}})
 
 
 def read_run(url: str) -> dict[str, Any]:
-    """The attributes of a run.
+    """Return the attributes of a run as they are stored; errors as in `read_run_record`."""
+    attributes = _run_attributes(url)
+    parse_run_record(url, attributes)
+    return attributes
+
+
+def read_run_record(url: str) -> RunRecord:
+    """Read the record of a run, in order to read the run.
+
+    Raises:
+        SourceError: nothing is there, or a later version of ssem_dask wrote the run.
+        OutputError: something that is not a run is there.
+    """
+    return parse_run_record(url, _run_attributes(url))
+
+
+def read_writable_run(url: str) -> RunRecord:
+    """Read the record of a run, in order to write into the run.
 
     Raises:
         SourceError: nothing is there.
-        OutputError: something that is not a run is there.
+        OutputError: something that is not a run is there, or a run of an earlier or a later format.
     """
-    attributes = arrays.group_attributes(url)
-    if attributes is None and not location.exists(url):
-        raise SourceError(f"{url}: no alignment is there; check the path.")
-    found = (attributes or {}).get(KEY)
-    if not isinstance(found, dict):
-        raise OutputError(f"{url}: this is not an alignment; give the OUT.zarr that 'align' or 'run' wrote.")
-    return found
+    return parse_run_record(url, _writable_attributes(url))
 
 
-def read_export(url: str) -> dict[str, Any] | None:
-    """What an exported volume says of itself: {"source", "form", "digest", "state"}; None where none was begun."""
-    try:
-        found = json.loads(location.read_bytes(_export_record(url)))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+def _writable_attributes(url: str) -> dict[str, Any]:
+    attributes = _run_attributes(url)
+    run_format, version = attributes.get("format"), attributes.get("version", "(unknown)")
+    if run_format != FORMAT:
+        raise OutputError(
+            f"{url}: this run has format {run_format}, but this version of ssem_dask writes format {FORMAT}; start a "
+            f"new run at another output, or continue this one with ssem_dask {version}, which wrote it."
+        )
+    return attributes
 
 
-def write_export(url: str, record: dict[str, Any]) -> None:
-    """Say what an exported volume is; see `read_export`."""
+def parse_run_record(url: str, attributes: Mapping[str, Any]) -> RunRecord:
+    """Make a record of a run's attributes.
+
+    Args:
+        url: URL of the run, for the message.
+        attributes: value of the group attribute `KEY`.
+
+    Raises:
+        SourceError: the run has no format that this version can read.
+    """
+    run_format = attributes.get("format")
+    if run_format not in READABLE_FORMATS:
+        raise SourceError(
+            f"{url}: this run has format {run_format}, but this version of ssem_dask reads formats "
+            f"{' and '.join(map(str, READABLE_FORMATS))}; use ssem_dask {attributes.get('version', 'of that format')}, "
+            "which wrote it, or later."
+        )
+    known = RunRecord.__dataclass_fields__
+    return RunRecord(**{name: value for name, value in attributes.items() if name in known})
+
+
+def update_run(url: str, **changes: Any) -> None:
+    """Change some attributes of a run and keep the others; errors as in `read_writable_run` and `create_run`."""
+    attributes = {**_writable_attributes(url), **changes}
     with location.writing(url):
-        location.write_bytes(_export_record(url), json.dumps(record, indent=1).encode())
+        arrays.create_group(url, attributes={KEY: attributes})
 
 
 def read_state(url: str) -> str:
-    """How far a run, a warped or an exported volume says that it is: `running`, `incomplete` or `complete`.
+    """Return the state of a run, or of a warped or exported volume: `running`, `incomplete` or `complete`.
 
     Raises:
-        SourceError: nothing is there.
+        SourceError: nothing is there, or a later version of ssem_dask wrote the run.
         OutputError: something else is there.
     """
     attributes = arrays.group_attributes(url)
     if attributes is None and not location.exists(url):
         raise SourceError(f"{url}: nothing is there; check the path.")
-    for found in ((attributes or {}).get(KEY), (attributes or {}).get(WARP_KEY), read_export(url)):
-        if isinstance(found, dict):
-            return str(found.get("state"))
+    run = (attributes or {}).get(KEY)
+    if isinstance(run, dict):
+        return parse_run_record(url, run).state
+    for record in ((attributes or {}).get(WARP_KEY), read_export(url)):
+        if isinstance(record, dict):
+            return str(record.get("state"))
     raise OutputError(f"{url}: was written by none of 'align', 'run', 'warp' and 'export', which alone have a status.")
 
 
-def update_run(url: str, **changes: Any) -> None:
-    """Change some attributes of a run and keep the others; errors as in `read_run` and `create_run`."""
-    attributes = {**read_run(url), **changes}
+def read_export(url: str) -> dict[str, Any] | None:
+    """Return the record of an exported volume: {"source", "form", "digest", "state"}; None if there is none."""
+    try:
+        record = json.loads(location.read_bytes(_export_record_url(url)))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def write_export(url: str, record: dict[str, Any]) -> None:
+    """Write the record of an exported volume; see `read_export`."""
     with location.writing(url):
-        arrays.create_group(url, attributes={KEY: attributes})
+        location.write_bytes(_export_record_url(url), json.dumps(record, indent=1).encode())
 
 
-def _is_folder(url: str) -> bool:
-    return not location.is_local(url) or location.local_path(url).is_dir()
+def _run_attributes(url: str) -> dict[str, Any]:
+    attributes = arrays.group_attributes(url)
+    if attributes is None and not location.exists(url):
+        raise SourceError(f"{url}: no alignment is there; check the path.")
+    run = (attributes or {}).get(KEY)
+    if not isinstance(run, dict):
+        raise OutputError(f"{url}: this is not an alignment; give the OUT.zarr that 'align' or 'run' wrote.")
+    return run
 
 
-def _export_record(url: str) -> str:
+def _export_record_url(url: str) -> str:
     return location.join(url, "ledger", "export.json")

@@ -189,7 +189,7 @@ def _look_at(source: str) -> tuple[str, str, dict[str, Any]]:
     of_aligned = arrays.group_attributes(aligned)
     if of_aligned is None:
         raise SourceError(f"{source}: this run has no aligned volume yet; finish it with 'ssem-dask run' first.")
-    return aligned, attributes[run.KEY].get("state", "incomplete"), of_aligned
+    return aligned, run.parse_run_record(source, attributes[run.KEY]).state, of_aligned
 
 
 def _state_of_destination(plan: ExportPlan) -> str | None:
@@ -198,7 +198,7 @@ def _state_of_destination(plan: ExportPlan) -> str | None:
     with location.writing(url), location.as_output_error():
         found = run.read_export(url)
         if found is None:
-            if location.exists(url) and (location.list_names(url) or not _is_folder(url)):
+            if location.is_occupied(url):
                 raise OutputError(f"{url}: something else is already there; choose another destination or delete it.")
             return None
         if found.get("digest") != plan.digest:
@@ -212,7 +212,3 @@ def _state_of_destination(plan: ExportPlan) -> str | None:
 def _set_state(plan: ExportPlan, state: str) -> None:
     record = {"source": plan.source, "form": plan.target.FORM, "digest": plan.digest, "state": state}
     run.write_export(plan.target.url, record)
-
-
-def _is_folder(url: str) -> bool:
-    return not location.is_local(url) or location.local_path(url).is_dir()

@@ -216,7 +216,7 @@ def _check_destination(destination: str, *, source: str, overwrite: bool) -> boo
                     f"{destination}: a volume is already there; choose another name or allow to overwrite."
                 )
             return True
-        if location.exists(destination) and (not _is_folder(destination) or location.list_names(destination)):
+        if location.is_occupied(destination):
             raise OutputError(
                 f"{destination}: something that is not a volume is there; choose another name or delete it."
             )
@@ -250,7 +250,3 @@ def _same_place(source: str, destination: str) -> bool:
     if location.is_local(source) and location.is_local(destination):
         return location.local_path(source).resolve() == location.local_path(destination).resolve()
     return source.rstrip("/") == destination.rstrip("/")
-
-
-def _is_folder(url: str) -> bool:
-    return not location.is_local(url) or location.local_path(url).is_dir()

@@ -4,7 +4,15 @@ import pytest
 
 from ssem_dask.errors import OutputError, SourceError
 from ssem_dask.storage import arrays, location
-from ssem_dask.storage.run_group import create_run, is_run, read_run, update_run
+from ssem_dask.storage.run_group import (
+    FORMAT,
+    create_run,
+    is_run,
+    read_run,
+    read_run_record,
+    read_writable_run,
+    update_run,
+)
 
 
 def test_a_run_keeps_its_attributes(place: str):
@@ -12,7 +20,23 @@ def test_a_run_keeps_its_attributes(place: str):
     create_run(place, attributes={"state": "incomplete", "config": {"a": [1]}})
     assert is_run(place)
     update_run(place, state="complete", extra=1)
-    assert read_run(place) == {"state": "complete", "config": {"a": [1]}, "extra": 1}
+    assert read_run(place) == {"format": FORMAT, "state": "complete", "config": {"a": [1]}, "extra": 1}
+    record = read_run_record(place)
+    assert (record.format, record.state, record.config) == (FORMAT, "complete", {"a": [1]})
+    assert read_writable_run(place) == record
+
+
+@pytest.mark.parametrize("run_format", [1, 99, None, "2"])
+def test_a_run_of_another_format_is_never_written(place: str, run_format: object):
+    create_run(place, attributes={"format": run_format, "version": "0.7", "state": "complete"})
+    for write in (read_writable_run, lambda url: update_run(url, state="running")):
+        with pytest.raises(OutputError, match=f"format {run_format}, but .* writes format {FORMAT}; .* ssem_dask 0.7"):
+            write(place)
+    if run_format == 1:
+        assert read_run_record(place).state == "complete"
+    else:
+        with pytest.raises(SourceError, match=f"format {run_format}, but .* reads formats 1 and 2"):
+            read_run(place)
 
 
 def test_a_run_is_not_made_over_anything(place: str):
