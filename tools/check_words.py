@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-MAX_WIDTH = 120
+MAX_WIDTH = 120  # but for tables, code and the notes that benchmarks write below their tables ("Cells of …")
 WORD_LIST = Path("docs/words.txt")
 NOT_PROSE = ("docs/words.txt", "tools/check_words.py")
 DOCSTRING_FOLLOWS = {
@@ -62,7 +62,7 @@ def reports(path: Path, rules: list[tuple[re.Pattern[str], bool, str]]) -> Itera
     if path.suffix == ".md":
         texts = iter([(1, CODE_OF_MARKDOWN.sub(_blank, source), False)])
         for number, line in enumerate(source.splitlines(), 1):
-            if len(line) > MAX_WIDTH and " " in line.strip() and not line.startswith(("|", "[![", "    ")):
+            if len(line) > MAX_WIDTH and " " in line.strip() and not line.startswith(("|", "[![", "    ", "Cells of ")):
                 yield f"{path}:{number}: {len(line)} characters => at most {MAX_WIDTH}"
     else:
         texts = texts_of_python(source)
