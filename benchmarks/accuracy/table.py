@@ -108,7 +108,7 @@ def _value(record: Record, metric: str) -> float | None:
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
-    """`2.1 ± .3`; `–` for no value."""
+    """`2.1 ± 0.3`; `–` for no value."""
     if not values:
         return "–"
     mean = _short(statistics.fmean(values))
@@ -116,8 +116,7 @@ def mean_and_spread(values: Sequence[float]) -> str:
 
 
 def _short(value: float) -> str:
-    text = f"{value:.0f}" if abs(value) >= 9.95 else f"{value:.1f}" if abs(value) >= 0.95 else f"{value:.2f}"
-    return text.removeprefix("0") if text.startswith("0.") else text
+    return f"{value:.0f}" if abs(value) >= 9.95 else f"{value:.1f}" if abs(value) >= 0.95 else f"{value:.2f}"
 
 
 def _rate(row: Row, *, machine: str) -> str:
@@ -129,7 +128,7 @@ def _rate(row: Row, *, machine: str) -> str:
         return "–"
     rate = sum(r["megapixels"] for r in counted) / seconds
     digits = max(0, 1 - math.floor(math.log10(rate)))
-    return f"{rate:.{digits}f}".removeprefix("0") + ("" if counted[0]["machine"] == machine else " *")
+    return f"{rate:.{digits}f}" + ("" if counted[0]["machine"] == machine else " *")
 
 
 def _usual_machine(rows: Sequence[Row]) -> str:

@@ -101,7 +101,7 @@ def test_table_has_a_row_for_each_method_and_a_figure_or_a_reason_in_each_cell(w
     assert table.columns == ("", "injected", "jitter", "recovery", "NCC", "Mpx per CPU s")
     shown = {row[0]: row[1:] for row in table.rows}
     assert list(shown) == [m.title for m in METHODS]
-    assert shown["identity"][0] == ".00 / .00"
+    assert shown["identity"][0] == "0.00 / 0.00"
     assert all("±" in cell for cell in shown["coarse only"][1:4])
     assert shown["broken"][1:4] == ("failed", "failed", "failed")
     assert shown["absent"][:4] == ("not installed",) * 4
@@ -183,7 +183,7 @@ def test_peers_that_are_not_installed_say_so(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("values", "text"), [([], "–"), ([0.4], ".40"), ([2.0, 2.2], "2.1 ± .14"), ([61.0, 59.0], "60 ± 1.4")]
+    ("values", "text"), [([], "–"), ([0.4], "0.40"), ([2.0, 2.2], "2.1 ± 0.14"), ([61.0, 59.0], "60 ± 1.4")]
 )
 def test_figures(values: list[float], text: str) -> None:
     assert mean_and_spread(values) == text
