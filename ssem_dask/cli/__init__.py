@@ -1,1 +1,5 @@
-"""The command line: thin commands over the pipeline. Results on stdout, logs and progress on stderr."""
+"""The command line.
+
+Every module of a command imports at its top only what `--help` needs: Typer, Rich and light modules of this package.
+A command imports the rest inside its function, so that `--help` and `--version` answer at once.
+"""

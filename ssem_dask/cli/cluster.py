@@ -1,33 +1,49 @@
 """From the options `--cluster` and `--workers` to an executor."""
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
+
 from ssem_dask.cli import console
-from ssem_dask.config.schema import cluster_settings
-from ssem_dask.driver.pipeline import Plan
-from ssem_dask.runtime.clusters import open_cluster
-from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
-from ssem_dask.runtime.executor import Executor
+
+if TYPE_CHECKING:
+    from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
+    from ssem_dask.runtime.executor import Executor
 
 
+@contextmanager
 def open_executor(
-    cluster: str | None, *, workers: int | None, table: ClusterConfig | None = None, plan: Plan | None = None
-) -> Executor:
-    """Start or join the cluster that the options name.
+    cluster: str | None,
+    *,
+    workers: int | None,
+    table: "ClusterConfig | None" = None,
+    task_memory: int = 0,
+    task_gpu_memory: int = 0,
+) -> Iterator["Executor"]:
+    """Start or join the cluster that the options name, and close it at the end.
 
     Args:
-        cluster: as given: a name, an address, or a TOML file with a `[cluster]` table; None: as `table` says.
-        workers: as given; None: as `table` says.
+        cluster: a name, an address, or a TOML file with a `[cluster]` table; None: as `table` says.
+        workers: number of workers; None: as `table` says.
         table: `[cluster]` of the run's configuration; None: the defaults.
-        plan: of the run; the cluster's workers must be able to hold its largest task.
+        task_memory: bytes that a worker needs for the largest task; 0 if unknown.
+        task_gpu_memory: bytes of GPU memory that the largest task needs.
 
     Raises:
-        ConfigError: as `cluster_settings` and `open_cluster`.
+        ConfigError: see `cluster_settings` and `open_cluster`.
     """
+    from ssem_dask.config.schema import cluster_settings
+    from ssem_dask.runtime.clusters import open_cluster
+    from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
+
     settings = cluster_settings(cluster, workers=workers, table=table or ClusterConfig())
-    return open_cluster(
+    executor = open_cluster(
         settings.name,
         workers=settings.workers,
         settings=settings,
-        task_memory=plan.worker_memory if plan else 0,
-        task_gpu_memory=plan.gpu_memory if plan else 0,
+        task_memory=task_memory,
+        task_gpu_memory=task_gpu_memory,
         note=console.note,
     )
+    with closing(executor):
+        yield executor

@@ -1,4 +1,7 @@
-"""`docs/configuration.md`, made from the config records by `python -m ssem_dask.cli.configuration_page`."""
+"""Generator of `docs/configuration.md` from the configuration records.
+
+Run by `python -m ssem_dask.cli.configuration_page`.
+"""
 
 import sys
 from collections.abc import Iterator
@@ -10,9 +13,9 @@ from ssem_dask.types import ConfigBase
 
 _HEAD = """# Configuration
 
-Made from the config records by `make docs`; do not edit by hand.
+Generated from the configuration records by `make docs`; do not edit by hand.
 
-A run is described by a TOML file. Only `source` and `output` are needed; everything else has a default that follows
+A TOML file describes a run. Only `source` and `output` are required; every other key has a default, which may follow
 from the data. An unknown or misspelt key is an error.
 
 ```toml
@@ -26,7 +29,7 @@ neighbours = 2
 
 
 def configuration_markdown() -> str:
-    """The whole document."""
+    """Return the whole document."""
     return _HEAD + "".join(_tables("", RunConfig))
 
 
@@ -38,7 +41,7 @@ def _tables(path: str, model: type[ConfigBase]) -> Iterator[str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, ConfigBase):
             nested.append((f"{path}.{key}".lstrip("."), field.annotation))
             continue
-        default = "*needed*" if field.is_required() else f"`{_default(field)}`"
+        default = "*required*" if field.is_required() else f"`{_default(field)}`"
         rows.append(f"| `{key}` | {default} | {' '.join((field.description or '').split())} |\n")
     title = f"`[{path}]`" if path else "Top level"
     summary = " ".join((model.__doc__ or "").split())
@@ -50,7 +53,7 @@ def _tables(path: str, model: type[ConfigBase]) -> Iterator[str]:
 
 
 def _default(field: FieldInfo) -> str:
-    """A path that is not given is none; any other value that is not given is chosen."""
+    """Return the default as text: an optional path is none, any other optional value is chosen from the data."""
     return "none" if field.default is None and field.annotation == str | None else _toml(field.default)
 
 

@@ -1,4 +1,4 @@
-"""What the terminal shows: progress and complaints on stderr, results on stdout."""
+"""Output to the terminal: results on stdout; progress, notes and errors on stderr."""
 
 import json
 import sys
@@ -19,22 +19,22 @@ from rich.progress import (
 from rich.table import Table
 
 _WIDTH = 160
-"""Columns of output that goes to a file or a pipe."""
+"""Line width, in columns, of output to a file or a pipe."""
 
 out = Console(width=None if sys.stdout.isatty() else _WIDTH)
 err = Console(stderr=True, width=None if sys.stderr.isatty() else _WIDTH)
 
 _LINE_SECONDS = 10.0
-"""Least time between two lines of plain progress, so that a long run does not flood a log."""
+"""Shortest time between two lines of plain progress, so that a long run does not flood a log."""
 
 
-def complain(message: str) -> None:
-    """Say on stderr what is wrong."""
+def show_error(message: str) -> None:
+    """Write an error message to stderr."""
     err.print(f"[bold red]error:[/bold red] {plain(message)}", soft_wrap=True, highlight=False)
 
 
 def note(message: str) -> None:
-    """Say something on stderr."""
+    """Write a remark to stderr."""
     err.print(plain(message), soft_wrap=True, highlight=False, style="dim")
 
 
@@ -44,19 +44,19 @@ def show_json(value: Any) -> None:
 
 
 def table(title: str, *, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Show a table on stdout; the first column is text, the others are numbers."""
+    """Write a table to stdout; the first column is text, the others are numbers."""
     out.print(plain(title), style="bold", soft_wrap=True, highlight=False)
-    shown = Table()
+    grid = Table()
     for i, column in enumerate(columns):
-        shown.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+        grid.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
-        shown.add_row(*(plain(cell) for cell in row))
-    out.print(shown)
+        grid.add_row(*(plain(cell) for cell in row))
+    out.print(grid)
 
 
 @contextmanager
-def counting(label: str, *, total: int | None) -> Iterator[Progress]:
-    """A single bar for work that is no pipeline stage; call `advance(progress.task_ids[0], n)`."""
+def progress_bar(label: str, *, total: int | None) -> Iterator[Progress]:
+    """Show one bar for work that is not a pipeline stage; call `advance(progress.task_ids[0], n)`."""
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -71,8 +71,12 @@ def counting(label: str, *, total: int | None) -> Iterator[Progress]:
 
 
 @contextmanager
-def training(total: int) -> Iterator[Callable[[int, float], None]]:
-    """Progress of a training: call with the steps done and the loss of the last one."""
+def training_progress(total: int) -> Iterator[Callable[[int, float], None]]:
+    """Show the progress of a training.
+
+    Yields:
+        A function to call with the number of steps done and the loss of the last one.
+    """
     if not err.is_terminal:
         lines = _TrainingLines(total)
         yield lines.step
@@ -93,7 +97,7 @@ def training(total: int) -> Iterator[Callable[[int, float], None]]:
 
 
 class _TrainingLines:
-    """A line every ten seconds, and one at the end."""
+    """Progress of a training as one line every ten seconds, and one at the end."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -106,8 +110,8 @@ class _TrainingLines:
         if now - self._last < _LINE_SECONDS:
             return
         self._last = now
-        left = (now - self._start) / done * (self._total - done)
-        note(f"train: {done} of {self._total} steps, loss {loss:.4f}, about {left:.0f} s left")
+        remaining = (now - self._start) / done * (self._total - done)
+        note(f"train: {done} of {self._total} steps, loss {loss:.4f}, about {remaining:.0f} s left")
 
     def end(self) -> None:
         seconds = time.monotonic() - self._start
@@ -115,5 +119,5 @@ class _TrainingLines:
 
 
 def plain(text: str) -> str:
-    """Text in which rich finds no markup."""
+    """Return text that rich prints unchanged, without taking brackets for markup."""
     return text.replace("[", "\\[")

@@ -1,30 +1,24 @@
-"""Command demo: the whole product on a made-up volume."""
+"""The command `demo`: the whole product on a synthetic volume."""
 
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ssem_dask.cli import console
 from ssem_dask.cli.cluster import open_executor
-from ssem_dask.cli.evaluate_command import keep
-from ssem_dask.cli.progress_display import observer_for
-from ssem_dask.cli.report_command import WORST, write_report
-from ssem_dask.cli.run_commands import Cluster, Json, Workers
-from ssem_dask.config.schema import make_config
-from ssem_dask.driver import pipeline
+from ssem_dask.cli.evaluate_command import save_evaluation
+from ssem_dask.cli.options import Cluster, Json, Workers
+from ssem_dask.cli.report_command import WORST_PLACES, write_report
 from ssem_dask.errors import OutputError
-from ssem_dask.evaluation.deformation import DeformationConfig
-from ssem_dask.evaluation.phantom import PhantomConfig
-from ssem_dask.evaluation.protocol import evaluate
-from ssem_dask.evaluation.record import Evaluation
-from ssem_dask.evaluation.simulate import simulate_phantom
-from ssem_dask.evaluation.simulated_damage import DamageConfig
-from ssem_dask.report.page import make_report
-from ssem_dask.report.reslice import draw_reslices
+from ssem_dask.extras import needs_extra
 
-_MARK = "made-by-ssem-dask-demo"
+if TYPE_CHECKING:
+    from ssem_dask.driver.run_status import Summary
+    from ssem_dask.evaluation.record import Evaluation
+
+_MARKER = "made-by-ssem-dask-demo"
 _ROWS = (
     ("jump between adjacent sections, median", "jitter_median"),
     ("jump between adjacent sections, 95th percentile", "jitter_p95"),
@@ -33,21 +27,63 @@ _ROWS = (
 
 
 def demo(
-    directory: Annotated[Path, typer.Option("--dir", help="Folder to work in; its last demo is replaced.")] = Path(
-        "demo"
-    ),
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another volume and deformation.")] = 1,
+    directory: Annotated[
+        Path, typer.Option("--dir", help="Folder to work in. An earlier demo in it is replaced.")
+    ] = Path("demo"),
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the random volume and its deformation.")] = 1,
     sections: Annotated[int, typer.Option("--sections", min=8, help="Number of sections.")] = 20,
     size: Annotated[int, typer.Option("--size", min=256, help="Side of a section, px.")] = 512,
     cluster: Cluster = None,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Make a volume with known truth, deform it, align it on this machine, and show how well that went."""
+    """Make a volume with known truth, deform it, align it, and show the error before and after."""
+    with needs_extra("report", purpose="demo"):  # before the minutes of computing
+        from ssem_dask.report.page import make_report
+        from ssem_dask.report.reslice import draw_reslices
+    from ssem_dask.evaluation.protocol import evaluate
+
     _claim(directory)
     observed, output, picture = directory / "observed.zarr", directory / "aligned.zarr", directory / "reslice.png"
-    console.note(f"Making {sections} sections of {size} × {size} px of synthetic tissue and deforming each by chance …")
-    with console.counting("simulate", total=sections) as progress:
+    _simulate(observed, seed=seed, sections=sections, size=size)
+    summary = _align(observed, output, cluster=cluster, workers=workers, as_json=as_json)
+    if summary.state != "complete":
+        for report in summary.failed:
+            console.show_error(f"{report.key} failed ({report.cause}): {report.message}")
+        raise typer.Exit(1)
+    result = evaluate(str(output), truth=str(observed))
+    save_evaluation(result)
+    draw_reslices(str(output), picture=picture)
+    page = write_report(make_report(str(output), worst=WORST_PLACES, viewer=None), directory / "report.html")
+    if as_json:
+        console.show_json({**result.to_json(), "picture": str(picture), "report": str(page)})
+        return
+    _show(result, picture=picture, page=page, output=output)
+
+
+def _claim(directory: Path) -> None:
+    """Take a folder that is new, empty, or of an earlier demo; nothing else is ever deleted."""
+    try:
+        if directory.exists():
+            if not directory.is_dir() or (any(directory.iterdir()) and not (directory / _MARKER).exists()):
+                raise OutputError(f"demo: {directory} holds something that is not a demo; give another --dir.")
+            shutil.rmtree(directory)
+        directory.mkdir(parents=True)
+        (directory / _MARKER).touch()
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"demo: cannot write to {directory} ({error.strerror}); give another --dir.") from error
+
+
+def _simulate(observed: Path, *, seed: int, sections: int, size: int) -> None:
+    from ssem_dask.evaluation.deformation import DeformationConfig
+    from ssem_dask.evaluation.phantom import PhantomConfig
+    from ssem_dask.evaluation.simulate import simulate_phantom
+    from ssem_dask.evaluation.simulated_damage import DamageConfig
+
+    console.note(f"Making {sections} sections of {size} × {size} px of synthetic tissue, each deformed at random …")
+    with console.progress_bar("simulate", total=sections) as progress:
         simulate_phantom(
             PhantomConfig(seed=seed, shape=(sections, size, size), oblique=0.0),
             str(observed),
@@ -56,43 +92,24 @@ def demo(
             damage=DamageConfig(),
             progress=lambda done, _of: progress.update(progress.task_ids[0], completed=done),
         )
-    planned = pipeline.plan(make_config({"source": str(observed), "output": str(output)}, where="demo"))
-    executor = open_executor(cluster, workers=workers, plan=planned)
-    try:
-        with observer_for(executor, as_json=as_json) as observer:
-            summary = pipeline.run(planned, executor=executor, observer=observer)
-    finally:
-        executor.close()
-    if summary.state != "complete":
-        for report in summary.failed:
-            console.complain(f"{report.key} failed ({report.cause}): {report.message}")
-        raise typer.Exit(1)
-    result = evaluate(str(output), truth=str(observed))
-    keep(result)
-    draw_reslices(str(output), picture=picture)
-    page = write_report(make_report(str(output), worst=WORST, viewer=None), directory / "report.html")
-    if as_json:
-        console.show_json({**result.to_json(), "picture": str(picture), "report": str(page)})
-        return
-    _show(result, picture=picture, page=page, output=output)
 
 
-def _claim(directory: Path) -> None:
-    """Take a folder that is new, empty, or a demo's; nothing else is ever deleted."""
-    try:
-        if directory.exists():
-            if not directory.is_dir() or (any(directory.iterdir()) and not (directory / _MARK).exists()):
-                raise OutputError(f"demo: {directory} holds something that is not a demo; give another --dir.")
-            shutil.rmtree(directory)
-        directory.mkdir(parents=True)
-        (directory / _MARK).touch()
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(f"demo: cannot write to {directory} ({error.strerror}); give another --dir.") from error
+def _align(observed: Path, output: Path, *, cluster: str | None, workers: int | None, as_json: bool) -> "Summary":
+    from ssem_dask.cli.progress_display import observer_for
+    from ssem_dask.config.schema import make_config
+    from ssem_dask.driver import pipeline
+
+    plan = pipeline.plan(make_config({"source": str(observed), "output": str(output)}, where="demo"))
+    with (
+        open_executor(
+            cluster, workers=workers, task_memory=plan.worker_memory, task_gpu_memory=plan.gpu_memory
+        ) as executor,
+        observer_for(executor, as_json=as_json) as observer,
+    ):
+        return pipeline.run(plan, executor=executor, observer=observer)
 
 
-def _show(result: Evaluation, *, picture: Path, page: Path, output: Path) -> None:
+def _show(result: "Evaluation", *, picture: Path, page: Path, output: Path) -> None:
     names = ("observed", "coarse", "aligned")
     rows = [[label, *(f"{result.value(name, metric):.2f}" for name in names)] for label, metric in _ROWS]
     console.table(

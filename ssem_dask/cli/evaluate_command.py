@@ -1,59 +1,67 @@
-"""Command evaluate."""
+"""The command `evaluate`."""
 
 import math
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ssem_dask.cli import console
-from ssem_dask.cli.run_commands import Json
+from ssem_dask.cli.options import Json, Run
 from ssem_dask.errors import OutputError
-from ssem_dask.evaluation.protocol import evaluate as evaluate_run
-from ssem_dask.evaluation.record import Evaluation
-from ssem_dask.storage.quality import read_evaluation, write_evaluation
-from ssem_dask.storage.run_group import read_run
+
+if TYPE_CHECKING:
+    from ssem_dask.evaluation.record import Evaluation
 
 _GOOD = {"low": "low", "high": "high", "one": "near 1", "neither": "as undeformed"}
 
 
 def evaluate(
-    output: Annotated[str, typer.Argument(help="The run: OUT.zarr.")],
+    output: Run,
     truth: Annotated[
-        str | None, typer.Option("--truth", help="The simulated volume that was aligned; gives errors in px.")
+        str | None, typer.Option("--truth", help="The simulated volume that was aligned; adds errors in px.")
     ] = None,
-    labels: Annotated[str | None, typer.Option("--labels", help="Segmentation in the frame of the source.")] = None,
+    labels: Annotated[
+        str | None, typer.Option("--labels", help="Segmentation in the frame of the source; adds label overlap.")
+    ] = None,
     undeformed: Annotated[
         str | None,
-        typer.Option("--undeformed", help="A run on the undeformed sections: null test, and recovery with --truth."),
+        typer.Option(
+            "--undeformed", help="A run on the undeformed sections; adds a null test and, with --truth, recovery."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a run: jitter, drift, similarity, label overlap, folds; as observed, coarse and aligned."""
+    """Measure jitter, drift, similarity, label overlap and folds of a run: observed, coarse and aligned."""
+    from ssem_dask.evaluation.protocol import evaluate as evaluate_run
+
     result = evaluate_run(output, truth=truth, labels=labels, undeformed_run=undeformed)
-    keep(result)
+    save_evaluation(result)
     if as_json:
         console.show_json(result.to_json())
         return
-    show(result)
+    _show(result)
 
 
-def keep(result: Evaluation) -> None:
-    """Keep the result beside the run, where `report` finds it; a run that can only be read is fine too.
+def save_evaluation(result: "Evaluation") -> None:
+    """Save the result in the run, for `report`; do nothing but note it if the run is read-only.
 
-    What was measured against a truth is not replaced by what was measured without one.
+    A result that was measured against a truth is not replaced by one without.
     """
+    from ssem_dask.storage.quality import read_evaluation, write_evaluation
+    from ssem_dask.storage.run_group import read_run
+
     digest = read_run(result.run)["config_digest"]
-    kept = read_evaluation(result.run)
-    if result.truth is None and kept is not None and kept.get("truth") and kept.get("config_digest") == digest:
+    saved = read_evaluation(result.run)
+    if result.truth is None and saved is not None and saved.get("truth") and saved.get("config_digest") == digest:
         return
     try:
         write_evaluation(result.run, {**result.to_json(), "config_digest": digest})
     except OutputError as error:
-        console.note(f"The figures were not kept for the report: {error}")
+        console.note(f"The figures could not be saved for the report: {error}")
 
 
-def show(result: Evaluation) -> None:
-    """A table of metrics (rows) by candidates (columns), and the notes."""
+def _show(result: "Evaluation") -> None:
+    """Show a table of metrics (rows) by candidates (columns), and the notes."""
     names = [row.name for row in result.rows]
     rows, legend = [], []
     for metric in result.metrics:

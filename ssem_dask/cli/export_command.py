@@ -1,4 +1,4 @@
-"""The command that writes a volume for other tools."""
+"""The command `export`, which writes a volume for other tools."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -6,21 +6,24 @@ from typing import Annotated
 import typer
 
 from ssem_dask.cli.cluster import open_executor
-from ssem_dask.cli.progress_display import observer_for
-from ssem_dask.cli.run_commands import Cluster, Json, PixelSize, Thickness, Workers, tell
+from ssem_dask.cli.options import Cluster, Json, PixelSize, SectionThickness, Workers
+from ssem_dask.cli.summary_display import show_summary
 from ssem_dask.errors import ConfigError
-from ssem_dask.volumes.exporting import plan_export, run_export
 
 
 class NgffVersion(StrEnum):
-    """Versions of OME-Zarr that are exported; 0.5 is what every volume of ours is."""
+    """Versions of OME-Zarr that can be exported; every volume of a run is already 0.5."""
 
     V04 = "0.4"
 
 
 def export(
-    source: Annotated[str, typer.Argument(help="The run, whose aligned volume is meant, or any volume (Zarr).")],
-    destination: Annotated[str, typer.Argument(help="Where it is written; precomputed: a folder, s3:// or gs://.")],
+    source: Annotated[
+        str, typer.Argument(help="The run (`OUT.zarr`), whose aligned volume is exported, or any Zarr volume.")
+    ],
+    destination: Annotated[
+        str, typer.Argument(help="Volume to write: a path or URL; with --precomputed a folder, s3:// or gs://.")
+    ],
     ngff: Annotated[
         NgffVersion | None, typer.Option("--ngff", help="Write OME-Zarr of this version, on Zarr v2.")
     ] = None,
@@ -32,29 +35,33 @@ def export(
         typer.Option(
             "--chunk",
             metavar="Z Y X",
-            help="Extent of a chunk. Default: as in the source; precomputed: 64 64 64.",
+            help="Chunk size, voxels. Default: as in the source; 64 64 64 with --precomputed.",
             show_default=False,
         ),
     ] = None,
     labels: Annotated[
-        bool, typer.Option("--labels", help="The values are ids of a segmentation, though the source does not say so.")
+        bool,
+        typer.Option("--labels", help="The values are segmentation ids, even if the source does not say so."),
     ] = False,
     unsharded: Annotated[
         bool,
-        typer.Option("--unsharded", help="Precomputed: a file per chunk, for servers that know no byte ranges."),
+        typer.Option("--unsharded", help="With --precomputed: one file per chunk, for servers without byte ranges."),
     ] = False,
     pixel_size: PixelSize = None,
-    section_thickness: Thickness = None,
+    section_thickness: SectionThickness = None,
     cluster: Cluster = None,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Write a volume, all levels, as OME-Zarr 0.4 or neuroglancer-precomputed.
+    """Write a volume, with all its levels, as OME-Zarr 0.4 or neuroglancer-precomputed.
 
-    Interrupt it whenever you like; the same command goes on where it was.
+    Safe to interrupt: run the same command again to resume.
     """
+    from ssem_dask.cli.progress_display import observer_for
+    from ssem_dask.volumes.exporting import plan_export, run_export
+
     if precomputed == (ngff is not None):
-        raise ConfigError("export: one format at a time is written; give either --ngff 0.4 or --precomputed.")
+        raise ConfigError("export: exactly one format is needed; give either --ngff 0.4 or --precomputed.")
     plan = plan_export(
         source,
         destination,
@@ -65,10 +72,9 @@ def export(
         pixel_size=pixel_size,
         section_thickness=section_thickness,
     )
-    executor = open_executor(cluster, workers=workers)
-    try:
-        with observer_for(executor, as_json=as_json) as observer:
-            summary = run_export(plan, executor=executor, observer=observer)
-    finally:
-        executor.close()
-    tell(summary, as_json=as_json)
+    with (
+        open_executor(cluster, workers=workers) as executor,
+        observer_for(executor, as_json=as_json) as observer,
+    ):
+        summary = run_export(plan, executor=executor, observer=observer)
+    show_summary(summary, as_json=as_json)

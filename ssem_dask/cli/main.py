@@ -1,8 +1,8 @@
 """The `ssem-dask` command.
 
-Exit codes: 0 everything done; 1 some chunks failed (named), or the cluster was lost; 2 wrong usage, configuration or
-input, in one sentence; 130 interrupted. A `SsemDaskError` is a user's to mend and shows no traceback; anything else is
-a bug and shows one.
+Exit codes: 0 everything is done; 1 some chunks failed (named), or the cluster was lost; 2 wrong usage, configuration or
+input, in one sentence; 130 interrupted. A `SsemDaskError` is something that the user can fix and shows no traceback;
+anything else is a bug and shows one.
 """
 
 import signal
@@ -22,10 +22,10 @@ from ssem_dask.cli import report_command as report
 from ssem_dask.cli import rerun_command as rerun
 from ssem_dask.cli import run_commands as run
 from ssem_dask.cli import view_command as view
-from ssem_dask.cli.console import complain
+from ssem_dask.cli.console import show_error
 from ssem_dask.errors import ClusterError, SsemDaskError
 
-INTERRUPTED = 130
+EXIT_INTERRUPTED = 130
 
 
 class _Commands(TyperGroup):
@@ -35,33 +35,32 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except ClusterError as error:
-            complain(str(error))
+            show_error(str(error))
             raise typer.Exit(1) from error
         except SsemDaskError as error:
-            complain(str(error))
+            show_error(str(error))
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
-            complain("Interrupted. What is done is kept; the same command goes on from there.")
-            raise typer.Exit(INTERRUPTED) from error
+            show_error("Interrupted. Finished work is kept; run the same command again to resume.")
+            raise typer.Exit(EXIT_INTERRUPTED) from error
 
 
 app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help=(
         "Align serial-section electron microscopy volumes.\n\n"
-        "New here? `ssem-dask demo` shows everything on a made-up volume in a few minutes. Then: `ssem-dask import` "
-        "your images, `ssem-dask align` them, and `ssem-dask status` tells how it went."
+        "New here? `ssem-dask demo` shows everything on a synthetic volume in a few minutes. Then `ssem-dask import` "
+        "your images, `ssem-dask align` them, and read the result from `ssem-dask status`."
     ),
 )
 
 
-def _show(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"ssem-dask {__version__}")
         raise typer.Exit
 
@@ -69,7 +68,7 @@ def _show(wanted: bool) -> None:
 @app.callback()
 def _options(
     _version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show)
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
     """Options of the bare command."""
@@ -83,11 +82,11 @@ app.command("run", rich_help_panel="Align")(run.run)
 app.command("status", rich_help_panel="Align")(run.status)
 app.command("rerun", rich_help_panel="Align")(rerun.rerun)
 app.command("verify", rich_help_panel="Align")(rerun.verify)
-app.command("report", rich_help_panel="See and use an alignment")(report.report)
-app.command("view", rich_help_panel="See and use an alignment")(view.view)
-app.command("warp", rich_help_panel="See and use an alignment")(apply.warp)
-app.command("points", rich_help_panel="See and use an alignment")(apply.points)
-app.command("export", rich_help_panel="See and use an alignment")(export.export)
+app.command("report", rich_help_panel="Inspect and use an alignment")(report.report)
+app.command("view", rich_help_panel="Inspect and use an alignment")(view.view)
+app.command("warp", rich_help_panel="Inspect and use an alignment")(apply.warp)
+app.command("points", rich_help_panel="Inspect and use an alignment")(apply.points)
+app.command("export", rich_help_panel="Inspect and use an alignment")(export.export)
 app.command("certs", rich_help_panel="Clusters")(certs.certs)
 app.command("train", rich_help_panel="Measure and improve")(data.train)
 app.command("simulate", rich_help_panel="Measure and improve")(data.simulate)
@@ -99,8 +98,9 @@ def _interrupt(_number: int, _frame: Any) -> None:
 
 
 def main() -> None:
-    """Entry point of the `ssem-dask` script."""
+    """Run the `ssem-dask` script."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and means it
-            signal.signal(number, _interrupt)  # a cluster that was started must not outlive this process
+        # nohup ignores SIGHUP, which must stay so. Otherwise a cluster that this process started must not outlive it.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _interrupt)
     app()

@@ -1,7 +1,7 @@
-"""What the terminal shows while tasks run: bars where there is one, lines in a log, JSON events for programs.
+"""Display of progress while tasks run: bars on a terminal, lines in a log, JSON events for programs.
 
-All on stderr, all from the same numbers, and none grows with the number of tasks: bars are drawn over, lines come every
-ten seconds, events at most once a second, and only the first failures are told one by one.
+All go to stderr and show the same numbers. Their volume does not grow with the number of tasks: bars are redrawn, lines
+appear every ten seconds, events at most once a second, and only the first failures are shown individually.
 """
 
 import json
@@ -27,17 +27,17 @@ _LINE_SECONDS = 10.0
 _EVENT_SECONDS = 1.0
 _LOAD_SECONDS = 1.0
 _JUSTIFY: tuple[Literal["left", "right"], ...] = ("left", "left", "right", "right", "left")
-_TOLD = 20
-"""Failures that are told one by one."""
+_MAX_FAILURES = 20
+"""Failures that are shown individually."""
 
 
 @contextmanager
 def observer_for(executor: Executor, *, as_json: bool) -> Iterator[Observer]:
-    """An observer that suits where stderr goes.
+    """Yield the observer that suits stderr: a terminal, a file, or a program.
 
     Args:
-        executor: asked for what it is at.
-        as_json: events as JSON, one object a line.
+        executor: its load is shown.
+        as_json: write events as JSON, one object per line.
     """
     load = RecentLoad(executor.load)
     shown: Observer
@@ -55,51 +55,51 @@ def observer_for(executor: Executor, *, as_json: bool) -> Iterator[Observer]:
 
 
 class RecentLoad:
-    """What an executor is at, asked at most once a second."""
+    """Load of an executor, queried at most once a second."""
 
-    def __init__(self, ask: Callable[[], ExecutorLoad], *, clock: Clock = time.monotonic) -> None:
-        self._ask, self._clock = ask, clock
+    def __init__(self, query: Callable[[], ExecutorLoad], *, clock: Clock = time.monotonic) -> None:
+        self._query, self._clock = query, clock
         self._load, self._last = ExecutorLoad(0, 0), -_LOAD_SECONDS
 
     def __call__(self) -> ExecutorLoad:
-        """The last answer, if it is no older."""
+        """Return the load; the last one if it is less than a second old."""
         now = self._clock()
         if now - self._last >= _LOAD_SECONDS:
             self._last = now
-            self._load = self._ask()
+            self._load = self._query()
         return self._load
 
 
 class Bars:
-    """One bar a stage, and a line about the one that runs."""
+    """One bar per stage, and a line about the running one."""
 
     def __init__(self, load: Callable[[], ExecutorLoad], *, clock: Clock = time.monotonic) -> None:
         self._load, self._clock = load, clock
         self._stages: list[StageProgress] = []
 
     def stage_started(self, event: StageStarted) -> None:
-        """A bar more."""
+        """Add a bar."""
         self._stages.append(StageProgress.of(event, now=self._clock()))
 
     def task_ended(self, report: TaskReport) -> None:
-        """Count it; it is drawn with the next frame."""
+        """Count the task; the next frame shows it."""
         self._stages[-1].add(report)
 
     def stage_ended(self, stage: str) -> None:  # noqa: ARG002
-        """Stop its clock."""
+        """Stop the clock of the stage."""
         self._stages[-1].last = self._clock()
 
     def note(self, message: str) -> None:
-        """Above the bars."""
+        """Show the message above the bars."""
         console.note(message)
 
     def render(self) -> RenderableType:
-        """What is drawn now."""
+        """Return what to draw now."""
         return bars(self._stages, now=self._clock(), load=self._load)
 
 
 class Lines:
-    """A line when a stage begins and ends, and one every ten seconds in between."""
+    """One line when a stage begins and ends, and one every ten seconds in between."""
 
     def __init__(
         self, say: Callable[[str], None], load: Callable[[], ExecutorLoad], *, clock: Clock = time.monotonic
@@ -109,29 +109,29 @@ class Lines:
         self._last = 0.0
 
     def stage_started(self, event: StageStarted) -> None:
-        """Say how much there is to do."""
+        """Show the number of tasks."""
         self._last = self._clock()
         self._progress = StageProgress.of(event, now=self._last)
         done = f", {event.done_tasks:,} done before" if event.done_tasks else ""
         self._say(f"{event.stage}: {event.tasks:,} tasks{done}")
 
     def task_ended(self, report: TaskReport) -> None:
-        """Say how far it is, if ten seconds have gone by."""
+        """Show a failure and, if ten seconds have passed, the progress."""
         progress, now = self._progress, self._clock()
         assert progress is not None
         progress.add(report)
-        if report.outcome is Outcome.FAILED and progress.failed <= _TOLD:
+        if report.outcome is Outcome.FAILED and progress.failed <= _MAX_FAILURES:
             self._say(f"{report.key} failed ({report.cause}): {report.message}")
         if now - self._last >= _LINE_SECONDS:
             self._last = now
-            left = progress.left(now)
-            ends = "" if left is None else f"; about {duration(left)} left"
+            remaining = progress.left(now)
+            end = "" if remaining is None else f"; about {duration(remaining)} left"
             done = progress.done + progress.failed
-            told = describe(progress, now=now, load=self._load())
-            self._say(f"{progress.stage}: {done:,} of {progress.tasks:,} tasks, {told}{ends}")
+            details = describe(progress, now=now, load=self._load())
+            self._say(f"{progress.stage}: {done:,} of {progress.tasks:,} tasks, {details}{end}")
 
     def stage_ended(self, stage: str) -> None:
-        """Say how long it took."""
+        """Show the duration of the stage."""
         progress, now = self._progress, self._clock()
         assert progress is not None
         rate = f", {si(progress.rate(now), 'px/s')}" if progress.pixels_now else ""
@@ -141,12 +141,12 @@ class Lines:
         )
 
     def note(self, message: str) -> None:
-        """As it is."""
+        """Show the message."""
         self._say(message)
 
 
 class Events:
-    """One JSON object a line: stage_started, progress, task_failed, stage_ended, note."""
+    """One JSON object per line: stage_started, progress, task_failed, stage_ended, note."""
 
     def __init__(self, to: Console, load: Callable[[], ExecutorLoad], *, clock: Clock = time.monotonic) -> None:
         self._to, self._load, self._clock = to, load, clock
@@ -154,33 +154,33 @@ class Events:
         self._last = 0.0
 
     def stage_started(self, event: StageStarted) -> None:
-        """With the numbers at its begin."""
+        """Write the numbers at the start of a stage."""
         self._last = self._clock()
         self._progress = StageProgress.of(event, now=self._last)
-        self._tell("stage_started")
+        self._write_numbers("stage_started")
 
     def task_ended(self, report: TaskReport) -> None:
-        """Numbers at most once a second; the first failures with their causes."""
+        """Write the numbers, at most once a second, and each of the first failures with its cause."""
         progress, now = self._progress, self._clock()
         assert progress is not None
         progress.add(report)
-        if report.outcome is Outcome.FAILED and progress.failed <= _TOLD:
+        if report.outcome is Outcome.FAILED and progress.failed <= _MAX_FAILURES:
             self._write({"event": "task_failed", "key": report.key, "cause": report.cause, "message": report.message})
         if now - self._last >= _EVENT_SECONDS:
             self._last = now
-            self._tell("progress")
+            self._write_numbers("progress")
 
     def stage_ended(self, stage: str) -> None:  # noqa: ARG002
-        """With the numbers at its end."""
+        """Write the numbers at the end of a stage."""
         assert self._progress is not None
         self._progress.last = self._clock()
-        self._tell("stage_ended")
+        self._write_numbers("stage_ended")
 
     def note(self, message: str) -> None:
-        """As it is."""
+        """Write the message as an event."""
         self._write({"event": "note", "message": message})
 
-    def _tell(self, event: str) -> None:
+    def _write_numbers(self, event: str) -> None:
         assert self._progress is not None
         self._write({"event": event, **self._progress.numbers(self._clock(), self._load())})
 
@@ -190,13 +190,13 @@ class Events:
 
 
 def bars(stages: Sequence[StageProgress], *, now: float, load: Callable[[], ExecutorLoad] | None) -> RenderableType:
-    """A bar for each stage, and a line about the last one that has begun and not ended."""
+    """Return one bar per stage, and a line about the first one that is unfinished."""
     table = Table.grid(padding=(0, 1))
     for justify in _JUSTIFY:
         table.add_column(justify=justify, no_wrap=True)
     for progress in stages:
-        done, left = progress.done + progress.failed, progress.left(now)
-        when = "" if left is None or done >= progress.tasks else f"{duration(left)} left"
+        done, remaining = progress.done + progress.failed, progress.left(now)
+        when = "" if remaining is None or done >= progress.tasks else f"{duration(remaining)} left"
         table.add_row(
             f"{progress.stage:<10}",
             ProgressBar(total=max(progress.tasks, 1), completed=done, width=24),
@@ -207,12 +207,12 @@ def bars(stages: Sequence[StageProgress], *, now: float, load: Callable[[], Exec
     current = next((s for s in stages if not s.last and s.done + s.failed < s.tasks), None)
     if current is None:
         return table
-    told = describe(current, now=now, load=load() if load is not None else None)
-    return Group(table, Text(f"{current.stage}: {told}", style="dim", overflow="fold"))
+    details = describe(current, now=now, load=load() if load is not None else None)
+    return Group(table, Text(f"{current.stage}: {details}", style="dim", overflow="fold"))
 
 
 def describe(progress: StageProgress, *, now: float, load: ExecutorLoad | None) -> str:
-    """Failures, what runs where, rate and bytes, in a line."""
+    """Return one line with failures, load, rate and bytes."""
     parts = [f"{progress.failed:,} failed"]
     if load is not None:
         parts.append(f"{load.running:,} running on {plural(load.workers, 'worker')}")

@@ -1,46 +1,53 @@
-"""Command report."""
+"""The command `report`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ssem_dask.cli import console
-from ssem_dask.cli.run_commands import Json
+from ssem_dask.cli.options import Json, Run
 from ssem_dask.errors import OutputError
-from ssem_dask.report.page import Report, make_report
-from ssem_dask.storage.location import is_local, local_path
+from ssem_dask.extras import needs_extra
 
-WORST = 12
+if TYPE_CHECKING:
+    from ssem_dask.report.page import Report
+
+WORST_PLACES = 12
 
 
 def report(
-    output: Annotated[str, typer.Argument(help="The run: OUT.zarr.")],
+    output: Run,
     file: Annotated[
         Path | None,
-        typer.Option("--file", help="HTML file to write. Default: beside the run, or here where that is remote."),
+        typer.Option(
+            "--file", help="HTML file to write. Default: beside the run, or in this folder if the run is remote."
+        ),
     ] = None,
-    worst: Annotated[int, typer.Option("--worst", min=0, max=100, help="Number of worst places to show.")] = WORST,
+    worst: Annotated[
+        int, typer.Option("--worst", min=0, max=100, help="Number of worst places to show.")
+    ] = WORST_PLACES,
     viewer: Annotated[
         str | None,
-        typer.Option(
-            "--viewer", help="Address of `ssem-dask view`, for the links. Default: the one it takes by itself."
-        ),
+        typer.Option("--viewer", help="Address of `ssem-dask view`, for the links. Default: the one that it chooses."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Write one HTML file about a run: how good it is, what failed, and where to look.
 
-    It needs no network and no file beside it. Works for a run that is not finished, too.
+    The file is self-contained and needs no network. The run need not be finished.
     """
+    with needs_extra("report", purpose="report"):
+        from ssem_dask.report.page import make_report
+
     made = make_report(output, worst=worst, viewer=viewer.rstrip("/") if viewer else None)
-    where = write_report(made, file or default_file(output))
+    path = write_report(made, file or _default_file(output))
     if as_json:
         console.show_json(
             {
                 "run": output,
-                "report": str(where),
-                "bytes": where.stat().st_size,
+                "report": str(path),
+                "bytes": path.stat().st_size,
                 "worst": [
                     {
                         "z": p.place.z,
@@ -54,16 +61,10 @@ def report(
             }
         )
         return
-    console.out.print(f"Report: {where}", soft_wrap=True, highlight=False)
+    console.out.print(f"Report: {path}", soft_wrap=True, highlight=False)
 
 
-def default_file(output: str) -> Path:
-    """Where the report of a run goes."""
-    name = output.rstrip("/").rpartition("/")[2].removesuffix(".zarr") + ".report.html"
-    return local_path(output).absolute().parent / name if is_local(output) else Path(name)
-
-
-def write_report(made: Report, file: Path) -> Path:
+def write_report(made: "Report", file: Path) -> Path:
     """Write the page.
 
     Raises:
@@ -75,3 +76,10 @@ def write_report(made: Report, file: Path) -> Path:
     except OSError as error:
         raise OutputError(f"Report {file}: cannot be written ({error.strerror}); give another --file.") from error
     return file
+
+
+def _default_file(output: str) -> Path:
+    from ssem_dask.storage.location import is_local, local_path
+
+    name = output.rstrip("/").rpartition("/")[2].removesuffix(".zarr") + ".report.html"
+    return local_path(output).absolute().parent / name if is_local(output) else Path(name)

@@ -1,54 +1,61 @@
-"""Commands that repair a run: `rerun` does parts of it again and what depends on them, `verify` looks for damage."""
+"""Commands that repair a run: `rerun` recomputes parts of it, `verify` finds damaged results."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ssem_dask.cli import console
 from ssem_dask.cli.cluster import open_executor
-from ssem_dask.cli.progress_display import observer_for
-from ssem_dask.cli.run_commands import AllowMissing, Cluster, Json, Workers, tell
-from ssem_dask.driver.overrides import parse_overrides
-from ssem_dask.driver.rerun import RerunPlan, Selection, execute_rerun, parse_sections, plan_rerun, verify_run
-from ssem_dask.runtime.clusters.cluster_config import remembered_cluster
-from ssem_dask.runtime.executor import Executor
-from ssem_dask.storage.run_group import read_run
+from ssem_dask.cli.options import AllowMissing, Cluster, Json, Run, Workers
+from ssem_dask.cli.summary_display import show_summary
 from ssem_dask.task import Cause
+
+if TYPE_CHECKING:
+    from ssem_dask.driver.rerun import RerunPlan
+    from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
 
 
 def rerun(
-    output: Annotated[str, typer.Argument(help="The run: OUT.zarr.")],
-    failed: Annotated[bool, typer.Option("--failed", help="The chunks that failed.")] = False,
+    output: Run,
+    failed: Annotated[bool, typer.Option("--failed", help="Select the chunks that failed.")] = False,
     cause: Annotated[
-        list[Cause] | None, typer.Option("--cause", help="The chunks that failed of this; may be repeated.")
+        list[Cause] | None,
+        typer.Option("--cause", help="Select the chunks that failed for this reason; may be repeated."),
     ] = None,
     stage: Annotated[
-        list[str] | None, typer.Option("--stage", help="The chunks of this stage; may be repeated.")
+        list[str] | None, typer.Option("--stage", help="Select the chunks of this stage; may be repeated.")
     ] = None,
     sections: Annotated[
-        str | None, typer.Option("--sections", help="The chunks that write these sections, e.g. 100:120 (half-open).")
+        str | None,
+        typer.Option("--sections", help="Select the chunks that write these sections, e.g. 100:120 (half-open)."),
     ] = None,
     chunk: Annotated[
-        list[str] | None, typer.Option("--chunk", help="The chunk of this key, as status shows it; may be repeated.")
+        list[str] | None,
+        typer.Option("--chunk", help="Select the chunk with this key, as `status` shows it; may be repeated."),
     ] = None,
     changes: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
-            help="table.key=value: for the chosen chunks alone or, with none chosen, for the run. May be repeated.",
+            help="Change a setting, as table.key=value: for the selected chunks only or, if none are selected, for the "
+            "whole run. May be repeated.",
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done again; touch nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be recomputed; change nothing.")] = False,
     allow_missing: AllowMissing = False,
     cluster: Cluster = None,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Do parts of a run again, and all that depends on them; nothing else.
+    """Recompute selected parts of a run and everything that depends on them.
 
-    Options that choose chunks narrow each other down. With none, all that failed or is stale is done again: after a
-    change of configuration (--set), weights or source exactly the chunks that it concerns.
+    Options that select chunks narrow each other down. Without any, everything that failed or is stale is recomputed:
+    after a change of settings (--set), weights or source, exactly the chunks that the change affects.
     """
+    from ssem_dask.cli.progress_display import observer_for
+    from ssem_dask.driver.overrides import parse_overrides
+    from ssem_dask.driver.rerun import Selection, execute_rerun, parse_sections, plan_rerun
+
     selection = Selection(
         failed=failed,
         causes=tuple(cause or ()),
@@ -58,47 +65,53 @@ def rerun(
     )
     planned = plan_rerun(output, selection, overrides=parse_overrides(changes or ()))
     if dry_run:
-        _show(planned, as_json=as_json)
+        _show_plan(planned, as_json=as_json)
         return
-    executor = _open_cluster(output, cluster, workers)
-    try:
-        with observer_for(executor, as_json=as_json) as observer:
-            summary = execute_rerun(planned, executor=executor, observer=observer, allow_missing=allow_missing)
-    finally:
-        executor.close()
-    tell(summary, as_json=as_json)
+    with (
+        open_executor(cluster, workers=workers, table=_cluster_table(output, cluster)) as executor,
+        observer_for(executor, as_json=as_json) as observer,
+    ):
+        summary = execute_rerun(planned, executor=executor, observer=observer, allow_missing=allow_missing)
+    show_summary(summary, as_json=as_json)
 
 
 def verify(
-    output: Annotated[str, typer.Argument(help="The run: OUT.zarr.")],
+    output: Run,
     cluster: Cluster = None,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Read all that a run has written and compare checksums; what is damaged or gone is marked as failed.
+    """Read everything that a run has written, compare checksums, and mark damaged or missing results as failed.
 
-    `rerun --failed` then writes just that again. Exit code 0 if the run is complete and sound, 1 if not.
+    `rerun --failed` then writes exactly those again. Exit code 0 if the run is complete and undamaged, 1 if not.
     """
-    executor = _open_cluster(output, cluster, workers)
-    try:
-        with observer_for(executor, as_json=as_json) as observer:
-            summary = verify_run(output, executor=executor, observer=observer)
-    finally:
-        executor.close()
-    tell(summary, as_json=as_json)
+    from ssem_dask.cli.progress_display import observer_for
+    from ssem_dask.driver.rerun import verify_run
+
+    with (
+        open_executor(cluster, workers=workers, table=_cluster_table(output, cluster)) as executor,
+        observer_for(executor, as_json=as_json) as observer,
+    ):
+        summary = verify_run(output, executor=executor, observer=observer)
+    show_summary(summary, as_json=as_json)
 
 
-def _open_cluster(output: str, cluster: str | None, workers: int | None) -> Executor:
-    """The cluster that the user names; without one that of this machine that the run was begun on."""
-    table = None if cluster else remembered_cluster(output, read_run(output)["given"].get("cluster", {}))
-    return open_executor(cluster, workers=workers, table=table)
+def _cluster_table(output: str, cluster: str | None) -> "ClusterConfig | None":
+    """Return the `[cluster]` table that the run was started with; None if `--cluster` is given."""
+    from ssem_dask.runtime.clusters.cluster_config import remembered_cluster
+    from ssem_dask.storage.run_group import read_run
+
+    return None if cluster else remembered_cluster(output, read_run(output)["given"].get("cluster", {}))
 
 
-def _show(planned: RerunPlan, *, as_json: bool) -> None:
-    keys = planned.invalidation.keys()
+def _show_plan(planned: "RerunPlan", *, as_json: bool) -> None:
+    keys_by_reason = planned.invalidation.keys()
     if as_json:
-        console.show_json({"output": planned.plan.job.output, "again": keys})
+        console.show_json({"output": planned.plan.job.output, "again": keys_by_reason})
         return
-    stages = dict.fromkeys(key.split("/", 1)[0] for found in keys.values() for key in found)
-    rows = [[s, *(str(sum(key.startswith(f"{s}/") for key in found)) for found in keys.values())] for s in stages]
-    console.table(f"{planned.plan.job.output}: to be done again", columns=["stage", *keys], rows=rows)
+    stages = dict.fromkeys(key.split("/", 1)[0] for keys in keys_by_reason.values() for key in keys)
+    rows = [
+        [stage, *(str(sum(key.startswith(f"{stage}/") for key in keys)) for keys in keys_by_reason.values())]
+        for stage in stages
+    ]
+    console.table(f"{planned.plan.job.output}: to be recomputed", columns=["stage", *keys_by_reason], rows=rows)

@@ -1,111 +1,117 @@
-"""Commands that align: align, plan, run; and status, which tells how a run stands."""
+"""Commands that align (align, plan, run), and status."""
 
 from dataclasses import asdict
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ssem_dask.cli import console
 from ssem_dask.cli.cluster import open_executor
-from ssem_dask.cli.progress_display import observer_for
-from ssem_dask.cli.watch_display import watch as watch_run
-from ssem_dask.config.schema import RunConfig, cluster_settings, load_config, make_config
-from ssem_dask.driver import pipeline
-from ssem_dask.driver.cost import Cost, measure_cost
-from ssem_dask.driver.run_status import Summary, run_status
-from ssem_dask.runtime.clusters import refuse_small_workers
-from ssem_dask.task import TaskReport
-from ssem_dask.types import StageName
-from ssem_dask.units import duration, plural, si
+from ssem_dask.cli.options import AllowMissing, Cluster, Json, PixelSize, SectionThickness, Workers
+from ssem_dask.cli.summary_display import show_summary
+from ssem_dask.units import duration, si
 
-Json = Annotated[
-    bool, typer.Option("--json", help="Print the result as JSON on stdout, and progress as JSON lines on stderr.")
-]
-Cluster = Annotated[
-    str | None,
-    typer.Option(
-        "--cluster",
-        envvar="SSEM_DASK_CLUSTER",
-        help="Where to run: serial, local, local-gpu, slurm, the address of a Dask scheduler, or a TOML file with a "
-        "[cluster] table. Default: local.",
-    ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option("--workers", min=1, help="Workers of a cluster that is started; GPUs with local-gpu. Default: all."),
-]
-AllowMissing = Annotated[
-    bool,
-    typer.Option("--allow-missing", help="Go on where chunks failed; the output is then incomplete, the exit code 1."),
-]
-PixelSize = Annotated[
-    float | None, typer.Option("--pixel-size", help="nm per pixel, if the source does not say.", show_default=False)
-]
-Thickness = Annotated[
-    float | None,
-    typer.Option("--section-thickness", help="nm per section, if the source does not say.", show_default=False),
-]
-_SHOWN = 20
+if TYPE_CHECKING:
+    from ssem_dask.config.schema import RunConfig
+    from ssem_dask.driver.cost import Cost
+    from ssem_dask.driver.pipeline import Plan
+
+_ConfigFile = Annotated[str, typer.Argument(help="TOML configuration file with at least `source` and `output`.")]
 
 
 def align(
     source: Annotated[
-        str, typer.Argument(help="Source volume: Zarr, any fsspec URL (see `import` for other formats).")
+        str, typer.Argument(help="Source volume: Zarr, at a path or any fsspec URL (other formats: see `import`).")
     ],
-    output: Annotated[str, typer.Argument(help="Where the result goes, by custom ending in .zarr.")],
+    output: Annotated[
+        str, typer.Argument(help="Output Zarr group (conventionally `*.zarr`); resumed if it holds this run.")
+    ],
     config: Annotated[
-        str | None, typer.Option("--config", help="TOML file; what it does not say stays default.")
+        str | None, typer.Option("--config", help="TOML configuration file; keys that it omits keep their defaults.")
     ] = None,
     cluster: Cluster = None,
     workers: Workers = None,
     pixel_size: PixelSize = None,
-    section_thickness: Thickness = None,
+    section_thickness: SectionThickness = None,
     allow_missing: AllowMissing = False,
     as_json: Json = False,
 ) -> None:
-    """Align a volume with defaults: everything from source to aligned pyramid.
+    """Align a volume with default settings: everything from the source to the aligned pyramid.
 
-    Interrupt it whenever you like; the same command goes on where it was.
+    Safe to interrupt: run the same command again to resume.
     """
-    overrides: dict[str, Any] = {"source": source, "output": output}
+    from ssem_dask.config.schema import load_config, make_config
+
+    urls: dict[str, Any] = {"source": source, "output": output}
     sizes = {"pixel_size": pixel_size, "section_thickness": section_thickness}
     if config is not None:
-        settings = load_config(config, **overrides)
-        given = {key: value for key, value in sizes.items() if value is not None}
-        settings = settings.model_copy(update={"volume": settings.volume.model_copy(update=given)})
+        settings = load_config(config, **urls)
+        overrides = {key: value for key, value in sizes.items() if value is not None}
+        settings = settings.model_copy(update={"volume": settings.volume.model_copy(update=overrides)})
     else:
-        settings = make_config({**overrides, "volume": sizes}, where="align")
+        settings = make_config({**urls, "volume": sizes}, where="align")
     _run(settings, cluster=cluster, workers=workers, allow_missing=allow_missing, as_json=as_json)
 
 
 def run(
-    config: Annotated[str, typer.Argument(help="TOML file with at least `source` and `output`.")],
+    config: _ConfigFile,
     cluster: Cluster = None,
     workers: Workers = None,
     allow_missing: AllowMissing = False,
     as_json: Json = False,
 ) -> None:
-    """Align as a config says; goes on where an interrupted run was."""
+    """Align as a configuration file says.
+
+    Safe to interrupt: run the same command again to resume.
+    """
+    from ssem_dask.config.schema import load_config
+
     _run(load_config(config), cluster=cluster, workers=workers, allow_missing=allow_missing, as_json=as_json)
 
 
+def _run(
+    settings: "RunConfig", *, cluster: str | None, workers: int | None, allow_missing: bool, as_json: bool
+) -> None:
+    from ssem_dask.cli.progress_display import observer_for
+    from ssem_dask.driver import pipeline
+
+    plan = pipeline.plan(settings)
+    with (
+        open_executor(
+            cluster,
+            workers=workers,
+            table=settings.cluster,
+            task_memory=plan.worker_memory,
+            task_gpu_memory=plan.gpu_memory,
+        ) as executor,
+        observer_for(executor, as_json=as_json) as observer,
+    ):
+        summary = pipeline.run(plan, executor=executor, observer=observer, allow_missing=allow_missing)
+    show_summary(summary, as_json=as_json)
+
+
 def plan(
-    config: Annotated[str, typer.Argument(help="TOML file with at least `source` and `output`.")],
+    config: _ConfigFile,
     cluster: Annotated[
         str | None,
         typer.Option(
             "--cluster",
-            help="Time a sample there, as `run --cluster` would compute, and tell worker-hours and wall time; writes "
-            "beside the output, and removes it.",
+            help="Time a sample of the tasks on this cluster, to estimate worker-hours and wall time. The sample is "
+            "written beside the output and removed again.",
         ),
     ] = None,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a run would do: tasks, bytes, files, requests, memory; with --cluster also how long. Touches nothing.
+    """Show what a run would do: tasks, bytes, files, requests and memory; with --cluster also how long it would take.
 
-    Refuses what the cluster's workers could not hold; of a scheduler by address that is known only when it is joined.
+    Writes nothing but the sample of --cluster. Fails if a worker of the cluster could not hold the largest task; the
+    workers of a scheduler given by its address are checked only when a run connects to it.
     """
+    from ssem_dask.config.schema import cluster_settings, load_config
+    from ssem_dask.driver import pipeline
+    from ssem_dask.runtime.clusters import refuse_small_workers
+
     settings = load_config(config)
     planned = pipeline.plan(settings)
     where = cluster_settings(cluster, workers=workers, table=settings.cluster)
@@ -116,7 +122,7 @@ def plan(
         task_memory=planned.worker_memory,
         task_gpu_memory=planned.gpu_memory,
     )
-    cost = None if cluster is None else _cost(planned, settings, cluster, workers)
+    cost = None if cluster is None else _measure_cost(planned, settings, cluster=cluster, workers=workers)
     if as_json:
         console.show_json(
             {
@@ -130,10 +136,41 @@ def plan(
             }
         )
         return
+    _show_plan(planned)
+    if cost is not None:
+        _show_cost(cost, cluster=cluster or "")
+
+
+def _measure_cost(planned: "Plan", settings: "RunConfig", *, cluster: str, workers: int | None) -> "Cost":
+    """Time a sample on the cluster, with no more batch jobs than a sample can use."""
+    from ssem_dask.config.schema import cluster_settings
+    from ssem_dask.driver.cost import measure_cost
+
+    where = cluster_settings(cluster, workers=workers, table=settings.cluster)
+    stage_workers: dict[str, int] = {str(stage): number for stage, number in where.stage_workers.items()}
+    for_sample = where.model_copy(
+        update={"stage_workers": {}, "workers": None if where.name == "slurm" else where.workers}
+    )
+    number = None if where.name == "local-gpu" else where.workers  # there it is the number of GPUs
+    with open_executor(
+        None,
+        workers=None,
+        table=for_sample,
+        task_memory=planned.worker_memory,
+        task_gpu_memory=planned.gpu_memory,
+    ) as executor:
+        return measure_cost(
+            planned, executor=executor, workers=lambda stage: stage_workers.get(stage, number), note=console.note
+        )
+
+
+def _show_plan(planned: "Plan") -> None:
+    from ssem_dask.driver.pipeline import PROCESS
+
     for choice in planned.choices:
         console.note(choice)
     z, y, x = planned.job.shape
-    gpu = any(e.gpu_memory for e in planned.estimates.values())
+    gpu = any(estimate.gpu_memory for estimate in planned.estimates.values())
     rows = [
         [
             name,
@@ -156,35 +193,18 @@ def plan(
             "written (raw)",
             "files",
             "requests",
-            "peak memory a task",
-            *(["on a GPU"] if gpu else []),
+            "peak memory per task",
+            *(["GPU memory"] if gpu else []),
         ],
         rows=rows,
     )
     console.note(
-        f"Peak memory of a worker: {si(planned.worker_memory, 'B')}, of which {si(pipeline.PROCESS, 'B')} are the "
-        "process itself."
+        f"Peak memory of a worker: {si(planned.worker_memory, 'B')}, of which {si(PROCESS, 'B')} are the process "
+        "itself."
     )
-    if cost is not None:
-        _show_cost(cost, cluster=cluster or "")
 
 
-def _cost(planned: pipeline.Plan, settings: RunConfig, cluster: str, workers: int | None) -> Cost:
-    """Time a sample on the cluster, on no more batch jobs than a sample can use."""
-    where = cluster_settings(cluster, workers=workers, table=settings.cluster)
-    wanted: dict[str, int] = {str(stage): number for stage, number in where.stage_workers.items()}
-    few = where.model_copy(update={"stage_workers": {}, "workers": None if where.name == "slurm" else where.workers})
-    executor = open_executor(None, workers=None, table=few, plan=planned)
-    number = None if where.name == "local-gpu" else where.workers  # there it is that of the GPUs
-    try:
-        return measure_cost(
-            planned, executor=executor, workers=lambda stage: wanted.get(stage, number), note=console.note
-        )
-    finally:
-        executor.close()
-
-
-def _show_cost(cost: Cost, *, cluster: str) -> None:
+def _show_cost(cost: "Cost", *, cluster: str) -> None:
     rows = [
         [
             c.stage,
@@ -209,61 +229,21 @@ def _show_cost(cost: Cost, *, cluster: str) -> None:
 
 
 def status(
-    output: Annotated[str, typer.Argument(help="The run, OUT.zarr; or a volume that was warped or exported.")],
+    output: Annotated[str, typer.Argument(help="The run (`OUT.zarr`), or a volume that `warp` or `export` writes.")],
     watch: Annotated[
-        bool, typer.Option("--watch", help="Show how far a run is until it ends; started anywhere.")
+        bool, typer.Option("--watch", help="Show the progress of a run until it ends, wherever it was started.")
     ] = False,
-    interval: Annotated[float, typer.Option("--interval", min=0.2, help="Seconds between two looks.")] = 2.0,
+    interval: Annotated[float, typer.Option("--interval", min=0.2, help="Seconds between updates of --watch.")] = 2.0,
     as_json: Json = False,
 ) -> None:
-    """Tell how a run stands: counts by stage and outcome, and every failed chunk with its cause.
+    """Show the status of a run: task counts by stage and outcome, and every failed chunk with its cause.
 
-    Exit code 0 if it is complete, 1 if not.
+    Exit code 0 if the run is complete, 1 if not.
     """
+    from ssem_dask.driver.run_status import run_status
+
     if watch:
+        from ssem_dask.cli.watch_display import watch as watch_run  # needs the stages, to know the number of tasks
+
         watch_run(output, seconds=interval, as_json=as_json)
-    tell(run_status(output), as_json=as_json)
-
-
-def _run(settings: RunConfig, *, cluster: str | None, workers: int | None, allow_missing: bool, as_json: bool) -> None:
-    planned = pipeline.plan(settings)
-    executor = open_executor(cluster, workers=workers, table=settings.cluster, plan=planned)
-    try:
-        with observer_for(executor, as_json=as_json) as observer:
-            summary = pipeline.run(planned, executor=executor, observer=observer, allow_missing=allow_missing)
-    finally:
-        executor.close()
-    tell(summary, as_json=as_json)
-
-
-def tell(summary: Summary, *, as_json: bool) -> None:
-    """Show how a run stands, and leave with the exit code that says the same."""
-    if as_json:
-        console.show_json(asdict(summary))
-    else:
-        outcomes = sorted({outcome for counts in summary.counts.values() for outcome in counts})
-        order = [*get_args(StageName), *summary.counts]
-        rows = [
-            [stage, *(str(summary.counts[stage].get(outcome, 0)) for outcome in outcomes)]
-            for stage in sorted(summary.counts, key=order.index)
-        ]
-        console.table(f"{summary.output}: {summary.state}", columns=["stage", *outcomes], rows=rows)
-        for report in summary.remarks[:_SHOWN]:
-            console.note(f"{report.key}: {report.outcome}: {report.message}")
-        if summary.failed:
-            _show_failed(summary.failed)
-    if summary.state != "complete":
-        raise typer.Exit(1)
-
-
-def _show_failed(failed: list[TaskReport]) -> None:
-    causes: dict[str, int] = {}
-    for report in failed:
-        causes[str(report.cause)] = causes.get(str(report.cause), 0) + 1
-    console.table(
-        f"{plural(len(failed), 'chunk')} failed: {', '.join(f'{n} {cause}' for cause, n in sorted(causes.items()))}",
-        columns=["chunk", "cause", "attempts", "seconds", "worker", "message"],
-        rows=[[r.key, str(r.cause), str(r.attempts), f"{r.seconds:.1f}", r.worker, r.message] for r in failed[:_SHOWN]],
-    )
-    if len(failed) > _SHOWN:
-        console.note(f"… and {len(failed) - _SHOWN} more; --json lists all.")
+    show_summary(run_status(output), as_json=as_json)

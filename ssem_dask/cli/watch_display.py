@@ -1,4 +1,4 @@
-"""Watching a run that was started elsewhere: `ssem-dask status --watch`."""
+"""Display of the progress of a run that was started elsewhere: `ssem-dask status --watch`."""
 
 import json
 import time
@@ -18,16 +18,16 @@ RUNNING = "running"
 
 
 def watch(output: str, *, seconds: float, as_json: bool, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Show how far a run is, again and again, until it runs no more.
+    """Show the progress of a run until it ends.
 
     Args:
         output: URL of the run.
-        seconds: between two looks.
-        as_json: one object a look on stderr instead of bars.
-        sleep: waits.
+        seconds: time between two updates.
+        as_json: write one JSON object per update to stderr instead of bars.
+        sleep: function that waits.
 
     Raises:
-        SourceError: there is no run, or its source cannot be read.
+        SourceError: the run does not exist, or its source cannot be read.
     """
     planned = pipeline.stored_plan(output)
     ledger = LedgerWatch(
@@ -37,7 +37,7 @@ def watch(output: str, *, seconds: float, as_json: bool, sleep: Callable[[float]
         digests=planned.job.digests,
     )
     if as_json:
-        _repeat(output, ledger, _tell, seconds=seconds, sleep=sleep)
+        _repeat(output, ledger, _write_event, seconds=seconds, sleep=sleep)
     elif console.out.is_terminal:
         with Live(console=console.out, auto_refresh=False) as live:
             _repeat(
@@ -48,8 +48,7 @@ def watch(output: str, *, seconds: float, as_json: bool, sleep: Callable[[float]
                 sleep=sleep,
             )
     else:
-        last: list[str] = []
-        _repeat(output, ledger, lambda _, stages: _say(stages, last), seconds=seconds, sleep=sleep)
+        _repeat(output, ledger, _Lines().show, seconds=seconds, sleep=sleep)
 
 
 def _repeat(
@@ -61,25 +60,31 @@ def _repeat(
     sleep: Callable[[float], None],
 ) -> None:
     while True:
-        state = str(read_run(output)["state"])  # before the look, so that the last look misses nothing
+        state = str(read_run(output)["state"])  # read before the ledger, so that the last update misses nothing
         show(state, ledger.look())
         if state != RUNNING:
             return
         sleep(seconds)
 
 
-def _tell(state: str, stages: list[StageProgress]) -> None:
+def _write_event(state: str, stages: list[StageProgress]) -> None:
     now = time.monotonic()
     line = {"event": "progress", "state": state, "stages": [stage.numbers(now, None) for stage in stages]}
     console.err.file.write(json.dumps(line) + "\n")
     console.err.file.flush()
 
 
-def _say(stages: list[StageProgress], last: list[str]) -> None:
-    """A line about the stage that is at work; none where nothing has changed."""
-    now = time.monotonic()
-    stage = next((s for s in stages if s.done < s.tasks), stages[-1])
-    line = f"{stage.stage}: {stage.done:,} of {stage.tasks:,} tasks, {describe(stage, now=now, load=None)}"
-    if [line] != last:
-        last[:] = [line]
-        console.out.print(line, soft_wrap=True, highlight=False)
+class _Lines:
+    """One line per update about the running stage."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def show(self, _state: str, stages: list[StageProgress]) -> None:
+        """Print the line, if it differs from the last one."""
+        now = time.monotonic()
+        stage = next((s for s in stages if s.done < s.tasks), stages[-1])
+        line = f"{stage.stage}: {stage.done:,} of {stage.tasks:,} tasks, {describe(stage, now=now, load=None)}"
+        if line != self._last:
+            self._last = line
+            console.out.print(line, soft_wrap=True, highlight=False)

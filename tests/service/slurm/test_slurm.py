@@ -95,7 +95,7 @@ def test_a_driver_that_is_stopped_takes_its_jobs_with_it(align: Command, number:
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "goes on from there" in align.stderr
+    assert "run the same command again to resume" in align.stderr
     assert "Traceback" not in align.stderr
 
 

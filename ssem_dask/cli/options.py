@@ -1,0 +1,51 @@
+"""Options that several commands share."""
+
+from typing import Annotated
+
+import typer
+
+Run = Annotated[str, typer.Argument(help="The run (`OUT.zarr`).")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON on stdout, and progress as JSON lines on stderr.")
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        envvar="SSEM_DASK_CLUSTER",
+        help="Where tasks run: serial, local, local-gpu, slurm, the address of a Dask scheduler, or a TOML file with a "
+        "[cluster] table. Default: local, unless the configuration of the run says otherwise.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="Number of workers to start; number of GPUs with local-gpu. Default: one per core or GPU of this machine; "
+        "with slurm, those of one job.",
+    ),
+]
+AllowMissing = Annotated[
+    bool,
+    typer.Option(
+        "--allow-missing",
+        help="Continue after a stage in which chunks failed. The output is then incomplete, and the exit code 1.",
+    ),
+]
+PixelSize = Annotated[
+    float | None,
+    typer.Option(
+        "--pixel-size",
+        help="Pixel size in y and x, nm; overrides the source's metadata, required if it has none.",
+        show_default=False,
+    ),
+]
+SectionThickness = Annotated[
+    float | None,
+    typer.Option(
+        "--section-thickness",
+        help="Section thickness, nm; overrides the source's metadata, required if it has none.",
+        show_default=False,
+    ),
+]
