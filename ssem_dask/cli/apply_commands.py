@@ -54,8 +54,11 @@ def warp(
     from ssem_dask.volumes.warping import plan_warp, run_warp
 
     plan = plan_warp(output, volume, destination, labels=labels)
+    work = plan.work()
     with (
-        open_executor(cluster, workers=workers) as executor,
+        open_executor(
+            cluster, workers=workers, task_memory=work.worker_memory, task_gpu_memory=work.gpu_memory
+        ) as executor,
         observer_for(executor, as_json=as_json) as observer,
     ):
         summary = run_warp(plan, executor=executor, observer=observer)

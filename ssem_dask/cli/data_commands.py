@@ -64,7 +64,7 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Convert a volume of another format to OME-Zarr, with all its levels. Memory is bounded for any size."""
-    from ssem_dask.volumes.importing import import_volume, plan_import
+    from ssem_dask.volumes.importing import plan_import, run_import
 
     plan = plan_import(
         source,
@@ -77,16 +77,7 @@ def import_(
     )
     z, y, x = plan.info.shape
     with console.progress_bar("import", total=z * y * x) as progress:
-        info = import_volume(
-            source,
-            destination,
-            pixel_size=pixel_size,
-            section_thickness=section_thickness,
-            labels=labels,
-            pyramid=pyramid,
-            overwrite=overwrite,
-            progress=lambda pixels: progress.advance(progress.task_ids[0], pixels),
-        )
+        info = run_import(plan, progress=lambda pixels: progress.advance(progress.task_ids[0], pixels))
     if as_json:
         console.show_json(
             {

@@ -72,8 +72,11 @@ def export(
         pixel_size=pixel_size,
         section_thickness=section_thickness,
     )
+    work = plan.work()
     with (
-        open_executor(cluster, workers=workers) as executor,
+        open_executor(
+            cluster, workers=workers, task_memory=work.worker_memory, task_gpu_memory=work.gpu_memory
+        ) as executor,
         observer_for(executor, as_json=as_json) as observer,
     ):
         summary = run_export(plan, executor=executor, observer=observer)

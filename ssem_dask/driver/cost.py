@@ -163,7 +163,7 @@ def measure_cost(
 
 def choose_crop(job: Job) -> Box:
     """A place of the source to take the sample from: as large as one window is read, where there is most to be seen."""
-    volume = Volume.open(job.source, pixel_size=job.info.pixel_size, section_thickness=job.info.section_thickness)
+    volume = Volume.open(job.source, like=job.info)
     window, halo, spacing = job.register.window, job.register.halo, job.spacing
     assert window is not None
     assert halo is not None
@@ -190,7 +190,7 @@ def choose_crop(job: Job) -> Box:
 
 def copy_crop(job: Job, crop: Box, url: str) -> Volume:
     """Copy a part of the source, with the levels that show something of it, into a volume of its own."""
-    volume = Volume.open(job.source, pixel_size=job.info.pixel_size, section_thickness=job.info.section_thickness)
+    volume = Volume.open(job.source, like=job.info)
     info = job.info.__class__(
         shape=crop.shape,
         dtype=job.info.dtype,
@@ -245,7 +245,7 @@ def _scratch(output: str) -> Iterator[str]:
 def _timed_coarse(planned: Plan, executor: Executor, folder: str) -> TaskReport | None:
     """A task of coarse on whole sections, in the middle of the volume; None where that would read too much."""
     job = planned.job
-    volume = Volume.open(job.source, pixel_size=job.info.pixel_size, section_thickness=job.info.section_thickness)
+    volume = Volume.open(job.source, like=job.info)
     mip = volume.stored_mip(thumbnail_mip(job))
     sections = SECTIONS_PER_COARSE_TASK + job.coarse.neighbours
     if (sections * job.shape[1] * job.shape[2] * job.info.dtype.itemsize) >> (2 * mip) > _COARSE_BYTES:

@@ -1,4 +1,4 @@
-"""Fingerprints of the source, per range of sections: has the source changed since it was read?
+"""Fingerprints of the source per range of sections, which show whether it has changed since it was read.
 
 A file's fingerprint is the store's ETag, or its size and modification time. The fingerprints are saved when a run
 begins and compared when it resumes. So a section that was imaged again, or restored from a backup, is noticed, and

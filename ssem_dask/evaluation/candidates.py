@@ -76,7 +76,7 @@ class Run:
         if not exists(aligned):
             return Volume.open(self.source)
         info = Volume.open(aligned).info
-        return Volume.open(self.source, pixel_size=info.pixel_size, section_thickness=info.section_thickness)
+        return Volume.open(self.source, like=info)
 
     def nodes(self, z: int) -> Tensor:
         """`fields/section` of section z, `(2, y, x)`."""

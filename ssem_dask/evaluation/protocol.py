@@ -125,7 +125,7 @@ def _undeformed_image(truth: Truth, *, like: Volume) -> PixelSource:
 
 def _same_sections(url: str, *, like: Volume) -> Volume:
     info = like.info
-    found = Volume.open(url, pixel_size=info.pixel_size, section_thickness=info.section_thickness)
+    found = Volume.open(url, like=info)
     if found.info.shape != info.shape:
         raise SourceError(
             f"{url}: its shape is {found.info.shape}, but the sections of {like.url} have {info.shape}; "

@@ -66,7 +66,7 @@ class StoredVolume:
         self.label_dtype: np.dtype[Any] | None = None
         if labels is None:
             return
-        found = Volume.open(labels, pixel_size=self.info.pixel_size, section_thickness=self.info.section_thickness)
+        found = Volume.open(labels, like=self.info)
         if found.info.shape != self.info.shape:
             raise SourceError(
                 f"{labels}: labels have shape {found.info.shape}, but the volume has {self.info.shape}; "

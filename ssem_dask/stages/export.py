@@ -54,7 +54,7 @@ def run(task: Task) -> Result:
     """Read a box and write it."""
     assert isinstance(task, ExportTask)
     info = task.target.info
-    source = Volume.open(task.source, pixel_size=info.pixel_size, section_thickness=info.section_thickness)
+    source = Volume.open(task.source, like=info)
     values = source.read(task.box)
     task.target.write(values, start=task.box.start, mip=task.box.mip)
     return Result(bytes_read=values.nbytes, bytes_written=values.nbytes)

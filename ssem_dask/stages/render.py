@@ -60,7 +60,7 @@ class Warping:
 
     def open_source(self) -> Volume:
         """Open the volume that is warped."""
-        return Volume.open(self.source, pixel_size=self.info.pixel_size, section_thickness=self.info.section_thickness)
+        return Volume.open(self.source, like=self.info)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

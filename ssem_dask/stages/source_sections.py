@@ -47,7 +47,7 @@ Places: TypeAlias = Callable[[slice], Tensor]
 
 def open_source(job: Job) -> Volume:
     """Open the run's source volume."""
-    return Volume.open(job.source, pixel_size=job.info.pixel_size, section_thickness=job.info.section_thickness)
+    return Volume.open(job.source, like=job.info)
 
 
 def refuse_blank(job: Job) -> None:

@@ -51,13 +51,21 @@ class Volume:
         self._writable: dict[int, ZarrArray] = {}
 
     @classmethod
-    def open(cls, url: str, *, pixel_size: float | None = None, section_thickness: float | None = None) -> "Volume":
+    def open(
+        cls,
+        url: str,
+        *,
+        pixel_size: float | None = None,
+        section_thickness: float | None = None,
+        like: VolumeInfo | None = None,
+    ) -> "Volume":
         """Open an OME-Zarr image (0.4 or 0.5) or a plain (z, y, x) array (Zarr v2 or v3).
 
         Args:
             url: of the image group or of the array.
             pixel_size: nm per mip-0 pixel in y and x; wins over what the metadata says.
             section_thickness: nm per section; wins as well.
+            like: volume whose pixel size and section thickness are taken, in place of these two arguments.
 
         Raises:
             SourceError: there is no such volume, it cannot be reached, its import was never finished, its axes are not
@@ -66,6 +74,8 @@ class Volume:
         paths: tuple[str, ...]
         levels: tuple[ZarrArray, ...]
         stored_pixel, stored_thickness = None, None
+        if like is not None:
+            pixel_size, section_thickness = like.pixel_size, like.section_thickness
         attributes = arrays.group_attributes(url)
         if attributes is None:
             paths = ("",)

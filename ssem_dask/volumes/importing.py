@@ -1,10 +1,10 @@
-"""Import: bring a volume of any readable format into sharded OME-Zarr 0.5 with all of its levels, in bounded memory.
+"""Import: convert a volume of any readable format to sharded OME-Zarr 0.5 with all of its levels, in bounded memory.
 
-The levels are made of the rows that are in memory anyway, so that coarse and register, and viewers, need not decode mip
-0 to see less of it.
+The levels are made from the rows that are in memory anyway. So the stages coarse and register, and viewers, need not
+decode mip 0 to see a coarser level.
 
-Law: an import is complete or it is not there. The group says "importing" from its first byte on, `Volume.open` refuses
-it in that state, and "complete" is written last. Importing again replaces what an import that was cut off left behind.
+Law: an import is complete or there is no volume. The group's state is "importing" from its first byte on, `Volume.open`
+refuses it in that state, and "complete" is written last. A new import replaces what an interrupted one left behind.
 """
 
 import contextlib
@@ -36,12 +36,12 @@ from ssem_dask.types import AnyArray, ShapeZYX
 DEFAULT_CHUNK: ShapeZYX = (1, 512, 512)
 DEFAULT_SHARD: ShapeZYX = (8, 2048, 2048)
 BAND_BYTES = 1 << 29
-"""Sections are read in bands of rows of about this many bytes, so that a file is decoded once where that fits."""
+"""Bytes of a band of rows, in which sections are read. So a file whose sections fit into a band is decoded once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportPlan:
-    """What an import will do."""
+    """An import that was checked."""
 
     source: str
     destination: str
@@ -49,7 +49,9 @@ class ImportPlan:
     chunk: ShapeZYX
     shard: ShapeZYX
     mips: int
-    """Levels that are written."""
+    """Number of levels that are written."""
+    labels: bool
+    """Whether the values are ids."""
     replaces: bool
     """Whether something at the destination is deleted first."""
 
@@ -66,21 +68,26 @@ def plan_import(
     pyramid: bool = True,
     overwrite: bool = False,
 ) -> ImportPlan:
-    """Check source and destination, and say what an import would do; arguments and errors as in `import_volume`."""
+    """Check source and destination, without changing anything; arguments and errors as in `import_volume`."""
     with contextlib.closing(open_any_format(source)) as opened:
-        info = _volume_info(
-            source, opened.info, pixel_size=pixel_size, section_thickness=section_thickness, labels=labels
+        return _plan(
+            opened,
+            source,
+            destination,
+            pixel_size=pixel_size,
+            section_thickness=section_thickness,
+            chunk=chunk,
+            shard=shard,
+            labels=labels,
+            pyramid=pyramid,
+            overwrite=overwrite,
         )
-    replaces = _check_destination(destination, source=source, overwrite=overwrite)
-    return ImportPlan(
-        source=source,
-        destination=destination,
-        info=info,
-        chunk=chunk,
-        shard=shard,
-        mips=_levels(info, pyramid=pyramid),
-        replaces=replaces,
-    )
+
+
+def run_import(plan: ImportPlan, *, progress: Callable[[int], None] | None = None) -> VolumeInfo:
+    """Write the volume of a plan; `progress`, return value and errors as in `import_volume`."""
+    with contextlib.closing(open_any_format(plan.source)) as opened:
+        return _write(opened, plan, progress=progress)
 
 
 def import_volume(
@@ -101,64 +108,100 @@ def import_volume(
     Args:
         source: folder or glob of images, multi-page TIFF, `file.h5[:/dataset]`, Zarr array or OME-Zarr group.
         destination: URL of the OME-Zarr group to write.
-        pixel_size: nm per pixel in y and x; wins over what the source says.
-        section_thickness: nm per section; wins as well.
+        pixel_size: nm per pixel in y and x; overrides the source's own value.
+        section_thickness: nm per section; overrides the source's own value.
         chunk: extent of a chunk.
-        shard: extent of a shard, a multiple of `chunk`. Of sections as many as it is deep are in memory at once, in
-            bands of rows of 512 MiB, or of one row of shards where that is more; for the pyramid one and a half rows of
-            shards beside them.
-        labels: the values are ids: any integer type, and a constant volume is no mistake. Of four the most frequent one
-            goes into the pyramid.
+        shard: extent of a shard, a multiple of `chunk`. As many sections as a shard is deep are in memory at once, in
+            bands of rows of 512 MiB, or of one row of shards if that is more. The pyramid takes one and a half rows of
+            shards more.
+        labels: the values are ids: any integer type, and a constant volume is no mistake. Each pixel of the pyramid has
+            the most frequent id of the four below it.
         pyramid: write coarser levels as well, until the longer side is at most 256 px, as those of an aligned volume
             are by default; False: mip 0 alone.
         overwrite: replace a complete volume at the destination.
         progress: called with the number of pixels of mip 0 done since the last call.
 
     Returns:
-        What was imported.
+        Shape, type and sizes of the imported volume.
 
     Raises:
-        SourceError: the source is missing, damaged, of another type than uint8 or uint16, one section only, constant,
-            or nothing tells its pixel size or section thickness.
+        SourceError: the source is missing, damaged, of another type than uint8 or uint16, one section only or constant,
+            or its pixel size or section thickness is unknown.
         OutputError: the destination exists, or cannot be written.
         PlanError: `shard` is not a multiple of `chunk`.
     """
     with contextlib.closing(open_any_format(source)) as opened:
-        info = _volume_info(
-            source, opened.info, pixel_size=pixel_size, section_thickness=section_thickness, labels=labels
+        plan = _plan(
+            opened,
+            source,
+            destination,
+            pixel_size=pixel_size,
+            section_thickness=section_thickness,
+            chunk=chunk,
+            shard=shard,
+            labels=labels,
+            pyramid=pyramid,
+            overwrite=overwrite,
         )
-        replaces = _check_destination(destination, source=source, overwrite=overwrite)
-        state = {"state": "importing", "source": source, "labels": labels}
-        try:
-            with location.writing(destination):
-                if replaces:
-                    _delete_volume(destination)
-                arrays.create_group(destination, attributes={IMPORT_KEY: state})
-                mips = _levels(info, pyramid=pyramid)
-                volume = create_volume(destination, info=info, chunk=chunk, shard=shard, mips=mips)
-            lowest, highest = _copy(opened, volume, labels=labels, progress=progress)
-            if lowest == highest and not labels:
-                raise SourceError(
-                    f"{source}: every pixel of the volume is {lowest}, so there is nothing to align; check the export."
-                )
-            arrays.create_group(destination, attributes={IMPORT_KEY: {**state, "state": "complete"}})
-        except SsemDaskError:
-            # What is left says "importing" and is not trusted anyway; this only frees the space, if it can.
-            with contextlib.suppress(OSError, SsemDaskError):
-                if _state(destination) == "importing":
-                    _delete_volume(destination)
-            raise
-    return info
+        return _write(opened, plan, progress=progress)
 
 
-def _levels(info: VolumeInfo, *, pyramid: bool) -> int:
-    return level_count(info.shape[1:], smallest=DownsampleStageConfig().smallest) if pyramid else 1
+def _plan(
+    opened: Source,
+    source: str,
+    destination: str,
+    *,
+    pixel_size: float | None,
+    section_thickness: float | None,
+    chunk: ShapeZYX,
+    shard: ShapeZYX,
+    labels: bool,
+    pyramid: bool,
+    overwrite: bool,
+) -> ImportPlan:
+    info = _volume_info(source, opened.info, pixel_size=pixel_size, section_thickness=section_thickness, labels=labels)
+    smallest = DownsampleStageConfig().smallest
+    return ImportPlan(
+        source=source,
+        destination=destination,
+        info=info,
+        chunk=chunk,
+        shard=shard,
+        mips=level_count(info.shape[1:], smallest=smallest) if pyramid else 1,
+        labels=labels,
+        replaces=_check_destination(destination, source=source, overwrite=overwrite),
+    )
+
+
+def _write(source: Source, plan: ImportPlan, *, progress: Callable[[int], None] | None) -> VolumeInfo:
+    """Write the volume of a plan, and delete it if that fails."""
+    destination = plan.destination
+    state = {"state": "importing", "source": plan.source, "labels": plan.labels}
+    try:
+        with location.writing(destination):
+            if plan.replaces:
+                _delete_volume(destination)
+            arrays.create_group(destination, attributes={IMPORT_KEY: state})
+            volume = create_volume(destination, info=plan.info, chunk=plan.chunk, shard=plan.shard, mips=plan.mips)
+        lowest, highest = _copy(source, volume, labels=plan.labels, progress=progress)
+        if lowest == highest and not plan.labels:
+            raise SourceError(
+                f"{plan.source}: every pixel of the volume is {lowest}, so there is nothing to align; check the export."
+            )
+        arrays.create_group(destination, attributes={IMPORT_KEY: {**state, "state": "complete"}})
+    except SsemDaskError:
+        # The rest is in state "importing", which nothing opens; deleting it only frees the space, if it can.
+        with contextlib.suppress(OSError, SsemDaskError):
+            if _state(destination) == "importing":
+                _delete_volume(destination)
+        raise
+    return plan.info
 
 
 def _copy(
     source: Source, volume: Volume, *, labels: bool, progress: Callable[[int], None] | None
 ) -> tuple[float, float]:
-    """Copy all values band by band, into all levels of the volume; the lowest and the highest of them."""
+    """Copy all values, band by band, into all levels of the volume; return the lowest and the highest value."""
     unit_z, unit_y, _ = volume.write_unit(0)
     z, y, x = volume.info.shape
     row_bytes = min(unit_z, z) * x * volume.info.dtype.itemsize
@@ -202,7 +245,7 @@ def _volume_info(
 
 
 def _check_destination(destination: str, *, source: str, overwrite: bool) -> bool:
-    """Whether something at the destination is to be deleted; OutputError where it must stay."""
+    """Return whether something at the destination must be deleted first; raise OutputError if it must stay."""
     if _same_place(source, destination):
         raise OutputError(f"{destination}: is the source itself; choose another destination.")
     with location.writing(destination):
@@ -224,7 +267,7 @@ def _check_destination(destination: str, *, source: str, overwrite: bool) -> boo
 
 
 def _state(destination: str) -> str:
-    """`importing`, `volume` (an import that was finished, or another OME-Zarr image) or `other`."""
+    """Return `importing`, `volume` (a complete import, or another OME-Zarr image) or `other`."""
     attributes = arrays.group_attributes(destination)
     if attributes is None:
         return "other"

@@ -1,41 +1,65 @@
-"""Carry another volume of the same sections along with an alignment: a second channel, or a segmentation.
+"""Apply an alignment to another volume of the same sections: a second channel, or a segmentation.
 
-The work is the run's own: the tasks of the stages render and downsample, with a ledger beside the volume that is
-written, so that an interrupted warp goes on where it was.
+The tasks are those of the run's own stages render and downsample. Their ledger is beside the volume that is written, so
+that an interrupted warp resumes.
 """
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ssem_dask.config.digest import digest_of
-from ssem_dask.config.schema import cluster_settings
 from ssem_dask.driver.run_status import Summary
-from ssem_dask.driver.tasks import run_generations
-from ssem_dask.errors import LeaseLostError, OutputError, SourceError
+from ssem_dask.errors import OutputError, SourceError
 from ssem_dask.geometry.mip import level_count
-from ssem_dask.runtime.clusters import open_cluster
-from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
-from ssem_dask.runtime.events import Observer, SilentObserver
-from ssem_dask.runtime.exclusive_driver import exclusive_driver
-from ssem_dask.runtime.executor import Executor, dashboard_message
+from ssem_dask.runtime.events import Observer
+from ssem_dask.runtime.executor import Executor
 from ssem_dask.stages import downsample, render
 from ssem_dask.stages.configs import DownsampleStageConfig, RenderStageConfig
 from ssem_dask.stages.render import Warping
-from ssem_dask.stages.stage import Estimate
 from ssem_dask.storage import arrays, location
 from ssem_dask.storage.volume import WARP_KEY, Volume, VolumeInfo, check_image_dtype
-from ssem_dask.task import Result, Task
 from ssem_dask.volumes.alignment import Alignment, open_alignment
+from ssem_dask.volumes.volume_stages import VolumeStage, VolumeWork, run_on_cluster, run_stages
 
 
 @dataclass(frozen=True, slots=True)
 class WarpPlan:
-    """What a warp will do."""
+    """A warp that was checked, with everything that its tasks need."""
 
     warping: Warping
     attributes: dict[str, Any]
+    """What is warped by which alignment, with a digest; stored in the written volume."""
     digest: str
+    """Digest that the ledger's entries carry."""
+
+    def work(self) -> VolumeWork:
+        """Return the stages that write the volume."""
+        warping, output = self.warping, self.warping.target
+        return VolumeWork(
+            output=output,
+            digest=self.digest,
+            stages=(
+                VolumeStage(
+                    name=render.NAME,
+                    generations=[render.render_tasks(warping, output=output, digest=self.digest)],
+                    work=render.run,
+                    estimate=render.estimate_rendering(warping),
+                ),
+                VolumeStage(
+                    name=downsample.NAME,
+                    generations=downsample.downsample_tasks(warping, output=output, digest=self.digest),
+                    work=downsample.run,
+                    estimate=downsample.estimate_downsampling(warping),
+                ),
+            ),
+            prepare=warping.create,
+            record_state=self.record_state,
+        )
+
+    def record_state(self, state: str) -> None:
+        """Write the warp's state to the attributes of the written volume."""
+        arrays.create_group(self.warping.target, attributes={WARP_KEY: {**self.attributes, "state": state}})
 
 
 def warp_volume(
@@ -48,32 +72,28 @@ def warp_volume(
     workers: int | None = None,
     observer: Observer | None = None,
 ) -> Summary:
-    """Apply an alignment to a volume that lies in its source's frame, in bounded memory, shard by shard.
+    """Apply an alignment to a volume in its source's frame, in bounded memory, shard by shard.
 
     Args:
         alignment: URL of the run.
         volume: URL of the volume (OME-Zarr or array): the source's shape at mip 0, any integer type.
-        destination: URL of the OME-Zarr image to write; continued if this very warp was interrupted.
-        labels: the values are ids: nearest pixel, and most frequent id in the pyramid.
+        destination: URL of the OME-Zarr image to write. The same warp resumes if it was interrupted.
+        labels: the values are ids: nearest pixel, and the most frequent id in the pyramid.
         cluster: as in `align`.
         workers: as in `align`.
-        observer: told what happens; None: nobody.
+        observer: notified of events; None: nobody is.
 
     Raises:
         SourceError: there is no such alignment or volume, or the volume does not fit.
-        OutputError: something else lies at the destination.
+        OutputError: the destination holds something else.
+        ConfigError: the cluster is unknown, or its workers are too small.
     """
     plan = plan_warp(alignment, volume, destination, labels=labels)
-    where = cluster_settings(cluster, workers=workers, table=ClusterConfig())
-    executor = open_cluster(where.name, workers=where.workers, settings=where)
-    try:
-        return run_warp(plan, executor=executor, observer=observer or SilentObserver())
-    finally:
-        executor.close()
+    return run_on_cluster(partial(run_warp, plan), plan.work(), cluster=cluster, workers=workers, observer=observer)
 
 
 def plan_warp(alignment: str, volume: str, destination: str, *, labels: bool) -> WarpPlan:
-    """Check everything and lay out the warp; touches nothing. Errors as in `warp_volume`."""
+    """Check everything and plan the warp, without changing anything; errors as in `warp_volume`."""
     opened = open_alignment(alignment)
     config = opened.attributes["config"]
     info = _volume_info(opened, volume, labels=labels)
@@ -95,45 +115,12 @@ def plan_warp(alignment: str, volume: str, destination: str, *, labels: bool) ->
 
 
 def run_warp(plan: WarpPlan, *, executor: Executor, observer: Observer) -> Summary:
-    """Do what is left to do of a plan. Errors as in `warp_volume`."""
-    warping, target = plan.warping, plan.warping.target
+    """Run the pending tasks of a plan; errors as in `warp_volume`."""
     _check_destination(plan)
-    if open_alignment(plan.attributes["alignment"]).state != "complete":
-        observer.note(f"{plan.attributes['alignment']} is not complete: what it does not know becomes 0.")
-    dashboard = dashboard_message(executor)
-    if dashboard is not None:
-        observer.note(dashboard)
-    summary = Summary(output=target, state="complete")
-    _set_state(plan, "running")
-    warping.create()
-    shards: list[Iterable[Task]] = [render.render_tasks(warping, output=target, digest=plan.digest)]
-    levels = downsample.downsample_tasks(warping, output=target, digest=plan.digest)
-    stages: list[tuple[str, Iterable[Iterable[Task]], Callable[[Task], Result], Estimate]] = [
-        (render.NAME, shards, render.run, render.estimate_rendering(warping)),
-        (downsample.NAME, levels, downsample.run, downsample.estimate_downsampling(warping)),
-    ]
-    with exclusive_driver(target, executor) as guarded:
-        try:
-            for name, generations, work, estimate in stages:
-                run_generations(
-                    name,
-                    generations,
-                    work=work,
-                    estimate=estimate,
-                    digest=plan.digest,
-                    summary=summary,
-                    executor=guarded,
-                    observer=observer,
-                )
-                if summary.failed:
-                    break
-        except LeaseLostError:
-            raise
-        except BaseException:
-            _set_state(plan, "incomplete")
-            raise
-        _set_state(plan, summary.state)
-    return summary
+    alignment = plan.attributes["alignment"]
+    if open_alignment(alignment).state != "complete":
+        observer.note(f"{alignment} is not complete: pixels whose field is still missing are written as 0.")
+    return run_stages(plan.work(), executor=executor, observer=observer)
 
 
 def _volume_info(alignment: Alignment, url: str, *, labels: bool) -> VolumeInfo:
@@ -142,7 +129,7 @@ def _volume_info(alignment: Alignment, url: str, *, labels: bool) -> VolumeInfo:
     if info.shape != alignment.shape:
         raise SourceError(
             f"{url}: has shape {info.shape}, but the alignment {alignment.url} is for {alignment.shape}; give a volume "
-            "that lies in its source's frame."
+            "in its source's frame."
         )
     if labels and info.dtype.kind not in "iu":
         raise SourceError(f"{url}: labels are {info.dtype}, but must be integers; convert them.")
@@ -152,15 +139,11 @@ def _volume_info(alignment: Alignment, url: str, *, labels: bool) -> VolumeInfo:
 
 
 def _check_destination(plan: WarpPlan) -> None:
-    """OutputError where something other than this warp, begun before, lies at the destination."""
+    """Raise OutputError if the destination holds something other than this warp, begun earlier."""
     target = plan.warping.target
     with location.writing(target), location.as_output_error():
-        found = (arrays.group_attributes(target) or {}).get(WARP_KEY)
-        if found is not None and found.get("digest") == plan.attributes["digest"]:
+        stored = (arrays.group_attributes(target) or {}).get(WARP_KEY)
+        if stored is not None and stored.get("digest") == plan.attributes["digest"]:
             return
-        if found is not None or (location.exists(target) and location.list_names(target)):
+        if stored is not None or location.is_occupied(target):
             raise OutputError(f"{target}: something else is already there; choose another destination or delete it.")
-
-
-def _set_state(plan: WarpPlan, state: str) -> None:
-    arrays.create_group(plan.warping.target, attributes={WARP_KEY: {**plan.attributes, "state": state}})

@@ -115,7 +115,7 @@ def _high(name: str, material: Material) -> float:
 
 
 def _labels(url: str, *, like: Volume) -> Volume:
-    volume = Volume.open(url, pixel_size=like.info.pixel_size, section_thickness=like.info.section_thickness)
+    volume = Volume.open(url, like=like.info)
     if volume.info.shape != like.info.shape:
         raise SourceError(
             f"Labels {url}: their shape is {volume.info.shape}, but that of the aligned volume is {like.info.shape}; "

@@ -19,6 +19,7 @@ from ssem_dask.cli.main import app
 from ssem_dask.driver.run_status import run_status
 from ssem_dask.errors import ConfigError, OutputError, SourceError, SsemDaskError
 from ssem_dask.geometry.box import Box
+from ssem_dask.runtime.clusters import local
 from ssem_dask.stages import export as export_stage
 from ssem_dask.storage import arrays, location
 from ssem_dask.storage.exports import precomputed, target
@@ -232,6 +233,20 @@ def test_an_interrupted_export_goes_on(
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
 
 
+@pytest.mark.parametrize("command", [False, True])
+def test_workers_that_are_too_small_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: bool) -> None:
+    monkeypatch.setattr(local, "MEMORY_LIMIT", 400 << 20)  # less than a worker's process takes alone
+    source, out = make_volume(str(tmp_path / "v.zarr")), str(tmp_path / "out.zarr")
+    if command:
+        done = CliRunner().invoke(app, ["export", source, out, "--ngff", "0.4", "--cluster", "local", "--workers", "1"])
+        assert done.exit_code == 2
+        assert "largest task needs" in " ".join(done.stderr.split())
+    else:
+        with pytest.raises(ConfigError, match=r"each worker has 0\.42 GB .* largest task needs"):
+            export_volume(source, out, form="ngff-0.4", cluster="local", workers=1)
+    assert not Path(out).exists()
+
+
 @needs_tensorstore
 def test_a_torn_shard_is_written_anew(tmp_path: Path, interrupting: Callable[[int], None]) -> None:
     source, out = make_volume(str(tmp_path / "v.zarr")), tmp_path / "out"
@@ -323,10 +338,10 @@ def test_something_else_at_the_destination_stays(tmp_path: Path) -> None:
             export_volume(source, place, form="ngff-0.4", cluster="serial")
     assert file.read_text() == "kept"
     export_volume(source, str(out), form="ngff-0.4", cluster="serial")
-    with pytest.raises(OutputError, match="of other content or with other options"):
+    with pytest.raises(OutputError, match="with other content or other options"):
         export_volume(source, str(out), form="ngff-0.4", chunk=(1, 64, 64), cluster="serial")
     make_volume(source, seed=1)  # the same volume, written again
-    with pytest.raises(OutputError, match="of other content or with other options"):
+    with pytest.raises(OutputError, match="with other content or other options"):
         export_volume(source, str(out), form="ngff-0.4", cluster="serial")
 
 

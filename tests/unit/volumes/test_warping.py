@@ -15,8 +15,9 @@ from ssem_dask.config.digest import stored_config
 from ssem_dask.config.resolve import resolve
 from ssem_dask.config.schema import make_config
 from ssem_dask.driver.run_status import run_status
-from ssem_dask.errors import OutputError, SourceError
+from ssem_dask.errors import ConfigError, OutputError, SourceError
 from ssem_dask.geometry.box import Box
+from ssem_dask.runtime.clusters import local
 from ssem_dask.stages.downsample import pool_labels
 from ssem_dask.storage.arrays import group_attributes
 from ssem_dask.storage.fields import FieldInfo, create_field
@@ -131,6 +132,23 @@ def test_what_does_not_fit_is_refused(run: str, ids: np.ndarray, tmp_path: Path)
     with pytest.raises(SourceError, match=r"has shape \(3, 99, 99\)"):
         warp_volume(run, str(tmp_path / "other.zarr"), str(tmp_path / "w.zarr"), cluster="serial")
     assert not (tmp_path / "w.zarr").exists()
+
+
+@pytest.mark.parametrize("command", [False, True])
+def test_workers_that_are_too_small_are_refused(
+    run: str, ids: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: bool
+) -> None:
+    monkeypatch.setattr(local, "MEMORY_LIMIT", 400 << 20)  # less than a worker's process takes alone
+    labels, target = make_volume(tmp_path / "labels.zarr", ids, dtype="uint64"), str(tmp_path / "warped.zarr")
+    if command:
+        words = ["warp", run, labels, target, "--labels", "--cluster", "local", "--workers", "1"]
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 2
+        assert "largest task needs" in " ".join(done.stderr.split())
+    else:
+        with pytest.raises(ConfigError, match=r"each worker has 0\.42 GB .* largest task needs"):
+            warp_volume(run, labels, target, labels=True, cluster="local", workers=1)
+    assert not Path(target).exists()
 
 
 def test_the_most_frequent_id_wins() -> None:

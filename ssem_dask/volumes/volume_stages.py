@@ -1,0 +1,126 @@
+"""Work on a volume outside a run: a sequence of stages whose ledger and recorded state are beside the written volume.
+
+So an interrupted warp or export resumes, and two drivers cannot write one volume at the same time, as it is in a run.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import dataclass
+
+from ssem_dask.config.schema import cluster_settings
+from ssem_dask.driver.pipeline import PROCESS
+from ssem_dask.driver.run_status import Summary
+from ssem_dask.driver.tasks import run_generations
+from ssem_dask.errors import LeaseLostError
+from ssem_dask.runtime.clusters import open_cluster
+from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
+from ssem_dask.runtime.events import Observer, SilentObserver
+from ssem_dask.runtime.exclusive_driver import exclusive_driver
+from ssem_dask.runtime.executor import Executor, dashboard_message
+from ssem_dask.stages.stage import Estimate
+from ssem_dask.task import Result, Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeStage:
+    """One stage of the work on a volume."""
+
+    name: str
+    generations: Iterable[Iterable[Task]]
+    """Sets of tasks: those of one set are independent, and need the sets before."""
+    work: Callable[[Task], Result]
+    """Function that runs one task."""
+    estimate: Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeWork:
+    """All stages that write one volume, and how they begin and end."""
+
+    output: str
+    """URL of the written volume, which holds the ledger."""
+    digest: str
+    """Digest that a ledger entry must carry to count as done."""
+    stages: tuple[VolumeStage, ...]
+    prepare: Callable[[], None]
+    """Creates the arrays; does nothing if they exist."""
+    record_state: Callable[[str], None]
+    """Records `running`, `incomplete` or `complete` at the output."""
+    finish: Callable[[], None] = lambda: None
+    """Runs after the last task of a complete volume, before its state is recorded."""
+
+    @property
+    def worker_memory(self) -> int:
+        """Peak bytes of a worker that runs the largest task, its process included."""
+        return PROCESS + max(stage.estimate.memory for stage in self.stages)
+
+    @property
+    def gpu_memory(self) -> int:
+        """Peak bytes of a GPU that the largest task takes."""
+        return max(stage.estimate.gpu_memory for stage in self.stages)
+
+
+def run_stages(work: VolumeWork, *, executor: Executor, observer: Observer) -> Summary:
+    """Run the pending tasks of all stages; stops after a generation in which a task failed."""
+    dashboard = dashboard_message(executor)
+    if dashboard is not None:
+        observer.note(dashboard)
+    summary = Summary(output=work.output, state="complete")
+    work.record_state("running")
+    with exclusive_driver(work.output, executor) as guarded:
+        try:
+            work.prepare()
+            for stage in work.stages:
+                run_generations(
+                    stage.name,
+                    stage.generations,
+                    work=stage.work,
+                    estimate=stage.estimate,
+                    digest=work.digest,
+                    summary=summary,
+                    executor=guarded,
+                    observer=observer,
+                )
+                if summary.failed:
+                    break
+            if summary.state == "complete":
+                work.finish()
+        except LeaseLostError:
+            raise  # another driver writes the volume now, and records its state
+        except BaseException:
+            work.record_state("incomplete")
+            raise
+        work.record_state(summary.state)
+    return summary
+
+
+def run_on_cluster(
+    run: Callable[..., Summary],
+    work: VolumeWork,
+    *,
+    cluster: str,
+    workers: int | None,
+    observer: Observer | None,
+) -> Summary:
+    """Open a cluster, call `run(executor=…, observer=…)`, and close the cluster.
+
+    Args:
+        run: runs the stages of `work`.
+        work: work whose largest task each worker must be able to hold.
+        cluster: as in `align`.
+        workers: as in `align`.
+        observer: notified of events; None: nobody is.
+
+    Raises:
+        ConfigError: the cluster is unknown, or its workers are too small.
+    """
+    settings = cluster_settings(cluster, workers=workers, table=ClusterConfig())
+    executor = open_cluster(
+        settings.name,
+        workers=settings.workers,
+        settings=settings,
+        task_memory=work.worker_memory,
+        task_gpu_memory=work.gpu_memory,
+    )
+    with closing(executor):
+        return run(executor=executor, observer=observer or SilentObserver())
