@@ -1,9 +1,9 @@
 """The metrics of a cell: every method's fields go through the very same functions of `ssem_dask.evaluation`.
 
-Names are those of `evaluation.record`, and: `injected_elastic_drift`, drift in undeformed sections with the best affine
-map of each section removed; `recovery_sound_*` and `recovery_damaged_*`, the recovery error between two undamaged
-sections, and where at least one of the two is damaged; `ncc` over the pixels that both the method and the undeformed
-sections show, and `ncc_truth`, the undeformed sections' own over the same pixels.
+Names are those of `evaluation.metric_table`, and: `injected_elastic_drift`, drift in undeformed sections with the best
+affine map of each section removed; `recovery_sound_*` and `recovery_damaged_*`, the recovery error between two
+undamaged sections, and where at least one of the two is damaged; `ncc` over the pixels that both the method and the
+undeformed sections show, and `ncc_truth`, the undeformed sections' own over the same pixels.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from ssem_dask.evaluation.candidates import Candidate, unchanged
 from ssem_dask.evaluation.geometric import (
     alignment_error,
     measure_alignment,
-    measure_injection,
+    measure_null_test,
     measure_recovery,
 )
 from ssem_dask.evaluation.metrics.alignment_error import SPACING, inner_nodes
@@ -47,7 +47,7 @@ def measure(fields: SectionFields, *, scene: PreparedScene, undeformed: SectionF
     sections = [z for z in range(count) if truth is None or z not in truth.missing]
     values: dict[str, float] = {}
     if truth is None:
-        values |= measure_injection(candidate, shape_yx=(height, width), sections=sections)
+        values |= measure_null_test(candidate, shape_yx=(height, width), sections=sections)
         values["injected_elastic_drift"] = _elastic_drift(candidate, shape_yx=(height, width), sections=sections)
     else:
         values |= measure_alignment(candidate, truth=truth, sections=sections)

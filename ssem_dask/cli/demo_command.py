@@ -16,7 +16,7 @@ from ssem_dask.extras import needs_extra
 
 if TYPE_CHECKING:
     from ssem_dask.driver.run_status import Summary
-    from ssem_dask.evaluation.record import Evaluation
+    from ssem_dask.storage.evaluation_file import Evaluation
 
 _MARKER = "made-by-ssem-dask-demo"
 _ROWS = (

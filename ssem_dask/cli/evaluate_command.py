@@ -10,7 +10,7 @@ from ssem_dask.cli.options import Json, Run
 from ssem_dask.errors import OutputError
 
 if TYPE_CHECKING:
-    from ssem_dask.evaluation.record import Evaluation
+    from ssem_dask.storage.evaluation_file import Evaluation
 
 _GOOD = {"low": "low", "high": "high", "one": "near 1", "neither": "as undeformed"}
 
@@ -47,15 +47,15 @@ def save_evaluation(result: "Evaluation") -> None:
 
     A result that was measured against a truth is not replaced by one without.
     """
-    from ssem_dask.storage.quality import read_evaluation, write_evaluation
+    from ssem_dask.storage.evaluation_file import read_evaluation, write_evaluation
     from ssem_dask.storage.run_group import read_run
 
-    digest = read_run(result.run)["config_digest"]
-    saved = read_evaluation(result.run)
-    if result.truth is None and saved is not None and saved.get("truth") and saved.get("config_digest") == digest:
+    digest = str(read_run(result.run)["config_digest"])
+    saved = read_evaluation(result.run, config_digest=digest)
+    if result.truth is None and saved is not None and saved.truth:
         return
     try:
-        write_evaluation(result.run, {**result.to_json(), "config_digest": digest})
+        write_evaluation(result, config_digest=digest)
     except OutputError as error:
         console.note(f"The figures could not be saved for the report: {error}")
 

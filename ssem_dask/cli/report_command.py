@@ -50,13 +50,13 @@ def report(
                 "bytes": path.stat().st_size,
                 "worst": [
                     {
-                        "z": p.place.z,
-                        "row": p.place.row,
-                        "column": p.place.column,
-                        "reason": p.place.reason,
+                        "z": p.hotspot.z,
+                        "row": p.hotspot.row,
+                        "column": p.hotspot.column,
+                        "reason": p.hotspot.reason,
                         "link": p.link,
                     }
-                    for p in made.places
+                    for p in made.hotspots
                 ],
             }
         )

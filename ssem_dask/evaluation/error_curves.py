@@ -4,27 +4,15 @@ The numbers behind `jitter_*` and `drift_max`, section by section; truth px.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ssem_dask.storage.evaluation_file import ErrorCurve
 from ssem_dask.types import Float32Array
 
 _NODES = 4096  # kept of a section
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorCurve:
-    """One value a section that was compared; NaN where nothing could be."""
-
-    z: Sequence[int]
-    jitter: Sequence[float]
-    """Median |c_z - c_z'| with z' the section compared before z, px."""
-    drift: Sequence[float]
-    """Median |c_z - c_z0| with z0 the middle of the sections compared, px."""
 
 
 class ErrorCurveMeter:

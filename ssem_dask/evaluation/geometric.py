@@ -78,7 +78,7 @@ def measure_alignment(
     }
 
 
-def measure_injection(candidate: Candidate, *, shape_yx: ShapeYX, sections: Iterable[int]) -> Mapping[str, float]:
+def measure_null_test(candidate: Candidate, *, shape_yx: ShapeYX, sections: Iterable[int]) -> Mapping[str, float]:
     """Null test: jitter and drift of a candidate of a run on undeformed sections, where d_z = 0 and so c_z = f_z."""
     grid = Grid.of_section(shape_yx, spacing=SPACING)
     inner = inner_nodes(shape_yx)

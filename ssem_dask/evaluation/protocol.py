@@ -10,27 +10,61 @@ What can be measured depends on what is known beside the run:
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from ssem_dask.errors import SourceError
 from ssem_dask.evaluation.appearance import PixelSource, View, measure_appearance
 from ssem_dask.evaluation.candidates import Candidate, Run, unchanged
-from ssem_dask.evaluation.error_curves import ErrorCurve, ErrorCurveMeter
+from ssem_dask.evaluation.error_curves import ErrorCurveMeter
 from ssem_dask.evaluation.geometric import (
     measure_alignment,
     measure_held_out,
-    measure_injection,
+    measure_null_test,
     measure_recovery,
     measure_tissue_change,
 )
+from ssem_dask.evaluation.metric_table import measured_metrics
 from ssem_dask.evaluation.phantom import PhantomConfig
-from ssem_dask.evaluation.record import Evaluation, EvaluationRow
-from ssem_dask.evaluation.truth import KEY, Truth
+from ssem_dask.evaluation.truth import TRUTH_KEY, Truth
 from ssem_dask.evaluation.undeformed import Phantom
 from ssem_dask.storage.arrays import group_attributes
+from ssem_dask.storage.evaluation_file import ErrorCurve, Evaluation, EvaluationRow
 from ssem_dask.storage.volume import Volume
 
 _OVERLAPS = ("dice_mean", "dice_weighted", "iou_mean", "iou_weighted")
 _UNDEFORMED = "undeformed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Inputs:
+    """The run to measure, and everything that is known beside it."""
+
+    run: Run
+    truth: Truth | None
+    reference: Run | None
+    """An alignment of the undeformed sections."""
+    labels: str | None
+    """URL of labels in the frame of the run's source."""
+    sections: list[int]
+    """z of the sections that are compared."""
+
+    @classmethod
+    def open(cls, run_url: str, *, truth: str | None, labels: str | None, undeformed_run: str | None) -> "_Inputs":
+        """Open the inputs of `evaluate`; its arguments and errors."""
+        run = Run.open(run_url)
+        known = None if truth is None else Truth.open(truth)
+        reference = None if undeformed_run is None else Run.open(undeformed_run)
+        for other in (known, reference):
+            if other is not None and other.shape != run.shape:
+                raise SourceError(
+                    f"{other.url}: its volume is {other.shape}, but the one that {run_url} aligns is {run.shape}; "
+                    "give the one that belongs to this alignment."
+                )
+        if labels is None and known is not None:
+            labels = known.labels
+        missing = frozenset[int]() if known is None else known.missing
+        sections = [z for z in range(run.shape[0]) if z not in missing]
+        return cls(run=run, truth=known, reference=reference, labels=labels, sections=sections)
 
 
 def evaluate(
@@ -49,51 +83,52 @@ def evaluate(
         OutputError: `run_url` or `undeformed_run` is not an alignment.
         ConventionError: fields or truth follow other conventions.
     """
-    run = Run.open(run_url)
-    known = None if truth is None else Truth.open(truth)
-    reference = None if undeformed_run is None else Run.open(undeformed_run)
-    for other in (known, reference):
-        if other is not None and other.shape != run.shape:
-            raise SourceError(
-                f"{other.url}: its volume is {other.shape}, but the one that {run_url} aligns is {run.shape}; "
-                "give the one that belongs to this alignment."
-            )
-    missing = frozenset[int]() if known is None else known.missing
-    sections = [z for z in range(run.shape[0]) if z not in missing]
-    label_url = labels if labels is not None or known is None else known.labels
-    notes = _notes(run, truth=known, labels=label_url, reference=reference)
-
-    values: dict[str, dict[str, float]] = {}
-    curves: dict[str, ErrorCurve] = {}
-    for candidate in run.candidates():
-        measured = dict(measure_tissue_change(candidate, run=run, sections=sections))
-        if known is not None:
-            meter = ErrorCurveMeter()
-            measured.update(measure_alignment(candidate, truth=known, sections=sections, curve=meter))
-            curves[candidate.name] = meter.result()
-        values[candidate.name] = measured
-    values["aligned"].update(measure_held_out(run))
-    if reference is not None:
-        for candidate, plain in zip(run.candidates(), reference.candidates(), strict=True):
-            row = values[candidate.name]
-            row.update(measure_injection(plain, shape_yx=(run.shape[1], run.shape[2]), sections=sections))
-            if known is not None:
-                row.update(measure_recovery(candidate, undeformed=plain, truth=known, sections=sections))
-
-    views = _views(run, truth=known, labels=label_url)
-    for view, seen in zip(views, measure_appearance(views, sections=sections), strict=True):
-        values.setdefault(view.candidate.name, {}).update(seen)
+    inputs = _Inputs.open(run_url, truth=truth, labels=labels, undeformed_run=undeformed_run)
+    values, curves = _measure_fields(inputs)
+    for name, measured in _measure_pixels(inputs).items():
+        values.setdefault(name, {}).update(measured)
     _add_ratios(values)
+    rows = tuple(EvaluationRow(name, row) for name, row in values.items())
     return Evaluation(
         run=run_url,
         truth=truth,
-        labels=label_url,
+        labels=inputs.labels,
         undeformed_run=undeformed_run,
-        sections=len(sections),
-        rows=tuple(EvaluationRow(name, row) for name, row in values.items()),
-        notes=tuple(notes),
+        sections=len(inputs.sections),
+        rows=rows,
+        metrics=measured_metrics(rows),
+        notes=tuple(_notes(inputs)),
         curves=curves,
     )
+
+
+def _measure_fields(inputs: _Inputs) -> tuple[dict[str, dict[str, float]], dict[str, ErrorCurve]]:
+    """Return the metrics of the fields by candidate, and with a truth the error curves by candidate."""
+    run, truth, sections = inputs.run, inputs.truth, inputs.sections
+    values: dict[str, dict[str, float]] = {}
+    curves: dict[str, ErrorCurve] = {}
+    for candidate in run.candidates():
+        row = dict(measure_tissue_change(candidate, run=run, sections=sections))
+        if truth is not None:
+            meter = ErrorCurveMeter()
+            row.update(measure_alignment(candidate, truth=truth, sections=sections, curve=meter))
+            curves[candidate.name] = meter.result()
+        values[candidate.name] = row
+    values["aligned"].update(measure_held_out(run))
+    if inputs.reference is not None:
+        for candidate, undeformed in zip(run.candidates(), inputs.reference.candidates(), strict=True):
+            row = values[candidate.name]
+            row.update(measure_null_test(undeformed, shape_yx=(run.shape[1], run.shape[2]), sections=sections))
+            if truth is not None:
+                row.update(measure_recovery(candidate, undeformed=undeformed, truth=truth, sections=sections))
+    return values, curves
+
+
+def _measure_pixels(inputs: _Inputs) -> dict[str, Mapping[str, float]]:
+    """Return similarity and label overlap by candidate, the undeformed sections included if they are known."""
+    views = _views(inputs.run, truth=inputs.truth, labels=inputs.labels)
+    measured = measure_appearance(views, sections=inputs.sections)
+    return {view.candidate.name: row for view, row in zip(views, measured, strict=True)}
 
 
 def _views(run: Run, *, truth: Truth | None, labels: str | None) -> Sequence[View]:
@@ -142,22 +177,23 @@ def _add_ratios(values: Mapping[str, dict[str, float]]) -> None:
                 row[f"{name}_ratio"] = row[name] / undeformed[name]
 
 
-def _notes(run: Run, *, truth: Truth | None, labels: str | None, reference: Run | None) -> list[str]:
+def _notes(inputs: _Inputs) -> list[str]:
+    run, truth, reference = inputs.run, inputs.truth, inputs.reference
     notes = []
     if run.state != "complete":
-        notes.append(f"The alignment is '{run.state}', not complete: what is unknown in it was left out.")
+        notes.append(f"The alignment is '{run.state}', not complete: its unknown parts were left out.")
     if reference is not None and reference.state != "complete":
         notes.append(f"The alignment of the undeformed sections is '{reference.state}', not complete.")
     if truth is None:
         notes.append(
             "Without a known truth there is no jitter, drift or recovery; "
-            "similarity and consistency do not tell distortion from over-alignment."
+            "similarity and consistency cannot distinguish distortion from over-alignment."
         )
-        if KEY in (group_attributes(run.source) or {}):
+        if TRUTH_KEY in (group_attributes(run.source) or {}):
             notes.append(f"The source is a simulated volume: give its truth, {run.source}, to measure against it.")
     elif truth.missing:
         notes.append(f"Sections without tissue were left out: {', '.join(str(z) for z in sorted(truth.missing))}.")
-    if labels is None:
+    if inputs.labels is None:
         notes.append("Without labels there is no Dice or IoU.")
     if truth is not None and reference is None:
         notes.append("Without a run on the undeformed sections there is no null test and no recovery.")

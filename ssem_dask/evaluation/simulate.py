@@ -12,12 +12,12 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ssem_dask.errors import OutputError
-from ssem_dask.evaluation import truth
 from ssem_dask.evaluation.deformation import DeformationConfig, draw_deformation
 from ssem_dask.evaluation.metrics.alignment_error import SPACING
 from ssem_dask.evaluation.observe import ObservedSection, observe, truth_field
 from ssem_dask.evaluation.phantom import PhantomConfig
 from ssem_dask.evaluation.simulated_damage import ABSENT, DamageConfig, DamageKind, draw_damage, plan_damage
+from ssem_dask.evaluation.truth import TRUTH_KEY
 from ssem_dask.evaluation.undeformed import Phantom, StoredVolume, Undeformed
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.box import Box
@@ -217,7 +217,7 @@ def _write_section(volume: Volume, z: int, values: AnyArray) -> None:
 
 def _claim(url: str, attributes: dict[str, Any]) -> None:
     """Make the group, marked as unfinished; refuse a place where anything but this very simulation has begun."""
-    begun = (arrays.group_attributes(url) or {}).get(truth.KEY)
+    begun = (arrays.group_attributes(url) or {}).get(TRUTH_KEY)
     if begun is None:
         if location.exists(url) and location.list_names(url):
             raise OutputError(f"{url}: something is there already; choose another destination or delete it.")
@@ -230,4 +230,4 @@ def _claim(url: str, attributes: dict[str, Any]) -> None:
 
 
 def _mark(url: str, attributes: dict[str, Any], *, state: str) -> None:
-    arrays.create_group(url, attributes={truth.KEY: {**attributes, "state": state}, IMPORT_KEY: {"state": state}})
+    arrays.create_group(url, attributes={TRUTH_KEY: {**attributes, "state": state}, IMPORT_KEY: {"state": state}})

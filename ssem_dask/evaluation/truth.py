@@ -23,7 +23,7 @@ from ssem_dask.storage.arrays import ZarrArray
 from ssem_dask.storage.location import join
 from ssem_dask.types import AnyArray, BoolArray, ShapeZYX
 
-KEY = "ssem_dask_truth"
+TRUTH_KEY = "ssem_dask_truth"
 """Group attribute that makes a volume a simulated one."""
 
 
@@ -45,7 +45,7 @@ class Truth:
             SourceError: nothing is there, it is not a simulated volume, or it was not finished.
             ConventionError: the truth is not kept at 4 px.
         """
-        attributes = (arrays.group_attributes(url) or {}).get(KEY)
+        attributes = (arrays.group_attributes(url) or {}).get(TRUTH_KEY)
         if attributes is None:
             raise SourceError(
                 f"{url}: no simulated volume with its truth is there; give the DEST.zarr that 'simulate' wrote."

@@ -1,1 +1,1 @@
-"""Pictures of an alignment."""
+"""Reports and pictures of an alignment, and its viewer."""

@@ -1,18 +1,21 @@
-"""What a chart of a report is, as plain data; the page draws it. All share one axis, the section."""
+"""The charts of a report as plain data, which the page draws. All share one axis, the section."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
+
+Style: TypeAlias = Literal["main", "second", "third", "before", "before2"]
+"""Style of a curve; `before` and `before2` are thin and pale."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One curve; `values` are unknown where they are None."""
+    """One curve."""
 
     label: str
     values: Sequence[float | None]
-    look: str
-    """`main`, `second`, `third`, or `before` (thin and dashed): how it is drawn."""
+    """One value per column; None is unknown."""
+    style: Style
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +26,10 @@ class Chart:
     title: str
     unit: str
     text: str
-    """What is shown, in a sentence or two."""
+    """Explanation of the curves in a sentence or two."""
     lines: Sequence[Line]
     low: float | None = None
-    """Where the axis begins, if that is fixed."""
+    """Value at which the axis begins; None: chosen by the data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +42,7 @@ class HeatMap:
     low: float
     high: float
     image: str
-    """data: URI of a PNG: a level or a code for each window (row) and section (column)."""
+    """`data:` URI of a PNG: a level or a code for each window (row) and section (column)."""
     rows: int
     columns: int
     windows: int
@@ -49,8 +52,8 @@ class HeatMap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
-    """A reslice: sections along x."""
+class Reslice:
+    """A cut across the sections, which run along x."""
 
     id: str
     title: str
@@ -61,14 +64,14 @@ class Cut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charts:
-    """All of them; `bin` sections are one column, section `z[i]` the first of column i."""
+    """All charts of a page; `bin` sections are one column, and section `z[i]` is the first of column i."""
 
     z: Sequence[int]
     bin: int
     curves: Sequence[Chart] = field(default_factory=list)
     maps: Sequence[HeatMap] = field(default_factory=list)
-    cuts: Sequence[Cut] = field(default_factory=list)
+    reslices: Sequence[Reslice] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return the charts as plain values, for JSON."""
         return asdict(self)

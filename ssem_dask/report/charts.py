@@ -1,80 +1,94 @@
-"""The charts of a run: its curves, the heat maps of its windows, and its cuts."""
+"""The charts of a run: its curves, the heat maps of its windows, and its reslices."""
+
+from typing import NamedTuple
 
 import numpy as np
 
-from ssem_dask.report.binning import COLUMNS, bin_size, heat_map
-from ssem_dask.report.chart import Charts, Cut, HeatMap
-from ssem_dask.report.curves import measured, outcomes, true_errors
-from ssem_dask.report.encode import exact_uri, gray_uri, limits, stretched
-from ssem_dask.report.report_data import Material
+from ssem_dask.geometry.mip import ceil_div
+from ssem_dask.report.binning import MAX_COLUMNS, BadEnd, bin_map, bin_size
+from ssem_dask.report.chart import Charts, HeatMap, Reslice
+from ssem_dask.report.curves import error_charts, outcome_chart, quality_charts
+from ssem_dask.report.encode import exact_uri, gray_uri, intensity_limits, stretch_intensities
+from ssem_dask.report.report_data import ReportData
 
-_CUT_PIXELS = 1 << 20
-_CUT_ROWS = 512
+_RESLICE_PIXELS = 1 << 20
+_RESLICE_ROWS = 512
 
 
-def make_charts(material: Material) -> Charts:
-    """The charts of a run; those of which nothing is known are left out."""
-    size = bin_size(material.shape[0], most=COLUMNS)
-    charts = [*true_errors(material, size), *measured(material, size), outcomes(material, size)]
+class _MapSpec(NamedTuple):
+    column: str
+    title: str
+    unit: str
+    bad: BadEnd
+
+
+_MAPS = (
+    _MapSpec("similarity", "Similarity to the previous section", "correlation", "low"),
+    _MapSpec("confidence", "Confidence of registration", "confidence", "low"),
+    _MapSpec("motion", "Residual motion relative to the previous section", "px", "high"),
+)
+_ALWAYS_SHOWN = "confidence"
+"""The map that is shown even if nothing was measured, since one is enough to show how tasks ended."""
+
+
+def make_charts(data: ReportData) -> Charts:
+    """Return the charts of a run, without those for which nothing is known."""
+    size = bin_size(data.shape[0], limit=MAX_COLUMNS)
+    charts = [*error_charts(data, size), *quality_charts(data, size), outcome_chart(data, size)]
     return Charts(
-        z=list(range(0, material.shape[0], size)),
+        z=list(range(0, data.shape[0], size)),
         bin=size,
         curves=[chart for chart in charts if any(v is not None for line in chart.lines for v in line.values)],
-        maps=list(_maps(material)),
-        cuts=list(_cuts(material)),
+        maps=_heat_maps(data),
+        reslices=_reslices(data),
     )
 
 
-def _maps(material: Material) -> list[HeatMap]:
-    count = material.shape[0]
-    codes = material.ended.windows.reshape(count, -1)
-    wanted = (
-        ("similarity", "Similarity with the section before", "correlation", "low"),
-        ("confidence", "Confidence of registration", "confidence", "low"),
-        ("motion", "Motion left against the section before", "px", "high"),
-    )
+def _heat_maps(data: ReportData) -> list[HeatMap]:
+    count = data.shape[0]
+    codes = data.ledger.window_codes.reshape(count, -1)
     maps = []
-    for name, title, unit, bad in wanted:
-        values = material.windows[name].reshape(count, -1)
+    for spec in _MAPS:
+        values = data.windows[spec.column].reshape(count, -1)
         known = values[np.isfinite(values)]
         if known.size:
             low, high = (float(v) for v in np.percentile(known, [1, 99]))
-        elif name != "confidence":
-            continue  # one map is enough to show how tasks ended
+        elif spec.column != _ALWAYS_SHOWN:
+            continue
         else:
             low, high = 0.0, 1.0
-        image, windows, _ = heat_map(values, codes, low=low, high=high, bad=bad)
+        binned = bin_map(values, codes, low=low, high=high, bad=spec.bad)
         maps.append(
             HeatMap(
-                id=name,
-                title=title,
-                unit=unit,
+                id=spec.column,
+                title=spec.title,
+                unit=spec.unit,
                 low=low,
                 high=high,
-                image=exact_uri(image),
-                rows=image.shape[0],
-                columns=image.shape[1],
-                windows=windows,
-                across=material.ended.windows.shape[2],
+                image=exact_uri(binned.image),
+                rows=binned.image.shape[0],
+                columns=binned.image.shape[1],
+                windows=binned.windows_per_row,
+                across=data.ledger.window_codes.shape[2],
             )
         )
     return maps
 
 
-def _cuts(material: Material) -> list[Cut]:
-    cuts = []
-    for (cut, time), pixels in material.cuts.items():
-        if material.info is None or not pixels.any():
+def _reslices(data: ReportData) -> list[Reslice]:
+    reslices = []
+    for (cut, time), pixels in data.reslices.items():
+        if data.quality is None or not pixels.any():
             continue
-        image = pixels[:: bin_size(len(pixels), most=COLUMNS)].T
-        step = max(1, -(-image.size // _CUT_PIXELS), -(-len(image) // _CUT_ROWS))
-        low, high = limits(pixels)
-        cuts.append(
-            Cut(
+        image = pixels[:: bin_size(len(pixels), limit=MAX_COLUMNS)].T
+        step = max(1, ceil_div(image.size, _RESLICE_PIXELS), ceil_div(len(image), _RESLICE_ROWS))
+        low, high = intensity_limits(pixels)
+        reslices.append(
+            Reslice(
                 id=f"{cut}-{time}",
-                title=f"{cut}, {'as they came' if time == 'before' else 'aligned'}",
-                image=gray_uri(stretched(image[::step], low=low, high=high)),
-                extent=len(image) * material.pixel_size * 2**material.info.probe.mip / 1000,
+                title=f"{cut}, {time} alignment",
+                image=gray_uri(stretch_intensities(image[::step], low=low, high=high)),
+                extent=len(image) * data.pixel_size * 2**data.quality.probe.mip / 1000,
             )
         )
-    return cuts
+    return reslices

@@ -1,178 +1,227 @@
-"""The curves of a report: what was measured of each section, with its unit and what it means.
+"""The curves of a report: one value per section, with its unit and an explanation.
 
 `size` sections become one point, which shows the worst of them.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
 import numpy as np
 
-from ssem_dask.report.binning import worst_of
-from ssem_dask.report.chart import Chart, Line
+from ssem_dask.report.binning import BadEnd, keep_worst
+from ssem_dask.report.chart import Chart, Line, Style
 from ssem_dask.report.ledger_summary import FAILED, LOW_QUALITY, NO_TISSUE, NOT_DONE
-from ssem_dask.report.report_data import Material
+from ssem_dask.report.report_data import ReportData
 from ssem_dask.types import AnyArray, Float64Array
 
+_Bad: TypeAlias = BadEnd | Literal["extreme"]
+"""The bad end of a curve's values; `extreme`: the values of largest magnitude."""
 
-def true_errors(material: Material, size: int) -> list[Chart]:
-    """Jitter and drift against a known truth; empty charts without one."""
-    curves = material.curves
-    lines: dict[str, list[Line]] = {"jitter": [], "drift": []}
-    for name, label, look in (
-        ("aligned", "aligned", "main"),
-        ("coarse", "rigid only", "third"),
-        ("observed", "as they came", "before"),
-    ):
-        if name not in curves:
-            continue
-        for what, found in lines.items():
-            values = np.full(material.shape[0], np.nan)
-            values[curves[name]["z"]] = [np.nan if v is None else v for v in curves[name][what]]
-            found.append(_line(label, values, look, size, bad="high"))
+
+@dataclass(frozen=True, slots=True)
+class _Curve:
+    label: str
+    column: str
+    """Column of `quality/sections`, or one of those that `_derived_columns` adds."""
+    style: Style = "main"
+    bad: _Bad = "low"
+    factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ChartSpec:
+    id: str
+    title: str
+    unit: str
+    text: str
+    """Explanation; {probe} says where sections were compared."""
+    curves: tuple[_Curve, ...]
+    low: float | None = None
+
+
+_QUALITY_CHARTS = (
+    _ChartSpec(
+        id="similarity",
+        title="Similarity of adjacent sections",
+        unit="correlation",
+        text="Each section compared with the previous one, {probe}. NCC: normalised cross-correlation. CPC: chunked "
+        "Pearson correlation, its mean over squares of 64 px, which is more sensitive to shifts of a few px. Tissue "
+        "changes from section to section, so a value of 1 is not the aim.",
+        curves=(
+            _Curve("NCC after alignment", "ncc"),
+            _Curve("CPC after alignment", "cpc", "second"),
+            _Curve("NCC before alignment", "ncc_before", "before"),
+            _Curve("CPC before alignment", "cpc_before", "before2"),
+        ),
+    ),
+    _ChartSpec(
+        id="jitter",
+        title="Estimated jitter",
+        unit="px",
+        text="Uncertainty: posterior standard deviation of a section's field relative to its neighbours, according "
+        "to the model that composed it. Residual motion: displacement between a section and the previous one that "
+        "the pair fields still see after alignment. It includes the tissue's natural motion and the noise of "
+        "registration as well as jitter.",
+        curves=(
+            _Curve("uncertainty (1 σ, per component)", "uncertainty", bad="high"),
+            _Curve("residual motion, median", "motion_median", "second", "high"),
+        ),
+        low=0.0,
+    ),
+    _ChartSpec(
+        id="drift",
+        title="Accumulated motion along z",
+        unit="px",
+        text="The residual motion, summed from the middle section. Without a known truth, drift of the alignment "
+        "cannot be distinguished from tissue that runs obliquely: the curve shows their sum, not an error.",
+        curves=(_Curve("dy", "path_dy", bad="extreme"), _Curve("dx", "path_dx", "second", "extreme")),
+    ),
+    _ChartSpec(
+        id="folds",
+        title="Fold rate",
+        unit="% of the area",
+        text="Share of the section in which the field folds tissue over itself (Jacobian determinant |J| ≤ 0). "
+        "It should be 0.",
+        curves=(_Curve("|J| ≤ 0", "fold_rate", bad="high", factor=100),),
+        low=0.0,
+    ),
+    _ChartSpec(
+        id="strain",
+        title="Strain",
+        unit="%",
+        text="Largest stretch or compression by the field, including its affine part; 99th percentile over the "
+        "section.",
+        curves=(_Curve("99th percentile", "strain_p99", bad="high", factor=100),),
+        low=0.0,
+    ),
+    _ChartSpec(
+        id="coverage",
+        title="Coverage",
+        unit="% of the area",
+        text="Share of the aligned section that shows tissue, and share of the field's nodes that were registered "
+        "with the previous section.",
+        curves=(_Curve("tissue", "coverage", factor=100), _Curve("registered", "known", "second", factor=100)),
+    ),
+    _ChartSpec(
+        id="confidence",
+        title="Confidence of registration",
+        unit="confidence",
+        text="Mean confidence of the pair field with the previous section, over the nodes at which it is known.",
+        curves=(_Curve("confidence", "confidence"),),
+    ),
+)
+
+_ERROR_CURVES: tuple[tuple[str, str, Style], ...] = (
+    ("aligned", "aligned", "main"),
+    ("coarse", "coarse alignment only", "third"),
+    ("observed", "before alignment", "before"),
+)
+_OUTCOME_CURVES: tuple[tuple[int, str, Style], ...] = (
+    (FAILED, "failed", "main"),
+    (LOW_QUALITY, "low quality", "second"),
+    (NO_TISSUE, "no tissue", "third"),
+    (NOT_DONE, "not done", "before"),
+)
+
+
+def error_charts(data: ReportData, size: int) -> list[Chart]:
+    """Return jitter and drift against a known truth; without one the charts are empty."""
+    curves = {} if data.evaluation is None else data.evaluation.curves
+    jitter: list[Line] = []
+    drift: list[Line] = []
+    for name, label, style in _ERROR_CURVES:
+        if name in curves:
+            curve = curves[name]
+            for lines, errors in ((jitter, curve.jitter), (drift, curve.drift)):
+                values = np.full(data.shape[0], np.nan)
+                values[list(curve.z)] = errors
+                lines.append(_line(label, values, style, size, bad="high"))
     return [
         Chart(
             id="true-jitter",
             title="True jitter",
             unit="px",
-            text="Median jump of the alignment error from the section before, against the known truth.",
-            lines=lines["jitter"],
+            text="Median difference of the alignment error between a section and the previous one, measured against "
+            "the known truth.",
+            lines=jitter,
             low=0.0,
         ),
         Chart(
             id="true-drift",
             title="True drift",
             unit="px",
-            text="Median distance of the alignment error from that of the middle section, against the known truth.",
-            lines=lines["drift"],
+            text="Median difference of the alignment error between a section and the middle section, measured "
+            "against the known truth.",
+            lines=drift,
             low=0.0,
         ),
     ]
 
 
-def measured(material: Material, size: int) -> list[Chart]:
-    """What can be known without a truth, and in words what it does not mean."""
-    column = material.sections
-    path = _path(material)
-    probe = "in the middle of the sections" if material.info is None else _probe_words(material)
-
-    def line(label: str, values: AnyArray, look: str = "main", bad: str = "low") -> Line:
-        return _line(label, values, look, size, bad=bad)
-
+def quality_charts(data: ReportData, size: int) -> list[Chart]:
+    """Return the measures that need no known truth."""
+    columns: Mapping[str, AnyArray] = {**data.sections, **_derived_columns(data)}
+    probe = _describe_probe(data)
     return [
         Chart(
-            id="similarity",
-            title="Similarity of adjacent sections",
-            unit="correlation",
-            text=f"Each section with the one before, {probe}. NCC: normalised correlation; CPC: its mean over squares "
-            "of 64 px, which shifts of a few px lower. Tissue changes from section to section, so 1 is not the aim.",
-            lines=[
-                line("NCC aligned", column["ncc"]),
-                line("CPC aligned", column["cpc"], "second"),
-                line("NCC as they came", column["ncc_before"], "before"),
-                line("CPC as they came", column["cpc_before"], "before2"),
-            ],
-        ),
-        Chart(
-            id="jitter",
-            title="Estimated jitter",
-            unit="px",
-            text="Uncertainty: how far the field of a section may be off against the course of its neighbours, by the "
-            "model that composed it. Motion left: what the pair fields see between a section and the one before after "
-            "alignment; it holds the tissue's natural motion and the noise of registration as well as jitter.",
-            lines=[
-                line("uncertainty (1 σ, per component)", column["uncertainty"], bad="high"),
-                line("motion left, median", column["motion_median"], "second", bad="high"),
-            ],
-            low=0.0,
-        ),
-        Chart(
-            id="drift",
-            title="Course of the tissue along z",
-            unit="px",
-            text="The motion left, summed up from the middle section. Without a truth, drift of the alignment and the "
-            "oblique course of the tissue cannot be told apart: this is their sum, not an error.",
-            lines=[
-                line("dy", path[0], bad="extreme"),
-                line("dx", path[1], "second", bad="extreme"),
-            ],
-        ),
-        Chart(
-            id="folds",
-            title="Fold rate",
-            unit="% of the area",
-            text="Share of the section where the field folds tissue over itself, |J| ≤ 0. It should be 0.",
-            lines=[line("|J| ≤ 0", column["fold_rate"] * 100, bad="high")],
-            low=0.0,
-        ),
-        Chart(
-            id="strain",
-            title="Strain",
-            unit="%",
-            text="99th percentile over the section of the largest stretch or squeeze by the field, affine part too.",
-            lines=[line("p99", column["strain_p99"] * 100, bad="high")],
-            low=0.0,
-        ),
-        Chart(
-            id="coverage",
-            title="Coverage",
-            unit="% of the area",
-            text="Share of the aligned section that shows tissue; share of the field's nodes that were registered with "
-            "the section before.",
-            lines=[
-                line("tissue", column["coverage"] * 100),
-                line("registered", column["known"] * 100, "second"),
-            ],
-        ),
-        Chart(
-            id="confidence",
-            title="Confidence of registration",
-            unit="confidence",
-            text="Mean confidence of the pair field with the section before, where it is known.",
-            lines=[line("confidence", column["confidence"])],
-        ),
+            id=spec.id,
+            title=spec.title,
+            unit=spec.unit,
+            text=spec.text.format(probe=probe),
+            lines=[_line(c.label, columns[c.column] * c.factor, c.style, size, bad=c.bad) for c in spec.curves],
+            low=spec.low,
+        )
+        for spec in _QUALITY_CHARTS
     ]
 
 
-def outcomes(material: Material, size: int) -> Chart:
-    """How the register windows of each section ended."""
-    codes = material.ended.windows.reshape(material.shape[0], -1)
-    wanted = ((FAILED, "failed", "main"), (LOW_QUALITY, "low quality", "second"), (NO_TISSUE, "no tissue", "third"))
-    lines = [
-        _line(label, (codes == code).mean(axis=1) * 100, look, size, bad="high")
-        for code, label, look in (*wanted, (NOT_DONE, "not done", "before"))
-    ]
+def outcome_chart(data: ReportData, size: int) -> Chart:
+    """Return the outcomes of the register windows of each section."""
+    codes = data.ledger.window_codes.reshape(data.shape[0], -1)
     return Chart(
         id="outcome",
         title="Outcome of registration",
         unit="% of the windows",
         text="Share of the windows that failed, were of low quality, contain no tissue, or are not done yet.",
-        lines=lines,
+        lines=[
+            _line(label, (codes == code).mean(axis=1) * 100, style, size, bad="high")
+            for code, label, style in _OUTCOME_CURVES
+        ],
         low=0.0,
     )
 
 
-def _path(material: Material) -> Float64Array:
-    """(2, z): the motion left summed up from the middle section, px; a section where it is unknown adds nothing."""
-    steps = np.stack([material.sections["motion_dy"], material.sections["motion_dx"]]).astype(np.float64)
+def _derived_columns(data: ReportData) -> dict[str, Float64Array]:
+    """Return the residual motion accumulated from the middle section, px, `(z,)` per component.
+
+    A section whose motion is unknown adds nothing.
+    """
+    steps = np.stack([data.sections["motion_dy"], data.sections["motion_dx"]]).astype(np.float64)
     known = np.isfinite(steps)
     path = np.cumsum(np.where(known, steps, 0.0), axis=1)
-    # The motion points from a section to the one before, so tissue runs against it.
-    path = path[:, material.shape[0] // 2, None] - path
-    return path if known.any() else np.full_like(path, np.nan)
+    # The motion points from a section to the previous one, so the tissue runs in the opposite direction.
+    path = path[:, data.shape[0] // 2, None] - path
+    path = path if known.any() else np.full_like(path, np.nan)
+    return {"path_dy": path[0], "path_dx": path[1]}
 
 
-def _probe_words(material: Material) -> str:
-    assert material.info is not None
-    probe = material.info.probe
-    pixel = material.pixel_size * 2**probe.mip
+def _describe_probe(data: ReportData) -> str:
+    """Return where sections were compared, for a sentence."""
+    if data.quality is None:
+        return "in the middle of the sections"
+    probe = data.quality.probe
+    pixel = data.pixel_size * 2**probe.mip
     height, width = (n * pixel / 1000 for n in probe.shape_yx)
-    return f"in the middle {width:.3g} × {height:.3g} µm at {pixel:.3g} nm per px"
+    return f"in the central {width:.3g} × {height:.3g} µm at {pixel:.3g} nm per px"
 
 
-def _line(label: str, values: AnyArray, look: str, size: int, *, bad: str) -> Line:
+def _line(label: str, values: AnyArray, style: Style, size: int, *, bad: _Bad) -> Line:
     if size == 1:
-        shown = np.asarray(values, dtype=np.float64)
+        binned = np.asarray(values, dtype=np.float64)
     elif bad == "extreme":
-        low, high = worst_of(values, size=size, bad="low"), worst_of(values, size=size, bad="high")
-        shown = np.where(np.abs(low) > np.abs(high), low, high)
+        low, high = keep_worst(values, size=size, bad="low"), keep_worst(values, size=size, bad="high")
+        binned = np.where(np.abs(low) > np.abs(high), low, high)
     else:
-        shown = worst_of(values, size=size, bad=bad)
-    return Line(label=label, values=[float(f"{v:.4g}") if np.isfinite(v) else None for v in shown], look=look)
+        binned = keep_worst(values, size=size, bad=bad)
+    return Line(label=label, values=[float(f"{v:.4g}") if np.isfinite(v) else None for v in binned], style=style)

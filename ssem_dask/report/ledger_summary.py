@@ -1,6 +1,6 @@
-"""What the ledger tells of a run: how its tasks ended, by stage and by register window, and what it took.
+"""Summary of a run's ledger: how its tasks ended, by stage and by register window, and how long they took.
 
-One pass over the entries that holds counts and one byte a window, never the entries, since there may be a million.
+One pass over the entries. It keeps counts and one byte per window, never the entries, since there may be a million.
 """
 
 from array import array
@@ -16,28 +16,28 @@ from ssem_dask.task import Outcome, TaskReport, box_start
 from ssem_dask.types import Float64Array, ShapeYX
 
 NOT_DONE, OK, NO_TISSUE, LOW_QUALITY, FAILED = range(5)
-"""Codes of windows, from harmless to bad; a window takes the worst of the tasks that cover it."""
+"""Codes of windows, from harmless to bad; a window takes the worst code of the tasks that cover it."""
 _CODES = {
     Outcome.OK: OK,
     Outcome.NO_TISSUE: NO_TISSUE,
     Outcome.LOW_QUALITY: LOW_QUALITY,
     Outcome.FAILED: FAILED,
+    Outcome.STALE: NOT_DONE,
 }
-_LISTED = 200
-_PAUSE = 60.0  # s
+_MAX_LISTED = 200
+_PAUSE_SECONDS = 60.0
 
 
 @dataclass(slots=True)
-class StageEnded:
-    """The tasks of one stage."""
+class StageSummary:
+    """Totals over the tasks of one stage."""
 
     counts: dict[str, int] = field(default_factory=dict)
-    """By outcome."""
-    first: datetime | None = None
-    last: datetime | None = None
-    """Start of the first and end of the last task."""
-    busy: float = 0.0
-    """Seconds, summed over the tasks."""
+    """Number of tasks by outcome."""
+    first_start: datetime | None = None
+    last_end: datetime | None = None
+    worker_seconds: float = 0.0
+    """Duration, summed over the tasks."""
     pixels: int = 0
     """Source pixels of the tasks that did not fail."""
     bytes_read: int = 0
@@ -47,16 +47,16 @@ class StageEnded:
     workers: set[str] = field(default_factory=set)
 
     @property
-    def wall(self) -> float:
+    def elapsed_seconds(self) -> float:
         """Seconds from the first start to the last end, pauses included."""
-        if self.first is None or self.last is None:
+        if self.first_start is None or self.last_end is None:
             return 0.0
-        return (self.last - self.first).total_seconds()
+        return (self.last_end - self.first_start).total_seconds()
 
     def add(self, report: TaskReport) -> None:
         """Count a task."""
         self.counts[report.outcome] = self.counts.get(report.outcome, 0) + 1
-        self.busy += report.seconds
+        self.worker_seconds += report.seconds
         self.bytes_read += report.bytes_read
         self.bytes_written += report.bytes_written
         self.retried += report.attempts > 1
@@ -64,89 +64,96 @@ class StageEnded:
             self.pixels += report.pixels
         if report.worker:
             self.workers.add(report.worker)
-        start = _time(report)
+        start = _start_time(report)
         if start is None:
             return
         end = start + timedelta(seconds=report.seconds)
-        self.first = start if self.first is None else min(self.first, start)
-        self.last = end if self.last is None else max(self.last, end)
+        self.first_start = start if self.first_start is None else min(self.first_start, start)
+        self.last_end = end if self.last_end is None else max(self.last_end, end)
 
 
-@dataclass(slots=True)
-class Ended:
-    """All tasks of a run."""
+@dataclass(slots=True, kw_only=True)
+class LedgerSummary:
+    """Totals over all tasks of a run."""
 
-    stages: dict[str, StageEnded]
-    """By name, in the order in which they first started."""
-    windows: NDArray[np.uint8]
+    stages: dict[str, StageSummary]
+    """Stages by name, in the order in which they first started."""
+    window_codes: NDArray[np.uint8]
     """(z, y, x) codes of the register windows."""
     failed: list[TaskReport]
     """The first 200 tasks that failed."""
     remarks: list[TaskReport]
-    """The first 200 tasks that ended as expected and have something to say."""
-    at_work: float
+    """The first 200 tasks that ended as expected and have a message."""
+    busy_seconds: float
     """Seconds during which any task ran; pauses of more than a minute do not count."""
 
     @property
     def failed_count(self) -> int:
-        """Tasks that failed, all of them."""
+        """Number of all tasks that failed."""
         return sum(stage.counts.get(Outcome.FAILED, 0) for stage in self.stages.values())
 
     @property
-    def wall(self) -> float:
+    def elapsed_seconds(self) -> float:
         """Seconds from the first start to the last end of any task."""
-        firsts = [stage.first for stage in self.stages.values() if stage.first is not None]
-        lasts = [stage.last for stage in self.stages.values() if stage.last is not None]
-        return (max(lasts) - min(firsts)).total_seconds() if firsts and lasts else 0.0
+        starts = [stage.first_start for stage in self.stages.values() if stage.first_start is not None]
+        ends = [stage.last_end for stage in self.stages.values() if stage.last_end is not None]
+        return (max(ends) - min(starts)).total_seconds() if starts and ends else 0.0
 
 
-def gather(reports: Iterable[TaskReport], *, sections: int, windows: ShapeYX, window: ShapeYX, depth: int) -> Ended:
-    """Go through the ledger once.
+def summarise_ledger(
+    reports: Iterable[TaskReport], *, sections: int, windows: ShapeYX, window: ShapeYX, depth: int
+) -> LedgerSummary:
+    """Summarise a ledger in one pass.
 
     Args:
-        reports: its entries.
-        sections: of the volume.
+        reports: entries of the ledger.
+        sections: number of sections of the volume.
         windows: number of register windows (y, x).
         window: extent (y, x) of a window's core, mip-0 px.
         depth: sections of a window's core.
     """
-    stages: dict[str, StageEnded] = {}
+    stages: dict[str, StageSummary] = {}
     codes = np.zeros((sections, *windows), dtype=np.uint8)
     failed: list[TaskReport] = []
     remarks: list[TaskReport] = []
     starts, ends = array("d"), array("d")
     for report in reports:
-        stage = stages.setdefault(report.stage, StageEnded())
+        stage = stages.setdefault(report.stage, StageSummary())
         stage.add(report)
-        start = _time(report)
+        start = _start_time(report)
         if start is not None:
             starts.append(start.timestamp())
             ends.append(start.timestamp() + report.seconds)
-        start_zyx = box_start(report.key) if report.stage == register.NAME else None
-        if start_zyx is not None:
-            z, y, x = start_zyx
+        box = box_start(report.key) if report.stage == register.NAME else None
+        if box is not None:
+            z, y, x = box
             cell = codes[z : z + depth, y // window[0] : y // window[0] + 1, x // window[1] : x // window[1] + 1]
             np.maximum(cell, _CODES[report.outcome], out=cell)
-        if report.outcome is Outcome.FAILED and len(failed) < _LISTED:
+        if report.outcome is Outcome.FAILED and len(failed) < _MAX_LISTED:
             failed.append(report)
-        elif report.outcome is not Outcome.FAILED and report.message and len(remarks) < _LISTED:
+        elif report.outcome is not Outcome.FAILED and report.message and len(remarks) < _MAX_LISTED:
             remarks.append(report)
-    order = sorted(stages, key=lambda name: (str(stages[name].first or ""), name))
-    at_work = _union(np.frombuffer(starts), np.frombuffer(ends))
-    return Ended({name: stages[name] for name in order}, codes, failed, remarks, at_work)
+    order = sorted(stages, key=lambda name: (str(stages[name].first_start or ""), name))
+    return LedgerSummary(
+        stages={name: stages[name] for name in order},
+        window_codes=codes,
+        failed=failed,
+        remarks=remarks,
+        busy_seconds=_covered_seconds(np.frombuffer(starts), np.frombuffer(ends)),
+    )
 
 
-def _union(starts: Float64Array, ends: Float64Array) -> float:
-    """Seconds covered by the intervals, short gaps included."""
+def _covered_seconds(starts: Float64Array, ends: Float64Array) -> float:
+    """Return the seconds covered by the union of the intervals, short gaps included."""
     if len(starts) == 0:
         return 0.0
     order = np.argsort(starts)
-    reached = np.maximum.accumulate(ends[order])
-    gaps = starts[order][1:] - reached[:-1]
-    return float(reached[-1] - starts[order][0] - gaps[gaps > _PAUSE].sum())
+    latest_end = np.maximum.accumulate(ends[order])
+    gaps = starts[order][1:] - latest_end[:-1]
+    return float(latest_end[-1] - starts[order][0] - gaps[gaps > _PAUSE_SECONDS].sum())
 
 
-def _time(report: TaskReport) -> datetime | None:
+def _start_time(report: TaskReport) -> datetime | None:
     try:
         return datetime.fromisoformat(report.started)
     except ValueError:

@@ -1,31 +1,32 @@
-"""A picture of the loss of a training."""
+"""Plot of a training's loss."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 
 from ssem_dask.errors import OutputError
 
-_SMOOTHED = 50
-"""The bold line is the mean over this share (1 / n) of the steps."""
+_WINDOWS = 50
+"""The running mean covers the steps divided by this number."""
 
 
 def draw_loss(losses: Sequence[float], *, title: str, picture: Path) -> None:
-    """Draw the loss of every step, and its running mean.
+    """Plot the loss of every step, and its running mean.
 
     Args:
-        losses: of the steps, in order.
-        title: above the picture.
+        losses: loss of each step, in order.
+        title: title of the plot.
         picture: PNG to write.
 
     Raises:
         OutputError: the picture cannot be written.
     """
+    import matplotlib as mpl  # slow to import, and no other command of the training needs it
+    from matplotlib.figure import Figure
+
     values = np.asarray(losses, dtype=np.float64)
-    span = max(1, len(values) // _SMOOTHED)
+    span = max(1, len(values) // _WINDOWS)
     mean = np.convolve(values, np.full(span, 1.0 / span), mode="valid")
     with mpl.rc_context({"font.size": 9}):
         figure = Figure(figsize=(7, 4), layout="constrained")
@@ -38,4 +39,4 @@ def draw_loss(losses: Sequence[float], *, title: str, picture: Path) -> None:
         try:
             figure.savefig(picture, dpi=130)
         except OSError as error:
-            raise OutputError(f"{picture}: cannot be written ({error.strerror}); give another place.") from error
+            raise OutputError(f"{picture}: cannot be written ({error.strerror}); choose another path.") from error

@@ -1,44 +1,45 @@
-"""The report: one HTML file that needs nothing beside it, whatever the size of the volume."""
+"""The report: one self-contained HTML file, whose size does not depend on that of the volume."""
 
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.resources import files
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ssem_dask.report.binning import LEVELS
 from ssem_dask.report.charts import make_charts
 from ssem_dask.report.encode import palette
-from ssem_dask.report.hotspots import Place, stands_out, worst_places
-from ssem_dask.report.places import Picture, draw_place
-from ssem_dask.report.report_data import Material, collect, window_box
-from ssem_dask.report.summary import facts, stage_rows
-from ssem_dask.report.viewer.viewer_address import address_of, run_mark
-from ssem_dask.units import flat, number
+from ssem_dask.report.hotspot_pictures import Picture, draw_hotspot
+from ssem_dask.report.hotspots import Hotspot, find_hotspots
+from ssem_dask.report.report_data import ReportData, read_report_data
+from ssem_dask.report.summary import stage_rows, summary_facts
+from ssem_dask.report.viewer.viewer_address import run_token, viewer_address
+from ssem_dask.units import number
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShownPlace:
-    """A place as the page shows it."""
+class HotspotEntry:
+    """A hotspot with its pictures and its link."""
 
-    place: Place
+    hotspot: Hotspot
     title: str
-    usual: bool
-    """Within the usual scatter of the volume."""
     link: str
     pictures: list[Picture]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """A page that was made."""
+    """A finished page."""
 
     html: str
-    places: list[ShownPlace]
+    hotspots: list[HotspotEntry]
 
 
 def make_report(run: str, *, worst: int, viewer: str | None, now: datetime | None = None) -> Report:
@@ -46,22 +47,47 @@ def make_report(run: str, *, worst: int, viewer: str | None, now: datetime | Non
 
     Args:
         run: URL of the run.
-        worst: how many of the worst places are shown.
-        viewer: address where `ssem-dask view` answers; None: the one that it takes by itself for this run.
-        now: what the page says it was made at; None: the present.
+        worst: number of hotspots to show.
+        viewer: address of `ssem-dask view`; None: its default for this run.
+        now: date and time of the page; None: the present.
 
     Raises:
         SourceError: there is no run.
-        OutputError: something else is there.
+        OutputError: something that is not a run is there.
     """
-    return render_report(collect(run), worst=worst, viewer=viewer, now=now)
+    return render_report(read_report_data(run), worst=worst, viewer=viewer, now=now)
 
 
-def render_report(material: Material, *, worst: int, viewer: str | None, now: datetime | None = None) -> Report:
-    """The page about what was collected; arguments as of `make_report`."""
-    base = viewer or address_of(material.attributes)
-    places = [_shown(material, place, viewer=base) for place in worst_places(material, count=worst)]
-    attributes = material.attributes
+def render_report(data: ReportData, *, worst: int, viewer: str | None, now: datetime | None = None) -> Report:
+    """Render the page of a run from its data; the other arguments are those of `make_report`."""
+    address = viewer or viewer_address(data.run.config_digest)
+    hotspots = [_hotspot_entry(data, hotspot, viewer=address) for hotspot in find_hotspots(data, count=worst)]
+    charts = make_charts(data).plain() | {"palette": palette(LEVELS), "levels": LEVELS}
+    html = _load_template().render(
+        data=data,
+        facts=summary_facts(data),
+        stages=stage_rows(data),
+        remarks=data.describe_coarse_state(),
+        charts=_script_json(charts),
+        hotspots=hotspots,
+        viewer=address,
+        evaluation=data.evaluation,
+        provenance=[
+            ("run", data.run.url),
+            ("source", data.run.source),
+            *data.run.versions,
+            ("report made by ssem_dask", version("ssem_dask")),
+        ],
+        made=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
+        style=Markup(_asset("uplot/uPlot.min.css") + _asset("report.css")),
+        code=Markup(_asset("uplot/uPlot.iife.min.js") + "\n" + _asset("report.js")),
+    )
+    return Report(html=html, hotspots=hotspots)
+
+
+def _load_template() -> "Template":
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # slow to import; needed only to render a page
+
     environment = Environment(
         loader=PackageLoader("ssem_dask.report", "assets"),
         autoescape=True,
@@ -70,44 +96,19 @@ def render_report(material: Material, *, worst: int, viewer: str | None, now: da
         lstrip_blocks=True,
     )
     environment.filters["number"] = number
-    html = environment.get_template("report.html.j2").render(
-        material=material,
-        facts=facts(material),
-        stages=stage_rows(material),
-        remarks=material.remarks_on_sections(),
-        findings=[str(record["summary"]) for record in material.records.values() if record.get("summary")],
-        charts=_script(make_charts(material).plain() | {"palette": palette(LEVELS), "levels": LEVELS}),
-        places=places,
-        viewer=base,
-        evaluation=material.evaluation,
-        parameters=flat(attributes["config"]),
-        provenance=[
-            ("run", material.url),
-            ("source", str(attributes["source"])),
-            ("ssem_dask", str(attributes.get("version"))),
-            ("format", str(attributes.get("format"))),
-            ("config digest", str(attributes.get("config_digest"))),
-            ("encoder digest", str(attributes.get("encoder_digest")) or "no encoder"),
-            *(attributes.get("environment") or {}).items(),
-            ("report made by ssem_dask", version("ssem_dask")),
-        ],
-        made=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
-        style=Markup(_asset("uplot/uPlot.min.css") + _asset("report.css")),
-        code=Markup(_asset("uplot/uPlot.iife.min.js") + "\n" + _asset("report.js")),
-    )
-    return Report(html=html, places=places)
+    return environment.get_template("report.html.j2")
 
 
-def _shown(material: Material, place: Place, *, viewer: str) -> ShownPlace:
-    box = window_box(material, z=place.z, row=place.row, column=place.column)
+def _hotspot_entry(data: ReportData, hotspot: Hotspot, *, viewer: str) -> HotspotEntry:
+    z = hotspot.z
+    box = data.window_box(z=z, row=hotspot.row, column=hotspot.column)
     y, x = ((a + b) / 2 for a, b in zip(box.start_yx, box.stop[1:], strict=True))
-    query = urlencode({"run": run_mark(material.attributes), "z": place.z, "y": y, "x": x, "side": max(box.shape_yx)})
-    return ShownPlace(
-        place=place,
-        title=f"Section {place.z}, y {box.start[1]:,}–{box.stop[1]:,}, x {box.start[2]:,}–{box.stop[2]:,} px",
-        usual=not stands_out(place),
+    query = urlencode({"run": run_token(data.run.config_digest), "z": z, "y": y, "x": x, "side": max(box.shape_yx)})
+    return HotspotEntry(
+        hotspot=hotspot,
+        title=f"Section {z}, y {box.start[1]:,}–{box.stop[1]:,}, x {box.start[2]:,}–{box.stop[2]:,} px",
         link=f"{viewer}/at?{query}",
-        pictures=draw_place(material, place),
+        pictures=draw_hotspot(data, hotspot),
     )
 
 
@@ -115,6 +116,6 @@ def _asset(name: str) -> str:
     return files("ssem_dask.report").joinpath("assets", *name.split("/")).read_text(encoding="utf-8")
 
 
-def _script(value: object) -> Markup:
-    """JSON that may stand inside a script element."""
+def _script_json(value: object) -> Markup:
+    """Return JSON that is safe inside a script element."""
     return Markup(json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"))

@@ -1,10 +1,10 @@
-"""What is read first: what was aligned, how long it took, how good it seems, what failed."""
+"""The first part of a report: what was aligned, how long it took, how good it seems, what failed."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from ssem_dask.report.report_data import Material
+from ssem_dask.report.report_data import ReportData
 from ssem_dask.types import AnyArray
 from ssem_dask.units import duration, micrometres, number, plural, si
 
@@ -20,100 +20,127 @@ class Fact:
     """Whether something is wrong."""
 
 
-def facts(material: Material) -> list[Fact]:
-    """The tiles, most important first."""
-    z, y, x = material.shape
-    ended = material.ended
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageRow:
+    """One stage in the table of stages, each cell as text."""
+
+    stage: str
+    tasks: str
+    """Number of tasks by outcome."""
+    figures: tuple[str, ...]
+    """Elapsed time, worker time, throughput, bytes read, bytes written, workers, retried tasks."""
+
+
+def summary_facts(data: ReportData) -> list[Fact]:
+    """Return the tiles, most important first."""
+    z, y, x = data.shape
+    ledger, state = data.ledger, data.run.state
     pixels = z * y * x
-    state = str(material.attributes.get("state"))
-    throughput = si(pixels / ended.at_work, "px/s") if ended.at_work > 0 and state == "complete" else "–"
-    config = material.attributes["config"]
-    workers = len({worker for stage in ended.stages.values() for worker in stage.workers})
-    found = [
-        Fact("State", state, _failures(ended.failed_count), alarm=state != "complete"),
-        Fact("Sections", f"{z:,}", f"{material.thickness:g} nm thick, {z * material.thickness / 1000:.3g} µm in all"),
+    is_complete = state == "complete"
+    throughput = si(pixels / ledger.busy_seconds, "px/s") if ledger.busy_seconds > 0 and is_complete else "–"
+    workers = len({worker for stage in ledger.stages.values() for worker in stage.workers})
+    failures = plural(ledger.failed_count, "task") if ledger.failed_count else "no task"
+    return [
+        Fact("State", state, f"{failures} failed", alarm=not is_complete),
+        Fact(
+            "Sections",
+            f"{z:,}",
+            f"{data.section_thickness:g} nm thick, {z * data.section_thickness / 1000:.3g} µm in total",
+        ),
         Fact(
             "Section size",
             f"{x:,} × {y:,}",
-            f"px (x × y), {micrometres(x, material.pixel_size)} × {micrometres(y, material.pixel_size)} µm at "
-            f"{material.pixel_size:g} nm",
+            f"px (x × y), {micrometres(x, data.pixel_size)} × {micrometres(y, data.pixel_size)} µm at "
+            f"{data.pixel_size:g} nm",
         ),
         Fact("Volume", si(pixels, "px")),
-        Fact("Neighbours", str(config["register"]["neighbours"]), "sections before, that each is registered with"),
-        Fact("Time", duration(ended.at_work), f"at work; {duration(ended.wall)} from the first start to the last end"),
+        Fact("Neighbours", str(data.run.neighbours), "previous sections with which each section is registered"),
+        Fact(
+            "Time",
+            duration(ledger.busy_seconds),
+            f"of computation; {duration(ledger.elapsed_seconds)} from the first start to the last end",
+        ),
         Fact("Throughput", throughput, f"whole volume, all stages, {plural(workers, 'worker')}"),
+        *_quality_facts(data),
+        *_error_facts(data),
     ]
-    return [*found, *_quality(material)]
 
 
-def _quality(material: Material) -> list[Fact]:
-    column = material.sections
-    found = []
-    if np.isfinite(column["cpc"]).any():
-        found.append(
+def _quality_facts(data: ReportData) -> list[Fact]:
+    columns = data.sections
+    facts = []
+    if np.isfinite(columns["cpc"]).any():
+        facts.append(
             Fact(
                 "Similarity (CPC)",
-                f"{number(_median(column['cpc_before']), 2)} → {number(_median(column['cpc']), 2)}",
-                "of adjacent sections, median: as they came → aligned",
+                f"{number(_median(columns['cpc_before']), 2)} → {number(_median(columns['cpc']), 2)}",
+                "of adjacent sections, median: before → after alignment",
             )
         )
-    if np.isfinite(column["uncertainty"]).any():
-        found.append(
+    if np.isfinite(columns["uncertainty"]).any():
+        facts.append(
             Fact(
-                "Estimated jitter", f"{number(_median(column['uncertainty']), 2)} px", "uncertainty, median of sections"
+                "Estimated jitter",
+                f"{number(_median(columns['uncertainty']), 2)} px",
+                "uncertainty of a section, median over sections",
             )
         )
-    elif np.isfinite(column["motion_median"]).any():
-        found.append(
+    elif np.isfinite(columns["motion_median"]).any():
+        facts.append(
             Fact(
-                "Motion left",
-                f"{number(_median(column['motion_median']), 2)} px",
-                "between adjacent sections, natural motion included",
+                "Residual motion",
+                f"{number(_median(columns['motion_median']), 2)} px",
+                "between adjacent sections, including natural motion",
             )
         )
-    folds = column["fold_rate"]
-    if np.isfinite(folds).any():
-        folded = int((folds > 0).sum())
-        found.append(
+    fold_rate = columns["fold_rate"]
+    if np.isfinite(fold_rate).any():
+        folded = int((fold_rate > 0).sum())
+        facts.append(
             Fact(
                 "Folds by the field",
-                f"{folded:,} sections",
-                f"mean fold rate {np.nanmean(folds):.2g}",
+                plural(folded, "section"),
+                f"mean fold rate {np.nanmean(fold_rate):.2g}",
                 alarm=folded > 0,
             )
         )
-    rows = (material.evaluation or {}).get("rows", {})
-    if material.has_truth and "aligned" in rows:
-        for name, key in (("True jitter", "jitter_median"), ("True drift", "drift_max")):
-            before, after = (rows.get(row, {}).get(key) for row in ("observed", "aligned"))
-            found.append(
-                Fact(name, f"{number(before)} → {number(after)} px", "against the known truth: as they came → aligned")
-            )
-    return found
+    return facts
 
 
-def _failures(count: int) -> str:
-    return "no task failed" if count == 0 else f"{plural(count, 'task')} failed"
+def _error_facts(data: ReportData) -> list[Fact]:
+    """Return errors against a known truth, if there is one."""
+    evaluation = data.evaluation
+    if evaluation is None or not data.has_truth or "aligned" not in {row.name for row in evaluation.rows}:
+        return []
+    return [
+        Fact(
+            name,
+            f"{number(evaluation.value('observed', metric))} → {number(evaluation.value('aligned', metric))} px",
+            "against the known truth: before → after alignment",
+        )
+        for name, metric in (("True jitter", "jitter_median"), ("True drift", "drift_max"))
+    ]
 
 
-def stage_rows(material: Material) -> list[list[str]]:
-    """A row for each stage: outcomes, time, throughput, bytes."""
+def stage_rows(data: ReportData) -> list[StageRow]:
+    """Return a row per stage: outcomes, time, throughput, bytes."""
     rows = []
-    for name, stage in material.ended.stages.items():
-        counts = ", ".join(f"{n:,} {outcome.replace('_', ' ')}" for outcome, n in sorted(stage.counts.items()))
-        rate = si(stage.pixels / stage.wall, "px/s") if stage.wall > 0 and stage.pixels else "–"
+    for name, stage in data.ledger.stages.items():
+        elapsed = stage.elapsed_seconds
         rows.append(
-            [
-                name,
-                counts,
-                duration(stage.wall),
-                duration(stage.busy),
-                rate,
-                si(stage.bytes_read, "B"),
-                si(stage.bytes_written, "B"),
-                str(len(stage.workers)),
-                f"{stage.retried:,}",
-            ]
+            StageRow(
+                stage=name,
+                tasks=", ".join(f"{n:,} {outcome.replace('_', ' ')}" for outcome, n in sorted(stage.counts.items())),
+                figures=(
+                    duration(elapsed),
+                    duration(stage.worker_seconds),
+                    si(stage.pixels / elapsed, "px/s") if elapsed > 0 and stage.pixels else "–",
+                    si(stage.bytes_read, "B"),
+                    si(stage.bytes_written, "B"),
+                    str(len(stage.workers)),
+                    f"{stage.retried:,}",
+                ),
+            )
         )
     return rows
 

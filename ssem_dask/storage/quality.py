@@ -208,22 +208,6 @@ def read_reslice(run: str, *, cut: str, time: str) -> AnyArray:
     return np.asarray(arrays.open_array(_url(run, "reslice", f"{cut}_{time}"), mode="r")[:])
 
 
-def write_evaluation(run: str, record: dict[str, Any]) -> None:
-    """Keep what an evaluation measured, as `quality/evaluation.json`; replaces the one before.
-
-    Raises:
-        OutputError: the place cannot be written.
-    """
-    url = _url(run, "evaluation.json")
-    with location.writing(url):
-        location.write_bytes(url, json.dumps(record, indent=1).encode())
-
-
-def read_evaluation(run: str) -> dict[str, Any] | None:
-    """The last evaluation that was kept; None where there is none."""
-    return read_record(run, "evaluation.json")
-
-
 def read_record(run: str, name: str) -> dict[str, Any] | None:
     """A JSON record of `quality/` that a stage wrote; None where there is none."""
     try:

@@ -9,7 +9,7 @@ from playwright.sync_api import Page
 from ssem_dask.report.ledger_summary import FAILED
 from ssem_dask.report.page import render_report
 from tests.support.browser import Watched
-from tests.support.report_material import material
+from tests.support.made_up_report import report_data
 
 CURVES = ("similarity", "jitter", "drift", "folds", "strain", "coverage", "confidence", "outcome")
 CUTS = ("xz-before", "xz-after", "yz-before", "yz-after")
@@ -125,25 +125,25 @@ def test_the_map_can_be_changed(watched: Callable[[str], Watched], report: Path)
 
 def test_a_failed_window_is_seen_among_many(watched: Callable[[str], Watched], tmp_path: Path) -> None:
     """One failed window of one block of sections, in a map that is shrunk along both axes."""
-    given = material(sections=9000, side=8192, cut=8)
-    given.windows["similarity"][:] = 0.5
-    given.windows["similarity"][0, 0, 0] = 0.4
-    given.ended.windows[4000:4001, 3, 3] = FAILED
+    data = report_data(sections=9000, side=8192, cut=8)
+    data.windows["similarity"][:] = 0.5
+    data.windows["similarity"][0, 0, 0] = 0.4
+    data.ledger.window_codes[4000:4001, 3, 3] = FAILED
     page = tmp_path / "map.html"
-    page.write_text(render_report(given, worst=0, viewer=None).html)
+    page.write_text(render_report(data, worst=0, viewer=None).html)
     found = watched("light")
     shown = opened(found, page)
-    assert shown.evaluate(_COUNT, ["#chart-windows", variable(shown, "broken")]) >= 4
+    assert shown.evaluate(_COUNT, ["#chart-windows", variable(shown, "failed")]) >= 4
     assert found.complaints == []
 
 
 def test_places_have_pictures_and_links(watched: Callable[[str], Watched], report: Path) -> None:
     page = opened(watched("light"), report)
-    assert page.locator("article.place").count() == 3
-    sizes = page.evaluate("[...document.querySelectorAll('article.place img')].map((i) => i.naturalWidth)")
+    assert page.locator("article.hotspot").count() == 3
+    sizes = page.evaluate("[...document.querySelectorAll('article.hotspot img')].map((i) => i.naturalWidth)")
     assert len(sizes) == 12
     assert min(sizes) > 10
-    assert page.locator("article.place a.open").count() == 3
+    assert page.locator("article.hotspot a.open").count() == 3
 
 
 def test_it_prints_on_white_with_everything_open(watched: Callable[[str], Watched], report: Path) -> None:

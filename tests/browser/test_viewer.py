@@ -68,7 +68,7 @@ def test_a_link_of_the_report_leads_to_the_pixels_of_the_place(
 ) -> None:
     found = watched("light")
     found.page.goto(report.as_uri())
-    link = found.page.locator("article.place a.open").nth(1)
+    link = found.page.locator("article.hotspot a.open").nth(1)
     wanted = {
         key: float(value[0])
         for key, value in parse_qs(urlparse(link.get_attribute("href")).query).items()

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 import ssem_dask
-from ssem_dask.report.hotspots import worst_places
+from ssem_dask.report.hotspots import find_hotspots
 from ssem_dask.report.page import make_report
-from ssem_dask.report.report_data import collect
+from ssem_dask.report.report_data import read_report_data
 from ssem_dask.storage import quality
 from ssem_dask.storage.arrays import open_array
+from ssem_dask.storage.evaluation_file import read_evaluation, write_evaluation
 from ssem_dask.storage.location import join
 from ssem_dask.storage.run_group import create_run, read_run
 from tests.support.cli import assert_one_sentence
@@ -85,7 +86,7 @@ def test_without_a_truth_it_says_so(run: str) -> None:
     data = embedded(html)
     ids = {chart["id"] for chart in data["curves"]}
     assert {"similarity", "jitter", "drift", "folds", "strain", "coverage", "confidence", "outcome"} == ids
-    assert len(data["cuts"]) == 4
+    assert len(data["reslices"]) == 4
     assert {m["id"] for m in data["maps"]} == {"similarity", "confidence", "motion"}
     assert all(len(line["values"]) == 10 for chart in data["curves"] for line in chart["lines"])
     assert all(chart["unit"] for chart in data["curves"])
@@ -106,8 +107,8 @@ def test_it_shows_all_parameters_versions_and_digests(run: str) -> None:
 
 def test_links_lead_to_the_place(run: str) -> None:
     report = make_report(run, worst=3, viewer="http://127.0.0.1:1234")
-    assert len(report.places) == 3
-    for shown in report.places:
+    assert len(report.hotspots) == 3
+    for shown in report.hotspots:
         assert shown.link.startswith(f"http://127.0.0.1:1234/at?run={read_run(run)['config_digest'][:16]}&z=")
         assert shown.link.replace("&", "&amp;") in report.html
         assert [p.name for p in shown.pictures] == ["fixed", "moving", "warped", "field"]
@@ -117,21 +118,22 @@ def test_links_lead_to_the_place(run: str) -> None:
 def test_with_a_truth_the_true_errors_appear(observed: str, run: str) -> None:
     assert command("evaluate", run, "--truth", observed).returncode == 0
     html = make_report(run, worst=0, viewer=None).html
-    assert "A truth is known" in html
+    assert "A known truth is available" in html
     charts = {chart["id"]: chart for chart in embedded(html)["curves"]}
     lines = {line["label"]: line["values"] for line in charts["true-jitter"]["lines"]}
     assert lines["aligned"][0] is None
-    aligned, observed_ = np.median(lines["aligned"][1:]), np.median(lines["as they came"][1:])
+    aligned, observed_ = np.median(lines["aligned"][1:]), np.median(lines["before alignment"][1:])
     assert aligned < observed_
-    rows = quality.read_evaluation(run)
-    assert rows is not None
+    digest = read_run(run)["config_digest"]
+    evaluation = read_evaluation(run, config_digest=digest)
+    assert evaluation is not None
     # An evaluation without the truth does not take the errors away; one of another configuration does not count.
     assert command("evaluate", run).returncode == 0
-    assert collect(run).has_truth
-    quality.write_evaluation(run, {**rows, "config_digest": "another"})
-    assert collect(run).evaluation is None
+    assert read_report_data(run).has_truth
+    write_evaluation(evaluation, config_digest="another")
+    assert read_report_data(run).evaluation is None
     # The curve's sections make up the volume's figure.
-    assert aligned == pytest.approx(rows["rows"]["aligned"]["jitter_median"], rel=0.35)
+    assert aligned == pytest.approx(evaluation.value("aligned", "jitter_median"), rel=0.35)
 
 
 def test_the_command_writes_beside_the_run(run: str, tmp_path: Path) -> None:
@@ -198,12 +200,12 @@ peak memory what its parent had held: here that would be pytest, with whatever t
 @pytest.mark.timeout(900)
 def test_two_thousand_sections_of_64_windows(tmp_path: Path) -> None:
     fabricated = fabricate_run(tmp_path, sections=2000, side=16384)
-    material = collect(fabricated.url)
-    assert material.ended.windows.shape == (2000, 8, 8)
-    assert material.ended.failed_count == fabricated.failed > 0
-    places = worst_places(material, count=12)
-    assert fabricated.bad in [(p.z, p.row, p.column) for p in places]
-    del material
+    data = read_report_data(fabricated.url)
+    assert data.ledger.window_codes.shape == (2000, 8, 8)
+    assert data.ledger.failed_count == fabricated.failed > 0
+    hotspots = find_hotspots(data, count=12)
+    assert fabricated.bad in [(p.z, p.row, p.column) for p in hotspots]
+    del data
     page = tmp_path / "report.html"
     words = [sys.executable, "-m", "ssem_dask.cli", "report", fabricated.url, "--file", str(page)]
     measured = subprocess.run([sys.executable, "-c", MEASURED, *words], capture_output=True, text=True, check=True)

@@ -14,11 +14,11 @@ import requests
 
 import ssem_dask
 from ssem_dask.geometry.box import Box
-from ssem_dask.report.hotspots import stands_out, worst_places
+from ssem_dask.report.hotspots import find_hotspots
 from ssem_dask.report.page import make_report
-from ssem_dask.report.report_data import collect
+from ssem_dask.report.report_data import read_report_data
 from ssem_dask.report.viewer.http import Site, ViewerServer
-from ssem_dask.report.viewer.served import Folder, Made
+from ssem_dask.report.viewer.served_files import StoredFiles, VirtualFiles
 from ssem_dask.report.viewer.site import make_site
 from ssem_dask.stages.source_sections import read_aligned
 from ssem_dask.storage.fields import open_coarse
@@ -75,7 +75,9 @@ def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """Address of one file of 1024 bytes, on disk and behind fsspec as on an object store."""
     place = "memory://view-test" if request.param == "memory" else str(tmp_path_factory.mktemp("files"))
     write_bytes(join(place, "a", "b"), CONTENT)
-    with Serving(Site("mark", {"thing": Folder(place)}, lambda data, spot: {"data": data, "spot": str(spot)})) as base:
+    with Serving(
+        Site("mark", {"thing": StoredFiles(place)}, lambda data, viewpoint: {"data": data, "viewpoint": str(viewpoint)})
+    ) as base:
         yield f"{base}/data/mark/thing"
 
 
@@ -135,15 +137,15 @@ def test_links_lead_to_places_of_this_run_only(files: str) -> None:
     with requests.get(f"{base}/events/mark-3-10.5-20.0-64?c=1&gs=", timeout=20, stream=True) as events:
         line = next(line for line in events.iter_lines(decode_unicode=True) if line.startswith("data: "))
     told = json.loads(line.removeprefix("data: "))
-    assert told["s"] == {"data": f"{base}/data/mark", "spot": "Spot(z=3, y=10.5, x=20.0, side=64.0)"}
+    assert told["s"] == {"data": f"{base}/data/mark", "viewpoint": "Viewpoint(z=3, y=10.5, x=20.0, side=64.0)"}
 
 
 def test_coarse_chunks_are_what_the_stages_see(run: str) -> None:
     site, missing = make_site(run, labels=None, worst=3)
     assert missing == []
-    assert list(site.things) == ["source", "coarse", "aligned", "confidence", "uncertainty"]
-    coarse = site.things["coarse"]
-    assert isinstance(coarse, Made)
+    assert list(site.files) == ["source", "coarse", "aligned", "confidence", "uncertainty"]
+    coarse = site.files["coarse"]
+    assert isinstance(coarse, VirtualFiles)
     metadata = json.loads(coarse.read("0/zarr.json", start=0, stop=1 << 20))
     assert metadata["shape"] == [10, 160, 160]
     chunk = np.frombuffer(coarse.read("0/c/4/0/0", start=0, stop=1 << 20), dtype=metadata["data_type"]).reshape(
@@ -167,14 +169,14 @@ def test_a_run_on_an_object_store(run: str) -> None:
     assert missing == []
     here, _ = make_site(run, labels=None, worst=3)
     shard = "0/c/0/0/0"
-    size = here.things["aligned"].size(shard)
-    assert site.things["aligned"].size(shard) == size
+    size = here.files["aligned"].size(shard)
+    assert site.files["aligned"].size(shard) == size
     for start, stop in ((0, 100), (size - 100, size)):
-        assert site.things["aligned"].read(shard, start=start, stop=stop) == here.things["aligned"].read(
+        assert site.files["aligned"].read(shard, start=start, stop=stop) == here.files["aligned"].read(
             shard, start=start, stop=stop
         )
-    assert [p.place for p in make_report(there, worst=3, viewer=None).places] == [
-        p.place for p in make_report(run, worst=3, viewer=None).places
+    assert [p.hotspot for p in make_report(there, worst=3, viewer=None).hotspots] == [
+        p.hotspot for p in make_report(run, worst=3, viewer=None).hotspots
     ]
 
 
@@ -183,7 +185,7 @@ def test_the_state_names_layers_and_places(run: str) -> None:
     state = site.state("http://h/data/m", None)
     assert list(state["dimensions"]) == ["x", "y", "z"]
     assert [layer["name"] for layer in state["layers"] if layer.get("visible", True)] == ["aligned", "worst places"]
-    marked = [place for place in worst_places(collect(run), count=3) if stands_out(place)]
+    marked = [hotspot for hotspot in find_hotspots(read_report_data(run), count=3) if hotspot.is_outlier]
     assert marked
     assert len(state["layers"][-1]["annotations"]) == len(marked)
 
@@ -191,7 +193,7 @@ def test_the_state_names_layers_and_places(run: str) -> None:
 def test_mistakes_are_one_sentence(run: str, observed: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
     assert_one_sentence(command("view", str(tmp_path / "none.zarr")), naming="none.zarr")
     assert_one_sentence(command("view", run, "--labels", join(run, "fields", "section")), naming="fields/section")
-    with Serving(Site("m", {}, lambda data, spot: {})) as base:
+    with Serving(Site("m", {}, lambda data, viewpoint: {})) as base:
         port = base.rpartition(":")[2]
         assert_one_sentence(command("view", run, "--port", port, "--print-url"), naming=f"port {port}")
 

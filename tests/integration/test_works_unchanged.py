@@ -13,10 +13,10 @@ from ssem_dask.driver.run_status import Summary
 from ssem_dask.evaluation.deformation import DeformationConfig
 from ssem_dask.evaluation.phantom import PhantomConfig, generate
 from ssem_dask.evaluation.protocol import evaluate
-from ssem_dask.evaluation.record import Evaluation
 from ssem_dask.evaluation.simulate import simulate
 from ssem_dask.evaluation.simulated_damage import DamageConfig
 from ssem_dask.geometry.box import Box
+from ssem_dask.storage.evaluation_file import Evaluation
 from ssem_dask.storage.location import join, read_bytes
 from ssem_dask.volumes.importing import import_volume
 

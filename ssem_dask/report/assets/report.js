@@ -5,7 +5,7 @@
   const z = data.z, last = z.length ? z[z.length - 1] + data.bin : 1;
   const plots = [];
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
-  const looks = {
+  const styles = {
     main: { stroke: "main", width: 2 },
     second: { stroke: "second", width: 2, dash: [7, 3] },
     third: { stroke: "third", width: 2, dash: [2, 3] },
@@ -91,21 +91,21 @@
     return host;
   }
 
-  function curve(chart) {
+  function drawCurves(chart) {
     const host = panel(document.getElementById("charts"), chart.id, chart.title, chart.text);
     const sparse = z.length <= 60, dense = z.length > 300;
     const series = chart.lines.map((line) => {
-      const look = looks[line.look];
+      const style = styles[line.style];
       return {
-        label: line.label, stroke: () => colour(look.stroke), width: dense ? 1 : look.width, dash: dense ? undefined : look.dash,
-        value: (u, v) => short(v), points: { show: sparse, size: 4, fill: () => colour(look.stroke) }, spanGaps: false,
+        label: line.label, stroke: () => colour(style.stroke), width: dense ? 1 : style.width, dash: dense ? undefined : style.dash,
+        value: (u, v) => short(v), points: { show: sparse, size: 4, fill: () => colour(style.stroke) }, spanGaps: false,
       };
     });
     add(host, options(host, { unit: chart.unit, height: 190, series, low: chart.low, legend: true }),
       [z, ...chart.lines.map((line) => line.values)]);
   }
 
-  /* An image whose columns are the sections, drawn where the axes say. */
+  /* Draw an image whose columns are the sections at the position given by the axes. */
   function drawImage(u, image, columns, smooth) {
     const { ctx, bbox } = u;
     const left = u.valToPos(whole()[0], "x", true), right = u.valToPos(whole()[1], "x", true);
@@ -119,8 +119,8 @@
     ctx.restore();
   }
 
-  function cut(item) {
-    const host = panel(document.getElementById("cuts"), item.id, item.title, "");
+  function drawReslice(item) {
+    const host = panel(document.getElementById("reslice-charts"), item.id, item.title, "");
     const image = new Image();
     const plot = add(host, options(host, {
       unit: `${item.id[0]}, µm`, height: z.length < 200 ? 400 : 280, series: [{ show: false }], legend: false,
@@ -129,7 +129,7 @@
     }), [z, z.map(() => null)]);
     let wide = null;
     image.onload = () => {
-      // Sections get whole pixels of their own first, so that smoothing along the cut does not mix neighbours.
+      // Widen each section to whole pixels first, so that smoothing along the cut does not mix neighbours.
       const times = Math.max(1, Math.ceil(1200 / image.naturalWidth));
       wide = document.createElement("canvas");
       wide.width = image.naturalWidth * times;
@@ -142,10 +142,11 @@
     image.src = item.image;
   }
 
-  const CODES = ["unknown", "undone", "empty", "poor", "broken"];
-  const WORDS = { unknown: "unknown", undone: "not done", empty: "no tissue", poor: "low quality", broken: "failed" };
+  /* Codes above the levels, in the order of binning.py; also the names of their colours. */
+  const CODES = ["unknown", "not-done", "no-tissue", "low-quality", "failed"];
+  const describeCode = (code) => code.replace("-", " ");
 
-  function heat() {
+  function drawMap() {
     const select = document.getElementById("which"), holder = document.getElementById("map");
     const value = document.getElementById("mapvalue"), legend = document.getElementById("legend");
     if (!data.maps.length) { document.getElementById("windows").hidden = true; return; }
@@ -175,17 +176,17 @@
           const row = Math.floor((u.posToVal(u.cursor.top, "y") + 0.5) / map.windows);
           if (row < 0 || row >= map.rows) { value.textContent = ""; return; }
           const level = levels[row * map.columns + column];
-          const found = level < data.levels
-            ? `${short(map.low + (map.high - map.low) * level / (data.levels - 1))} ${map.unit}` : WORDS[CODES[level - data.levels]];
+          const text = level < data.levels
+            ? `${short(map.low + (map.high - map.low) * level / (data.levels - 1))} ${map.unit}` : describeCode(CODES[level - data.levels]);
           const window_ = row * map.windows;
-          const place = map.windows > 1 ? `windows ${window_} … ${window_ + map.windows - 1}`
+          const where = map.windows > 1 ? `windows ${window_} … ${window_ + map.windows - 1}`
             : `window ${window_} (row ${Math.floor(window_ / map.across)}, column ${window_ % map.across})`;
-          value.textContent = `section ${z[column]}, ${place}: ${found}`;
+          value.textContent = `section ${z[column]}, ${where}: ${text}`;
         }],
       },
     }), [z, z.map(() => null)]);
 
-    /* Failed windows once more, at least 2 px wide and high, so that none is lost where many share a pixel. */
+    /* Draw failed windows again, at least 2 px wide and high, so that none is lost if many share a pixel. */
     function drawMarks(u) {
       if (marks.length > 20000) return;
       const { ctx, bbox } = u;
@@ -221,7 +222,7 @@
       for (const code of used) {
         const item = document.createElement("span"), box = document.createElement("i");
         box.style.background = colour(code);
-        item.append(box, WORDS[code]);
+        item.append(box, describeCode(code));
         legend.append(item);
       }
       plot.redraw();
@@ -237,9 +238,9 @@
         pen.drawImage(image, 0, 0);
         const bytes = pen.getImageData(0, 0, map.columns, map.rows).data;
         levels = Array.from({ length: map.columns * map.rows }, (_, i) => bytes[4 * i]);
-        const poor = data.levels + CODES.indexOf("poor");
+        const lowQuality = data.levels + CODES.indexOf("low-quality");
         marks = [];
-        levels.forEach((level, i) => { if (level >= poor) marks.push(i); });
+        levels.forEach((level, i) => { if (level >= lowQuality) marks.push(i); });
         paint();
         document.body.dataset.map = map.id;
       };
@@ -250,15 +251,15 @@
     return paint;
   }
 
-  for (const item of data.cuts) cut(item);
-  if (!data.cuts.length) document.getElementById("slices").hidden = true;
-  for (const chart of data.curves) curve(chart);
+  for (const item of data.reslices) drawReslice(item);
+  if (!data.reslices.length) document.getElementById("reslices").hidden = true;
+  for (const chart of data.curves) drawCurves(chart);
   if (!data.curves.length) document.getElementById("curves").hidden = true;
-  const paint = heat();
+  const paint = drawMap();
   if (data.bin > 1) {
     const note = document.getElementById("binned");
     note.hidden = false;
-    note.textContent = `Each point stands for ${data.bin} sections and shows the worst of them.`;
+    note.textContent = `Each point represents ${data.bin} sections and shows the worst of them.`;
   }
   const restyle = () => { for (const plot of plots) plot.redraw(false); if (paint) paint(); };
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", restyle);

@@ -1,1 +1,1 @@
-"""Looking into a run with neuroglancer: a server on loopback that holds the client, the data and where to look."""
+"""The viewer: a server on the loopback interface that shows a run in neuroglancer."""

@@ -1,10 +1,10 @@
 """The layers that neuroglancer shows, and the state that it opens with.
 
-Axes are named x, y, z in this order, in nm, so that sections are seen face on. All lie in the frame of the aligned
-volume, but for `source`, which is as it came, and `confidence`, which belongs to the coarse-aligned sections.
+Axes are named x, y, z in this order, in nm, so that sections are seen face on. All layers are in the frame of the
+aligned volume, except `source` (the unaligned sections) and `confidence` (the frame of the coarse-aligned sections).
 
-neuroglancer puts coordinate 0 of OME-Zarr images on the centre of pixel 0, as NGFF has it, where ours is its corner
-(C3): what is at p here is at p - 1/2 there, in z too.
+neuroglancer, like NGFF, puts coordinate 0 of OME-Zarr images on the centre of pixel 0; ours is its corner (C3). So
+position p here is position p - 1/2 there, in z too.
 """
 
 import json
@@ -17,16 +17,19 @@ import numpy as np
 from neuroglancer import json_utils
 
 from ssem_dask.geometry.box import Box
-from ssem_dask.report.encode import limits
-from ssem_dask.report.hotspots import Place
-from ssem_dask.report.viewer.http import Spot
+from ssem_dask.report.encode import intensity_limits
+from ssem_dask.report.hotspots import Hotspot
+from ssem_dask.report.viewer.http import Viewpoint
 from ssem_dask.storage.volume import Volume, VolumeInfo
 from ssem_dask.types import ShapeYX
 
-_PIXELS = 700.0
-"""Width and height of the part of the screen that a place should fill."""
+_PANEL_PX = 700.0
+"""Width and height of the part of the screen that a viewpoint should fill."""
 _CENTRE = 0.5
-_NODES = """#uicontrol invlerp normalized
+_UNIT_METRES = 1e-9
+_HOTSPOTS_TITLE = "worst places"
+_TITLES = {"source": "source", "coarse": "coarse-aligned", "aligned": "aligned"}
+_NODE_SHADER = """#uicontrol invlerp normalized
 #uicontrol float opacity slider(min=0, max=1, default=0.7)
 void main() {
   float value = normalized();
@@ -34,134 +37,134 @@ void main() {
   emitRGBA(vec4(mix(vec3(0.0, 0.13, 0.30), vec3(1.0, 0.91, 0.27), clamp(value, 0.0, 1.0)), opacity));
 }
 """
-"""Dark blue to yellow, which reads the same with and without colour vision deficiency; NaN is transparent."""
+"""Dark blue to yellow, readable with and without colour vision deficiency; NaN is transparent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Nodes:
-    """An array of one value a node."""
+class NodeArray:
+    """An array with one value per node."""
 
     name: str
     title: str
     leading: int
-    """Axes before z (k)."""
+    """Number of axes before z (k)."""
     high: float
-    """Value of the lightest colour; 0 has the darkest."""
+    """Value of the lightest colour; the darkest is 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
-    """What there is to show."""
+class Scene:
+    """The content of the viewer."""
 
     info: VolumeInfo
     images: dict[str, int]
-    """Names of image layers that are served, of `source`, `coarse` and `aligned`, and their Zarr format."""
-    nodes: Sequence[Nodes]
+    """Zarr format of each served image layer: `source`, `coarse`, `aligned`."""
+    nodes: Sequence[NodeArray]
     spacing: int
+    """mip-0 px between nodes."""
     labels: int | None
-    """Zarr format of the labels; None where there are none."""
+    """Zarr format of the labels; None if there are none."""
     limits: tuple[float, float]
-    """Intensities that are black and white."""
-    places: Sequence[Place]
+    """Intensities that are shown black and white."""
+    hotspots: Sequence[Hotspot]
     window: ShapeYX
-    """Extent (y, x) of a place, mip-0 px."""
+    """Extent (y, x) of a hotspot, mip-0 px."""
 
 
-def make_state(shown: Shown, *, data: str, spot: Spot | None) -> dict[str, Any]:
-    """The state of neuroglancer, as plain JSON values.
+def make_state(scene: Scene, *, data: str, viewpoint: Viewpoint | None) -> dict[str, Any]:
+    """Return the state of neuroglancer, as plain JSON values.
 
     Args:
-        shown: what there is.
+        scene: content of the viewer.
         data: address below which it is served.
-        spot: where to look; None: at all of the middle section.
+        viewpoint: part of a section to show; None: the whole middle section.
     """
-    info = shown.info
-    nm = 1e-9
-    scales = [info.pixel_size * nm, info.pixel_size * nm, info.section_thickness * nm]
+    info = scene.info
+    pixel_metres = info.pixel_size * _UNIT_METRES
+    scales = [pixel_metres, pixel_metres, info.section_thickness * _UNIT_METRES]
     space = neuroglancer.CoordinateSpace(names=["x", "y", "z"], units="m", scales=scales)
     z, y, x = info.shape
-    spot = spot or Spot(z // 2, y / 2, x / 2, max(y, x))
+    viewpoint = viewpoint or Viewpoint(z // 2, y / 2, x / 2, max(y, x))
     state = neuroglancer.ViewerState(
         dimensions=space,
-        position=[spot.x - _CENTRE, spot.y - _CENTRE, spot.z],
-        cross_section_scale=spot.side / _PIXELS,
+        position=[viewpoint.x - _CENTRE, viewpoint.y - _CENTRE, viewpoint.z],
+        cross_section_scale=viewpoint.side / _PANEL_PX,
         projection_scale=2 * max(y, x),
         layout=neuroglancer.DataPanelLayout("4panel-alt"),
         show_slices=True,
     )
-    last = next(reversed(shown.images))
-    for name, version in shown.images.items():
+    last_image = next(reversed(scene.images))
+    for name, version in scene.images.items():
         state.layers.append(
             name=_TITLES[name],
             layer=neuroglancer.ImageLayer(
                 source=f"{data}/{name}/|zarr{version}:",
-                shader_controls={"normalized": {"range": list(shown.limits)}},
+                shader_controls={"normalized": {"range": list(scene.limits)}},
             ),
-            visible=name == last,
+            visible=name == last_image,
         )
-    for nodes in shown.nodes:
-        layer = _node_layer(shown, nodes, url=f"{data}/{nodes.name}/|zarr3:")
+    for nodes in scene.nodes:
+        layer = _node_layer(scene, nodes, url=f"{data}/{nodes.name}/|zarr3:")
         state.layers.append(name=nodes.title, layer=layer, visible=False)
-    if shown.labels is not None:
-        source = f"{data}/labels/|zarr{shown.labels}:"
+    if scene.labels is not None:
+        source = f"{data}/labels/|zarr{scene.labels}:"
         state.layers.append(name="labels", layer=neuroglancer.SegmentationLayer(source=source))
-    if shown.places:
-        state.layers.append(name="worst places", layer=_annotations(shown, space))
-        state.selected_layer.layer = "worst places"
+    if scene.hotspots:
+        state.layers.append(name=_HOTSPOTS_TITLE, layer=_annotations(scene, space))
+        state.selected_layer.layer = _HOTSPOTS_TITLE
     plain: dict[str, Any] = json.loads(json.dumps(state.to_json(), default=json_utils.json_encoder_default))
     return plain
 
 
-_TITLES = {"source": "source", "coarse": "coarse-aligned", "aligned": "aligned"}
-
-
-def _node_layer(shown: Shown, nodes: Nodes, *, url: str) -> neuroglancer.ImageLayer:
-    info, nm, leading = shown.info, 1e-9, nodes.leading
-    node = info.pixel_size * shown.spacing * nm
-    units, scales = [""] * leading + ["m"] * 3, [1.0] * leading + [info.section_thickness * nm, node, node]
-    here = neuroglancer.CoordinateSpace(names=["k"] * leading + ["z", "y", "x"], units=units, scales=scales)
-    there = neuroglancer.CoordinateSpace(names=["k'"] * leading + ["z", "y", "x"], units=units, scales=scales)
-    shift = [0.0] * leading + [-_CENTRE, -_CENTRE / shown.spacing, -_CENTRE / shown.spacing]
+def _node_layer(scene: Scene, nodes: NodeArray, *, url: str) -> neuroglancer.ImageLayer:
+    info, leading = scene.info, nodes.leading
+    node_metres = info.pixel_size * scene.spacing * _UNIT_METRES
+    units = [""] * leading + ["m"] * 3
+    scales = [1.0] * leading + [info.section_thickness * _UNIT_METRES, node_metres, node_metres]
+    stored = neuroglancer.CoordinateSpace(names=["k"] * leading + ["z", "y", "x"], units=units, scales=scales)
+    # An axis whose name ends in ' belongs to the layer alone, so the layer has its own slider for k.
+    displayed = neuroglancer.CoordinateSpace(names=["k'"] * leading + ["z", "y", "x"], units=units, scales=scales)
+    shift = [0.0] * leading + [-_CENTRE, -_CENTRE / scene.spacing, -_CENTRE / scene.spacing]
     source = neuroglancer.LayerDataSource(
         url=url,
         transform=neuroglancer.CoordinateSpaceTransform(
-            input_dimensions=here,
-            output_dimensions=there,
+            input_dimensions=stored,
+            output_dimensions=displayed,
             matrix=np.column_stack([np.eye(len(shift)), shift]),
         ),
     )
     return neuroglancer.ImageLayer(
         source=source,
-        shader=_NODES,
+        shader=_NODE_SHADER,
         shader_controls={"normalized": {"range": [0.0, nodes.high]}},
         opacity=1.0,
         local_position=[0.5] * leading,
     )
 
 
-def _annotations(shown: Shown, space: neuroglancer.CoordinateSpace) -> neuroglancer.LocalAnnotationLayer:
-    height, width = shown.window
+def _annotations(scene: Scene, space: neuroglancer.CoordinateSpace) -> neuroglancer.LocalAnnotationLayer:
+    height, width = scene.window
     boxes = []
-    for index, place in enumerate(shown.places):
-        y, x = place.row * height, place.column * width
-        bottom, right = min(y + height, shown.info.shape[1]), min(x + width, shown.info.shape[2])
+    for index, hotspot in enumerate(scene.hotspots):
+        y, x = hotspot.row * height, hotspot.column * width
+        bottom, right = min(y + height, scene.info.shape[1]), min(x + width, scene.info.shape[2])
         boxes.append(
             neuroglancer.AxisAlignedBoundingBoxAnnotation(
                 id=str(index),
-                point_a=[x - _CENTRE, y - _CENTRE, place.z - _CENTRE],
-                point_b=[right - _CENTRE, bottom - _CENTRE, place.z + _CENTRE],
-                description=f"{index + 1}. section {place.z}: {place.reason}",
+                point_a=[x - _CENTRE, y - _CENTRE, hotspot.z - _CENTRE],
+                point_b=[right - _CENTRE, bottom - _CENTRE, hotspot.z + _CENTRE],
+                description=f"{index + 1}. section {hotspot.z}: {hotspot.reason}",
             )
         )
     return neuroglancer.LocalAnnotationLayer(dimensions=space, annotations=boxes, annotation_color="#e69f00")
 
 
-def intensity_limits(volume: Volume) -> tuple[float, float]:
-    """Black and white, from the coarsest level of the middle section."""
+def volume_limits(volume: Volume) -> tuple[float, float]:
+    """Return the intensities to show black and white, from the coarsest level of the middle section."""
     mip = volume.mips[-1]
     z, y, x = volume.shape_at(mip)
-    # A volume without a pyramid is not read as a whole for this.
+    # Without a pyramid, reading the whole section would take too long.
     height, width = min(y, 1024), min(x, 1024)
     top, left = (y - height) // 2, (x - width) // 2
-    found = limits(volume.read(Box((z // 2, top, left), (z // 2 + 1, top + height, left + width), mip)))
-    return found if found != (0.0, 1.0) else (0.0, float(np.iinfo(volume.info.dtype).max))
+    limits = intensity_limits(volume.read(Box((z // 2, top, left), (z // 2 + 1, top + height, left + width), mip)))
+    return limits if limits != (0.0, 1.0) else (0.0, float(np.iinfo(volume.info.dtype).max))

@@ -1,20 +1,18 @@
-"""Where the viewer of a run is found: the same address each time, so that the links of a report lead there."""
+"""Address of a run's viewer: the same every time, so that the links of a report reach it."""
 
-from typing import Any
-
-_FIRST, _PORTS = 20000, 20000
+_FIRST_PORT, _PORTS = 20000, 20000
 
 
-def run_mark(attributes: dict[str, Any]) -> str:
-    """What tells one run from another in an address; also keeps other web pages from guessing it."""
-    return str(attributes["config_digest"])[:16]
+def run_token(config_digest: str) -> str:
+    """Return the part of an address that identifies a run; it also keeps other web pages from guessing the address."""
+    return config_digest[:16]
 
 
-def default_port(attributes: dict[str, Any]) -> int:
-    """The port of a run's viewer, 20000 … 39999, by the digest of its configuration."""
-    return _FIRST + int(run_mark(attributes), 16) % _PORTS
+def default_port(config_digest: str) -> int:
+    """Return the port of a run's viewer, 20000 … 39999."""
+    return _FIRST_PORT + int(run_token(config_digest), 16) % _PORTS
 
 
-def address_of(attributes: dict[str, Any]) -> str:
-    """The viewer's address on this machine."""
-    return f"http://127.0.0.1:{default_port(attributes)}"
+def viewer_address(config_digest: str) -> str:
+    """Return the address of a run's viewer on this machine."""
+    return f"http://127.0.0.1:{default_port(config_digest)}"

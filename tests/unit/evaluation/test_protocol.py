@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ssem_dask.errors import OutputError, SourceError
 from ssem_dask.evaluation.deformation import DeformationConfig, draw_deformation
+from ssem_dask.evaluation.metric_table import METRICS
 from ssem_dask.evaluation.protocol import evaluate
-from ssem_dask.evaluation.record import METRICS, Evaluation
 from ssem_dask.evaluation.simulate import simulate
 from ssem_dask.evaluation.simulated_damage import DamageConfig
 from ssem_dask.evaluation.truth import Truth
@@ -23,6 +23,7 @@ from ssem_dask.field.compose import compose
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.inverse import inverse
 from ssem_dask.geometry.box import Box
+from ssem_dask.storage.evaluation_file import Evaluation
 from ssem_dask.storage.fields import FieldInfo, create_coarse, create_field
 from ssem_dask.storage.location import join
 from ssem_dask.storage.run_group import create_run

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from ssem_dask.report.charts import make_charts
-from ssem_dask.report.hotspots import worst_places
+from ssem_dask.report.hotspots import find_hotspots
 from ssem_dask.report.ledger_summary import FAILED, LOW_QUALITY
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.quality import WINDOW_COLUMNS
 from ssem_dask.task import Outcome, TaskReport, box_key
-from tests.support.report_material import material
+from tests.support.made_up_report import report_data
 
 
 def test_fifty_thousand_sections_stay_small() -> None:
-    charts = make_charts(material(sections=50_000, side=4096, cut=512)).plain()
+    charts = make_charts(report_data(sections=50_000, side=4096, cut=512)).plain()
     size = len(json.dumps(charts))
     assert charts["bin"] == 13
     assert all(len(line["values"]) == len(charts["z"]) for chart in charts["curves"] for line in chart["lines"])
@@ -29,19 +29,19 @@ def test_the_worst_section_of_a_bin_is_shown() -> None:
     ncc[5000] = -0.5
     folds = np.zeros(10_000, np.float32)
     folds[7001] = 0.25
-    given = material(sections=10_000, side=512, cut=8)
-    given.sections["ncc"], given.sections["fold_rate"] = ncc, folds
-    charts = {chart.id: chart for chart in make_charts(given).curves}
+    data = report_data(sections=10_000, side=512, cut=8)
+    data.sections["ncc"], data.sections["fold_rate"] = ncc, folds
+    charts = {chart.id: chart for chart in make_charts(data).curves}
     assert min(v for v in charts["similarity"].lines[0].values if v is not None) == -0.5
     assert charts["folds"].lines[0].values[7001 // 3] == 25.0
 
 
 def test_what_is_not_known_is_left_out() -> None:
-    given = material(sections=20, side=512, cut=8)
-    given.sections["uncertainty"][:] = np.nan
-    given.sections["motion_median"][:] = np.nan
-    given.sections["confidence"][3] = np.nan
-    charts = {chart.id: chart for chart in make_charts(given).curves}
+    data = report_data(sections=20, side=512, cut=8)
+    data.sections["uncertainty"][:] = np.nan
+    data.sections["motion_median"][:] = np.nan
+    data.sections["confidence"][3] = np.nan
+    charts = {chart.id: chart for chart in make_charts(data).curves}
     assert "jitter" not in charts
     assert "true-jitter" not in charts
     assert charts["confidence"].lines[0].values[3] is None
@@ -50,49 +50,49 @@ def test_what_is_not_known_is_left_out() -> None:
 
 def test_the_course_of_the_tissue_is_the_sum_of_what_is_left() -> None:
     """Each section lies 0.5 px further: the motion points from a section back to the one before."""
-    given = material(sections=21, side=512, cut=8)
-    given.sections["motion_dy"][:] = -0.5
-    given.sections["motion_dx"][:] = 0.0
-    given.sections["motion_dy"][0] = np.nan
-    charts = {chart.id: chart for chart in make_charts(given).curves}
+    data = report_data(sections=21, side=512, cut=8)
+    data.sections["motion_dy"][:] = -0.5
+    data.sections["motion_dx"][:] = 0.0
+    data.sections["motion_dy"][0] = np.nan
+    charts = {chart.id: chart for chart in make_charts(data).curves}
     values = [v for v in charts["drift"].lines[0].values if v is not None]
     assert values == pytest.approx([(z - 10) * 0.5 for z in range(21)])
 
 
-def test_worst_places_are_apart_and_hold_both_kinds() -> None:
-    given = material(sections=64, side=1024, cut=8)
+def test_find_hotspots_are_apart_and_hold_both_kinds() -> None:
+    data = report_data(sections=64, side=1024, cut=8)
     for name in WINDOW_COLUMNS:
-        given.windows[name][:] = np.random.default_rng(1).normal(0.6, 0.01, given.windows[name].shape)
-    given.windows["coverage"][:] = 1.0
-    given.windows["similarity"][30:33, 1, 1] = [0.2, 0.1, 0.2]
-    given.windows["motion"][50, 0, 0] = 30.0
-    given.ended.windows[8:16, 0, 1] = FAILED
-    places = worst_places(given, count=4)
-    assert [(p.z, p.row, p.column) for p in places[:1]] == [(8, 0, 1)]
-    assert {(31, 1, 1), (50, 0, 0)} <= {(p.z, p.row, p.column) for p in places}
-    assert not {(30, 1, 1), (32, 1, 1)} & {(p.z, p.row, p.column) for p in places}
-    assert places[0].reason == "Registration failed."
-    assert any("30.0 px" in p.reason for p in places)
+        data.windows[name][:] = np.random.default_rng(1).normal(0.6, 0.01, data.windows[name].shape)
+    data.windows["coverage"][:] = 1.0
+    data.windows["similarity"][30:33, 1, 1] = [0.2, 0.1, 0.2]
+    data.windows["motion"][50, 0, 0] = 30.0
+    data.ledger.window_codes[8:16, 0, 1] = FAILED
+    hotspots = find_hotspots(data, count=4)
+    assert [(p.z, p.row, p.column) for p in hotspots[:1]] == [(8, 0, 1)]
+    assert {(31, 1, 1), (50, 0, 0)} <= {(p.z, p.row, p.column) for p in hotspots}
+    assert not {(30, 1, 1), (32, 1, 1)} & {(p.z, p.row, p.column) for p in hotspots}
+    assert hotspots[0].reason == "Registration failed."
+    assert any("30.0 px" in p.reason for p in hotspots)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.LOW_QUALITY, Outcome.FAILED])
 def test_a_place_shows_the_message_of_its_own_task(outcome: Outcome, tmp_path: Path) -> None:
     """A window is of low quality for several reasons, and only its task knows which."""
-    given = material(sections=16, side=1024, cut=8, url=str(tmp_path / "out.zarr"))
-    given.ended.windows[8:, 1, 0] = LOW_QUALITY if outcome is Outcome.LOW_QUALITY else FAILED
+    data = report_data(sections=16, side=1024, cut=8, url=str(tmp_path / "out.zarr"))
+    data.ledger.window_codes[8:, 1, 0] = LOW_QUALITY if outcome is Outcome.LOW_QUALITY else FAILED
     message = "1 pair of sections could not be registered, even with a wider search: 9 to 8 (shift)"
     key = box_key("register", (8, 512, 0))
-    open_ledger(given.url).write(TaskReport(key=key, digest="d", outcome=outcome, message=message))
-    (place,) = worst_places(given, count=1)
-    assert (place.z, place.row, place.column) == (8, 1, 0)
-    assert message in place.reason
+    open_ledger(data.run.url).write(TaskReport(key=key, digest="d", outcome=outcome, message=message))
+    (hotspot,) = find_hotspots(data, count=1)
+    assert (hotspot.z, hotspot.row, hotspot.column) == (8, 1, 0)
+    assert message in hotspot.reason
 
 
 def test_empty_windows_are_no_bad_places() -> None:
-    given = material(sections=16, side=512, cut=8)
+    data = report_data(sections=16, side=512, cut=8)
     for name in WINDOW_COLUMNS:
-        given.windows[name][:] = 0.6
-    given.windows["coverage"][:] = 1.0
-    given.windows["similarity"][4] = 0.0
-    given.windows["coverage"][3] = 0.1
-    assert worst_places(given, count=3) == []
+        data.windows[name][:] = 0.6
+    data.windows["coverage"][:] = 1.0
+    data.windows["similarity"][4] = 0.0
+    data.windows["coverage"][3] = 0.1
+    assert find_hotspots(data, count=3) == []

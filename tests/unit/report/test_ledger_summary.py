@@ -1,6 +1,6 @@
-"""What the ledger tells, gathered in one pass."""
+"""What the ledger tells, summarise_ledgered in one pass."""
 
-from ssem_dask.report.ledger_summary import FAILED, LOW_QUALITY, NOT_DONE, OK, gather
+from ssem_dask.report.ledger_summary import FAILED, LOW_QUALITY, NOT_DONE, OK, summarise_ledger
 from ssem_dask.task import Cause, Outcome, TaskReport
 
 
@@ -21,7 +21,7 @@ def ended(
 
 
 def test_windows_take_the_sections_of_their_task() -> None:
-    found = gather(
+    summary = summarise_ledger(
         [
             ended("register/z000004-y0000256-x0000000", Outcome.FAILED),
             ended("register/z000000-y0000000-x0000512", Outcome.LOW_QUALITY),
@@ -32,16 +32,16 @@ def test_windows_take_the_sections_of_their_task() -> None:
         window=(256, 512),
         depth=4,
     )
-    assert (found.windows[4:, 1, 0] == FAILED).all()
-    assert (found.windows[:4, 0, 1] == LOW_QUALITY).all()
-    assert (found.windows[:4, 0, 0] == OK).all()
-    assert (found.windows[:4, 1, 0] == NOT_DONE).all()
-    assert found.failed_count == 1
-    assert [r.key for r in found.failed] == ["register/z000004-y0000256-x0000000"]
+    assert (summary.window_codes[4:, 1, 0] == FAILED).all()
+    assert (summary.window_codes[:4, 0, 1] == LOW_QUALITY).all()
+    assert (summary.window_codes[:4, 0, 0] == OK).all()
+    assert (summary.window_codes[:4, 1, 0] == NOT_DONE).all()
+    assert summary.failed_count == 1
+    assert [r.key for r in summary.failed] == ["register/z000004-y0000256-x0000000"]
 
 
 def test_stages_count_time_and_bytes() -> None:
-    found = gather(
+    summary = summarise_ledger(
         [
             ended("render/b", Outcome.OK, started="2026-01-01T00:00:05+00:00"),
             ended("render/a", Outcome.FAILED),
@@ -52,14 +52,20 @@ def test_stages_count_time_and_bytes() -> None:
         window=(1, 1),
         depth=1,
     )
-    assert list(found.stages) == ["coarse", "render"]
-    render = found.stages["render"]
-    assert (render.wall, render.busy, render.pixels, render.bytes_read) == (15.0, 20.0, 100, 14)
+    assert list(summary.stages) == ["coarse", "render"]
+    render = summary.stages["render"]
+    assert (render.elapsed_seconds, render.worker_seconds, render.pixels, render.bytes_read) == (15.0, 20.0, 100, 14)
     # A day between the stages is a pause, not work.
-    assert found.at_work == 25.0
-    assert found.wall == 86415.0
+    assert summary.busy_seconds == 25.0
+    assert summary.elapsed_seconds == 86415.0
+
+
+def test_a_task_that_runs_again_is_not_done() -> None:
+    key = "register/z000000-y0000000-x0000000"
+    summary = summarise_ledger([ended(key, Outcome.STALE)], sections=2, windows=(1, 1), window=(8, 8), depth=2)
+    assert (summary.window_codes == NOT_DONE).all()
 
 
 def test_an_empty_ledger() -> None:
-    found = gather([], sections=2, windows=(1, 1), window=(1, 1), depth=1)
-    assert (found.at_work, found.wall, found.failed_count) == (0.0, 0.0, 0)
+    summary = summarise_ledger([], sections=2, windows=(1, 1), window=(1, 1), depth=1)
+    assert (summary.busy_seconds, summary.elapsed_seconds, summary.failed_count) == (0.0, 0.0, 0)

@@ -67,10 +67,3 @@ def test_a_table_that_does_not_say_what_it_is_about(run: str) -> None:
     del array.attrs["window"]
     with pytest.raises(ConventionError, match="measure anew"):
         quality.read_info(run)
-
-
-def test_an_evaluation_is_kept_and_replaced(run: str) -> None:
-    assert quality.read_evaluation(run) is None
-    quality.write_evaluation(run, {"truth": "a"})
-    quality.write_evaluation(run, {"truth": "b"})
-    assert quality.read_evaluation(run) == {"truth": "b"}

@@ -1,24 +1,10 @@
-"""The record of an evaluation: one row per candidate, one column per metric."""
+"""The table of all metrics of an evaluation: names, units, and which values are good."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final
 
-from ssem_dask.evaluation.error_curves import ErrorCurve
-
-Better: TypeAlias = Literal["low", "high", "one", "neither"]
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """How a metric is named, measured and read."""
-
-    name: str
-    unit: str
-    better: Better
-    """Which values are good: low, high, those near 1, or neither (it is reported, never ranked by)."""
-    meaning: str
+from ssem_dask.storage.evaluation_file import EvaluationRow, Metric
 
 
 def _metrics() -> Iterator[Metric]:
@@ -60,66 +46,10 @@ METRICS: Final[Mapping[str, Metric]] = {metric.name: metric for metric in _metri
 """All metrics by name, in the order in which they are shown."""
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluationRow:
-    """What was measured of one candidate."""
-
-    name: str
-    values: Mapping[str, float]
-    """By metric name; a metric that could not be measured is left out or NaN."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What was measured of one run."""
-
-    run: str
-    truth: str | None
-    labels: str | None
-    undeformed_run: str | None
-    sections: int
-    """Sections that were compared."""
-    rows: tuple[EvaluationRow, ...]
-    """`observed` (as they came), `coarse` (rigid or affine only), `aligned`; `undeformed` where it is known."""
-    notes: tuple[str, ...]
-    """What could not be measured and why, and what to know when reading the figures."""
-    curves: Mapping[str, ErrorCurve] = field(default_factory=dict)
-    """By row the error of each section; empty without a truth."""
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """The metrics that at least one row has, in the order in which they are shown."""
-        return tuple(
-            metric
-            for name, metric in METRICS.items()
-            if any(not math.isnan(row.values.get(name, math.nan)) for row in self.rows)
-        )
-
-    def value(self, row: str, metric: str) -> float:
-        """One figure; NaN if it was not measured."""
-        found = next((r for r in self.rows if r.name == row), None)
-        return math.nan if found is None else found.values.get(metric, math.nan)
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON: as the record, with null for what could not be measured."""
-        return {
-            "run": self.run,
-            "truth": self.truth,
-            "labels": self.labels,
-            "undeformed_run": self.undeformed_run,
-            "sections": self.sections,
-            "rows": {
-                row.name: {name: value if math.isfinite(value) else None for name, value in row.values.items()}
-                for row in self.rows
-            },
-            "metrics": {m.name: {"unit": m.unit, "better": m.better, "meaning": m.meaning} for m in self.metrics},
-            "notes": list(self.notes),
-            "curves": {
-                name: {"z": list(curve.z), "jitter": _finite(curve.jitter), "drift": _finite(curve.drift)}
-                for name, curve in self.curves.items()
-            },
-        }
-
-
-def _finite(values: Sequence[float]) -> list[float | None]:
-    return [round(value, 4) if math.isfinite(value) else None for value in values]
+def measured_metrics(rows: Sequence[EvaluationRow]) -> tuple[Metric, ...]:
+    """Return the metrics that at least one row has, in the order in which they are shown."""
+    return tuple(
+        metric
+        for name, metric in METRICS.items()
+        if any(not math.isnan(row.values.get(name, math.nan)) for row in rows)
+    )

@@ -1,7 +1,7 @@
-"""The coarse-aligned sections as a Zarr v3 image whose chunks are computed when they are looked at.
+"""The coarse-aligned sections as a Zarr v3 image whose chunks are computed when they are requested.
 
-They lie nowhere: storing them would double the volume. Levels end where a chunk would take more than 2048² px of the
-source to compute.
+They are not stored, which would double the volume. The pyramid ends before a chunk needs more than 2048² px of the
+source.
 """
 
 import json
@@ -12,28 +12,29 @@ import numpy as np
 import torch
 
 from ssem_dask.geometry.box import Box
-from ssem_dask.report.viewer.served import Made, group_files
+from ssem_dask.report.viewer.served_files import VirtualFiles, group_files
 from ssem_dask.stages.render import to_dtype
 from ssem_dask.stages.source_sections import read_aligned
 from ssem_dask.storage import ngff
 from ssem_dask.storage.fields import open_coarse
 from ssem_dask.storage.volume import Volume
 
-_CHUNK = 256
-_EXTRA_MIPS = 3  # beyond those that are stored: 256 px of them are 2048 px
-_KEPT = 256  # chunks
+_CHUNK_PX = 256
+_EXTRA_MIPS = 3
+"""Levels beyond those that are stored: 256 px of the last are 2048 stored px."""
+_CACHED_CHUNKS = 256
 _KEY = re.compile(r"^(\d+)/c/(\d+)/(\d+)/(\d+)$")
 
 
-def serve_coarse(volume: Volume, *, coarse: str) -> Made:
-    """Files of the image.
+def serve_coarse(volume: Volume, *, coarse: str) -> VirtualFiles:
+    """Return the files of the image.
 
     Args:
         volume: the source.
         coarse: URL of `fields/coarse`.
     """
     mips = 1
-    while max(volume.shape_at(mips - 1)[1:]) > _CHUNK and mips < len(volume.mips) + _EXTRA_MIPS:
+    while max(volume.shape_at(mips - 1)[1:]) > _CHUNK_PX and mips < len(volume.mips) + _EXTRA_MIPS:
         mips += 1
     attributes = ngff.image_attributes(
         name="coarse-aligned",
@@ -46,25 +47,25 @@ def serve_coarse(volume: Volume, *, coarse: str) -> Made:
         files[f"{mip}/zarr.json"] = _array_metadata(volume, mip)
     affines = np.asarray(open_coarse(coarse)[:])
 
-    @lru_cache(maxsize=_KEPT)
+    @lru_cache(maxsize=_CACHED_CHUNKS)
     def chunk(path: str) -> bytes:
-        found = _KEY.match(path)
-        if found is None:
+        match = _KEY.match(path)
+        if match is None:
             raise FileNotFoundError(path)
-        mip, z, row, column = (int(part) for part in found.groups())
+        mip, z, row, column = (int(part) for part in match.groups())
         shape = volume.shape_at(mip)
-        start = z, row * _CHUNK, column * _CHUNK
+        start = z, row * _CHUNK_PX, column * _CHUNK_PX
         if mip >= mips or any(a >= n for a, n in zip(start, shape, strict=True)):
             raise FileNotFoundError(path)
-        box = Box(start, (z + 1, start[1] + _CHUNK, start[2] + _CHUNK), mip)
-        pixels = np.zeros((_CHUNK, _CHUNK), dtype=volume.info.dtype.newbyteorder("<"))
+        box = Box(start, (z + 1, start[1] + _CHUNK_PX, start[2] + _CHUNK_PX), mip)
+        pixels = np.zeros((_CHUNK_PX, _CHUNK_PX), dtype=volume.info.dtype.newbyteorder("<"))
         if np.isfinite(affines[z]).all():
             with torch.inference_mode():
                 image, _ = read_aligned(volume, z=z, box=box, affine=affines[z])
             pixels[:] = to_dtype(image, volume.info.dtype)
         return pixels.tobytes()
 
-    return Made(files, {}, chunk)
+    return VirtualFiles(files, {}, chunk)
 
 
 def _array_metadata(volume: Volume, mip: int) -> bytes:
@@ -79,7 +80,7 @@ def _array_metadata(volume: Volume, mip: int) -> bytes:
             "node_type": "array",
             "shape": list(volume.shape_at(mip)),
             "data_type": volume.info.dtype.name,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, _CHUNK, _CHUNK]}},
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, _CHUNK_PX, _CHUNK_PX]}},
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
             "fill_value": 0,
             "codecs": [codec],

@@ -1,8 +1,7 @@
-"""What the viewer's server holds: a name for each thing, and the bytes behind the paths below it.
+"""Files that the viewer's server offers below a name: stored ones, or ones that are made on request.
 
-Zarr arrays are served as they lie on disk, shards and all. Where a group's metadata must say more than it does (a plain
-array that knows no pixel size, or a size that the user gave), its metadata is made up here and only the arrays are
-passed on.
+Zarr arrays are served from storage unchanged, shards included. A volume's group metadata is made here and only its
+arrays are passed on, since the stored metadata may lack the pixel size (a plain array), or the user gave another one.
 """
 
 import json
@@ -14,56 +13,57 @@ from ssem_dask.storage import location, ngff
 from ssem_dask.storage.volume import Volume
 
 
-class Served(Protocol):
+class ServedFiles(Protocol):
     """Files below one name."""
 
     def size(self, path: str) -> int:
-        """Bytes of a file; FileNotFoundError where there is none."""
+        """Return the number of bytes of a file; raise FileNotFoundError if there is none."""
         ...
 
     def read(self, path: str, *, start: int, stop: int) -> bytes:
-        """Some bytes of a file; FileNotFoundError where there is none."""
+        """Return bytes `start` to `stop` of a file; raise FileNotFoundError if there is none."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
-    """What lies below a URL, any that fsspec knows."""
+class StoredFiles:
+    """Files below a URL, any that fsspec knows."""
 
     url: str
 
     def size(self, path: str) -> int:
-        """As `Served.size`."""
+        """See `ServedFiles.size`."""
         size = location.file_size(location.join(self.url, path))
         if size is None:
             raise FileNotFoundError(path)
         return size
 
     def read(self, path: str, *, start: int, stop: int) -> bytes:
-        """As `Served.read`."""
+        """See `ServedFiles.read`."""
         return location.read_range(location.join(self.url, path), start=start, stop=stop)
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """Files that are made when they are asked for, and folders below them."""
+class VirtualFiles:
+    """Files in memory, files that are made on request, and folders."""
 
     files: Mapping[str, bytes]
-    folders: Mapping[str, Served]
+    folders: Mapping[str, ServedFiles]
     make: Callable[[str], bytes] | None = None
-    """Content of any other path; FileNotFoundError where there is none."""
+    """Function that returns the content of any other path; FileNotFoundError if there is none."""
 
     def size(self, path: str) -> int:
-        """As `Served.size`."""
-        found = self._below(path)
-        return found[0].size(found[1]) if found else len(self._content(path))
+        """See `ServedFiles.size`."""
+        target = self._folder_of(path)
+        return target[0].size(target[1]) if target else len(self._content(path))
 
     def read(self, path: str, *, start: int, stop: int) -> bytes:
-        """As `Served.read`."""
-        found = self._below(path)
-        return found[0].read(found[1], start=start, stop=stop) if found else self._content(path)[start:stop]
+        """See `ServedFiles.read`."""
+        target = self._folder_of(path)
+        return target[0].read(target[1], start=start, stop=stop) if target else self._content(path)[start:stop]
 
-    def _below(self, path: str) -> tuple[Served, str] | None:
+    def _folder_of(self, path: str) -> tuple[ServedFiles, str] | None:
+        """Return the folder that holds a path, and the path within it."""
         name, _, rest = path.partition("/")
         return (self.folders[name], rest) if name in self.folders else None
 
@@ -75,22 +75,22 @@ class Made:
         return self.make(path)
 
 
-def serve_volume(volume: Volume) -> Made:
-    """An image group over the arrays of any volume that this package reads, with the sizes that it is used with."""
+def serve_volume(volume: Volume) -> VirtualFiles:
+    """Return an image group over the arrays of any volume that this package reads, with the volume's pixel size."""
     attributes = ngff.image_attributes(
         name="source",
         pixel_size=volume.info.pixel_size,
         section_thickness=volume.info.section_thickness,
         mips=len(volume.mips),
     )
-    folders: dict[str, Served] = {
-        str(mip): Folder(url) for mip, url in zip(volume.mips, volume.level_urls, strict=True)
+    folders: dict[str, ServedFiles] = {
+        str(mip): StoredFiles(url) for mip, url in zip(volume.mips, volume.level_urls, strict=True)
     }
-    return Made(group_files(attributes, zarr_format=volume.zarr_format), folders)
+    return VirtualFiles(group_files(attributes, zarr_format=volume.zarr_format), folders)
 
 
 def group_files(attributes: dict[str, Any], *, zarr_format: int) -> dict[str, bytes]:
-    """Metadata files of an image group, as OME-Zarr 0.5 (Zarr v3) or 0.4 (v2)."""
+    """Return the metadata files of an image group, as OME-Zarr 0.5 (Zarr v3) or 0.4 (v2)."""
     if zarr_format == 3:
         return {"zarr.json": _json({"zarr_format": 3, "node_type": "group", "attributes": attributes})}
     multiscales = [{**image, "version": "0.4"} for image in attributes["ome"]["multiscales"]]
