@@ -146,7 +146,7 @@ def find_stale(
                     if selection is None and not source_regions and not redone and _is_done(task, entry):
                         continue  # nothing can invalidate it: skip its footprint, which is slow to compute
                     footprint = stage.footprint(task)
-                    classification = _classify(
+                    classification = classify(
                         task,
                         entry,
                         source_changed=source_regions.meets(footprint.reads),
@@ -177,7 +177,7 @@ def mark_stale(invalidation: Invalidation, ledger: Ledger) -> None:
             ledger.replace_all(update.applied(entry) for update, entry in pairs if entry is not None)
 
 
-def _classify(
+def classify(
     task: Task,
     entry: TaskReport | None,
     *,
@@ -194,12 +194,12 @@ def _classify(
     | DONE     | yes            | any          | yes    | stale, with the overrides                       |
     | DONE     | no             | yes          | yes    | stale (*dependent*)                             |
     | DONE     | no             | no           | no     | unchanged                                       |
-    | OUTDATED | with overrides | any          | yes    | the same outcome, with the overrides            |
+    | OUTDATED | with overrides | any          | yes    | stale, with the overrides                       |
     | OUTDATED | any            | any          | yes    | stale, without overrides (*changed*)            |
     | FAILED   | with overrides | any          | yes    | failed, with the overrides                      |
     | FAILED   | yes or all     | any          | yes    | unchanged                                       |
     | FAILED   | no             | as read      | = read | unchanged                                       |
-    | DAMAGED  | with overrides | any          | = read | failed, to be rewritten, with the overrides     |
+    | DAMAGED  | with overrides | any          | yes    | failed, to be rewritten, with the overrides     |
     | DAMAGED  | any            | yes          | yes    | stale, no longer one that is only rewritten     |
     | DAMAGED  | any            | no           | no     | unchanged                                       |
     | PENDING  | with overrides | any          | yes    | the same outcome, with the overrides            |
@@ -229,7 +229,7 @@ def _classify(
         chosen=bool(chosen),
         changed=state is EntryState.OUTDATED and not overridden,
         dependent=state is EntryState.DONE and reads_redone and not chosen,
-        redone=_is_redone(state, chosen=chosen, reads_redone=reads_redone),
+        redone=_is_redone(state, chosen=chosen, overridden=overridden, reads_redone=reads_redone),
         update=update,
     )
 
@@ -251,21 +251,21 @@ def _is_done(task: Task, entry: TaskReport | None) -> bool:
     return entry is not None and entry.outcome.stands and entry.digest == task.digest
 
 
-def _is_redone(state: EntryState, *, chosen: bool | None, reads_redone: bool) -> bool:
-    """Return whether what a task writes may change; arguments as in `_classify`."""
+def _is_redone(state: EntryState, *, chosen: bool | None, overridden: bool, reads_redone: bool) -> bool:
+    """Return whether what a task writes may change; arguments as in `classify`."""
     if state is EntryState.DONE:
         return chosen is True or reads_redone
     if state is EntryState.FAILED:
         return chosen is not False or reads_redone
     if state is EntryState.DAMAGED:
-        return reads_redone  # otherwise the same bytes are written again
+        return overridden or reads_redone  # otherwise the same bytes are written again
     return True
 
 
 def _chosen_update(task: Task, entry: TaskReport, *, current: bool, overrides: dict[str, Any]) -> EntryUpdate:
     """Return the change to the entry of a chosen task; it keeps earlier overrides if it is `current`."""
     # An entry that failed keeps its cause, so that the same command chooses it again if this one is interrupted.
-    outcome = Outcome.STALE if current and entry.outcome.stands else entry.outcome
+    outcome = Outcome.STALE if entry.outcome.stands else entry.outcome
     earlier = entry.changes if current else {}
     return EntryUpdate(task.key, outcome, digest=task.digest, changes={**earlier, **overrides})
 

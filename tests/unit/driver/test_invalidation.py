@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from ssem_dask.driver.invalidation import Classification, EntryUpdate, _classify, find_stale, mark_stale
+from ssem_dask.driver.invalidation import Classification, EntryUpdate, classify, find_stale, mark_stale
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.stages.job import Job
@@ -34,7 +34,7 @@ FAILED_BEFORE = entry(Outcome.FAILED, digest="then")
 DAMAGED_BEFORE = entry(Outcome.FAILED, digest="then", restore=True)
 
 
-def classify(
+def classified(
     task_entry: TaskReport | None,
     *,
     chosen: bool | None = None,
@@ -42,7 +42,7 @@ def classify(
     source_changed: bool = False,
     overrides: dict[str, Any] | None = None,
 ) -> Classification:
-    return _classify(
+    return classify(
         TASK,
         task_entry,
         source_changed=source_changed,
@@ -54,7 +54,7 @@ def classify(
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table in `_classify`."""
+    """One row of the table in `classify`."""
 
     entry: TaskReport | None
     chosen: tuple[bool | None, ...]
@@ -75,9 +75,15 @@ ROWS = {
     "done, reads redone": Row(DONE, NOT_CHOSEN, (True,), True, EntryUpdate(KEY, Outcome.STALE), "dependent"),
     "done": Row(DONE, NOT_CHOSEN, (False,), False),
     "outdated": Row(OUTDATED, ANY, EITHER, True, EntryUpdate(KEY, Outcome.STALE, changes={}), "changed"),
+    "outdated, overridden": Row(
+        OUTDATED, (True,), EITHER, True, EntryUpdate(KEY, Outcome.STALE, DIGEST, OVERRIDES), "", True
+    ),
     "failed, chosen": Row(FAILED, (None, True), EITHER, True),
     "failed, overridden": Row(FAILED, (True,), EITHER, True, EntryUpdate(KEY, Outcome.FAILED, DIGEST, BOTH), "", True),
     "failed, not chosen": Row(FAILED, (False,), EITHER, None),
+    "damaged, overridden": Row(
+        DAMAGED, (True,), EITHER, True, EntryUpdate(KEY, Outcome.FAILED, DIGEST, BOTH), "", True
+    ),
     "damaged, reads redone": Row(DAMAGED, ANY, (True,), True, EntryUpdate(KEY, Outcome.STALE, restore=False)),
     "damaged": Row(DAMAGED, ANY, (False,), False),
     "stale": Row(STALE, ANY, EITHER, True),
@@ -98,7 +104,7 @@ def test_a_row_of_the_table(name: str) -> None:
     row = ROWS[name]
     for chosen in row.chosen:
         for reads_redone in row.reads_redone:
-            found = classify(
+            found = classified(
                 row.entry,
                 chosen=chosen,
                 reads_redone=reads_redone,
@@ -116,12 +122,12 @@ def test_a_row_of_the_table(name: str) -> None:
 @pytest.mark.parametrize("chosen", [None, False])
 def test_overrides_hold_for_chosen_tasks_alone(chosen: bool | None) -> None:
     for task_entry in (None, DONE, OUTDATED, FAILED, DAMAGED, STALE, FAILED_BEFORE):
-        assert classify(task_entry, chosen=chosen, overrides=OVERRIDES) == classify(task_entry, chosen=chosen)
+        assert classified(task_entry, chosen=chosen, overrides=OVERRIDES) == classified(task_entry, chosen=chosen)
 
 
 def test_a_changed_source_makes_an_entry_outdated() -> None:
-    assert classify(DONE, source_changed=True) == classify(OUTDATED)
-    assert classify(FAILED, source_changed=True) == classify(FAILED_BEFORE)
+    assert classified(DONE, source_changed=True) == classified(OUTDATED)
+    assert classified(FAILED, source_changed=True) == classified(FAILED_BEFORE)
 
 
 class Line:
