@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from ssem_dask.types import ShapeZYX
-
 _BOX_KEY = re.compile(r"/(?:mip\d+-)?z(\d+)-y(\d+)-x(\d+)$")
 
 
@@ -118,7 +116,7 @@ class TaskReport:
         return self.key.split("/", 1)[0]
 
 
-def box_key(stage: str, start: ShapeZYX, *, mip: int | None = None) -> str:
+def box_key(stage: str, start: tuple[int, int, int], *, mip: int | None = None) -> str:
     """Return the key of a task that covers a box.
 
     Args:
@@ -130,7 +128,7 @@ def box_key(stage: str, start: ShapeZYX, *, mip: int | None = None) -> str:
     return f"{stage}/{level}z{start[0]:06d}-y{start[1]:07d}-x{start[2]:07d}"
 
 
-def box_start(key: str) -> ShapeZYX | None:
+def box_start(key: str) -> tuple[int, int, int] | None:
     """Return the start (z, y, x) that `box_key` put into a key, or None if the key is not of that form."""
     match = _BOX_KEY.search(key)
     if match is None:
