@@ -1,7 +1,7 @@
-"""The configuration of a run: one strict, frozen tree, its TOML file, its digest, and what follows from the data.
+"""The configuration of a run: one strict, frozen tree, and the TOML file that it is read from.
 
-A user overrides, never must: every `None` is chosen in `resolve` from pixel size and section size, and the choice is
-told. The digest covers everything that decides the result and nothing that does not (where it runs).
+A user may override any value and need not set one: `config.resolve` chooses every value that is None from pixel size
+and section size, and reports the choice.
 """
 
 import difflib
@@ -25,21 +25,21 @@ from ssem_dask.types import ConfigBase
 
 
 class VolumeConfig(ConfigBase):
-    """What the source does not say of itself."""
+    """Sizes of the source volume."""
 
     pixel_size: float | None = Field(default=None, gt=0)
-    """nm per mip-0 pixel; None: as the source says."""
+    """nm per mip-0 pixel; None: the value in the source's metadata."""
     section_thickness: float | None = Field(default=None, gt=0)
-    """nm per section; None: as the source says."""
+    """nm per section; None: the value in the source's metadata."""
 
 
 class RunConfig(ConfigBase):
-    """One run."""
+    """Configuration of one run."""
 
     source: str
     """URL of the source volume."""
     output: str
-    """URL of the run's Zarr group, by custom ending in .zarr."""
+    """URL of the run's Zarr group, conventionally `*.zarr`."""
     volume: VolumeConfig = VolumeConfig()
     coarse: CoarseStageConfig = CoarseStageConfig()
     mask: MaskStageConfig = MaskStageConfig()
@@ -51,19 +51,26 @@ class RunConfig(ConfigBase):
 
 
 class ClusterFile(ConfigBase):
-    """A file that describes a cluster alone, to be shared by many runs: `--cluster FILE.toml`."""
+    """A TOML file that describes only a cluster, so that many runs can share it: `--cluster FILE.toml`."""
 
     cluster: ClusterConfig
 
 
 _Config = TypeVar("_Config", bound=ConfigBase)
 
+_RENAMED_KEYS = {
+    "compose.relax.plane": "max_nodes",
+    "compose.relax.tile": "tile_nodes",
+    "compose.relax.jumps_at": "known_jumps",
+}
+"""Former dotted keys, and the present names of their last parts."""
+
 
 def load_config(path: str, **overrides: Any) -> RunConfig:
     """Read a TOML file; top-level `overrides` that are not None replace its values.
 
     Raises:
-        ConfigError: the file is missing or not TOML, a key is unknown, a value is out of range.
+        ConfigError: the file is missing or not TOML, a key is unknown, or a value is out of range.
     """
     tree = _read_toml(path)
     tree.update({key: value for key, value in overrides.items() if value is not None})
@@ -71,16 +78,16 @@ def load_config(path: str, **overrides: Any) -> RunConfig:
 
 
 def cluster_settings(cluster: str | None, *, workers: int | None, table: ClusterConfig) -> ClusterConfig:
-    """What `--cluster` and `--workers` make of the `[cluster]` table.
+    """Return the `[cluster]` table with the options `--cluster` and `--workers` applied.
 
     Args:
-        cluster: a cluster's name or address, or a TOML file that holds a `[cluster]` table and nothing else; it then
-            takes the place of `table`. None: as `table` says.
-        workers: number of workers; None: as the table says.
-        table: of the run's configuration.
+        cluster: a cluster's name or address, or a TOML file with nothing but a `[cluster]` table, which replaces
+            `table`. None: as in `table`.
+        workers: number of workers; None: as in the table.
+        table: the `[cluster]` table of the run's configuration.
 
     Raises:
-        ConfigError: the file is missing or not TOML, a key is unknown, a value is out of range.
+        ConfigError: the file is missing or not TOML, a key is unknown, or a value is out of range.
     """
     if cluster is not None and cluster.endswith(".toml"):
         tree = _read_toml(cluster)
@@ -94,7 +101,7 @@ def make_config(tree: dict[str, Any], *, where: str = "Config") -> RunConfig:
     """Validate a tree of plain values.
 
     Raises:
-        ConfigError: names the key, what was given and what is wanted.
+        ConfigError: a key is unknown or missing, or a value is out of range; the message names the key and the cure.
     """
     return _validated(RunConfig, tree, where=where)
 
@@ -107,7 +114,7 @@ def _read_toml(path: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"Config {path}: cannot be read ({error}); give the path of a TOML file.") from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"Config {path}: not valid TOML ({error}); mend that line.") from error
+        raise ConfigError(f"Config {path}: invalid TOML ({error}); fix that line.") from error
 
 
 def _validated(model: type[_Config], tree: dict[str, Any], *, where: str) -> _Config:
@@ -118,22 +125,26 @@ def _validated(model: type[_Config], tree: dict[str, Any], *, where: str) -> _Co
 
 
 def _sentence(error: ValidationError, *, model: type[ConfigBase], where: str) -> str:
-    """One sentence for the first thing that is wrong."""
+    """Return one sentence about the first error."""
     first = error.errors()[0]
     keys = [str(part) for part in first["loc"]]
     table, key = ".".join(keys[:-1]), keys[-1]
     place = f"{where}: [{table}] {key}" if table else f"{where}: {key}"
     if first["type"] == "extra_forbidden":
+        renamed = _RENAMED_KEYS.get(".".join(keys))
+        if renamed is not None:
+            return f"{place}: this key was renamed; write {renamed!r}."
         known = _known_keys(model, keys[:-1])
         near = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}."
         return f"{place}: unknown key; {hint}"
     if first["type"] == "missing":
-        return f"{place}: is missing; add it."
+        return f"{place}: required key is missing; add it."
     return f"{place} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}."
 
 
 def _known_keys(model: type[ConfigBase], path: list[str]) -> list[str]:
+    """Return the sorted keys of the table at `path`."""
     for part in path:
         field = next(f for name, f in model.model_fields.items() if part in (name, f.alias))
         if not (isinstance(field.annotation, type) and issubclass(field.annotation, ConfigBase)):

@@ -35,7 +35,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     },
     "wide": {
         **SEPARATE,
-        "compose": {"method": "relax", "relax": {"keep_natural": True, "plane": 16, "tile": 8}},
+        "compose": {"method": "relax", "relax": {"keep_natural": True, "max_nodes": 16, "tile_nodes": 8}},
         "register": {**SEPARATE.get("register", {}), "spacing": 8},
     },
 }

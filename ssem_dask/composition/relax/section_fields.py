@@ -175,7 +175,7 @@ def turn_affines(
         thickness=thickness,
         certainty=None,
         jumps=config.jumps == "undo",
-        known_jumps=config.jumps_at,
+        known_jumps=config.known_jumps,
         slow=slow,
     )
     frame = slow.frame if slow is not None and slow.frame is not None and slow.beside.adopt else IDENTITY

@@ -74,15 +74,15 @@ def landmarks_of(job: Job) -> Landmarks | None:
 
 
 def _check_jumps(config: ComposeStageConfig, *, sections: int) -> None:
-    outside = [z for z in config.relax.jumps_at if not 0 < z < sections]
+    outside = [z for z in config.relax.known_jumps if not 0 < z < sections]
     if outside:
         raise ConfigError(
-            f"[compose.relax] jumps_at: no section lies before section {outside[0]} of {sections} to jump from; "
+            f"[compose.relax] known_jumps: no section lies before section {outside[0]} of {sections} to jump from; "
             f"give the first section after a jump, 1 to {sections - 1}."
         )
-    if config.relax.jumps_at and config.relax.jumps == "keep":
+    if config.relax.known_jumps and config.relax.jumps == "keep":
         raise ConfigError(
-            '[compose.relax] jumps_at names jumps, but jumps = "keep" leaves all in; leave one of them out.'
+            '[compose.relax] known_jumps names jumps, but jumps = "keep" leaves all in; leave one of them out.'
         )
 
 

@@ -1,4 +1,4 @@
-"""Stage compose, method `relax`, for sections of more nodes than are solved for at once (`[compose.relax] plane`).
+"""Stage compose, method `relax`, for sections of more nodes than are solved for at once (`[compose.relax] max_nodes`).
 
 As `compose_relax`, but split by frequency (`composition.thin`), so that a task's memory does not grow with the section.
 Generation 1 reads the pair fields band by band, thins them and takes their affine parts out; then the sections' affines
@@ -91,7 +91,7 @@ WIDE_TASKS = (ThinTask, LongTask, TileTask)
 
 def factor_of(job: Job) -> int:
     """Nodes per side of a block; 1: the section is solved for at once."""
-    return thin_factor(grid_of(job).shape, plane=job.compose.relax.plane)
+    return thin_factor(grid_of(job).shape, plane=job.compose.relax.max_nodes)
 
 
 def prepare(job: Job) -> None:
@@ -418,7 +418,7 @@ def _thick(job: Job, values: Tensor, tile: Tile) -> Tensor:
 def _side(job: Job) -> int:
     """Nodes along a side of a tile: whole blocks."""
     factor = factor_of(job)
-    return max(job.compose.relax.tile // factor, HALO_BLOCKS) * factor
+    return max(job.compose.relax.tile_nodes // factor, HALO_BLOCKS) * factor
 
 
 def _tiles(job: Job) -> list[Tile]:

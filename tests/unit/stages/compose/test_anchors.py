@@ -213,8 +213,8 @@ def test_far_thumbnails_pin_turning_alone(source: str, alone: Float64Array, tmp_
     [
         ({"method": "chain", "reference": "landmarks"}, 'method = "relax"'),
         ({"relax": {"natural_motion": "remove"}, "reference": "affines"}, 'natural_motion = "keep"'),
-        ({"relax": {"jumps_at": [4, 28]}}, "before section 28 of 28"),
-        ({"relax": {"jumps_at": [4], "jumps": "keep"}}, "leave one of them out"),
+        ({"relax": {"known_jumps": [4, 28]}}, "before section 28 of 28"),
+        ({"relax": {"known_jumps": [4], "jumps": "keep"}}, "leave one of them out"),
         ({"far": {"distances": [8, 100]}}, "from 4 to 64"),
         ({"far": {"distances": [8, 8]}}, "different numbers"),
         ({"far": {"distances": [40]}}, "only 28 sections"),

@@ -89,7 +89,7 @@ def test_tiles_give_what_whole_planes_give(observed: tuple[Float64Array, Float64
     pairs, distortion = observed
     quick = {"rounds": 2, "iterations": 4, "keep_natural": True}
     whole = composed(tmp_path / "whole", pairs, window=16, **quick)
-    tiled = composed(tmp_path / "tiled", pairs, window=16, plane=40, tile=24, **quick)
+    tiled = composed(tmp_path / "tiled", pairs, window=16, max_nodes=40, tile_nodes=24, **quick)
     assert (factor_of(whole), factor_of(tiled)) == (1, 2)
     here, there = read(whole, "section"), read(tiled, "section")
     assert np.isfinite(there).all()
@@ -114,7 +114,7 @@ def test_thinning_takes_affine_maps_out_exactly(tmp_path: Path) -> None:
     for k in (1, 2, 3):
         pairs[k - 1, k:] = moved
     pairs[:, 9, :, 21:34, 31:50] = np.nan
-    job = composed(tmp_path, pairs, window=16, plane=30, tile=24, rounds=1, iterations=1)
+    job = composed(tmp_path, pairs, window=16, max_nodes=30, tile_nodes=24, rounds=1, iterations=1)
     assert factor_of(job) == 3  # of 80 nodes the last block holds two
     affines = read(job, "pair_affines")[0, 1:]
     np.testing.assert_allclose(affines, np.broadcast_to(turn + IDENTITY, affines.shape), atol=1e-3)
