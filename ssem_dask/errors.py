@@ -46,5 +46,9 @@ class ClusterError(SsemDaskError, ConnectionError):
     """The cluster was lost in the middle of a run; what is done is kept."""
 
 
+class MissingExtraError(SsemDaskError, ImportError):
+    """An optional dependency is not installed."""
+
+
 class PlanError(SsemDaskError, ValueError):
     """A plan cannot be carried out as laid out, for example because two tasks would write one file."""

@@ -3,11 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ssem_dask.errors import ConfigError
-
-
-class MissingExtraError(ConfigError):
-    """An optional dependency is not installed."""
+from ssem_dask.errors import MissingExtraError
 
 
 @contextmanager

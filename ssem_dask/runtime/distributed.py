@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from itertools import chain, islice
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -133,6 +134,8 @@ class DaskExecutor:
     def dashboard(self) -> str | None:
         """Address of Dask's dashboard."""
         link = self._client.dashboard_link
+        if self._client.cluster is not None and find_spec("bokeh") is None:
+            return None  # the scheduler is a child of this process: its page would only say that Bokeh is missing
         return str(link) if link else None
 
     def map(self, work: Work, tasks: Iterable[Task]) -> Iterator[TaskReport]:

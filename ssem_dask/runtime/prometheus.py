@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-from prometheus_client import Gauge
+if TYPE_CHECKING:
+    from prometheus_client import Gauge
 
 _STAGE = {
     "tasks": ("ssem_dask_tasks", "Tasks of the stage"),
@@ -27,6 +29,8 @@ def set_metrics(numbers: Mapping[str, Any]) -> None:
     Args:
         numbers: of `StageProgress.numbers`.
     """
+    if find_spec("prometheus_client") is None:
+        return  # an optional package; a scheduler without it serves no metrics
     stage = numbers["stage"]
     for name, gauge in _gauges().items():
         value = numbers.get(name)
@@ -35,10 +39,14 @@ def set_metrics(numbers: Mapping[str, Any]) -> None:
 
 
 @cache
-def _gauges() -> dict[str, Gauge]:
+def _gauges() -> "dict[str, Gauge]":
+    from prometheus_client import Gauge
+
     return {name: Gauge(metric, what, ["stage"]) for name, (metric, what) in _STAGE.items()}
 
 
 @cache
-def _workers() -> Gauge:
+def _workers() -> "Gauge":
+    from prometheus_client import Gauge
+
     return Gauge("ssem_dask_workers", "Workers alive")

@@ -22,12 +22,14 @@ import fsspec
 import zarr.abc.store
 from zarr.storage import LocalStore
 
-from ssem_dask.errors import OutputError, SourceError, SsemDaskError
+from ssem_dask.errors import MissingExtraError, OutputError, SourceError, SsemDaskError
 from ssem_dask.storage.retry import RetryingStore, retry
 
 _PARTIAL = ".partial"
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_RIGHT = {errno.EROFS, errno.EACCES, errno.EPERM}
+_PROTOCOL_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
+"""Extras of this package that bring the client of a protocol."""
 _S3_OPTIONS = {"config_kwargs": {"connect_timeout": 4, "read_timeout": 20, "retries": {"max_attempts": 2}}}
 """Without them a host that does not answer takes minutes to be given up."""
 
@@ -342,7 +344,9 @@ def _known_protocol(url: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise SourceError(f"{url}: reading {protocol}:// needs a package that is missing ({error}).") from error
+        extra = _PROTOCOL_EXTRAS.get(protocol)
+        cure = f"install it with `pip install 'ssem_dask[{extra}]'`" if extra else str(error)
+        raise MissingExtraError(f"{url}: the package for {protocol}:// is not installed; {cure}.") from error
     except ValueError as error:
         raise SourceError(
             f"{url}: the protocol '{protocol}' is not known ({error}); give a path or a URL such as s3://bucket/name."

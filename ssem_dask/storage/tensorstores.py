@@ -5,18 +5,14 @@ import os
 from typing import Any
 
 from ssem_dask.errors import SourceError
+from ssem_dask.extras import needs_extra
 from ssem_dask.storage import location
 
 
 def tensorstore(url: str) -> Any:
-    """The package; SourceError, about the volume at `url`, where it is not installed."""
-    try:
+    """Return the package; raise MissingExtraError about the volume at `url` if it is not installed."""
+    with needs_extra("tensorstore", purpose=url):
         return importlib.import_module("tensorstore")
-    except ModuleNotFoundError as error:
-        raise SourceError(
-            f"{url}: N5 and precomputed need a package that is not installed; install it with "
-            "`pip install 'ssem_dask[tensorstore]'`."
-        ) from error
 
 
 def place_of(url: str) -> dict[str, Any]:

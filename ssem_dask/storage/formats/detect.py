@@ -1,13 +1,10 @@
 """Which format a location is in."""
 
 from ssem_dask.errors import SourceError
+from ssem_dask.extras import needs_extra
 from ssem_dask.storage import arrays, location
-from ssem_dask.storage.formats.hdf5 import Hdf5Source, is_hdf5
-from ssem_dask.storage.formats.image_file import SUFFIXES, TIFF
-from ssem_dask.storage.formats.series import SeriesSource, files_of
-from ssem_dask.storage.formats.source import Source
+from ssem_dask.storage.formats.source import HDF5_NAME, IMAGE_SUFFIXES, TIFF, Source
 from ssem_dask.storage.formats.tensorstore_array import TensorStoreSource, is_n5, is_precomputed
-from ssem_dask.storage.formats.tiff_stack import TiffStackSource
 from ssem_dask.storage.formats.zarr_array import ZarrSource
 
 
@@ -26,15 +23,15 @@ def open_any_format(url: str) -> Source:
             return TensorStoreSource(url) if is_precomputed(url) else _missing(url)
         if not location.is_local(url):
             location.open_store(url, read_only=True)  # complains about a protocol that is not known
-        if is_hdf5(url):
-            return Hdf5Source(url)
+        if HDF5_NAME.match(url):
+            return _hdf5(url)
         if location.is_pattern(url):
-            return SeriesSource(files_of(url), where=url)
+            return _image_series(url)
         lower = url.lower().rstrip("/")
         if lower.endswith(TIFF) and not _is_folder(url):
-            return TiffStackSource(url)
-        if lower.endswith(SUFFIXES) and not _is_folder(url):
-            return SeriesSource([url], where=url)
+            return _tiff_stack(url)
+        if lower.endswith(IMAGE_SUFFIXES) and not _is_folder(url):
+            return _image_series(url, files=[url])
         if arrays.is_node(url):
             return ZarrSource(url)
         if is_n5(url) or is_precomputed(url):
@@ -46,7 +43,28 @@ def open_any_format(url: str) -> Source:
             raise SourceError(
                 f"{url}: is in no format that can be imported; give TIFF, PNG or JPEG images, HDF5 (*.h5) or Zarr."
             )
-        return SeriesSource(files_of(url), where=url)
+        return _image_series(url)
+
+
+# The packages that decode images and HDF5 are optional, so the modules that use them are imported on first use.
+
+
+def _hdf5(url: str) -> Source:
+    with needs_extra("formats", purpose=url):
+        from ssem_dask.storage.formats.hdf5 import Hdf5Source
+    return Hdf5Source(url)
+
+
+def _tiff_stack(url: str) -> Source:
+    with needs_extra("formats", purpose=url):
+        from ssem_dask.storage.formats.tiff_stack import TiffStackSource
+    return TiffStackSource(url)
+
+
+def _image_series(url: str, *, files: list[str] | None = None) -> Source:
+    with needs_extra("formats", purpose=url):
+        from ssem_dask.storage.formats.series import SeriesSource, files_of
+    return SeriesSource(files_of(url) if files is None else files, where=url)
 
 
 def _missing(url: str) -> Source:

@@ -1,6 +1,5 @@
 """HDF5: a three-dimensional dataset (z, y, x), given as `file.h5` where there is one, else `file.h5:/path`."""
 
-import re
 import threading
 from typing import Any
 
@@ -10,15 +9,8 @@ import numpy as np
 
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
-from ssem_dask.storage.formats.source import SourceInfo, decoding
+from ssem_dask.storage.formats.source import HDF5_NAME, SourceInfo, decoding
 from ssem_dask.types import AnyArray
-
-_NAME = re.compile(r"^(?P<file>.+\.(?:h5|hdf5|hdf|he5))(?::(?P<dataset>.+))?$", re.IGNORECASE)
-
-
-def is_hdf5(url: str) -> bool:
-    """Whether `url` names an HDF5 file, with or without a dataset."""
-    return _NAME.match(url) is not None
 
 
 class Hdf5Source:
@@ -30,7 +22,7 @@ class Hdf5Source:
         Raises:
             SourceError: the file is missing or damaged, or it is not clear which dataset is meant.
         """
-        match = _NAME.match(url)
+        match = HDF5_NAME.match(url)
         if match is None:
             raise SourceError(f"{url}: is not the name of an HDF5 file (*.h5, *.hdf5); check it.")
         self._url = url

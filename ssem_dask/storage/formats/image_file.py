@@ -11,14 +11,10 @@ import tifffile
 
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
-from ssem_dask.storage.formats.source import decoding
+from ssem_dask.storage.formats.source import PNG, TIFF, decoding
 from ssem_dask.storage.formats.tiff_tags import check_whole, grey_dtype, sizes
 from ssem_dask.types import AnyArray, ShapeYX
 
-TIFF = (".tif", ".tiff")
-PNG = (".png",)
-JPEG = (".jpg", ".jpeg")
-SUFFIXES = TIFF + PNG + JPEG
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 _JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 

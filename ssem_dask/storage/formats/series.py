@@ -6,8 +6,8 @@ import numpy as np
 
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
-from ssem_dask.storage.formats.image_file import SUFFIXES, read_header, read_image
-from ssem_dask.storage.formats.source import SourceInfo, natural_key
+from ssem_dask.storage.formats.image_file import read_header, read_image
+from ssem_dask.storage.formats.source import IMAGE_SUFFIXES, SourceInfo, natural_key
 from ssem_dask.types import AnyArray
 
 _READERS = 4
@@ -29,7 +29,7 @@ class SeriesSource:
         """
         if not files:
             raise SourceError(
-                f"{where}: holds no images (looked for {', '.join('*' + suffix for suffix in SUFFIXES)}); "
+                f"{where}: holds no images (looked for {', '.join('*' + suffix for suffix in IMAGE_SUFFIXES)}); "
                 "check the path."
             )
         self._files = files
@@ -92,7 +92,7 @@ def files_of(url: str) -> list[str]:
 
 
 def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.rpartition("/")[2].startswith(".")
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.rpartition("/")[2].startswith(".")
 
 
 def _size(shape: tuple[int, ...]) -> str:

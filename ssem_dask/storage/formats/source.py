@@ -16,6 +16,12 @@ from ssem_dask.errors import SourceError, SsemDaskError
 from ssem_dask.storage import location
 from ssem_dask.types import AnyArray, ShapeZYX
 
+TIFF = (".tif", ".tiff")
+PNG = (".png",)
+JPEG = (".jpg", ".jpeg")
+IMAGE_SUFFIXES = TIFF + PNG + JPEG
+HDF5_NAME = re.compile(r"^(?P<file>.+\.(?:h5|hdf5|hdf|he5))(?::(?P<dataset>.+))?$", re.IGNORECASE)
+"""Name of an HDF5 file, with or without a dataset."""
 _NM_PER_UNIT = {
     "a": 0.1,
     "å": 0.1,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssem_dask.errors import SourceError
+from ssem_dask.errors import MissingExtraError, SourceError
 from ssem_dask.geometry.box import Box
 from ssem_dask.storage.formats.detect import open_any_format
 from ssem_dask.storage.volume import Volume
@@ -98,5 +98,7 @@ def test_without_the_package_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorstore", None)
     (tmp_path / name).write_text(json.dumps(content))
-    with pytest.raises(SourceError, match=r"not installed; install it with `pip install 'ssem_dask\[tensorstore\]'`"):
+    with pytest.raises(
+        MissingExtraError, match=r"tensorstore is not installed; .*'ssem_dask\[tensorstore\]'"
+    ):
         open_any_format(str(tmp_path))
