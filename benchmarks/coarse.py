@@ -27,7 +27,9 @@ from ssem_dask.field.grid import Grid
 from ssem_dask.field.warp import sample_image
 from ssem_dask.image.pooling import pool
 from ssem_dask.image.tissue import tissue_mask
-from ssem_dask.registration.coarse_alignment.pair import CoarseConfig, CoarseSection, estimate_pair
+from ssem_dask.registration.coarse_alignment.coarse_config import CoarseConfig
+from ssem_dask.registration.coarse_alignment.pair import estimate_pair
+from ssem_dask.registration.coarse_alignment.thumbnail import CoarseSection
 from ssem_dask.types import Float64Array
 from ssem_dask.units import plural
 from tests.support.real_data import DATA_DIR

@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,18 @@ from torch import Tensor
 
 from ssem_dask.field.grid import Grid
 from ssem_dask.registration.encoders.encoder import features, load_encoder
-from ssem_dask.registration.encoders.local_contrast import local_contrast
-from ssem_dask.registration.gauss_newton.confidence import evidence
-from ssem_dask.registration.gauss_newton.gauss_newton_window import gauss_newton_window
+from ssem_dask.registration.encoders.local_contrast import normalise_contrast
+from ssem_dask.registration.gauss_newton.confidence import measure_evidence
+from ssem_dask.registration.gauss_newton.gauss_newton_window import GaussNewton
 from ssem_dask.registration.gauss_newton.solver import (
     FeatureLevel,
     GaussNewtonConfig,
+    PairBatch,
     feature_pyramid,
-    plan_of,
+    plan_steps,
     register_pairs,
 )
+from ssem_dask.registration.registration_method import PairRequest, WindowImages
 from ssem_dask.registration.triton.pair_solver import register_fused
 
 _RUNS = 5
@@ -134,10 +137,11 @@ def _solver(side: int, device: torch.device) -> dict[str, Any]:
             row[name] = {"cold_ms": cold, "warm_ms": warm, **_rates(cold, warm, n, side)}
             row[name + "_values"] = found
         if n <= 8:
-            options = {"image": image, "smoothness": 22.6, "config": config}
-            reference = register_pairs(fixed=fixed, moving=moving, start=None, **options)  # type: ignore[arg-type]
-            cold = _median(lambda: register_pairs(fixed=fixed, moving=moving, start=None, **options), 3)  # type: ignore[arg-type]  # noqa: B023
-            warm = _median(lambda: register_pairs(fixed=fixed, moving=moving, start=reference, **options), 3)  # type: ignore[arg-type]  # noqa: B023
+            batch = PairBatch(fixed=fixed, moving=moving, image=image)
+            eager = partial(register_pairs, batch, smoothness=22.6, config=config)
+            reference = eager(start=None).fields
+            cold = _median(partial(eager, start=None), 3)
+            warm = _median(partial(eager, start=reference), 3)
             row["eager"] = {"cold_ms": cold, "warm_ms": warm, **_rates(cold, warm, n, side)}
             for name in ("fused", "fused_half"):
                 difference = (row[name + "_values"].values - reference.values).abs()
@@ -162,7 +166,7 @@ def _rates(cold: float, warm: float, directed: int, side: int) -> dict[str, floa
 def _traffic(pyramid: list[FeatureLevel], config: GaussNewtonConfig) -> float:
     """Bytes that the two kernels over pixels must move, at least: features of both sections twice, the warped ones."""
     total = 0.0
-    for level, _, iterations in plan_of(config, pyramid[0].grid, warm=False):
+    for level, _, iterations in plan_steps(config, pyramid[0].grid, warm=False):
         plane = pyramid[level].features[0].nbytes
         total += iterations * 5 * plane
     return total / 1e9
@@ -173,10 +177,10 @@ def _encoder(side: int, device: torch.device) -> dict[str, float]:
     image = _sections(1, side, device)
     raw = image.to(torch.uint8).cpu().pin_memory()
     valid = torch.ones(1, side, side, dtype=torch.bool, device=device)
-    contrast = local_contrast(image, valid=valid, window=64)
+    contrast = normalise_contrast(image, valid=valid, window=64)
     return {
         "upload_ms": _median(lambda: raw.to(device, non_blocking=True)),
-        "contrast_ms": _median(lambda: local_contrast(image, valid=valid, window=64)),
+        "contrast_ms": _median(lambda: normalise_contrast(image, valid=valid, window=64)),
         "encode_ms": _median(lambda: encoder.encode(contrast)),
     }
 
@@ -190,13 +194,9 @@ def _window(side: int, sections: int, device: torch.device) -> dict[str, Any]:
     core = range(3, sections)
 
     def work() -> object:
-        return gauss_newton_window(
-            images,
-            valid=valid,
-            grid=grid,
-            nodes=nodes,
-            core=core,
-            neighbours=3,
+        return GaussNewton().register(
+            WindowImages(images=images, valid=valid, grid=grid),
+            PairRequest(nodes=nodes, core=core, neighbours=3),
             config=GaussNewtonConfig(),
             device=device,
         )
@@ -214,7 +214,7 @@ def _window(side: int, sections: int, device: torch.device) -> dict[str, Any]:
     total = sum(row.self_device_time_total for row in profiled.key_averages()) / 1000 / len(core)
     level = _features(1, side, device, torch.float32)[0]
     fields = torch.zeros(1, 2, *level.grid.shape, device=device)
-    judged = _median(lambda: evidence(fields, fixed=level, moving=level, nodes=nodes, cutoff=2.0))
+    judged = _median(lambda: measure_evidence(fields, fixed=level, moving=level, nodes=nodes, cutoff=2.0))
     return {
         "ms_per_section": ms,
         "gpx_s": side * side / ms / 1e6,

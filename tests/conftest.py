@@ -10,7 +10,18 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-SHAPES_CHECKED = ("ssem_dask.field",)
+SHAPES_CHECKED = (
+    "ssem_dask.field",
+    "ssem_dask.registration.checked_window",
+    "ssem_dask.registration.coarse_alignment",
+    "ssem_dask.registration.encoders",
+    "ssem_dask.registration.gauss_newton",
+    "ssem_dask.registration.methods",
+    "ssem_dask.registration.pair_check",
+    "ssem_dask.registration.registration_method",
+    "ssem_dask.registration.ssemnet",
+    "ssem_dask.registration.vector_map",
+)
 """Packages whose functions check the shapes and types of their arguments and results while tests run. Triton's kernels
 must not be among them: they are compiled from their source."""
 

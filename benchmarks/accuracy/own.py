@@ -106,7 +106,7 @@ def _computing(device: str | None) -> Iterator[None]:
         if device == "cpu":
             hidden.enter_context(mock.patch("torch.cuda.is_available", return_value=False))
         elif device == "plain":
-            for user in ("gauss_newton_window", "lcn"):
+            for user in ("gauss_newton.gauss_newton_window", "encoders.local_contrast"):
                 hidden.enter_context(mock.patch(f"ssem_dask.registration.{user}.kernels_run_on", return_value=False))
         yield
 

@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+from ssem_dask.registration.methods import METHODS
 from ssem_dask.stages.job import Job
 from ssem_dask.storage.quality import BLOCK
 
@@ -65,7 +66,7 @@ def _decisive(job: Job) -> dict[str, dict[str, Any]]:
     tree = stored_config(job)
     register, compose = dict(tree["register"]), dict(tree["compose"])
     weights = {"weights": job.encoder_digest}
-    for method in ("gauss_newton", "ssemnet"):
+    for method in METHODS:
         if method != job.register.method:
             del register[method]
     for method in ("chain", "relax"):

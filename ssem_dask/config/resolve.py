@@ -8,7 +8,7 @@ from ssem_dask.errors import ConfigError, SourceError
 from ssem_dask.geometry.chunks import round_up
 from ssem_dask.geometry.mip import ceil_div, level_count, mip_for_pixel_size
 from ssem_dask.registration.damage import PIXEL as DAMAGE_PIXEL
-from ssem_dask.registration.gauss_newton.gauss_newton_window import SEARCH_RANGE
+from ssem_dask.registration.gauss_newton.gauss_newton_window import SEARCH_RANGE_PX
 from ssem_dask.registration.methods import encoder_digest
 from ssem_dask.registration.methods import resolve as resolve_register
 from ssem_dask.stages.coarse import resolve as resolve_coarse
@@ -28,7 +28,7 @@ _WIDE, _ENOUGH_WINDOWS = 4096, 48
 
 # px of the working image: the longest displacement, and as far as what lies at the border of what is read changes the
 # field by more than a tenth of a px (docs/decisions/0014).
-_HALO = SEARCH_RANGE + 96
+_HALO = SEARCH_RANGE_PX + 96
 
 
 _LEAST_SIDE = 32  # px
@@ -103,8 +103,8 @@ def _resolve_register(config: RegisterStageConfig, info: VolumeInfo) -> tuple[Re
     if config.window is None and config.halo is None:
         choices.append(
             f"register.window = {window}, halo = {halo}: {window // scale} + {halo // scale} px of the working image, "
-            f"so that a task's memory does not grow with the sections, and displacements up to {SEARCH_RANGE} px stay "
-            "inside what is read"
+            "so that a task's memory does not grow with the sections, and displacements up to "
+            f"{SEARCH_RANGE_PX} px stay inside what is read"
             + (
                 f"; sections of {info.shape[1]} × {info.shape[2]} px fit into one"
                 if max(info.shape[1:]) <= window

@@ -1,8 +1,8 @@
-"""The coarse vector map v of the spatial transformer, and its interpolation to pixels.
+"""Coarse vector map v of the spatial transformer, and its interpolation to pixels.
 
 v `(2, ny, nx)` holds displacements (dy, dx) in mip-0 px at the nodes of a grid (C1, C3, C4). It is a pull field (C5):
-the warped section at p is the section at p + v(p). Kinds of interpolation (Yoo et al. 2017, arXiv 1707.07833, name
-bilinear and thin-plate splines; the other two are ours):
+the warped section at p is the section at p + v(p). Kinds of interpolation (Yoo et al. 2017, arXiv 1707.07833, use
+bilinear and thin-plate splines; the other two are additions):
 
 - `bilinear`: hat functions.
 - `bicubic`: Keys' cubic convolution with a = -1/2 (Keys 1981, doi:10.1109/TASSP.1981.1163711).
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ssem_dask.errors import ConfigError
@@ -28,49 +29,49 @@ from ssem_dask.field.interpolate import spline_coefficients
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.types import PointYX
 
-Interpolation: TypeAlias = Literal["bilinear", "bicubic", "bspline", "tps"]
+MapInterpolation: TypeAlias = Literal["bilinear", "bicubic", "bspline", "tps"]
 
-_KEYS = -0.5
-_LATTICE = 4  # lattice points of the thin-plate spline per node and axis
-_TPS_NODES = 4096  # the spline's matrices grow with the square of this: 64 MB lattice rows per 1000 nodes
+_KEYS_A = -0.5  # Keys' a: the only value with third-order accuracy
+_LATTICE_FACTOR = 4  # lattice points of the thin-plate spline per node and axis
+_MAX_TPS_NODES = 4096  # the spline's matrices grow with the square of this: 64 MB lattice rows per 1000 nodes
 
 
 @dataclass(frozen=True, slots=True)
 class VectorMap:
-    """Vectors at nodes, and how they are interpolated."""
+    """Vectors at nodes, and their kind of interpolation."""
 
-    values: Tensor
-    """`(2, ny, nx)` float32, mip-0 px; coefficients where the kind is `bspline`."""
+    values: Float[Tensor, "2 ny nx"]
+    """float32, mip-0 px; coefficients if the kind is `bspline`."""
     nodes: Grid
-    kind: Interpolation
+    kind: MapInterpolation
 
-    def on(self, grid: Grid) -> Tensor:
-        """The displacement field `(2, y, x)` at the nodes or pixels of `grid`."""
+    def on(self, grid: Grid) -> Float[Tensor, "2 y x"]:
+        """Interpolate the displacement field to the nodes or pixels of `grid`."""
         return Interpolator(nodes=self.nodes, onto=grid, kind=self.kind, device=self.values.device)(self.values)
 
     def refined(self, nodes: Grid) -> "VectorMap":
-        """The same map on other nodes: equal at those nodes (for `bspline` up to the border's mirroring)."""
+        """Return the same map on other nodes: equal at those nodes (for `bspline` up to the border's mirroring)."""
         values = self.on(nodes)
         return VectorMap(spline_coefficients(values) if self.kind == "bspline" else values, nodes, self.kind)
 
 
 def covering_nodes(image: Grid, *, spacing: float) -> Grid:
-    """Nodes that cover an image and lie one row beyond it on every side, so that nothing is extrapolated."""
+    """Make nodes that cover an image and extend one row beyond it on every side, so that nothing is extrapolated."""
     extent = [n * image.spacing for n in image.shape]
     ny, nx = (ceil_div(round(e), max(1, round(spacing))) + 2 for e in extent)
     # Centred on the image, so that all four borders are treated alike.
     origin = tuple(o + e / 2 - n * spacing / 2 for o, e, n in zip(image.origin, extent, (ny, nx), strict=True))
-    return Grid((ny, nx), spacing, _pair(origin))
+    return Grid((ny, nx), spacing, _point(origin))
 
 
 class Interpolator:
-    """Evaluates vector maps on one grid; the matrices are made once."""
+    """Evaluator of vector maps on one grid; its matrices are made once."""
 
-    def __init__(self, *, nodes: Grid, onto: Grid, kind: Interpolation, device: torch.device | str) -> None:
+    def __init__(self, *, nodes: Grid, onto: Grid, kind: MapInterpolation, device: torch.device | str) -> None:
         self._lattice: Tensor | None = None
         self._lattice_shape = nodes.shape
         if kind == "tps":
-            lattice = _lattice_of(nodes)
+            lattice = _tps_lattice(nodes)
             self._lattice = _tps_matrix(nodes=nodes, onto=lattice).to(device)
             self._lattice_shape = lattice.shape
             nodes, kind = lattice, "bicubic"
@@ -80,15 +81,17 @@ class Interpolator:
         self._rows = rows.to(device)
         self._columns_t = columns.T.contiguous().to(device)
 
-    def __call__(self, values: Tensor) -> Tensor:
-        """The field `(2, y, x)` of the vectors `values` `(2, ny, nx)`; differentiable in them."""
+    def __call__(self, values: Float[Tensor, "2 ny nx"]) -> Float[Tensor, "2 y x"]:
+        """Interpolate the vectors to a field; differentiable in them."""
         if self._lattice is not None:
             values = (values.reshape(2, -1) @ self._lattice.T).reshape(2, *self._lattice_shape)
         return self._rows @ (values @ self._columns_t)
 
 
-def axis_matrix(index: Tensor, *, count: int, kind: Literal["bilinear", "bicubic", "bspline"]) -> Tensor:
-    """Weights `(n, count)` float32 of `count` nodes at the fractional node indices `index` `(n,)` of one axis.
+def axis_matrix(
+    index: Float[Tensor, "n"], *, count: int, kind: Literal["bilinear", "bicubic", "bspline"]
+) -> Float[Tensor, "n count"]:
+    """Compute the interpolation weights of `count` nodes at fractional node indices of one axis.
 
     Beyond the border the border node is repeated.
     """
@@ -115,50 +118,50 @@ def axis_matrix(index: Tensor, *, count: int, kind: Literal["bilinear", "bicubic
 
 
 def _keys_inner(distance: Tensor) -> Tensor:
-    return (_KEYS + 2) * distance**3 - (_KEYS + 3) * distance**2 + 1
+    return (_KEYS_A + 2) * distance**3 - (_KEYS_A + 3) * distance**2 + 1
 
 
 def _keys_outer(distance: Tensor) -> Tensor:
-    return _KEYS * (distance**3 - 5 * distance**2 + 8 * distance - 4)
+    return _KEYS_A * (distance**3 - 5 * distance**2 + 8 * distance - 4)
 
 
-def axis_index(onto: Grid, nodes: Grid, axis: int) -> Tensor:
-    """Fractional node indices, float64, of the rows (axis 0) or columns (axis 1) of `onto`."""
+def axis_index(onto: Grid, nodes: Grid, axis: int) -> Float[Tensor, "n"]:
+    """Compute fractional node indices, float64, of the rows (axis 0) or columns (axis 1) of `onto`."""
     position = onto.origin[axis] + (torch.arange(onto.shape[axis], dtype=torch.float64) + 0.5) * onto.spacing
     return (position - nodes.origin[axis]) / nodes.spacing - 0.5
 
 
-def _lattice_of(nodes: Grid) -> Grid:
-    """A lattice `_LATTICE` times finer that has points on the nodes and spans the same area."""
-    spacing = nodes.spacing / _LATTICE
-    shape = ((nodes.shape[0] - 1) * _LATTICE + 1, (nodes.shape[1] - 1) * _LATTICE + 1)
+def _tps_lattice(nodes: Grid) -> Grid:
+    """Make a lattice `_LATTICE_FACTOR` times finer that has points on the nodes and covers the same area."""
+    spacing = nodes.spacing / _LATTICE_FACTOR
+    shape = ((nodes.shape[0] - 1) * _LATTICE_FACTOR + 1, (nodes.shape[1] - 1) * _LATTICE_FACTOR + 1)
     first = [o + 0.5 * nodes.spacing - 0.5 * spacing for o in nodes.origin]
-    return Grid(shape, spacing, _pair(first))
+    return Grid(shape, spacing, _point(first))
 
 
-def _tps_matrix(*, nodes: Grid, onto: Grid) -> Tensor:
-    """Weights `(lattice points, nodes)` float32 of the thin-plate spline through all nodes.
+def _tps_matrix(*, nodes: Grid, onto: Grid) -> Float[Tensor, "points nodes"]:
+    """Compute the weights of the thin-plate spline through all nodes, at the points of a lattice.
 
     Raises:
-        ConfigError: more nodes than the dense system is made for.
+        ConfigError: there are more nodes than the dense system is made for.
     """
     count = nodes.shape[0] * nodes.shape[1]
-    if count > _TPS_NODES:
+    if count > _MAX_TPS_NODES:
         raise ConfigError(
             f"register.ssemnet.interpolation: 'tps' solves one dense system for all nodes of a window, got {count} "
-            f"nodes, at most {_TPS_NODES} are possible; use a wider node_spacing, a smaller window, or 'bspline'."
+            f"nodes, at most {_MAX_TPS_NODES} are possible; use a wider node_spacing, a smaller window, or 'bspline'."
         )
-    centre = nodes.positions().double().reshape(2, -1).T / nodes.spacing
-    where = onto.positions().double().reshape(2, -1).T / nodes.spacing
+    centres = nodes.positions().double().reshape(2, -1).T / nodes.spacing
+    points = onto.positions().double().reshape(2, -1).T / nodes.spacing
     # Both in node units about the same origin: keeps the system well conditioned.
-    shift = centre.mean(dim=0)
-    centre, where = centre - shift, where - shift
+    middle = centres.mean(dim=0)
+    centres, points = centres - middle, points - middle
     system = torch.zeros(count + 3, count + 3, dtype=torch.float64)
-    system[:count, :count] = _tps_kernel(torch.cdist(centre, centre))
-    system[:count, count:] = _affine_part(centre)
-    system[count:, :count] = _affine_part(centre).T
-    basis = torch.cat([_tps_kernel(torch.cdist(where, centre)), _affine_part(where)], dim=1)
-    # values → coefficients is the left block of the inverse; the system is symmetric.
+    system[:count, :count] = _tps_kernel(torch.cdist(centres, centres))
+    system[:count, count:] = _affine_part(centres)
+    system[count:, :count] = _affine_part(centres).T
+    basis = torch.cat([_tps_kernel(torch.cdist(points, centres)), _affine_part(points)], dim=1)
+    # The map from values to coefficients is the left block of the inverse; the system is symmetric.
     weights: Tensor = torch.linalg.solve(system, basis.T)[:count].T.float().contiguous()
     return weights
 
@@ -171,6 +174,6 @@ def _affine_part(positions: Tensor) -> Tensor:
     return torch.cat([torch.ones(len(positions), 1, dtype=positions.dtype), positions], dim=1)
 
 
-def _pair(values: tuple[float, ...] | list[float]) -> PointYX:
+def _point(values: tuple[float, ...] | list[float]) -> PointYX:
     y, x = values
     return y, x

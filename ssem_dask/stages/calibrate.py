@@ -10,7 +10,7 @@ stage has no tasks.
 import contextlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -20,9 +20,15 @@ from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import shape_at_mip
 from ssem_dask.geometry.region import Footprint, Region
-from ssem_dask.registration.gauss_newton.gauss_newton_window import window_scales
-from ssem_dask.registration.gauss_newton.scales import Scales, typical
-from ssem_dask.registration.gauss_newton.smoothness import Choice, Step, choose_smoothness, probe_window
+from ssem_dask.registration.gauss_newton.gauss_newton_window import measure_scales
+from ssem_dask.registration.gauss_newton.scales import ResidualScales, median_scales
+from ssem_dask.registration.gauss_newton.smoothness import (
+    LengthStep,
+    SmoothnessChoice,
+    choose_smoothness,
+    probe_window,
+)
+from ssem_dask.registration.registration_method import WindowImages
 from ssem_dask.stages.configs import RegisterStageConfig
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.source_sections import open_source, read_aligned_sections
@@ -138,7 +144,7 @@ def calibrated(job: Job) -> RegisterStageConfig:
     solver = job.register.gauss_newton.model_copy(update={"smoothness": tuple(record["smoothness"])})
     found = record.get("scales")  # runs that were begun by earlier versions have none
     if solver.scales is None and found is not None:
-        solver = solver.model_copy(update={"scales": Scales.model_validate(found)})
+        solver = solver.model_copy(update={"scales": ResidualScales.model_validate(found)})
     return job.register.model_copy(update={"gauss_newton": solver})
 
 
@@ -167,8 +173,8 @@ def _run_probe(task: ProbeTask) -> Result:
     job = task.job
     volume, coarse, device = open_source(job), open_coarse(job.url("fields", "coarse")), compute_device()
     config, neighbours = job.register.gauss_newton, job.register.neighbours
-    steps: tuple[Step, ...] = ()
-    scales: Scales | None = None
+    steps: tuple[LengthStep, ...] = ()
+    scales: ResidualScales | None = None
     read = 0
     for box in task.places:
         affines = np.asarray(coarse[box.start[0] : box.stop[0]])
@@ -176,16 +182,14 @@ def _run_probe(task: ProbeTask) -> Result:
         read += job.source_bytes(_source_pixels(job, box), mip=box.mip)
         grid = Grid.of_box(box)
         image, valid = (torch.stack(parts) for parts in zip(*sections, strict=True))
-        own = grid.relative_to(grid.origin)
+        window = WindowImages(images=image, valid=valid, grid=grid.relative_to(grid.origin))
         if config.smoothness is None:
-            steps = probe_window(image, valid=valid, grid=own, config=config, device=device)
+            steps = probe_window(window, config=config, device=device)
         first = max(0, (len(image) - 1 - neighbours) // 2)
-        some = slice(
-            first, first + 1 + neighbours
-        )  # as few as show pairs of every kind: this costs as much as the lengths
-        scales = window_scales(
-            image[some], valid=valid[some], grid=own, neighbours=neighbours, config=config, device=device
-        )
+        # As few sections as have pairs of every distance: this costs as much as the lengths.
+        few = slice(first, first + 1 + neighbours)
+        window = replace(window, images=image[few], valid=valid[few])
+        scales = measure_scales(window, neighbours=neighbours, config=config, device=device)
         if steps or scales:
             break
     content = _json(
@@ -213,13 +217,13 @@ def _run_choose(task: ChooseTask) -> Result:
             windows.append(json.loads(read_bytes(_window_url(job, i))))
     given = job.register.gauss_newton.smoothness
     if given is not None:
-        choice = Choice(given, f"smoothness {given} px, as the user said")
+        choice = SmoothnessChoice(given, f"smoothness {given} px, as the user said")
     else:
-        names = [f.name for f in fields(Step)]
-        steps = [[Step(**{name: step[name] for name in names}) for step in w["steps"]] for w in windows]
+        names = [f.name for f in fields(LengthStep)]
+        steps = [[LengthStep(**{name: step[name] for name in names}) for step in w["steps"]] for w in windows]
         choice = choose_smoothness(steps, pixel_size=job.info.pixel_size * 2.0 ** (job.register.mip or 0))
     found_by = "user" if given is not None else "data" if any(w["steps"] for w in windows) else "default"
-    scales = typical([Scales.model_validate(w["scales"]) for w in windows if w.get("scales")])
+    scales = median_scales([ResidualScales.model_validate(w["scales"]) for w in windows if w.get("scales")])
     record = {
         "smoothness": list(choice.smoothness),
         "chosen_by": found_by,
@@ -233,7 +237,7 @@ def _run_choose(task: ChooseTask) -> Result:
 
 
 def _wanted(job: Job) -> bool:
-    return job.register.method == "gauss_newton"
+    return job.register.registration_method.needs_calibration
 
 
 def _source_pixels(job: Job, box: Box) -> int:
@@ -248,7 +252,7 @@ def _window_url(job: Job, index: int) -> str:
     return job.url(_window_name(index))
 
 
-def _records(steps: tuple[Step, ...]) -> list[dict[str, float]]:
+def _records(steps: tuple[LengthStep, ...]) -> list[dict[str, float]]:
     return [{**asdict(step), "distortion": round(step.distortion, 4)} for step in steps]
 
 

@@ -15,7 +15,9 @@ from ssem_dask.geometry.region import Footprint
 from ssem_dask.image.tissue import tissue_mask
 from ssem_dask.registration.coarse_alignment.initial import filled, pair_start, pairs_seen_from, sections_from
 from ssem_dask.registration.coarse_alignment.order import Order, check_order
-from ssem_dask.registration.coarse_alignment.pair import CoarseSection, chain_sections, estimate_pair
+from ssem_dask.registration.coarse_alignment.pair import estimate_pair
+from ssem_dask.registration.coarse_alignment.section_affines import chain_sections
+from ssem_dask.registration.coarse_alignment.thumbnail import CoarseSection
 from ssem_dask.stages.configs import CoarseStageConfig
 from ssem_dask.stages.job import SECTIONS_PER_COARSE_TASK, Job
 from ssem_dask.stages.source_sections import open_source, read_thumbnails, thumbnail_mip

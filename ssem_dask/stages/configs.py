@@ -6,7 +6,7 @@ from pydantic import Field
 
 from ssem_dask.composition.chain.chain_alignment import ChainConfig
 from ssem_dask.composition.relax.relax_config import RelaxConfig
-from ssem_dask.registration.coarse_alignment.pair import CoarseConfig
+from ssem_dask.registration.coarse_alignment.coarse_config import CoarseConfig
 from ssem_dask.registration.methods import RegisterConfig
 from ssem_dask.types import ConfigBase, ShapeZYX
 

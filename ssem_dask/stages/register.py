@@ -17,9 +17,9 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.geometry.windows import Window, read_sizes, tile_windows
-from ssem_dask.registration.checked_window import Fault, gated_window
+from ssem_dask.registration.checked_window import PairFault, register_checked
 from ssem_dask.registration.damage import TEAR, TISSUE
-from ssem_dask.registration.pairs import PairFields
+from ssem_dask.registration.registration_method import PairFields, PairRequest, WindowImages
 from ssem_dask.stages.calibrate import RESULT, calibrated
 from ssem_dask.stages.configs import RegisterStageConfig
 from ssem_dask.stages.job import Job
@@ -95,7 +95,7 @@ def run(task: Task) -> Result:
     y, x = node_count(core.shape[1], spacing=job.spacing), node_count(core.shape[2], spacing=job.spacing)
     fields = np.full((job.register.neighbours, core.shape[0], 2, y, x), np.nan, dtype=np.float32)
     confidence = np.zeros((job.register.neighbours, core.shape[0], y, x), dtype=np.float32)
-    read, tissue, faults = 0, False, list[Fault]()
+    read, tissue, faults = 0, False, list[PairFault]()
     for window in _parts(task):
         found = _registered(job, window)
         read += found.bytes_read
@@ -113,7 +113,7 @@ def run(task: Task) -> Result:
     open_array(job.url("fields", "pairs"), mode="r+")[:, z, :, rows, columns] = fields
     open_array(job.url("fields", "confidence"), mode="r+")[:, z, rows, columns] = confidence
     known = float(np.isfinite(fields[0]).mean())
-    sound = (known > 0 or core.stop[0] == 1) and all(fault.mended for fault in faults)
+    sound = (known > 0 or core.stop[0] == 1) and all(fault.recovered for fault in faults)
     return Result(
         outcome=Outcome.OK if sound else Outcome.LOW_QUALITY,
         message=_remark(faults) if known > 0 or core.stop[0] == 1 else "No node of the window could be registered.",
@@ -129,7 +129,7 @@ def footprint(task: Task) -> Footprint:
     reads = [job.sections("source", z.start, z.stop), job.sections("fields/coarse", z.start, z.stop)]
     if job.mask.active:
         reads.append(job.sections("masks/damage", z.start, z.stop))
-    if job.register.method == "gauss_newton":
+    if job.register.registration_method.needs_calibration:
         reads.append(job.sections(RESULT))
     core = task.window.core.clipped(job.shape)
     return Footprint(
@@ -191,14 +191,14 @@ class _Registered:
 
     pairs: PairFields | None
     """Of the window's core; None where it shows no tissue."""
-    faults: list[Fault]
+    faults: list[PairFault]
     """z counted in the volume."""
     bytes_read: int
 
 
-def _remark(faults: list[Fault]) -> str:
+def _remark(faults: list[PairFault]) -> str:
     """One line on the pairs that failed their checks, and failed again."""
-    lost = [fault for fault in faults if not fault.mended]
+    lost = [fault for fault in faults if not fault.recovered]
     if not lost:
         return ""
     named = ", ".join(f"{fault.z} to {fault.z - fault.k} ({fault.reason})" for fault in lost[:_NAMED])
@@ -245,18 +245,18 @@ def _registered(job: Job, window: Window) -> _Registered:
     grid = Grid.of_box(box)
     config = calibrated(job)
     with computing_on(device):
-        pairs, faults = gated_window(
-            images,
-            valid=valid,
-            grid=grid.relative_to(grid.origin),
-            nodes=_core_nodes(window, job.spacing).relative_to(grid.origin),
-            core=range(window.core.start[0] - window.read.start[0], window.core.stop[0] - window.read.start[0]),
-            neighbours=job.register.neighbours,
+        checked = register_checked(
+            WindowImages(images=images, valid=valid, grid=grid.relative_to(grid.origin), tears=codes == TEAR),
+            PairRequest(
+                nodes=_core_nodes(window, job.spacing).relative_to(grid.origin),
+                core=range(window.core.start[0] - window.read.start[0], window.core.stop[0] - window.read.start[0]),
+                neighbours=job.register.neighbours,
+            ),
             config=config,
             device=device,
-            tears=codes == TEAR,
         )
-    return _Registered(pairs, [replace(fault, z=fault.z + window.read.start[0]) for fault in faults], read)
+    faults = [replace(fault, z=fault.z + window.read.start[0]) for fault in checked.faults]
+    return _Registered(checked.pairs, faults, read)
 
 
 def _nodes_of(core: Box, job: Job, *, origin: Box) -> tuple[slice, slice]:

@@ -15,7 +15,7 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.image.similarity import normalised_correlation
 from ssem_dask.registration.encoders.train_metric import MetricTrainConfig, train_metric
 from ssem_dask.registration.methods import RegisterConfig, register_window, resolve
-from ssem_dask.registration.pairs import PairFields
+from ssem_dask.registration.registration_method import PairFields, PairRequest, WindowImages
 from ssem_dask.runtime.clusters.warm_gpu import warm
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
@@ -45,12 +45,8 @@ def sections(tmp_path_factory: pytest.TempPathFactory) -> AnyArray:
 
 def _found(images: torch.Tensor, method: str, device: str) -> PairFields:
     return register_window(
-        images,
-        valid=torch.ones_like(images, dtype=torch.bool),
-        grid=GRID,
-        nodes=NODES,
-        core=range(SHAPE[0]),
-        neighbours=3,
+        WindowImages(images=images, valid=torch.ones_like(images, dtype=torch.bool), grid=GRID),
+        PairRequest(nodes=NODES, core=range(SHAPE[0]), neighbours=3),
         config=resolve(RegisterConfig(method=method), pixel_size=5.0),
         device=device,
     )

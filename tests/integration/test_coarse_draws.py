@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.coarse import draw_pairs, stacks, summary
-from ssem_dask.registration.coarse_alignment.pair import CoarseConfig
+from ssem_dask.registration.coarse_alignment.coarse_config import CoarseConfig
 
 
 def test_neighbours_are_found_and_unrelated_sections_are_not_believed(real_sections: Callable[[str], Path]) -> None:

@@ -1,24 +1,25 @@
-"""Local contrast normalisation over tissue: what is compared when brightness and contrast mean nothing."""
+"""Local contrast normalisation over tissue, for comparisons that must not depend on brightness and contrast."""
 
 import math
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 CONTRAST_CLIP = 3.0
-"""Local standard deviations at which contrast saturates, so that dirt does not outvote tissue."""
+"""Local standard deviations at which contrast saturates, so that dirt does not outweigh tissue."""
 
 
-def local_contrast(image: Tensor, *, mask: Tensor, radius: int) -> Tensor:
+def flatten_contrast(image: Float[Tensor, "y x"], *, mask: Bool[Tensor, "y x"], radius: int) -> Float[Tensor, "y x"]:
     """Subtract the local mean and divide by the local standard deviation, both over tissue only.
 
     Args:
-        image: `(y, x)` float32, any unit; ignored where the mask is False.
-        mask: `(y, x)` bool, True on tissue.
+        image: float32, any unit; ignored where the mask is False.
+        mask: True on tissue.
         radius: half side of the window, px.
 
     Returns:
-        `(y, x)`, clipped to ±3, 0 off the mask.
+        Contrast clipped to ±3, 0 off the mask.
     """
     weight = mask.to(image.dtype)
     known = torch.where(mask, image, torch.zeros_like(image))
@@ -37,8 +38,8 @@ def local_contrast(image: Tensor, *, mask: Tensor, radius: int) -> Tensor:
     return contrast.clamp(-CONTRAST_CLIP, CONTRAST_CLIP) * weight
 
 
-def blur(images: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur `(n, y, x)`, zero beyond the border, cut at 3 sigma."""
+def blur(images: Float[Tensor, "n y x"], sigma: float) -> Float[Tensor, "n y x"]:
+    """Blur with a Gaussian that is cut at 3 sigma; zero beyond the border."""
     reach = math.ceil(3 * sigma)
     offsets = torch.arange(-reach, reach + 1, dtype=images.dtype, device=images.device)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
@@ -48,15 +49,15 @@ def blur(images: Tensor, sigma: float) -> Tensor:
 
 
 def _box(values: Tensor, radius: int) -> Tensor:
-    """Mean over a square window, of `(n, y, x)`, zero beyond the border.
+    """Average `(n, y, x)` over a square window, zero beyond the border.
 
-    As products with banded matrices, whose time does not grow with the window; for thumbnails, not for whole sections.
+    Products with banded matrices, whose time does not grow with the window: for thumbnails, not for whole sections.
     """
     rows, columns = (_band(n, radius, like=values) for n in values.shape[-2:])
     return rows @ values @ columns
 
 
 def _band(count: int, radius: int, *, like: Tensor) -> Tensor:
-    """`(count, count)`: the mean along an axis of the values up to `radius` away."""
+    """Make the matrix `(count, count)` that averages values up to `radius` away along an axis."""
     index = torch.arange(count, device=like.device)
     return ((index[:, None] - index).abs() <= radius).to(like.dtype) / (2 * radius + 1)

@@ -1,59 +1,65 @@
-"""A section as the coarse search sees it: everything that is computed once and used with each of its neighbours."""
+"""A section prepared for the coarse search: all that is computed once and used with each of its neighbours."""
 
 import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ssem_dask.field.affine import apply_affine
+from ssem_dask.field.affine import Affine, apply_affine
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample
 from ssem_dask.image.pooling import masked_pool
 from ssem_dask.registration.coarse_alignment.coarse_config import CoarseConfig
-from ssem_dask.registration.coarse_alignment.flat_contrast import blur, local_contrast
-from ssem_dask.registration.coarse_alignment.phase import Still, Turned, still_spectra, turned_spectra, whiten
-from ssem_dask.types import Float64Array, ShapeYX
+from ssem_dask.registration.coarse_alignment.flat_contrast import blur, flatten_contrast
+from ssem_dask.registration.coarse_alignment.phase import (
+    FixedSpectra,
+    MovingSpectra,
+    fixed_spectra,
+    moving_spectra,
+    whiten,
+)
+from ssem_dask.types import ShapeYX
 
 SEARCH_SIDE = 64
 """Side, px, of the square whose area a thumbnail is pooled to for the search over rotations and shifts. Real sections
-two and three apart are found more often at 64 than at 96 or 128: what changes from section to section is fine."""
-ANGLE_STEP = 2.0
+two and three apart are found more often at 64 than at 96 or 128: it is fine detail that changes between sections."""
+ANGLE_STEP_DEG = 2.0
 """Degrees between rotation candidates: two px at the corners of a search image."""
 CONTRAST_RADIUS = 14
-"""Half side in px of the search image of the window of the local contrast normalisation."""
-START_ROTATION = 2.0
-"""Largest rotation, degrees, searched about a start that is given."""
+"""Half side of the window of the local contrast normalisation, px of the search image."""
+START_ROTATION_DEG = 2.0
+"""Largest rotation searched about a given start."""
 START_SHIFT = 0.03
-"""Largest shift, as a share of the section's side, searched about a start that is given."""
+"""Largest shift, as a share of the section's side, searched about a given start."""
 _LEVEL_SIDE = 50
-"""Least side, px, of the coarsest images that are refined on."""
+"""Least side, px, of the coarsest images that are used for refinement."""
 _LEVEL_BLUR = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """Images of one scale, to refine on."""
+    """Images of one scale, for refinement."""
 
-    values: Tensor
-    """`(2, y, x)` float32: contrast, slightly blurred, 0 off the mask; and the mask, 0 or 1."""
-    mask: Tensor
-    """`(y, x)` bool."""
+    values: Float[Tensor, "2 y x"]
+    """Contrast, slightly blurred, 0 off the mask; and the mask, 0 or 1."""
+    mask: Bool[Tensor, "y x"]
     grid: Grid
-    """Positions in thumbnail px."""
+    """Grid of the pixels, thumbnail px."""
 
     @property
-    def image(self) -> Tensor:
-        """`(y, x)`, the contrast."""
+    def image(self) -> Float[Tensor, "y x"]:
+        """The contrast."""
         return self.values[0]
 
 
 class CoarseSection:
-    """One section's thumbnail and what follows from it; nothing is computed before it is asked for."""
+    """One section's thumbnail and everything derived from it, computed on first use."""
 
     def __init__(self, thumbnail: Tensor, *, mask: Tensor, config: CoarseConfig) -> None:
-        """Take a thumbnail `(y, x)` float32 and its mask `(y, x)` bool, True on tissue.
+        """Store a thumbnail `(y, x)` float32 and its mask `(y, x)` bool, True on tissue.
 
         Raises:
             ValueError: their shapes differ.
@@ -81,10 +87,10 @@ class CoarseSection:
         return float(self.mask.float().mean())
 
     @cached_property
-    def search_image(self) -> tuple[Tensor, Tensor]:
-        """Whitened contrast `(y, x)`, and its mask."""
+    def search_image(self) -> tuple[Float[Tensor, "y x"], Bool[Tensor, "y x"]]:
+        """Whitened contrast, and its mask."""
         small, mask = masked_pool(self.thumbnail, self.mask, self.factor)
-        contrast = local_contrast(small, mask=mask, radius=CONTRAST_RADIUS)
+        contrast = flatten_contrast(small, mask=mask, radius=CONTRAST_RADIUS)
         return whiten(contrast, mask=mask, exponent=self.config.whitening), mask
 
     @property
@@ -94,31 +100,34 @@ class CoarseSection:
         return image.shape[0], image.shape[1]
 
     @property
-    def reach(self) -> ShapeYX:
+    def max_shift(self) -> ShapeYX:
         """Largest shift searched, px of the search image."""
         h, w = self.search_shape
         return math.ceil(self.config.max_shift * h), math.ceil(self.config.max_shift * w)
 
     @cached_property
-    def still(self) -> Still:
-        """What the section contributes as the fixed one."""
+    def fixed_spectra(self) -> FixedSpectra:
+        """Spectra of the section as the fixed one."""
         image, mask = self.search_image
-        return still_spectra(image, mask=mask, reach=self.reach)
+        return fixed_spectra(image, mask=mask, max_shift=self.max_shift)
 
     @cached_property
-    def turned(self) -> Turned:
-        """What the section contributes as the moving one, at all angles."""
+    def moving_spectra(self) -> MovingSpectra:
+        """Spectra of the section as the moving one, at all angles."""
         image, mask = self.search_image
-        count = math.ceil(self.config.max_rotation / ANGLE_STEP - 1e-9)
+        count = math.ceil(self.config.max_rotation / ANGLE_STEP_DEG - 1e-9)
         angles = torch.arange(-count, count + 1, device=image.device) * (self.config.max_rotation / max(count, 1))
         if self.config.flips:
             angles = torch.cat([angles, angles + 180.0])
-        return turned_spectra(image, mask=mask, angles=angles, reach=self.reach)
+        return moving_spectra(image, mask=mask, angles=angles, max_shift=self.max_shift)
 
-    def turned_from(self, start: Float64Array) -> Turned:
-        """The same about a start `(2, 3)`, fixed → this section in thumbnail px; angles twice as wide as are allowed.
+    def moving_spectra_about(self, start: Affine) -> MovingSpectra:
+        """Transform the section pulled by `start`, at angles up to twice those that are allowed.
 
-        The wider angles only say what chance reaches.
+        The wider angles only show what chance reaches.
+
+        Args:
+            start: fixed section → this section, thumbnail px.
         """
         image, mask = self.search_image
         grid = Grid(self.search_shape, float(self.factor))
@@ -126,13 +135,13 @@ class CoarseSection:
         stacked = torch.stack([image, mask.to(image.dtype)])
         pulled = sample(stacked, grid=grid, positions=positions, kind="bilinear")
         inside = grid.contains(positions) & (pulled[1] > 0.75)
-        angles = image.new_tensor([-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0]) * START_ROTATION
-        return turned_spectra(pulled[0] * inside, mask=inside, angles=angles, reach=self.reach)
+        angles = image.new_tensor([-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0]) * START_ROTATION_DEG
+        return moving_spectra(pulled[0] * inside, mask=inside, angles=angles, max_shift=self.max_shift)
 
     @cached_property
     def levels(self) -> tuple[Level, ...]:
-        """Images to refine on, coarse to fine, the last at the thumbnail's own scale."""
-        contrast = local_contrast(self.thumbnail, mask=self.mask, radius=CONTRAST_RADIUS * max(1, self.factor // 2))
+        """Images for refinement, coarse to fine, the last at the thumbnail's own scale."""
+        contrast = flatten_contrast(self.thumbnail, mask=self.mask, radius=CONTRAST_RADIUS * max(1, self.factor // 2))
         out = []
         for factor in (4, 2, 1):
             if factor > 1 and min(self.shape) < _LEVEL_SIDE * factor:

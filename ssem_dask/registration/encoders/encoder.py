@@ -12,7 +12,7 @@ A later kind of encoder registers itself with `register_encoder`.
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from ssem_dask.errors import WeightsError
 from ssem_dask.image.pooling import pool
 from ssem_dask.registration.encoders import autoencoder, metric
 from ssem_dask.registration.encoders.autoencoder import Autoencoder
-from ssem_dask.registration.encoders.local_contrast import local_contrast
+from ssem_dask.registration.encoders.local_contrast import normalise_contrast
 from ssem_dask.registration.encoders.metric import MetricNetwork
 from ssem_dask.registration.encoders.stored_autoencoder import weights_of
 from ssem_dask.registration.encoders.weights_file import read_weights
@@ -39,6 +39,7 @@ _LCN_WINDOW = 64
 _LCN_SPACING = 2
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """Image → features."""
 
@@ -87,8 +88,8 @@ class IntensityEncoder:
         return self
 
     def normalised(self, images: Tensor, *, valid: Tensor) -> Tensor:
-        """See `local_contrast`."""
-        return local_contrast(images, valid=valid, window=_LCN_WINDOW)
+        """See `normalise_contrast`."""
+        return normalise_contrast(images, valid=valid, window=_LCN_WINDOW)
 
     def encode(self, images: Tensor) -> Tensor:
         """The pooled image as the only channel."""
@@ -121,8 +122,8 @@ class NetworkEncoder:
         return NetworkEncoder(moved, spacing=self._spacing, window=self._window, digest=self._digest)
 
     def normalised(self, images: Tensor, *, valid: Tensor) -> Tensor:
-        """As in training, see `local_contrast`."""
-        return local_contrast(images, valid=valid, window=self._window)
+        """As in training, see `normalise_contrast`."""
+        return normalise_contrast(images, valid=valid, window=self._window)
 
     def encode(self, images: Tensor) -> Tensor:
         """The features."""

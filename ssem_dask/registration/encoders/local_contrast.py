@@ -1,37 +1,41 @@
 """Local contrast normalisation: intensity relative to the mean and spread of its surroundings.
 
-Law: `a·image + b` with a > 0 gives the same as `image`; with a < 0 it gives the negative of it. So the bit depth and
-slow stain gradients do not matter. Pixels that are not valid are 0, the local mean.
+Law: `a·image + b` with a > 0 gives the same as `image`; with a < 0 it gives the negative of it. Bit depth and slow
+stain gradients therefore do not matter. Pixels that are not valid are 0, the local mean.
 
 Mean and spread are taken over the valid pixels of a square of `window` px, on an image pooled by an eighth of it, and
 interpolated bilinearly between: they are smooth by construction, and the cost stays that of a few passes.
 """
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from ssem_dask.registration.triton import kernels_run_on
 
 _BLOCKS = 8  # blocks per window side
-_LEAST_SPREAD = 0.25  # of the image's own spread: resin and blank regions are not blown up to noise
-_CLIP = 4.0  # local standard deviations: dust and knife marks shall not outweigh tissue
+_LEAST_SPREAD = 0.25  # share of the image's own spread: noise of resin and blank regions is not amplified
+_CLIP = 4.0  # local standard deviations: dust and knife marks must not outweigh tissue
 
 
-def local_contrast(images: Tensor, *, valid: Tensor, window: int) -> Tensor:
+def normalise_contrast(
+    images: Float[Tensor, "n y x"], *, valid: Bool[Tensor, "n y x"], window: int
+) -> Float[Tensor, "n y x"]:
     """Normalise each image by the mean and standard deviation of its surroundings.
 
     Args:
-        images: `(n, y, x)` float32, any unit.
-        valid: `(n, y, x)` bool, False where there is no tissue.
+        images: float32, any unit.
+        valid: False where there is no tissue.
         window: side of the square of surroundings, px of the images; at least 8.
 
     Returns:
-        `(n, y, x)` float32 in [-4, 4], 0 where not valid.
+        Contrast in [-4, 4], 0 where not valid.
     """
     block = max(1, window // _BLOCKS)
+    # The kernels have no gradient, and compute block indices by shifts.
     if kernels_run_on(images.device) and not images.requires_grad and block.bit_count() == 1:
-        return _in_blocks(images, valid, block)
+        return _normalise_on_gpu(images, valid, block)
     weight = valid.float()
     count = weight.sum(dim=(1, 2), keepdim=True).clamp(min=1.0)
     # Centre and scale first: the squares of 16-bit intensities do not fit float32's precision.
@@ -44,13 +48,13 @@ def local_contrast(images: Tensor, *, valid: Tensor, window: int) -> Tensor:
     square = _box(_blocks(centred.square(), block)) / share.clamp(min=1e-6)
     deviation = (square - mean.square()).clamp(min=_LEAST_SPREAD**2).sqrt()
     shape = (images.shape[-2], images.shape[-1])
-    contrast = (centred - _enlarged(mean, block, shape)) / _enlarged(deviation, block, shape)
+    contrast = (centred - _enlarge(mean, block, shape)) / _enlarge(deviation, block, shape)
     return torch.where(valid, contrast.clamp(-_CLIP, _CLIP), torch.zeros_like(contrast))
 
 
-def _in_blocks(images: Tensor, valid: Tensor, block: int) -> Tensor:
-    """The same from two passes over the pixels; all between happens on blocks."""
-    from ssem_dask.registration.triton.contrast_launch import block_moments, normalised
+def _normalise_on_gpu(images: Tensor, valid: Tensor, block: int) -> Tensor:
+    """Normalise in two passes over the pixels; everything between happens on blocks."""
+    from ssem_dask.registration.triton.contrast_launch import block_moments, normalise_blocks
 
     count, mean, about = block_moments(images, valid=valid, side=block).double()
     total = count.sum(dim=(1, 2), keepdim=True).clamp(min=1.0)
@@ -62,7 +66,7 @@ def _in_blocks(images: Tensor, valid: Tensor, block: int) -> Tensor:
     share, mean, square = _box(sums.flatten(0, 1)[:, None]).reshape(sums.shape).unbind(1)
     mean, square = mean / share.clamp(min=1e-6), square / share.clamp(min=1e-6)
     deviation = (square - mean.square()).clamp(min=_LEAST_SPREAD**2).sqrt()
-    return normalised(
+    return normalise_blocks(
         images,
         valid=valid,
         mean=mean,
@@ -75,17 +79,17 @@ def _in_blocks(images: Tensor, valid: Tensor, block: int) -> Tensor:
 
 
 def _blocks(values: Tensor, block: int) -> Tensor:
-    """Sums over blocks divided by the block's area `(n, 1, y, x)`; what is missing from the last blocks counts as 0."""
+    """Average over blocks, `(n, 1, y, x)`; pixels missing from the last blocks count as 0."""
     down, right = (-values.shape[-2]) % block, (-values.shape[-1]) % block
     return avg_pool2d(pad(values[:, None], (0, right, 0, down)), block)
 
 
 def _box(values: Tensor) -> Tensor:
-    """Mean over `_BLOCKS + 1` blocks, centred; beyond the border counts as 0."""
+    """Average over `_BLOCKS + 1` blocks, centred; blocks beyond the border count as 0."""
     return avg_pool2d(values, _BLOCKS + 1, stride=1, padding=_BLOCKS // 2)
 
 
-def _enlarged(values: Tensor, block: int, shape: tuple[int, int]) -> Tensor:
+def _enlarge(values: Tensor, block: int, shape: tuple[int, int]) -> Tensor:
     size = (values.shape[-2] * block, values.shape[-1] * block)
     large = interpolate(values, size=size, mode="bilinear", align_corners=False)
     return large[:, 0, : shape[0], : shape[1]]

@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 
 from ssem_dask.errors import SourceError
 from ssem_dask.registration.encoders.autoencoder import SPACING, Autoencoder, Channels, reconstruction_loss
-from ssem_dask.registration.encoders.local_contrast import local_contrast
+from ssem_dask.registration.encoders.local_contrast import normalise_contrast
 from ssem_dask.registration.encoders.stored_autoencoder import FORMAT, Weights
 from ssem_dask.types import AnyArray, ConfigBase
 
@@ -131,7 +131,7 @@ def section_patches(sections: Sequence[Tensor], *, config: TrainConfig) -> Patch
     """
     # Imported magnifications are normalised as whole images, as in registration.
     images = [
-        local_contrast(
+        normalise_contrast(
             image[None], valid=torch.ones_like(image[None], dtype=torch.bool), window=config.normalisation_window
         )[0]
         for section in sections

@@ -16,7 +16,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from ssem_dask.errors import SourceError
 from ssem_dask.image.tissue import tissue_mask
-from ssem_dask.registration.encoders.local_contrast import local_contrast
+from ssem_dask.registration.encoders.local_contrast import normalise_contrast
 from ssem_dask.registration.encoders.metric import FORMAT, SPACING, MetricNetwork, MetricWeights, initialised
 from ssem_dask.types import AnyArray, ConfigBase
 
@@ -214,7 +214,7 @@ def _magnified(sections: Sequence[AnyArray], *, pixel_size: float, config: Metri
                 images[:, None], scale_factor=scale, mode=kind, align_corners=False, antialias=scale < 1
             )[:, 0]
         normalised = [
-            local_contrast(image[None], valid=tissue_mask(image)[None], window=config.normalisation_window)[0]
+            normalise_contrast(image[None], valid=tissue_mask(image)[None], window=config.normalisation_window)[0]
             for image in seen
         ]
         stacks.append(torch.stack(normalised))

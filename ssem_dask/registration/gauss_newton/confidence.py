@@ -1,19 +1,20 @@
-"""What pair fields are worth, place by place.
+"""Confidence of pair fields, node by node.
 
-At a node a field is *known* where both sections show tissue, the two directions of registration agree, nothing folds
-and the displacement lies within the range of the search; elsewhere it is NaN (C8). Its confidence is
+A field is *known* at a node if both sections show tissue there, the two directions of registration agree, nothing folds
+and the displacement is within the search range; elsewhere it is NaN (C8). Its raw confidence is
 
-    n = h · max(NCC - 0.05, 0)²,
+    n = h · max(NCC - 0.05, 0)².
 
-h the data's Hessian ½ tr(w g gᵀ) (how sharply the features say where they belong) and NCC the local correlation of the
-features (whether they say the same), in units of what n typically is in the volume (where that was not measured, of its
-median over the window), cut at 2 and divided by it.
+h is the data's Hessian ½ tr(w g gᵀ): how sharply the features determine the displacement. NCC is the local correlation
+of the features: whether they agree. The confidence is n relative to a typical n of the volume (to its median over the
+window if none was measured), cut at 2 and divided by 2.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
@@ -24,25 +25,25 @@ from ssem_dask.registration.gauss_newton.normal_equations import robust_weights
 from ssem_dask.registration.gauss_newton.solver import FeatureLevel, gradients
 from ssem_dask.registration.vector_map import axis_index, axis_matrix
 
-_SIDE = 9  # feature px of the squares that correlation and Hessian are averaged over
-_CHANCE = 0.05  # local correlation that unrelated tissue reaches
-_LARGEST = 2.0  # times the median
+_SQUARE_SIDE = 9  # feature px of the squares that correlation and Hessian are averaged over
+_CHANCE_CORRELATION = 0.05  # local correlation that unrelated tissue reaches
+_MAX_RELATIVE = 2.0  # raw confidence over the typical one; a few very sharp nodes must not outweigh all others
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the features say about a batch of pair fields, on the fields' nodes."""
+    """Evidence of the features for a batch of pair fields, on the fields' nodes."""
 
-    hessian: Tensor
-    """`(n, y, x)`, h."""
-    correlation: Tensor
-    """`(n, y, x)`, in [-1, 1]."""
-    tissue: Tensor
-    """`(n, y, x)` share of the surroundings where both sections show tissue."""
+    hessian: Float[Tensor, "n y x"]
+    """h."""
+    correlation: Float[Tensor, "n y x"]
+    """NCC, in [-1, 1]."""
+    tissue: Float[Tensor, "n y x"]
+    """Share of the surroundings where both sections show tissue."""
 
 
-def evidence(
-    displacement: Tensor,
+def measure_evidence(
+    displacement: Float[Tensor, "n 2 h w"],
     *,
     fixed: FeatureLevel,
     moving: FeatureLevel,
@@ -53,38 +54,40 @@ def evidence(
     """Compare the fixed sections with the warped moving ones.
 
     Args:
-        displacement: `(n, 2, h, w)`, mip-0 px, on the features' pixels.
-        fixed: features of the fixed sections, `(n, …)`.
-        moving: of the moving sections.
-        nodes: where evidence is wanted.
+        displacement: displacements on the features' pixels, mip-0 px.
+        fixed: features of the fixed sections.
+        moving: features of the moving sections.
+        nodes: grid on which evidence is wanted.
         cutoff: rc of the robust weights.
-        error: ē of these; None: each pair's own.
+        error: ē of the robust weights; None: each pair's own.
     """
-    where = fixed.grid.positions(displacement.device) + displacement
-    warped = sample_batch(torch.cat([moving.features, moving.valid[:, None]], dim=1), grid=moving.grid, positions=where)
-    inside = moving.grid.contains(where.transpose(0, 1)) & (warped[:, -1] > 0.5)
+    positions = fixed.grid.positions(displacement.device) + displacement
+    stacked = torch.cat([moving.features, moving.valid[:, None]], dim=1)
+    warped = sample_batch(stacked, grid=moving.grid, positions=positions)
+    inside = moving.grid.contains(positions.transpose(0, 1)) & (warped[:, -1] > 0.5)
     valid = fixed.valid * inside
     a, b = fixed.features, warped[:, :-1]
     (ay, ax), (by, bx) = gradients(a), gradients(b)
     weight = robust_weights(b - a, valid=valid, cutoff=cutoff, mean=error)
+    # ½ tr(w g gᵀ) with g = ½ (∇A + ∇(B ∘ T)): the factor is ½ · (½)².
     hessian = 0.125 * ((ay + by).square() + (ax + bx).square()).sum(dim=1) * weight
     both = valid[:, None]
     products = [(of * both).sum(dim=1, keepdim=True) for of in (a * b, a.square(), b.square())]
     maps = torch.cat([a * both, b * both, *products, hessian[:, None], both], dim=1)
-    return evidence_of(maps, channels=a.shape[1], pixels=fixed.grid, nodes=nodes)
+    return average_evidence(maps, channels=a.shape[1], pixels=fixed.grid, nodes=nodes)
 
 
-def evidence_of(maps: Tensor, *, channels: int, pixels: Grid, nodes: Grid) -> Evidence:
-    """Evidence from what is averaged.
+def average_evidence(maps: Float[Tensor, "n maps h w"], *, channels: int, pixels: Grid, nodes: Grid) -> Evidence:
+    """Average maps over squares about the nodes, and combine the means to evidence.
 
     Args:
-        maps: `(n, 2 c + 5, h, w)`: features of both sections, sums over the channels of their product and squares, the
-            Hessian, and 1, each 0 where it does not count.
+        maps: 2 c + 5 maps of each pair: features of both sections, sums over the channels of their product and squares,
+            the Hessian, and 1, each 0 where it does not count.
         channels: c.
         pixels: grid of the maps.
-        nodes: where evidence is wanted.
+        nodes: grid on which evidence is wanted.
     """
-    means = _around(maps, pixels, nodes)
+    means = _square_means(maps, pixels, nodes)
     share = means[:, -1]
     means = means / share[:, None].clamp(min=1e-6)
     mean_a, mean_b = means[:, :channels], means[:, channels : 2 * channels]
@@ -96,48 +99,59 @@ def evidence_of(maps: Tensor, *, channels: int, pixels: Grid, nodes: Grid) -> Ev
     return Evidence(means[:, -2], correlation, share)
 
 
-def raw_confidence(found: Evidence) -> Tensor:
-    """n `(n, y, x)`, not yet relative to the window."""
-    return found.hessian * (found.correlation - _CHANCE).clamp(min=0.0).square()
+def raw_confidence(evidence: Evidence) -> Float[Tensor, "n y x"]:
+    """Compute n, not yet relative to the volume or the window."""
+    return evidence.hessian * (evidence.correlation - _CHANCE_CORRELATION).clamp(min=0.0).square()
 
 
-def relative_confidence(raw: Tensor, *, known: Tensor, typical: float | None = None) -> Tensor:
-    """Confidence in [0, 1]: `raw` in units of what is typical, else of its median over what is `known`; 0 elsewhere."""
-    seen = raw[known]
-    if not seen.numel():
+def relative_confidence(
+    raw: Float[Tensor, "*n y x"], *, known: Bool[Tensor, "*n y x"], unit: float | None = None
+) -> Float[Tensor, "*n y x"]:
+    """Scale raw confidences to [0, 1].
+
+    Args:
+        raw: raw confidences.
+        known: nodes whose field is known; the confidence is 0 elsewhere.
+        unit: typical raw confidence; None: the median over the known nodes.
+    """
+    known_raw = raw[known]
+    if not known_raw.numel():
         return torch.zeros_like(raw)
-    scaled = raw / (seen.median() if typical is None else raw.new_tensor(typical)).clamp(min=1e-12)
-    return torch.where(known, scaled.clamp(max=_LARGEST) / _LARGEST, torch.zeros_like(raw))
+    relative = raw / (known_raw.median() if unit is None else raw.new_tensor(unit)).clamp(min=1e-12)
+    return torch.where(known, relative.clamp(max=_MAX_RELATIVE) / _MAX_RELATIVE, torch.zeros_like(raw))
 
 
-def disagreement(*, forward: Tensor, backward: Tensor, nodes: Grid) -> Tensor:
-    """How far `(n, y, x)`, px, going forward and back again misses the start; fields `(n, 2, y, x)` on `nodes`."""
+def measure_disagreement(
+    *, forward: Float[Tensor, "n 2 y x"], backward: Float[Tensor, "n 2 y x"], nodes: Grid
+) -> Float[Tensor, "n y x"]:
+    """Measure by how many px going forward and back again misses the start."""
     back = sample_batch(backward, grid=nodes, positions=nodes.positions(forward.device) + forward)
-    missed: Tensor = torch.linalg.vector_norm(forward + back, dim=1)
-    return missed
+    distance: Tensor = torch.linalg.vector_norm(forward + back, dim=1)
+    return distance
 
 
-def folded(fields: Tensor, *, spacing: float) -> Tensor:
-    """Nodes `(n, y, x)` at a corner of a cell where |J| <= 0, for fields `(n, 2, y, x)`."""
+def find_folds(fields: Float[Tensor, "n 2 y x"], *, spacing: float) -> Bool[Tensor, "n y x"]:
+    """Find nodes at a corner of a cell with |J| <= 0."""
     if min(fields.shape[-2:]) < 2:
         return torch.zeros_like(fields[:, 0], dtype=torch.bool)
     cells = (jacobian_determinant(fields, spacing=spacing) <= 0).float()
     return max_pool2d(cells[:, None], 2, stride=1, padding=1)[:, 0] > 0
 
 
-def _around(values: Tensor, pixels: Grid, nodes: Grid) -> Tensor:
-    """Means `(n, c, ny, nx)` of `(n, c, h, w)` over squares about each node, bilinear between those about pixels; at
-    the border over the part that lies inside.
+def _square_means(values: Float[Tensor, "n c h w"], pixels: Grid, nodes: Grid) -> Float[Tensor, "n c ny nx"]:
+    """Average over squares about each node, at the border over the part inside.
+
+    Means about nodes are interpolated bilinearly between means about pixels.
     """
-    y, x = (_squares(pixels, nodes, axis, values.device) for axis in (0, 1))
+    y, x = (_square_weights(pixels, nodes, axis, values.device) for axis in (0, 1))
     return y @ (values @ x.T)
 
 
 @lru_cache(maxsize=16)
-def _squares(pixels: Grid, nodes: Grid, axis: int, device: torch.device) -> Tensor:
-    """Weights `(nodes, pixels)` of one axis."""
+def _square_weights(pixels: Grid, nodes: Grid, axis: int, device: torch.device) -> Float[Tensor, "nodes pixels"]:
+    """Compute the weights of one axis."""
     count = pixels.shape[axis]
     index = torch.arange(count)
-    near = ((index[:, None] - index[None, :]).abs() <= _SIDE // 2).float()
+    near = ((index[:, None] - index[None, :]).abs() <= _SQUARE_SIDE // 2).float()
     at_nodes = axis_matrix(axis_index(nodes, pixels, axis), count=count, kind="bilinear")
     return (at_nodes @ (near / near.sum(dim=1, keepdim=True))).to(device)

@@ -1,12 +1,12 @@
-"""The linear system of one Gauss-Newton step, and its solution.
+"""Linear system of one Gauss-Newton step, and its solution.
 
 At feature pixel x the residual is r = B(x + u) - A, c channels; u is interpolated from nodes, u = Σ_n φ_n u_n. With g
-the derivative of r by u, robust weights w, and rows lumped on their diagonal:
+the derivative of r by u, robust weights w, and rows of the data term lumped on their diagonal:
 
     T_n = Σ_x φ_n w g gᵀ,  b_n = Σ_x φ_n w g r,  (T_n + c₂ R + ε) δ = -b - c₂ R u.
 
-Lumping changes the path, not the end: where δ = 0 solves it, b + c₂ R u = 0, the condition of the full system.
-Everything is batched over pairs, the first axis, and pairs do not see each other. Displacements are in feature px of
+Lumping changes the path, not the end: if δ = 0 solves the system, b + c₂ R u = 0, the condition of the full system.
+Everything is batched over pairs, the first axis, and pairs do not affect each other. Displacements are in feature px of
 the level.
 """
 
@@ -15,47 +15,48 @@ from functools import lru_cache
 from typing import Literal, TypeAlias
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ssem_dask.field.grid import Grid
 from ssem_dask.registration.gauss_newton.regularisation import CosineBasis, CurvatureWeights, curvature
-from ssem_dask.registration.gauss_newton.scales import Scale
+from ssem_dask.registration.gauss_newton.scales import ResidualScale
 from ssem_dask.registration.vector_map import axis_index, axis_matrix
 
-Kind: TypeAlias = Literal["bilinear", "bspline"]
+NodeInterpolation: TypeAlias = Literal["bilinear", "bspline"]
 
 DAMPING = 1e-3
-"""ε relative to the mean of T: keeps a step bounded where there is no data at all."""
+"""ε relative to the mean of T: keeps a step bounded if there is no data at all."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeBasis:
     """The functions φ_n of a node grid on a pixel grid: one matrix per axis."""
 
-    y: Tensor
-    """`(h, ny)`; every row sums to 1."""
-    x: Tensor
-    """`(w, nx)`."""
+    y: Float[Tensor, "h ny"]
+    """Every row sums to 1."""
+    x: Float[Tensor, "w nx"]
     cell: float
-    """s²: the area of a node's cell, px."""
+    """s²: the area of a node's cell, px²."""
 
     @classmethod
-    def between(cls, *, nodes: Grid, pixels: Grid, kind: Kind, device: torch.device | str) -> "NodeBasis":
-        """The functions of `nodes` seen by `pixels`; beyond the last node its value is kept."""
+    def between(cls, *, nodes: Grid, pixels: Grid, kind: NodeInterpolation, device: torch.device | str) -> "NodeBasis":
+        """Evaluate the functions of `nodes` at `pixels`; beyond the last node its value is kept."""
         y, x = (_functions(pixels, nodes, axis, kind, torch.device(device)) for axis in (0, 1))
         return cls(y, x, (nodes.spacing / pixels.spacing) ** 2)
 
-    def spread(self, values: Tensor) -> Tensor:
-        """Nodes `(…, ny, nx)` → pixels `(…, h, w)`."""
+    def spread(self, values: Float[Tensor, "*n ny nx"]) -> Float[Tensor, "*n h w"]:
+        """Interpolate values of nodes to pixels."""
         return self.y @ values @ self.x.T
 
-    def gather(self, values: Tensor) -> Tensor:
-        """Σ_x φ_n values: pixels `(…, h, w)` → nodes `(…, ny, nx)`; the transpose of `spread`."""
+    def gather(self, values: Float[Tensor, "*n h w"]) -> Float[Tensor, "*n ny nx"]:
+        """Sum φ_n · values over the pixels, for each node: the transpose of `spread`."""
         return self.y.T @ values @ self.x
 
 
 @lru_cache(maxsize=64)
-def _functions(pixels: Grid, nodes: Grid, axis: int, kind: Kind, device: torch.device) -> Tensor:
+def _functions(pixels: Grid, nodes: Grid, axis: int, kind: NodeInterpolation, device: torch.device) -> Tensor:
+    # Kept, since to build a matrix and bring it to a GPU takes longer than to use it.
     return axis_matrix(axis_index(pixels, nodes, axis), count=nodes.shape[axis], kind=kind).to(device)
 
 
@@ -63,35 +64,34 @@ def _functions(pixels: Grid, nodes: Grid, axis: int, kind: Kind, device: torch.d
 class NormalEquations:
     """T and b of a batch of pairs."""
 
-    yy: Tensor
-    """`(n, ny, nx)`, and so the others: the entries of T_n."""
-    yx: Tensor
-    xx: Tensor
-    b: Tensor
-    """`(n, 2, ny, nx)`."""
-    stiffness: Tensor
-    """`(n, 1, 1, 1)`: h̄ s², the mean of ½ tr T over nodes that lie wholly in tissue, or as it was given."""
+    yy: Float[Tensor, "n ny nx"]
+    """Entry of T_n, as are `yx` and `xx`."""
+    yx: Float[Tensor, "n ny nx"]
+    xx: Float[Tensor, "n ny nx"]
+    b: Float[Tensor, "n 2 ny nx"]
+    stiffness: Float[Tensor, "n 1 1 1"]
+    """h̄ s²: mean of ½ tr T over nodes that are wholly in tissue, or the configured value."""
 
 
 def assemble(
     *,
-    residual: Tensor,
-    gradient_y: Tensor,
-    gradient_x: Tensor,
-    valid: Tensor,
+    residual: Float[Tensor, "n c h w"],
+    gradient_y: Float[Tensor, "n c h w"],
+    gradient_x: Float[Tensor, "n c h w"],
+    valid: Float[Tensor, "n h w"],
     cutoff: float,
     basis: NodeBasis,
-    scale: Scale | None = None,
+    scale: ResidualScale | None = None,
 ) -> NormalEquations:
-    """T and b.
+    """Assemble T and b.
 
     Args:
-        residual: r `(n, c, h, w)`.
-        gradient_y: g along y, `(n, c, h, w)`, per feature px.
+        residual: r.
+        gradient_y: g along y, per feature px.
         gradient_x: g along x.
-        valid: `(n, h, w)` float32; pixels where it is 0 do not count.
-        cutoff: rc: residuals of rc times their rms weigh a quarter.
-        basis: of the nodes on these pixels.
+        valid: float32; pixels where it is 0 do not count.
+        cutoff: rc: residuals of rc times their rms have a weight of 1/4.
+        basis: functions of the nodes on these pixels.
         scale: ē and h̄; None: each pair's own.
     """
     weight = robust_weights(residual, valid=valid, cutoff=cutoff, mean=None if scale is None else scale.error)
@@ -112,64 +112,74 @@ def assemble(
     return NormalEquations(yy, yx, xx, torch.stack([by, bx], dim=1), (mean * basis.cell)[:, None, None, None])
 
 
-def robust_weights(residual: Tensor, *, valid: Tensor, cutoff: float, mean: float | None = None) -> Tensor:
-    """w = valid / (1 + e / (rc² ē))² `(n, h, w)`, e = Σ_c r² (Geman and McClure 1987); ē is `mean`, else the pair's."""
+def robust_weights(
+    residual: Float[Tensor, "n c h w"], *, valid: Float[Tensor, "n h w"], cutoff: float, mean: float | None = None
+) -> Float[Tensor, "n h w"]:
+    """Compute Geman-McClure weights w = valid / (1 + e / (rc² ē))² with e = Σ_c r² (Geman and McClure 1987).
+
+    Args:
+        residual: r.
+        valid: pixels where it is 0 have no weight.
+        cutoff: rc.
+        mean: ē; None: that of each pair.
+    """
     error = residual.square().sum(dim=1)
-    typical = mean_error(residual, valid=valid)[:, None, None] if mean is None else error.new_tensor(mean)
-    return valid / (1.0 + error / (cutoff**2 * typical).clamp(min=1e-12)).square()
+    unit = mean_error(residual, valid=valid)[:, None, None] if mean is None else error.new_tensor(mean)
+    return valid / (1.0 + error / (cutoff**2 * unit).clamp(min=1e-12)).square()
 
 
-def mean_error(residual: Tensor, *, valid: Tensor) -> Tensor:
-    """ē `(n,)` of each pair: the mean of Σ_c r² over its valid px."""
+def mean_error(residual: Float[Tensor, "n c h w"], *, valid: Float[Tensor, "n h w"]) -> Float[Tensor, "n"]:
+    """Compute ē of each pair: the mean of Σ_c r² over its valid px."""
     return (residual.square().sum(dim=1) * valid).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1.0)
 
 
-def mean_hessian(trace: Tensor, *, valid: Tensor) -> Tensor:
-    """h̄ `(n,)` of each pair, from tr(w g gᵀ) `(n, h, w)`."""
+def mean_hessian(trace: Float[Tensor, "n h w"], *, valid: Float[Tensor, "n h w"]) -> Float[Tensor, "n"]:
+    """Compute h̄ of each pair from tr(w g gᵀ)."""
     return 0.5 * trace.sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1.0)
 
 
 def solve_step(
     equations: NormalEquations,
     *,
-    u: Tensor,
+    u: Float[Tensor, "n 2 ny nx"],
     smoothness: float,
     basis: CosineBasis,
     iterations: int,
     weights: CurvatureWeights | None = None,
-) -> Tensor:
-    """δ `(n, 2, ny, nx)` by preconditioned conjugate gradients.
+) -> Float[Tensor, "n 2 ny nx"]:
+    """Solve for δ by preconditioned conjugate gradients (Hestenes and Stiefel 1952).
 
     Args:
         equations: T and b.
-        u: displacements so far `(n, 2, ny, nx)`, feature px, relative to those that are held smooth already.
+        u: displacements so far, feature px, relative to those of the pass before.
         smoothness: (L / S)⁴: c₂ relative to the mean of T.
-        basis: of the nodes.
-        iterations: of conjugate gradients.
-        weights: of the second differences; None where nothing is torn.
+        basis: cosine basis of the nodes, for the preconditioner.
+        iterations: iterations of conjugate gradients.
+        weights: weights of the second differences; None if nothing is torn.
     """
     c2 = equations.stiffness * smoothness
     damping = DAMPING * equations.stiffness
     traces = torch.stack([equations.yy.mean(dim=(1, 2)), equations.xx.mean(dim=(1, 2))], dim=1)[:, :, None, None]
-    # A pair without any data has T = 0: its right side is 0 too, and so shall its step be.
+    # A pair without any data has T = 0 and a right side of 0; the bound makes its step 0 instead of NaN.
     diagonal = (traces + damping).clamp(min=1e-12)
 
-    def apply(d: Tensor) -> Tensor:
+    def apply_system(d: Tensor) -> Tensor:
         y, x = d[:, 0], d[:, 1]
         data = torch.stack([equations.yy * y + equations.yx * x, equations.yx * y + equations.xx * x], dim=1)
         return data + c2 * curvature(d, weights) + damping * d
 
-    left = -equations.b - c2 * curvature(u, weights)
+    remainder = -equations.b - c2 * curvature(u, weights)
     step = torch.zeros_like(u)
-    direction = scaled = basis.solve(left, diagonal=diagonal, smoothness=c2)
-    product = _dot(left, scaled)
+    direction = scaled = basis.solve(remainder, diagonal=diagonal, smoothness=c2)
+    product = _dot(remainder, scaled)
+    # A fixed number of iterations, without a test of convergence, which would wait for a GPU each time.
     for _ in range(iterations):
-        applied = apply(direction)
+        applied = apply_system(direction)
         length = product / _dot(direction, applied).clamp(min=1e-30)
         step = step + length * direction
-        left = left - length * applied
-        scaled = basis.solve(left, diagonal=diagonal, smoothness=c2)
-        previous, product = product, _dot(left, scaled)
+        remainder = remainder - length * applied
+        scaled = basis.solve(remainder, diagonal=diagonal, smoothness=c2)
+        previous, product = product, _dot(remainder, scaled)
         direction = scaled + product / previous.clamp(min=1e-30) * direction
     return step
 

@@ -1,4 +1,4 @@
-"""Curvature of displacements on nodes: what smoothness costs, and its approximate inverse.
+"""Bending energy of displacements on nodes, and its approximate inverse.
 
 R is the matrix of the bending energy ½ Σ (D_yy u)² + 2 (D_yx u)² + (D_xx u)², D second differences over neighbouring
 nodes that exist: no condition at the border (natural boundary).
@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ssem_dask.types import ShapeYX
@@ -19,18 +20,18 @@ from ssem_dask.types import ShapeYX
 
 @dataclass(frozen=True, slots=True)
 class CurvatureWeights:
-    """What each second difference counts in R; 1 everywhere is the plain R."""
+    """Weights of the second differences in R; 1 everywhere gives the plain R.
 
-    yy: Tensor
-    """`(n, 1, ny - 2, nx)`."""
-    xx: Tensor
-    """`(n, 1, ny, nx - 2)`."""
-    yx: Tensor
-    """`(n, 1, ny - 1, nx - 1)`."""
+    Shapes depend on the nodes: `yy` has two rows less than these, `xx` two columns less, `yx` one of each less.
+    """
+
+    yy: Float[Tensor, "n 1 _ _"]
+    xx: Float[Tensor, "n 1 _ _"]
+    yx: Float[Tensor, "n 1 _ _"]
 
 
-def curvature(u: Tensor, weights: CurvatureWeights | None = None) -> Tensor:
-    """R u, for u `(…, y, x)`; with weights Dᵀ W D u."""
+def curvature(u: Float[Tensor, "*n y x"], weights: CurvatureWeights | None = None) -> Float[Tensor, "*n y x"]:
+    """Compute R u; with weights Dᵀ W D u."""
     out = torch.zeros_like(u)
     if u.shape[-2] > 2:
         yy = u[..., 2:, :] - 2.0 * u[..., 1:-1, :] + u[..., :-2, :]
@@ -46,6 +47,7 @@ def curvature(u: Tensor, weights: CurvatureWeights | None = None) -> Tensor:
         out[..., 2:] += xx
         out[..., 1:-1] -= 2.0 * xx
         out[..., :-2] += xx
+    # The mixed term: twice (D_yx u)², as in the bending energy of a thin plate.
     twist = 2.0 * (u[..., 1:, 1:] - u[..., 1:, :-1] - u[..., :-1, 1:] + u[..., :-1, :-1])
     if weights is not None:
         twist = twist * weights.yx
@@ -60,33 +62,32 @@ def curvature(u: Tensor, weights: CurvatureWeights | None = None) -> Tensor:
 class CosineBasis:
     """The orthonormal DCT-II of a node grid."""
 
-    y: Tensor
-    """`(ny, ny)`; rows are cosines."""
-    x: Tensor
-    """`(nx, nx)`."""
-    spectrum: Tensor
-    """`(ny, nx)`: the square of the Laplacian's eigenvalues, which R's are close to."""
+    y: Float[Tensor, "ny ny"]
+    """Rows are cosines."""
+    x: Float[Tensor, "nx nx"]
+    spectrum: Float[Tensor, "ny nx"]
+    """Squares of the Laplacian's eigenvalues; those of R are close to them."""
 
     @classmethod
     def of(cls, shape: ShapeYX, *, device: torch.device | str) -> "CosineBasis":
-        """The basis of a grid of `shape` nodes."""
+        """Make the basis of a grid of `shape` nodes."""
         (y, frequency_y), (x, frequency_x) = (_cosines(n, device) for n in shape)
         return cls(y, x, (frequency_y[:, None] + frequency_x[None, :]).square())
 
-    def solve(self, u: Tensor, *, diagonal: Tensor, smoothness: Tensor) -> Tensor:
-        """(diagonal + smoothness · Laplacian²)⁻¹ u.
-
-        Args:
-            u: `(n, 2, y, x)`.
-            diagonal: `(n, 2, 1, 1)`, above 0.
-            smoothness: `(n, 1, 1, 1)`.
-        """
+    def solve(
+        self,
+        u: Float[Tensor, "n 2 ny nx"],
+        *,
+        diagonal: Float[Tensor, "n 2 1 1"],
+        smoothness: Float[Tensor, "n 1 1 1"],
+    ) -> Float[Tensor, "n 2 ny nx"]:
+        """Compute (diagonal + smoothness · Laplacian²)⁻¹ u; the diagonal must be above 0."""
         modes = self.y @ u @ self.x.T / (diagonal + smoothness * self.spectrum)
         return self.y.T @ modes @ self.x
 
 
 def _cosines(n: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Orthonormal DCT-II matrix `(n, n)` and the eigenvalue of minus the second difference of each row."""
+    """Make the orthonormal DCT-II matrix `(n, n)`, and each row's eigenvalue of minus the second difference."""
     k = torch.arange(n, dtype=torch.float64)
     matrix = torch.cos(math.pi / n * k[:, None] * (k[None, :] + 0.5)) * math.sqrt(2.0 / n)
     matrix[0] /= math.sqrt(2.0)

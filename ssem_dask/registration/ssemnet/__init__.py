@@ -1,1 +1,1 @@
-"""Registration of a window as in ssEMnet (Yoo et al. 2017): optimise a vector map on learned features."""
+"""Registration of a window as in ssEMnet (Yoo et al. 2017): a vector map optimised on learned features."""

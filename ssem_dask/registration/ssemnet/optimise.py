@@ -1,14 +1,15 @@
 """ssEMnet's optimisation of one section: only the vector map moves, by Adam, through warp and encoder.
 
-Levels run from coarse to fine: the working image pooled by `scales`, with nodes that come closer in step. At each
-level f(T_v(I₀)) is compared with the features of the neighbours, which are aligned already (eq. 4, 5 of Yoo et al.
-2017, arXiv 1707.07833). Gradients flow through the frozen encoder, as in the paper; `objective` has the terms.
+Levels run from coarse to fine: the working image pooled by `scales`, with node spacings in proportion. At each level
+f(T_v(I₀)) is compared with the features of the neighbours, which are aligned already (eq. 4, 5 of Yoo et al. 2017,
+arXiv 1707.07833). Gradients flow through the frozen encoder, as in the paper; `objective` has the terms.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -21,28 +22,28 @@ from ssem_dask.registration.ssemnet.objective import (
     data_term,
     feature_spread,
     mask_on_features,
-    regularity,
+    smoothness_term,
 )
-from ssem_dask.registration.vector_map import Interpolation, Interpolator, VectorMap, covering_nodes
+from ssem_dask.registration.vector_map import Interpolator, MapInterpolation, VectorMap, covering_nodes
 from ssem_dask.types import ConfigBase
 
 _LEAST_NODE_SPACING = 32  # px of the working image: below, a node sees fewer than 8 x 8 feature cells
 
 
 class SsemnetConfig(ConfigBase):
-    """The founding method: neighbours' features, a coarse vector map, Adam."""
+    """ssEMnet (Yoo et al. 2017): neighbours' features, a coarse vector map, Adam."""
 
     encoder: str = "autoencoder"
     """Name of a built-in encoder (autoencoder, lcn, metric, pixels), or the path of a .safetensors file. `autoencoder`
-    is the founding paper's."""
+    is the paper's."""
     encoder_digest: str | None = None
     """sha256 that the encoder's weights must have; None accepts any."""
-    interpolation: Interpolation = "bspline"
+    interpolation: MapInterpolation = "bspline"
     """From the nodes of the vector map to pixels: bilinear, bicubic, bspline (free-form deformation) or tps."""
     node_spacing: float | None = Field(default=None, gt=0)
     """Spacing of the vector map at the finest level, mip-0 px; None derives it from the pixel size."""
     scales: tuple[int, ...] = (8, 4, 2, 1)
-    """How much the working image is pooled at each level, coarse to fine; node spacing grows by the same factor."""
+    """Pooling factor of the working image at each level, coarse to fine; node spacing grows by the same factor."""
     iterations: tuple[int, ...] = (60, 40, 20, 20)
     """Steps of Adam at each level."""
     learning_rate: float = Field(default=1.2, gt=0)
@@ -55,16 +56,16 @@ class SsemnetConfig(ConfigBase):
     """γ: weight of ‖∇v_y‖², in strain."""
     neighbour_weights: tuple[float, ...] = (1.0, 0.25, 0.1)
     """wᵢ of the nearest neighbour, the next, …; their number is the number of neighbours. Their sum is set to 1.
-    Falls steeply, since tissue itself moves from section to section, and a far neighbour shows it displaced."""
+    They fall steeply, since tissue itself moves from section to section, and a far neighbour shows it displaced."""
     loss_drop: float = Field(default=0.5, ge=0, lt=1)
-    """Share of the largest feature errors that the first iteration of a level ignores; 0 switches it off."""
+    """Share of the largest feature errors that the first iteration of a level ignores; 0 ignores none."""
     loss_drop_halving: int = Field(default=1, ge=1)
     """Iterations after which that share is halved; 1 as in the paper."""
     mask: bool = True
-    """Count errors only inside the tissue of both sections; off only to compare."""
+    """Count errors only inside the tissue of both sections; False only for comparisons."""
 
     @model_validator(mode="after")
-    def _levels_match(self) -> "SsemnetConfig":
+    def _check_levels(self) -> "SsemnetConfig":
         if not self.scales or len(self.scales) != len(self.iterations):
             raise ValueError(
                 f"scales has {len(self.scales)} levels and iterations {len(self.iterations)}; give one number of "
@@ -83,39 +84,43 @@ class SsemnetConfig(ConfigBase):
 class ObservedLevel:
     """A section as observed, at one level."""
 
-    image: Tensor
-    """`(y, x)` float32, normalised for the encoder."""
-    tissue: Tensor
-    """`(y, x)` float32, 1 in tissue."""
+    image: Float[Tensor, "y x"]
+    """float32, normalised for the encoder."""
+    tissue: Float[Tensor, "y x"]
+    """1 in tissue, else 0."""
     grid: Grid
-    """Of the pixels, mip-0 px."""
+    """Grid of the pixels, mip-0 px."""
 
 
 @dataclass(frozen=True, slots=True)
 class AlignedLevel:
     """The features of a warped section at one level, in the aligned frame."""
 
-    features: Tensor
-    """`(c, h, w)`."""
-    mask: Tensor
-    """`(h, w)` float32, 0 where there is no tissue."""
-    spread: Tensor
-    """`feature_spread`, a scalar."""
+    features: Float[Tensor, "c h w"]
+    mask: Float[Tensor, "h w"]
+    """0 where there is no tissue."""
+    spread: Float[Tensor, ""]
+    """`feature_spread`."""
     grid: Grid
-    """Of the feature cells, mip-0 px."""
+    """Grid of the feature cells, mip-0 px."""
 
 
-def observe(
-    image: Tensor, *, tissue: Tensor, grid: Grid, scales: Sequence[int], encoder: Encoder
+def observe_levels(
+    image: Float[Tensor, "y x"],
+    *,
+    tissue: Bool[Tensor, "y x"],
+    grid: Grid,
+    scales: Sequence[int],
+    encoder: Encoder,
 ) -> list[ObservedLevel]:
-    """The pyramid of a section.
+    """Build the pyramid of a section.
 
     Args:
-        image: `(y, x)` float32, any unit; what it holds outside the tissue does not matter.
-        tissue: `(y, x)` bool.
-        grid: of the pixels, mip-0 px.
-        scales: how much each level is pooled.
-        encoder: normalises the levels.
+        image: float32, any unit; values outside the tissue do not matter.
+        tissue: False where there is no tissue.
+        grid: grid of the pixels, mip-0 px.
+        scales: pooling factor of each level.
+        encoder: encoder that normalises the levels.
     """
     levels = []
     for scale in scales:
@@ -127,11 +132,11 @@ def observe(
 
 
 def node_grid(grid: Grid, *, scale: int, config: SsemnetConfig) -> Grid:
-    """The nodes of the vector map for a working image on `grid`, at the level pooled by `scale`."""
+    """Make the nodes of the vector map for a working image on `grid`, at the level pooled by `scale`."""
     if config.node_spacing is None:
         raise ValueError("SsemnetConfig.node_spacing is None; resolve the configuration first.")
     spacing = max(config.node_spacing, _LEAST_NODE_SPACING * grid.spacing)
-    # Not coarser than a third of the image: below that a map has too few nodes for any deformation.
+    # Not coarser than a third of the image: a coarser map has too few nodes for any deformation.
     extent = min(n * grid.spacing for n in grid.shape)
     return covering_nodes(grid, spacing=max(spacing, min(spacing * scale, extent / 3)))
 
@@ -149,23 +154,25 @@ def align_section(
     Args:
         moving: the section's pyramid.
         neighbours: pyramids of the aligned neighbours, the nearest first; at most as many as there are weights.
-        grid: of the working image, mip-0 px.
-        encoder: frozen.
-        config: resolved.
+        grid: grid of the working image, mip-0 px.
+        encoder: frozen encoder.
+        config: resolved configuration.
 
     Returns:
         v on the nodes of the finest level: aligned → section as observed.
     """
     raw = config.neighbour_weights[: len(neighbours)]
     weights = [w / sum(raw) for w in raw]
-    found: VectorMap | None = None
+    vector_map: VectorMap | None = None
     for index, (scale, iterations) in enumerate(zip(config.scales, config.iterations, strict=True)):
         nodes = node_grid(grid, scale=scale, config=config)
         start = (
-            found.refined(nodes) if found is not None else identity_map(nodes, config, device=moving[0].image.device)
+            identity_map(nodes, config, device=moving[0].image.device)
+            if vector_map is None
+            else vector_map.refined(nodes)
         )
         levels = [neighbour[index] for neighbour in neighbours]
-        found = _descend(
+        vector_map = _descend(
             start,
             moving=moving[index],
             targets=[Target(a.features, a.mask, w) for a, w in zip(levels, weights, strict=True)],
@@ -174,20 +181,20 @@ def align_section(
             config=config,
             iterations=iterations,
         )
-    if found is None:
+    if vector_map is None:
         raise ValueError("align_section: no levels.")
-    return found
+    return vector_map
 
 
 def identity_map(nodes: Grid, config: SsemnetConfig, *, device: torch.device) -> VectorMap:
-    """v = 0."""
+    """Make the map v = 0."""
     return VectorMap(torch.zeros(2, *nodes.shape, device=device), nodes, config.interpolation)
 
 
 def warp_levels(
     levels: Sequence[ObservedLevel], *, vector_map: VectorMap, encoder: Encoder, config: SsemnetConfig
 ) -> list[AlignedLevel]:
-    """The features of a section warped by its vector map, at every level."""
+    """Compute the features of a section warped by its vector map, at every level."""
     aligned = []
     with torch.inference_mode():
         for level in levels:
@@ -195,7 +202,7 @@ def warp_levels(
             image, _ = sample_image(level.image[None], grid=level.grid, positions=positions, kind="bilinear")
             features = encoder.encode(image)[0]
             shape = (features.shape[-2], features.shape[-1])
-            mask = _mask(level, positions=positions, shape=shape, config=config)
+            mask = _tissue_mask(level, positions=positions, shape=shape, config=config)
             grid = Grid(shape, level.grid.spacing * encoder.spacing, level.grid.origin)
             aligned.append(AlignedLevel(features, mask, feature_spread(features, mask=mask), grid))
     return aligned
@@ -211,7 +218,7 @@ def _descend(
     config: SsemnetConfig,
     iterations: int,
 ) -> VectorMap:
-    """Adam on v at one level."""
+    """Minimise the objective over v at one level, by Adam."""
     values = start.values.clone().requires_grad_(True)
     device = values.device
     interpolate = Interpolator(nodes=start.nodes, onto=moving.grid, kind=start.kind, device=device)
@@ -225,21 +232,23 @@ def _descend(
         positions = pixels + interpolate(values)
         image, _ = sample_image(moving.image[None], grid=moving.grid, positions=positions, kind="bilinear")
         with torch.no_grad():
-            mask = _mask(moving, positions=positions, shape=shape, config=config)
+            mask = _tissue_mask(moving, positions=positions, shape=shape, config=config)
         loss = data_term(
             encoder.encode(image)[0],
             targets=targets,
             moving_mask=mask,
             spreads=spreads,
             drop=config.loss_drop * 0.5 ** (iteration // config.loss_drop_halving),
-        ) + regularity(values, spacing=start.nodes.spacing, alpha=config.alpha, beta=config.beta, gamma=config.gamma)
+        ) + smoothness_term(
+            values, spacing=start.nodes.spacing, alpha=config.alpha, beta=config.beta, gamma=config.gamma
+        )
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return VectorMap(values.detach(), start.nodes, start.kind)
 
 
-def _mask(level: ObservedLevel, *, positions: Tensor, shape: tuple[int, int], config: SsemnetConfig) -> Tensor:
-    """M(T_v): 1 where the warped section shows tissue, resized to the feature map."""
+def _tissue_mask(level: ObservedLevel, *, positions: Tensor, shape: tuple[int, int], config: SsemnetConfig) -> Tensor:
+    """Compute M(T_v): 1 where the warped section shows tissue, resized to the feature map."""
     if not config.mask:
         return torch.ones(shape, device=positions.device)
     tissue, inside = sample_image(level.tissue[None], grid=level.grid, positions=positions, kind="bilinear")

@@ -1,4 +1,4 @@
-"""`lcn.local_contrast` in two passes over the pixels."""
+"""`local_contrast.normalise_contrast` in two passes over the pixels."""
 
 import torch
 import triton
@@ -6,17 +6,20 @@ from torch import Tensor
 
 from ssem_dask.registration.triton.kernels import contrast_kernels as kernels
 
-_PIXELS = 1024
-_BLOCKS = 16  # blocks of a program
+_PIXELS = 1024  # px per program
+_BLOCKS = 16  # blocks per program
 
 
 def block_moments(images: Tensor, *, valid: Tensor, side: int) -> Tensor:
-    """Of blocks of `side` px the number of valid px, their mean, the sum of squares about it: `(3, n, rows, columns)`.
+    """Compute moments of blocks of `side` px.
 
     Args:
         images: `(n, y, x)` float32.
         valid: `(n, y, x)` bool.
         side: a power of two.
+
+    Returns:
+        Number of valid px, their mean, and the sum of squares about it: `(3, n, rows, columns)`.
     """
     n, h, w = images.shape
     rows, columns = triton.cdiv(h, side), triton.cdiv(w, side)
@@ -27,7 +30,7 @@ def block_moments(images: Tensor, *, valid: Tensor, side: int) -> Tensor:
     return moments
 
 
-def normalised(
+def normalise_blocks(
     images: Tensor,
     *,
     valid: Tensor,
@@ -38,17 +41,20 @@ def normalised(
     side: int,
     clip: float,
 ) -> Tensor:
-    """Contrast `(n, y, x)`: centred and scaled images relative to mean and deviation of blocks, bilinear between these.
+    """Normalise centred and scaled images by mean and deviation of blocks, interpolated bilinearly between these.
 
     Args:
         images: `(n, y, x)` float32.
         valid: `(n, y, x)` bool.
         mean: `(n, rows, columns)`.
-        deviation: the same.
+        deviation: `(n, rows, columns)`.
         centre: `(n,)`.
         spread: `(n,)`.
         side: px of a block.
         clip: largest contrast.
+
+    Returns:
+        Contrast `(n, y, x)`.
     """
     n, h, w = images.shape
     out = torch.empty(n, h, w, device=images.device)

@@ -1,4 +1,4 @@
-"""`confidence.evidence` from one kernel over the pixels."""
+"""`confidence.measure_evidence` from one kernel over the pixels."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import torch
 import triton
 
 from ssem_dask.field.grid import Grid
-from ssem_dask.registration.gauss_newton.confidence import Evidence, evidence_of
+from ssem_dask.registration.gauss_newton.confidence import Evidence, average_evidence
 from ssem_dask.registration.gauss_newton.solver import FeatureLevel, NodeFields
 from ssem_dask.registration.triton.kernels.evidence_kernels import evidence_maps
 from ssem_dask.registration.triton.kernels.warp_kernels import mean_error, warp_features
@@ -16,7 +16,7 @@ _PIXELS = 1024
 _SUMS = 1024
 
 
-def fused_evidence(
+def measure_evidence_fused(
     sections: FeatureLevel,
     pairs: Sequence[tuple[int, int]],
     *,
@@ -25,15 +25,15 @@ def fused_evidence(
     cutoff: float,
     error: float | None = None,
 ) -> Evidence:
-    """Compare the fixed sections with the warped moving ones; see `confidence.evidence`.
+    """Compare the fixed sections with the warped moving ones; see `confidence.measure_evidence`.
 
     Args:
         sections: features of all sections of the window, level 0.
         pairs: (fixed, moving), indices of sections.
-        fields: of the pairs; bilinear.
-        nodes: where evidence is wanted.
+        fields: fields of the pairs; bilinear.
+        nodes: grid on which evidence is wanted.
         cutoff: rc of the robust weights.
-        error: ē of these; None: each pair's own.
+        error: ē of the robust weights; None: each pair's own.
     """
     device, n = sections.features.device, len(pairs)
     channels, h, w = sections.features.shape[1:]
@@ -60,8 +60,8 @@ def fused_evidence(
         channels=channels,
         block=_PIXELS,
     )
-    given = torch.tensor([error or 0.0, 0.0], device=device)
-    mean_error[n,](partial, moments, given, blocks, block=_SUMS)
+    scale = torch.tensor([error or 0.0, 0.0], device=device)  # 0: the kernel takes each pair's own
+    mean_error[n,](partial, moments, scale, blocks, block=_SUMS)
     maps = torch.empty(n, 2 * channels + 5, h, w, device=device)
     evidence_maps[blocks, n](
         sections.features.contiguous(),
@@ -76,4 +76,4 @@ def fused_evidence(
         channels=channels,
         block=_PIXELS,
     )
-    return evidence_of(maps, channels=channels, pixels=sections.grid, nodes=nodes)
+    return average_evidence(maps, channels=channels, pixels=sections.grid, nodes=nodes)

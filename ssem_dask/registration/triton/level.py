@@ -1,4 +1,4 @@
-"""One step of the solver (a pyramid level, its nodes, some iterations) in buffers that stay where they are."""
+"""One step of the solver (a pyramid level, its nodes, some iterations) in buffers at fixed addresses."""
 
 import math
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import triton
 from torch import Tensor
 
 from ssem_dask.field.grid import Grid
+from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.registration.gauss_newton.normal_equations import DAMPING
 from ssem_dask.registration.gauss_newton.regularisation import CosineBasis
 from ssem_dask.registration.triton.kernels.conjugate_gradients import advance, apply_system, precondition, right_side
@@ -15,27 +16,27 @@ from ssem_dask.registration.triton.kernels.equations import cell_sums, node_sums
 from ssem_dask.registration.triton.kernels.warp_kernels import mean_error, warp_features
 from ssem_dask.registration.vector_map import axis_index
 
-_PIXELS = 1024  # px of a program of the warp
-_NODES = 256  # nodes of a program
-_CELLS = {4: 32, 8: 16}  # cells of a program, for each number of px along a cell
+_PIXELS = 1024  # px per program of the warp
+_NODES = 256  # nodes per program
+_CELLS = {4: 32, 8: 16}  # cells per program, by the number of px along a cell
 _SUMS = 1024
-_LEAST_SUMMED = 256  # partial sums that a program adds up, at least: one number for most levels compiles once
+_LEAST_SUMMED = 256  # least number of partial sums per program: one number for most levels compiles once
 
 
 def fits(*, nodes: Grid, pixels: Grid) -> bool:
-    """Whether the kernels can run these nodes over these px: cells must be 4 or 8 px wide."""
+    """Check whether the kernels can run these nodes over these px: cells must be 4 or 8 px wide."""
     ratio = nodes.spacing / pixels.spacing
     return ratio in _CELLS and min(nodes.shape) >= 2 and min(pixels.shape) >= 2
 
 
 @dataclass(frozen=True, slots=True)
 class Sections:
-    """Features of a window's sections at one level, in one place for all windows of a size."""
+    """Features of a window's sections at one level, in one buffer for all windows of a size."""
 
     features: Tensor
     """`(z, c, h, w)`."""
     valid: Tensor
-    """`(z, h, w)` of the same kind, 0 or 1."""
+    """`(z, h, w)` of the same dtype, 0 or 1."""
     grid: Grid
 
 
@@ -43,12 +44,12 @@ class LevelStep:
     """Gauss-Newton iterations of a batch of pairs at one level.
 
     Args:
-        sections: of the level.
-        nodes: of the displacements.
+        sections: features of the level.
+        nodes: grid of the displacements.
         pairs: `(n, 2)` int32, (fixed, moving); may be overwritten between calls.
-        relative: `(1,)`: (L / S)⁴; the same.
+        relative: `(1,)`: (L / S)⁴; may be overwritten between calls.
         cutoff: rc.
-        conjugate_gradients: iterations for each Gauss-Newton iteration.
+        conjugate_gradients: iterations per Gauss-Newton iteration.
         largest_step: px of the level.
     """
 
@@ -71,13 +72,13 @@ class LevelStep:
         self.u = torch.zeros(n, 2, ny, nx, device=device)
         """Displacements, px of the level."""
         self.smooth = torch.zeros_like(self.u)
-        """What they are smooth relative to."""
+        """Displacements that `u` is smooth relative to."""
         self._pairs, self._relative = pairs, relative
         self._cutoff, self._iterations, self._largest = cutoff, conjugate_gradients, largest_step
         self._ratio = int(nodes.spacing / sections.grid.spacing)
         self._first = [float(axis_index(sections.grid, nodes, axis)[0]) for axis in (0, 1)]
         self._offset = [math.ceil(-first * self._ratio - 1e-6) for first in self._first]
-        self._cells = [-(-(extent - off) // self._ratio) for extent, off in zip((h, w), self._offset, strict=True)]
+        self._cells = [ceil_div(extent - off, self._ratio) for extent, off in zip((h, w), self._offset, strict=True)]
         self._programs = triton.cdiv(ny * nx, _NODES)
         pixel_programs = triton.cdiv(h * w, _PIXELS)
         self._warped = torch.empty(n, channels, h, w, device=device, dtype=sections.features.dtype)
@@ -99,7 +100,7 @@ class LevelStep:
         self._y_t, self._x_t = basis.y.T.contiguous(), basis.x.T.contiguous()
 
     def run(self, scales: Tensor) -> None:
-        """Move `u`; only launches kernels, so that it can be recorded.
+        """Update `u`; only launches kernels, so that it can be recorded.
 
         Args:
             scales: `(iterations, 2)`: ē and h̄ of each iteration; 0: each pair's own.
@@ -213,7 +214,7 @@ class LevelStep:
             )
 
     def _transform(self, values: Tensor, x: Tensor, y: Tensor, *, into: Tensor) -> None:
-        """y @ values @ x, for every pair and axis."""
+        """Compute y @ values @ x, for every pair and axis."""
         ny, nx = self.nodes.shape
         planes = 2 * len(values)
         torch.mm(values.view(planes * ny, nx), x, out=self._half.view(planes * ny, nx))

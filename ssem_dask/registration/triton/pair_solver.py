@@ -1,8 +1,9 @@
-"""Pairs of a window's sections registered by the fused kernels; on a GPU as one recorded CUDA graph.
+"""Registration of pairs by the fused kernels; on a GPU as one recorded CUDA graph.
 
 A solver belongs to one size of window, one number of pairs and one plan of steps. It is kept, since making one compiles
-kernels and records the graph; all its memory is taken when it is made. On a GPU features are stored in half precision,
-which moves fields by less than 0.02 px (docs/performance.md); everything that is computed from them is float32.
+kernels and records the graph; it allocates all its memory when it is made. On a GPU features are stored in half
+precision, which moves fields by less than 0.02 px (docs/performance.md); everything that is computed from them is
+float32.
 """
 
 import threading
@@ -16,23 +17,24 @@ from torch import Tensor
 
 from ssem_dask.field.device import in_batches
 from ssem_dask.field.grid import Grid
+from ssem_dask.geometry.chunks import round_up
 from ssem_dask.registration.gauss_newton.normal_equations import NodeBasis
-from ssem_dask.registration.gauss_newton.scales import Scale
-from ssem_dask.registration.gauss_newton.solver import FeatureLevel, GaussNewtonConfig, NodeFields, plan_of
+from ssem_dask.registration.gauss_newton.scales import ResidualScale
+from ssem_dask.registration.gauss_newton.solver import FeatureLevel, GaussNewtonConfig, NodeFields, plan_steps
 from ssem_dask.registration.triton.level import LevelStep, Sections, fits
 from ssem_dask.registration.vector_map import covering_nodes
 
-_KEPT = 6
+_MAX_SOLVERS = 6
 """Solvers that a process keeps: first and inner windows, cold and warm starts."""
 _BATCH = 32
-"""Pairs at a time: from here on more of them run no faster each."""
+"""Pairs at a time: larger batches are not faster per pair."""
 
 
 def suits(pyramid: Sequence[FeatureLevel], *, image: Grid, config: GaussNewtonConfig) -> bool:
-    """Whether the fused kernels can register these sections: bilinear nodes, 4 or 8 feature px apart."""
+    """Check whether the fused kernels can register these sections: bilinear nodes, 4 or 8 feature px apart."""
     return config.interpolation == "bilinear" and all(
         fits(nodes=covering_nodes(image, spacing=spacing * image.spacing), pixels=pyramid[level].grid)
-        for level, spacing, _ in plan_of(config, pyramid[0].grid, warm=False)
+        for level, spacing, _ in plan_steps(config, pyramid[0].grid, warm=False)
     )
 
 
@@ -44,40 +46,40 @@ def register_fused(
     start: NodeFields | None,
     smoothness: float,
     config: GaussNewtonConfig,
-    scales: Sequence[Scale] | None = None,
+    scales: Sequence[ResidualScale] | None = None,
 ) -> NodeFields:
-    """Register pairs of sections as `gauss_newton.register_pairs` does, to within rounding.
+    """Register pairs of sections as `solver.register_pairs` does, to within rounding.
 
     Args:
         pyramid: of all sections of the window, level 0 first; `suits` it.
         pairs: (fixed, moving), indices of sections.
-        image: of the working image's pixels.
-        start: as there.
+        image: grid of the working image's pixels.
+        start: see `register_pairs`.
         smoothness: L, px of the working image.
         config: the solver's parameters.
-        scales: as there.
+        scales: see `register_pairs`.
 
     Raises:
         torch.OutOfMemoryError: the GPU cannot hold a single pair.
     """
     warm = start is not None
 
-    def run(batch: Sequence[int]) -> _Found:
+    def run(batch: Sequence[int]) -> _Registered:
         part = [pairs[i] for i in batch]
         try:
             solver = _solver(pyramid, pairs=_rounded(len(part)), image=image, warm=warm, config=config)
             begin = None if start is None else start.values[batch[0] : batch[-1] + 1]
-            return _Found(solver(pyramid, part, start=begin, smoothness=smoothness, scales=scales), solver.nodes)
+            return _Registered(solver(pyramid, part, start=begin, smoothness=smoothness, scales=scales), solver.nodes)
         except torch.OutOfMemoryError:
-            forget_solvers()  # what they hold may be all that is missing
+            forget_solvers()  # the memory that they hold may be all that is missing
             raise
 
-    found = [part for _, part in in_batches(run, range(len(pairs)), size=_BATCH)]
-    return NodeFields(torch.cat([part.values for part in found]), found[0].nodes, config.interpolation)
+    parts = [part for _, part in in_batches(run, range(len(pairs)), size=_BATCH)]
+    return NodeFields(torch.cat([part.values for part in parts]), parts[0].nodes, config.interpolation)
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _Registered:
     values: Tensor
     nodes: Grid
 
@@ -98,7 +100,7 @@ _SOLVERS: OrderedDict[_Key, "_Solver"] = OrderedDict()
 
 
 def forget_solvers() -> None:
-    """Give back the memory of all solvers that are kept."""
+    """Free the memory of all solvers that are kept."""
     with _LOCK:
         _SOLVERS.clear()
 
@@ -120,7 +122,7 @@ def _solver(
     with _LOCK:
         solver = _SOLVERS.pop(key, None)
         if solver is None:
-            while len(_SOLVERS) >= _KEPT:
+            while len(_SOLVERS) >= _MAX_SOLVERS:
                 _SOLVERS.popitem(last=False)
             solver = _Solver(pyramid, pairs=pairs, image=image, warm=warm, config=plain)
         _SOLVERS[key] = solver
@@ -128,8 +130,8 @@ def _solver(
 
 
 def _rounded(pairs: int) -> int:
-    """Pairs that a batch is filled up to, so that few sizes are met."""
-    return min(_BATCH, -(-pairs // 4) * 4)
+    """Round the number of pairs of a batch up, so that few sizes occur."""
+    return min(_BATCH, round_up(pairs, multiple=4))
 
 
 class _Solver:
@@ -138,7 +140,7 @@ class _Solver:
     ) -> None:
         device = pyramid[0].features.device
         stored = torch.float16 if device.type == "cuda" else torch.float32
-        plan = plan_of(config, pyramid[0].grid, warm=warm)
+        plan = plan_steps(config, pyramid[0].grid, warm=warm)
         self._lock = threading.Lock()
         self._config, self._warm = config, warm
         self._pairs = torch.zeros(pairs, 2, dtype=torch.int32, device=device)
@@ -181,9 +183,9 @@ class _Solver:
         *,
         start: Tensor | None,
         smoothness: float,
-        scales: Sequence[Scale] | None,
+        scales: Sequence[ResidualScale] | None,
     ) -> Tensor:
-        """Displacements `(n, 2, ny, nx)` of the given pairs, mip-0 px."""
+        """Compute displacements `(n, 2, ny, nx)` of the pairs, mip-0 px."""
         n = len(pairs)
         with self._lock:
             filled = list(pairs) + [pairs[-1]] * (len(self._pairs) - n)
@@ -202,7 +204,7 @@ class _Solver:
             return self._out[:n].clone()
 
     def _bases_between(self) -> dict[tuple[int, int], NodeBasis]:
-        """From the nodes of each step to those of the next, where they differ."""
+        """Make the bases from the nodes of each step to those of the next, if they differ."""
         bases = {}
         spacings = [spacing for _, spacing, _ in self._plan]
         by_spacing = {spacing: step.nodes for (_, spacing), step in self._steps.items()}
@@ -216,7 +218,7 @@ class _Solver:
         return bases
 
     def _launch(self) -> None:
-        """The whole plan, `start` to `out`; as in `register_pairs`."""
+        """Run the whole plan, `start` to `out`; see `register_pairs`."""
         passes = 1 if self._warm else self._config.passes
         spacing_before = self._plan[-1][1]
         found = anchor = self._start if self._warm else None
@@ -247,7 +249,7 @@ class _Solver:
 
 
 def _recorded(launch: Callable[[], None]) -> Callable[[], None]:
-    """A function that launches the same kernels again with one call."""
+    """Record a CUDA graph; returns a function that launches the same kernels again with one call."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -12,8 +12,9 @@ import torch
 
 from ssem_dask.field.device import compute_device, computing_on
 from ssem_dask.field.grid import Grid
-from ssem_dask.registration.gauss_newton.gauss_newton_window import window_scales
+from ssem_dask.registration.gauss_newton.gauss_newton_window import measure_scales
 from ssem_dask.registration.methods import RegisterConfig, register_window, resolve
+from ssem_dask.registration.registration_method import PairRequest, WindowImages
 
 _LOG = logging.getLogger(__name__)
 _SIDE = 256  # px
@@ -32,20 +33,14 @@ def warm(device: torch.device) -> None:
         device: where registration will run.
     """
     images = torch.rand(_SECTIONS, _SIDE, _SIDE, generator=torch.Generator().manual_seed(0)).to(device)
-    valid, grid = torch.ones_like(images, dtype=torch.bool), Grid((_SIDE, _SIDE), 1.0)
+    valid = torch.ones_like(images, dtype=torch.bool)
+    window = WindowImages(images=images, valid=valid, grid=Grid((_SIDE, _SIDE), 1.0))
     config = resolve(RegisterConfig(), pixel_size=5.0)
     neighbours = config.neighbours
-    window_scales(images, valid=valid, grid=grid, neighbours=neighbours, config=config.gauss_newton, device=device)
-    register_window(
-        images,
-        valid=valid,
-        grid=grid,
-        nodes=Grid((_SIDE // 16, _SIDE // 16), 16.0),
-        core=range(neighbours, _SECTIONS),
-        neighbours=neighbours,
-        config=config,
-        device=device,
-    )
+    measure_scales(window, neighbours=neighbours, config=config.gauss_newton, device=device)
+    nodes = Grid((_SIDE // 16, _SIDE // 16), 16.0)
+    request = PairRequest(nodes=nodes, core=range(neighbours, _SECTIONS), neighbours=neighbours)
+    register_window(window, request, config=config, device=device)
 
 
 def _warm() -> None:

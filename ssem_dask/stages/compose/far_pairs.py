@@ -17,7 +17,8 @@ from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.image.tissue import tissue_mask
 from ssem_dask.registration.coarse_alignment.initial import pair_start
-from ssem_dask.registration.coarse_alignment.pair import CoarseSection, estimate_pair
+from ssem_dask.registration.coarse_alignment.pair import estimate_pair
+from ssem_dask.registration.coarse_alignment.thumbnail import CoarseSection
 from ssem_dask.stages.job import SECTIONS_PER_COARSE_TASK, Job
 from ssem_dask.stages.source_sections import open_source, read_thumbnails, thumbnail_mip
 from ssem_dask.stages.stage import Estimate

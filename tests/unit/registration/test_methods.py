@@ -13,17 +13,13 @@ from ssem_dask.errors import ConfigError, WeightsError
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import resample, sample, sample_known
 from ssem_dask.registration.encoders.encoder import load_encoder
-from ssem_dask.registration.methods import (
-    RegisterConfig,
-    encoder_digest,
-    method_names,
-    register_method,
-    register_window,
-    resolve,
-)
-from ssem_dask.registration.pairs import covering_lattice, local_correlation
+from ssem_dask.registration.gauss_newton.gauss_newton_window import GaussNewton
+from ssem_dask.registration.gauss_newton.solver import GaussNewtonConfig
+from ssem_dask.registration.methods import METHODS, RegisterConfig, encoder_digest, register_window, resolve
+from ssem_dask.registration.registration_method import PairFields, PairRequest, WindowImages
+from ssem_dask.registration.ssemnet.aligned_pairs import correlate_locally, covering_lattice
 from ssem_dask.registration.ssemnet.optimise import SsemnetConfig
-from ssem_dask.registration.vector_map import Interpolation
+from ssem_dask.registration.vector_map import MapInterpolation
 from tests.support.textures import deformed_sections, texture
 
 SIDE = 192
@@ -32,13 +28,12 @@ FAST = SsemnetConfig(encoder="lcn", node_spacing=48.0, scales=(4, 2, 1), iterati
 
 def _register(images, *, config=None, valid=None, neighbours=1, core=None, spacing=8, mip=0):
     extent = (images.shape[1] * 2**mip, images.shape[2] * 2**mip)
+    valid = torch.ones_like(images, dtype=torch.bool) if valid is None else valid
+    nodes = Grid.of_section(extent, spacing=spacing)
+    core = range(len(images)) if core is None else core
     return register_window(
-        images,
-        valid=torch.ones_like(images, dtype=torch.bool) if valid is None else valid,
-        grid=Grid((images.shape[1], images.shape[2]), float(2**mip)),
-        nodes=Grid.of_section(extent, spacing=spacing),
-        core=range(len(images)) if core is None else core,
-        neighbours=neighbours,
+        WindowImages(images=images, valid=valid, grid=Grid((images.shape[1], images.shape[2]), float(2**mip))),
+        PairRequest(nodes=nodes, core=core, neighbours=neighbours),
         config=RegisterConfig(method="ssemnet", ssemnet=config or FAST),
         device="cpu",
     )
@@ -57,15 +52,12 @@ def _error(pair: torch.Tensor, *, moving: torch.Tensor, fixed: torch.Tensor, spa
 
 def test_every_method_finds_a_known_deformation_and_names_its_encoder():
     observed, bends = deformed_sections(texture(1).expand(2, -1, -1), rms=3.0)
-    for method in ("gauss_newton", "ssemnet"):
+    valid = torch.ones_like(observed, dtype=torch.bool)
+    for method in METHODS:
         config = RegisterConfig(method=method, ssemnet=FAST)
         found = register_window(
-            observed,
-            valid=torch.ones_like(observed, dtype=torch.bool),
-            grid=Grid((SIDE, SIDE), 1.0),
-            nodes=Grid.of_section((SIDE, SIDE), spacing=8),
-            core=range(2),
-            neighbours=1,
+            WindowImages(images=observed, valid=valid, grid=Grid((SIDE, SIDE), 1.0)),
+            PairRequest(nodes=Grid.of_section((SIDE, SIDE), spacing=8), core=range(2), neighbours=1),
             config=config,
             device="cpu",
         )
@@ -77,7 +69,7 @@ def test_every_method_finds_a_known_deformation_and_names_its_encoder():
 
 
 @pytest.mark.parametrize("kind", ["bilinear", "bicubic", "bspline", "tps"])
-def test_a_known_deformation_comes_back(kind: Interpolation):
+def test_a_known_deformation_comes_back(kind: MapInterpolation):
     observed, bends = deformed_sections(texture(1).expand(2, -1, -1), rms=3.0)
     found = _register(observed, config=FAST.model_copy(update={"interpolation": kind}))
     before = _error(torch.zeros_like(found.fields[0, 1]), moving=bends[0], fixed=bends[1])
@@ -184,13 +176,10 @@ def test_a_grid_with_an_origin_gives_the_same_fields():
     observed, _ = deformed_sections(texture(1).expand(2, -1, -1), rms=2.0)
     valid = torch.ones_like(observed, dtype=torch.bool)
     at_origin = _register(observed, spacing=16)
+    nodes = Grid((4, 4), 16.0, (4096.0 + 64, 8192.0 + 64))
     moved = register_window(
-        observed,
-        valid=valid,
-        grid=Grid((SIDE, SIDE), 1.0, (4096.0, 8192.0)),
-        nodes=Grid((4, 4), 16.0, (4096.0 + 64, 8192.0 + 64)),
-        core=range(2),
-        neighbours=1,
+        WindowImages(images=observed, valid=valid, grid=Grid((SIDE, SIDE), 1.0, (4096.0, 8192.0))),
+        PairRequest(nodes=nodes, core=range(2), neighbours=1),
         config=RegisterConfig(method="ssemnet", ssemnet=FAST),
         device="cpu",
     )
@@ -198,7 +187,7 @@ def test_a_grid_with_an_origin_gives_the_same_fields():
 
 
 @pytest.mark.parametrize("pixel_size", [4.0, 4.6, 8.0, 10.0, 16.0, 32.0])
-@pytest.mark.parametrize("method", ["gauss_newton", "ssemnet"])
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_resolve_leaves_nothing_to_tune(pixel_size, method):
     config = resolve(RegisterConfig(method=method), pixel_size=pixel_size)
     assert config.mip is not None
@@ -227,31 +216,40 @@ def test_bad_configurations_are_refused():
 def test_misuse_is_one_clear_sentence():
     images = torch.zeros(2, 64, 64)
     with pytest.raises(ConfigError, match="must have one shape"):
-        _register(images, valid=torch.ones(2, 32, 32, dtype=torch.bool))
+        WindowImages(images=images, valid=images.bool(), grid=Grid((32, 32), 1.0))
     with pytest.raises(ConfigError, match="resolve"):
         _register(images, config=SsemnetConfig())
     with pytest.raises(WeightsError, match="neither a built-in encoder"):
         _register(texture(1).expand(2, -1, -1), config=FAST.model_copy(update={"encoder": "none"}))
 
 
-def test_another_method_can_be_added():
-    def nothing(images, *, valid, grid, nodes, core, neighbours, config, device, tears):
-        return "called"
+def test_another_method_takes_one_class_and_one_entry(monkeypatch):
+    class Nothing(GaussNewton):
+        name = "nothing"
 
-    register_method("test-only", nothing)
-    assert "test-only" in method_names()
+        def encoder(self, config):
+            return None
+
+        def register(self, window, request, *, config, device):
+            assert config == GaussNewtonConfig()
+            shape = (request.neighbours, len(request.core))
+            nodes = request.nodes.shape
+            return PairFields(torch.full((*shape, 2, *nodes), torch.nan), torch.zeros(*shape, *nodes))
+
+    class Config(RegisterConfig):
+        nothing: GaussNewtonConfig = GaussNewtonConfig()
+
+    monkeypatch.setitem(METHODS, "nothing", Nothing())
+    config = resolve(Config(method="nothing"), pixel_size=8.0)
     images = torch.zeros(1, 8, 8)
     result = register_window(
-        images,
-        valid=images.bool(),
-        grid=Grid((8, 8), 1.0),
-        nodes=Grid((1, 1), 8.0),
-        core=range(1),
-        neighbours=1,
-        config=resolve(RegisterConfig(method="test-only"), pixel_size=8.0),
+        WindowImages(images=images, valid=images.bool(), grid=Grid((8, 8), 1.0)),
+        PairRequest(nodes=Grid((1, 1), 8.0), core=range(1), neighbours=1),
+        config=config,
         device="cpu",
     )
-    assert result == "called"
+    assert result.fields.isnan().all()
+    assert encoder_digest(config) == ""
 
 
 @settings(max_examples=50, deadline=None)
@@ -280,9 +278,9 @@ def test_local_correlation_knows_equal_from_unrelated():
     a = torch.randn(4, 40, 40, generator=torch.Generator().manual_seed(1))
     b = torch.randn(4, 40, 40, generator=torch.Generator().manual_seed(2))
     mask, grid = torch.ones(40, 40), Grid((40, 40), 4.0)
-    assert float(local_correlation(a, 3 * a + 1, mask=mask, grid=grid, side=9).values.min()) > 0.999
-    assert float(local_correlation(a, b, mask=mask, grid=grid, side=9).values.mean()) < 0.1
-    assert (local_correlation(a, a, mask=0 * mask, grid=grid, side=9).values == 0).all()
+    assert float(correlate_locally(a, 3 * a + 1, mask=mask, grid=grid, side=9).values.min()) > 0.999
+    assert float(correlate_locally(a, b, mask=mask, grid=grid, side=9).values.mean()) < 0.1
+    assert (correlate_locally(a, a, mask=0 * mask, grid=grid, side=9).values == 0).all()
 
 
 def test_real_sections_come_back(real_sections: Callable[[str], Path]) -> None:

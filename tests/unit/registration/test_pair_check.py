@@ -3,39 +3,42 @@
 import torch
 
 from ssem_dask.field.grid import Grid
-from ssem_dask.registration.checked_window import gated_window
-from ssem_dask.registration.gauss_newton.gauss_newton_window import SEARCH_RANGE
+from ssem_dask.registration.checked_window import CheckedPairs, register_checked
+from ssem_dask.registration.gauss_newton.gauss_newton_window import SEARCH_RANGE_PX
 from ssem_dask.registration.methods import RegisterConfig, register_window
-from ssem_dask.registration.pair_check import faults_of, looks_of
+from ssem_dask.registration.pair_check import PairDefect, check_pairs, prepare_check
+from ssem_dask.registration.registration_method import PairRequest, WindowImages
 from tests.support.textures import deformed_sections, texture
 
 SIDE = 384
 GRID = Grid((SIDE, SIDE), 1.0)
 NODES = Grid.of_section((SIDE, SIDE), spacing=16)
-WINDOW = {
-    "grid": GRID,
-    "nodes": NODES,
-    "neighbours": 1,
-    "config": RegisterConfig(method="gauss_newton"),
-    "device": "cpu",
-}
+CONFIG = RegisterConfig(method="gauss_newton")
 
 
-def _valid(images: torch.Tensor) -> torch.Tensor:
-    return torch.ones_like(images, dtype=torch.bool)
+def _window(images: torch.Tensor) -> WindowImages:
+    return WindowImages(images=images, valid=torch.ones_like(images, dtype=torch.bool), grid=GRID)
 
 
-def _fault(field: torch.Tensor, images: torch.Tensor, mask: torch.Tensor, *, reach: float) -> str:
-    looks = looks_of(images, valid=torch.stack([mask, mask]), image=GRID, nodes=NODES)
-    (fault,) = faults_of(field[None], pairs=[(0, 1)], looks=looks, nodes=NODES, reach=reach)
-    return fault
+def _request(sections: int) -> PairRequest:
+    return PairRequest(nodes=NODES, core=range(sections), neighbours=1)
+
+
+def _checked(images: torch.Tensor) -> CheckedPairs:
+    return register_checked(_window(images), _request(len(images)), config=CONFIG, device="cpu")
+
+
+def _defect(field: torch.Tensor, images: torch.Tensor, mask: torch.Tensor, *, search_range: float) -> PairDefect | None:
+    check = prepare_check(images, valid=torch.stack([mask, mask]), image=GRID, nodes=NODES)
+    (defect,) = check_pairs(field[None], pairs=[(0, 1)], check=check, search_range=search_range)
+    return defect
 
 
 def test_sound_pairs_are_left_as_they_are():
     images, _ = deformed_sections(texture(1, SIDE).expand(3, -1, -1), rms=3.0)
-    found, faults = gated_window(images, valid=_valid(images), core=range(3), **WINDOW)
-    plain = register_window(images, valid=_valid(images), core=range(3), **WINDOW)
-    assert faults == []
+    checked = _checked(images)
+    found, plain = checked.pairs, register_window(_window(images), _request(3), config=CONFIG, device="cpu")
+    assert checked.faults == []
     assert torch.equal(found.fields.isnan(), plain.fields.isnan())
     assert torch.equal(found.fields.nan_to_num(), plain.fields.nan_to_num())
     assert torch.equal(found.confidence, plain.confidence)
@@ -43,13 +46,14 @@ def test_sound_pairs_are_left_as_they_are():
 
 def test_a_jump_beyond_the_search_is_found_by_the_wider_one():
     wide, margin = texture(2, SIDE + 320), 160
-    jump = SEARCH_RANGE + 40, -(SEARCH_RANGE + 20)
+    jump = SEARCH_RANGE_PX + 40, -(SEARCH_RANGE_PX + 20)
     # What lies at y in the fixed section lies at y + jump in the moving one.
     rows, columns = (slice(margin - j, margin - j + SIDE) for j in jump)
     fixed, moving = wide[margin : margin + SIDE, margin : margin + SIDE], wide[rows, columns]
     images = torch.stack([moving, fixed])
-    found, faults = gated_window(images, valid=_valid(images), core=range(2), **WINDOW)
-    assert [(fault.k, fault.z, fault.mended) for fault in faults] == [(1, 1, True)]
+    checked = _checked(images)
+    found = checked.pairs
+    assert [(fault.k, fault.z, fault.recovered) for fault in checked.faults] == [(1, 1, True)]
     known = found.fields[0, 1][:, torch.isfinite(found.fields[0, 1, 0])]
     assert known.shape[1] > 0.2 * NODES.shape[0] * NODES.shape[1]
     assert torch.allclose(known.median(dim=1).values, torch.tensor(jump, dtype=torch.float32), atol=0.5)
@@ -57,8 +61,9 @@ def test_a_jump_beyond_the_search_is_found_by_the_wider_one():
 
 def test_sections_that_have_nothing_in_common_become_unknown():
     images = torch.stack([texture(3, SIDE), texture(4, SIDE), texture(4, SIDE)])
-    found, faults = gated_window(images, valid=_valid(images), core=range(3), **WINDOW)
-    assert [(fault.k, fault.z, fault.mended) for fault in faults] == [(1, 1, False)]
+    checked = _checked(images)
+    found = checked.pairs
+    assert [(fault.k, fault.z, fault.recovered) for fault in checked.faults] == [(1, 1, False)]
     assert torch.isfinite(found.fields[0, 1]).float().mean() < 0.1
     assert torch.isfinite(found.fields[0, 2]).float().mean() > 0.8
     assert (found.confidence[0, 1][found.fields[0, 1, 0].isnan()] == 0).all()
@@ -69,20 +74,21 @@ def test_each_reason_is_named():
     mask = torch.ones_like(image, dtype=torch.bool)
     nodes = NODES.positions()
 
-    def fault(field: torch.Tensor, *, moving: torch.Tensor = image, reach: float = 96.0) -> str:
-        return _fault(field, torch.stack([image, moving]), mask, reach=reach)
+    def reason(field: torch.Tensor, *, moving: torch.Tensor = image, search_range: float = 96.0) -> str | None:
+        defect = _defect(field, torch.stack([image, moving]), mask, search_range=search_range)
+        return None if defect is None else defect.reason
 
     still = torch.zeros_like(nodes)
-    assert fault(still) == ""
-    assert "matched" in fault(torch.full_like(still, torch.nan))
-    assert fault((SIDE - 2 * nodes) * (torch.arange(NODES.shape[1]) % 2)) == "folded"
-    assert fault(still + 60.0, reach=90.0) == "at the end of the search range"
-    assert fault(still + 60.0, reach=900.0).startswith("sections unlike")
-    assert fault(still, moving=texture(6, SIDE)).startswith("sections unlike")
+    assert reason(still) is None
+    assert "matched" in str(reason(torch.full_like(still, torch.nan)))
+    assert reason((SIDE - 2 * nodes) * (torch.arange(NODES.shape[1]) % 2)) == "folded"
+    assert reason(still + 60.0, search_range=90.0) == "at the end of the search range"
+    assert str(reason(still + 60.0, search_range=900.0)).startswith("sections unlike")
+    assert str(reason(still, moving=texture(6, SIDE))).startswith("sections unlike")
 
 
 def test_where_there_is_no_tissue_there_is_nothing_to_judge():
     image = texture(5, SIDE)
     mask = torch.zeros_like(image, dtype=torch.bool)
     field = torch.full_like(NODES.positions(), torch.nan)
-    assert _fault(field, torch.stack([image, image]), mask, reach=96.0) == ""
+    assert _defect(field, torch.stack([image, image]), mask, search_range=96.0) is None

@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 
 from ssem_dask.errors import ConfigError
 from ssem_dask.field.grid import Grid
-from ssem_dask.registration.vector_map import Interpolation, Interpolator, VectorMap, covering_nodes
+from ssem_dask.registration.vector_map import Interpolator, MapInterpolation, VectorMap, covering_nodes
 
-KINDS: tuple[Interpolation, ...] = ("bilinear", "bicubic", "bspline", "tps")
-INTERPOLATING: tuple[Interpolation, ...] = ("bilinear", "bicubic", "tps")
+KINDS: tuple[MapInterpolation, ...] = ("bilinear", "bicubic", "bspline", "tps")
+INTERPOLATING: tuple[MapInterpolation, ...] = ("bilinear", "bicubic", "tps")
 
 grids = st.builds(
     Grid,

@@ -12,8 +12,10 @@ from ssem_dask.evaluation.phantom import PhantomConfig, generate
 from ssem_dask.geometry.box import Box
 from ssem_dask.image.pooling import pool
 from ssem_dask.image.tissue import tissue_mask
+from ssem_dask.registration.coarse_alignment.coarse_config import CoarseConfig
 from ssem_dask.registration.coarse_alignment.order import Order, check_order
-from ssem_dask.registration.coarse_alignment.pair import CoarseConfig, CoarseSection, estimate_pair
+from ssem_dask.registration.coarse_alignment.pair import estimate_pair
+from ssem_dask.registration.coarse_alignment.thumbnail import CoarseSection
 from ssem_dask.types import AnyArray, Float64Array
 
 COUNT = 14

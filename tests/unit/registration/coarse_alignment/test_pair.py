@@ -6,9 +6,11 @@ from ssem_dask.field.affine import IDENTITY, apply_affine, compose_affine, inver
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.warp import sample_image
 from ssem_dask.image.tissue import tissue_mask
-from ssem_dask.registration.coarse_alignment.flat_contrast import blur, local_contrast
-from ssem_dask.registration.coarse_alignment.pair import CoarseConfig, CoarsePair, CoarseSection, estimate_pair
+from ssem_dask.registration.coarse_alignment.coarse_config import CoarseConfig
+from ssem_dask.registration.coarse_alignment.flat_contrast import blur, flatten_contrast
+from ssem_dask.registration.coarse_alignment.pair import CoarsePair, estimate_pair
 from ssem_dask.registration.coarse_alignment.refine import _normal_equations
+from ssem_dask.registration.coarse_alignment.thumbnail import CoarseSection
 from ssem_dask.types import Float64Array, ShapeYX
 
 
@@ -225,7 +227,7 @@ def test_contrast_is_by_the_mean_and_deviation_around_each_pixel(shape: ShapeYX,
     """Windows may be larger than the image; what is off the mask does not count."""
     random = torch.Generator().manual_seed(2)
     image, mask = 50 + 9 * torch.randn(shape, generator=random), torch.rand(shape, generator=random) < 0.8
-    found = local_contrast(image, mask=mask, radius=radius)
+    found = flatten_contrast(image, mask=mask, radius=radius)
     assert not found[~mask].any()
     for y, x in torch.nonzero(mask)[:: max(1, int(mask.sum()) // 20)].tolist():
         near = (slice(max(0, y - radius), y + radius + 1), slice(max(0, x - radius), x + radius + 1))

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from ssem_dask.field.affine import IDENTITY, compose_affine, invert_affine, rotation_about
-from ssem_dask.registration.coarse_alignment.pair import CoarseConfig, chain_sections
+from ssem_dask.registration.coarse_alignment.coarse_config import CoarseConfig
+from ssem_dask.registration.coarse_alignment.section_affines import chain_sections
 from ssem_dask.types import Float64Array
 
 SHAPE = (900, 1100)

@@ -16,7 +16,7 @@ from ssem_dask.registration.encoders.encoder import (
     load_encoder,
     register_encoder,
 )
-from ssem_dask.registration.encoders.local_contrast import local_contrast
+from ssem_dask.registration.encoders.local_contrast import normalise_contrast
 
 NAMES = ("metric", "autoencoder", "lcn", "pixels")
 AUTOENCODER = SHIPPED_WEIGHTS / "autoencoder.safetensors"
@@ -74,12 +74,12 @@ def test_a_feature_of_the_autoencoder_lies_where_its_pixels_are():
 def test_local_contrast_law(gain, offset):
     images = _texture(1, 64, 64)
     valid = torch.ones(1, 64, 64, dtype=torch.bool)
-    reference = local_contrast(images, valid=valid, window=32)
+    reference = normalise_contrast(images, valid=valid, window=32)
     torch.testing.assert_close(
-        local_contrast(gain * images + offset, valid=valid, window=32), reference, atol=2e-2, rtol=0
+        normalise_contrast(gain * images + offset, valid=valid, window=32), reference, atol=2e-2, rtol=0
     )
     torch.testing.assert_close(
-        local_contrast(-gain * images + offset, valid=valid, window=32), -reference, atol=2e-2, rtol=0
+        normalise_contrast(-gain * images + offset, valid=valid, window=32), -reference, atol=2e-2, rtol=0
     )
 
 
@@ -89,8 +89,8 @@ def test_local_contrast_ignores_what_is_not_tissue():
     valid[:, :, :20] = False
     spoilt = images.clone()
     spoilt[:, :, :20] = 1e5
-    out = local_contrast(spoilt, valid=valid, window=32)
-    torch.testing.assert_close(out, local_contrast(images, valid=valid, window=32))
+    out = normalise_contrast(spoilt, valid=valid, window=32)
+    torch.testing.assert_close(out, normalise_contrast(images, valid=valid, window=32))
     assert (out[:, :, :20] == 0).all()
     assert float(out.abs().max()) <= 4.0
 

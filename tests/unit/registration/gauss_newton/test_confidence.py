@@ -4,9 +4,9 @@ import torch
 from ssem_dask.field.grid import Grid
 from ssem_dask.registration.gauss_newton.confidence import (
     Evidence,
-    disagreement,
-    evidence,
-    folded,
+    find_folds,
+    measure_disagreement,
+    measure_evidence,
     raw_confidence,
     relative_confidence,
 )
@@ -27,7 +27,7 @@ def _level(values: torch.Tensor, valid: torch.Tensor | None = None) -> FeatureLe
 
 def _evidence(a, b, *, valid=None, shift=(0.0, 0.0)) -> Evidence:
     displacement = torch.tensor(shift).reshape(1, 2, 1, 1).expand(len(a), 2, 32, 32)
-    return evidence(displacement, fixed=_level(a, valid), moving=_level(b), nodes=NODES, cutoff=2.0)
+    return measure_evidence(displacement, fixed=_level(a, valid), moving=_level(b), nodes=NODES, cutoff=2.0)
 
 
 def test_equal_features_correlate_fully_and_unrelated_ones_do_not():
@@ -75,18 +75,19 @@ def test_chance_correlation_is_worth_nothing():
 def test_there_and_back_agrees_exactly_for_inverse_fields():
     forward = torch.zeros(1, 2, 8, 8)
     forward[:, 0], forward[:, 1] = 3.0, -5.0
-    assert float(disagreement(forward=forward, backward=-forward, nodes=NODES).max()) < 1e-5
+    assert float(measure_disagreement(forward=forward, backward=-forward, nodes=NODES).max()) < 1e-5
     torch.testing.assert_close(
-        disagreement(forward=forward, backward=torch.zeros_like(forward), nodes=NODES), torch.full((1, 8, 8), 34**0.5)
+        measure_disagreement(forward=forward, backward=torch.zeros_like(forward), nodes=NODES),
+        torch.full((1, 8, 8), 34**0.5),
     )
 
 
 def test_folds_are_marked_at_their_corners():
     field = torch.zeros(2, 6, 6)
-    assert not folded(field[None], spacing=16.0)[0].any()
+    assert not find_folds(field[None], spacing=16.0)[0].any()
     field[1, 3, 3] = 40.0  # beyond its neighbour, 16 px away
-    marked = folded(field[None], spacing=16.0)[0]
+    marked = find_folds(field[None], spacing=16.0)[0]
     assert bool(marked[3, 3])
     assert bool(marked[3, 4])
     assert not marked[0].any()
-    assert folded(field[None, :, :1], spacing=16.0).shape == (1, 1, 6)
+    assert find_folds(field[None, :, :1], spacing=16.0).shape == (1, 1, 6)

@@ -10,16 +10,18 @@ from pydantic import ValidationError
 from ssem_dask.evaluation.deformation import DeformationConfig, draw_deformation
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample, sample_batch, sample_known
-from ssem_dask.registration.gauss_newton.gauss_newton_window import gauss_newton_window
+from ssem_dask.registration.gauss_newton.gauss_newton_window import GaussNewton
 from ssem_dask.registration.gauss_newton.normal_equations import NodeBasis, assemble, solve_step
 from ssem_dask.registration.gauss_newton.regularisation import CosineBasis, curvature
 from ssem_dask.registration.gauss_newton.solver import (
     FeatureLevel,
     GaussNewtonConfig,
     NodeFields,
+    PairBatch,
     feature_pyramid,
     register_pairs,
 )
+from ssem_dask.registration.registration_method import PairRequest, WindowImages
 from ssem_dask.registration.vector_map import covering_nodes
 
 SIDE = 256
@@ -45,16 +47,20 @@ def _deformed(truth: torch.Tensor, *, seeds, kind="smooth", side: int = SIDE):
 
 def _register(images, *, config=None, valid=None, neighbours=1, core=None, spacing=16):
     shape = (images.shape[1], images.shape[2])
-    return gauss_newton_window(
-        images,
-        valid=torch.ones_like(images, dtype=torch.bool) if valid is None else valid,
-        grid=Grid(shape, 1.0),
-        nodes=Grid.of_section(shape, spacing=spacing),
-        core=range(len(images)) if core is None else core,
-        neighbours=neighbours,
+    valid = torch.ones_like(images, dtype=torch.bool) if valid is None else valid
+    nodes = Grid.of_section(shape, spacing=spacing)
+    core = range(len(images)) if core is None else core
+    return GaussNewton().register(
+        WindowImages(images=images, valid=valid, grid=Grid(shape, 1.0)),
+        PairRequest(nodes=nodes, core=core, neighbours=neighbours),
         config=config or GaussNewtonConfig(),
         device="cpu",
     )
+
+
+def _register_features(fixed, moving, *, side=(256, 256)) -> NodeFields:
+    batch = PairBatch(fixed=fixed, moving=moving, image=Grid(side, 1.0))
+    return register_pairs(batch, start=None, smoothness=24.0, config=GaussNewtonConfig()).fields
 
 
 def _error(pair, *, fixed, moving, spacing=16, margin=32):
@@ -195,10 +201,9 @@ def _levels(values: torch.Tensor, valid: torch.Tensor | None = None) -> list[Fea
 
 def test_a_batch_gives_what_single_pairs_give():
     a, b = _batch(4, n=3, c=2, side=64)
-    options = {"image": Grid((256, 256), 1.0), "start": None, "smoothness": 24.0, "config": GaussNewtonConfig()}
-    together = register_pairs(fixed=_levels(a), moving=_levels(b), **options)
+    together = _register_features(_levels(a), _levels(b))
     for i in range(3):
-        alone = register_pairs(fixed=_levels(a[i : i + 1]), moving=_levels(b[i : i + 1]), **options)
+        alone = _register_features(_levels(a[i : i + 1]), _levels(b[i : i + 1]))
         torch.testing.assert_close(alone.values[0], together.values[i], atol=1e-3, rtol=1e-3)
 
 
@@ -206,9 +211,8 @@ def test_a_pair_without_data_stays_at_zero_and_does_not_disturb_the_others():
     a, b = _batch(4, n=2, c=2, side=64)
     valid = torch.ones(2, 64, 64)
     valid[1] = 0.0
-    options = {"image": Grid((256, 256), 1.0), "start": None, "smoothness": 24.0, "config": GaussNewtonConfig()}
-    with_empty = register_pairs(fixed=_levels(a, valid), moving=_levels(b), **options)
-    alone = register_pairs(fixed=_levels(a[:1]), moving=_levels(b[:1]), **options)
+    with_empty = _register_features(_levels(a, valid), _levels(b))
+    alone = _register_features(_levels(a[:1]), _levels(b[:1]))
     assert float(with_empty.values[1].abs().max()) == 0.0
     torch.testing.assert_close(with_empty.values[0], alone.values[0], atol=1e-3, rtol=1e-3)
 
@@ -217,14 +221,7 @@ def test_a_pair_without_data_stays_at_zero_and_does_not_disturb_the_others():
 def test_any_size_gives_finite_fields(shape):
     a = torch.randn(1, 2, *shape, generator=torch.Generator().manual_seed(0))
     levels = feature_pyramid(FeatureLevel(a, torch.ones(1, *shape), Grid(shape, 4.0)), levels=4)
-    found = register_pairs(
-        fixed=levels,
-        moving=levels,
-        image=Grid((shape[0] * 4, shape[1] * 4), 1.0),
-        start=None,
-        smoothness=24.0,
-        config=GaussNewtonConfig(),
-    )
+    found = _register_features(levels, levels, side=(shape[0] * 4, shape[1] * 4))
     assert isinstance(found, NodeFields)
     assert found.values.isfinite().all()
     assert float(found.values.abs().max()) < 1e-3

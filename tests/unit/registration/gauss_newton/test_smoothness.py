@@ -9,8 +9,9 @@ from ssem_dask.evaluation.phantom import PhantomConfig, generate
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample
 from ssem_dask.geometry.box import Box
-from ssem_dask.registration.gauss_newton.smoothness import Step, _step, choose_smoothness, probe_window
+from ssem_dask.registration.gauss_newton.smoothness import LengthStep, _step, choose_smoothness, probe_window
 from ssem_dask.registration.gauss_newton.solver import DEFAULT_SMOOTHNESS, GaussNewtonConfig
+from ssem_dask.registration.registration_method import WindowImages
 
 SIDE = 384
 
@@ -50,16 +51,16 @@ def test_damage_and_unknown_places_do_not_decide():
     assert step == same
 
 
-def _window(*shares: float) -> list[Step]:
+def _window(*shares: float) -> list[LengthStep]:
     lengths = (22.6, 32.0, 45.3)
     return [
-        Step(shorter=a, longer=b, added=1.0, lag1=-q / 2, lag2=0.0)
+        LengthStep(shorter=a, longer=b, added=1.0, lag1=-q / 2, lag2=0.0)
         for a, b, q in zip(lengths[:-1], lengths[1:], shares, strict=True)
     ]
 
 
 def test_rough_distortion_gets_a_shorter_length_and_undistorted_tissue_the_longest():
-    def chosen(*windows: list[Step]) -> float:
+    def chosen(*windows: list[LengthStep]) -> float:
         return choose_smoothness(windows, pixel_size=5.0).smoothness[0]
 
     assert chosen(_window(0.1, 0.2)) == 24.0
@@ -85,7 +86,8 @@ def test_nothing_to_see_gives_the_default_and_says_so():
     few = torch.rand(5, 128, 128)
     empty = torch.rand(8, 128, 128)
     for images, valid in ((few, torch.ones_like(few).bool()), (empty, torch.zeros_like(empty).bool())):
-        assert probe_window(images, valid=valid, grid=Grid((128, 128), 1.0), config=config, device="cpu") == ()
+        window = WindowImages(images=images, valid=valid, grid=Grid((128, 128), 1.0))
+        assert probe_window(window, config=config, device="cpu") == ()
 
 
 def _observed(kind: str) -> torch.Tensor:
@@ -109,8 +111,7 @@ def test_a_rough_warp_of_the_same_tissue_is_given_a_shorter_length():
     for kind in ("smooth", "rough"):
         images = _observed(kind)
         valid = torch.ones_like(images).bool()
-        steps = probe_window(
-            images, valid=valid, grid=Grid((SIDE, SIDE), 1.0), config=GaussNewtonConfig(), device="cpu"
-        )
+        window = WindowImages(images=images, valid=valid, grid=Grid((SIDE, SIDE), 1.0))
+        steps = probe_window(window, config=GaussNewtonConfig(), device="cpu")
         choices[kind] = choose_smoothness([steps], pixel_size=5.0).smoothness[0]
     assert choices["rough"] < 0.95 * choices["smooth"]

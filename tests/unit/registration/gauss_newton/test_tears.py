@@ -4,7 +4,13 @@ import torch
 
 from ssem_dask.field.grid import Grid
 from ssem_dask.registration.gauss_newton.regularisation import CurvatureWeights, curvature
-from ssem_dask.registration.gauss_newton.solver import FeatureLevel, GaussNewtonConfig, feature_pyramid, register_pairs
+from ssem_dask.registration.gauss_newton.solver import (
+    FeatureLevel,
+    GaussNewtonConfig,
+    PairBatch,
+    feature_pyramid,
+    register_pairs,
+)
 from ssem_dask.registration.gauss_newton.tears import Tears, curvature_weights
 
 PIXELS = Grid((96, 96), 4.0)
@@ -53,15 +59,13 @@ def test_a_jump_across_a_tear_is_found_only_if_smoothness_is_cut_there() -> None
     fixed = FeatureLevel(fixed.features * gap[:, None], gap, PIXELS)
     errors = []
     for tears in (None, _tear(slice(46, 50))):
-        found = register_pairs(
+        batch = PairBatch(
             fixed=feature_pyramid(fixed, levels=4),
             moving=feature_pyramid(moving, levels=4),
             image=Grid((384, 384), 1.0),
-            start=None,
-            smoothness=40.0,
-            config=GaussNewtonConfig(),
             tears=tears,
         )
+        found = register_pairs(batch, start=None, smoothness=40.0, config=GaussNewtonConfig()).fields
         wanted = 4.0 * jump
         missed = (found.on(PIXELS)[0, 0] - wanted[None, :]).abs()
         beside = torch.cat([missed[8:-8, 36:44], missed[8:-8, 52:60]], dim=1)

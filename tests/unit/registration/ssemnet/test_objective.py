@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from ssem_dask.registration.ssemnet.objective import (
     Target,
     data_term,
+    drop_largest,
     feature_spread,
     mask_on_features,
-    regularity,
-    without_largest,
+    smoothness_term,
 )
 
 
@@ -57,7 +57,7 @@ def test_loss_drop_leaves_out_the_largest_errors(share, seed):
     error = torch.rand(20, 20, generator=torch.Generator().manual_seed(seed))
     mask = torch.ones(20, 20)
     mask[:5] = 0.0
-    kept = without_largest(error, mask=mask, share=share)
+    kept = drop_largest(error, mask=mask, share=share)
     dropped = (mask > 0) & (kept == 0)
     assert int(dropped.sum()) == pytest.approx(int(share * 300), abs=1)
     assert (kept[:5] == 0).all()
@@ -67,7 +67,7 @@ def test_loss_drop_leaves_out_the_largest_errors(share, seed):
 
 def test_no_loss_drop_changes_nothing():
     mask = torch.rand(8, 8, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(without_largest(_random(8, 8), mask=mask, share=0.0), mask)
+    assert torch.equal(drop_largest(_random(8, 8), mask=mask, share=0.0), mask)
 
 
 def test_the_mask_is_resized_bilinearly():
@@ -81,16 +81,16 @@ def test_regularity_has_the_three_terms():
     values = torch.zeros(2, 5, 5)
     values[1] = torch.arange(5) * 3.0  # dv_x/dx = 3 px per node spacing of 10 px
     only = {"alpha": 0.0, "beta": 0.0, "gamma": 0.0}
-    assert float(regularity(values, spacing=10.0, **{**only, "beta": 2.0})) == pytest.approx(2.0 * 0.3**2)
-    assert float(regularity(values, spacing=10.0, **{**only, "gamma": 2.0})) == 0.0
-    assert float(regularity(values, spacing=10.0, **{**only, "alpha": 2.0})) == pytest.approx(
+    assert float(smoothness_term(values, spacing=10.0, **{**only, "beta": 2.0})) == pytest.approx(2.0 * 0.3**2)
+    assert float(smoothness_term(values, spacing=10.0, **{**only, "gamma": 2.0})) == 0.0
+    assert float(smoothness_term(values, spacing=10.0, **{**only, "alpha": 2.0})) == pytest.approx(
         2.0 * float((values / 10).square().sum(dim=0).mean())
     )
 
 
 def test_a_shift_costs_only_alpha():
     values = torch.full((2, 4, 4), 7.0)
-    assert float(regularity(values, spacing=10.0, alpha=0.0, beta=5.0, gamma=5.0)) == 0.0
+    assert float(smoothness_term(values, spacing=10.0, alpha=0.0, beta=5.0, gamma=5.0)) == 0.0
 
 
 def test_the_spread_ignores_what_is_masked():

@@ -12,19 +12,20 @@ if DEVICE.type == "cpu":
 pytest.importorskip("triton")
 
 from ssem_dask.field.grid import Grid  # noqa: E402
-from ssem_dask.registration.encoders.local_contrast import _in_blocks, local_contrast  # noqa: E402
-from ssem_dask.registration.gauss_newton.confidence import evidence  # noqa: E402
-from ssem_dask.registration.gauss_newton.scales import Scale  # noqa: E402
+from ssem_dask.registration.encoders.local_contrast import _normalise_on_gpu, normalise_contrast  # noqa: E402
+from ssem_dask.registration.gauss_newton.confidence import measure_evidence  # noqa: E402
+from ssem_dask.registration.gauss_newton.scales import ResidualScale  # noqa: E402
 from ssem_dask.registration.gauss_newton.solver import (  # noqa: E402
     FeatureLevel,
     GaussNewtonConfig,
     NodeFields,
+    PairBatch,
     feature_pyramid,
-    plan_of,
+    plan_steps,
     register_pairs,
 )
 from ssem_dask.registration.triton.contrast_launch import block_moments  # noqa: E402
-from ssem_dask.registration.triton.evidence_launch import fused_evidence  # noqa: E402
+from ssem_dask.registration.triton.evidence_launch import measure_evidence_fused  # noqa: E402
 from ssem_dask.registration.triton.pair_solver import forget_solvers, register_fused, suits  # noqa: E402
 
 # 4 feature px to a cell on one level, 8 on the other; sides that are no multiple of anything.
@@ -51,13 +52,16 @@ PAIRS = [(0, 1), (2, 0)]
 
 
 def _reference(
-    pyramid: list[FeatureLevel], *, start: NodeFields | None, smoothness: float, scales: Sequence[Scale] | None = None
+    pyramid: list[FeatureLevel],
+    *,
+    start: NodeFields | None,
+    smoothness: float,
+    scales: Sequence[ResidualScale] | None = None,
 ) -> NodeFields:
     index = torch.tensor(PAIRS, device=DEVICE)
     fixed, moving = ([level.select(index[:, side]) for level in pyramid] for side in (0, 1))
-    return register_pairs(
-        fixed=fixed, moving=moving, image=IMAGE, start=start, smoothness=smoothness, config=CONFIG, scales=scales
-    )
+    batch = PairBatch(fixed=fixed, moving=moving, image=IMAGE)
+    return register_pairs(batch, start=start, smoothness=smoothness, config=CONFIG, scales=scales).fields
 
 
 # Without a GPU features stay in single precision, so only rounding differs; px of mip 0.
@@ -80,8 +84,8 @@ def test_pairs_are_registered_as_by_the_plain_code(pyramid: list[FeatureLevel]) 
 
 
 def test_given_scales_are_taken_as_by_the_plain_code(pyramid: list[FeatureLevel]) -> None:
-    iterations = sum(count for _, _, count in plan_of(CONFIG, pyramid[0].grid, warm=False))
-    scales = [Scale(error=4.0 + i, hessian=0.5 + 0.1 * i) for i in range(iterations)]
+    iterations = sum(count for _, _, count in plan_steps(CONFIG, pyramid[0].grid, warm=False))
+    scales = [ResidualScale(error=4.0 + i, hessian=0.5 + 0.1 * i) for i in range(iterations)]
     expected = _reference(pyramid, start=None, smoothness=20.0, scales=scales)
     found = register_fused(pyramid, PAIRS, image=IMAGE, start=None, smoothness=20.0, config=CONFIG, scales=scales)
     own = register_fused(pyramid, PAIRS, image=IMAGE, start=None, smoothness=20.0, config=CONFIG)
@@ -101,8 +105,8 @@ def test_evidence_is_that_of_the_plain_code(pyramid: list[FeatureLevel], error: 
     nodes = Grid.of_section((SHAPE[0] * 8, SHAPE[1] * 8), spacing=32)
     index = torch.tensor(PAIRS, device=DEVICE)
     fixed, moving = (pyramid[0].select(index[:, side]) for side in (0, 1))
-    expected = evidence(fields.on(fixed.grid), fixed=fixed, moving=moving, nodes=nodes, cutoff=2.0, error=error)
-    found = fused_evidence(pyramid[0], PAIRS, fields=fields, nodes=nodes, cutoff=2.0, error=error)
+    expected = measure_evidence(fields.on(fixed.grid), fixed=fixed, moving=moving, nodes=nodes, cutoff=2.0, error=error)
+    found = measure_evidence_fused(pyramid[0], PAIRS, fields=fields, nodes=nodes, cutoff=2.0, error=error)
     assert 0.0 < float(expected.tissue.min()) < float(expected.tissue.max())
     for name in ("hessian", "correlation", "tissue"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-4, rtol=1e-3)
@@ -115,8 +119,8 @@ def test_contrast_is_that_of_the_plain_code(offset: float) -> None:
     valid = torch.ones_like(images, dtype=torch.bool)
     valid[0, 20:45, 10:30] = False
     valid[1] = False
-    expected = local_contrast(images, valid=valid, window=32)
-    found = _in_blocks(images.to(DEVICE), valid.to(DEVICE), 4).cpu()
+    expected = normalise_contrast(images, valid=valid, window=32)
+    found = _normalise_on_gpu(images.to(DEVICE), valid.to(DEVICE), 4).cpu()
     assert float(expected[0].std()) > 0.5
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
     count, mean, _ = block_moments(images.to(DEVICE), valid=valid.to(DEVICE), side=4).cpu()
