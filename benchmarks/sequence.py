@@ -38,7 +38,7 @@ from rich.table import Table
 from torch.nn.functional import interpolate
 
 import ssem_dask
-from ssem_dask.evaluation.candidates import Run
+from ssem_dask.evaluation.candidates import EvaluatedRun
 from ssem_dask.evaluation.deformation import DeformationConfig
 from ssem_dask.evaluation.geometric import alignment_error
 from ssem_dask.evaluation.metrics.drift import DriftMeter
@@ -229,7 +229,7 @@ def _damage_of(case: Case) -> DamageConfig:
 def _errors(run_url: str, observed: str) -> tuple[tuple[float, ...], list[float], list[int]]:
     """Of each section: drift, and the median jump of the error from the one before it; the damaged sections."""
     truth, meter = Truth.open(observed), DriftMeter()
-    aligned = next(c for c in Run.open(run_url).candidates() if c.name == "aligned")
+    aligned = next(c for c in EvaluatedRun.open(run_url).candidates() if c.name == "aligned")
     jumps, before = [], None
     for z in range(truth.shape[0]):
         if z in truth.missing:

@@ -14,7 +14,7 @@ import torch
 from benchmarks.accuracy.methods import SectionFields
 from benchmarks.accuracy.scenes import PreparedScene
 from ssem_dask.evaluation.appearance import View, measure_appearance
-from ssem_dask.evaluation.candidates import Candidate, unchanged
+from ssem_dask.evaluation.candidates import Candidate, zero_displacements
 from ssem_dask.evaluation.geometric import (
     alignment_error,
     measure_alignment,
@@ -58,7 +58,9 @@ def measure(fields: SectionFields, *, scene: PreparedScene, undeformed: SectionF
                 values |= _recovery_by_damage(candidate, undeformed=plain, truth=truth, sections=sections)
     values |= _tissue_change(fields, shape_yx=(height, width))
     shown = View(candidate, image=volume, labels=None, damage=None if truth is None else truth.damage)
-    ideal = View(Candidate("truth", unchanged), image=Volume.open(scene.undeformed_url), labels=None, damage=None)
+    ideal = View(
+        Candidate("truth", zero_displacements), image=Volume.open(scene.undeformed_url), labels=None, damage=None
+    )
     seen, best = measure_appearance([shown, ideal], sections=sections)
     values |= {"ncc": seen["ncc"], "ncc_truth": best["ncc"]}
     return {name: value for name, value in values.items() if math.isfinite(value)}

@@ -15,7 +15,7 @@ import ssem_dask
 from benchmarks.accuracy.digest import PACKAGE, digest_of_sources
 from benchmarks.accuracy.methods import SectionFields
 from benchmarks.accuracy.scenes import PreparedScene
-from ssem_dask.evaluation.candidates import Run
+from ssem_dask.evaluation.candidates import EvaluatedRun
 from ssem_dask.field.affine import apply_affine
 from ssem_dask.field.grid import Grid
 from ssem_dask.registration.triton import kernels_run_on
@@ -79,7 +79,7 @@ class Mode:
             summary = ssem_dask.align(scene.url, output, cluster="serial", observer=clock, **self.config)
         if summary.state != "complete":
             raise RuntimeError(f"{len(summary.failed)} tasks failed, the first with: {summary.failed[0].message}")
-        run = Run.open(output)
+        run = EvaluatedRun.open(output)
         seconds = dict(clock.seconds)
         if self.coarse_only:
             return SectionFields(_affine_fields(run), _AFFINE_SPACING, {**seconds, "fields": seconds["coarse"]})
@@ -129,7 +129,7 @@ class _StageClock(SilentObserver):
         self.notes.append(message)
 
 
-def _affine_fields(run: Run) -> np.ndarray:
+def _affine_fields(run: EvaluatedRun) -> np.ndarray:
     grid = Grid.of_section((run.shape[1], run.shape[2]), spacing=_AFFINE_SPACING)
     positions = grid.positions().double()
     return np.stack(

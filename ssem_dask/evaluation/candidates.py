@@ -1,6 +1,6 @@
-"""Candidates: the ways to align one and the same source that a run is compared by.
+"""Candidates: alignments of the same source that an evaluation compares.
 
-`observed` leaves every section as it came, `coarse` applies only the run's affine per section, `aligned` its fields.
+`observed` leaves every section unchanged, `coarse` applies only the run's affine per section, `aligned` its fields.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from ssem_dask.storage.location import exists, join
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import ShapeZYX
 
-_FIELD_MARGIN = 2  # nodes
+_FIELD_MARGIN_NODES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,35 +31,37 @@ class Candidate:
 
     name: str
     displacements: Callable[[int, Grid], Tensor]
-    """f_z `(2, y, x)`, px, of section z on a grid of the aligned section; NaN is unknown."""
+    """Function of z and a grid of the aligned section: the field f_z `(2, y, x)`, px; NaN is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """A run as far as its evaluation needs it."""
+class EvaluatedRun:
+    """The arrays and attributes of a run that its evaluation needs."""
 
     url: str
     state: str
     source: str
     shape: ShapeZYX
     section: ZarrArray
+    """`fields/section` `(z, 2, y, x)`."""
     info: FieldInfo
     coarse: ZarrArray
+    """`fields/coarse` `(z, 2, 3)`."""
 
     @classmethod
-    def open(cls, url: str) -> "Run":
-        """Open it.
+    def open(cls, url: str) -> "EvaluatedRun":
+        """Open a run.
 
         Raises:
-            SourceError: there is none, or it has no fields yet.
-            OutputError: something else is there.
+            SourceError: there is no run, or it has no fields yet.
+            OutputError: something that is not a run is there.
             ConventionError: its fields follow other conventions.
         """
         attributes = runs.read_run(url)
-        where = join(url, "fields", "section")
-        if not exists(where):
-            raise SourceError(f"{url}: this alignment has no fields/section yet; run it to the end first.")
-        section, info = open_field(where)
+        section_url = join(url, "fields", "section")
+        if not exists(section_url):
+            raise SourceError(f"{url}: this alignment has no fields/section yet; complete it first.")
+        section, info = open_field(section_url)
         return cls(
             url=url,
             state=str(attributes.get("state")),
@@ -71,7 +73,7 @@ class Run:
         )
 
     def volume(self) -> Volume:
-        """The source; where it does not tell its pixel size, that of the aligned volume is taken."""
+        """Open the source; if it has no pixel size, use that of the aligned volume."""
         aligned = join(self.url, "aligned")
         if not exists(aligned):
             return Volume.open(self.source)
@@ -79,24 +81,24 @@ class Run:
         return Volume.open(self.source, like=info)
 
     def nodes(self, z: int) -> Tensor:
-        """`fields/section` of section z, `(2, y, x)`."""
+        """Read `fields/section` of section z, `(2, y, x)`."""
         return torch.from_numpy(np.asarray(self.section[z], dtype=np.float32))
 
     def affine_displacements(self, z: int, grid: Grid) -> Tensor:
-        """The coarse map's displacements on `grid`, computed in float64; NaN where the section has none."""
+        """Return the displacements of the coarse affine on `grid`, computed in float64; NaN if the section has none."""
         affine = np.asarray(self.coarse[z], dtype=np.float64)
         positions = grid.positions().double()
         return (apply_affine(affine, positions) - positions).float()
 
     def field_displacements(self, z: int, grid: Grid) -> Tensor:
-        """`fields/section` on `grid`, bilinear between the nodes, as the rendering has it."""
+        """Return `fields/section` on `grid`, bilinear between the nodes, like rendering."""
         spacing = self.info.spacing
         spans = []  # only the nodes that the grid needs are read
         for axis, count in enumerate(self.info.nodes):
             first = grid.origin[axis]
             last = first + grid.shape[axis] * grid.spacing
-            start = max(0, min(int(first // spacing) - _FIELD_MARGIN, count - 1))
-            stop = max(start + 1, min(ceil_div(int(last), spacing) + _FIELD_MARGIN, count))
+            start = max(0, min(int(first // spacing) - _FIELD_MARGIN_NODES, count - 1))
+            stop = max(start + 1, min(ceil_div(int(last), spacing) + _FIELD_MARGIN_NODES, count))
             spans.append((start, stop))
         (top, bottom), (left, right) = spans
         values = torch.from_numpy(np.asarray(self.section[z, :, top:bottom, left:right], dtype=np.float32))
@@ -104,14 +106,14 @@ class Run:
         return sample_known(values, grid=nodes, positions=grid.positions())
 
     def candidates(self) -> tuple[Candidate, ...]:
-        """observed, coarse, aligned."""
+        """Return the candidates observed, coarse and aligned."""
         return (
-            Candidate("observed", unchanged),
+            Candidate("observed", zero_displacements),
             Candidate("coarse", self.affine_displacements),
             Candidate("aligned", self.field_displacements),
         )
 
 
-def unchanged(z: int, grid: Grid) -> Tensor:  # noqa: ARG001
-    """No displacement at all."""
+def zero_displacements(z: int, grid: Grid) -> Tensor:  # noqa: ARG001
+    """Return no displacement at all."""
     return torch.zeros(2, *grid.shape)

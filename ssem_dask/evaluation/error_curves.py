@@ -1,6 +1,6 @@
-"""The alignment error of each section, for pictures: its jump from the section before, its distance from the middle.
+"""The alignment error of each section, for charts: its change from the previous section and from the middle one.
 
-The numbers behind `jitter_*` and `drift_max`, section by section; truth px.
+These are the numbers behind `jitter_*` and `drift_max`, section by section; truth px.
 """
 
 import math
@@ -12,31 +12,32 @@ from torch import Tensor
 from ssem_dask.storage.evaluation_file import ErrorCurve
 from ssem_dask.types import Float32Array
 
-_NODES = 4096  # kept of a section
+_MAX_NODES = 4096
+"""Nodes that are kept per section."""
 
 
 class ErrorCurveMeter:
-    """Gathers the errors while the sections come by; keeps at most about 4096 nodes of each."""
+    """Accumulates the errors section by section; keeps about 4096 nodes of each."""
 
     def __init__(self) -> None:
         self._z: list[int] = []
         self._jitter: list[float] = []
-        self._kept: list[Float32Array] = []
+        self._errors: list[Float32Array] = []
         self._previous: Tensor | None = None
 
     def add(self, z: int, error: Tensor) -> None:
-        """Add c_z `(2, y, x)`, px; missing sections are left out by not adding them."""
+        """Add c_z `(2, y, x)`, px, of the next section that is not missing."""
         jump = math.nan if self._previous is None else _median_length((error - self._previous).numpy())
-        step = max(1, math.ceil(math.sqrt(error[0].numel() / _NODES)))
+        step = max(1, math.ceil(math.sqrt(error[0].numel() / _MAX_NODES)))
         self._z.append(z)
         self._jitter.append(jump)
-        self._kept.append(error[:, step // 2 :: step, step // 2 :: step].numpy().copy())
+        self._errors.append(error[:, step // 2 :: step, step // 2 :: step].numpy().copy())
         self._previous = error
 
     def result(self) -> ErrorCurve:
-        """The curves so far."""
-        middle = self._kept[len(self._kept) // 2] if self._kept else None
-        drift = [_median_length(kept - middle) for kept in self._kept if middle is not None]
+        """Return the curves so far."""
+        middle = self._errors[len(self._errors) // 2] if self._errors else None
+        drift = [_median_length(error - middle) for error in self._errors if middle is not None]
         return ErrorCurve(tuple(self._z), tuple(self._jitter), tuple(drift))
 
 

@@ -1,6 +1,6 @@
-"""What is measured on fields: jitter, drift, recovery, the null test, held-out consistency and the change of tissue.
+"""Metrics on fields: jitter, drift, recovery, the null test, held-out consistency and the change of tissue.
 
-All go section by section in order of z; what is held is a section, and a thinned one per z for drift.
+All are computed section by section in order of z. One section is in memory, and a subsampled one per z for drift.
 """
 
 from collections.abc import Iterable, Mapping
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssem_dask.evaluation.candidates import Candidate, Run
+from ssem_dask.evaluation.candidates import Candidate, EvaluatedRun
 from ssem_dask.evaluation.error_curves import ErrorCurveMeter
 from ssem_dask.evaluation.metrics.alignment_error import SPACING, alignment_map, inner_nodes
 from ssem_dask.evaluation.metrics.consistency import two_step_difference
@@ -25,11 +25,12 @@ from ssem_dask.storage.fields import open_field
 from ssem_dask.storage.location import exists, join
 from ssem_dask.types import ShapeYX
 
-_TWO_STEPS = 2  # neighbours that held-out consistency needs
+_LEAST_NEIGHBOURS = 2
+"""Neighbours that held-out consistency needs."""
 
 
 def alignment_error(candidate: Candidate, *, truth: Truth, z: int) -> Tensor:
-    """c_z of a candidate on the 4-px grid, NaN where it does not count (see `alignment_map`)."""
+    """Return c_z of a candidate on the 4-px grid; NaN at nodes that do not count (see `alignment_map`)."""
     shape_yx: ShapeYX = (truth.shape[1], truth.shape[2])
     return alignment_map(
         truth=truth.field(z),
@@ -42,13 +43,13 @@ def alignment_error(candidate: Candidate, *, truth: Truth, z: int) -> Tensor:
 def measure_alignment(
     candidate: Candidate, *, truth: Truth, sections: Iterable[int], curve: ErrorCurveMeter | None = None
 ) -> Mapping[str, float]:
-    """Jitter and drift against the truth; where some sections are damaged also the jitter between two that are not.
+    """Return jitter and drift against the truth; if sections are damaged, also jitter between undamaged ones.
 
     Args:
-        candidate: what is measured.
-        truth: what it is measured against.
-        sections: that are compared, in order.
-        curve: given every section's error as well, since they are costly to compute.
+        candidate: alignment to measure.
+        truth: truth to measure it against.
+        sections: z of the compared sections, in order.
+        curve: meter that also gets the error of every section, which is expensive to compute.
     """
     jitter, sound, drift = JitterMeter(), JitterMeter(), DriftMeter()
     for z in sections:
@@ -61,25 +62,28 @@ def measure_alignment(
             sound.skip()
         else:
             sound.add(error)
-    jumps, wander = jitter.result(), drift.result()
-    between = {}
+    jitter_result, drift_result = jitter.result(), drift.result()
+    sound_values = {}
     if truth.damaged - truth.missing:
-        between = {"jitter_sound_median": sound.result().median, "jitter_sound_p95": sound.result().p95}
+        sound_values = {"jitter_sound_median": sound.result().median, "jitter_sound_p95": sound.result().p95}
     return {
-        **between,
-        "jitter_median": jumps.median,
-        "jitter_p95": jumps.p95,
-        "jitter_p99": jumps.p99,
-        "jitter_rms": jumps.rms_over_root2,
-        "drift_max": wander.maximum,
-        "drift_affine_removed": wander.affine_removed,
-        "drift_trend_removed": wander.trend_removed,
-        "drift_slope": wander.slope,
+        **sound_values,
+        "jitter_median": jitter_result.median,
+        "jitter_p95": jitter_result.p95,
+        "jitter_p99": jitter_result.p99,
+        "jitter_rms": jitter_result.rms_over_root2,
+        "drift_max": drift_result.maximum,
+        "drift_affine_removed": drift_result.affine_removed,
+        "drift_trend_removed": drift_result.trend_removed,
+        "drift_slope": drift_result.slope,
     }
 
 
 def measure_null_test(candidate: Candidate, *, shape_yx: ShapeYX, sections: Iterable[int]) -> Mapping[str, float]:
-    """Null test: jitter and drift of a candidate of a run on undeformed sections, where d_z = 0 and so c_z = f_z."""
+    """Return the null test: jitter and drift that a method injects into undeformed sections.
+
+    There d_z = 0, so that c_z = f_z.
+    """
     grid = Grid.of_section(shape_yx, spacing=SPACING)
     inner = inner_nodes(shape_yx)
     jitter, drift = JitterMeter(), DriftMeter()
@@ -87,10 +91,10 @@ def measure_null_test(candidate: Candidate, *, shape_yx: ShapeYX, sections: Iter
         error = torch.where(inner, candidate.displacements(z, grid), torch.nan)
         jitter.add(error)
         drift.add(z, error)
-    jumps = jitter.result()
+    jitter_result = jitter.result()
     return {
-        "injected_jitter_median": jumps.median,
-        "injected_jitter_p95": jumps.p95,
+        "injected_jitter_median": jitter_result.median,
+        "injected_jitter_p95": jitter_result.p95,
         "injected_drift_max": drift.result().maximum,
     }
 
@@ -98,7 +102,7 @@ def measure_null_test(candidate: Candidate, *, shape_yx: ShapeYX, sections: Iter
 def measure_recovery(
     candidate: Candidate, *, undeformed: Candidate, truth: Truth, sections: list[int]
 ) -> Mapping[str, float]:
-    """Recovery error against the same candidate of the run on the undeformed sections."""
+    """Return the recovery error against the same candidate of the run on the undeformed sections."""
     grid = Grid.of_section((truth.shape[1], truth.shape[2]), spacing=SPACING)
     middle = sections[len(sections) // 2]
     gauge = gauge_between(
@@ -112,8 +116,8 @@ def measure_recovery(
     return {"recovery_median": result.median, "recovery_p95": result.p95}
 
 
-def measure_tissue_change(candidate: Candidate, *, run: Run, sections: Iterable[int]) -> Mapping[str, float]:
-    """Folds, strain and displacement of a candidate's fields, on the nodes of the run's fields."""
+def measure_tissue_change(candidate: Candidate, *, run: EvaluatedRun, sections: Iterable[int]) -> Mapping[str, float]:
+    """Return folds, strain and displacement of a candidate's fields, on the nodes of the run's fields."""
     grid = Grid.of_section((run.shape[1], run.shape[2]), spacing=run.info.spacing)
     meter = TissueChangeMeter()
     for z in sections:
@@ -128,16 +132,19 @@ def measure_tissue_change(candidate: Candidate, *, run: Run, sections: Iterable[
     }
 
 
-def measure_held_out(run: Run) -> Mapping[str, float]:
-    """Consistency of the k = 2 pair fields with the composition of the k = 1 fields; empty if the run has no k = 2."""
+def measure_held_out(run: EvaluatedRun) -> Mapping[str, float]:
+    """Return the consistency of the k = 2 pair fields with the composition of the k = 1 fields.
+
+    Empty if the run has no pair fields with k = 2.
+    """
     url = join(run.url, "fields", "pairs")
     if not exists(url):
         return {}
     pairs, info = open_field(url)
-    if pairs.ndim != 5 or pairs.shape[0] < _TWO_STEPS:
+    if pairs.ndim != 5 or pairs.shape[0] < _LEAST_NEIGHBOURS:
         return {}
     differences = Distribution()
-    for z in range(_TWO_STEPS, run.shape[0]):
+    for z in range(_LEAST_NEIGHBOURS, run.shape[0]):
         differences.add(
             two_step_difference(
                 near=_pair(pairs, k=1, z=z),
@@ -150,5 +157,5 @@ def measure_held_out(run: Run) -> Mapping[str, float]:
 
 
 def _pair(pairs: ZarrArray, *, k: int, z: int) -> Tensor:
-    """Pair field `(2, y, x)` with fixed z and moving z - k; the array's first index is k - 1."""
+    """Read the pair field `(2, y, x)` with fixed z and moving z - k; the array's first index is k - 1."""
     return torch.from_numpy(np.asarray(pairs[k - 1, z], dtype=np.float32))

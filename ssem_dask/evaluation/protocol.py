@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ssem_dask.errors import SourceError
 from ssem_dask.evaluation.appearance import PixelSource, View, measure_appearance
-from ssem_dask.evaluation.candidates import Candidate, Run, unchanged
+from ssem_dask.evaluation.candidates import Candidate, EvaluatedRun, zero_displacements
 from ssem_dask.evaluation.error_curves import ErrorCurveMeter
 from ssem_dask.evaluation.geometric import (
     measure_alignment,
@@ -39,9 +39,9 @@ _UNDEFORMED = "undeformed"
 class _Inputs:
     """The run to measure, and everything that is known beside it."""
 
-    run: Run
+    run: EvaluatedRun
     truth: Truth | None
-    reference: Run | None
+    reference: EvaluatedRun | None
     """An alignment of the undeformed sections."""
     labels: str | None
     """URL of labels in the frame of the run's source."""
@@ -51,9 +51,9 @@ class _Inputs:
     @classmethod
     def open(cls, run_url: str, *, truth: str | None, labels: str | None, undeformed_run: str | None) -> "_Inputs":
         """Open the inputs of `evaluate`; its arguments and errors."""
-        run = Run.open(run_url)
+        run = EvaluatedRun.open(run_url)
         known = None if truth is None else Truth.open(truth)
-        reference = None if undeformed_run is None else Run.open(undeformed_run)
+        reference = None if undeformed_run is None else EvaluatedRun.open(undeformed_run)
         for other in (known, reference):
             if other is not None and other.shape != run.shape:
                 raise SourceError(
@@ -131,7 +131,7 @@ def _measure_pixels(inputs: _Inputs) -> dict[str, Mapping[str, float]]:
     return {view.candidate.name: row for view, row in zip(views, measured, strict=True)}
 
 
-def _views(run: Run, *, truth: Truth | None, labels: str | None) -> Sequence[View]:
+def _views(run: EvaluatedRun, *, truth: Truth | None, labels: str | None) -> Sequence[View]:
     image = run.volume()
     source_labels = None if labels is None else _same_sections(labels, like=image)
     views = [
@@ -143,7 +143,7 @@ def _views(run: Run, *, truth: Truth | None, labels: str | None) -> Sequence[Vie
         own = truth.truth_labels if labels == truth.labels else None
         views.append(
             View(
-                Candidate(_UNDEFORMED, unchanged),
+                Candidate(_UNDEFORMED, zero_displacements),
                 image=_undeformed_image(truth, like=image),
                 labels=None if own is None else _same_sections(own, like=image),
                 damage=None,

@@ -14,7 +14,7 @@ import numpy as np
 from ssem_dask.errors import OutputError
 from ssem_dask.evaluation.deformation import DeformationConfig, draw_deformation
 from ssem_dask.evaluation.metrics.alignment_error import SPACING
-from ssem_dask.evaluation.observe import ObservedSection, observe, truth_field
+from ssem_dask.evaluation.observation import ObservedSection, observe_section, truth_field
 from ssem_dask.evaluation.phantom import PhantomConfig
 from ssem_dask.evaluation.simulated_damage import ABSENT, DamageConfig, DamageKind, draw_damage, plan_damage
 from ssem_dask.evaluation.truth import TRUTH_KEY
@@ -125,7 +125,7 @@ def simulate_sections(
     for z, section in enumerate(source.sections()):
         drawn = draw_deformation(deformation, seed=seed, z=z, shape_yx=shape_yx)
         broken = draw_damage(plan[z], config=damage, seed=seed, z=z, shape_yx=shape_yx) if z in plan else None
-        observed = observe(
+        observed = observe_section(
             section.image,
             labels=section.labels,
             deformation=drawn,

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ssem_dask.evaluation.deformation import DeformationConfig, draw_deformation, section_deformation
+from ssem_dask.evaluation.deformation import DeformationConfig, draw_deformation
 from ssem_dask.field.affine import affine_field, rotation_about
 from ssem_dask.field.folding import jacobian_determinant
 from ssem_dask.field.grid import Grid
+from tests.support.deformations import section_deformation
 
 SHAPE = (200, 312)
 GRID = Grid.of_section(SHAPE, spacing=4)

@@ -8,8 +8,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from ssem_dask.errors import ConfigError, OutputError, SourceError
-from ssem_dask.evaluation.deformation import DeformationConfig, section_deformation
-from ssem_dask.evaluation.observe import nearest_labels
+from ssem_dask.evaluation.deformation import DeformationConfig
+from ssem_dask.evaluation.observation import nearest_labels
 from ssem_dask.evaluation.phantom import PhantomConfig, generate
 from ssem_dask.evaluation.simulate import Simulation, simulate, simulate_phantom
 from ssem_dask.evaluation.simulated_damage import DamageConfig
@@ -19,6 +19,7 @@ from ssem_dask.field.warp import sample_image
 from ssem_dask.geometry.box import Box
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 from ssem_dask.types import AnyArray
+from tests.support.deformations import section_deformation
 
 SHAPE = (6, 150, 190)
 DAMAGE = DamageConfig(fraction=0.34, kinds=("crack", "contrast"), missing=(2,), blank=(4,))

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from ssem_dask.errors import ConfigError
 from ssem_dask.evaluation.deformation import DeformationConfig, draw_deformation
-from ssem_dask.evaluation.observe import ObservedSection, nearest_labels, observe, truth_field
+from ssem_dask.evaluation.observation import ObservedSection, nearest_labels, observe_section, truth_field
 from ssem_dask.evaluation.simulated_damage import DamageConfig, SectionDamage, draw_damage, plan_damage
 from ssem_dask.evaluation.simulated_tears import Tear, draw_tear
 from ssem_dask.field.folding import jacobian_determinant
@@ -25,7 +25,7 @@ LABELS = (np.arange(SHAPE[0])[:, None] // 20 * 20 + np.arange(SHAPE[1])[None, :]
 def seen(kind: str, *, z: int = 4, deformation: str = "rough") -> tuple[ObservedSection, torch.Tensor, SectionDamage]:
     drawn = draw_deformation(DeformationConfig.preset(deformation), seed=1, z=z, shape_yx=SHAPE)  # type: ignore[arg-type]
     damage = draw_damage(kind, config=DamageConfig(), seed=1, z=z, shape_yx=SHAPE)  # type: ignore[arg-type]
-    section = observe(IMAGE, labels=LABELS, deformation=drawn, damage=damage, noise=np.random.default_rng(z))
+    section = observe_section(IMAGE, labels=LABELS, deformation=drawn, damage=damage, noise=np.random.default_rng(z))
     return section, truth_field(deformation=drawn, damage=damage, grid=PIXELS), damage
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssem_dask.evaluation.deformation import DeformationConfig, section_deformation
+from ssem_dask.evaluation.deformation import DeformationConfig
 from ssem_dask.evaluation.metrics.alignment_error import alignment_map, inner_nodes, margin_of
 from ssem_dask.evaluation.metrics.consistency import two_step_difference
 from ssem_dask.evaluation.metrics.distribution import Distribution
@@ -20,6 +20,7 @@ from ssem_dask.field.affine import affine_field, rotation_about
 from ssem_dask.field.compose import compose
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.inverse import inverse
+from tests.support.deformations import section_deformation
 
 SHAPE = (448, 480)
 GRID = Grid.of_section(SHAPE, spacing=4)
