@@ -52,9 +52,7 @@ class DeformationConfig(ConfigBase):
     def _ordered(self) -> "DeformationConfig":
         low, high = self.elastic_spacing
         if not 8.0 <= low <= high:
-            raise ValueError(
-                f"elastic_spacing is ({low}, {high}); give two spacings in px, of which the first is at least 8 and at most the second."
-            )
+            raise ValueError(f"elastic_spacing is ({low}, {high}); give two spacings in px, 8 <= smaller <= larger.")
         return self
 
     @classmethod
