@@ -1,4 +1,4 @@
-"""Using an alignment that has been computed: `open_alignment(url)`."""
+"""Use of a computed alignment: `open_alignment(url)` warps sections and maps points."""
 
 import numpy as np
 import torch
@@ -15,11 +15,11 @@ from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray, Float32Array, Float64Array, ShapeZYX
 
 _INVERSE_ITERATIONS = 50
-_INVERSE_TOLERANCE = 1e-3  # px
+_INVERSE_TOLERANCE_PX = 1e-3
 
 
 class Alignment:
-    """The fields of one run, and what can be done with them.
+    """The fields of one run, to warp sections and map points.
 
     Fields pull: `aligned(p) = source(p + field(p))`, in mip-0 px, (y, x) (C1, C4, C5).
     """
@@ -42,27 +42,27 @@ class Alignment:
 
     @property
     def state(self) -> str:
-        """`complete`, or `incomplete` where something is missing."""
+        """`complete`, or `incomplete` if some of its results are missing."""
         return str(self.attributes["state"])
 
     def field(self, z: int) -> Float32Array:
-        """Field `(2, y, x)` of section z on its nodes; NaN is unknown (C8)."""
+        """Return the field `(2, y, x)` of section z on its nodes; NaN is unknown (C8)."""
         return np.asarray(self._field[self._checked(z)], dtype=np.float32)
 
     def fields(self) -> Float32Array:
-        """All fields `(z, 2, y, x)`."""
+        """Return all fields `(z, 2, y, x)`."""
         return np.asarray(self._field[:], dtype=np.float32)
 
     def coarse(self) -> Float64Array:
-        """Affines `(z, 2, 3)` aligned → source that the fields start from."""
+        """Return the affines `(z, 2, 3)`, aligned → source, that the fields start from."""
         return np.asarray(open_coarse(join(self.url, "fields", "coarse"))[:], dtype=np.float64)
 
     def warp(self, volume: Volume, *, z: int, box: Box | None = None, kind: Kind = "bilinear") -> AnyArray:
-        """Warp section z of a volume that lies in the source's frame, for example another channel.
+        """Warp section z of a volume in the source's frame, for example another channel.
 
         Args:
             volume: same shape as the source.
-            z: section.
+            z: index of the section.
             box: part (mip 0, its z is not used) of the aligned section; None: all of it.
             kind: interpolation; `nearest` for labels.
 
@@ -75,8 +75,7 @@ class Alignment:
         if volume.info.shape != self.shape:
             raise SourceError(
                 f"Volume {volume.url}: has shape {volume.info.shape}, but the alignment {self.url} is for "
-                f"{self.shape}; "
-                "warp a volume that lies in the source's frame."
+                f"{self.shape}; warp a volume in the source's frame."
             )
         part = box or Box((self._checked(z), 0, 0), (z + 1, *self.shape[1:]))
         sections = range(self._checked(z), z + 1)
@@ -85,33 +84,34 @@ class Alignment:
         return to_dtype(image, volume.info.dtype)
 
     def map_points(self, points: Float64Array, *, to: str) -> Float64Array:
-        """Carry points between the aligned volume and the source.
+        """Map points between the aligned volume and the source.
 
         Args:
             points: `(n, 3)` (z, y, x), mip-0 px, pixel i's centre at i + 1/2 (C3); z is a section's index.
-            to: `source` (points are aligned positions; exact) or `aligned` (points are source positions; the field is
-                inverted to 0.001 px by fixed point).
+            to: `source` (the points are aligned positions; exact) or `aligned` (the points are source positions; the
+                field is inverted to 0.001 px by fixed-point iteration).
 
         Returns:
-            `(n, 3)`; NaN where the field is unknown, or where the inverse does not converge.
+            `(n, 3)`; NaN where the field is unknown or the inverse does not converge.
 
         Raises:
-            ValueError: `to` is neither, or a z is no section.
+            ValueError: `to` is neither of these, or a z is not the index of a section.
         """
         if to not in ("source", "aligned"):
             raise ValueError(f"map_points: to = {to!r}; use 'source' or 'aligned'.")
-        out = np.array(points, dtype=np.float64)
-        sections = out[:, 0].astype(int)
+        mapped = np.array(points, dtype=np.float64)
+        sections = mapped[:, 0].astype(int)
         grid = Grid((int(self._field.shape[2]), int(self._field.shape[3])), self.spacing)
         for z in np.unique(sections):
             rows = sections == z
             field = torch.from_numpy(self.field(int(z)))
-            given = torch.from_numpy(out[rows, 1:].T.copy())
-            mapped = given + _displacement(field, grid, given)
+            positions = torch.from_numpy(mapped[rows, 1:].T.copy())
             if to == "aligned":
-                mapped = _inverted(field, grid, given)
-            out[rows, 1:] = mapped.T.numpy()
-        return out
+                positions = _aligned_positions(field, grid, positions)
+            else:
+                positions = positions + _displacement(field, grid, positions)
+            mapped[rows, 1:] = positions.T.numpy()
+        return mapped
 
     def _checked(self, z: int) -> int:
         if not 0 <= z < self.shape[0]:
@@ -128,24 +128,26 @@ def _displacement(field: torch.Tensor, grid: Grid, positions: torch.Tensor) -> t
     return sample_known(field, grid=grid, positions=positions.float()).double()
 
 
-def _inverted(field: torch.Tensor, grid: Grid, source: torch.Tensor) -> torch.Tensor:
-    """Aligned positions whose pull leads to `source`.
+def _aligned_positions(field: torch.Tensor, grid: Grid, source: torch.Tensor) -> torch.Tensor:
+    """Return the aligned positions whose pull leads to the positions `source`; NaN where that does not converge.
 
-    The field holds the section's whole affine map, whose gradient may be too large for a plain fixed point, so each
-    step is corrected by the inverse of the field's mean Jacobian.
+    The field holds the section's whole affine map, whose gradient may be too large for a plain fixed-point iteration.
+    So each step is multiplied by the inverse of the field's mean Jacobian (a chord Newton method).
     """
     nodes = grid.positions()
     known = torch.isfinite(field).all(dim=0)
-    if int(known.sum()) < 3:
+    if int(known.sum()) < 3:  # too few nodes for an affine map
         return torch.full_like(source, torch.nan)
     design = torch.stack([nodes[0][known], nodes[1][known], torch.ones_like(nodes[0][known])], dim=1).double()
-    linear = torch.linalg.lstsq(design, (nodes + field)[:, known].T.double()).solution[:2].T
-    back = torch.linalg.inv(linear)
-    guess = source.clone()
+    jacobian = torch.linalg.lstsq(design, (nodes + field)[:, known].T.double()).solution[:2].T
+    inverse_jacobian = torch.linalg.inv(jacobian)
+    aligned = source.clone()
     for _ in range(_INVERSE_ITERATIONS):
-        left = source - (guess + _displacement(field, grid, guess))
-        guess = guess + back @ left
-        if not bool((left.abs() > _INVERSE_TOLERANCE).any()):
+        residual = source - (aligned + _displacement(field, grid, aligned))
+        aligned = aligned + inverse_jacobian @ residual
+        # A NaN compares as small, so that a point outside the known field does not keep the others iterating.
+        if not bool((residual.abs() > _INVERSE_TOLERANCE_PX).any()):
             break
-    left = source - (guess + _displacement(field, grid, guess))
-    return torch.where((left.abs() <= 10 * _INVERSE_TOLERANCE).all(dim=0), guess, torch.full_like(guess, torch.nan))
+    residual = source - (aligned + _displacement(field, grid, aligned))
+    converged = (residual.abs() <= 10 * _INVERSE_TOLERANCE_PX).all(dim=0)
+    return torch.where(converged, aligned, torch.full_like(aligned, torch.nan))

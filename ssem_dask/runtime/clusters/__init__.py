@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from ssem_dask.errors import ConfigError
-from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
+from ssem_dask.runtime.clusters.cluster_config import SMALLER_TASKS, ClusterConfig
 from ssem_dask.runtime.clusters.devices import visible_gpus
 from ssem_dask.runtime.clusters.local import local_share, shares_on_gpus, start_local, start_local_gpu
 from ssem_dask.runtime.clusters.scheduler_address import join_scheduler
@@ -116,5 +116,5 @@ def refuse_small_workers(
     if share < task_memory:
         raise ConfigError(
             f"--cluster {name}: each {which} has {share / 1e9:.2f} GB of this machine's memory, but the "
-            f"run's largest task needs {task_memory / 1e9:.2f} GB; {fewer}, or set a smaller [register] window."
+            f"largest task needs {task_memory / 1e9:.2f} GB; {fewer}, or {SMALLER_TASKS}."
         )

@@ -11,6 +11,8 @@ from ssem_dask.types import ConfigBase, StageName
 
 OF_THIS_MACHINE = ("serial", "local", "local-gpu")
 """Clusters that need nothing but this machine."""
+SMALLER_TASKS = "make tasks smaller ([register] window; for a warp [render] shard; for an export --chunk)"
+"""Advice in messages about workers with too little memory."""
 
 
 class SlurmConfig(ConfigBase):

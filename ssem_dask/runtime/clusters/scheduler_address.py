@@ -10,6 +10,7 @@ from distributed import Client
 from distributed.security import Security
 
 from ssem_dask.errors import ConfigError
+from ssem_dask.runtime.clusters.cluster_config import SMALLER_TASKS
 from ssem_dask.runtime.clusters.probe import refuse_unanswered
 from ssem_dask.runtime.distributed import DaskExecutor
 from ssem_dask.runtime.placement import has_labels
@@ -99,8 +100,8 @@ def check_workers(
             threads = plural(int(worker["nthreads"]), "thread")
             raise ConfigError(
                 f"--cluster {address}: worker {name} has {share / 1e9:.2f} GB for each of its {threads}, "
-                f"but the run's largest task needs {task_memory / 1e9:.2f} GB; start workers with more "
-                "memory or fewer threads, or set a smaller [register] window."
+                f"but the largest task needs {task_memory / 1e9:.2f} GB; start workers with more "
+                f"memory or fewer threads, or {SMALLER_TASKS}."
             )
 
 

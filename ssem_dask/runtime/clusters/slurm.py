@@ -19,7 +19,7 @@ from distributed.utils import silence_logging_cmgr
 from ssem_dask.errors import ConfigError
 from ssem_dask.extras import needs_extra
 from ssem_dask.runtime.clusters.certificates import make_certificates
-from ssem_dask.runtime.clusters.cluster_config import SlurmConfig, worker_processes, worker_threads
+from ssem_dask.runtime.clusters.cluster_config import SMALLER_TASKS, SlurmConfig, worker_processes, worker_threads
 from ssem_dask.runtime.clusters.job_record import JobRecord, cancel_orphaned_jobs, state_folder
 from ssem_dask.runtime.clusters.security import named_security
 from ssem_dask.runtime.clusters.slurm_commands import refuse_unacceptable, require_commands
@@ -170,6 +170,6 @@ def refuse_small(config: SlurmConfig, *, task_memory: int) -> None:
     if share < task_memory:
         raise ConfigError(
             f"[cluster.slurm] memory = {config.memory!r}: {share / 1e9:.2f} GB for each of a job's "
-            f"{plural(threads, 'thread')}, but the run's largest task needs {task_memory / 1e9:.2f} GB; ask for more "
-            "memory or fewer cores, or set a smaller [register] window."
+            f"{plural(threads, 'thread')}, but the largest task needs {task_memory / 1e9:.2f} GB; ask for more "
+            f"memory or fewer cores, or {SMALLER_TASKS}."
         )

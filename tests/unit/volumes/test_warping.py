@@ -197,7 +197,7 @@ def test_points_go_there_and_back(run: str, tmp_path: Path) -> None:
         ("z,y,x\n0,1,2\n0,here,2\n", "line 3"),
         ("z,y,x\n0,1\n", "line 2"),
         ("z,y,x\n9,1,2\n", "the sections are 0 … 2"),
-        ("z,y,x\n0.5,1,2\n", "the section's index"),
+        ("z,y,x\n0.5,1,2\n", "the index of a section"),
     ],
 )
 def test_bad_points_are_named(run: str, tmp_path: Path, content: str, message: str) -> None:
