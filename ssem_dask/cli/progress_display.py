@@ -79,7 +79,7 @@ class Bars:
 
     def stage_started(self, event: StageStarted) -> None:
         """Add a bar."""
-        self._stages.append(StageProgress.of(event, now=self._clock()))
+        self._stages.append(StageProgress.from_event(event, now=self._clock()))
 
     def task_ended(self, report: TaskReport) -> None:
         """Count the task; the next frame shows it."""
@@ -87,7 +87,7 @@ class Bars:
 
     def stage_ended(self, stage: str) -> None:  # noqa: ARG002
         """Stop the clock of the stage."""
-        self._stages[-1].last = self._clock()
+        self._stages[-1].ended = self._clock()
 
     def note(self, message: str) -> None:
         """Show the message above the bars."""
@@ -111,7 +111,7 @@ class Lines:
     def stage_started(self, event: StageStarted) -> None:
         """Show the number of tasks."""
         self._last = self._clock()
-        self._progress = StageProgress.of(event, now=self._last)
+        self._progress = StageProgress.from_event(event, now=self._last)
         done = f", {event.done_tasks:,} done before" if event.done_tasks else ""
         self._say(f"{event.stage}: {event.tasks:,} tasks{done}")
 
@@ -124,7 +124,7 @@ class Lines:
             self._say(f"{report.key} failed ({report.cause}): {report.message}")
         if now - self._last >= _LINE_SECONDS:
             self._last = now
-            remaining = progress.left(now)
+            remaining = progress.seconds_left(now)
             end = "" if remaining is None else f"; about {duration(remaining)} left"
             done = progress.done + progress.failed
             details = describe(progress, now=now, load=self._load())
@@ -156,7 +156,7 @@ class Events:
     def stage_started(self, event: StageStarted) -> None:
         """Write the numbers at the start of a stage."""
         self._last = self._clock()
-        self._progress = StageProgress.of(event, now=self._last)
+        self._progress = StageProgress.from_event(event, now=self._last)
         self._write_numbers("stage_started")
 
     def task_ended(self, report: TaskReport) -> None:
@@ -173,7 +173,7 @@ class Events:
     def stage_ended(self, stage: str) -> None:  # noqa: ARG002
         """Write the numbers at the end of a stage."""
         assert self._progress is not None
-        self._progress.last = self._clock()
+        self._progress.ended = self._clock()
         self._write_numbers("stage_ended")
 
     def note(self, message: str) -> None:
@@ -195,16 +195,16 @@ def bars(stages: Sequence[StageProgress], *, now: float, load: Callable[[], Exec
     for justify in _JUSTIFY:
         table.add_column(justify=justify, no_wrap=True)
     for progress in stages:
-        done, remaining = progress.done + progress.failed, progress.left(now)
+        done, remaining = progress.done + progress.failed, progress.seconds_left(now)
         when = "" if remaining is None or done >= progress.tasks else f"{duration(remaining)} left"
         table.add_row(
             f"{progress.stage:<10}",
             ProgressBar(total=max(progress.tasks, 1), completed=done, width=24),
             f"{done:,}/{progress.tasks:,}",
-            duration(progress.seconds(now)) if progress.last else when,
+            duration(progress.seconds(now)) if progress.ended else when,
             Text(f"{progress.failed:,} failed" if progress.failed else "", style="red"),
         )
-    current = next((s for s in stages if not s.last and s.done + s.failed < s.tasks), None)
+    current = next((s for s in stages if not s.ended and s.done + s.failed < s.tasks), None)
     if current is None:
         return table
     details = describe(current, now=now, load=load() if load is not None else None)

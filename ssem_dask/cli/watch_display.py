@@ -61,7 +61,7 @@ def _repeat(
 ) -> None:
     while True:
         state = str(read_run(output)["state"])  # read before the ledger, so that the last update misses nothing
-        show(state, ledger.look())
+        show(state, ledger.poll())
         if state != RUNNING:
             return
         sleep(seconds)

@@ -75,7 +75,7 @@ def run_generations(
         left = _left(generation, ledger, pages, writer, digest=digest, only=only)
         given = left if tailor is None else map(tailor, left)
         for report in executor.map(partial(execute, run=work, files=files), given):
-            writer.add(report)
+            writer.task_ended(report)
             observer.task_ended(report)
             summary.add(report)
         if summary.failed:
@@ -104,11 +104,11 @@ def _left(
     """The tasks of a generation that are to be done; holds the entries of one page of the ledger at a time."""
     for page, of_page in groupby(tasks, key=lambda task: page_of(task.key)):
         if page not in pages:
-            writer.begin(page, [])
+            writer.begin_page(page, [])
             for task in of_page:
-                writer.give(page)
+                writer.task_submitted(page)
                 yield task
-            writer.end(page)
+            writer.end_page(page)
             continue
         complete = ledger.complete_page(page)
         found = ledger.loose_entries(page).values() if complete is None else complete
@@ -124,11 +124,11 @@ def _left(
             if not left:
                 continue
             ledger.forget_page(page)
-        writer.begin(page, kept)
+        writer.begin_page(page, kept)
         for task in left:
-            writer.give(page)
+            writer.task_submitted(page)
             yield task
-        writer.end(page)
+        writer.end_page(page)
 
 
 def _once_more(task: Task, entry: TaskReport) -> Task:

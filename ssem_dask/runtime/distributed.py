@@ -1,13 +1,14 @@
-"""The Dask executor: a bounded number of tasks in flight, refilled as they end.
+"""The Dask executor: a bounded window of tasks in flight, refilled as they end.
 
 Tasks take no futures as inputs and return small records, so the scheduler holds only what is in flight. Dask's own
 queueing is off for tasks with resource labels (distributed#9164), and a graph of all tasks would not fit the scheduler
 at a million tasks (distributed#5630); the window avoids both.
 
-What may happen, and what then becomes of a task:
-- its worker dies: Dask gives it to another one, `allowed-failures` times; then it is tried once more, alone;
-- it hangs: after its deadline its worker is restarted and the task is given out again; the second time it has failed;
-- the scheduler dies: what was in flight is given out again as soon as there is a scheduler at the same address.
+Faults, and what becomes of the task:
+
+- its worker dies: Dask reassigns it up to `allowed-failures` times; after that it is tried again at the end, alone;
+- it hangs: after its deadline its worker is restarted and the task is resubmitted; the second time it fails;
+- the scheduler dies: tasks in flight are resubmitted as soon as there is a scheduler at the same address.
 """
 
 import asyncio
@@ -29,8 +30,8 @@ from distributed.scheduler import KilledWorker
 
 from ssem_dask.errors import ClusterError
 from ssem_dask.runtime.execute import unfinished
-from ssem_dask.runtime.executor import ExecutorLoad, Work
-from ssem_dask.runtime.placement import GPU, has_labels, labels_of
+from ssem_dask.runtime.executor import Executor, ExecutorLoad, Work
+from ssem_dask.runtime.placement import GPU, has_labels, stage_labels
 from ssem_dask.runtime.pool import Pool
 from ssem_dask.runtime.prometheus import set_metrics
 from ssem_dask.storage.ledger import open_ledger
@@ -38,18 +39,20 @@ from ssem_dask.task import Cause, Task, TaskReport
 
 _IN_FLIGHT_PER_THREAD = 2
 _LOG = logging.getLogger(__name__)
-_LOOK = 1.0
-"""Seconds between two looks at the deadlines and at the cluster."""
-_TRIES = 2
-"""How often a task may reach its deadline until it has failed."""
-_FIRST_DEADLINE = 3600.0  # s, while no task of the stage has ended
-_LEAST_DEADLINE = 600.0  # s
-_TIMES_LONGEST = 20.0  # the deadline, in times of the longest task of the stage so far
-_RESTART_SECONDS = 30.0
-_CHATTER = ("distributed", "tornado.application")
-"""Loggers of what a cluster is made of: on its way down its parts complain of each other's going, with tracebacks."""
-_CLUSTER_PATIENCE = 1800.0
-"""Seconds without a scheduler, or without any worker, until the run is given up."""
+_POLL_S = 1.0
+"""Seconds between two checks of the deadlines and of the cluster."""
+_MAX_TRIES = 2
+"""Times that a task may reach its deadline before it has failed."""
+_FIRST_DEADLINE_S = 3600.0
+"""Deadline while no task of the stage has ended."""
+_MIN_DEADLINE_S = 600.0
+_DEADLINE_FACTOR = 20.0
+"""Deadline, as a multiple of the longest task of the stage so far."""
+_RESTART_S = 30.0
+_CLUSTER_LOGGERS = ("distributed", "tornado.application")
+"""Loggers of a cluster's parts, which report each other's shutdown as errors, with tracebacks."""
+_CLUSTER_PATIENCE_S = 1800.0
+"""Seconds without a scheduler, or without any worker, after which the run is given up."""
 
 
 @dataclass(slots=True)
@@ -62,35 +65,36 @@ class _Flight:
     started: float | None = None
     worker: str = ""
     tries: int = 1
-    """How often it was given out; the deaths of its workers do not count."""
+    """Times that it was submitted; the deaths of its workers do not count."""
 
 
 @dataclass(slots=True)
 class _Deadline:
-    """How long the tasks of a stage take, and so may take."""
+    """Time limit of the tasks of a stage."""
 
-    given: float | None
+    configured: float | None
     longest: float = 0.0
+    """Seconds of the longest task so far."""
 
     @property
-    def deadline(self) -> float:
+    def seconds(self) -> float:
         """Seconds that a task may run."""
-        if self.given is not None:
-            return self.given
-        return max(_LEAST_DEADLINE, _TIMES_LONGEST * self.longest) if self.longest else _FIRST_DEADLINE
+        if self.configured is not None:
+            return self.configured
+        return max(_MIN_DEADLINE_S, _DEADLINE_FACTOR * self.longest) if self.longest else _FIRST_DEADLINE_S
 
 
 @dataclass(slots=True)
 class _Window:
-    """What is in flight, and what waits for it."""
+    """Tasks in flight, and tasks that wait for a free place."""
 
     waiting: Iterator[Task]
-    again: deque[_Flight] = field(default_factory=deque)
+    resubmit: deque[_Flight] = field(default_factory=deque)
     flights: dict[str, _Flight] = field(default_factory=dict)
     ended: "SimpleQueue[Future]" = field(default_factory=SimpleQueue)
 
 
-class DaskExecutor:
+class DaskExecutor(Executor):
     """Runs tasks on the workers of a Dask cluster."""
 
     def __init__(
@@ -107,28 +111,29 @@ class DaskExecutor:
         Args:
             client: of the cluster; closed by `close`.
             resources: labels with the amounts of each that a task takes, beside those of its stage (see `placement`).
-            reconnect: makes another client where the scheduler came back after it was lost; raises OSError while there
-                is none. None: the scheduler dies with this process.
+            reconnect: makes a new client if the scheduler returns after it was lost; raises OSError while there is
+                none. None: the scheduler dies with this process.
             deadline: seconds that a task may run; None: 20 times the longest of its stage so far, at least 10 min.
-            pool: number of workers by stage; None: it is not changed.
+            pool: number of workers by stage; None: it is never changed.
         """
         self._client = client
-        self._given = dict(resources or {})
-        self._labels = dict(self._given)
-        """Of the current stage."""
+        self._cluster_labels = dict(resources or {})
+        self._labels = dict(self._cluster_labels)
+        """Labels of the current stage."""
         self._gpus = 0
-        """Most workers with a GPU that there were when a stage began: should all be gone, one is waited for."""
+        """Most workers with a GPU seen at the start of a stage: if all of them are gone, the next one is awaited."""
         self._pool = pool
         self._flights: dict[str, _Flight] = {}
-        """What is in flight."""
+        """Tasks in flight."""
         self._publishes = True
         self._reconnect = reconnect
         self._deadline = deadline
-        self._threads, self._threads_at = 1, float("-inf")
+        self._threads, self._threads_counted_at = 1, float("-inf")
         self._last_worker = time.monotonic()
         self._topic = f"ssem-dask-{uuid4().hex}"
         self._started: SimpleQueue[tuple[str, str]] = SimpleQueue()
         self._subscribe()
+        logging.getLogger("tornado.application").addFilter(_is_no_interrupted_request)
 
     @property
     def dashboard(self) -> str | None:
@@ -139,10 +144,10 @@ class DaskExecutor:
         return str(link) if link else None
 
     def map(self, work: Work, tasks: Iterable[Task]) -> Iterator[TaskReport]:
-        """Run `work` on each task; at most two tasks a thread are in flight.
+        """Run `work` on each task, with at most two tasks per thread in flight.
 
-        Dask blames every task that waited on a worker when it died. So a task whose workers died is tried once more
-        at the end, alone: only what kills its workers then is reported as lost.
+        When a worker dies, Dask blames every task that waited on it. So a task whose workers died is tried again at the
+        end, alone: only a task that then kills its workers is reported as lost.
 
         Raises:
             ClusterError: there has been no scheduler, or no worker, for half an hour.
@@ -153,19 +158,19 @@ class DaskExecutor:
             return
         self._enter(first.stage)
         tasks = chain([first], tasks)
-        pace = _Deadline(self._deadline)
+        deadline = _Deadline(self._deadline)
         suspects: list[Task] = []
-        for task, report in self._stream(work, tasks, pace, in_flight=None):
+        for task, report in self._stream(work, tasks, deadline, in_flight=None):
             if report is None:
                 suspects.append(replace(task, lost=task.lost + 1))
             else:
                 yield report
-        for task, report in self._stream(work, suspects, pace, in_flight=1):
+        for task, report in self._stream(work, suspects, deadline, in_flight=1):
             message = f"Every worker that ran {task.key} died; it may need more memory than a worker has."
             yield report or unfinished(replace(task, lost=task.lost + 1), cause=Cause.WORKER_LOST, message=message)
 
     def load(self) -> ExecutorLoad:
-        """Tasks beyond the threads that there are wait at the workers."""
+        """Return the current load; tasks in flight beyond the number of threads wait at the workers."""
         threads = self._client.nthreads()
         running = min(len(self._flights), int(sum(threads.values())))
         return ExecutorLoad(running=running, workers=len(threads), gpus=self._gpus)
@@ -187,70 +192,71 @@ class DaskExecutor:
             self._client.close()
             if cluster is not None:
                 cluster.close()
+        logging.getLogger("tornado.application").removeFilter(_is_no_interrupted_request)
 
     def _enter(self, stage: str) -> None:
-        """Know which workers a stage's tasks may go to, and have as many as it wants."""
+        """Resize the pool for a stage, and find out which workers its tasks may go to."""
         if self._pool is not None:
             self._pool.enter(stage)
         workers = self._connected().scheduler_info(n_workers=-1)["workers"].values()
         self._gpus = max(self._gpus, sum(has_labels(worker, {GPU: 1}) for worker in workers))
-        self._labels = labels_of(stage, gpus=self._gpus > 0, given=self._given)
-        self._threads_at = float("-inf")
+        self._labels = stage_labels(stage, has_gpus=self._gpus > 0, cluster_labels=self._cluster_labels)
+        self._threads_counted_at = float("-inf")
 
     def _stream(
-        self, work: Work, tasks: Iterable[Task], pace: _Deadline, *, in_flight: int | None
+        self, work: Work, tasks: Iterable[Task], deadline: _Deadline, *, in_flight: int | None
     ) -> Iterator[tuple[Task, TaskReport | None]]:
-        """Submit tasks as others end; None in flight: two for each thread that there is at the time.
+        """Submit tasks as others end; `in_flight` None: two for each thread that exists at the time.
 
         Yields:
-            Each task and its report; None where it was lost with its workers.
+            Each task and its report; None if it was lost with its workers.
         """
         window = _Window(iter(tasks))
         self._flights = window.flights
-        looked = time.monotonic()
+        polled = time.monotonic()
         while True:
             self._refill(window, work, in_flight)
             if not window.flights:
                 return
             with suppress(Empty):
-                future = window.ended.get(timeout=_LOOK)
+                future = window.ended.get(timeout=_POLL_S)
                 flight = window.flights.get(future.key)
                 if flight is not None and flight.future is future:
                     del window.flights[future.key]
                     try:
                         report = _report(future)
                     except _ConnectionLostError:
-                        told = _told_by_ledger(flight.task)
-                        if told is not None:
-                            yield flight.task, told
+                        recorded = _recorded_report(flight.task)
+                        if recorded is not None:
+                            yield flight.task, recorded
                         else:
-                            window.again.append(flight)
+                            window.resubmit.append(flight)
                     else:
                         future.release()
-                        pace.longest = max(pace.longest, 0.0 if report is None else report.seconds)
+                        deadline.longest = max(deadline.longest, 0.0 if report is None else report.seconds)
                         yield flight.task, report
-            if time.monotonic() - looked >= _LOOK:
-                looked = time.monotonic()
-                yield from self._look(window, pace)
+            if time.monotonic() - polled >= _POLL_S:
+                polled = time.monotonic()
+                yield from self._poll(window, deadline)
 
     def _refill(self, window: _Window, work: Work, in_flight: int | None) -> None:
         free = (in_flight or self._in_flight()) - len(window.flights)  # below 0 just after workers were lost
         while free > 0:
             free -= 1
-            flight = window.again.popleft() if window.again else None
+            flight = window.resubmit.popleft() if window.resubmit else None
             task = flight.task if flight else next(islice(window.waiting, 1), None)
             if task is None:
                 return
             client = self._connected()
             key = f"{task.key}-{uuid4().hex}"
             future = client.submit(
-                _announced, work, task, key, self._topic, key=key, pure=False, resources=self._labels or None
+                _announce_and_run, work, task, key, self._topic, key=key, pure=False, resources=self._labels or None
             )
             window.flights[key] = _Flight(task, future, time.monotonic(), tries=flight.tries if flight else 1)
             future.add_done_callback(window.ended.put)
 
-    def _look(self, window: _Window, pace: _Deadline) -> Iterator[tuple[Task, TaskReport | None]]:
-        """Look at the cluster, and for tasks that have reached their deadline."""
+    def _poll(self, window: _Window, deadline: _Deadline) -> Iterator[tuple[Task, TaskReport | None]]:
+        """Check the cluster, and restart or fail tasks that have reached their deadline."""
         now = time.monotonic()
         with suppress(Empty):
             while True:
@@ -259,47 +265,48 @@ class DaskExecutor:
                     window.flights[key].started, window.flights[key].worker = now, worker
         if self._client.status == "running" and self._count_threads() == 0:
             idle = now - self._last_worker
-            if idle > _CLUSTER_PATIENCE:
+            if idle > _CLUSTER_PATIENCE_S:
                 wanted = "".join(f" with the label {name}" for name in self._labels)
                 raise ClusterError(
-                    f"The cluster has had no worker{wanted} for {idle:.0f} s; start some, then run it again."
+                    f"The cluster has had no worker{wanted} for {idle:.0f} s; start workers, then run the same command "
+                    "again."
                 )
         else:
             self._last_worker = now
-        for flight in [f for f in window.flights.values() if _overdue(f, now, pace.deadline)]:
+        for flight in [f for f in window.flights.values() if _is_overdue(f, now, deadline.seconds)]:
             del window.flights[flight.future.key]
             seconds = now - (flight.started or flight.submitted)
-            self._restart(flight)
-            if flight.tries < _TRIES:
+            self._cancel(flight)
+            if flight.tries < _MAX_TRIES:
                 task = replace(flight.task, attempt=flight.task.attempt + 1)
-                window.again.append(replace(flight, task=task, tries=flight.tries + 1))
+                window.resubmit.append(replace(flight, task=task, tries=flight.tries + 1))
                 continue
-            message = f"It did not end within {pace.deadline:.0f} s, {_TRIES} times; its worker was restarted."
+            message = f"It did not end within {deadline.seconds:.0f} s, {_MAX_TRIES} times; its worker was restarted."
             yield (
                 flight.task,
                 unfinished(flight.task, cause=Cause.TIMEOUT, message=message, worker=flight.worker, seconds=seconds),
             )
 
-    def _restart(self, flight: _Flight) -> None:
-        """Give a task up, and restart the worker that it holds; one without a nanny stays as it is."""
+    def _cancel(self, flight: _Flight) -> None:
+        """Cancel a task and restart its worker, which it may block; a worker without a nanny is not restarted."""
         key = flight.future.key
         worker = flight.worker or next((w for w, keys in self._client.processing().items() if key in keys), "")
         flight.future.cancel(force=True)
         if worker:
             with suppress(ValueError, KeyError, OSError, TimeoutError):
-                self._client.restart_workers([worker], timeout=_RESTART_SECONDS, raise_for_error=False)
+                self._client.restart_workers([worker], timeout=_RESTART_S, raise_for_error=False)
 
     def _connected(self) -> Client:
-        """The client; where its scheduler was lost, another one as soon as there is a scheduler again."""
-        end = time.monotonic() + _CLUSTER_PATIENCE
+        """Return the client; if its scheduler was lost, wait for a scheduler and return a new client."""
+        end = time.monotonic() + _CLUSTER_PATIENCE_S
         while self._client.status != "running":
             if self._reconnect is None or time.monotonic() > end:
-                raise ClusterError("The scheduler of the cluster is lost; start it again, then run it again.")
+                raise ClusterError("Lost connection to the scheduler; restart it, then run the same command again.")
             if self._client.status == "closed":
                 with suppress(OSError):
                     self._client = self._reconnect()
                     self._subscribe()
-            time.sleep(_LOOK / 4)
+            time.sleep(_POLL_S / 4)
         return self._client
 
     def _subscribe(self) -> None:
@@ -310,27 +317,27 @@ class DaskExecutor:
         self._client.subscribe_topic(self._topic, started)
 
     def _in_flight(self) -> int:
-        if time.monotonic() - self._threads_at > _LOOK:
+        if time.monotonic() - self._threads_counted_at > _POLL_S:
             self._count_threads()
         return max(1, _IN_FLIGHT_PER_THREAD * self._threads)
 
     def _count_threads(self) -> int:
-        """Threads of all workers that may be given the stage's tasks; asked of the scheduler, so not for each task."""
+        """Count the threads of all workers that may run the stage's tasks, by a request to the scheduler."""
         client = self._connected()
-        with suppress(OSError, TimeoutError):  # lost just now: the next look will tell
+        with suppress(OSError, TimeoutError):  # lost just now: the next poll will notice
             if self._labels:
                 workers = client.scheduler_info(n_workers=-1)["workers"].values()
                 self._threads = sum(int(w["nthreads"]) for w in workers if has_labels(w, self._labels))
             else:
                 self._threads = int(sum(client.nthreads().values()))
-            self._threads_at = time.monotonic()
+            self._threads_counted_at = time.monotonic()
         return self._threads
 
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Let a cluster go without its parts' last words, which a user would take for an error."""
-    loggers = [logging.getLogger(name) for name in _CHATTER]
+    """Silence shutdown log messages that users would mistake for errors."""
+    loggers = [logging.getLogger(name) for name in _CLUSTER_LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
@@ -341,24 +348,29 @@ def _silenced() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _announced(work: Work, task: Task, key: str, topic: str) -> TaskReport:
-    """Say on which worker a task begins, since its deadline counts from there, then do it."""
+def _is_no_interrupted_request(record: logging.LogRecord) -> bool:
+    """Filter out the traceback that distributed logs if Ctrl-C interrupts a request before it was sent."""
+    return "sync.<locals>.cancel" not in record.getMessage()
+
+
+def _announce_and_run(work: Work, task: Task, key: str, topic: str) -> TaskReport:
+    """Announce the worker on which a task begins, because its deadline counts from now, then run the task."""
     worker = get_worker()
     worker.log_event(topic, {"key": key, "worker": worker.address})
     return work(task)
 
 
-def _told_by_ledger(task: Task) -> TaskReport | None:
-    """The report of a task that ended well though nobody was there to be told."""
+def _recorded_report(task: Task) -> TaskReport | None:
+    """Return the ledger's report of a task that ended well although nobody could receive its report."""
     entry = open_ledger(task.output).read(task.key)
     return entry if entry is not None and entry.digest == task.digest and entry.outcome.stands else None
 
 
-def _overdue(flight: _Flight, now: float, deadline: float) -> bool:
-    """A task that never said that it began may have waited for others of its worker."""
+def _is_overdue(flight: _Flight, now: float, seconds: float) -> bool:
+    """Return whether a task has reached its deadline; one that was not announced may have waited at its worker."""
     if flight.started is not None:
-        return now - flight.started > deadline
-    return now - flight.submitted > (1 + _IN_FLIGHT_PER_THREAD) * deadline
+        return now - flight.started > seconds
+    return now - flight.submitted > (1 + _IN_FLIGHT_PER_THREAD) * seconds
 
 
 class _ConnectionLostError(Exception):
@@ -366,10 +378,10 @@ class _ConnectionLostError(Exception):
 
 
 def _report(future: Future) -> TaskReport | None:
-    """The report of a task that has ended; None if it was lost with its workers.
+    """Return the report of a task that has ended; None if it was lost with its workers.
 
     Raises:
-        _ConnectionLostError: nobody is there to be asked.
+        _ConnectionLostError: the scheduler is unreachable.
     """
     if future.status in ("cancelled", "lost"):
         raise _ConnectionLostError

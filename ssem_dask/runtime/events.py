@@ -1,4 +1,4 @@
-"""What a run tells the world while it goes on."""
+"""Events of a run in progress, and who receives them."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,7 +8,7 @@ from ssem_dask.task import TaskReport
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageStarted:
-    """A stage begins."""
+    """Start of a stage."""
 
     stage: str
     tasks: int
@@ -16,41 +16,41 @@ class StageStarted:
     pixels: int
     """Source pixels (mip 0) of all its tasks."""
     done_tasks: int
-    """Tasks that an earlier run has already done."""
+    """Tasks that earlier runs completed."""
     done_pixels: int
 
 
 class Observer(Protocol):
-    """Receives the events of a run, in the driver's thread, in the order they happen."""
+    """Receives the events of a run, in the driver's thread, in the order in which they happen."""
 
     def stage_started(self, event: StageStarted) -> None:
-        """A stage begins."""
+        """Receive the start of a stage."""
         ...
 
     def task_ended(self, report: TaskReport) -> None:
-        """A task of the current stage has ended."""
+        """Receive the end of a task of the current stage."""
         ...
 
     def stage_ended(self, stage: str) -> None:
-        """Every task of the stage has ended."""
+        """Receive the end of a stage: every task of it has ended."""
         ...
 
     def note(self, message: str) -> None:
-        """A decision or a warning that the user should read once."""
+        """Receive a decision or a warning that the user should read once."""
         ...
 
 
 class SilentObserver:
-    """An observer that says nothing."""
+    """An observer that ignores all events."""
 
     def stage_started(self, event: StageStarted) -> None:
-        """Say nothing."""
+        """Ignore the start of a stage."""
 
     def task_ended(self, report: TaskReport) -> None:
-        """Say nothing."""
+        """Ignore the end of a task."""
 
     def stage_ended(self, stage: str) -> None:
-        """Say nothing."""
+        """Ignore the end of a stage."""
 
     def note(self, message: str) -> None:
-        """Say nothing."""
+        """Ignore a note."""

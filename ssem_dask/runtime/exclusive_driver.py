@@ -1,4 +1,18 @@
-"""One driver a run: whoever works on an output holds its lease, and stops where another one has taken over."""
+"""One driver per run: two processes never write to the same run at once.
+
+How it works, from the outside in:
+
+1. A driver enters `exclusive_driver` before it changes a run. This takes the run's *lease*, the file
+   `ledger/driver.lease`, created atomically (`storage.lease`): of two drivers that start together, one gets it and the
+   other ends with `OutputError`.
+2. While it works, a thread renews the lease every few seconds. A lease that is no longer renewed belongs to a dead
+   driver, and the next driver takes it over.
+3. *Fencing*: a driver that only stalled (a suspended laptop, a network partition) may return after its lease was taken
+   over. The renewing thread then finds another holder in the file, and `FencedExecutor` raises `LeaseLostError` at the
+   next report, before the driver submits further tasks or changes the run's state.
+4. Tasks that the stalled driver still had in flight do no harm: a task owns whole shards and is idempotent, so whoever
+   runs it writes the same bytes (`ssem_dask.task`).
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,25 +27,29 @@ from ssem_dask.task import Task, TaskReport
 
 @contextmanager
 def exclusive_driver(output: str, executor: Executor) -> Iterator[Executor]:
-    """Be the only driver of a run, and patient with its stores.
+    """Be the only driver of a run inside the context; requests to stores are retried for long.
+
+    Args:
+        output: URL of the run.
+        executor: runs the driver's tasks.
 
     Yields:
-        The executor, which stops where another driver has taken over.
+        An executor that stops if another driver has taken the run over.
 
     Raises:
-        OutputError: another driver is at work.
+        OutputError: another driver is alive, or the lease cannot be written.
     """
     with hold_lease(lease_url(output)) as lease, retry_for(LONG_RETRY_S):
-        yield _Guarded(executor, lease)
+        yield FencedExecutor(executor, lease)
 
 
 def lease_url(output: str) -> str:
-    """Where a run's driver says that it is alive."""
+    """Return the URL of the lease that the driver of a run holds."""
     return join(output, "ledger", "driver.lease")
 
 
-class _Guarded:
-    """An executor that stops where the run's lease was lost."""
+class FencedExecutor(Executor):
+    """An executor that stops if the lease of its driver is lost."""
 
     def __init__(self, executor: Executor, lease: Lease) -> None:
         self._executor = executor
@@ -39,23 +57,23 @@ class _Guarded:
 
     @property
     def dashboard(self) -> str | None:
-        """As in `Executor`."""
+        """See `Executor.dashboard`."""
         return self._executor.dashboard
 
     def map(self, work: Work, tasks: Iterable[Task]) -> Iterator[TaskReport]:
-        """As in `Executor`; OutputError where another driver has taken over."""
+        """See `Executor.map`; raises LeaseLostError if another driver has taken the run over."""
         for report in self._executor.map(work, tasks):
             self._lease.check()
             yield report
 
     def load(self) -> ExecutorLoad:
-        """As in `Executor`."""
+        """See `Executor.load`."""
         return self._executor.load()
 
     def publish(self, numbers: Mapping[str, Any]) -> None:
-        """As in `Executor`."""
+        """See `Executor.publish`."""
         self._executor.publish(numbers)
 
     def close(self) -> None:
-        """As in `Executor`."""
+        """See `Executor.close`."""
         self._executor.close()

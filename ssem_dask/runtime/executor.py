@@ -1,12 +1,16 @@
-"""The executor protocol, and the simplest implementation of it.
+"""The executor protocol, and its simplest implementation.
 
-Contract: every task given comes back as exactly one report; the order is not promised; a task that raises comes back as
-a failed report and stops nothing. An executor never looks into a task.
+Contract: every task given to `map` comes back as exactly one report, in any order. A task that raises comes back as a
+failed report and stops nothing. An executor never inspects a task. It is a context manager, closed on exit:
+
+    with open_cluster("local", workers=4) as executor:
+        reports = list(executor.map(work, tasks))
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeAlias
 
 from ssem_dask.task import Task, TaskReport
 
@@ -15,14 +19,14 @@ Work: TypeAlias = Callable[[Task], TaskReport]
 
 @dataclass(frozen=True, slots=True)
 class ExecutorLoad:
-    """What an executor is at."""
+    """Current load of an executor."""
 
     running: int
     """Tasks that run."""
     workers: int
     """Workers alive."""
     gpus: int = 0
-    """Of these, workers with a GPU."""
+    """Workers with a GPU, among those alive."""
 
 
 class Executor(Protocol):
@@ -34,31 +38,39 @@ class Executor(Protocol):
         ...
 
     def map(self, work: Work, tasks: Iterable[Task]) -> Iterator[TaskReport]:
-        """Run `work` on each task and yield the reports as they come; `tasks` is consumed lazily."""
+        """Run `work` on each task and yield the reports as tasks end; `tasks` is consumed lazily."""
         ...
 
     def load(self) -> ExecutorLoad:
-        """What it is at; may be asked from any thread."""
+        """Return the current load; safe to call from any thread."""
         ...
 
     def publish(self, numbers: Mapping[str, Any]) -> None:
-        """Show the numbers of `StageProgress.numbers` as metrics, where the executor has a place for them."""
+        """Publish the numbers of `StageProgress.numbers` as metrics, if the executor has a server for them."""
         ...
 
     def close(self) -> None:
-        """Give back whatever the executor holds; no task runs afterwards."""
+        """Release everything that the executor holds; no task runs afterwards."""
         ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def dashboard_message(executor: Executor) -> str | None:
-    """A line about where to look, if there is a dashboard."""
+    """Return a line with the address of the dashboard, or None if there is no dashboard."""
     if not executor.dashboard:
         return None
     metrics = executor.dashboard.removesuffix("/status") + "/metrics"
     return f"Dashboard: {executor.dashboard} (metrics for Prometheus: {metrics})"
 
 
-class SerialExecutor:
+class SerialExecutor(Executor):
     """Runs one task after another in this process."""
 
     dashboard: str | None = None
@@ -77,11 +89,11 @@ class SerialExecutor:
             yield report
 
     def load(self) -> ExecutorLoad:
-        """One worker: this process."""
+        """Return one worker: this process."""
         return ExecutorLoad(running=self._running, workers=1)
 
     def publish(self, numbers: Mapping[str, Any]) -> None:
-        """There is no server that could show them."""
+        """Do nothing: there is no server that could show the numbers."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: nothing is held."""

@@ -1,11 +1,13 @@
-"""Which workers the tasks of a stage go to.
+"""Placement: which workers the tasks of a stage go to.
 
-Where a cluster has workers labelled `GPU`, stages that compute on one go to these alone; other stages go to any worker,
-and compute on its CPU whatever it has. So a result does not hang on which worker was free: a GPU rounds otherwise than
-a CPU, and what differs in the last digit of the coarse affines differs by a tenth of a pixel after registration.
-A worker with that label sees one GPU and no other (`CUDA_VISIBLE_DEVICES`), which it may share with other workers; a
-worker of `local`, and a worker without the label of `local-gpu`, sees none. So these stages compute on a GPU if and
-only if torch sees one in their process.
+In a cluster with workers labelled `GPU`, stages that compute on a GPU go to these workers alone. Other stages go to any
+worker, and compute on its CPU even if it has a GPU. Results must not depend on which worker was free: GPUs and CPUs
+round differently, and a difference in the last digit of the coarse affines becomes a tenth of a pixel after
+registration.
+
+A worker with the label sees exactly one GPU (`CUDA_VISIBLE_DEVICES`), which it may share with other workers. A worker
+of `local`, and a worker of `local-gpu` without the label, sees none. So these stages compute on a GPU if and only if
+torch sees one in their process.
 """
 
 from collections.abc import Mapping
@@ -15,24 +17,24 @@ GPU = "GPU"
 """Label of a worker that has a GPU; its amount is 1."""
 GPU_STAGES = frozenset({"calibrate", "register", "compose", "render"})
 GPU_SHARE = 1 / 64
-"""Of the label, what a task takes: so little that the worker's threads limit how many run at once. They take turns on
-the GPU itself (`field.device.computing_on`)."""
+"""Amount of the label that a task takes: so little that only a worker's threads limit how many tasks run at once.
+Tasks take turns on the GPU itself (`field.device.computing_on`)."""
 GPU_THREADS = 3
 """Threads of a worker with a GPU: one task reads, one computes, one writes."""
 
 
-def labels_of(stage: str, *, gpus: bool, given: Mapping[str, float]) -> dict[str, float]:
-    """Labels, with the amount that a task takes, of the workers that may be given a stage's tasks.
+def stage_labels(stage: str, *, has_gpus: bool, cluster_labels: Mapping[str, float]) -> dict[str, float]:
+    """Return the labels, each with the amount that a task takes, of the workers that may run a stage's tasks.
 
     Args:
-        stage: its name.
-        gpus: whether the cluster has workers labelled `GPU`.
-        given: `[cluster] resources`; hold for every stage and come first.
+        stage: name of the stage.
+        has_gpus: whether the cluster has workers labelled `GPU`.
+        cluster_labels: `[cluster] resources`; these apply to every stage and take precedence.
     """
-    own = {GPU: GPU_SHARE} if gpus and stage in GPU_STAGES else {}
-    return {**own, **given}
+    gpu_label = {GPU: GPU_SHARE} if has_gpus and stage in GPU_STAGES else {}
+    return {**gpu_label, **cluster_labels}
 
 
 def has_labels(worker: Mapping[str, Any], labels: Mapping[str, float]) -> bool:
-    """Whether a worker, as the scheduler describes it, can be given tasks that take `labels`."""
+    """Return whether a worker, as the scheduler describes it, can be given tasks that take `labels`."""
     return all(worker["resources"].get(name, 0) >= amount for name, amount in labels.items())

@@ -1,4 +1,4 @@
-"""The size of a cluster's pool of workers: fixed, or another one while a stage runs."""
+"""The number of workers of a cluster: constant, or different while certain stages run."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -6,21 +6,22 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Pool:
-    """How many workers there are: always the same number, or another one while a stage runs."""
+    """The wanted number of workers, which may differ between stages."""
 
     resize: Callable[[int], None]
-    """Asks for that many workers, and does not wait for them."""
+    """Requests that many workers, without waiting for them."""
     workers: int
-    """While a stage runs that is not named."""
+    """Workers while a stage runs that `by_stage` does not name."""
     by_stage: Mapping[str, int]
-    now: int = field(init=False)
+    requested: int = field(init=False)
+    """Workers that were requested last."""
 
     def __post_init__(self) -> None:
-        self.now = self.workers
+        self.requested = self.workers
 
     def enter(self, stage: str) -> None:
-        """A stage begins, and none of the tasks before it is in flight."""
-        wanted = self.by_stage.get(stage, self.workers)
-        if wanted != self.now:
-            self.now = wanted
-            self.resize(wanted)
+        """Request the workers of a stage that begins; no task of an earlier stage may be in flight."""
+        workers = self.by_stage.get(stage, self.workers)
+        if workers != self.requested:
+            self.requested = workers
+            self.resize(workers)

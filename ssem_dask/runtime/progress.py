@@ -1,7 +1,7 @@
-"""How far a run is, in numbers: kept once, and shown as bars, lines, JSON or metrics.
+"""Progress of a run in numbers: counted once here, and shown as bars, lines, JSON or metrics elsewhere.
 
-A rate counts what this process has seen end, over the time since the stage began; tasks of earlier runs count as done
-and not towards the rate.
+A rate counts the tasks that ended since this process began the stage. Tasks of earlier runs count as done, but not
+towards the rate.
 """
 
 import time
@@ -13,36 +13,36 @@ from ssem_dask.runtime.events import Observer, StageStarted
 from ssem_dask.runtime.executor import Executor, ExecutorLoad
 from ssem_dask.task import Outcome, TaskReport
 
-_PUBLISHED_SECONDS = 1.0
+_PUBLISH_INTERVAL_S = 1.0
 Clock = Callable[[], float]
 
 
 @dataclass(slots=True)
 class StageProgress:
-    """The numbers of one stage."""
+    """Progress of one stage."""
 
     stage: str
     tasks: int
-    """All of them."""
+    """All tasks of the stage."""
     pixels: int
     """Source pixels (mip 0) of all tasks."""
     began: float
-    """Seconds on the clock that `seconds` is asked with."""
+    """Start, in seconds of the clock that the methods' `now` comes from."""
     done: int = 0
-    """Tasks that ended well, those of earlier runs included."""
+    """Tasks that ended well, including those of earlier runs."""
     failed: int = 0
     pixels_before: int = 0
-    """Pixels of the tasks that earlier runs have done."""
+    """Pixels of the tasks that earlier runs completed."""
     pixels_now: int = 0
     """Pixels of the tasks that ended in this run."""
     bytes_read: int = 0
     bytes_written: int = 0
-    last: float = 0.0
-    """When it ended; 0 while it goes on."""
+    ended: float = 0.0
+    """End, in seconds of the clock; 0 while the stage runs."""
 
     @classmethod
-    def of(cls, event: StageStarted, *, now: float) -> "StageProgress":
-        """A stage that begins."""
+    def from_event(cls, event: StageStarted, *, now: float) -> "StageProgress":
+        """Return the progress of a stage that begins now."""
         return cls(event.stage, event.tasks, event.pixels, now, done=event.done_tasks, pixels_before=event.done_pixels)
 
     def add(self, report: TaskReport) -> None:
@@ -56,22 +56,22 @@ class StageProgress:
         self.bytes_written += report.bytes_written
 
     def seconds(self, now: float) -> float:
-        """Since it began, or in all."""
-        return max((self.last or now) - self.began, 1e-6)
+        """Return the seconds since the stage began, or its duration if it has ended."""
+        return max((self.ended or now) - self.began, 1e-6)
 
     def rate(self, now: float) -> float:
-        """Source pixels a second; 0 while nothing has ended."""
+        """Return source pixels per second; 0 while no task has ended."""
         return self.pixels_now / self.seconds(now)
 
-    def left(self, now: float) -> float | None:
-        """Seconds that remain; None while that cannot be told."""
+    def seconds_left(self, now: float) -> float | None:
+        """Return the estimated seconds that remain; None while no task has ended."""
         rate = self.rate(now)
-        todo = self.pixels - self.pixels_before - self.pixels_now
-        return max(todo, 0) / rate if rate > 0 else None
+        pixels_left = self.pixels - self.pixels_before - self.pixels_now
+        return max(pixels_left, 0) / rate if rate > 0 else None
 
     def numbers(self, now: float, load: ExecutorLoad | None) -> dict[str, Any]:
-        """All as plain values, as JSON events and metrics have them; None for what is not known."""
-        left = self.left(now)
+        """Return everything as plain values for JSON events and metrics; None stands for unknown."""
+        seconds_left = self.seconds_left(now)
         return {
             "stage": self.stage,
             "tasks": self.tasks,
@@ -85,46 +85,46 @@ class StageProgress:
             "bytes_read": self.bytes_read,
             "bytes_written": self.bytes_written,
             "seconds": round(self.seconds(now), 1),
-            "seconds_left": None if left is None else round(left, 1),
+            "seconds_left": None if seconds_left is None else round(seconds_left, 1),
         }
 
 
 @dataclass(slots=True)
 class PublishingObserver:
-    """An observer that hands everything on, and at most once a second has the executor publish the numbers."""
+    """An observer that forwards all events, and lets the executor publish the numbers at most once a second."""
 
     observer: Observer
     executor: Executor
     clock: Clock = time.monotonic
     _progress: StageProgress | None = field(default=None, init=False)
-    _last: float = field(default=-_PUBLISHED_SECONDS, init=False)
+    _last_published: float = field(default=-_PUBLISH_INTERVAL_S, init=False)
 
     def stage_started(self, event: StageStarted) -> None:
-        """A stage begins."""
-        self._progress = StageProgress.of(event, now=self.clock())
+        """See `Observer.stage_started`."""
+        self._progress = StageProgress.from_event(event, now=self.clock())
         self.observer.stage_started(event)
         self._publish()
 
     def task_ended(self, report: TaskReport) -> None:
-        """A task has ended."""
+        """See `Observer.task_ended`."""
         if self._progress is not None:
             self._progress.add(report)
         self.observer.task_ended(report)
-        if self.clock() - self._last >= _PUBLISHED_SECONDS:
+        if self.clock() - self._last_published >= _PUBLISH_INTERVAL_S:
             self._publish()
 
     def stage_ended(self, stage: str) -> None:
-        """Every task of the stage has ended."""
+        """See `Observer.stage_ended`."""
         self.observer.stage_ended(stage)
         if self._progress is not None:
-            self._progress.last = self.clock()
+            self._progress.ended = self.clock()
         self._publish()
 
     def note(self, message: str) -> None:
-        """Something to read once."""
+        """See `Observer.note`."""
         self.observer.note(message)
 
     def _publish(self) -> None:
-        self._last = self.clock()
+        self._last_published = self.clock()
         if self._progress is not None:
-            self.executor.publish(self._progress.numbers(self._last, self.executor.load()))
+            self.executor.publish(self._progress.numbers(self._last_published, self.executor.load()))

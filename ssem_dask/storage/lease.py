@@ -1,11 +1,16 @@
-"""One driver a run: a small file that its driver renews while it lives.
+"""The lease of a run: a small file that the run's only driver holds and renews while it lives.
 
-Law: who takes a lease holds it alone. A second driver is refused while the first is alive and takes over when it is
-dead: at once where the process can be looked up (same host), else when the file has not been renewed for a while. One
-that was only slow, and was taken for dead, finds another's name in the file when it comes back, and stops. Even then
-nothing is lost, since tasks own what they write and write the same whoever starts them.
+Law: at most one driver holds a lease. The file is created atomically, only if there is none, so one of several drivers
+that start together succeeds. Another driver
 
-Clocks of different machines are not compared.
+- is refused while the holder is alive;
+- takes over at once from a dead process of its own host, which it can look up;
+- takes over from a holder on another host if the file was not renewed for `EXPIRY_S`. Only changes of the file are
+  watched: clocks of different machines are never compared.
+
+Fencing: a holder that merely stalled is taken for dead. When it returns, it finds another name in the file, stops
+renewing, and `Lease.check` raises `LeaseLostError`. Nothing is lost by then, because tasks are idempotent and own what
+they write. `runtime.exclusive_driver` puts this check in front of every report that a driver receives.
 """
 
 import contextlib
@@ -26,34 +31,35 @@ from ssem_dask.errors import LeaseLostError, OutputError
 from ssem_dask.storage import location
 from ssem_dask.storage.retry import LONG_RETRY_S, retry_for
 
-BEAT = 5.0
+RENEWAL_S = 5.0
 """Seconds between two renewals."""
-DEAD = 30.0
-"""Seconds without a renewal after which the driver on another host is taken for dead."""
-_LOOK = 0.5  # s, between two looks at a lease that may be dead
+EXPIRY_S = 30.0
+"""Seconds without a renewal after which a holder on another host counts as dead."""
+_POLL_S = 0.5
+"""Seconds between two reads of a lease whose holder may be dead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who drives a run."""
+    """Content of a lease file: the driver that holds the lease. The names are those of its JSON keys."""
 
     name: str
     """Unique among all drivers."""
     host: str
     process: int
     born: str
-    """When the process was started, as the system counts; tells it from a later one of the same number."""
+    """Start time of the process as its system counts; distinguishes it from a later one with the same id."""
     since: str
-    """UTC, ISO 8601."""
+    """Start of the lease, UTC, ISO 8601."""
     beat: int
     """Number of renewals."""
 
 
 class Lease:
-    """A lease that is held; it is renewed by a thread until it is released."""
+    """A lease that is held; a thread renews it until it is released."""
 
     def __init__(self, url: str, holder: Holder) -> None:
-        """See `held`."""
+        """Start to renew a lease that was taken; see `hold_lease`."""
         self.url = url
         self._holder = holder
         self._released = threading.Event()
@@ -62,54 +68,54 @@ class Lease:
         self._thread.start()
 
     def check(self) -> None:
-        """LeaseLostError where another driver has taken the run over."""
+        """Raise LeaseLostError if another driver has taken the run over."""
         if self._successor is not None:
             raise LeaseLostError(
-                f"{self.url}: {_named(self._successor)} has taken this run over, since this one was not heard of for a "
-                "while; nothing is lost, let that one finish."
+                f"{self.url}: {_description(self._successor)} has taken this run over, since this driver stopped "
+                "renewing its lease; nothing is lost, let that one finish."
             )
 
     def release(self) -> None:
-        """Give the lease back."""
+        """Delete the lease, unless another driver has taken it over."""
         self._released.set()
-        self._thread.join(timeout=BEAT)
+        self._thread.join(timeout=RENEWAL_S)
         with contextlib.suppress(OSError, OutputError):
-            found = read_holder(self.url)
-            if found is not None and found.name == self._holder.name:
+            holder = read_holder(self.url)
+            if holder is not None and holder.name == self._holder.name:
                 location.delete(self.url, recursive=False)
 
     def _renew(self) -> None:
-        while not self._released.wait(BEAT):
+        while not self._released.wait(RENEWAL_S):
             try:
-                found = read_holder(self.url)
-                if found is not None and found.name != self._holder.name:
-                    self._successor = found
+                holder = read_holder(self.url)
+                if holder is not None and holder.name != self._holder.name:
+                    self._successor = holder
                     return
                 self._holder = replace(self._holder, beat=self._holder.beat + 1)
                 location.write_bytes(self.url, _content(self._holder))
-            except Exception:  # noqa: BLE001  a store that fails now may answer at the next beat
+            except Exception:  # noqa: BLE001  a store that fails now may answer at the next renewal
                 continue
 
 
 @contextmanager
 def hold_lease(url: str) -> Iterator[Lease]:
-    """Hold the lease at `url`.
+    """Hold the lease at `url` inside the context.
 
     Raises:
-        OutputError: another driver is alive, or the place cannot be written.
+        OutputError: another driver is alive, or the location cannot be written.
     """
-    own = Holder(
+    holder = Holder(
         name=uuid.uuid4().hex,
         host=socket.gethostname(),
         process=os.getpid(),
-        born=_born(os.getpid()),
+        born=_start_time(os.getpid()),
         since=datetime.now(UTC).isoformat(timespec="seconds"),
         beat=0,
     )
     with location.writing(url), retry_for(LONG_RETRY_S):
-        while not location.create_bytes(url, _content(own)):
-            _remove_dead(url)
-    lease = Lease(url, own)
+        while not location.create_bytes(url, _content(holder)):
+            _remove_if_dead(url)
+    lease = Lease(url, holder)
     try:
         yield lease
     finally:
@@ -117,59 +123,64 @@ def hold_lease(url: str) -> Iterator[Lease]:
 
 
 def read_holder(url: str) -> Holder | None:
-    """Who holds a lease; None where nobody does."""
+    """Return the holder of a lease; None if nobody holds it."""
     try:
         tree: Any = json.loads(location.read_bytes(url))
         return Holder(**tree)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError):  # torn while it was written
         return Holder(name="?", host="?", process=0, born="", since="?", beat=0)
 
 
 def is_held(url: str) -> bool:
-    """Whether a driver seems to be alive, without waiting: one on another host is believed."""
+    """Return whether a driver seems to be alive, without waiting; a holder on another host counts as alive."""
     holder = read_holder(url)
     return holder is not None and _known_alive(holder) is not False
 
 
-def _remove_dead(url: str) -> None:
-    """Wait until it is known whether the holder is alive; remove the lease of a dead one."""
+def _remove_if_dead(url: str) -> None:
+    """Wait until it is known whether the holder is alive, then remove the lease of a dead one.
+
+    Raises:
+        OutputError: the holder is alive.
+    """
     first = read_holder(url)
-    end = time.monotonic() + DEAD
+    end = time.monotonic() + EXPIRY_S
     while first is not None:
         alive = _known_alive(first)
-        now = read_holder(url)
-        if now is None:
+        holder = read_holder(url)
+        if holder is None:
             return
-        if alive or now != first:
+        if alive or holder != first:
             raise OutputError(
-                f"{url}: {_named(now)} is at work on this output; wait until it has ended, or stop it and try again."
+                f"{url}: {_description(holder)} is at work on this output; wait until it has ended, or stop it and try "
+                "again."
             )
         if alive is False or time.monotonic() > end:
             location.delete(url, recursive=False)
             return
-        time.sleep(_LOOK)
+        time.sleep(_POLL_S)
 
 
 def _known_alive(holder: Holder) -> bool | None:
-    """Whether the process lives; None where it cannot be looked up."""
+    """Return whether the holder's process lives; None if it runs on another host and cannot be looked up."""
     if holder.host != socket.gethostname():
         return None
-    return _born(holder.process) == holder.born != ""
+    return _start_time(holder.process) == holder.born != ""
 
 
-def _born(process: int) -> str:
-    """Start of a process in ticks since the system's; empty where there is none, or it is only a corpse."""
+def _start_time(process: int) -> str:
+    """Return the start of a process in clock ticks since boot; empty if it does not exist or is a zombie."""
     try:
         # The name in brackets may hold spaces; state and start follow it.
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return _born_without_proc(process)
+        return _start_time_without_proc(process)
     return "" if fields[0] in "ZX" else fields[19]
 
 
-def _born_without_proc(process: int) -> str:
+def _start_time_without_proc(process: int) -> str:
     if Path("/proc/self/stat").exists():
         return ""
     try:
@@ -183,5 +194,5 @@ def _content(holder: Holder) -> bytes:
     return json.dumps(asdict(holder)).encode()
 
 
-def _named(holder: Holder) -> str:
+def _description(holder: Holder) -> str:
     return f"process {holder.process} on {holder.host} (since {holder.since})"

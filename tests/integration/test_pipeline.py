@@ -147,11 +147,11 @@ def test_an_interrupt_stops_cleanly_and_the_run_goes_on(config_file: Path) -> No
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
     while process.poll() is None and not list(output.glob("ledger/coarse/**/*.json")):
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the command and to its workers
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors.decode()
-    # A worker that looks for its scheduler in that very moment logs it is gone; the command itself says one sentence.
-    assert b"/ssem_dask/" not in errors, errors.decode()
+    for noise in (b"Traceback", b"CancelledError", b"WARNING", b"ERROR"):
+        assert noise not in errors, errors.decode()
     assert errors.rstrip().splitlines()[-1].startswith(b"error: Interrupted")
     status = subprocess.run(command("status", str(output), "--json"), capture_output=True, check=False)
     assert status.returncode == 1

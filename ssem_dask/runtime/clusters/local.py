@@ -20,6 +20,8 @@ from ssem_dask.runtime.placement import GPU, GPU_THREADS
 from ssem_dask.runtime.pool import Pool
 
 _HOST = "127.0.0.1"
+_WARM = "ssem_dask.runtime.clusters.warm_gpu"
+_QUIET = "ssem_dask.runtime.quiet_worker"
 _DASHBOARD = f"{_HOST}:0"
 _CORES_OF_A_WORKER = 5
 _MOST_PER_GPU = 3
@@ -43,6 +45,7 @@ def start_local(
         dashboard_address=_DASHBOARD,
         memory_limit=limit,
         env={"CUDA_VISIBLE_DEVICES": ""},  # not all of them on the first GPU
+        preload=[_QUIET],
     )
     pool = Pool(cluster.scale, workers, stage_workers or {})
     return DaskExecutor(Client(cluster), deadline=deadline, pool=pool)
@@ -102,10 +105,11 @@ def start_on_gpus(
 
     def worker(threads: int, gpu: str, **options: Any) -> dict[str, Any]:
         memory = {"nthreads": threads, "memory_limit": threads * share}
-        return {"cls": Nanny, "options": {**common, **memory, "env": {"CUDA_VISIBLE_DEVICES": gpu}, **options}}
+        common_options = {**common, **memory, "env": {"CUDA_VISIBLE_DEVICES": gpu}, "preload": [_QUIET]}
+        return {"cls": Nanny, "options": {**common_options, **options}}
 
     workers = {
-        f"gpu-{i}-{j}": worker(GPU_THREADS, gpu, resources={GPU: 1}, preload=["ssem_dask.runtime.clusters.warm_gpu"])
+        f"gpu-{i}-{j}": worker(GPU_THREADS, gpu, resources={GPU: 1}, preload=[_QUIET, _WARM])
         for j in range(per_gpu)
         for i, gpu in enumerate(gpus)
     }

@@ -115,7 +115,9 @@ def test_chunks_that_failed_are_done_again_though_a_worker_and_the_scheduler_die
     time.sleep(3)
     compose.up(workers=2)
     first = client.wait(timeout=400)
-    assert first == 0 or (first == 2 and "the cluster is lost; start it again" in log.read_text()), log.read_text()
+    assert first == 0 or (first == 2 and "Lost connection to the scheduler; restart it" in log.read_text()), (
+        log.read_text()
+    )
 
     ended = compose.client(*RERUN, "--json")
     summary = json.loads(ended.stdout)

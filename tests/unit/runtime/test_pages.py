@@ -20,37 +20,37 @@ def ledger(tmp_path: Path) -> Ledger:
 
 def test_a_page_is_written_when_its_last_task_has_ended(ledger: Ledger) -> None:
     writer = PageWriter(ledger)
-    writer.begin("render/z0", [report(0, 0)])
+    writer.begin_page("render/z0", [report(0, 0)])
     for _ in range(2):
-        writer.give("render/z0")
-    writer.add(report(0, 2))
-    writer.end("render/z0")
-    writer.begin("render/z1", [])
-    writer.give("render/z1")
-    writer.add(report(1, 0))
+        writer.task_submitted("render/z0")
+    writer.task_ended(report(0, 2))
+    writer.end_page("render/z0")
+    writer.begin_page("render/z1", [])
+    writer.task_submitted("render/z1")
+    writer.task_ended(report(1, 0))
     assert ledger.complete_page("render/z0") is None
     assert ledger.complete_page("render/z1") is None  # more of its tasks may come
-    writer.add(report(0, 1))
-    writer.end("render/z1")
+    writer.task_ended(report(0, 1))
+    writer.end_page("render/z1")
     assert ledger.complete_page("render/z0") == [report(0, 0), report(0, 2), report(0, 1)]
     assert ledger.complete_page("render/z1") == [report(1, 0)]
 
 
 def test_a_page_of_entries_that_all_stay_is_written_at_once(ledger: Ledger) -> None:
     writer = PageWriter(ledger)
-    writer.begin("render/z0", [report(0, 0)])
-    writer.end("render/z0")
+    writer.begin_page("render/z0", [report(0, 0)])
+    writer.end_page("render/z0")
     assert ledger.complete_page("render/z0") == [report(0, 0)]
 
 
 def test_where_too_many_are_open_the_oldest_is_given_up(ledger: Ledger) -> None:
-    writer = PageWriter(ledger, held=3)
+    writer = PageWriter(ledger, max_held=3)
     for z in range(4):
-        writer.begin(f"render/z{z}", [])
+        writer.begin_page(f"render/z{z}", [])
         for _ in range(2):
-            writer.give(f"render/z{z}")
-        writer.end(f"render/z{z}")
-        writer.add(report(z, 0))
+            writer.task_submitted(f"render/z{z}")
+        writer.end_page(f"render/z{z}")
+        writer.task_ended(report(z, 0))
     for z in range(4):
-        writer.add(report(z, 1))
+        writer.task_ended(report(z, 1))
     assert [ledger.complete_page(f"render/z{z}") is not None for z in range(4)] == [False, True, True, True]

@@ -45,13 +45,13 @@ STARTED = StageStarted(stage="register", tasks=100, pixels=100_000, done_tasks=2
 
 
 def test_rate_and_remaining_time_count_what_ends_now() -> None:
-    progress = StageProgress.of(STARTED, now=0.0)
-    assert progress.left(1.0) is None
+    progress = StageProgress.from_event(STARTED, now=0.0)
+    assert progress.seconds_left(1.0) is None
     for i in range(10):
         progress.add(ended(i, failed=i == 3))
     assert (progress.done, progress.failed) == (29, 1)
     assert progress.rate(5.0) == 2000.0
-    assert progress.left(5.0) == 35.0
+    assert progress.seconds_left(5.0) == 35.0
     numbers = progress.numbers(5.0, ExecutorLoad(running=4, workers=2))
     assert (numbers["bytes_read"], numbers["bytes_written"], numbers["pixels_done"]) == (100, 50, 30_000)
     assert (numbers["running"], numbers["workers"], numbers["seconds_left"]) == (4, 2, 35.0)
@@ -160,24 +160,29 @@ def test_a_watch_counts_what_comes_in(ledger: Ledger) -> None:
     ledger.write(ended(0))
     ledger.write(ended(1, digest="old"))
     ledger.write(ended(2, failed=True))
-    register, render = watch.look()
-    assert (register.done, register.failed, register.pixels_before, register.left(clock.now)) == (1, 1, 1000, None)
+    register, render = watch.poll()
+    assert (register.done, register.failed, register.pixels_before, register.seconds_left(clock.now)) == (
+        1,
+        1,
+        1000,
+        None,
+    )
     assert (render.done, render.tasks) == (0, 2)
     clock.now += 10
     ledger.write(ended(1))
     ledger.write(ended(2))
-    register, _ = watch.look()
+    register, _ = watch.poll()
     assert (register.done, register.failed) == (3, 0)
     assert register.rate(clock.now) == 200.0
-    assert register.left(clock.now) == 5.0
+    assert register.seconds_left(clock.now) == 5.0
 
 
 def test_a_watch_reads_each_settled_entry_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(50):
         ledger.write(ended(i, failed=i == 7))
     watch = LedgerWatch(ledger, tasks={"register": 50}, pixels={"register": 50_000}, digests={"register": "d"})
-    watch.look()
+    watch.poll()
     read: list[str] = []
     monkeypatch.setattr(ledger, "read", read.append)
-    watch.look()
+    watch.poll()
     assert read == ["register/000007"]

@@ -76,8 +76,8 @@ def test_a_dead_process_of_this_host_is_succeeded_at_once(tmp_path: Path):
 
 def test_another_host_is_given_time_to_show_that_it_lives(place: str, monkeypatch: pytest.MonkeyPatch):
     url = location.join(place, "driver.lease")
-    monkeypatch.setattr(lease, "DEAD", 1.0)
-    monkeypatch.setattr(lease, "_LOOK", 0.05)
+    monkeypatch.setattr(lease, "EXPIRY_S", 1.0)
+    monkeypatch.setattr(lease, "_POLL_S", 0.05)
     put(url, host="elsewhere")
     beats = threading.Timer(0.3, put, (url,), {"host": "elsewhere", "beat": 1})
     beats.start()
@@ -90,7 +90,7 @@ def test_another_host_is_given_time_to_show_that_it_lives(place: str, monkeypatc
 
 def test_one_that_was_taken_for_dead_stops(place: str, monkeypatch: pytest.MonkeyPatch):
     url = location.join(place, "driver.lease")
-    monkeypatch.setattr(lease, "BEAT", 0.05)
+    monkeypatch.setattr(lease, "RENEWAL_S", 0.05)
     with hold_lease(url) as own:
         own.check()
         put(url, host="elsewhere", name="successor")
@@ -104,15 +104,15 @@ def test_one_that_was_taken_for_dead_stops(place: str, monkeypatch: pytest.Monke
 
 def test_the_lease_is_renewed(place: str, monkeypatch: pytest.MonkeyPatch):
     url = location.join(place, "driver.lease")
-    monkeypatch.setattr(lease, "BEAT", 0.02)
+    monkeypatch.setattr(lease, "RENEWAL_S", 0.02)
     with hold_lease(url) as own:
         while (found := read_holder(url)) is None or found.beat < 3:
             own.check()
 
 
 def test_a_torn_lease_is_succeeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(lease, "DEAD", 0.2)
-    monkeypatch.setattr(lease, "_LOOK", 0.05)
+    monkeypatch.setattr(lease, "EXPIRY_S", 0.2)
+    monkeypatch.setattr(lease, "_POLL_S", 0.05)
     url = str(tmp_path / "driver.lease")
     location.write_bytes(url, b'{"name": "x", "ho')
     with hold_lease(url) as own:
