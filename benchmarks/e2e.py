@@ -190,14 +190,11 @@ def _cluster(gpus: int, per_gpu: int | None, row: dict[str, Any]) -> Iterator[Ex
     """Workers that have loaded what they load once."""
     begin = time.perf_counter()
     row["cores"] = len(os.sched_getaffinity(0))
-    executor: Executor = start_on_gpus([str(i) for i in range(gpus)], per_gpu=per_gpu) if gpus else start_local(None)
-    try:
+    with start_on_gpus([str(i) for i in range(gpus)], per_gpu=per_gpu) if gpus else start_local(None) as executor:
         _warm(executor)
         row["start_s"] = round(time.perf_counter() - begin, 2)
         sys.stderr.write(f"cluster up after {row['start_s']} s\n")
         yield executor
-    finally:
-        executor.close()
 
 
 def _align(

@@ -193,15 +193,12 @@ class Measured:
 
 def measure_dask(folder: Path, *, tasks: int = 3000) -> float:
     """CPU seconds that Dask's client and its scheduler, both in this process, take for a task that does nothing."""
-    executor = open_cluster("local", workers=2)
-    try:
+    with open_cluster("local", workers=2) as executor:
         given = [Task(key=f"none/{i:06d}", output=str(folder), digest="", pixels=0) for i in range(tasks)]
         list(executor.map(nothing, given[:200]))
         start = time.process_time()
         count = sum(1 for _ in executor.map(nothing, given))
         return (time.process_time() - start) / count
-    finally:
-        executor.close()
 
 
 def nothing(task: Task) -> TaskReport:

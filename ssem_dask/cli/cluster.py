@@ -1,7 +1,5 @@
 """From the options `--cluster` and `--workers` to an executor."""
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from ssem_dask.cli import console
@@ -11,7 +9,6 @@ if TYPE_CHECKING:
     from ssem_dask.runtime.executor import Executor
 
 
-@contextmanager
 def open_executor(
     cluster: str | None,
     *,
@@ -19,8 +16,8 @@ def open_executor(
     table: "ClusterConfig | None" = None,
     task_memory: int = 0,
     task_gpu_memory: int = 0,
-) -> Iterator["Executor"]:
-    """Start or join the cluster that the options name, and close it at the end.
+) -> "Executor":
+    """Start or join the cluster that the options name; use it as a context manager, which closes it.
 
     Args:
         cluster: a name, an address, or a TOML file with a `[cluster]` table; None: as `table` says.
@@ -37,7 +34,7 @@ def open_executor(
     from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
 
     settings = cluster_settings(cluster, workers=workers, table=table or ClusterConfig())
-    executor = open_cluster(
+    return open_cluster(
         settings.name,
         workers=settings.workers,
         settings=settings,
@@ -45,5 +42,3 @@ def open_executor(
         task_gpu_memory=task_gpu_memory,
         note=console.note,
     )
-    with closing(executor):
-        yield executor

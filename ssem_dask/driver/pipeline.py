@@ -347,14 +347,11 @@ def align(
     settings = make_config({"source": source, "output": output, **config}, where="align")
     planned = plan(settings)
     where = cluster_settings(cluster, workers=workers, table=settings.cluster)
-    executor = open_cluster(
+    with open_cluster(
         where.name,
         workers=where.workers,
         settings=where,
         task_memory=planned.worker_memory,
         task_gpu_memory=planned.gpu_memory,
-    )
-    try:
+    ) as executor:
         return run(planned, executor=executor, observer=observer or SilentObserver(), allow_missing=allow_missing)
-    finally:
-        executor.close()

@@ -4,7 +4,6 @@ So an interrupted warp or export resumes, and two drivers cannot write one volum
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import closing
 from dataclasses import dataclass
 
 from ssem_dask.config.schema import cluster_settings
@@ -115,12 +114,11 @@ def run_on_cluster(
         ConfigError: the cluster is unknown, or its workers are too small.
     """
     settings = cluster_settings(cluster, workers=workers, table=ClusterConfig())
-    executor = open_cluster(
+    with open_cluster(
         settings.name,
         workers=settings.workers,
         settings=settings,
         task_memory=work.worker_memory,
         task_gpu_memory=work.gpu_memory,
-    )
-    with closing(executor):
+    ) as executor:
         return run(executor=executor, observer=observer or SilentObserver())

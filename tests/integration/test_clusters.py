@@ -85,10 +85,8 @@ def count(task: Task) -> Result:
 def ran(executor: Any, output: Path, tasks: int = 3) -> int:
     work = partial(execute, run=count)
     given = [Task(key=f"count/{i}", output=str(output), digest="d", pixels=i) for i in range(tasks)]
-    try:
+    with executor:
         return sum(report.outcome is Outcome.OK for report in executor.map(work, given))
-    finally:
-        executor.close()
 
 
 def test_with_the_certificates_tasks_run_on_the_cluster(cluster: Cluster, tmp_path: Path) -> None:
@@ -123,9 +121,8 @@ def test_a_server_that_is_no_scheduler(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_local_cluster_refuses_other_users_of_the_machine(tmp_path: Path) -> None:
-    executor = open_cluster("local", workers=1)
     assert isinstance(executor, DaskExecutor)
-    try:
+    with open_cluster("local", workers=1) as executor:
         addresses = [executor._client.scheduler.address, *executor._client.scheduler_info()["workers"]]
         assert all(re.match(r"tls://127\.0\.0\.1:", address) for address in addresses), addresses
         make_certificates(str(tmp_path), days=1)
@@ -133,8 +130,6 @@ def test_a_local_cluster_refuses_other_users_of_the_machine(tmp_path: Path) -> N
         for address in addresses:
             with pytest.raises(ConfigError, match="refuses our certificates"):
                 open_cluster(address, workers=None, settings=settings)
-    finally:
-        executor.close()
 
 
 def test_a_cluster_without_the_labels_is_named(cluster: Cluster) -> None:
@@ -190,10 +185,9 @@ def test_other_versions_are_named(changed: dict[str, str | None], named: str) ->
 @pytest.fixture(scope="module")
 def on_gpus() -> Iterator[DaskExecutor]:
     """A worker for each of two made-up GPUs, and one without; the names are all that is made up."""
-    executor = start_on_gpus(["0", "GPU-5f3a"])
-    executor._client.wait_for_workers(3, timeout=60)
-    yield executor
-    executor.close()
+    with start_on_gpus(["0", "GPU-5f3a"]) as executor:
+        executor._client.wait_for_workers(3, timeout=60)
+        yield executor
 
 
 def test_each_gpu_has_a_worker_that_sees_no_other(on_gpus: DaskExecutor) -> None:
@@ -248,12 +242,9 @@ def test_tasks_of_one_gpu_overlap(on_gpus: DaskExecutor, tmp_path: Path) -> None
 
 
 def test_workers_of_local_see_no_gpu() -> None:
-    executor = open_cluster("local", workers=1)
     assert isinstance(executor, DaskExecutor)
-    try:
+    with open_cluster("local", workers=1) as executor:
         assert set(executor._client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"]).values()) == {""}
-    finally:
-        executor.close()
 
 
 def wait(task: Task) -> Result:
@@ -262,16 +253,13 @@ def wait(task: Task) -> Result:
 
 
 def test_a_stage_may_have_more_workers(tmp_path: Path) -> None:
-    executor = open_cluster("local", workers=1, settings=ClusterConfig(stage_workers={"register": 3}))
     assert isinstance(executor, DaskExecutor)
-    try:
+    with open_cluster("local", workers=1, settings=ClusterConfig(stage_workers={"register": 3})) as executor:
         for stage, wanted in (("coarse", 1), ("register", 3), ("compose", 1)):
             tasks = until_there_are(wanted, executor, stage=stage, output=tmp_path)
             reports = list(executor.map(partial(execute, run=wait), tasks))
             assert {report.outcome for report in reports} == {Outcome.OK}
             assert executor.load().workers == wanted
-    finally:
-        executor.close()
 
 
 def test_what_cannot_be_resized_is_one_sentence(cluster: Cluster) -> None:

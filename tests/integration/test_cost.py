@@ -76,10 +76,9 @@ def test_the_command_times_a_sample_on_the_cluster(larger: str, tmp_path: Path) 
 
 @pytest.fixture
 def on_gpus() -> Iterator[Any]:
-    executor = start_on_gpus(["0", "1"])
-    executor._client.wait_for_workers(3, timeout=60)
-    yield executor
-    executor.close()
+    with start_on_gpus(["0", "1"]) as executor:
+        executor._client.wait_for_workers(3, timeout=60)
+        yield executor
 
 
 def test_time_on_gpus_is_counted_apart(larger: str, tmp_path: Path, on_gpus: Any) -> None:

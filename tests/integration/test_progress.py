@@ -22,8 +22,7 @@ def command(*words: str) -> list[str]:
 
 
 def test_metrics_lie_beside_the_dashboard() -> None:
-    executor = open_cluster("local", workers=1)
-    try:
+    with open_cluster("local", workers=1) as executor:
         assert executor.dashboard is not None
         observer = PublishingObserver(SilentObserver(), executor)
         observer.stage_started(StageStarted(stage="render", tasks=7, pixels=700, done_tasks=2, done_pixels=200))
@@ -33,8 +32,6 @@ def test_metrics_lie_beside_the_dashboard() -> None:
         observer.stage_ended("render")
         assert requests.get(executor.dashboard, timeout=20).status_code == 200
         text = requests.get(executor.dashboard.removesuffix("/status") + "/metrics", timeout=20).text
-    finally:
-        executor.close()
     for line in (
         'ssem_dask_tasks{stage="render"} 7.0',
         'ssem_dask_tasks_done{stage="render"} 3.0',

@@ -131,13 +131,10 @@ def test_waiting_for_the_queue_has_a_limit() -> None:
 
 def test_workers_leave_before_the_walltime_and_their_tasks_are_done_by_others(tmp_path: Path) -> None:
     notes: list[str] = []
-    executor = open_cluster("slurm", workers=2, settings=site(walltime_minutes=1), note=notes.append)
     tasks = [Task(key=f"wait/{i:03d}", output=str(tmp_path), digest="d", pixels=1) for i in range(124)]
     before = set(jobs())
-    try:
+    with open_cluster("slurm", workers=2, settings=site(walltime_minutes=1), note=notes.append) as executor:
         reports = list(executor.map(partial(execute, run=wait_a_second), tasks))
-    finally:
-        executor.close()
     assert sorted(report.key for report in reports) == [task.key for task in tasks]
     assert {report.outcome for report in reports} == {Outcome.OK}
     assert len(before) == 2
@@ -148,17 +145,14 @@ def test_workers_leave_before_the_walltime_and_their_tasks_are_done_by_others(tm
 def test_a_stage_may_have_more_jobs(tmp_path: Path) -> None:
     notes: list[str] = []
     settings = site().model_copy(update={"stage_workers": {"register": 2}})
-    executor = open_cluster("slurm", workers=1, settings=settings, note=notes.append)
     assert isinstance(executor, DaskExecutor)
-    try:
+    with open_cluster("slurm", workers=1, settings=settings, note=notes.append) as executor:
         for stage, wanted in (("register", 2), ("render", 1)):
             tasks = until_there_are(wanted, executor, stage=stage, output=tmp_path)
             reports = list(executor.map(partial(execute, run=wait_a_second), tasks))
             assert {report.outcome for report in reports} == {Outcome.OK}
             assert executor.load().workers == wanted
             until(partial(_has_jobs, wanted))
-    finally:
-        executor.close()
     assert not any("replaced" in note for note in notes), notes
 
 
@@ -167,27 +161,21 @@ def _has_jobs(wanted: int) -> bool:
 
 
 def test_each_worker_of_a_job_has_a_gpu_of_its_own(tmp_path: Path) -> None:
-    executor = open_cluster("slurm", workers=2, settings=site(gpus=2, cores=2))
     assert isinstance(executor, DaskExecutor)
     tasks = [Task(key=f"gpu/{i}", output=str(tmp_path), digest="d", pixels=1) for i in range(4)]
-    try:
+    with open_cluster("slurm", workers=2, settings=site(gpus=2, cores=2)) as executor:
         executor._client.wait_for_workers(2, timeout=60)
         reports = list(executor.map(partial(execute, run=tell_own_gpu), tasks))
         assert len(jobs()) == 1
-    finally:
-        executor.close()
     assert {report.message for report in reports} == {"0", "1"}
 
 
 def test_certificates_of_a_run_are_private_and_gone_afterwards(tmp_path: Path) -> None:
-    executor = open_cluster("slurm", workers=1, settings=site())
-    try:
+    with open_cluster("slurm", workers=1, settings=site()):
         (key,) = (state_folder() / "runs").glob("*/tls/key.pem")
         assert key.stat().st_mode & 0o077 == 0
         (record,) = (state_folder() / "runs").glob("*/jobs.json")
         until(lambda: json.loads(record.read_text())["ids"] == list(jobs()))
-    finally:
-        executor.close()
     assert not key.exists()
 
 

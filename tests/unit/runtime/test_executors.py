@@ -41,10 +41,9 @@ def die_on_five(task: Task) -> Result:
 
 @pytest.fixture(scope="module")
 def dask_executor() -> Iterator[DaskExecutor]:
-    executor = open_cluster("local", workers=2)
-    assert isinstance(executor, DaskExecutor)
-    yield executor
-    executor.close()
+    with open_cluster("local", workers=2) as executor:
+        assert isinstance(executor, DaskExecutor)
+        yield executor
 
 
 @pytest.fixture(params=["serial", "dask"])
@@ -85,13 +84,10 @@ def test_tasks_are_taken_lazily(executor: Executor, tmp_path: Path) -> None:
 
 
 def test_a_task_that_kills_its_workers_is_reported_and_the_others_end(tmp_path: Path) -> None:
-    executor = open_cluster("local", workers=2)
-    try:
+    with open_cluster("local", workers=2) as executor:
         reports: dict[str, TaskReport] = {
             r.key: r for r in executor.map(partial(execute, run=die_on_five), make_tasks(tmp_path, 8))
         }
-    finally:
-        executor.close()
     assert reports.pop("count/005").cause is Cause.WORKER_LOST
     assert len(reports) == 7
     assert all(r.outcome is Outcome.OK for r in reports.values())
@@ -129,12 +125,9 @@ def hang_once_or_always(task: Task) -> Result:
 
 
 def test_a_task_that_hangs_is_given_out_again_after_its_deadline(tmp_path: Path) -> None:
-    executor = open_cluster("local", workers=2, settings=ClusterConfig(deadline=8))
     begun = time.monotonic()
-    try:
+    with open_cluster("local", workers=2, settings=ClusterConfig(deadline=8)) as executor:
         reports = {r.key: r for r in executor.map(partial(execute, run=hang_once_or_always), make_tasks(tmp_path, 8))}
-    finally:
-        executor.close()
     assert time.monotonic() - begun < 180
     hung = reports.pop("count/004")
     assert (hung.outcome, hung.cause, hung.attempts) == (Outcome.FAILED, Cause.TIMEOUT, 2)
