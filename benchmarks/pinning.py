@@ -12,8 +12,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ssem_dask.composition.separation.anchored import Beside, SlowSolver
-from tests.support.affine_volumes import SHAPE, affine_volume, far_pairs, landmarks, slow_drift, wander
+from ssem_dask.composition.separation.anchored import Anchors
+from tests.support.affine_volumes import affine_volume, far_pairs, landmarks, slow_drift, wander
 
 FIRST_SEED = 301
 JUMPS: dict[str, list[float] | None] = {
@@ -35,14 +35,13 @@ def slow_table(count: int, seeds: range) -> Table:
             made = affine_volume(seed, count=count, slow=size * slow_drift(count))
             rng = np.random.default_rng(seed)
             points, far = landmarks(made, rng, count=count, wrong=1), far_pairs(made, rng, count=count)
-            for name, beside in (
+            for name, anchors in (
                 ("nothing", None),
-                ("landmarks", Beside(points, None, adopt=False)),
-                ("far pairs", Beside(None, far, adopt=False)),
-                ("both", Beside(points, far, adopt=False)),
+                ("landmarks", Anchors(points, None, use_reference_frame=False)),
+                ("far pairs", Anchors(None, far, use_reference_frame=False)),
+                ("both", Anchors(points, far, use_reference_frame=False)),
             ):
-                solver = None if beside is None else SlowSolver(beside, SHAPE)
-                left = made.errors(made.separated(slow=solver))
+                left = made.errors(made.separated(anchors=anchors))
                 jitter = np.sqrt((np.diff(left, axis=0) ** 2).sum(axis=1).mean())
                 rows.setdefault(name, []).append(np.append(wander(left), jitter))
         for name, found in rows.items():
@@ -59,11 +58,11 @@ def jump_table(count: int, seeds: range) -> Table:
         found, elsewhere, left, undone = 0, 0, [], []
         for seed in seeds:
             made = affine_volume(seed, count=count, jumps=None if jump is None else {count // 3: jump})
-            kept, mended = made.separated(jumps=False), made.separated()
-            places = [b.z for b in mended.breaks]
+            kept, undone_volume = made.separated(undo_jumps=False), made.separated()
+            places = [jump.z for jump in undone_volume.jumps]
             found += jump is not None and count // 3 in places
             elsewhere += len([z for z in places if jump is None or z != count // 3])
-            for gathered, solution in ((left, kept), (undone, mended)):
+            for gathered, solution in ((left, kept), (undone, undone_volume)):
                 gathered.append(np.linalg.norm(made.errors(solution), axis=1).max())
         table.add_row(
             name, f"{found} of {len(seeds)}", str(elsewhere), f"{np.mean(left):.1f}", f"{np.mean(undone):.1f}"

@@ -11,6 +11,7 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 SHAPES_CHECKED = (
+    "ssem_dask.composition",
     "ssem_dask.field",
     "ssem_dask.registration.checked_window",
     "ssem_dask.registration.coarse_alignment",

@@ -222,7 +222,7 @@ def _run_sections(task: CoarseSectionsTask) -> Result:
     if separate:
         # Registration needs sections in its range; whether they were displaced at all is decided when it is done.
         found = separate_affines(affines, accepted, shape_yx=shape, thickness=job.thickness, certainty=1.0)
-        sections, jumps = found.sections, [b.z for b in found.breaks]
+        sections, jumps = found.sections, [jump.z for jump in found.jumps]
     if start is not None:
         sections = sections_from(start, sections)
     order = check_order(np.asarray(open_array(job.url("fields", "coarse_similarity"), mode="r")[:]))

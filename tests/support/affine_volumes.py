@@ -7,7 +7,7 @@ import numpy as np
 
 from ssem_dask.composition.separation.affine_log import from_parameters, to_parameters
 from ssem_dask.composition.separation.affine_separation import AffineSeparation, separate_affines
-from ssem_dask.composition.separation.anchored import FarPairs, Landmarks, SlowSolver
+from ssem_dask.composition.separation.anchored import Anchors, FarPairs, Landmarks
 from ssem_dask.field.affine import rotation_about
 from ssem_dask.types import Float64Array
 
@@ -30,7 +30,7 @@ class AffineVolume:
         return homogeneous(from_parameters(self.placed, shape_yx=SHAPE))
 
     def separated(
-        self, *, jumps: bool = True, known_jumps: tuple[int, ...] = (), slow: SlowSolver | None = None
+        self, *, undo_jumps: bool = True, known_jumps: tuple[int, ...] = (), anchors: Anchors | None = None
     ) -> AffineSeparation:
         """What composition makes of it."""
         known = np.isfinite(self.pairs).all(axis=(2, 3)).astype(np.float64)
@@ -40,9 +40,9 @@ class AffineVolume:
             shape_yx=SHAPE,
             thickness=THICKNESS,
             certainty=1.0,
-            jumps=jumps,
+            undo_jumps=undo_jumps,
             known_jumps=known_jumps,
-            slow=slow,
+            anchors=anchors,
         )
 
     def errors(self, found: AffineSeparation) -> Float64Array:

@@ -8,36 +8,38 @@ Frames: a_z pulls aligned positions to section z, relative to the coarse affines
 Blocks of sections are chained on their own, each from a first section that stays (own_z), and overlap by a few
 sections. There the stitch S_b takes block b's frame to that of block b-1: previous_z = own_z ∘ S_b. Unrolled,
 a_z = own_z ∘ D(S_b) ∘ D(S_{b-1}) ∘ …, where D lets a stitch fade with the distance d in sections between z and the
-stitch: scaled by c(d) = clip(1 - d/decay, 0, 1) and blurred with sigma(d) = blur · d px. What lies more than `decay`
-sections back has no say, so the drift is bounded. D changes by 1/decay from one section to the next, across block
-borders too, so neighbours stay together.
+stitch: scaled by c(d) = clip(1 - d/decay, 0, 1) and blurred with sigma(d) = blur · d px. A stitch more than `decay`
+sections back has no influence, so the drift is bounded. D changes by 1/decay from one section to the next, across
+block borders too, so neighbours stay together.
 
 Source: the published baseline; the scheme of blocks, votes and decay follows the open aligner corgie.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from ssem_dask.composition.chain.vote import vote
+from ssem_dask.composition.chain.vote import Vote, vote
 from ssem_dask.composition.smooth import gaussian_blur
 from ssem_dask.field.compose import compose
 from ssem_dask.field.inverse import inverse
 from ssem_dask.types import ConfigBase
 
-VOTE_BLUR = 1.0
-"""Sigma in nodes of the blur of the voting weights."""
+VOTE_BLUR_NODES = 1.0
+"""Sigma of the blur of the voting weights, in nodes."""
 
 
 class ChainConfig(ConfigBase):
     """Composition by chaining, voting and decay."""
 
     block: int = Field(default=10, ge=1)
-    """Sections of a block."""
+    """Sections per block."""
     stitch: int = Field(default=3, ge=1)
-    """Sections by which a block reaches into the next one."""
+    """Sections by which a block overlaps the next one."""
     tolerance: float = Field(default=3.0, gt=0.0)
     """Largest distance in mip-0 px between votes that agree."""
     decay: int = Field(default=100, ge=1)
@@ -46,71 +48,80 @@ class ChainConfig(ConfigBase):
     """Growth of a stitch's blur: sigma in mip-0 px per section of distance."""
 
 
-def align_block(pairs: Tensor, confidence: Tensor, *, spacing: float, config: ChainConfig) -> tuple[Tensor, Tensor]:
+class ChainedBlock(NamedTuple):
+    """Fields of a block's sections."""
+
+    fields: Float[Tensor, "n 2 y x"]
+    """Relative to the block's first observed section, no NaN."""
+    guessed: Bool[Tensor, "n y x"]
+    """Where a value is a guess: continued over nodes from known ones, or, in a section that no pair observes,
+    interpolated between its neighbours."""
+
+
+def align_block(
+    pairs: Float[Tensor, "K n 2 y x"], confidence: Float[Tensor, "K n y x"], *, spacing: float, config: ChainConfig
+) -> ChainedBlock:
     """Chain the sections of one block.
 
     Each section's candidates, one for each neighbour in the block, are voted on. Candidates that rest on guessed nodes
-    are heard only where there is no other. The first section that any pair speaks about is the frame (a = 0).
+    are used only if there is no other. The first section that any pair observes is the frame (a = 0).
 
     Args:
-        pairs: `(K, n, 2, y, x)`, mip-0 px; [k-1, i] has fixed = i and moving = i - k. Those that leave the block are
-            not used; NaN is unknown.
-        confidence: `(K, n, y, x)`.
+        pairs: mip-0 px; [k-1, i] has fixed = i and moving = i - k. Those that leave the block are not used; NaN is
+            unknown.
+        confidence: of their nodes.
         spacing: mip-0 px between nodes.
         config: tolerance of the vote.
-
-    Returns:
-        Fields `(n, 2, y, x)` without NaN, and a mask `(n, y, x)`, True where a value rests on a guess: continued over
-        nodes from known ones, or, in a section that no pair speaks about, interpolated between its neighbours.
     """
     steps, count = pairs.shape[:2]
     fields = torch.zeros_like(pairs[0])
-    flagged = torch.ones_like(confidence[0], dtype=torch.bool)
+    guessed = torch.ones_like(confidence[0], dtype=torch.bool)
     lost = torch.ones(count, dtype=torch.bool)
-    linked = _linked(pairs)
-    frame = next((i for i in range(count) if linked[i]), 0)
-    flagged[frame] = False
+    observed = _observed_sections(pairs)
+    frame = next((i for i in range(count) if observed[i]), 0)
+    guessed[frame] = False
     lost[frame] = False
     for i in range(frame + 1, count):
+        # Pairs point backward, so each earlier section gives a candidate through an inverse pair field.
         reachable = [k for k in range(1, steps + 1) if i - k >= frame]
         backward = [inverse(pairs[k - 1, i], spacing=spacing) for k in reachable]
         candidates = torch.stack(
             [compose(outer=b, inner=fields[i - k], spacing=spacing) for b, k in zip(backward, reachable, strict=True)]
         )
         weights = torch.stack([confidence[k - 1, i] for k in reachable])
-        guessed = torch.stack([flagged[i - k] for k in reachable])
-        fields[i], flagged[i] = _vote_in_two_rounds(candidates, weights=weights, guessed=guessed, config=config)
+        from_guesses = torch.stack([guessed[i - k] for k in reachable])
+        fields[i], guessed[i] = _vote_in_two_rounds(candidates, weights=weights, guessed=from_guesses, config=config)
         lost[i] = not bool(torch.isfinite(candidates).any())
+        # A lost section hands on the field before it, so that the chain continues; `_bridge` replaces it in the end.
         if lost[i]:
             fields[i] = fields[i - 1]
-    return _bridge(fields, lost=lost), flagged
+    return ChainedBlock(_bridge(fields, lost=lost), guessed)
 
 
-def _linked(pairs: Tensor) -> list[bool]:
-    """For each section of a block, whether any pair inside the block speaks about it."""
+def _observed_sections(pairs: Tensor) -> list[bool]:
+    """Return for each section of a block whether any pair inside the block observes it."""
     steps, count = pairs.shape[:2]
-    speaks = torch.isfinite(pairs).all(dim=2).flatten(2).any(dim=2)
-    linked = [False] * count
+    known = torch.isfinite(pairs).all(dim=2).flatten(2).any(dim=2)
+    observed = [False] * count
     for k in range(1, steps + 1):
         for i in range(k, count):
-            if bool(speaks[k - 1, i]):
-                linked[i] = linked[i - k] = True
-    return linked
+            if bool(known[k - 1, i]):
+                observed[i] = observed[i - k] = True
+    return observed
 
 
-def _vote_in_two_rounds(
-    candidates: Tensor, *, weights: Tensor, guessed: Tensor, config: ChainConfig
-) -> tuple[Tensor, Tensor]:
-    """First the candidates that rest on evidence; where there is none, those that rest on guessed nodes."""
-    unknown = torch.full_like(candidates, torch.nan)
-    solid = torch.where(guessed[:, None], unknown, candidates)
-    field, flagged = vote(solid, weights=weights, tolerance=config.tolerance, blur=VOTE_BLUR)
-    if not bool(flagged.any()):
-        return field, flagged
-    fallback, empty = vote(candidates, weights=weights, tolerance=config.tolerance, blur=VOTE_BLUR)
-    if bool(flagged.all()):
-        return fallback, flagged
-    return torch.where(flagged & ~empty, fallback, field), flagged
+def _vote_in_two_rounds(candidates: Tensor, *, weights: Tensor, guessed: Tensor, config: ChainConfig) -> Vote:
+    """Vote with the candidates that rest on evidence; where there are none, with those that rest on guessed nodes."""
+    nothing = torch.full_like(candidates, torch.nan)
+    solid = torch.where(guessed[:, None], nothing, candidates)
+    field, unknown = vote(solid, weights=weights, tolerance=config.tolerance, blur=VOTE_BLUR_NODES)
+    if not bool(unknown.any()):
+        return Vote(field, unknown)
+    fallback, empty = vote(candidates, weights=weights, tolerance=config.tolerance, blur=VOTE_BLUR_NODES)
+    if bool(unknown.all()):
+        return Vote(fallback, unknown)
+    # Nodes that the fallback fills stay marked as guesses.
+    return Vote(torch.where(unknown & ~empty, fallback, field), unknown)
 
 
 def _bridge(fields: Tensor, *, lost: Tensor) -> Tensor:
@@ -128,18 +139,16 @@ def _bridge(fields: Tensor, *, lost: Tensor) -> Tensor:
     return out
 
 
-def stitch(previous: Tensor, own: Tensor, *, spacing: float, config: ChainConfig) -> Tensor:
-    """The map S from block b's frame to block b-1's: previous_z = own_z ∘ S, voted on by the overlap sections.
+def stitch(
+    previous: Float[Tensor, "m 2 y x"], own: Float[Tensor, "m 2 y x"], *, spacing: float, config: ChainConfig
+) -> Float[Tensor, "2 y x"]:
+    """Return the map S from block b's frame to block b-1's: previous_z = own_z ∘ S, voted on by the overlap sections.
 
     Args:
-        previous: `(m, 2, y, x)`, the overlap sections' fields in block b-1's frame; set flagged nodes to NaN, so that
-            guesses have no vote.
-        own: `(m, 2, y, x)`, the same sections' fields in block b's frame.
+        previous: the overlap sections' fields in block b-1's frame; set guessed nodes to NaN, so that they do not vote.
+        own: the same sections' fields in block b's frame.
         spacing: mip-0 px between nodes.
         config: tolerance of the vote.
-
-    Returns:
-        `(2, y, x)` without NaN.
     """
     candidates = torch.stack(
         [
@@ -147,36 +156,38 @@ def stitch(previous: Tensor, own: Tensor, *, spacing: float, config: ChainConfig
             for p, o in zip(previous, own, strict=True)
         ]
     )
-    field, _ = vote(candidates, weights=torch.ones_like(candidates[:, 0]), tolerance=config.tolerance, blur=VOTE_BLUR)
-    return field
+    weights = torch.ones_like(candidates[:, 0])
+    return vote(candidates, weights=weights, tolerance=config.tolerance, blur=VOTE_BLUR_NODES).field
 
 
-def broadcast(own: Tensor, stitches: Sequence[tuple[Tensor, int]], *, spacing: float, config: ChainConfig) -> Tensor:
+def broadcast(
+    own: Float[Tensor, "n 2 y x"], stitches: Sequence[tuple[Tensor, int]], *, spacing: float, config: ChainConfig
+) -> Float[Tensor, "n 2 y x"]:
     """Carry a block's fields into the frame of the whole volume: a_z = own_z ∘ D(S_b) ∘ D(S_{b-1}) ∘ ….
 
     Args:
-        own: `(n, 2, y, x)` fields in the block's frame.
+        own: fields in the block's frame.
         stitches: (S_j `(2, y, x)`, sections from stitch j to the first of the n sections), the block's own stitch
             first (0 sections away), then back in z. The first block has none.
         spacing: mip-0 px between nodes.
         config: decay and blur.
-
-    Returns:
-        `(n, 2, y, x)`.
     """
     out = []
     for i, field in enumerate(own):
         frame = torch.zeros_like(field)
-        for turn, distance in reversed(stitches):
-            faded = fade(turn, distance=distance + i, spacing=spacing, config=config)
+        # The innermost map is the farthest stitch, so composition begins there.
+        for stitch_field, distance in reversed(stitches):
+            faded = fade(stitch_field, distance=distance + i, spacing=spacing, config=config)
             if faded is not None:
                 frame = compose(outer=faded, inner=frame, spacing=spacing)
         out.append(compose(outer=field, inner=frame, spacing=spacing))
     return torch.stack(out)
 
 
-def fade(field: Tensor, *, distance: int, spacing: float, config: ChainConfig) -> Tensor | None:
-    """D: scaled by clip(1 - d/decay, 0, 1), blurred with sigma = blur · d px; None where nothing is left."""
+def fade(
+    field: Float[Tensor, "2 y x"], *, distance: int, spacing: float, config: ChainConfig
+) -> Float[Tensor, "2 y x"] | None:
+    """Return D: scaled by clip(1 - d/decay, 0, 1), blurred with sigma = blur · d px; None if nothing remains."""
     scale = min(1.0, 1.0 - distance / config.decay)
     if scale <= 0:
         return None

@@ -1,198 +1,316 @@
-"""The elastic part of `relax`: what is left of pair fields without their affine parts, separated on the nodes.
+"""The elastic part of `relax`: pair fields without their affine parts, separated on the nodes.
 
-Everything is computed where the pair fields are, on the CPU or on a GPU, and stays there; only the variances are fitted
-on the CPU.
+Three ways to find it, which share their rounds. `fit_elastic` fits the variances alone, `solve_elastic` solves with
+variances that are known, and `relax_elastic` does both in one pass. Each round re-linearises the pair fields where the
+solution leads, solves, and weighs the observations by their residuals (IRLS).
+
+If natural motion is to be removed, or too few sections are there to fit variances to, neighbours are made to match:
+all is taken for distortion, the affine part included.
+
+Everything is computed on the device of the pair fields; only the variances are fitted on the CPU.
 """
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from ssem_dask.composition.relax.coarsening import without_long
-from ssem_dask.composition.relax.node_weights import LEAST_WEIGHT, plane_weights
-from ssem_dask.composition.relax.relative import SplitPairs, observed_totals, without_affine
+from ssem_dask.composition.relax.coarsening import high_frequencies
+from ssem_dask.composition.relax.node_weights import MIN_WEIGHT, pair_weights
+from ssem_dask.composition.relax.relative import SplitPairs, relative_displacements, remove_affine_parts
 from ssem_dask.composition.relax.relax_config import RelaxConfig
-from ssem_dask.composition.relax.solve import solve
-from ssem_dask.composition.relax.spectra import Bands, Waves, bands_of
-from ssem_dask.composition.relax.uncertainty import sceptical
+from ssem_dask.composition.relax.solve import solve_on_nodes
+from ssem_dask.composition.relax.spectra import Bands, CosineTransform
+from ssem_dask.composition.relax.uncertainty import discount_outliers
 from ssem_dask.composition.separation.affine_separation import enough_pairs
 from ssem_dask.composition.separation.likelihood import fit_variances
-from ssem_dask.composition.separation.sequence import LEAST_LONG, LEAST_SHORT, SequenceModel, Variances, believed
+from ssem_dask.composition.separation.sequence import (
+    MIN_DISTORTION_HIGH_FREQUENCY,
+    MIN_DISTORTION_LOW_FREQUENCY,
+    SequenceModel,
+    Variances,
+    regularised_variances,
+)
 from ssem_dask.composition.smooth import fill_unknown
 from ssem_dask.field.device import plane_batches
 from ssem_dask.field.grid import Grid
 from ssem_dask.types import Float64Array
 
-SHORT_NODES = 8.0
+HIGH_FREQUENCY_NODES = 8.0
 """Wavelength, in nodes of the pair fields, below which elastic distortion is expected to be weak: 640 nm with the
 default spacing, a dozen thicknesses of a section."""
-TRUSTED = 0.1
-"""Weight, relative to the pair's, from which on a node's own value is where the solve begins; below it the more of what
-lies around it or is expected, the less it is worth. The solve moves such nodes little, so a step here would be a step
-in the fields."""
-_FITTED_ROUNDS = 2
+FULL_TRUST = 0.1
+"""Weight, relative to the pair's, from which on the solve begins with a node's own value. Below it, the smaller the
+weight, the more is taken from the surroundings or from what is expected. The solve moves such nodes little, so a step
+here would be a step in the fields (docs/decisions/0023)."""
+_FIT_ROUNDS = 2
 """Rounds in which the variances are fitted; after two they no longer change."""
 _FIT_COLUMNS = 64
 """Coefficients of a band that its variances are fitted to: more change nothing and take time."""
+_MEDIAN_LENGTH = 1.18
+"""Median length of a 2-D Gaussian vector, in standard deviations per component."""
+_LEAST_SCALE_PX = 1e-3
+"""Least robust scale of residuals: without it, exact data would make every weight 0/0."""
 
 
 @dataclass(frozen=True, slots=True)
-class Elastic:
-    """The elastic part of a window, where its pair fields are."""
+class LowFrequencies:
+    """A low-frequency part of e that is known already; what remains is solved for in a tile."""
 
-    fields: Tensor
-    """e `(Z, 2, y, x)`, mip-0 px."""
-    natural: Tensor
-    """`(Z, 2, y, x)`: natural motion from z to z-1 on the aligned nodes, without its affine part."""
-    fitted: list[Variances]
-    """Of each band, per coefficient, px²."""
-    weights: Tensor
-    """`(K, Z, y, x)`: what each node of each pair was worth in the last solve, outliers less (`sceptical`)."""
+    fields: Float[Tensor, "Z 2 y x"]
+    """Prolonged from blocks of nodes."""
+    factor: int
+    """Nodes per side of a block, see `restrict`."""
 
 
-def solve_elastic(
-    split: SplitPairs,
-    weights: Tensor,
-    *,
-    turn: Float64Array,
-    grid: Grid,
-    fitted: list[Variances] | None,
-    certainty: float,
-    config: RelaxConfig,
-    base: Tensor | None = None,
-    factor: int = 1,
-    short: float,
-    start: list[Variances] | None = None,
-    only_fit: bool = False,
-) -> Elastic:
-    """The elastic part e_z of a window of sections, re-linearised and robust.
+@dataclass(frozen=True, slots=True)
+class ElasticProblem:
+    """Pair fields of a window of sections, and what is known about them. The device is that of the pair fields."""
 
-    With `base` only the short waves of a tile are solved for, those that blocks of `factor`² nodes cannot carry.
+    split: SplitPairs
+    """Pair fields of the window; pairs that leave it have no weight."""
+    weights: Float[Tensor, "K Z y x"]
+    """Weights of the nodes."""
+    affine_correction: Float[Float64Array, "Z 2 3"]
+    """C."""
+    grid: Grid
+    """Grid of the nodes."""
+    certainty: float
+    """P(displaced), from the affine level."""
+    config: RelaxConfig
+    """Rounds and robustness."""
+    high_frequency_px: float
+    """Wavelength below which distortion is expected to be weak, see `HIGH_FREQUENCY_NODES`."""
+    low_frequencies: LowFrequencies | None = None
+    """Part of e that is known already; the solution is without it. None solves for all frequencies."""
+
+
+@dataclass(frozen=True, slots=True)
+class ElasticSolution:
+    """The elastic part of a window, on the device of its pair fields."""
+
+    fields: Float[Tensor, "Z 2 y x"]
+    """e, mip-0 px."""
+    natural: Float[Tensor, "Z 2 y x"]
+    """Natural motion from z to z-1 on the aligned nodes, without its affine part."""
+    variances: list[Variances]
+    """Variances of each band, per coefficient, px²; empty if neighbours were made to match."""
+    weights: Float[Tensor, "K Z y x"]
+    """Weights of the last solve, outliers discounted (`discount_outliers`)."""
+
+
+def fit_elastic(problem: ElasticProblem) -> list[Variances]:
+    """Return fitted variances of each band; none if neighbours are to match.
+
+    The solve after the last fit is left out, since the variances do not depend on it.
+    """
+    if _must_match(problem):
+        return []
+    rounds = _Rounds(problem, matching=False)
+    rounds.linearise()
+    variances = rounds.fit(start=None)
+    for _ in range(1, min(problem.config.rounds, _FIT_ROUNDS)):
+        rounds.solve(rounds.priors(variances))
+        rounds.linearise()
+        variances = rounds.fit(start=variances)
+    return variances
+
+
+def solve_elastic(problem: ElasticProblem, variances: list[Variances]) -> ElasticSolution:
+    """Return the elastic part, with known variances.
 
     Args:
-        split: pair fields of the window; pairs that leave it have no weight. The solve runs on their device.
-        weights: `(K, Z, y, x)`, on it as well.
-        turn: C `(Z, 2, 3)`.
-        grid: of the nodes.
-        fitted: variances of each band; None fits them to this window.
-        certainty: that sections were displaced one by one, of the affine level.
-        config: rounds and robustness.
-        base: `(Z, 2, y, x)`, long waves of e that are known already; then e is without them.
-        factor: see `thin`; only with `base`.
-        short: wavelength, px, below which distortion is expected to be weak, see `SHORT_NODES`.
-        start: a first guess of the variances where they are fitted, as of another window.
-        only_fit: the variances alone are wanted: then the solves after the last fit are left out, and the fields are
-            those of the round before.
+        problem: pair fields of a window.
+        variances: of each band, as of `fit_elastic`; if there are none, neighbours are made to match.
     """
-    device, count = split.rest.device, weights.shape[1]
-    bands = bands_of(grid.shape)
-    elastic = torch.zeros(count, 2, *grid.shape, device=device)
-    known_already = torch.zeros_like(elastic) if base is None else base.to(device)
-    left, natural = torch.zeros_like(split.rest), torch.zeros_like(elastic)
-    plain = config.natural_motion == "remove" or (fitted is None and not enough_pairs(plane_weights(weights)))
-    expected: Tensor | None = None
-    robust = worth = torch.ones_like(weights)
-    there = torch.ones_like(weights, dtype=torch.bool)
-    variances = fitted or start
-    for number in range(config.rounds):
-        total, left, there = observed_totals(split, turn=turn, elastic=known_already + elastic, natural=left, grid=grid)
-        now = weights * there * robust
-        if base is not None:
-            doubted = _trust(now, plane_weights(now))
-            total = without_long(_filled(total, doubted, expected=None), grid=grid, factor=factor)
-        elif not plain:
-            total = without_affine(total, now, grid=grid)
-        plane = plane_weights(now)
-        filled = _filled(total, _trust(now, plane), expected=expected)
-        if plain:
-            variances = matching_bands(filled, bands=bands)
-        elif fitted is None and number < _FITTED_ROUNDS:
-            variances = fit_bands(filled, plane, bands=bands, start=variances, short=short / grid.spacing)
-        assert variances is not None
-        if only_fit and number == min(config.rounds, _FITTED_ROUNDS) - 1 and number > 0:
-            break
-        expecting = variances if plain else [believed(v, certainty=certainty) for v in variances]
-        solution = solve(
-            total, now, plane=plane, expected=filled, bands=bands, fitted=expecting, iterations=config.iterations
-        )
-        expected, worth = solution.expected, robust
-        elastic, natural = solution.distortion, solution.motion
-        robust = _robust(total - expected, weights * there, outlier=config.outlier)
+    matching = problem.config.natural_motion == "remove" or not variances
+    rounds = _Rounds(problem, matching=matching)
+    for _ in range(problem.config.rounds):
+        rounds.linearise()
+        rounds.solve(rounds.matching_variances() if matching else rounds.priors(variances))
+    return rounds.solution([] if matching else variances)
+
+
+def relax_elastic(problem: ElasticProblem) -> ElasticSolution:
+    """Fit the variances in the first rounds of the solve itself, and return the elastic part."""
+    if _must_match(problem):
+        return solve_elastic(problem, [])
+    rounds = _Rounds(problem, matching=False)
+    variances: list[Variances] | None = None
+    for number in range(problem.config.rounds):
+        rounds.linearise()
+        if variances is None or number < _FIT_ROUNDS:
+            variances = rounds.fit(start=variances)
+        rounds.solve(rounds.priors(variances))
     assert variances is not None
-    return Elastic(
-        fields=elastic,
-        natural=natural,
-        fitted=[] if plain else variances,
-        weights=sceptical(weights * there, robust=worth, outlier=config.outlier),
-    )
+    return rounds.solution(variances)
+
+
+def _must_match(problem: ElasticProblem) -> bool:
+    """Return whether neighbours are made to match: on request, or because there are too few sections for a fit."""
+    return problem.config.natural_motion == "remove" or not enough_pairs(pair_weights(problem.weights))
+
+
+class _Rounds:
+    """The state of the rounds. It holds the large tensors of one round, so that the next one replaces them."""
+
+    def __init__(self, problem: ElasticProblem, *, matching: bool) -> None:
+        split, low = problem.split, problem.low_frequencies
+        self._problem = problem
+        self._matching = matching
+        self._bands = Bands.of(problem.grid.shape)
+        self._elastic = split.elastic.new_zeros(problem.weights.shape[1], 2, *problem.grid.shape)
+        self._known_part = torch.zeros_like(self._elastic) if low is None else low.fields.to(split.elastic.device)
+        self._motion_left, self._natural = torch.zeros_like(split.elastic), torch.zeros_like(self._elastic)
+        self._expected: Tensor | None = None
+        self._robust = self._used_robust = torch.ones_like(problem.weights)
+
+    def linearise(self) -> None:
+        """Observe T where the solution leads, and fill it where it is not known."""
+        problem = self._problem
+        self._displacements, self._motion_left, self._known = relative_displacements(
+            problem.split,
+            affine_correction=problem.affine_correction,
+            elastic=self._known_part + self._elastic,
+            motion=self._motion_left,
+            grid=problem.grid,
+        )
+        self._weights = problem.weights * self._known * self._robust
+        if problem.low_frequencies is not None:
+            # Restriction needs values everywhere, so unknown nodes are filled before their low frequencies are removed.
+            trust = _trust(self._weights, pair_weights(self._weights))
+            filled = _fill_untrusted(self._displacements, trust, expected=None)
+            factor = problem.low_frequencies.factor
+            self._displacements = high_frequencies(filled, grid=problem.grid, factor=factor)
+        elif not self._matching:
+            self._displacements = remove_affine_parts(self._displacements, self._weights, grid=problem.grid)
+        self._by_pair = pair_weights(self._weights)
+        trust = _trust(self._weights, self._by_pair)
+        self._filled = _fill_untrusted(self._displacements, trust, expected=self._expected)
+
+    def fit(self, start: list[Variances] | None) -> list[Variances]:
+        """Fit the variances of each band to the observations."""
+        problem = self._problem
+        high_frequency_nodes = problem.high_frequency_px / problem.grid.spacing
+        return fit_bands(
+            self._filled, self._by_pair, bands=self._bands, start=start, high_frequency_nodes=high_frequency_nodes
+        )
+
+    def matching_variances(self) -> list[Variances]:
+        """Return variances that make neighbours match."""
+        return matching_variances(self._filled, bands=self._bands)
+
+    def priors(self, variances: list[Variances]) -> list[Variances]:
+        """Return the prior variances of a solve."""
+        return [regularised_variances(v, certainty=self._problem.certainty) for v in variances]
+
+    def solve(self, priors: list[Variances]) -> None:
+        """Solve, and weigh the observations by their residuals for the next round."""
+        config = self._problem.config
+        solution = solve_on_nodes(
+            self._displacements,
+            self._weights,
+            by_pair=self._by_pair,
+            expected=self._filled,
+            bands=self._bands,
+            priors=priors,
+            iterations=config.iterations,
+        )
+        self._expected, self._used_robust = solution.expected, self._robust
+        self._elastic, self._natural = solution.distortion, solution.motion
+        residual = self._displacements - self._expected
+        self._robust = _cauchy_weights(residual, self._problem.weights * self._known, outlier=config.outlier)
+
+    def solution(self, variances: list[Variances]) -> ElasticSolution:
+        """Return the result of the last solve."""
+        # The weights that the solve used, not those by its residuals: these belong to the next round.
+        return ElasticSolution(
+            fields=self._elastic,
+            natural=self._natural,
+            variances=variances,
+            weights=discount_outliers(
+                self._problem.weights * self._known,
+                robust=self._used_robust,
+                outlier=self._problem.config.outlier,
+            ),
+        )
 
 
 def fit_bands(
-    observed: Tensor, plane: Float64Array, *, bands: Bands, start: list[Variances] | None, short: float
+    observed: Float[Tensor, "K Z 2 y x"],
+    by_pair: Float[Float64Array, "K Z"],
+    *,
+    bands: Bands,
+    start: list[Variances] | None,
+    high_frequency_nodes: float,
 ) -> list[Variances]:
-    """Variances of each band, per coefficient.
+    """Return the variances of each band, per coefficient.
 
     Args:
-        observed: T `(K, Z, 2, y, x)`, no NaN.
-        plane: `(K, Z)`, what the pairs are worth, see `plane_weights`.
+        observed: T, no NaN.
+        by_pair: weights of the pairs, see `pair_weights`.
         bands: of the frequencies.
         start: a first guess.
-        short: wavelength in nodes, see `solve_elastic`.
+        high_frequency_nodes: wavelength in nodes below which distortion is expected to be weak.
     """
-    model = SequenceModel(plane)
+    model = SequenceModel(by_pair)
     spectrum = _spectrum(observed)
-    i, j = np.indices(bands.index.shape)
-    shaped = i + j > 1  # the others hold what is affine, and that was taken out
     out = []
-    for b in range(bands.count):
-        part = spectrum[..., torch.from_numpy((bands.index == b) & shaped)].reshape(*plane.shape, -1)
-        some = part[..., :: max(1, part.shape[-1] // _FIT_COLUMNS)].cpu().double().numpy()
-        found = fit_variances(model, some, start=start[b] if start else None, expected=None, tilt=None, distorted=True)
-        least = LEAST_LONG if bands.wavelengths[b] >= short else LEAST_SHORT
-        out.append(replace(found.variances, least=least))
+    for band in range(bands.count):
+        # Without the coefficients that hold the affine part, which was taken out.
+        part = spectrum[..., torch.from_numpy(bands.elastic(band))].reshape(*by_pair.shape, -1)
+        sample = part[..., :: max(1, part.shape[-1] // _FIT_COLUMNS)].cpu().double().numpy()
+        first = start[band] if start else None
+        fit = fit_variances(model, sample, start=first, expected=None, tilt=None, distorted=True)
+        is_low = bands.wavelengths[band] >= high_frequency_nodes
+        out.append(
+            replace(fit.variances, least=MIN_DISTORTION_LOW_FREQUENCY if is_low else MIN_DISTORTION_HIGH_FREQUENCY)
+        )
     return out
 
 
-def matching_bands(observed: Tensor, *, bands: Bands) -> list[Variances]:
-    """Variances that take all there is for distortion: with them the solve is plain least squares with a weak prior."""
+def matching_variances(observed: Float[Tensor, "K Z 2 y x"], *, bands: Bands) -> list[Variances]:
+    """Return variances that take all there is for distortion: the solve becomes least squares with a weak prior."""
     square = _spectrum(observed).double().square().mean(dim=(0, 1, 2)).cpu().numpy()
-    size = [max(float(square[bands.index == b].mean()), 1e-8) for b in range(bands.count)]
-    return [Variances(distortion=s, motion=1e-6 * s, correlation=0.8, noise=0.01 * s) for s in size]
+    sizes = [max(float(square[bands.index == band].mean()), 1e-8) for band in range(bands.count)]
+    return [Variances(distortion=s, motion=1e-6 * s, correlation=0.8, noise=0.01 * s) for s in sizes]
 
 
 def _spectrum(fields: Tensor) -> Tensor:
-    return Waves.of((fields.shape[-2], fields.shape[-1]), device=fields.device).forth(fields)
+    """Return the cosine coefficients of fields, on their device."""
+    return CosineTransform.of((fields.shape[-2], fields.shape[-1]), device=fields.device).forward(fields)
 
 
-def _trust(weights: Tensor, plane: Float64Array) -> Tensor:
-    """How far nodes `(K, Z, y, x)` are believed before the solve, 0 to 1, by their weights relative to the pair's."""
-    share = weights / torch.from_numpy(plane).to(weights).clamp(min=1e-12)[:, :, None, None]
-    return ((share - LEAST_WEIGHT) / (TRUSTED - LEAST_WEIGHT)).clamp(0.0, 1.0)
+def _trust(weights: Tensor, by_pair: Float64Array) -> Tensor:
+    """Return how far nodes `(K, Z, y, x)` are trusted before the solve, 0 to 1, by their weights over the pair's."""
+    share = weights / torch.from_numpy(by_pair).to(weights).clamp(min=1e-12)[:, :, None, None]
+    return ((share - MIN_WEIGHT) / (FULL_TRUST - MIN_WEIGHT)).clamp(0.0, 1.0)
 
 
-def _filled(total: Tensor, trust: Tensor, *, expected: Tensor | None) -> Tensor:
-    """T with nodes that are not trusted filled: by what is expected, or smoothly."""
+def _fill_untrusted(displacements: Tensor, trust: Tensor, *, expected: Tensor | None) -> Tensor:
+    """Return T with untrusted nodes filled: by what the last solve expects, or smoothly before the first one."""
     if expected is not None:
-        return torch.lerp(expected, total, trust[:, :, None])
-    out = total.clone()
-    holed, known = (trust < 1).flatten(2).any(dim=2), (trust > 0).flatten(2).any(dim=2)
-    out[holed & ~known] = 0.0
-    for batch in plane_batches(torch.nonzero(holed & known), like=total):
+        return torch.lerp(expected, displacements, trust[:, :, None])
+    out = displacements.clone()
+    has_holes, has_known = (trust < 1).flatten(2).any(dim=2), (trust > 0).flatten(2).any(dim=2)
+    out[has_holes & ~has_known] = 0.0
+    for batch in plane_batches(torch.nonzero(has_holes & has_known), like=displacements):
         k, z = batch.unbind(dim=1)
-        out[k, z] = fill_unknown(total[k, z], trust=trust[k, z])
+        out[k, z] = fill_unknown(displacements[k, z], trust=trust[k, z])
     return out
 
 
-def _robust(residual: Tensor, weights: Tensor, *, outlier: float) -> Tensor:
-    """Cauchy weights by the residuals' lengths, in the robust scale of their k."""
+def _cauchy_weights(residual: Tensor, weights: Tensor, *, outlier: float) -> Tensor:
+    """Return Cauchy weights by the lengths of the residuals, in the robust scale of their k.
+
+    As `field.robust.weights_of_squares`, but in place: these are among the largest tensors of a solve.
+    """
     out = torch.ones_like(weights)
     for k in range(len(weights)):
         square = residual[k, :, 0].square().addcmul_(residual[k, :, 1], residual[k, :, 1])
-        seen = weights[k] > 0
-        if seen.any():
-            # The median length of a 2-D Gaussian is 1.18 σ.
-            scale = max(float(square[seen].median()) ** 0.5 / 1.18, 1e-3)
+        observed = weights[k] > 0
+        if observed.any():
+            scale = max(float(square[observed].median()) ** 0.5 / _MEDIAN_LENGTH, _LEAST_SCALE_PX)
             out[k] = square.div_((outlier * scale) ** 2).add_(1.0).reciprocal_()
     return out

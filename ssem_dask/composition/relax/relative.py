@@ -1,164 +1,199 @@
-"""What lay between two sections in all, seen from where the solution leads so far; see `relax` for frames and symbols.
+"""The relative displacement T of two sections, seen from where the present solution leads.
 
-The affine part of each pair field is taken out before it is sampled, and added in closed form, so that repeating the
-border value costs nothing where sections were turned or shifted. All of it runs where the pair fields are.
+See `section_fields` for frames and symbols. The affine part of each pair field is taken out before it is sampled, and
+added in closed form, so that repeating the border value does no harm if sections were rotated or shifted. Everything is
+computed on the device of the pair fields.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ssem_dask.field.affine import apply_affines, invert_affine
 from ssem_dask.field.device import plane_batches
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_batch, sample_known_batch
+from ssem_dask.field.robust import robust_weights
 from ssem_dask.types import Float64Array
 
-_LEAST_NODES = 16
-_LEAST_SHARE = 0.02
-"""Known nodes of a pair field below which it says nothing about the section as a whole."""
+_MIN_NODES = 16
+_MIN_SHARE = 0.02
+"""Share of known nodes of a pair field below which it says nothing about the section as a whole."""
 _OUTLIER = 2.4
+"""Median residuals at which a node has lost half of its weight."""
+_IRLS_ITERATIONS = 3
+_FIXED_POINT_ITERATIONS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class SplitPairs:
-    """Pair fields in two parts."""
+    """Pair fields in two parts: pair(x) = affine(x) + elastic(x)."""
 
-    affine: Float64Array
-    """`(K, Z, 2, 3)` full maps, mip-0 px; NaN where too little is known."""
-    rest: Tensor
-    """`(K, Z, 2, y, x)`: what is left of the fields, NaN unknown."""
+    affine: Float[Float64Array, "K Z 2 3"]
+    """Full maps, mip-0 px; NaN if too little is known."""
+    elastic: Float[Tensor, "K Z 2 y x"]
+    """Displacements without their affine part; NaN is unknown."""
 
 
-def split_pairs(pairs: Tensor, weights: Tensor, *, grid: Grid) -> SplitPairs:
+class RelativeDisplacements(NamedTuple):
+    """Relative displacements of all pairs, linearised at a solution."""
+
+    displacement: Float[Tensor, "K Z 2 y x"]
+    """T."""
+    motion: Float[Tensor, "K Z 2 y x"]
+    """n: the natural motion that e leaves."""
+    known: Bool[Tensor, "K Z y x"]
+    """Where both are known."""
+
+
+def split_pairs(pairs: Float[Tensor, "K Z 2 y x"], weights: Float[Tensor, "K Z y x"], *, grid: Grid) -> SplitPairs:
     """Fit an affine map to each pair field, robustly, and take it out.
 
     Args:
-        pairs: `(K, Z, 2, y, x)`.
-        weights: `(K, Z, y, x)`, 0 where unknown.
+        pairs: pair fields.
+        weights: of their nodes, 0 where unknown.
         grid: of the nodes.
     """
     points = grid.positions(pairs.device).double().reshape(1, 2, -1).mT
-    moved, worth = pairs.flatten(0, 1).flatten(2).mT, weights.flatten(0, 1).flatten(1)
-    found = [
-        robust_affines(points, moved[batch].double(), worth[batch].double())
-        for batch in plane_batches(torch.arange(len(moved), device=pairs.device), like=pairs)
+    displacements, node_weight = pairs.flatten(0, 1).flatten(2).mT, weights.flatten(0, 1).flatten(1)
+    maps = [
+        fit_robust_affines(points, displacements[batch].double(), node_weight[batch].double())
+        for batch in plane_batches(torch.arange(len(displacements), device=pairs.device), like=pairs)
     ]
-    affine = torch.cat(found).reshape(*pairs.shape[:2], 2, 3).cpu().numpy()
-    return SplitPairs(affine, without_affines(pairs, affine, grid=grid))
+    affine = torch.cat(maps).reshape(*pairs.shape[:2], 2, 3).cpu().numpy()
+    return SplitPairs(affine, subtract_affines(pairs, affine, grid=grid))
 
 
-def robust_affines(points: Tensor, displacements: Tensor, weights: Tensor) -> Tensor:
-    """The affine maps `(n, 2, 3)` float64 that most of the displacements follow; NaN where too few are known.
+def fit_robust_affines(
+    points: Float[Tensor, "#n p 2"], displacements: Float[Tensor, "n p 2"], weights: Float[Tensor, "n p"]
+) -> Float[Tensor, "n 2 3"]:
+    """Return the float64 affine maps that most of the displacements follow (IRLS); NaN if too few are known.
 
     Args:
-        points: `(n, p, 2)` or `(1, p, 2)` float64, px.
-        displacements: `(n, p, 2)` float64, px; anything where they are not known.
-        weights: `(n, p)`, 0 where they are not known.
+        points: float64, px.
+        displacements: float64, px; arbitrary where the weight is 0.
+        weights: 0 where unknown.
     """
     known = weights > 0
-    moved = torch.where(known[..., None], displacements, torch.zeros_like(displacements))
+    displacements = torch.where(known[..., None], displacements, torch.zeros_like(displacements))
     points = torch.where(known[..., None], points, torch.zeros_like(displacements))
     unknown = torch.full_like(weights, torch.nan)
     robust = torch.ones_like(weights)
-    found = torch.zeros(len(weights), 2, 3, dtype=torch.float64, device=weights.device)
-    for _ in range(3):
-        found = _fitted(points, moved, weights * robust)
-        miss = torch.linalg.vector_norm(points @ found[:, :, :2].mT + found[:, None, :, 2] - moved, dim=2)
-        typical = torch.where(known, miss, unknown).nanmedian(dim=1, keepdim=True).values
-        robust = 1.0 / (1.0 + (miss / (_OUTLIER * typical.clamp(min=1e-3))) ** 2)
+    maps = torch.zeros(len(weights), 2, 3, dtype=torch.float64, device=weights.device)
+    for _ in range(_IRLS_ITERATIONS):
+        maps = _fit_affine_functions(points, displacements, weights * robust)
+        predicted = points @ maps[:, :, :2].mT + maps[:, None, :, 2]
+        error = torch.linalg.vector_norm(predicted - displacements, dim=2)
+        median = torch.where(known, error, unknown).nanmedian(dim=1, keepdim=True).values
+        robust = robust_weights(error, scale=_OUTLIER * median.clamp(min=1e-3), kind="cauchy")
         robust = torch.where(known, robust, torch.zeros_like(robust))
-    found[:, 0, 0] += 1.0
-    found[:, 1, 1] += 1.0
-    found[known.sum(dim=1) < max(_LEAST_NODES, _LEAST_SHARE * known.shape[1])] = torch.nan
-    return found
+    # From displacements to full maps: add the identity.
+    maps[:, 0, 0] += 1.0
+    maps[:, 1, 1] += 1.0
+    maps[known.sum(dim=1) < max(_MIN_NODES, _MIN_SHARE * known.shape[1])] = torch.nan
+    return maps
 
 
-def _fitted(points: Tensor, values: Tensor, weights: Tensor) -> Tensor:
-    """The affine functions `(n, 2, 3)` of points that are closest to values, both `(n, p, 2)`; 0 without weight."""
+def _fit_affine_functions(points: Tensor, values: Tensor, weights: Tensor) -> Tensor:
+    """Return the affine functions `(n, 2, 3)` of points closest to values, both `(n, p, 2)`; 0 without weight."""
     total = weights.sum(dim=1).clamp(min=1e-30)
+    # Centred and scaled points make the normal equations well conditioned.
     centre = (weights[..., None] * points).sum(dim=1, keepdim=True) / total[:, None, None]
-    away = points - centre
-    size = ((weights * away.square().sum(dim=2)).sum(dim=1) / total).sqrt().clamp(min=1e-30)
-    design = torch.cat([away / size[:, None, None], torch.ones_like(away[..., :1])], dim=2)
+    centred = points - centre
+    size = ((weights * centred.square().sum(dim=2)).sum(dim=1) / total).sqrt().clamp(min=1e-30)
+    design = torch.cat([centred / size[:, None, None], torch.ones_like(centred[..., :1])], dim=2)
     weighted = (weights / total[:, None])[..., None] * design
-    # The pseudo-inverse, since known points may all lie in a line.
+    # The pseudo-inverse, since known points may all be on a line.
     solution = (torch.linalg.pinv(weighted.mT @ design, hermitian=True) @ (weighted.mT @ values)).mT
     linear = solution[..., :2] / size[:, None, None]
     return torch.cat([linear, solution[..., 2:] - linear @ centre.mT], dim=2)
 
 
-def without_affines(pairs: Tensor, affine: Float64Array, *, grid: Grid) -> Tensor:
-    """What is left of pair fields `(K, Z, 2, y, x)` without affine maps `(K, Z, 2, 3)` that were fitted to them before.
-
-    NaN where a map is.
-    """
+def subtract_affines(
+    pairs: Float[Tensor, "K Z 2 y x"], affine: Float[Float64Array, "K Z 2 3"], *, grid: Grid
+) -> Float[Tensor, "K Z 2 y x"]:
+    """Return pair fields without affine maps that were fitted to them; NaN where a map is NaN."""
     positions = grid.positions(pairs.device).double()
     maps = torch.from_numpy(affine).to(pairs.device).flatten(0, 1)
-    rest, flat = torch.empty_like(pairs).flatten(0, 1), pairs.flatten(0, 1)
+    elastic, flat = torch.empty_like(pairs).flatten(0, 1), pairs.flatten(0, 1)
     for batch in plane_batches(torch.arange(len(flat), device=pairs.device), like=pairs):
-        rest[batch] = flat[batch] - (apply_affines(maps[batch], positions) - positions).float()
-    return rest.reshape(pairs.shape)
+        # The difference is taken in double precision: positions are far larger than displacements.
+        elastic[batch] = flat[batch] - (apply_affines(maps[batch], positions) - positions).float()
+    return elastic.reshape(pairs.shape)
 
 
-def observed_totals(
-    split: SplitPairs, *, turn: Float64Array, elastic: Tensor, natural: Tensor, grid: Grid
-) -> tuple[Tensor, Tensor, Tensor]:
-    """T `(K, Z, 2, y, x)`, the natural motion that e leaves, and where they are known `(K, Z, y, x)`.
+def relative_displacements(
+    split: SplitPairs,
+    *,
+    affine_correction: Float[Float64Array, "Z 2 3"],
+    elastic: Float[Tensor, "Z 2 y x"],
+    motion: Float[Tensor, "K Z 2 y x"],
+    grid: Grid,
+) -> RelativeDisplacements:
+    """Return T and the natural motion that e leaves, linearised at a solution.
 
     Args:
         split: pair fields.
-        turn: C `(Z, 2, 3)`.
-        elastic: e `(Z, 2, y, x)`, as it is now.
-        natural: n `(K, Z, 2, y, x)` of the round before, or 0.
+        affine_correction: C.
+        elastic: e, as it is now.
+        motion: n as found in the round before, or 0.
         grid: of the nodes.
     """
-    rest = split.rest
-    positions = grid.positions(rest.device)
-    maps = torch.from_numpy(split.affine).to(rest.device)
-    turns = torch.from_numpy(turn).to(rest.device)
-    back = torch.from_numpy(np.stack([invert_affine(c) for c in turn])).to(rest.device)
-    total = torch.zeros_like(rest)
-    motion = torch.zeros_like(rest)
-    known = torch.zeros(*rest.shape[:2], *grid.shape, dtype=torch.bool, device=rest.device)
-    for k, z in _pairs_that_are(split, like=rest):
+    device = split.elastic.device
+    positions = grid.positions(device)
+    pair_maps = torch.from_numpy(split.affine).to(device)
+    corrections = torch.from_numpy(affine_correction).to(device)
+    inverses = torch.from_numpy(np.stack([invert_affine(c) for c in affine_correction])).to(device)
+    total = torch.zeros_like(split.elastic)
+    left = torch.zeros_like(split.elastic)
+    known = torch.zeros(*split.elastic.shape[:2], *grid.shape, dtype=torch.bool, device=device)
+    for k, z in _existing_pairs(split):
         moving = z - k - 1
-        start = apply_affines(turns[z], (positions + elastic[z]).double())
-        found = sample_known_batch(rest[k, z], grid=grid, positions=start.float())
-        there = torch.isfinite(found).all(dim=1) & grid.contains(start.float().transpose(0, 1))
-        end = apply_affines(maps[k, z], start) + torch.nan_to_num(found)
-        reached = (apply_affines(back[moving], end) - positions).float()
-        before, left = elastic[moving], natural[k, z]
-        for _ in range(3):  # n with x + n + e_{z-k}(x + n) where the pair leads
-            left = reached - sample_batch(before, grid=grid, positions=positions + left)
-        motion[k, z] = left
-        total[k, z] = left + before - elastic[z]
-        known[k, z] = there
-    return total, motion, known
+        # q(x + e) = C⁻¹ ∘ p ∘ C (x + e): correct, follow the pair field, undo the correction of the other section.
+        start = apply_affines(corrections[z], (positions + elastic[z]).double())
+        sampled = sample_known_batch(split.elastic[k, z], grid=grid, positions=start.float())
+        # The border value repeats beyond the grid, which is a guess: nothing is known there.
+        sampled_known = torch.isfinite(sampled).all(dim=1) & grid.contains(start.float().transpose(0, 1))
+        end = apply_affines(pair_maps[k, z], start) + torch.nan_to_num(sampled)
+        reached = (apply_affines(inverses[moving], end) - positions).float()
+        elastic_before, n = elastic[moving], motion[k, z]
+        # Fixed point of n = reached - e_{z-k}(x + n): where in the moving section the pair leads.
+        for _ in range(_FIXED_POINT_ITERATIONS):
+            n = reached - sample_batch(elastic_before, grid=grid, positions=positions + n)
+        left[k, z] = n
+        total[k, z] = n + elastic_before - elastic[z]
+        known[k, z] = sampled_known
+    return RelativeDisplacements(total, left, known)
 
 
-def _pairs_that_are(split: SplitPairs, *, like: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """k - 1 and some z at a time."""
+def _existing_pairs(split: SplitPairs) -> Iterator[tuple[int, Tensor]]:
+    """Yield k - 1 and some z at a time, of pairs that have an affine map."""
     steps, count = split.affine.shape[:2]
     fitted = np.asarray(np.isfinite(split.affine).all(axis=(2, 3)))
     for k in range(steps):
         sections = [z for z in range(k + 1, count) if fitted[k, z]]
-        for batch in plane_batches(torch.tensor(sections, dtype=torch.long, device=like.device), like=like):
+        indices = torch.tensor(sections, dtype=torch.long, device=split.elastic.device)
+        for batch in plane_batches(indices, like=split.elastic):
             if len(batch):
                 yield k, batch
 
 
-def without_affine(total: Tensor, weights: Tensor, *, grid: Grid) -> Tensor:
-    """Take the affine part out of each T `(K, Z, 2, y, x)`: the affine level answers for it."""
-    points = grid.positions(total.device).double().reshape(1, 2, -1).mT
-    flat, worth = total.flatten(0, 1).flatten(2), weights.flatten(0, 1).flatten(1)
+def remove_affine_parts(
+    displacements: Float[Tensor, "K Z 2 y x"], weights: Float[Tensor, "K Z y x"], *, grid: Grid
+) -> Float[Tensor, "K Z 2 y x"]:
+    """Return each T without its affine part, which the affine level answers for."""
+    points = grid.positions(displacements.device).double().reshape(1, 2, -1).mT
+    flat, node_weight = displacements.flatten(0, 1).flatten(2), weights.flatten(0, 1).flatten(1)
     out = torch.empty_like(flat)
-    for batch in plane_batches(torch.arange(len(flat), device=total.device), like=total):
-        enough = torch.count_nonzero(worth[batch], dim=1) >= _LEAST_NODES
-        usable = worth[batch].double() * enough[:, None]
-        found = _fitted(points.expand(len(batch), -1, -1), flat[batch].double().mT, usable)
-        out[batch] = flat[batch] - (found[:, :, :2] @ points.mT + found[:, :, 2:]).float()
-    return out.reshape(total.shape)
+    for batch in plane_batches(torch.arange(len(flat), device=displacements.device), like=displacements):
+        # Of a handful of nodes an affine fit would remove everything: such pairs keep what they say.
+        enough = torch.count_nonzero(node_weight[batch], dim=1) >= _MIN_NODES
+        usable = node_weight[batch].double() * enough[:, None]
+        maps = _fit_affine_functions(points.expand(len(batch), -1, -1), flat[batch].double().mT, usable)
+        out[batch] = flat[batch] - (maps[:, :, :2] @ points.mT + maps[:, :, 2:]).float()
+    return out.reshape(displacements.shape)

@@ -1,165 +1,345 @@
-"""What was fitted, in words and in numbers that mean something to the owner of the tissue."""
+"""Reports of what was fitted: typed records in units that mean something to the owner of the tissue, and sentences.
 
-from collections.abc import Sequence
+The records are stored as JSON (`quality/relax.json`); `to_json` and `from_json` are the only places that know its keys.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
-from ssem_dask.composition.relax.spectra import bands_of
-from ssem_dask.composition.separation.affine_log import radius
-from ssem_dask.composition.separation.anchored import SlowFound
-from ssem_dask.composition.separation.jumps import Break
+from ssem_dask.composition.relax.spectra import Bands
+from ssem_dask.composition.separation.affine_log import rms_radius
+from ssem_dask.composition.separation.anchored import DriftResult
+from ssem_dask.composition.separation.jumps import Jump
 from ssem_dask.composition.separation.sequence import Variances
 from ssem_dask.types import Float64Array, ShapeYX
 from ssem_dask.units import plural, shortened
 
-ALL_REMOVED = "Neighbours were made to match, as was asked for: natural motion is removed with the distortion."
+ALL_REMOVED = "Neighbours were made to match, as requested: natural motion is removed with the distortion."
+TOO_FEW = "Too few sections to separate distortion from natural motion (8 are needed): neighbours were made to match."
 
-_NOTHING = 0.05
-"""px rms."""
-_JUMPS_SHOWN = 8
-_LANDMARKS_SHOWN = 10
+_NOTICEABLE_PX = 0.05
+"""Distortion, px rms, below which sections count as undistorted."""
+_NAMED_JUMPS, _NAMED_LANDMARKS = 8, 10
+"""Jumps and landmarks that a sentence names; the others are in the record."""
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class MotionStatistics:
+    """Standard deviations as rms displacements over the section, px."""
+
+    distortion_px: float
+    motion_px: float
+    erratic_px: float
+    noise_px: float
+    correlation_sections: float
+    """Sections over which the correlation of natural motion falls to 1/e."""
+
+    @classmethod
+    def of(cls, variances: Variances, *, share: float = 1.0) -> "MotionStatistics":
+        """Return the statistics of variances.
+
+        Args:
+            variances: px².
+            share: mean square displacement over the section per unit of variance.
+        """
+        return cls(
+            distortion_px=_rms(variances.distortion * share),
+            motion_px=_rms(variances.motion * share),
+            erratic_px=_rms(variances.erratic * share),
+            noise_px=_rms(variances.noise * share),
+            correlation_sections=round(correlation_length(variances.correlation), 2),
+        )
+
+    def to_json(self) -> Json:
+        """Return the record as stored."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class BandRecord:
+    """Statistics of one band of spatial frequencies."""
+
+    wavelength_nm: float
+    """Shortest wavelength of the band."""
+    statistics: MotionStatistics
+
+    def to_json(self) -> Json:
+        """Return the record as stored."""
+        return {"wavelength_nm": self.wavelength_nm, **self.statistics.to_json()}
+
+
+@dataclass(frozen=True, slots=True)
+class Displacement:
+    """Parameters of `affine_log` in units that can be seen, without the shears."""
+
+    shift_y_px: float
+    shift_x_px: float
+    rotation_degrees: float
+    scale: float
+    """Relative change of size."""
+
+    @classmethod
+    def of(cls, parameters: Float[Float64Array, "6"], *, shape_yx: ShapeYX) -> "Displacement":
+        """Convert parameters, px rms over the section."""
+        rho = rms_radius(shape_yx)
+        return cls(
+            shift_y_px=round(float(parameters[0]), 2),
+            shift_x_px=round(float(parameters[1]), 2),
+            rotation_degrees=round(float(np.rad2deg(parameters[2] / rho)), 3),
+            scale=round(float(parameters[3] / rho), 5),
+        )
+
+    def to_json(self) -> Json:
+        """Return the record as stored."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class JumpRecord:
+    """A jump that was undone."""
+
+    z: int
+    displacement: Displacement
+    """Displacement of the sections from z on against those before."""
+    surprise: float
+    """Squared size in units of its variance as natural motion, see `jumps.Jump`."""
+
+    @classmethod
+    def of(cls, jump: Jump, *, shape_yx: ShapeYX) -> "JumpRecord":
+        """Convert a jump; s takes z to z-1, but what the user sees is where the later sections are."""
+        return cls(jump.z, Displacement.of(-jump.step, shape_yx=shape_yx), round(jump.surprise, 1))
+
+    def to_json(self) -> Json:
+        """Return the record as stored."""
+        return {"z": self.z, **self.displacement.to_json(), "surprise": self.surprise}
+
+    @classmethod
+    def from_json(cls, record: Json) -> "JumpRecord":
+        """Read a stored record."""
+        displacement = {key: record[key] for key in Displacement.__slots__}
+        return cls(record["z"], Displacement(**displacement), record["surprise"])
+
+
+@dataclass(frozen=True, slots=True)
+class DriftRecord:
+    """The drift that was undone, and how well the anchors agree with it."""
+
+    drift: Displacement
+    """Range of the drift over the volume."""
+    shares: dict[str, float]
+    """Share of what passes for motion that is drift, for each group of parameters."""
+    frame: list[list[float]] | None
+    """Affine map reference → aligned."""
+    landmarks: int
+    """Number of landmarks."""
+    landmark_error_px: float | None
+    """Median distance of the landmarks from where they should be."""
+    landmark_outliers: list[int]
+    """Landmarks, from 0, that contradict the others."""
+    far_pairs: int
+    """Number of far pairs."""
+    far_outliers: int
+    """Number of far pairs that contradict the others."""
+
+    @classmethod
+    def of(cls, result: DriftResult, *, shape_yx: ShapeYX) -> "DriftRecord":
+        """Convert a result."""
+        extent = np.ptp(result.drift, axis=0) if len(result.drift) else np.zeros(6)
+        errors = result.landmark_errors
+        return cls(
+            drift=Displacement.of(extent, shape_yx=shape_yx),
+            shares=result.shares,
+            frame=None if result.frame is None else [[float(v) for v in row] for row in result.frame],
+            landmarks=len(errors),
+            landmark_error_px=round(float(np.median(errors)), 2) if len(errors) else None,
+            landmark_outliers=[int(n) for n in result.landmark_outliers],
+            far_pairs=result.far_pairs,
+            far_outliers=result.far_outliers,
+        )
+
+    def to_json(self) -> Json:
+        """Return the record as stored."""
+        return {
+            "slow": self.drift.to_json(),
+            "shares": self.shares,
+            "frame": self.frame,
+            "landmarks": self.landmarks,
+            "landmark_error_px": self.landmark_error_px,
+            "doubted": self.landmark_outliers,
+            "far_pairs": self.far_pairs,
+            "far_pairs_doubted": self.far_outliers,
+        }
+
+    @classmethod
+    def from_json(cls, record: Json) -> "DriftRecord":
+        """Read a stored record."""
+        return cls(
+            drift=Displacement(**record["slow"]),
+            shares=record["shares"],
+            frame=record["frame"],
+            landmarks=record["landmarks"],
+            landmark_error_px=record["landmark_error_px"],
+            landmark_outliers=record["doubted"],
+            far_pairs=record["far_pairs"],
+            far_outliers=record["far_pairs_doubted"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AffineReport:
+    """What was found about the sections' affines."""
+
+    statistics: dict[str, MotionStatistics]
+    """Statistics of each group of parameters; empty if there were too few sections."""
+    evidence: float
+    """Log Bayes factor of distortion."""
+    certainty: float
+    """P(displaced)."""
+    jumps: tuple[JumpRecord, ...]
+    drift: DriftRecord | None
+    """Drift that was undone; None without anchors."""
+
+    def to_json(self) -> Json:
+        """Return the record as stored."""
+        return {
+            "affine": {name: statistics.to_json() for name, statistics in self.statistics.items()},
+            "evidence": self.evidence,
+            "certainty": self.certainty,
+            "jumps": [jump.to_json() for jump in self.jumps],
+            "reference": None if self.drift is None else self.drift.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, record: Json) -> "AffineReport":
+        """Read a stored record."""
+        drift = record["reference"]
+        return cls(
+            statistics={name: MotionStatistics(**values) for name, values in record["affine"].items()},
+            evidence=record["evidence"],
+            certainty=record["certainty"],
+            jumps=tuple(JumpRecord.from_json(jump) for jump in record["jumps"]),
+            drift=None if drift is None else DriftRecord.from_json(drift),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RelaxReport:
+    """Everything that composition by `relax` found out (`quality/relax.json`)."""
+
+    summary: str
+    """What was found, in sentences."""
+    pixel_size: float
+    """nm per mip-0 px."""
+    section_thickness: float
+    """nm."""
+    affine: AffineReport
+    bands: tuple[BandRecord, ...]
+    variances: dict[str, list[Variances]]
+    """Fitted variances of the bands, px² per coefficient, by the name of the fit."""
+
+    def to_json(self) -> Json:
+        """Return the record as stored."""
+        affine = self.affine.to_json()
+        return {
+            "summary": self.summary,
+            "pixel_size": self.pixel_size,
+            "section_thickness": self.section_thickness,
+            "affine": affine["affine"],
+            "bands": [band.to_json() for band in self.bands],
+            "evidence": round(self.affine.evidence, 2),
+            "certainty": round(self.affine.certainty, 4),
+            "jumps": affine["jumps"],
+            "reference": affine["reference"],
+            **{name: [asdict(v) for v in fitted] for name, fitted in self.variances.items()},
+        }
 
 
 def correlation_length(correlation: float) -> float:
-    """Sections over which natural motion falls to 1/e of its correlation."""
+    """Return the number of sections over which the correlation of natural motion falls to 1/e."""
     return float(-1.0 / np.log(correlation))
 
 
-def band_records(fitted: Sequence[Variances], *, shape: ShapeYX, spacing: float, pixel: float) -> list[dict[str, Any]]:
-    """One record per band: root-mean-square lengths of displacements over the section, px, and what they belong to.
+def band_records(
+    variances: Sequence[Variances], *, shape: ShapeYX, spacing: float, pixel_size: float
+) -> list[BandRecord]:
+    """Return one record per band.
 
     Args:
-        fitted: variances of each band, per coefficient, px².
+        variances: of each band, per coefficient, px².
         shape: nodes (y, x).
         spacing: mip-0 px between nodes.
-        pixel: nm per mip-0 px.
+        pixel_size: nm per mip-0 px.
     """
-    bands = bands_of(shape)
+    bands = Bands.of(shape)
     records = []
-    for b, variances in enumerate(fitted):
+    for band, fitted in enumerate(variances):
         # Both components of every coefficient of the band, spread over the nodes (the transform is orthonormal).
-        share = 2.0 * np.count_nonzero(bands.index == b) / (shape[0] * shape[1])
-        records.append(
-            {
-                "wavelength_nm": round(float(bands.wavelengths[b] * spacing * pixel), 1),
-                "distortion_px": _rms(variances.distortion * share),
-                "motion_px": _rms(variances.motion * share),
-                "erratic_px": _rms(variances.erratic * share),
-                "noise_px": _rms(variances.noise * share),
-                "correlation_sections": round(correlation_length(variances.correlation), 2),
-            }
-        )
+        share = 2.0 * np.count_nonzero(bands.index == band) / (shape[0] * shape[1])
+        wavelength = round(float(bands.wavelengths[band] * spacing * pixel_size), 1)
+        records.append(BandRecord(wavelength, MotionStatistics.of(fitted, share=share)))
     return records
 
 
-def affine_records(fitted: dict[str, Variances]) -> dict[str, dict[str, float]]:
-    """One record per group of affine parameters: standard deviations as rms displacements over the section, px."""
-    return {
-        name: {
-            "distortion_px": _rms(v.distortion),
-            "motion_px": _rms(v.motion),
-            "erratic_px": _rms(v.erratic),
-            "noise_px": _rms(v.noise),
-            "correlation_sections": round(correlation_length(v.correlation), 2),
-        }
-        for name, v in fitted.items()
-    }
-
-
-def in_words(records: Sequence[dict[str, Any]], *, affine: dict[str, dict[str, float]], thickness: float) -> str:
-    """One line for the user.
+def describe_motion(bands: Sequence[BandRecord], *, affine: Mapping[str, MotionStatistics], thickness: float) -> str:
+    """Return one sentence about distortion and natural motion.
 
     Args:
-        records: of `band_records`.
-        affine: of `affine_records`.
+        bands: statistics of the elastic part.
+        affine: statistics of each group of affine parameters.
         thickness: nm per section.
     """
-    if not records:
-        return "Too few sections to tell distortion from natural motion (8 are needed): neighbours were made to match."
-    distortion, motion = (np.hypot.reduce([r[key] for r in records]) for key in ("distortion_px", "motion_px"))
-    displaced = np.hypot.reduce([r["distortion_px"] for r in affine.values()]) if affine else 0.0
-    main = max(records, key=lambda r: float(r["motion_px"]))
-    length = main["correlation_sections"]
+    if not bands:
+        return TOO_FEW
+    distortion = np.hypot.reduce([band.statistics.distortion_px for band in bands])
+    motion = np.hypot.reduce([band.statistics.motion_px for band in bands])
+    displaced = np.hypot.reduce([group.distortion_px for group in affine.values()]) if affine else 0.0
+    # The correlation length of the band that moves most.
+    length = max(bands, key=lambda band: band.statistics.motion_px).statistics.correlation_sections
     kept = (
         f"natural motion {motion:.1f} px rms from section to section, kept (correlation length {length:.1f} sections, "
         f"{length * thickness / 1000:.2g} µm)."
     )
-    if max(distortion, displaced) < _NOTHING:
+    if max(distortion, displaced) < _NOTICEABLE_PX:
         return f"Sections are not displaced or distorted one by one, and stay as they are; {kept}"
     return f"Sections displaced by {displaced:.1f} px rms and distorted by {distortion:.1f} px rms, undone; {kept}"
 
 
-def jump_records(breaks: Sequence[Break], *, shape_yx: ShapeYX) -> list[dict[str, Any]]:
-    """One record per jump: how the sections from z on lay against those before, in px, degrees and shares.
-
-    Args:
-        breaks: that were undone.
-        shape_yx: section, mip-0 px.
-    """
-    records = []
-    for b in breaks:
-        moved = -b.jump  # s takes z to z-1; what the user sees is where the later sections lie
-        records.append({"z": b.z, **_as_seen(moved, shape_yx), "surprise": round(b.surprise, 1)})
-    return records
-
-
-def jumps_in_words(records: Sequence[dict[str, Any]]) -> list[str]:
-    """A sentence for the user; none where there are no jumps."""
-    if not records:
+def describe_jumps(jumps: Sequence[JumpRecord]) -> list[str]:
+    """Return a sentence about the jumps; none if there are no jumps."""
+    if not jumps:
         return []
-    jumps = [
-        f"{r['z']} ({r['shift_y_px']:+.1f}, {r['shift_x_px']:+.1f} px, {r['rotation_degrees']:+.2f}°, scale "
-        f"{100 * r['scale']:+.2f} %)"
-        for r in records
-    ]
-    named = shortened(jumps, limit=_JUMPS_SHOWN, separator="; ")
-    return [f"All sections from here on were displaced against those before, which was undone: {named}."]
+    named = (
+        f"{jump.z} ({jump.displacement.shift_y_px:+.1f}, {jump.displacement.shift_x_px:+.1f} px, "
+        f"{jump.displacement.rotation_degrees:+.2f}°, scale {100 * jump.displacement.scale:+.2f} %)"
+        for jump in jumps
+    )
+    list_of_jumps = shortened(named, limit=_NAMED_JUMPS, separator="; ")
+    return [f"All sections from here on were displaced against those before, which was undone: {list_of_jumps}."]
 
 
-def slow_record(found: SlowFound, *, shape_yx: ShapeYX) -> dict[str, Any]:
-    """What was pinned by a reference, and how well it fits."""
-    slow = found.slow
-    wander = np.ptp(slow, axis=0) if len(slow) else np.zeros(6)
-    return {
-        "slow": _as_seen(wander, shape_yx),
-        "shares": found.shares,
-        "frame": None if found.frame is None else [[float(v) for v in row] for row in found.frame],
-        "landmarks": len(found.misses),
-        "landmark_error_px": round(float(np.median(found.misses)), 2) if len(found.misses) else None,
-        "doubted": [int(n) for n in found.doubted],
-        "far_pairs": found.far,
-        "far_pairs_doubted": found.far_doubted,
-    }
-
-
-def slow_in_words(record: dict[str, Any] | None) -> list[str]:
-    """A sentence for the user; none where nothing was pinned."""
+def describe_drift(record: DriftRecord | None) -> list[str]:
+    """Return sentences about the drift; none without anchors."""
     if record is None:
         return []
-    slow = record["slow"]
-    told = (
-        f"Slow distortion undone: {np.hypot(slow['shift_y_px'], slow['shift_x_px']):.1f} px, "
-        f"{slow['rotation_degrees']:.2f}°, {100 * slow['scale']:.2f} % over the volume."
+    drift = record.drift
+    undone = (
+        f"Slow distortion undone: {np.hypot(drift.shift_y_px, drift.shift_x_px):.1f} px, "
+        f"{drift.rotation_degrees:.2f}°, {100 * drift.scale:.2f} % over the volume."
     )
-    doubted = record["doubted"]
-    if not doubted:
-        return [told]
-    rows = shortened([n + 1 for n in doubted], limit=_LANDMARKS_SHOWN)
-    landmarks = plural(len(doubted), "landmark")
-    return [told, f"Down-weighted {landmarks} inconsistent with the rest (rows of the file): {rows}."]
-
-
-def _as_seen(parameters: Float64Array, shape_yx: ShapeYX) -> dict[str, float]:
-    """Parameters of `affine_log`, px rms over the section, as px, degrees and a share."""
-    rho = radius(shape_yx)
-    return {
-        "shift_y_px": round(float(parameters[0]), 2),
-        "shift_x_px": round(float(parameters[1]), 2),
-        "rotation_degrees": round(float(np.rad2deg(parameters[2] / rho)), 3),
-        "scale": round(float(parameters[3] / rho), 5),
-    }
+    outliers = record.landmark_outliers
+    if not outliers:
+        return [undone]
+    rows = shortened((n + 1 for n in outliers), limit=_NAMED_LANDMARKS)
+    landmarks = plural(len(outliers), "landmark")
+    return [undone, f"Down-weighted {landmarks} inconsistent with the rest (rows of the file): {rows}."]
 
 
 def _rms(variance: float) -> float:
+    """Return the standard deviation, rounded."""
     return round(float(variance**0.5), 4)

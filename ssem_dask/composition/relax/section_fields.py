@@ -1,16 +1,23 @@
 """Mode `relax`: undo distortion, leave natural motion alone.
 
-Two levels, each with statistics fitted to the data (`separation`): whole-section affines (`affine_sections`), found
-again from the pair fields since these know them better than thumbnails; then what is left, per spatial frequency, on
-the nodes (`relax_solve`).
+Two levels, each with statistics fitted to the data (`sequence`): whole-section affines (`affine_separation`), found
+again from the pair fields since these determine them better than thumbnails; then the elastic rest, per spatial
+frequency, on the nodes (`elastic`).
 
-Frames: p_kz takes x in section z to x + p_kz(x) in section z-k, both relative to the coarse affines A_z. The new
-affines are A_z ∘ C_z, and the result is a_z = C_z ∘ (id + e_z), relative to A_z. Seen from the new affines a pair is
-q_kz = C_{z-k}⁻¹ ∘ p_kz ∘ C_z, and what lay between the sections in all is, wherever e_z already leads,
+Frames and symbols, for sections z and z-k:
 
-    T_kz(x) = q_kz(x + e_z(x)) + e_{z-k}(x) - e_{z-k}(x + n_kz(x)),
+    A_z    coarse affine, aligned → source                                                              given
+    p_kz   pair field: takes x in section z to x + p_kz(x) in section z-k, both relative to A           given
+    C_z    affine correction: the new affine of a section is A_z ∘ C_z                                  level 1
+    e_z    elastic part                                                                                 level 2
+    a_z    = C_z ∘ (id + e_z), the result, relative to A_z
+    q_kz   = C_{z-k}⁻¹ ∘ p_kz ∘ C_z, a pair seen from the new affines
+    n_kz   natural motion that e leaves
+    T_kz   relative displacement of the two sections before any correction
 
-with n_kz the natural motion that e leaves (`relax_total`).
+At the place to which e_z leads now,
+
+    T_kz(x) = q_kz(x + e_z(x)) + e_{z-k}(x) - e_{z-k}(x + n_kz(x))      (`relative`).
 
 The steps are separate functions, since only the affines need all sections at once: `split_pairs` and `solve_elastic`
 work on windows of sections along z.
@@ -20,22 +27,33 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ssem_dask.composition.relax.elastic import SHORT_NODES, Elastic, solve_elastic
-from ssem_dask.composition.relax.node_weights import node_weights, spoken_for
+from ssem_dask.composition.relax.elastic import (
+    HIGH_FREQUENCY_NODES,
+    ElasticProblem,
+    ElasticSolution,
+    relax_elastic,
+)
+from ssem_dask.composition.relax.node_weights import node_weights, observed_mask
 from ssem_dask.composition.relax.relative import split_pairs
 from ssem_dask.composition.relax.relax_config import RelaxConfig
 from ssem_dask.composition.relax.uncertainty import (
     affine_parameter_variance,
     affine_variance,
+    discount_outliers,
     elastic_variance,
-    sceptical,
 )
 from ssem_dask.composition.separation.affine_log import from_parameters
-from ssem_dask.composition.separation.affine_separation import OUTLIER, enough_pairs, separate_affines
-from ssem_dask.composition.separation.anchored import Beside, SlowFound, SlowSolver
-from ssem_dask.composition.separation.jumps import Break
+from ssem_dask.composition.separation.affine_separation import (
+    OUTLIER,
+    AffineSeparation,
+    enough_pairs,
+    separate_affines,
+)
+from ssem_dask.composition.separation.anchored import Anchors, DriftResult
+from ssem_dask.composition.separation.jumps import Jump
 from ssem_dask.composition.separation.sequence import Variances
 from ssem_dask.field.affine import IDENTITY, apply_affines, compose_affine, invert_affine
 from ssem_dask.field.device import plane_batches
@@ -45,61 +63,67 @@ from ssem_dask.types import BoolArray, Float64Array, ShapeYX
 
 @dataclass(frozen=True, slots=True)
 class AffineLevel:
-    """The whole-section part."""
+    """The whole-section part of the result."""
 
-    turn: Float64Array
-    """C `(Z, 2, 3)`, the maps that correct the coarse affines."""
-    natural: Float64Array
-    """`(Z, 2, 3)`: full maps, natural motion from z to z-1 in the aligned frame, mip-0 px; NaN where not told apart."""
-    fitted: dict[str, Variances]
-    """Of each group of parameters, px²; empty where there were too few sections."""
+    correction: Float[Float64Array, "Z 2 3"]
+    """C, the maps that correct the coarse affines."""
+    natural: Float[Float64Array, "Z 2 3"]
+    """Full maps, natural motion from z to z-1 in the aligned frame, mip-0 px; NaN if it was not separated."""
+    variances: dict[str, Variances]
+    """Fitted variances of each group of parameters, px²; empty if there were too few sections."""
     evidence: float
-    """That sections were displaced one by one, see `evidence_of_distortion`."""
+    """Log Bayes factor of distortion, see `evidence_of_distortion`."""
     certainty: float
-    """What follows from it, see `certainty_of`."""
-    weights: Float64Array
-    """`(K, Z)`: robust weights of the pairs' affine parts (`sceptical`)."""
-    breaks: tuple[Break, ...] = ()
+    """P(displaced), see `certainty_from_evidence`."""
+    weights: Float[Float64Array, "K Z"]
+    """Robust weights of the pairs' affine parts, outliers discounted."""
+    jumps: tuple[Jump, ...] = ()
     """Jumps that were undone."""
-    slow: SlowFound | None = None
-    """Slow distortion that was undone; None where nothing pins it."""
+    drift: DriftResult | None = None
+    """Drift that was undone; None without anchors."""
 
 
 @dataclass(frozen=True, slots=True)
 class RelaxResult:
     """Fields of the sections and what they rest on."""
 
-    fields: Tensor
-    """`(Z, 2, y, x)` relative to the coarse affines, no NaN."""
-    natural: Tensor
-    """`(Z, 2, y, x)`: natural motion from z to z-1 on the aligned nodes, see `natural_motion`."""
-    uncertainty: Tensor
-    """`(Z, y, x)`: px per component, see `uncertainty`; NaN where natural motion was not told apart."""
-    affine_fitted: dict[str, Variances]
-    """Of each group of affine parameters, px²; empty where there were too few sections."""
-    fitted: list[Variances]
-    """Of each band, per coefficient, px²; empty where there were too few sections."""
+    fields: Float[Tensor, "Z 2 y x"]
+    """a, relative to the coarse affines, no NaN."""
+    natural: Float[Tensor, "Z 2 y x"]
+    """Natural motion from z to z-1 on the aligned nodes, see `join_natural_motion`."""
+    uncertainty: Float[Tensor, "Z y x"]
+    """Px per component, see `uncertainty`; NaN if natural motion was not separated."""
+    affine_variances: dict[str, Variances]
+    """Fitted variances of each group of affine parameters, px²; empty if there were too few sections."""
+    band_variances: list[Variances]
+    """Fitted variances of each band, per coefficient, px²; empty if there were too few sections."""
     evidence: float
-    """That whole sections were displaced one by one, see `evidence_of_distortion`."""
+    """Log Bayes factor of distortion, see `evidence_of_distortion`."""
     certainty: float
-    """What follows from it, see `certainty_of`."""
-    flagged: Tensor
-    """`(Z, y, x)`: True where no pair says anything."""
+    """P(displaced), see `certainty_from_evidence`."""
+    unobserved: Bool[Tensor, "Z y x"]
+    """Where no pair says anything."""
 
 
 def relax(
-    pairs: Tensor, confidence: Tensor, *, coarse: Float64Array, spacing: float, thickness: float, config: RelaxConfig
+    pairs: Float[Tensor, "K Z 2 y x"],
+    confidence: Float[Tensor, "K Z y x"],
+    *,
+    coarse: Float[Float64Array, "Z 2 3"],
+    spacing: float,
+    thickness: float,
+    config: RelaxConfig,
 ) -> RelaxResult:
-    """Find the field of every section.
+    """Return the fields of all sections.
 
-    With fewer than 8 sections the statistics cannot be fitted. Then, and where natural motion is to be removed,
-    neighbours are made to match, by robust least squares of all that the pair fields say, affine part included, and
-    `fitted` is empty.
+    With fewer than 8 sections the statistics cannot be fitted. Then, and if natural motion is to be removed,
+    neighbours are made to match, by robust least squares of all that the pair fields say, affine part included; no
+    variances are fitted.
 
     Args:
-        pairs: `(K, Z, 2, y, x)`, mip-0 px, relative to the coarse affines; NaN is unknown.
-        confidence: `(K, Z, y, x)`, 0 or more.
-        coarse: `(Z, 2, 3)`: aligned → source.
+        pairs: pair fields, mip-0 px, relative to the coarse affines; NaN is unknown.
+        confidence: 0 or more.
+        coarse: A, aligned → source.
         spacing: mip-0 px between nodes.
         thickness: of a section, mip-0 px.
         config: neighbours, rounds and robustness.
@@ -108,116 +132,139 @@ def relax(
     pairs, weights = pairs[:steps], node_weights(pairs[:steps], confidence[:steps])
     grid = Grid((pairs.shape[-2], pairs.shape[-1]), spacing)
     split = split_pairs(pairs, weights, grid=grid)
-    level = turn_affines(split.affine, coarse=coarse, grid=grid, thickness=thickness, config=config, beside=None)
-    elastic = solve_elastic(
-        split,
-        weights,
-        turn=level.turn,
-        grid=grid,
-        fitted=None,
-        certainty=level.certainty,
-        config=config,
-        short=SHORT_NODES * spacing,
+    level = correct_affines(split.affine, coarse=coarse, grid=grid, thickness=thickness, config=config, anchors=None)
+    elastic = relax_elastic(
+        ElasticProblem(
+            split=split,
+            weights=weights,
+            affine_correction=level.correction,
+            grid=grid,
+            certainty=level.certainty,
+            config=config,
+            high_frequency_px=HIGH_FREQUENCY_NODES * spacing,
+        )
     )
-    variance = affine_parameter_variance(level.weights, fitted=level.fitted, certainty=level.certainty)
-    natural = natural_motion(elastic.natural, affine=level.natural, grid=grid)
+    variance = affine_parameter_variance(level.weights, fitted=level.variances, certainty=level.certainty)
+    natural = join_natural_motion(elastic.natural, affine=level.natural, grid=grid)
     natural[0] = torch.nan
     return RelaxResult(
-        fields=joined(elastic.fields, turn=level.turn, grid=grid),
+        fields=join_affine_and_elastic(elastic.fields, affine=level.correction, grid=grid),
         natural=natural,
         uncertainty=uncertainty_on_nodes(
-            elastic, affine=variance, grid=grid, shape_yx=extent(grid), certainty=level.certainty
+            elastic, affine=variance, grid=grid, shape_yx=section_extent(grid), certainty=level.certainty
         ),
-        affine_fitted=level.fitted,
-        fitted=elastic.fitted,
+        affine_variances=level.variances,
+        band_variances=elastic.variances,
         evidence=level.evidence,
         certainty=level.certainty,
-        flagged=~spoken_for(weights),
+        unobserved=~observed_mask(weights),
     )
 
 
-def turn_affines(
-    affine: Float64Array,
+def correct_affines(
+    affine: Float[Float64Array, "K Z 2 3"],
     *,
-    coarse: Float64Array,
+    coarse: Float[Float64Array, "Z 2 3"],
     grid: Grid,
     thickness: float,
     config: RelaxConfig,
-    beside: Beside | None,
+    anchors: Anchors | None,
 ) -> AffineLevel:
-    """The affine maps that correct the coarse ones, and what they rest on.
+    """Return the affine maps that correct the coarse ones, and what they rest on.
 
     Args:
-        affine: `(K, Z, 2, 3)` affine parts of the pair fields, NaN where there is none.
-        coarse: A `(Z, 2, 3)`.
+        affine: affine parts of the pair fields, NaN if there is none.
+        coarse: A.
         grid: of the pair fields.
         thickness: of a section, mip-0 px.
-        config: whether natural motion is kept; if not, the elastic solve answers for all.
-        beside: what pins slow distortion.
+        config: whether natural motion is kept; if not, the elastic solve answers for the affine part as well.
+        anchors: evidence that determines drift.
     """
-    count = affine.shape[1]
     known: BoolArray = np.asarray(np.isfinite(affine).all(axis=(2, 3)))
     if config.natural_motion == "remove" or not enough_pairs(known.astype(np.float64)):
-        turn, unknown = np.tile(IDENTITY, (count, 1, 1)), np.full((count, 2, 3), np.nan)
-        return AffineLevel(
-            turn=turn, natural=unknown, fitted={}, evidence=0.0, certainty=0.0, weights=known.astype(np.float64)
-        )
+        return _no_correction(known)
+    # Pair maps in source frames, so that the separation sees the distortion that the coarse affines undid already.
     source = np.full_like(affine, np.nan)
     for k, z in zip(*np.nonzero(known), strict=True):
         inner = compose_affine(outer=affine[k, z], inner=invert_affine(coarse[z]))
         source[k, z] = compose_affine(outer=coarse[z - k - 1], inner=inner)
-    shape = extent(grid)
-    slow = None if beside is None else SlowSolver(beside, shape)
-    found = separate_affines(
+    shape = section_extent(grid)
+    separation = separate_affines(
         source,
         known.astype(np.float64),
         shape_yx=shape,
         thickness=thickness,
         certainty=None,
-        jumps=config.jumps == "undo",
+        undo_jumps=config.jumps == "undo",
         known_jumps=config.known_jumps,
-        slow=slow,
+        anchors=anchors,
     )
-    frame = slow.frame if slow is not None and slow.frame is not None and slow.beside.adopt else IDENTITY
-    sections = [compose_affine(outer=a, inner=frame) for a in found.sections]
-    turns = [compose_affine(outer=invert_affine(a), inner=b) for a, b in zip(coarse, sections, strict=True)]
+    frame = _aligned_frame(separation, anchors)
+    sections = [compose_affine(outer=a, inner=frame) for a in separation.sections]
+    corrections = [compose_affine(outer=invert_affine(a), inner=b) for a, b in zip(coarse, sections, strict=True)]
+    weights = discount_outliers(
+        torch.from_numpy(known.astype(np.float64)), robust=torch.from_numpy(separation.weights), outlier=OUTLIER
+    )
     return AffineLevel(
-        turn=np.stack(turns),
-        natural=from_parameters(found.motion, shape_yx=shape),
-        fitted=found.fitted,
-        evidence=found.evidence,
-        certainty=found.certainty,
-        weights=sceptical(
-            torch.from_numpy(known.astype(np.float64)), robust=torch.from_numpy(found.weights), outlier=OUTLIER
-        ).numpy(),
-        breaks=found.breaks,
-        slow=None if slow is None else slow.found(),
+        correction=np.stack(corrections),
+        natural=from_parameters(separation.motion, shape_yx=shape),
+        variances=separation.variances,
+        evidence=separation.evidence,
+        certainty=separation.certainty,
+        weights=weights.numpy(),
+        jumps=separation.jumps,
+        drift=separation.drift,
     )
 
 
-def extent(grid: Grid) -> ShapeYX:
-    """(y, x) that the nodes stand for, mip-0 px."""
+def _no_correction(known: BoolArray) -> AffineLevel:
+    """Return the level that leaves the coarse affines as they are."""
+    count = known.shape[1]
+    return AffineLevel(
+        correction=np.tile(IDENTITY, (count, 1, 1)),
+        natural=np.full((count, 2, 3), np.nan),
+        variances={},
+        evidence=0.0,
+        certainty=0.0,
+        weights=known.astype(np.float64),
+    )
+
+
+def _aligned_frame(separation: AffineSeparation, anchors: Anchors | None) -> Float64Array:
+    """Return the map from the aligned frame to that of the separation: to the reference's place, or the identity."""
+    drift = separation.drift
+    if anchors is None or not anchors.use_reference_frame or drift is None or drift.frame is None:
+        return IDENTITY
+    return drift.frame
+
+
+def section_extent(grid: Grid) -> ShapeYX:
+    """Return (y, x) that the nodes cover, mip-0 px."""
     return round(grid.shape[0] * grid.spacing), round(grid.shape[1] * grid.spacing)
 
 
-def joined(elastic: Tensor, *, turn: Float64Array, grid: Grid) -> Tensor:
-    """a_z = C_z ∘ (id + e_z), `(Z, 2, y, x)`, in double precision on the way."""
-    positions, maps = grid.positions(elastic.device).double(), torch.from_numpy(turn).to(elastic.device)
+def join_affine_and_elastic(
+    elastic: Float[Tensor, "Z 2 y x"], *, affine: Float[Float64Array, "Z 2 3"], grid: Grid
+) -> Float[Tensor, "Z 2 y x"]:
+    """Return the fields of affine ∘ (id + elastic), computed in double precision."""
+    positions, maps = grid.positions(elastic.device).double(), torch.from_numpy(affine).to(elastic.device)
     out = torch.empty_like(elastic)
     for z in plane_batches(torch.arange(len(out), device=out.device), like=out):
         out[z] = (apply_affines(maps[z], positions + elastic[z].double()) - positions).float()
     return out
 
 
-def natural_motion(elastic: Tensor, *, affine: Float64Array, grid: Grid) -> Tensor:
-    """Natural motion `(Z, 2, y, x)`: what lies at x in aligned section z lies at x + natural(x) in aligned z-1.
+def join_natural_motion(
+    elastic: Float[Tensor, "Z 2 y x"], *, affine: Float[Float64Array, "Z 2 3"], grid: Grid
+) -> Float[Tensor, "Z 2 y x"]:
+    """Return natural motion: tissue at x in aligned section z is at x + natural(x) in aligned section z-1.
 
-    To first order the sum of its elastic and its affine part. NaN where it was not told from distortion; the first
-    section has none before it, and what stands there means nothing.
+    To first order it is the sum of its elastic and its affine part. NaN if it was not separated from distortion. The
+    first section has no section before it; its values mean nothing.
 
     Args:
-        elastic: `(Z, 2, y, x)`, without its affine part.
-        affine: `(Z, 2, 3)`, full maps; NaN is unknown.
+        elastic: natural motion without its affine part.
+        affine: full maps; NaN is unknown.
         grid: of the nodes.
     """
     positions, maps = grid.positions(elastic.device).double(), torch.from_numpy(affine).to(elastic.device)
@@ -228,19 +275,24 @@ def natural_motion(elastic: Tensor, *, affine: Float64Array, grid: Grid) -> Tens
 
 
 def uncertainty_on_nodes(
-    elastic: Elastic, *, affine: Float64Array, grid: Grid, shape_yx: ShapeYX, certainty: float
-) -> Tensor:
-    """Posterior standard deviation `(Z, y, x)`, px per component, of the fields against the course of their neighbours.
+    elastic: ElasticSolution,
+    *,
+    affine: Float[Float64Array, "Z 2"],
+    grid: Grid,
+    shape_yx: ShapeYX,
+    certainty: float,
+) -> Float[Tensor, "Z y x"]:
+    """Return the posterior standard deviation, px per component, of the fields against the course of their neighbours.
 
-    NaN where natural motion was not told from distortion.
+    NaN if natural motion was not separated from distortion.
 
     Args:
-        elastic: as it was solved for.
-        affine: variances `(Z, 2)` of the same sections, see `affine_parameter_variance`.
+        elastic: the solution of the elastic level.
+        affine: variances of the same sections, see `affine_parameter_variance`.
         grid: of the nodes.
         shape_yx: section, mip-0 px.
-        certainty: of distortion, as the solve was given it.
+        certainty: P(displaced), as in the solve.
     """
-    variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)
+    variance = elastic_variance(elastic.weights, variances=elastic.variances, certainty=certainty)
     variance += affine_variance(affine, shape_yx=shape_yx, grid=grid, device=variance.device)
     return variance.sqrt_()

@@ -1,9 +1,9 @@
 """One affine map per section from those between sections, undoing distortion and leaving natural motion alone.
 
 With A_z the map aligned → source of section z and M_kz the pair map (fixed z → moving z-k), what an alignment leaves
-between two sections is F = log(A_{z-k}⁻¹ M A_z). With a = log A, to first order F + a_{z-k} - a_z is what lay between
-the sections at first: the *total*, of which `separation` takes the white part as a_z. Solved some times over, since log
-is not linear; estimating the total and not the increment keeps the prior of a_z the same in all rounds.
+between two sections is F = log(A_{z-k}⁻¹ M A_z). With a = log A, to first order T = F + a_{z-k} - a_z is the relative
+displacement of the unaligned sections, of which `sequence` takes the white part as a_z. The log is not linear, so this
+is iterated (Gauss-Newton); estimating a_z and not its increment keeps its prior the same in all iterations.
 
 Nothing is chained, so nothing accumulates: sections that were aligned already keep the identity. A section without any
 pair stays where it is, which is the best guess for independent distortion.
@@ -11,185 +11,285 @@ pair stays where it is, which is the best guess for independent distortion.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
+from jaxtyping import Float
 
-from ssem_dask.composition.separation.affine_log import GROUPS, from_parameters, radius, to_parameters
-from ssem_dask.composition.separation.anchored import SlowSolver
-from ssem_dask.composition.separation.jumps import Break, find_breaks, placed
+from ssem_dask.composition.separation.affine_log import GROUPS, from_parameters, rms_radius, to_parameters
+from ssem_dask.composition.separation.anchored import AnchoredSolution, AnchoredSolver, Anchors, DriftResult
+from ssem_dask.composition.separation.jumps import Jump, find_jumps, jump_offsets
 from ssem_dask.composition.separation.likelihood import Fit, evidence_of_distortion, fit_variances
-from ssem_dask.composition.separation.sequence import SequenceModel, Variances, believed, certainty_of
+from ssem_dask.composition.separation.sequence import (
+    SequenceModel,
+    Variances,
+    certainty_from_evidence,
+    regularised_variances,
+)
 from ssem_dask.field.affine import IDENTITY
+from ssem_dask.field.robust import weights_of_squares
 from ssem_dask.types import Float64Array, ShapeYX
 
-LEAST_SECTIONS = 8
-"""Fewer neighbour pairs than this, less one, are too few to tell distortion from natural motion by."""
+MIN_SECTIONS = 8
+"""Fewer neighbour pairs than this, less one, are too few to separate distortion from natural motion."""
 EXPECTED_SLOPE = 0.05
-"""Typical natural motion of a whole section, beside its mean tilt, as a share of the thickness: .02 to .1 was seen."""
+"""Typical natural motion of a whole section, beside its mean tilt, as a share of the thickness; seen: 0.02 to 0.1."""
 _TILT_SLOPE = {"shift": 0.3, "rotation": 0.1, "scale": 0.1, "shear": 0.1}
-"""Typical mean tilt, as a share of the thickness (rms over the section). It lets tissue run obliquely, but keeps what
-random shifts and turns of the sections happen to amount to between the first and the last from passing for it."""
-ROUNDS = 5
-_SLOW_ROUNDS = 3
-"""More of them where slow distortion is pinned: sections may have far to go."""
-_SHARE_TURNS = 4
-"""Turns after which the share of slow distortion is settled."""
+"""Typical mean tilt, as a share of the thickness (rms over the section). It lets tissue run obliquely, but keeps random
+shifts and rotations of the sections, which add up between the first and the last, from passing for it."""
+ITERATIONS = 5
+_ANCHORED_ITERATIONS = 3
+"""Additional iterations with anchors: sections may have far to go."""
+_SHARE_ITERATIONS = 4
+"""Last iteration that fits the share of drift; later ones keep it."""
 OUTLIER = 3.0
 """Robust standard deviations at which a pair has lost half of its weight."""
+_JUMP_RADII = 10.0
+"""Standard deviation of a jump, in rms radii of the section: so wide that any jump is as good as another."""
 
 
 @dataclass(frozen=True, slots=True)
 class AffineSeparation:
     """Affines of the sections and what they rest on."""
 
-    sections: Float64Array
-    """`(Z, 2, 3)`: aligned → source, full map, mip-0 px."""
-    motion: Float64Array
-    """`(Z, 6)`: natural motion from z to z-1, parameters of `affine_log`, px."""
-    fitted: dict[str, Variances]
-    """For each group of parameters, px²."""
+    sections: Float[Float64Array, "Z 2 3"]
+    """Aligned → source, full map, mip-0 px."""
+    motion: Float[Float64Array, "Z 6"]
+    """Natural motion from z to z-1, parameters of `affine_log`, px."""
+    variances: dict[str, Variances]
+    """Fitted variances of each group of parameters, px²."""
     evidence: float
-    """That sections were displaced one by one, see `evidence_of_distortion`; NaN where it was not asked for."""
+    """Log Bayes factor of distortion, see `evidence_of_distortion`; NaN if the certainty was given."""
     certainty: float
-    """See `certainty_of`."""
-    weights: Float64Array
-    """`(K, Z)`: robust weights, 1 for a pair that fits in."""
-    breaks: tuple[Break, ...]
-    """Jumps that were undone, see `breaks`."""
+    """P(displaced), see `certainty_from_evidence`."""
+    weights: Float[Float64Array, "K Z"]
+    """Robust weights, 1 for a pair that agrees with the others."""
+    jumps: tuple[Jump, ...]
+    """Jumps that were undone."""
+    drift: DriftResult | None
+    """Drift that was undone; None without anchors."""
 
 
-def enough_pairs(weights: Float64Array) -> bool:
-    """Whether there are enough neighbour pairs to fit the statistics."""
-    return bool(np.count_nonzero(weights[0] > 0) >= LEAST_SECTIONS - 1)
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """Pair maps and the scales of the priors."""
+
+    pairs: Float[Float64Array, "K Z 2 3"]
+    """M, the identity where there is none."""
+    weights: Float[Float64Array, "K Z"]
+    """0 where there is no pair."""
+    shape_yx: ShapeYX
+    thickness: float
+
+    def displacements(self, parameters: Float64Array) -> Float64Array:
+        """Return T `(K, Z, 6)` with distortion included, linearised at a `(Z, 6)`; 0 if z-k does not exist."""
+        sections = _homogeneous(from_parameters(parameters, shape_yx=self.shape_yx))
+        inverse = np.linalg.inv(sections)
+        out = np.zeros((*self.pairs.shape[:2], 6))
+        for k in range(1, len(self.pairs) + 1):
+            between = inverse[:-k] @ _homogeneous(self.pairs[k - 1, k:]) @ sections[k:]
+            out[k - 1, k:] = to_parameters(between[:, :2], shape_yx=self.shape_yx) + parameters[:-k] - parameters[k:]
+        return out
+
+    @property
+    def jump_sd(self) -> float:
+        """Standard deviation of a jump, px."""
+        return _JUMP_RADII * rms_radius(self.shape_yx)
+
+    def model(self, robust: Float64Array, jumps: Sequence[Jump]) -> SequenceModel:
+        return SequenceModel(self.weights * robust, jumps=[j.z for j in jumps], jump_sd=self.jump_sd)
+
+    def fit(self, displacements: Float64Array, model: SequenceModel, name: str, start: Fit | None = None) -> Fit:
+        """Fit the variances of one group of parameters."""
+        return fit_variances(
+            model,
+            displacements[:, :, dict(GROUPS)[name]],
+            start=start.variances if start else None,
+            expected=EXPECTED_SLOPE * self.thickness,
+            tilt=_TILT_SLOPE[name] * self.thickness,
+            distorted=True,
+        )
+
+    def evidence(self, displacements: Float64Array, model: SequenceModel, fits: dict[str, Fit]) -> float:
+        """Return the log Bayes factor of distortion, summed over the groups."""
+        return sum(
+            evidence_of_distortion(
+                model,
+                displacements[:, :, members],
+                fitted=fits[name],
+                expected=EXPECTED_SLOPE * self.thickness,
+                tilt=_TILT_SLOPE[name] * self.thickness,
+            )
+            for name, members in GROUPS
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Means:
+    """Posterior means of one iteration, parameters of `affine_log`, px."""
+
+    sections: Float64Array
+    """a `(Z, 6)`, without the jumps."""
+    motion: Float64Array
+    """m `(Z, 6)`."""
+    erratic: Float64Array
+    """s `(Z, 6)`."""
+    residual: Float64Array
+    """`(K, Z, 6)`; NaN if nothing was observed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Iterate:
+    """What one iteration passes on to the next."""
+
+    parameters: Float64Array
+    """a `(Z, 6)`, jumps included."""
+    motion: Float64Array
+    """m `(Z, 6)`."""
+    robust: Float64Array
+    """`(K, Z)`: Cauchy weights of the pairs."""
+    jumps: tuple[Jump, ...]
+    fits: dict[str, Fit]
+
+
+def enough_pairs(weights: Float[Float64Array, "K Z"]) -> bool:
+    """Return whether there are enough neighbour pairs to fit the statistics."""
+    return bool(np.count_nonzero(weights[0] > 0) >= MIN_SECTIONS - 1)
 
 
 def separate_affines(
-    affines: Float64Array,
-    weights: Float64Array,
+    affines: Float[Float64Array, "K Z 2 3"],
+    weights: Float[Float64Array, "K Z"],
     *,
     shape_yx: ShapeYX,
     thickness: float,
     certainty: float | None,
-    jumps: bool = True,
+    undo_jumps: bool = True,
     known_jumps: Sequence[int] = (),
-    slow: SlowSolver | None = None,
+    anchors: Anchors | None = None,
 ) -> AffineSeparation:
-    """Find each section's affine.
+    """Find each section's affine map.
 
     Args:
-        affines: M `(K, Z, 2, 3)`; [k-1, z]: fixed z → moving z-k, full map, mip-0 px; NaN where there is none.
-        weights: `(K, Z)`: how far each is believed, 0 to 1.
+        affines: M; [k-1, z]: fixed z → moving z-k, full map, mip-0 px; NaN if there is none.
+        weights: of the pairs, 0 to 1.
         shape_yx: section, mip-0 px.
         thickness: of a section, mip-0 px.
-        certainty: that sections were displaced one by one, 0 to 1, see `believed`; None finds out.
-        jumps: whether to look for places where all later sections are displaced alike, and to undo that.
-        known_jumps: sections before which there is such a place for certain.
-        slow: what pins slow distortion, None for nothing; it is left knowing what was found.
+        certainty: P(displaced), see `regularised_variances`; None computes it from the evidence.
+        undo_jumps: whether to find places where all later sections are displaced alike, and to undo that.
+        known_jumps: sections before which there certainly is such a place.
+        anchors: evidence that determines drift; None leaves drift in.
 
     Raises:
         ValueError: too few pairs, see `enough_pairs`.
     """
+    problem = _make_problem(affines, weights, shape_yx=shape_yx, thickness=thickness)
+    count = weights.shape[1]
+    # Iteration 0 sees the pairs as they are: it finds the jumps, and judges whether there is distortion at all.
+    parameters = np.zeros((count, 6))
+    displacements = problem.displacements(parameters)
+    jumps: tuple[Jump, ...] = ()
+    fits: dict[str, Fit] = {}
+    if undo_jumps:
+        fit = partial(problem.fit, displacements)
+        search = find_jumps(displacements, problem.weights, jump_sd=problem.jump_sd, fit=fit, known=known_jumps)
+        jumps, fits = search.jumps, search.fits
+    model = problem.model(np.ones_like(problem.weights), jumps)
+    fits = fits or {name: problem.fit(displacements, model, name) for name, _ in GROUPS}
+    evidence = np.nan
+    if certainty is None:
+        evidence = problem.evidence(displacements, model, fits)
+        certainty = certainty_from_evidence(evidence, pairs=int(np.count_nonzero(problem.weights[0])))
+    priors = {name: regularised_variances(fit.variances, certainty=certainty) for name, fit in fits.items()}
+    iterate = _advance(problem, _solve(displacements, model, priors), priors, jumps=jumps, fits=fits)
+
+    solver = None if anchors is None else AnchoredSolver(anchors, shape_yx)
+    anchored: AnchoredSolution | None = None
+    for iteration in range(1, ITERATIONS if solver is None else ITERATIONS + _ANCHORED_ITERATIONS):
+        displacements = problem.displacements(iterate.parameters)
+        model = problem.model(iterate.robust, iterate.jumps)
+        fits = {name: problem.fit(displacements, model, name, iterate.fits[name]) for name, _ in GROUPS}
+        priors = {name: regularised_variances(fit.variances, certainty=certainty) for name, fit in fits.items()}
+        means = _solve(displacements, model, priors)
+        if solver is not None:
+            # The solve without drift comes first: its motion bounds how far the drift may walk.
+            anchored = solver.solve(
+                displacements,
+                model,
+                variances=priors,
+                motion=means.motion,
+                current=iterate.parameters,
+                state=None if anchored is None else anchored.state,
+                shares=anchored.shares if anchored is not None and iteration > _SHARE_ITERATIONS else None,
+            )
+            means = _Means(anchored.sections, anchored.motion, anchored.erratic, anchored.residual)
+        iterate = _advance(problem, means, priors, jumps=iterate.jumps, fits=fits)
+    return AffineSeparation(
+        sections=from_parameters(iterate.parameters, shape_yx=shape_yx),
+        motion=iterate.motion,
+        variances={name: fit.variances for name, fit in iterate.fits.items()},
+        evidence=evidence,
+        certainty=certainty,
+        weights=problem.weights * iterate.robust,
+        jumps=iterate.jumps,
+        drift=None if anchored is None else DriftResult.of(anchored),
+    )
+
+
+def _make_problem(affines: Float64Array, weights: Float64Array, *, shape_yx: ShapeYX, thickness: float) -> _Problem:
+    """Return the problem without pairs that do not exist; ValueError if too few remain."""
     steps, count = weights.shape
     usable = np.isfinite(affines).all(axis=(2, 3)) & (np.arange(count)[None] >= np.arange(1, steps + 1)[:, None])
     weights = np.where(usable, weights, 0.0)
     if not enough_pairs(weights):
         raise ValueError(
-            f"separate_affines: {np.count_nonzero(weights[0] > 0)} neighbour pairs; wanted {LEAST_SECTIONS - 1}."
+            f"separate_affines: {np.count_nonzero(weights[0] > 0)} neighbour pairs; wanted {MIN_SECTIONS - 1}."
         )
     pairs = np.where(usable[:, :, None, None], affines, IDENTITY)
-    a = np.zeros((count, 6))
-    motion = np.zeros((count, 6))
-    robust = np.ones_like(weights)
-    expected = EXPECTED_SLOPE * thickness
-    fits: dict[str, Fit] = {}
-    evidence = np.nan
-    breaks: tuple[Break, ...] = ()
-    reach = 10.0 * radius(shape_yx)  # of a jump: as good as any
-    for turn in range(ROUNDS if slow is None else ROUNDS + _SLOW_ROUNDS):
-        total = _total(pairs, a, shape_yx=shape_yx)
+    return _Problem(pairs, weights, shape_yx=shape_yx, thickness=thickness)
 
-        def fit(model: SequenceModel, name: str, start: Fit | None = None, total: Float64Array = total) -> Fit:
-            return fit_variances(
-                model,
-                total[:, :, dict(GROUPS)[name]],
-                start=start.variances if start else None,
-                expected=expected,
-                tilt=_TILT_SLOPE[name] * thickness,
-                distorted=True,
-            )
 
-        if turn == 0 and jumps:
-            broken = find_breaks(total, weights, jump=reach, fit=fit, known=known_jumps)
-            breaks, fits = broken.found, broken.fits
-        model = SequenceModel(weights * robust, breaks=[b.z for b in breaks], jump=reach)
-        if turn > 0 or not fits:
-            fits = {name: fit(model, name, fits.get(name)) for name, _ in GROUPS}
-        if certainty is None:  # in the first turn, whose total is what the pairs say themselves
-            evidence = sum(
-                evidence_of_distortion(
-                    model,
-                    total[:, :, members],
-                    fitted=fits[name],
-                    expected=expected,
-                    tilt=_TILT_SLOPE[name] * thickness,
-                )
-                for name, members in GROUPS
-            )
-            certainty = certainty_of(evidence, pairs=int(np.count_nonzero(weights[0])))
-        residual, leaps, current = np.zeros_like(total), np.zeros_like(a), a.copy()
-        expecting = {name: believed(fit.variances, certainty=certainty) for name, fit in fits.items()}
-        for name, members in GROUPS:
-            variances = expecting[name]
-            posterior = model.solve(total[:, :, members], variances)
-            a[:, members], motion[:, members] = posterior.distortion, posterior.motion
-            leaps[:, members] = posterior.erratic
-            residual[:, :, members] = posterior.residual
-        robust = _robust(_surprise(residual, expecting), weights)
-        if slow is not None and turn > 0:  # the first turn finds what there is without
-            pinned = slow.solve(
-                total, model, variances=expecting, motion=motion, current=current, settle=turn > _SHARE_TURNS
-            )
-            a, motion, leaps = pinned.sections.copy(), pinned.motion.copy(), pinned.leaps
-            robust = _robust(_surprise(pinned.residual, expecting), weights)
-        breaks = tuple(replace(b, jump=leaps[b.z]) for b in breaks)
-        a += placed(breaks, count=count)
-    return AffineSeparation(
-        sections=from_parameters(a, shape_yx=shape_yx),
-        motion=motion,
-        fitted={name: fit.variances for name, fit in fits.items()},
-        evidence=evidence,
-        certainty=certainty if certainty is not None else np.nan,
-        weights=weights * robust,
-        breaks=breaks,
+def _solve(displacements: Float64Array, model: SequenceModel, priors: dict[str, Variances]) -> _Means:
+    """Return the posterior means without drift, one group of parameters after the other."""
+    sections, motion, erratic = (np.zeros((model.count, 6)) for _ in range(3))
+    residual = np.zeros_like(displacements)
+    for name, members in GROUPS:
+        posterior = model.solve(displacements[:, :, members], priors[name])
+        sections[:, members], motion[:, members] = posterior.distortion, posterior.motion
+        erratic[:, members] = posterior.erratic
+        residual[:, :, members] = posterior.residual
+    return _Means(sections, motion, erratic, residual)
+
+
+def _advance(
+    problem: _Problem, means: _Means, priors: dict[str, Variances], *, jumps: tuple[Jump, ...], fits: dict[str, Fit]
+) -> _Iterate:
+    """Return the next iterate: jumps of their present size, and weights by the residuals (IRLS)."""
+    jumps = tuple(replace(jump, step=means.erratic[jump.z]) for jump in jumps)
+    return _Iterate(
+        parameters=means.sections + jump_offsets(jumps, count=len(means.sections)),
+        motion=means.motion,
+        robust=_cauchy_weights(_chi_squares(means.residual, priors), problem.weights),
+        jumps=jumps,
+        fits=fits,
     )
 
 
-def _surprise(residual: Float64Array, variances: dict[str, Variances]) -> Float64Array:
-    """Squared residuals of the pairs, in units of their noise, summed over the parameters `(K, Z)`."""
+def _chi_squares(residual: Float64Array, variances: dict[str, Variances]) -> Float64Array:
+    """Return squared residuals of the pairs, in units of their noise, summed over the parameters `(K, Z)`."""
     squares = np.nan_to_num(residual) ** 2
     return np.asarray(sum(squares[:, :, members].sum(axis=2) / variances[name].noise for name, members in GROUPS))
 
 
-def _robust(surprise: Float64Array, weights: Float64Array) -> Float64Array:
-    """Cauchy weights of the pairs by their squared residuals, in their own robust scale."""
+def _cauchy_weights(chi_squares: Float64Array, weights: Float64Array) -> Float64Array:
+    """Return Cauchy weights of the pairs by their squared residuals, in their own robust scale."""
     steps = np.arange(1, len(weights) + 1)[:, None]
-    relative = surprise / steps**2
-    typical = np.median(relative[weights > 0])
-    return np.asarray(1.0 / (1.0 + relative / (max(float(typical), 1e-12) * OUTLIER**2)))
+    relative = chi_squares / steps**2  # noise grows with the distance k
+    median = np.median(relative[weights > 0])
+    return weights_of_squares(relative / (max(float(median), 1e-12) * OUTLIER**2), kind="cauchy")
 
 
-def _total(pairs: Float64Array, a: Float64Array, *, shape_yx: ShapeYX) -> Float64Array:
-    """T `(K, Z, 6)`: what lies between the sections, distortion included; 0 where z-k does not exist."""
-    sections = _matrices(from_parameters(a, shape_yx=shape_yx))
-    inverse = np.linalg.inv(sections)
-    out = np.zeros((*pairs.shape[:2], 6))
-    for k in range(1, len(pairs) + 1):
-        left = inverse[:-k] @ _matrices(pairs[k - 1, k:]) @ sections[k:]
-        out[k - 1, k:] = to_parameters(left[:, :2], shape_yx=shape_yx) + a[:-k] - a[k:]
-    return out
-
-
-def _matrices(affines: Float64Array) -> Float64Array:
-    """`(n, 3, 3)` of `(n, 2, 3)`."""
+def _homogeneous(affines: Float64Array) -> Float64Array:
+    """Return `(n, 3, 3)` of `(n, 2, 3)`."""
     last = np.broadcast_to([[0.0, 0.0, 1.0]], (len(affines), 1, 3))
     return np.concatenate([affines, last], axis=1)

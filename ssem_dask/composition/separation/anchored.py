@@ -1,62 +1,73 @@
-"""Slow distortion: what the statistics along z take for biology, pinned by something beside neighbour sections.
+"""Drift: distortion that changes slowly along z, determined by anchors, that is by evidence other than neighbour pairs.
 
-To `separation` a distortion that changes slowly along z looks just like motion of the tissue. Two kinds of observations
-tell of it:
+To `sequence` such a distortion looks just like motion of the tissue. Two kinds of anchors tell them apart:
 
-- *landmarks*: a point of a section, and where it lies in a coarse reference (an X-ray or block-face volume, an atlas);
+- *landmarks*: a point of a section, and its place in a coarse reference (an X-ray or block-face volume, an atlas);
 - *far pairs*: rotation and scale between sections 8 to 32 apart. Tissue as a whole runs obliquely, but it neither turns
   nor swells much, so these two are taken for distortion.
 
-The unknowns of `separation` get one more, g_z: slow distortion, a random walk along z that is 0 in the middle section.
-With a = d + g, per parameter of `affine_log`,
+The unknowns of `sequence` get one more, the drift g_z: a random walk along z that is 0 in the middle section. With
+a = d + g, per parameter of `affine_log`,
 
     neighbours   T_kz = a_{z-k} - a_z + (m_z + s_z) + … + (m_{z-k+1} + s_{z-k+1}) + e_kz
     landmark     y    = J(x) (a_z + γ) + e,     J(x) the displacements of x by unit parameters
     far pair     f    = a_{z-k} - a_z + e       (rotation and scale alone)
 
-with γ the affine map by which the reference as a whole lies otherwise than the aligned sections: one for all sections,
-free. A landmark couples the six parameters, so they are solved for together: one sparse Cholesky-like factor, O(Z).
+with γ the affine map between the reference as a whole and the aligned sections: one for all sections, free. A landmark
+couples the six parameters, so they are solved for together: one sparse Cholesky-like factor, O(Z).
 
-How fast g walks is fitted: as the share of what passes for motion that is distortion, for each group of parameters, as
-what makes landmarks and far pairs most likely. Motion keeps the rest, so that neighbour pairs are as likely as before.
-Landmarks and far pairs lose their weight where they contradict all others.
+How far g walks is fitted, for each group of parameters: as the share of what passes for motion that makes landmarks and
+far pairs most likely. Motion keeps the rest, so that neighbour pairs are as likely as before. Landmarks and far pairs
+that contradict all others are down-weighted (IRLS).
 
-Law: without landmarks and far pairs g = 0 is as good as any, and nothing here is used.
+Law: without landmarks and far pairs g = 0 is as good as any other, and nothing here is used.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float, Int
 from scipy.sparse import csr_array, diags_array, hstack, vstack
 
-from ssem_dask.composition.separation.affine_log import GROUPS, displacements, from_parameters, to_parameters
-from ssem_dask.composition.separation.anchored_system import OWN, Index, Rows, System, section_design, single_design
+from ssem_dask.composition.separation.affine_log import GROUPS, from_parameters, to_parameters, unit_displacements
+from ssem_dask.composition.separation.anchored_system import (
+    SECTION_UNKNOWNS,
+    AnchoredSystem,
+    Index,
+    Rows,
+    pair_design,
+    section_design,
+)
 from ssem_dask.composition.separation.sequence import SequenceModel, Variances
 from ssem_dask.field.affine import IDENTITY, compose_affine, fit_affine, invert_affine
+from ssem_dask.field.robust import robust_weights, weights_of_squares
 from ssem_dask.types import Float64Array, ShapeYX
 
 OUTLIER = 4.0
 """Standard deviations at which a landmark or a far pair has lost half of its weight."""
 FAR_PARAMETERS = (2, 3)
-"""Of `affine_log`: rotation and scale."""
+"""Parameters of `affine_log` that far pairs determine: rotation and scale."""
 SHARES = (1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5, 0.9)
-"""Of what passes for motion (variance of its walk along z), that may be slow distortion; the first is none."""
-_REWEIGHTED = 3
-"""Solves of a turn, each with new weights of landmarks and far pairs."""
-_LEAST_FAR = 1e-3
-"""px: least standard deviation of a far pair."""
+"""Shares of the walk along z (variance) of what passes for motion that are tried for drift; the first is none."""
+_IRLS_ITERATIONS = 3
+"""Solves per call, each with new weights of landmarks and far pairs."""
+_FRAME_IRLS_ITERATIONS = 10
+_LEAST_FAR_PX = 1e-3
+"""Least standard deviation of a far pair, px."""
+_MAD_OF_SIGMA = 0.6745
+"""Median absolute deviation of a Gaussian, in its standard deviations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Landmarks:
-    """Points of sections, and where they lie in a reference."""
+    """Points of sections, and their places in a reference."""
 
     z: Index
-    """`(n,)`."""
+    """`(n,)`: section."""
     source: Float64Array
-    """`(n, 2)`: in the source section, mip-0 px."""
+    """`(n, 2)`: place in the source section, mip-0 px."""
     reference: Float64Array
-    """`(n, 2)`: in the reference, in px of its own or any other unit; an affine map takes it to aligned mip-0 px."""
+    """`(n, 2)`: place in the reference, in any unit; an affine map takes it to aligned mip-0 px."""
     spread: Float64Array
     """`(n,)`: standard deviation per component, mip-0 px."""
 
@@ -66,7 +77,7 @@ class FarPairs:
     """Maps between sections that are far from each other."""
 
     z: Index
-    """`(n,)` fixed sections."""
+    """`(n,)`: fixed section."""
     step: Index
     """`(n,)`: k, the moving section is z - k."""
     affines: Float64Array
@@ -74,200 +85,256 @@ class FarPairs:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
-    """What is known of the sections' places beside their neighbours."""
+class Anchors:
+    """Evidence of where sections belong that does not come from their neighbours."""
 
     landmarks: Landmarks | None
     far: FarPairs | None
-    adopt: bool
-    """Whether aligned sections are to lie as the reference does; else the reference's own place is left out."""
+    use_reference_frame: bool
+    """Whether aligned sections take the place of the reference; otherwise they stay about where the sections were."""
 
 
 @dataclass(frozen=True, slots=True)
-class SlowSolution:
+class AnchorState:
+    """What one solve passes on to the next."""
+
+    frame: Float64Array | None
+    """`(2, 3)`: reference → aligned; None without landmarks."""
+    landmark_weights: Float64Array
+    """`(n,)`: robust weights, 0 to 1."""
+    far_weights: Float64Array
+    """`(n,)`: robust weights, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnchoredSolution:
     """Posterior means, parameters of `affine_log`, px."""
 
-    sections: Float64Array
-    """a = d + g `(Z, 6)`."""
-    slow: Float64Array
-    """g `(Z, 6)`."""
-    motion: Float64Array
-    """m `(Z, 6)`, its mean included."""
-    leaps: Float64Array
-    """s `(Z, 6)`."""
-    residual: Float64Array
-    """`(K, Z, 6)` of the neighbour pairs; NaN where nothing was observed."""
+    sections: Float[Float64Array, "Z 6"]
+    """a = d + g."""
+    drift: Float[Float64Array, "Z 6"]
+    """g."""
+    motion: Float[Float64Array, "Z 6"]
+    """m, its mean included."""
+    erratic: Float[Float64Array, "Z 6"]
+    """s."""
+    residual: Float[Float64Array, "K Z 6"]
+    """Residuals of the neighbour pairs; NaN if nothing was observed."""
+    shares: dict[str, float]
+    """Share of what passes for motion that is drift, for each group of parameters."""
+    landmark_errors: Float[Float64Array, " n"]
+    """Distance of each landmark from where it should be, px."""
+    state: AnchorState
 
 
 @dataclass(frozen=True, slots=True)
-class SlowFound:
-    """What pins slow distortion, and what came of it."""
+class DriftResult:
+    """The drift that was undone, and how well the anchors agree with it."""
 
-    slow: Float64Array
-    """g `(Z, 6)`, parameters of `affine_log`, px."""
+    drift: Float[Float64Array, "Z 6"]
+    """g, parameters of `affine_log`, px."""
     shares: dict[str, float]
-    """Of what passes for motion, that is slow distortion, for each group of parameters."""
-    frame: Float64Array | None
-    """`(2, 3)`: reference → aligned."""
-    misses: Float64Array
-    """`(n,)`: distance of each landmark from where it is to be, px."""
-    doubted: Index
+    """Share of what passes for motion that is drift, for each group of parameters."""
+    frame: Float[Float64Array, "2 3"] | None
+    """Reference → aligned."""
+    landmark_errors: Float[Float64Array, " n"]
+    """Distance of each landmark from where it should be, px."""
+    landmark_outliers: Int[Index, " m"]
     """Landmarks that contradict the others, and lost more than half of their weight."""
-    far: int
+    far_pairs: int
     """Number of far pairs."""
-    far_doubted: int
-    """Those of them that lost more than half of their weight."""
+    far_outliers: int
+    """Number of far pairs that lost more than half of their weight."""
 
-
-@dataclass(slots=True)
-class SlowSolver:
-    """The solve of one volume; holds what is found out from turn to turn."""
-
-    beside: Beside
-    shape_yx: ShapeYX
-    frame: Float64Array | None = None
-    """`(2, 3)`: reference → aligned."""
-    shares: dict[str, float] = field(default_factory=dict)
-    """Of each group, see `SHARES`."""
-    landmark_weights: Float64Array = field(default_factory=lambda: np.zeros(0))
-    far_weights: Float64Array = field(default_factory=lambda: np.zeros(0))
-    far_spread: Float64Array = field(default_factory=lambda: np.zeros(0))
-    """`(n, 2)`: standard deviations of rotation and scale, px."""
-    misses: Float64Array = field(default_factory=lambda: np.zeros(0))
-    slow: Float64Array = field(default_factory=lambda: np.zeros((0, 6)))
-
-    def found(self) -> SlowFound:
-        """After the last solve."""
-        return SlowFound(
-            slow=self.slow,
-            shares=self.shares,
-            frame=self.frame,
-            misses=self.misses,
-            doubted=np.flatnonzero(self.landmark_weights < 0.5),
-            far=len(self.far_weights),
-            far_doubted=int((self.far_weights < 0.5).sum()),
+    @classmethod
+    def of(cls, solution: AnchoredSolution) -> "DriftResult":
+        """Collect what is reported about a solution."""
+        state = solution.state
+        return cls(
+            drift=solution.drift,
+            shares=solution.shares,
+            frame=state.frame,
+            landmark_errors=solution.landmark_errors,
+            landmark_outliers=np.flatnonzero(state.landmark_weights < 0.5),
+            far_pairs=len(state.far_weights),
+            far_outliers=int((state.far_weights < 0.5).sum()),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _AnchorRows:
+    """Rows of landmarks and far pairs with their present weights."""
+
+    landmarks: Rows | None
+    far: Rows | None
+    far_spread: Float64Array
+    """`(n, 2)`: standard deviations of rotation and scale, px, of full weight."""
+
+    @property
+    def rows(self) -> list[Rows]:
+        return [rows for rows in (self.landmarks, self.far) if rows is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class AnchoredSolver:
+    """The solve of one volume."""
+
+    anchors: Anchors
+    shape_yx: ShapeYX
+    """Section, mip-0 px."""
 
     def solve(
         self,
-        total: Float64Array,
+        displacements: Float[Float64Array, "K Z 6"],
         model: SequenceModel,
         *,
         variances: dict[str, Variances],
-        motion: Float64Array,
-        current: Float64Array,
-        settle: bool,
-    ) -> SlowSolution:
+        motion: Float[Float64Array, "Z 6"],
+        current: Float[Float64Array, "Z 6"],
+        state: AnchorState | None,
+        shares: dict[str, float] | None,
+    ) -> AnchoredSolution:
         """Solve for all parameters at once.
 
         Args:
-            total: T `(K, Z, 6)`, px.
-            model: weights of the pairs, and breaks.
-            variances: of each group, as the solve shall believe them.
-            motion: `(Z, 6)`, as a solve without g found it: g may walk about as much.
-            current: a `(Z, 6)`, where T was taken.
-            settle: keep the shares that were found before.
+            displacements: T, px.
+            model: weights of the pairs, and jumps.
+            variances: prior variances of each group.
+            motion: m as a solve without drift found it; the drift may walk about as much.
+            current: a at which T was linearised.
+            state: as the solve before left it; None starts from scratch.
+            shares: of drift, for each group; None fits them.
         """
-        self._begin(current)
-        system = System(model, variances, self._walk(variances, motion), total)
-        solution = None
-        for turn in range(_REWEIGHTED):
-            self._observe(system, current)
-            if turn == 0 and not (settle and self.shares):
-                self.shares = self._fitted(system)
-            unknowns, _ = system.solved(self.shares)
-            solution = self._read(unknowns, system)
-        assert solution is not None
-        if self.frame is not None:
-            moved = from_parameters(unknowns[-6:], shape_yx=self.shape_yx)
-            self.frame = compose_affine(outer=moved, inner=self.frame)
-        return solution
+        if state is None:
+            state = self._first_state(current)
+        system = AnchoredSystem.of(displacements, model, variances=variances, walk=_long_run_walk(variances, motion))
+        anchors = self._anchor_rows(model, current, state)
+        if shares is None:
+            shares = self._fit_shares(system, anchors.rows)
+        unknowns, _ = system.solve(anchors.rows, shares=shares)
+        state, landmark_errors = self._reweighted(unknowns, anchors, state)
+        # IRLS: weigh landmarks and far pairs by their residuals, and solve again.
+        for _ in range(1, _IRLS_ITERATIONS):
+            anchors = self._anchor_rows(model, current, state)
+            unknowns, _ = system.solve(anchors.rows, shares=shares)
+            state, landmark_errors = self._reweighted(unknowns, anchors, state)
+        if state.frame is not None:
+            # γ moves the reference as a whole: the next solve is linearised there.
+            reference_shift = from_parameters(unknowns[-6:], shape_yx=self.shape_yx)
+            frame = compose_affine(outer=reference_shift, inner=state.frame)
+            state = AnchorState(frame, state.landmark_weights, state.far_weights)
+        sections, mean_motion = unknowns[: 6 * model.count * SECTION_UNKNOWNS], unknowns[-12:-6]
+        d, m, s, g = (part.T for part in np.moveaxis(sections.reshape(6, model.count, SECTION_UNKNOWNS), 2, 0))
+        return AnchoredSolution(
+            sections=d + g,
+            drift=g,
+            motion=m + mean_motion,
+            erratic=s,
+            residual=_neighbour_residuals(displacements, model, sections, mean_motion),
+            shares=shares,
+            landmark_errors=landmark_errors,
+            state=state,
+        )
 
-    def _begin(self, current: Float64Array) -> None:
-        """First guesses."""
-        landmarks, far = self.beside.landmarks, self.beside.far
-        if landmarks is not None and self.frame is None:
-            self.frame = _frame_of(landmarks, current, shape_yx=self.shape_yx)
-            self.landmark_weights = np.ones(len(landmarks.z))
-        if far is not None and not len(self.far_weights):
-            observed = _far_observed(far, current, shape_yx=self.shape_yx)
-            self.far_weights = _first_weights(far, observed, current)
-
-    def _observe(self, system: System, current: Float64Array) -> None:
-        """Rows of landmarks and far pairs with their present weights."""
-        landmarks, far, model = self.beside.landmarks, self.beside.far, system.model
-        if landmarks is not None and self.frame is not None:
-            weights = self.landmark_weights
-            system.landmarks = _landmark_rows(landmarks, self.frame, current, weights, model, shape_yx=self.shape_yx)
+    def _first_state(self, current: Float64Array) -> AnchorState:
+        """Return first guesses of the reference's place and of the weights."""
+        landmarks, far = self.anchors.landmarks, self.anchors.far
+        frame, landmark_weights, far_weights = None, np.zeros(0), np.zeros(0)
+        if landmarks is not None:
+            frame = _fit_frame(landmarks, current, shape_yx=self.shape_yx)
+            landmark_weights = np.ones(len(landmarks.z))
         if far is not None:
-            observed = _far_observed(far, current, shape_yx=self.shape_yx)
-            self.far_spread = _far_spread(far, observed, current)
-            system.far = _far_rows(far, observed, self.far_spread, self.far_weights, model)
+            far_weights = _first_far_weights(far, _observe_far(far, current, shape_yx=self.shape_yx), current)
+        return AnchorState(frame, landmark_weights, far_weights)
 
-    def _fitted(self, system: System) -> dict[str, float]:
-        """The shares that make everything most likely: one for all, then one group after the other."""
-        told = [name for name, _ in GROUPS if self.beside.landmarks is not None or name in ("rotation", "scale")]
-        tried = {name: SHARES[0] for name, _ in GROUPS}
-        all_alike = [{**tried, **dict.fromkeys(told, share)} for share in SHARES]
-        best = max(all_alike, key=lambda shares: system.solved(shares)[1])
-        for name in told:
-            best = max(({**best, name: share} for share in SHARES), key=lambda shares: system.solved(shares)[1])
+    def _anchor_rows(self, model: SequenceModel, current: Float64Array, state: AnchorState) -> _AnchorRows:
+        """Return the rows of landmarks and far pairs with their present weights."""
+        landmarks, far = self.anchors.landmarks, self.anchors.far
+        landmark_rows, far_rows, far_spread = None, None, np.zeros((0, 2))
+        if landmarks is not None and state.frame is not None:
+            landmark_rows = _landmark_rows(landmarks, state, current, model, shape_yx=self.shape_yx)
+        if far is not None:
+            observed = _observe_far(far, current, shape_yx=self.shape_yx)
+            far_spread = _far_spread(far, observed, current)
+            far_rows = _far_rows(far, observed, far_spread, state.far_weights, model)
+        return _AnchorRows(landmark_rows, far_rows, far_spread)
+
+    def _fit_shares(self, system: AnchoredSystem, anchors: list[Rows]) -> dict[str, float]:
+        """Return the shares of maximum likelihood: one for all groups, then one group after the other."""
+        # Without landmarks only rotation and scale are observed; the other groups cannot have drift.
+        observed = [name for name, _ in GROUPS if self.anchors.landmarks is not None or name in ("rotation", "scale")]
+        none = {name: SHARES[0] for name, _ in GROUPS}
+        alike = [{**none, **dict.fromkeys(observed, share)} for share in SHARES]
+        best = max(alike, key=lambda shares: system.solve(anchors, shares=shares)[1])
+        for name in observed:
+            candidates = ({**best, name: share} for share in SHARES)
+            best = max(candidates, key=lambda shares: system.solve(anchors, shares=shares)[1])
         return best
 
-    def _walk(self, variances: dict[str, Variances], motion: Float64Array) -> Float64Array:
-        """`(6,)` px per section: what passes for motion, in the long run."""
-        out = np.zeros(6)
-        for name, members in GROUPS:
-            v, r = variances[name], variances[name].correlation
-            lasting = float((motion[:, members].mean(axis=0) ** 2).mean())
-            out[list(members)] = (v.motion * (1 + r) / (1 - r) + v.erratic + lasting) ** 0.5
-        return np.maximum(out, 1e-6)
+    def _reweighted(
+        self, unknowns: Float64Array, anchors: _AnchorRows, state: AnchorState
+    ) -> tuple[AnchorState, Float64Array]:
+        """Return the state with new Cauchy weights, and the errors of the landmarks, px."""
+        landmark_weights, far_weights = state.landmark_weights, state.far_weights
+        landmark_errors = np.zeros(0)
+        if anchors.landmarks is not None and self.anchors.landmarks is not None:
+            residual = anchors.landmarks.residuals(unknowns).reshape(-1, 2)
+            landmark_errors = np.linalg.norm(residual, axis=1)
+            relative = landmark_errors / self.anchors.landmarks.spread / 2**0.5
+            # As long as most are off, none of them is an outlier: the stated spread is too small, or the solve is
+            # still far from its end.
+            scale = OUTLIER * max(float(np.median(relative)), 1.0)
+            landmark_weights = robust_weights(relative, scale=scale, kind="cauchy")
+        if anchors.far is not None:
+            residual = anchors.far.residuals(unknowns).reshape(-1, 2)
+            squares = ((residual / anchors.far_spread) ** 2).sum(axis=1) / 2 / OUTLIER**2
+            far_weights = weights_of_squares(squares, kind="cauchy")
+        return AnchorState(state.frame, landmark_weights, far_weights), landmark_errors
 
-    def _read(self, unknowns: Float64Array, system: System) -> SlowSolution:
-        """What was found; gives landmarks and far pairs the weights that they deserve by it."""
-        model, total, count = system.model, system.total, system.model.count
-        own, tilt = unknowns[: 6 * count * OWN].reshape(6, count, OWN), unknowns[-12:-6]
-        d, m, s, g = (own[:, :, i].T for i in range(OWN))
-        if system.landmarks is not None and self.beside.landmarks is not None:
-            missed = system.landmarks.missed(unknowns).reshape(-1, 2)
-            self.misses = np.linalg.norm(missed, axis=1)
-            length = self.misses / self.beside.landmarks.spread / 2**0.5
-            # As long as most are off, none of them is an outlier.
-            self.landmark_weights = 1.0 / (1.0 + (length / (OUTLIER * max(float(np.median(length)), 1.0))) ** 2)
-        if system.far is not None and self.beside.far is not None:
-            missed = system.far.missed(unknowns).reshape(-1, 2)
-            self.far_weights = 1.0 / (1.0 + ((missed / self.far_spread) ** 2).sum(axis=1) / 2 / OUTLIER**2)
-        values = np.stack([model.pick(total[:, :, p]) for p in range(6)], axis=1)
-        single, self.slow = single_design(model), g
-        expected = np.stack([single @ np.concatenate([own[p].ravel(), tilt[[p]]]) for p in range(6)], axis=1)
-        return SlowSolution(d + g, g, m + tilt, s, model.spread(values - expected))
+
+def _long_run_walk(variances: dict[str, Variances], motion: Float64Array) -> Float64Array:
+    """Return how far what passes for motion walks in the long run, `(6,)` px per section."""
+    out = np.zeros(6)
+    for name, members in GROUPS:
+        v, r = variances[name], variances[name].correlation
+        mean_square = float((motion[:, members].mean(axis=0) ** 2).mean())
+        # The sum of n values of an AR(1) sequence has the variance n σ² (1 + r) / (1 - r) for large n.
+        out[list(members)] = (v.motion * (1 + r) / (1 - r) + v.erratic + mean_square) ** 0.5
+    return np.maximum(out, 1e-6)
+
+
+def _neighbour_residuals(
+    displacements: Float64Array, model: SequenceModel, sections: Float64Array, mean_motion: Float64Array
+) -> Float64Array:
+    """Return the residuals `(K, Z, 6)` of the neighbour pairs."""
+    single, by_parameter = pair_design(model), sections.reshape(6, -1)
+    values = np.stack([model.gather(displacements[:, :, p]) for p in range(6)], axis=1)
+    expected = [single @ np.concatenate([by_parameter[p], mean_motion[[p]]]) for p in range(6)]
+    return model.scatter(values - np.stack(expected, axis=1))
 
 
 def _landmark_rows(
-    landmarks: Landmarks,
-    frame: Float64Array,
-    current: Float64Array,
-    weights: Float64Array,
-    model: SequenceModel,
-    *,
-    shape_yx: ShapeYX,
+    landmarks: Landmarks, state: AnchorState, current: Float64Array, model: SequenceModel, *, shape_yx: ShapeYX
 ) -> Rows:
-    """y = A⁻¹(source - A(x)) + J(x) a, with A the linear part of the section's map and x the reference's point."""
-    x = landmarks.reference @ frame[:, :2].T + frame[:, 2]
+    """Return y = A⁻¹(source - A(x)) + J(x) a, with A the linear part of the section's map, x the reference's point."""
+    assert state.frame is not None
+    x = landmarks.reference @ state.frame[:, :2].T + state.frame[:, 2]
     maps = from_parameters(current, shape_yx=shape_yx)[landmarks.z]
-    missed = landmarks.source - np.einsum("nij,nj->ni", maps[:, :, :2], x) - maps[:, :, 2]
-    unit = displacements(x, shape_yx=shape_yx)
-    values = np.linalg.solve(maps[:, :, :2], missed[..., None])[..., 0]
+    error = landmarks.source - np.einsum("nij,nj->ni", maps[:, :, :2], x) - maps[:, :, 2]
+    unit = unit_displacements(x, shape_yx=shape_yx)
+    # Adding what the current parameters predict makes `a` itself the unknown: its prior is the same in all solves.
+    values = np.linalg.solve(maps[:, :, :2], error[..., None])[..., 0]
     values += np.einsum("nip,np->ni", unit, current[landmarks.z])
-    # x may be displaced by each parameter of its section, and by the reference's own place.
-    held = section_design(model, z=landmarks.z)
-    spread = np.repeat(landmarks.spread / np.maximum(weights, 1e-6) ** 0.5, 2)
+    # x may be displaced by each parameter of its section, and by the place of the reference as a whole.
+    section = section_design(model, z=landmarks.z)
+    # A weight is a larger variance; 1e-6 keeps it finite.
+    spread = np.repeat(landmarks.spread / np.maximum(state.landmark_weights, 1e-6) ** 0.5, 2)
     n = len(x)
     parts = []
     for axis in (0, 1):
-        own = [diags_array(unit[:, axis, p]) @ held for p in range(6)]
-        parts.append(hstack([*own, csr_array((n, 6)), csr_array(unit[:, axis])]))
-    order = np.arange(2 * n).reshape(2, n).T.ravel()  # (dy, dx) of each landmark beside each other
+        by_section = [diags_array(unit[:, axis, p]) @ section for p in range(6)]
+        parts.append(hstack([*by_section, csr_array((n, 6)), csr_array(unit[:, axis])]))
+    order = np.arange(2 * n).reshape(2, n).T.ravel()  # dy and dx of a landmark in consecutive rows
     design = csr_array(vstack(parts))[order]
     return Rows(csr_array(diags_array(1.0 / spread) @ design), values.ravel() / spread, spread)
 
@@ -275,71 +342,76 @@ def _landmark_rows(
 def _far_rows(
     far: FarPairs, observed: Float64Array, spread: Float64Array, weights: Float64Array, model: SequenceModel
 ) -> Rows:
-    """Of each far pair rotation and scale."""
+    """Return the rows of rotation and scale of each far pair."""
     n = len(observed)
     spreads = (spread / np.maximum(weights, 1e-6)[:, None] ** 0.5).ravel()
-    step = [section_design(model, z=far.z - far.step) - section_design(model, z=far.z) for p in FAR_PARAMETERS]
-    nothing = csr_array(step[0].shape)
-    rotation, scale = FAR_PARAMETERS
+    step = section_design(model, z=far.z - far.step) - section_design(model, z=far.z)
+    nothing = csr_array(step.shape)
     parts = [
-        hstack([step[member] if p == parameter else nothing for p in range(6)] + [csr_array((n, 12))])
-        for member, parameter in enumerate((rotation, scale))
+        hstack([step if p == parameter else nothing for p in range(6)] + [csr_array((n, 12))])
+        for parameter in FAR_PARAMETERS
     ]
     design = csr_array(vstack(parts))[np.arange(2 * n).reshape(2, n).T.ravel()]
     return Rows(csr_array(diags_array(1.0 / spreads) @ design), observed.ravel() / spreads, spreads)
 
 
-def _frame_of(landmarks: Landmarks, current: Float64Array, *, shape_yx: ShapeYX) -> Float64Array:
-    """The affine map reference → aligned that most landmarks follow, with the sections where they lie so far."""
+def _fit_frame(landmarks: Landmarks, current: Float64Array, *, shape_yx: ShapeYX) -> Float64Array:
+    """Return the affine map reference → aligned that most landmarks follow, with the sections where they are now."""
     maps = from_parameters(current, shape_yx=shape_yx)
-    seen = np.array([invert_affine(maps[z]) @ [*p, 1.0] for z, p in zip(landmarks.z, landmarks.source, strict=True)])
-    spread = np.linalg.svd(landmarks.reference - landmarks.reference.mean(axis=0), compute_uv=False)
-    if len(seen) < 3 or spread[-1] < 1e-3 * max(spread[0], 1e-9):  # fewer than three directions: a shift alone
-        shift = np.median(seen - landmarks.reference, axis=0)
+    aligned = np.array([invert_affine(maps[z]) @ [*p, 1.0] for z, p in zip(landmarks.z, landmarks.source, strict=True)])
+    extents = np.linalg.svd(landmarks.reference - landmarks.reference.mean(axis=0), compute_uv=False)
+    # Few landmarks, or landmarks on a line, do not determine an affine map: then a shift alone.
+    if len(aligned) < 3 or extents[-1] < 1e-3 * max(extents[0], 1e-9):
+        shift = np.median(aligned - landmarks.reference, axis=0)
         return np.column_stack([IDENTITY[:, :2], shift])
-    weights = np.ones(len(seen))
-    for _ in range(10):
-        found = fit_affine(positions=landmarks.reference, targets=seen, weights=weights)
-        miss = np.linalg.norm(landmarks.reference @ found[:, :2].T + found[:, 2] - seen, axis=1)
-        weights = 1.0 / (1.0 + (miss / max(2.0 * float(np.median(miss)), 1e-3)) ** 2)
-    return found
+    weights = np.ones(len(aligned))
+    for _ in range(_FRAME_IRLS_ITERATIONS):
+        frame = fit_affine(positions=landmarks.reference, targets=aligned, weights=weights)
+        error = np.linalg.norm(landmarks.reference @ frame[:, :2].T + frame[:, 2] - aligned, axis=1)
+        weights = robust_weights(error, scale=max(2.0 * float(np.median(error)), 1e-3), kind="cauchy")
+    return frame
 
 
-def _far_observed(far: FarPairs, current: Float64Array, *, shape_yx: ShapeYX) -> Float64Array:
-    """f `(n, 2)`: rotation and scale between the undistorted sections, and what is held of their distortion."""
+def _observe_far(far: FarPairs, current: Float64Array, *, shape_yx: ShapeYX) -> Float64Array:
+    """Return f `(n, 2)`: rotation and scale between the aligned sections, plus their present correction."""
     maps = from_parameters(current, shape_yx=shape_yx)
-    left = np.array(
+    between = np.array(
         [
             compose_affine(outer=invert_affine(maps[z - k]), inner=compose_affine(outer=m, inner=maps[z]))
             for z, k, m in zip(far.z, far.step, far.affines, strict=True)
         ]
     )
-    seen = to_parameters(left, shape_yx=shape_yx) + current[far.z - far.step] - current[far.z]
-    return np.asarray(seen[:, FAR_PARAMETERS])
+    observed = to_parameters(between, shape_yx=shape_yx) + current[far.z - far.step] - current[far.z]
+    return np.asarray(observed[:, FAR_PARAMETERS])
 
 
 def _far_spread(far: FarPairs, observed: Float64Array, current: Float64Array) -> Float64Array:
-    """From the differences of pairs of consecutive sections, in which what is slow cancels, found or not.
+    """Return standard deviations `(n, 2)`, from differences of far pairs of consecutive sections.
 
-    Residuals would not do: what is not found yet would pass for noise, and never be found. ×√k, since pairs that bridge
-    the same tissue err alike.
+    What is slow cancels in these differences, found or not. Residuals would not do: drift that is not found yet would
+    pass for noise, and never be found. Times √k, since pairs that bridge the same tissue err alike.
     """
-    held = (current[far.z - far.step] - current[far.z])[:, FAR_PARAMETERS]
-    rest, out = observed - held, np.empty_like(observed)
+    corrected = (current[far.z - far.step] - current[far.z])[:, FAR_PARAMETERS]
+    rest, out = observed - corrected, np.empty_like(observed)
     for k in np.unique(far.step):
-        inside = np.flatnonzero(far.step == k)
-        steps = np.diff(rest[inside][np.argsort(far.z[inside])], axis=0)
+        chosen = np.flatnonzero(far.step == k)
+        steps = np.diff(rest[chosen][np.argsort(far.z[chosen])], axis=0)
         size = np.median(np.abs(steps), axis=0) if len(steps) else np.ones(2)
-        out[inside] = np.maximum(size / 0.6745 / 2**0.5, _LEAST_FAR) * float(k) ** 0.5
+        # A difference of two has √2 times the standard deviation of one.
+        out[chosen] = np.maximum(size / _MAD_OF_SIGMA / 2**0.5, _LEAST_FAR_PX) * float(k) ** 0.5
     return out
 
 
-def _first_weights(far: FarPairs, observed: Float64Array, current: Float64Array) -> Float64Array:
-    """By how far a pair is off from most of the same distance; without this, gross errors spoil the first solve."""
+def _first_far_weights(far: FarPairs, observed: Float64Array, current: Float64Array) -> Float64Array:
+    """Return Geman-McClure weights by how far a pair is off from the median of those of the same distance.
+
+    Without them gross errors would spoil the first solve.
+    """
     rest, out = observed - (current[far.z - far.step] - current[far.z])[:, FAR_PARAMETERS], np.ones(len(observed))
     for k in np.unique(far.step):
-        inside = far.step == k
-        off = np.abs(rest[inside] - np.median(rest[inside], axis=0))
-        usual = np.maximum(np.median(off, axis=0) / 0.6745, _LEAST_FAR)
-        out[inside] = 1.0 / (1.0 + ((off / usual) ** 2).sum(axis=1) / 2 / OUTLIER**2) ** 2
+        chosen = far.step == k
+        deviation = np.abs(rest[chosen] - np.median(rest[chosen], axis=0))
+        scale = np.maximum(np.median(deviation, axis=0) / _MAD_OF_SIGMA, _LEAST_FAR_PX)
+        squares = ((deviation / scale) ** 2).sum(axis=1) / 2 / OUTLIER**2
+        out[chosen] = weights_of_squares(squares, kind="geman_mcclure")
     return out

@@ -1,12 +1,14 @@
-"""The linear system that `slow` solves: its unknowns, their prior, and rows of observations.
+"""The linear system of `anchored`: its unknowns, their prior, and rows of observations.
 
 For each of the six parameters of `affine_log` and each section there are distortion d, natural motion m, erratic motion
-s and slow distortion g; then the mean motion of each parameter, and six for the place of the reference as a whole.
+s and drift g. Then follow the mean motion of each parameter, and six parameters γ of the reference as a whole.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.sparse import block_diag, coo_array, csc_array, csr_array, diags_array, hstack, vstack
 from scipy.sparse.linalg import splu
@@ -18,13 +20,15 @@ from ssem_dask.types import Float64Array
 
 Index = NDArray[np.intp]
 
-OWN = UNKNOWNS + 1
+SECTION_UNKNOWNS = UNKNOWNS + 1
 """Unknowns of a section and a parameter: d, m, s, g."""
-_ANCHOR = 1e-3
-"""px: of g in the middle section."""
+_DRIFT = 3
+"""Place of g among them."""
+_GAUGE_PX = 1e-3
+"""Standard deviation of g in the middle section, px: fixes what neighbours, landmarks and far pairs leave free."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Rows:
     """Observations, each divided by its standard deviation: values = design @ unknowns + white noise of variance 1."""
 
@@ -33,35 +37,49 @@ class Rows:
     spread: Float64Array
     """Standard deviations that they were divided by."""
 
-    def missed(self, unknowns: Float64Array) -> Float64Array:
-        """Residuals, px."""
+    def residuals(self, unknowns: Float64Array) -> Float64Array:
+        """Return the residuals, px."""
         return np.asarray((self.values - self.design @ unknowns) * self.spread)
 
 
-@dataclass
-class System:
-    """All rows; unknowns: for each parameter, for each section d, m, s, g; then 6 tilts; then γ."""
+@dataclass(frozen=True, slots=True)
+class AnchoredSystem:
+    """Prior and neighbour pairs; unknowns: per parameter and section d, m, s, g; then 6 mean motions; then γ."""
 
     model: SequenceModel
     variances: dict[str, Variances]
-    walk: Float64Array
-    """`(6,)` px per section: what passes for motion."""
-    total: Float64Array
-    landmarks: Rows | None = None
-    far: Rows | None = None
+    walk: Float[Float64Array, "6"]
+    """Standard deviation of what passes for motion in the long run, px per section."""
+    neighbours: Rows
 
-    def __post_init__(self) -> None:
-        self.neighbours = _neighbour_rows(self.total, self.model, self.variances)
+    @classmethod
+    def of(
+        cls,
+        displacements: Float[Float64Array, "K Z 6"],
+        model: SequenceModel,
+        *,
+        variances: dict[str, Variances],
+        walk: Float[Float64Array, "6"],
+    ) -> "AnchoredSystem":
+        """Build the rows of the neighbour pairs."""
+        return cls(model, variances, walk, _neighbour_rows(displacements, model, variances))
 
-    def solved(self, shares: dict[str, float]) -> tuple[Float64Array, float]:
-        """Posterior means, and the log likelihood of all observations up to a constant."""
-        given = [rows for rows in (self.neighbours, self.landmarks, self.far) if rows is not None]
+    def solve(self, anchors: Sequence[Rows], *, shares: dict[str, float]) -> tuple[Float64Array, float]:
+        """Return the posterior means, and the log likelihood of all observations up to a constant.
+
+        Args:
+            anchors: rows of landmarks and far pairs.
+            shares: of each group's walk along z that is drift, see `anchored.SHARES`.
+        """
+        observations = [self.neighbours, *anchors]
         scale, prior = self._prior(shares)
-        design = csr_array(vstack([rows.design for rows in given]) @ diags_array(scale))
-        values = np.concatenate([rows.values for rows in given])
+        # Unknowns in units of their prior standard deviations: a vanishing one does no harm.
+        design = csr_array(vstack([rows.design for rows in observations]) @ diags_array(scale))
+        values = np.concatenate([rows.values for rows in observations])
         precision = csc_array(design.T @ design + prior)
         right = design.T @ values
-        inner = precision.shape[0] - 12  # tilts and γ touch everything, so they are eliminated by hand
+        # Mean motions and γ touch every row, so they would fill the factor: their Schur complement is solved densely.
+        inner = precision.shape[0] - 12
         factor = splu(
             csc_array(precision[:inner, :inner]),
             permc_spec="MMD_AT_PLUS_A",
@@ -73,13 +91,13 @@ class System:
         corner = precision[inner:, inner:].toarray() - border.T @ eliminated
         last = np.linalg.solve(corner, right[inner:] - eliminated.T @ right[:inner])
         first = factor.solve(right[:inner]) - eliminated @ last
-        found = np.concatenate([first, last])
+        unknowns = np.concatenate([first, last])
         logdet = float(np.log(np.abs(factor.U.diagonal())).sum() + np.linalg.slogdet(corner)[1])
-        misfit = float(values @ values - right @ found)
-        return found * scale, -0.5 * (logdet + misfit)
+        misfit = float(values @ values - right @ unknowns)
+        return unknowns * scale, -0.5 * (logdet + misfit)
 
     def _prior(self, shares: dict[str, float]) -> tuple[Float64Array, csc_array]:
-        """Prior standard deviations of the unknowns, or of their steps, and their prior precision in these units."""
+        """Return prior standard deviations of the unknowns or of their steps, and the precision in these units."""
         count, model = self.model.count, self.model
         scales, blocks = [], []
         tilts = np.zeros(6)
@@ -87,72 +105,81 @@ class System:
             v = self.variances[name]
             r, share = v.correlation, shares[name]
             for p in members:
-                scale = np.empty((count, OWN))
+                scale = np.empty((count, SECTION_UNKNOWNS))
+                # Drift takes its share from the motion, so that neighbour pairs are as likely as without it.
                 scale[:, 0], scale[:, 1] = max(v.distortion, 1e-12) ** 0.5, max((1 - share) * v.motion, 1e-12) ** 0.5
-                scale[:, 2], scale[:, 3] = max((1 - share) * v.erratic, 1e-12) ** 0.5, share**0.5 * self.walk[p]
-                scale[list(model.breaks), 2] = model.jump
+                scale[:, 2], scale[:, _DRIFT] = max((1 - share) * v.erratic, 1e-12) ** 0.5, share**0.5 * self.walk[p]
+                scale[list(model.jumps), 2] = model.jump_sd
                 tilts[p] = v.tilt
-                blocks.append(_chain_precision(count, r=r, anchor=(scale[0, 3] / _ANCHOR) ** 2))
+                blocks.append(_chain_precision(count, r=r, gauge=(scale[0, _DRIFT] / _GAUGE_PX) ** 2))
                 scales.append(scale.ravel())
-        borders = np.concatenate([tilts, np.full(6, model.jump)])
+        borders = np.concatenate([tilts, np.full(6, model.jump_sd)])
         whole = block_diag([*blocks, diags_array(np.ones(12))], format="csc")
         return np.concatenate([*scales, borders]), csc_array(whole)
 
 
-def _chain_precision(count: int, *, r: float, anchor: float) -> csc_array:
-    """Prior precision of d, m, s, g of all sections for one parameter, each in units of its standard deviation."""
-    first = np.arange(count) * OWN
+def _chain_precision(count: int, *, r: float, gauge: float) -> csc_array:
+    """Return the prior precision of d, m, s, g of all sections for one parameter, each in units of its scale."""
+    first = np.arange(count) * SECTION_UNKNOWNS
     rows: list[tuple[Index, Index, Float64Array]] = [(first + i, first + i, np.ones(count)) for i in (0, 2)]
+    # m is an AR(1) sequence, g a random walk: both have tridiagonal precisions.
     motion = np.full(count, (1 + r**2) / (1 - r**2))
     motion[0] = motion[-1] = 1 / (1 - r**2) if count > 1 else 1.0
     walk = np.full(count, 2.0)
     walk[0] = walk[-1] = 1.0
-    walk[count // 2] += anchor
-    rows += [(first + 1, first + 1, motion), (first + 3, first + 3, walk)]
-    for member, link in ((1, -r / (1 - r**2)), (3, -1.0)):
+    # The walk has no origin of its own: g of the middle section is held at 0.
+    walk[count // 2] += gauge
+    rows += [(first + 1, first + 1, motion), (first + _DRIFT, first + _DRIFT, walk)]
+    for member, link in ((1, -r / (1 - r**2)), (_DRIFT, -1.0)):
         before, after = first[:-1] + member, first[1:] + member
         rows += [(before, after, np.full(count - 1, link)), (after, before, np.full(count - 1, link))]
     i, j, values = (np.concatenate(part) for part in zip(*rows, strict=True))
-    return csc_array(coo_array((values, (i, j)), shape=(count * OWN, count * OWN)))
+    return csc_array(coo_array((values, (i, j)), shape=(count * SECTION_UNKNOWNS, count * SECTION_UNKNOWNS)))
 
 
-def _neighbour_rows(total: Float64Array, model: SequenceModel, variances: dict[str, Variances]) -> Rows:
+def _neighbour_rows(displacements: Float64Array, model: SequenceModel, variances: dict[str, Variances]) -> Rows:
+    """Return the rows of the neighbour pairs, parameter by parameter."""
     designs, values, spreads = [], [], []
-    single = single_design(model)
+    single = pair_design(model)
     for name, members in GROUPS:
         for p in members:
             spread = (variances[name].noise / model.precision) ** 0.5
             designs.append(diags_array(1.0 / spread) @ single)
-            values.append(model.pick(total[:, :, p]) / spread)
+            values.append(model.gather(displacements[:, :, p]) / spread)
             spreads.append(spread)
-    own = block_diag([d[:, :-1] for d in designs], format="csr")
+    sections = block_diag([d[:, :-1] for d in designs], format="csr")
     tilts = block_diag([d[:, [-1]] for d in designs], format="csr")
-    place = csr_array((own.shape[0], 6))
-    return Rows(csr_array(hstack([own, tilts, place])), np.concatenate(values), np.concatenate(spreads))
+    # The place of the reference (γ) does not enter what is between two sections.
+    reference = csr_array((sections.shape[0], 6))
+    return Rows(csr_array(hstack([sections, tilts, reference])), np.concatenate(values), np.concatenate(spreads))
 
 
-def single_design(model: SequenceModel) -> csr_array:
-    """H of one parameter: d, m, s as in `SequenceModel`, and g beside each d."""
+def pair_design(model: SequenceModel) -> csr_array:
+    """Return H of one parameter: d, m, s as in `SequenceModel`, and g beside each d."""
     plain = coo_array(model.design)
     row, column = plain.coords
     section, member = column // UNKNOWNS, column % UNKNOWNS
-    last = column == UNKNOWNS * model.count
-    moved = np.where(last, OWN * model.count, OWN * section + member)
-    distorted = (member == 0) & ~last
-    rows = np.concatenate([row, row[distorted]])
-    columns = np.concatenate([moved, moved[distorted] + 3])
-    values = np.concatenate([plain.data, plain.data[distorted]])
-    return csr_array(coo_array((values, (rows, columns)), shape=(plain.shape[0], OWN * model.count + 1)))
+    is_mean = column == UNKNOWNS * model.count
+    new_column = np.where(is_mean, SECTION_UNKNOWNS * model.count, SECTION_UNKNOWNS * section + member)
+    # Neighbour pairs see d + g, so g repeats the entries of d.
+    is_distortion = (member == 0) & ~is_mean
+    rows = np.concatenate([row, row[is_distortion]])
+    columns = np.concatenate([new_column, new_column[is_distortion] + _DRIFT])
+    values = np.concatenate([plain.data, plain.data[is_distortion]])
+    shape = (plain.shape[0], SECTION_UNKNOWNS * model.count + 1)
+    return csr_array(coo_array((values, (rows, columns)), shape=shape))
 
 
 def section_design(model: SequenceModel, *, z: Index) -> csr_array:
-    """a of sections `z` `(n,)` in the unknowns of one parameter: d + g, and the jumps that lie before the section."""
+    """Return a of sections `z` `(n,)` in the unknowns of one parameter: d + g, and the jumps before the section."""
     n, row = len(z), np.arange(len(z))
-    rows, columns, values = [row, row], [OWN * z, OWN * z + 3], [np.ones(n), np.ones(n)]
-    origin = longest_piece(model.breaks, count=model.count)
-    for b in model.breaks:
+    rows, columns = [row, row], [SECTION_UNKNOWNS * z, SECTION_UNKNOWNS * z + _DRIFT]
+    values = [np.ones(n), np.ones(n)]
+    # Jumps displace the pieces against the longest one, which stays (`jumps.jump_offsets`).
+    origin = longest_piece(model.jumps, count=model.count)
+    for jump in model.jumps:
         rows.append(row)
-        columns.append(np.full(n, OWN * b + 2))
-        values.append(np.where(origin >= b, 1.0, 0.0) - np.where(z >= b, 1.0, 0.0))
+        columns.append(np.full(n, SECTION_UNKNOWNS * jump + 2))
+        values.append(np.where(origin >= jump, 1.0, 0.0) - np.where(z >= jump, 1.0, 0.0))
     i, j, v = (np.concatenate(part) for part in (rows, columns, values))
-    return csr_array(coo_array((v, (i, j)), shape=(n, OWN * model.count)))
+    return csr_array(coo_array((v, (i, j)), shape=(n, SECTION_UNKNOWNS * model.count)))

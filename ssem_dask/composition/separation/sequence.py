@@ -1,16 +1,20 @@
-"""Distortion or biology? The statistics along z that tell them apart, for scalars: one parameter of every section.
+"""Distortion or biology? The statistics along z that separate them, for scalars: one parameter of every section.
 
 Distortion d_z (cutting, mounting, imaging) is independent from section to section. Tissue itself moves by m_z from
-section z to z-1, and that motion is strongly correlated along z: an AR(1) sequence about a mean (tilted tissue) of
-which nothing is known. Outlines also change at random, and registration errs where they do; that erratic motion s_z is
-independent from section to section but, unlike distortion, not taken back by the next one, and farther pairs repeat it.
-What is observed between fixed z and moving z-k is
+section z to z-1. That natural motion is strongly correlated along z: an AR(1) sequence about an unknown mean (tilted
+tissue). Outlines also change at random, and registration errs where they do. This erratic motion s_z is independent
+from section to section as well; but the next section does not take it back, as it does distortion, and farther pairs
+repeat it. The observation between fixed z and moving z-k is
 
     T_kz = d_{z-k} - d_z + (m_z + s_z) + … + (m_{z-k+1} + s_{z-k+1}) + e_kz,      var e_kz = k² σ_e² / w_kz.
 
-All is Gaussian, so the variances are those that make the observations most likely (`likelihood`), and d is the
-posterior mean. Both come from one banded Cholesky factor of the posterior precision of (d_z, m_z, s_z), so the cost is
-O(Z). Missing observations have w = 0 and simply do not occur.
+All is Gaussian, so the variances are those of maximum likelihood (`likelihood`), and d is the posterior mean. Both come
+from one banded Cholesky factor of the posterior precision of (d_z, m_z, s_z), so the cost is O(Z). Missing observations
+have w = 0 and are left out.
+
+Two numbers say whether there is distortion at all. The *evidence* is the log Bayes factor (at the fitted variances) of
+the model with distortion over the one without. The *certainty* is the probability, given this evidence, that the
+sections were displaced one by one: P(displaced).
 
 Source: empirical Bayes; the precision form of AR(1) is in Rue & Held, Gaussian Markov Random Fields, 2005, §1.1.
 """
@@ -19,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Float
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
@@ -26,76 +31,79 @@ from scipy.sparse import csr_array
 from ssem_dask.composition.separation.banded import BandedCholesky
 from ssem_dask.types import AnyArray, Float64Array
 
-CERTAIN_EVIDENCE = 1.25
-"""Natural logs per section at which sections are as good as known to be displaced in every way: shifted, turned,
-stretched and sheared. Real serial sections have 1.5 and more, those that were only shifted at most 1.1."""
-_DOUBT = 0.05
-"""Natural logs about `CERTAIN_EVIDENCE` within which that is believed in part."""
-LEAST_DISTORTION = 3.0
-"""Distortion of sections that certainly are displaced, in units of the natural motion (rms): of affine parameters."""
-LEAST_LONG, LEAST_SHORT = 2.5, 0.5
-"""The same of elastic waves. A section bends like a sheet, hardly at short wavelengths; there tissue moves by more."""
+DISPLACED_EVIDENCE = 1.25
+"""Evidence (nats) per pair of neighbours at which P(displaced) is 1/2. Sections that are displaced in every way, by
+shifts, rotations, stretches and shears, have 1.5 and more in real volumes; those that were only shifted at most 1.1."""
+_EVIDENCE_WIDTH = 0.05
+"""Nats per pair about `DISPLACED_EVIDENCE` over which P(displaced) rises: the scale of a logistic function."""
+MIN_DISTORTION = 3.0
+"""Least expected distortion (rms) of displaced sections, in units of natural motion: for affine parameters."""
+MIN_DISTORTION_LOW_FREQUENCY, MIN_DISTORTION_HIGH_FREQUENCY = 2.5, 0.5
+"""Least expected distortion (rms) of displaced sections, in units of natural motion: for elastic coefficients. A
+section bends like a sheet, hardly at short wavelengths; there tissue moves by more."""
 ERRATIC_KEPT = 0.5
-"""What is believed of the fitted erratic motion (rms) where there is much distortion, which easily passes for it."""
-_MUCH = 4.0
-"""Distortion of half the motion (rms) is enough for half of that doubt (docs/decisions/0025)."""
+"""Share of the fitted erratic motion (rms) that is kept if there is much distortion, which easily passes for it."""
+_DISTORTION_FACTOR = 4.0
+"""Distortion of half the motion (rms) is enough to discount half of the erratic motion (docs/decisions/0025)."""
 UNKNOWNS = 3
-"""For each section: distortion, natural motion, erratic motion."""
+"""Unknowns per section: distortion, natural motion, erratic motion."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variances:
-    """What was fitted; squares of the unit of the observations."""
+    """Variances of the model; squares of the unit of the observations unless stated otherwise."""
 
     distortion: float
-    """σ_D², of a section's distortion."""
+    """σ_D², variance of a section's distortion."""
     motion: float
-    """σ_m², of the natural motion from one section to the next."""
+    """σ_m², variance of the natural motion from one section to the next."""
     correlation: float
     """r, lag-1 autocorrelation of natural motion."""
     noise: float
-    """σ_e², of an observation between neighbours."""
+    """σ_e², noise variance of an observation between neighbours."""
     erratic: float = 0.0
-    """σ_s², of the erratic motion from one section to the next."""
+    """σ_s², variance of the erratic motion from one section to the next."""
     tilt: float = 0.0
-    """σ of the mean motion, unit of the observations."""
-    least: float = LEAST_DISTORTION
-    """Least distortion of sections that certainly are displaced, in units of the natural motion (rms)."""
+    """Prior standard deviation of the mean motion, unit of the observations."""
+    least: float = MIN_DISTORTION
+    """Least expected distortion (rms) of displaced sections, in units of the natural motion."""
 
 
 class SequenceModel:
-    """The observations of one volume: which pairs there are, and how much each is worth."""
+    """The linear model of one volume's observations: which pairs there are, and the weight of each."""
 
-    def __init__(self, weights: Float64Array, *, breaks: Sequence[int] = (), jump: float = 0.0) -> None:
-        """Set up.
+    def __init__(self, weights: Float[Float64Array, "K Z"], *, jumps: Sequence[int] = (), jump_sd: float = 0.0) -> None:
+        """Build the design matrix and its weighted Gram matrix.
 
         Args:
-            weights: `(K, Z)`, 0 where nothing was observed.
-            breaks: sections z before which the course of natural motion breaks off: what lies between z-1 and z may be
-                anything, and s_z holds it.
-            jump: standard deviation of what that may be, unit of the observations; far more than anything else.
+            weights: of the pairs, 0 if nothing was observed.
+            jumps: sections z before which natural motion is interrupted: anything may have happened between z-1 and
+                z, and s_z takes it up.
+            jump_sd: standard deviation of a jump, unit of the observations; far more than anything else.
         """
         steps, count = weights.shape
-        self.breaks = tuple(breaks)
-        self.jump = jump
-        there = np.arange(count)[None, :] >= np.arange(1, steps + 1)[:, None]
-        k, self._z = np.nonzero(there & (weights > 0))
+        self.jumps = tuple(jumps)
+        self.jump_sd = jump_sd
+        exists = np.arange(count)[None, :] >= np.arange(1, steps + 1)[:, None]
+        k, self._z = np.nonzero(exists & (weights > 0))
         self._k = k
         self._shape = weights.shape
         self.count = count
         self.precision: Float64Array = weights[k, self._z] / (k + 1.0) ** 2
-        """Of each observation, in units of 1/σ_e²."""
-        self._design = self._rows()
+        """Precision of each observation, in units of 1/σ_e²."""
+        self._design = self._build_design()
+        # A pair couples unknowns that are at most K sections apart: this is the width of the band.
         self.bands = UNKNOWNS * min(steps + 1, count) - 1
         gram = csr_array(self._design.T @ (self._design * self.precision[:, None]))
         size = UNKNOWNS * count
-        self.gram = np.zeros((self.bands + 1, size), order="F")  # as LAPACK takes it
+        self.gram = np.zeros((self.bands + 1, size), order="F")  # Fortran's order, as LAPACK takes it
         """Hᵀ W H for unit variances, lower banded, without the mean motion."""
         for offset in range(self.bands + 1):
             self.gram[offset, : size - offset] = gram.diagonal(-offset)[: size - offset]
+        # The mean motion touches every observation, so its row would be dense: it is kept apart as a border.
         border = gram[[-1]].toarray()[0]
         self.border: Float64Array = border[:-1]
-        """The same for the mean motion."""
+        """Hᵀ W H between the mean motion and the other unknowns."""
         self.corner = float(border[-1])
 
     @property
@@ -103,100 +111,109 @@ class SequenceModel:
         """H `(n, 3Z + 1)`: unknowns d_0, m_0, s_0, d_1, …, and the mean motion."""
         return self._design
 
-    def _rows(self) -> "csr_array":
-        """H `(n, 3Z + 1)`: unknowns d_0, m_0, s_0, d_1, m_1, s_1, … and the mean motion."""
+    def _build_design(self) -> "csr_array":
+        """Return H `(n, 3Z + 1)`: unknowns d_0, m_0, s_0, d_1, m_1, s_1, … and the mean motion."""
         step = self._k + 1
         row = np.arange(len(step))
+        # An observation over k sections has k entries of motion: for sections z, z-1, …, z-k+1.
         motion_row = np.repeat(row, step)
-        back = np.arange(len(motion_row)) - np.repeat(np.cumsum(step) - step, step)
-        last = UNKNOWNS * self.count
-        moved = UNKNOWNS * (self._z[motion_row] - back)
+        sections_back = np.arange(len(motion_row)) - np.repeat(np.cumsum(step) - step, step)
+        mean_column = UNKNOWNS * self.count
+        motion_column = UNKNOWNS * (self._z[motion_row] - sections_back)
         rows = np.concatenate([row, row, row, motion_row, motion_row])
         columns = np.concatenate(
-            [UNKNOWNS * (self._z - step), UNKNOWNS * self._z, np.full(len(row), last), moved + 1, moved + 2]
+            [
+                UNKNOWNS * (self._z - step),
+                UNKNOWNS * self._z,
+                np.full(len(row), mean_column),
+                motion_column + 1,
+                motion_column + 2,
+            ]
         )
         entries = np.concatenate([np.ones(len(row)), -np.ones(len(row)), step, np.ones(2 * len(motion_row))])
-        return csr_array((entries.astype(np.float64), (rows, columns)), shape=(len(row), last + 1))
+        return csr_array((entries.astype(np.float64), (rows, columns)), shape=(len(row), mean_column + 1))
 
     def apply(self, unknowns: AnyArray) -> AnyArray:
-        """H: what unknowns `(3Z + 1, P)` make of the observations `(n, P)`; the last unknown is the mean motion."""
+        """Return H x `(n, P)`, the observations that unknowns `(3Z + 1, P)` predict; the last is the mean motion."""
         return np.asarray(self._design @ unknowns)
 
     def adjoint(self, values: AnyArray) -> AnyArray:
-        """Hᵀ: `(n, P)` to `(3Z + 1, P)`."""
+        """Return Hᵀ times values `(n, P)`: `(3Z + 1, P)`."""
         return np.asarray(self._design.T @ values)
 
     @property
-    def places(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    def indices(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """(k - 1, z) of each observation, `(n,)` each."""
         return self._k, self._z
 
-    def pick(self, observed: AnyArray) -> AnyArray:
-        """The observations `(n, …)` out of `(K, Z, …)`."""
+    def gather(self, observed: AnyArray) -> AnyArray:
+        """Return the observations `(n, …)` out of `(K, Z, …)`."""
         return np.asarray(observed[self._k, self._z])
 
-    def spread(self, values: AnyArray) -> AnyArray:
-        """The observations `(n, …)` in their places `(K, Z, …)`; NaN where there is none."""
+    def scatter(self, values: AnyArray) -> AnyArray:
+        """Return `(K, Z, …)` with the observations `(n, …)` at their indices, and NaN elsewhere."""
         out = np.full((*self._shape, *values.shape[1:]), np.nan, dtype=values.dtype)
         out[self._k, self._z] = values
         return out
 
-    def factor(self, variances: Variances) -> "Factor":
+    def factor(self, variances: Variances) -> "PosteriorFactor":
         """Factor the posterior precision of the unknowns."""
-        return Factor(self, variances)
+        return PosteriorFactor(self, variances)
 
-    def solve(self, observed: Float64Array, variances: Variances) -> "Posterior":
-        """Posterior means.
+    def solve(self, observed: Float[Float64Array, "K Z P"], variances: Variances) -> "Posterior":
+        """Return the posterior means.
 
         Args:
-            observed: T `(K, Z, P)`, P parameters with the same variances.
+            observed: T, P parameters with the same variances.
             variances: of the model.
         """
-        values = self.pick(observed)
+        values = self.gather(observed)
         unknowns = self.factor(variances).solve(self.adjoint(self.precision[:, None] * values / variances.noise))
         residual = values - self.apply(unknowns)
         return Posterior(
             distortion=unknowns[0:-1:UNKNOWNS],
             motion=unknowns[1:-1:UNKNOWNS] + unknowns[-1],
             erratic=unknowns[2:-1:UNKNOWNS],
-            residual=self.spread(residual),
+            residual=self.scatter(residual),
         )
 
 
-def certainty_of(evidence: float, *, pairs: int) -> float:
-    """How certain it is, 0 to 1, that sections were displaced one by one in every way, as cut and mounted ones are.
+def certainty_from_evidence(evidence: float, *, pairs: int) -> float:
+    """Return P(displaced): how certain it is that sections were displaced one by one, as cut and mounted ones are.
 
     Args:
-        evidence: as of `evidence_of_distortion`, summed over the affine parameters.
-        pairs: of neighbours, which it rests on.
+        evidence: log Bayes factor, see `evidence_of_distortion`, summed over the affine parameters.
+        pairs: number of pairs of neighbours that it rests on.
     """
-    excess = (evidence / max(pairs, 1) - CERTAIN_EVIDENCE) / _DOUBT
+    excess = (evidence / max(pairs, 1) - DISPLACED_EVIDENCE) / _EVIDENCE_WIDTH
+    # A logistic function; clipped so that the exponential does not overflow.
     return float(1.0 / (1.0 + np.exp(-np.clip(excess, -60.0, 60.0))))
 
 
-def believed(fitted: Variances, *, certainty: float) -> Variances:
-    """What a solve shall expect.
+def regularised_variances(fitted: Variances, *, certainty: float) -> Variances:
+    """Return the prior variances of a solve, from fitted ones.
 
-    What was fitted; where nothing was displaced, that is next to no distortion, and sections stay as they are. The more
-    distortion there is beside the motion, the more of what passes for erratic motion is distortion as well. In
-    sections that certainly were cut and mounted one by one, distortion is expected to be no less than `least` times
-    the motion, whatever was fitted: of motion lost and distortion left in, the latter is worse, and at the wavelengths
-    where tissue moves most the two are hard to tell apart.
+    If nothing was displaced, next to no distortion was fitted, and sections stay where they are. Two things change:
+
+    - Erratic motion is discounted: the more distortion there is beside the motion, the more of what passes for erratic
+      motion is distortion as well.
+    - Displaced sections are expected to be distorted by at least `least` times the natural motion. Losing motion is
+      less bad than leaving distortion in, and the two are hard to separate at wavelengths where tissue moves most.
 
     Args:
-        fitted: as found.
-        certainty: as of `certainty_of`.
+        fitted: by maximum likelihood.
+        certainty: P(displaced), see `certainty_from_evidence`.
     """
     least = certainty * fitted.least**2 * fitted.motion
-    there = _MUCH * fitted.distortion
-    doubted = max(certainty, there / (there + fitted.motion) if there > 0 else 0.0)
-    kept = 1.0 - doubted * (1.0 - ERRATIC_KEPT**2)
+    distortion = _DISTORTION_FACTOR * fitted.distortion
+    discount = max(certainty, distortion / (distortion + fitted.motion) if distortion > 0 else 0.0)
+    kept = 1.0 - discount * (1.0 - ERRATIC_KEPT**2)
     return replace(fitted, distortion=max(fitted.distortion, least), erratic=fitted.erratic * kept)
 
 
 @dataclass(frozen=True, slots=True)
 class Derivatives:
-    """By the logs of the variances, and by r."""
+    """Derivatives by the logs of the variances, and by r."""
 
     distortion: float
     motion: float
@@ -206,32 +223,32 @@ class Derivatives:
 
 
 class _MotionPrior:
-    """Precision of an AR(1) sequence of variance 1: tridiagonal."""
+    """The precision matrix of an AR(1) sequence of variance 1: tridiagonal (Rue & Held 2005, §1.1)."""
 
     def __init__(self, count: int, r: float) -> None:
-        lost = 1.0 - r**2
-        self._sides = np.full(count, 2.0)
-        """How many neighbours each has."""
-        self._sides[[0, -1]] = 1.0
-        self._sides *= count > 1
-        self._slopes = 2.0 * r / lost**2, -(1.0 + r**2) / lost**2
-        self.diagonal: Float64Array = 1.0 + self._sides * r**2 / lost
-        self.below = -r / lost
-        self.logdet = -(count - 1) * float(np.log(lost))
-        self.logdet_derivative = (count - 1) * 2.0 * r / lost
+        innovation = 1.0 - r**2
+        self._neighbours = np.full(count, 2.0)
+        """Number of neighbours of each element: 1 at either end."""
+        self._neighbours[[0, -1]] = 1.0
+        self._neighbours *= count > 1
+        self._slopes = 2.0 * r / innovation**2, -(1.0 + r**2) / innovation**2
+        self.diagonal: Float64Array = 1.0 + self._neighbours * r**2 / innovation
+        self.below = -r / innovation
+        self.logdet = -(count - 1) * float(np.log(innovation))
+        self.logdet_derivative = (count - 1) * 2.0 * r / innovation
 
-    def expected(self, own: Float64Array, beside: Float64Array) -> float:
-        """The trace with a covariance of which variances and those of neighbours are given."""
-        return float(self.diagonal @ own + 2.0 * self.below * beside.sum())
+    def expected(self, variance: Float64Array, covariance: Float64Array) -> float:
+        """Return the trace with a covariance matrix, given its diagonal and its first off-diagonal."""
+        return float(self.diagonal @ variance + 2.0 * self.below * covariance.sum())
 
-    def expected_derivative(self, own: Float64Array, beside: Float64Array) -> float:
-        """Its derivative by r, the covariance held."""
+    def expected_derivative(self, variance: Float64Array, covariance: Float64Array) -> float:
+        """Return the derivative of `expected` by r, the covariance matrix held fixed."""
         diagonal, below = self._slopes
-        return float(diagonal * (self._sides @ own) + 2.0 * below * beside.sum())
+        return float(diagonal * (self._neighbours @ variance) + 2.0 * below * covariance.sum())
 
 
-class Factor:
-    """Cholesky factor of the posterior precision: prior of (d, m, mean motion) and observations."""
+class PosteriorFactor:
+    """Cholesky factor of the posterior precision: prior of (d, m, s, mean motion) and observations."""
 
     def __init__(self, model: SequenceModel, variances: Variances) -> None:
         """Factor it, unknowns scaled to unit prior variance so that a vanishing one does no harm."""
@@ -241,13 +258,15 @@ class Factor:
         scale[0:size:UNKNOWNS] = variances.distortion**0.5
         scale[1:size:UNKNOWNS] = variances.motion**0.5
         scale[2:size:UNKNOWNS] = variances.erratic**0.5
-        for z in model.breaks:
-            scale[UNKNOWNS * z + 2] = model.jump
+        for z in model.jumps:
+            scale[UNKNOWNS * z + 2] = model.jump_sd
         self._prior = _MotionPrior(count, variances.correlation)
-        # What each entry's row is scaled by; the zeros that follow the last row are those of the band.
+        # Entry [o, j] of the band is scaled by its column j and its row j + o: the latter is a view of `scale` that is
+        # shifted by o. The zeros after the last row are those of the band.
         rows = as_strided(scale, (size, model.bands + 1), (scale.itemsize, scale.itemsize), writeable=False).T
         precision = model.gram * (scale[:size] / variances.noise)
         precision *= rows
+        # The prior precision: 1 for d and s, AR(1) for m.
         precision[0] += 1.0
         precision[0, 1::UNKNOWNS] += self._prior.diagonal - 1.0
         if count > 1:
@@ -257,22 +276,23 @@ class Factor:
         border = scale[:-1] * model.border * (scale[-1] / variances.noise)
         self.scale: Float64Array = scale
         """Prior standard deviations of the unknowns `(3Z + 1,)`."""
+        # Bordered system: the mean motion is eliminated by its Schur complement.
         self._factor = BandedCholesky(precision)
         self._border = border
         self._eliminated = self._factor.solve(border)
         self._corner = 1.0 + model.corner * scale[-1] ** 2 / variances.noise - border @ self._eliminated
         self.logdet = float(self._factor.logdet + np.log(self._corner) - self._prior.logdet)
-        """log det of posterior over prior precision, unscaled."""
-        self._free = np.ones(count, dtype=np.bool_)
+        """log det of posterior over prior precision, of the unscaled unknowns."""
+        self._without_jump = np.ones(count, dtype=np.bool_)
         """Sections whose erratic motion has the variance σ_s²."""
-        self._free[list(model.breaks)] = False
+        self._without_jump[list(model.jumps)] = False
 
     def solve(self, right: AnyArray) -> AnyArray:
-        """Posterior precision's inverse times `(3Z + 1, P)`."""
+        """Return the posterior covariance times `(3Z + 1, P)`."""
         return self.solve_scaled(self.scale[:, None] * right) * self.scale[:, None]
 
     def solve_scaled(self, right: Float64Array) -> Float64Array:
-        """`solve` for unknowns in units of their prior standard deviations, `right` times these."""
+        """Return `solve` for unknowns in units of their prior standard deviations, `right` times these."""
         unknowns = np.empty_like(right)
         unknowns[:-1] = self._factor.solve(right[:-1])
         unknowns[-1] = (right[-1] - self._border @ unknowns[:-1]) / self._corner
@@ -280,56 +300,60 @@ class Factor:
         return unknowns
 
     def logdet_derivatives(self) -> "Derivatives":
-        """Of `logdet`, from the posterior covariance near its diagonal."""
+        """Return the derivatives of `logdet`, from the posterior covariance near its diagonal."""
         band = self._factor.inverse_band(width=UNKNOWNS)
-        own = band[0] + self._eliminated**2 / self._corner
-        d, m, s = (own[i::UNKNOWNS] for i in range(UNKNOWNS))
-        moved = self._eliminated[1::UNKNOWNS]
-        beside = band[UNKNOWNS, 1::UNKNOWNS][:-1] + moved[:-1] * moved[1:] / self._corner
-        motion = self._prior.expected(m, beside)
-        known = float(d.sum() + s.sum()) + motion + 1.0 / float(self._corner)
+        # Eliminating the mean motion adds a matrix of rank one to the inverse of the banded part.
+        variance = band[0] + self._eliminated**2 / self._corner
+        d, m, s = (variance[i::UNKNOWNS] for i in range(UNKNOWNS))
+        by_mean = self._eliminated[1::UNKNOWNS]
+        covariance = band[UNKNOWNS, 1::UNKNOWNS][:-1] + by_mean[:-1] * by_mean[1:] / self._corner
+        motion = self._prior.expected(m, covariance)
+        trace = float(d.sum() + s.sum()) + motion + 1.0 / float(self._corner)
         return Derivatives(
             distortion=len(d) - float(d.sum()),
             motion=len(m) - motion,
-            noise=known - (len(own) + 1),
-            erratic=float((1.0 - s)[self._free].sum()),
-            correlation=self._prior.expected_derivative(m, beside) - self._prior.logdet_derivative,
+            noise=trace - (len(variance) + 1),
+            erratic=float((1.0 - s)[self._without_jump].sum()),
+            correlation=self._prior.expected_derivative(m, covariance) - self._prior.logdet_derivative,
         )
 
     def prior_derivatives(self, unknowns: Float64Array) -> "Derivatives":
-        """Of xᵀ Q x, Q the prior precision, with x `(3Z + 1, P)` held, as `solve_scaled` gives it.
+        """Return the derivatives of xᵀ Q x, Q the prior precision, with x `(3Z + 1, P)` held fixed.
 
-        Of noise: -xᵀ Q x itself.
+        The entry `noise` is -xᵀ Q x itself.
+
+        Args:
+            unknowns: x as `solve_scaled` returns it.
         """
         squares = np.vecdot(unknowns, unknowns)
         d, m, s = (squares[i:-1:UNKNOWNS] for i in range(UNKNOWNS))
-        moved = unknowns[1:-1:UNKNOWNS]
-        beside = np.vecdot(moved[:-1], moved[1:])
-        motion = self._prior.expected(m, beside)
+        values = unknowns[1:-1:UNKNOWNS]
+        products = np.vecdot(values[:-1], values[1:])
+        motion = self._prior.expected(m, products)
         return Derivatives(
             distortion=-float(d.sum()),
             motion=-motion,
             noise=-(float(d.sum() + s.sum() + squares[-1]) + motion),
-            erratic=-float(s[self._free].sum()),
-            correlation=self._prior.expected_derivative(m, beside),
+            erratic=-float(s[self._without_jump].sum()),
+            correlation=self._prior.expected_derivative(m, products),
         )
 
-    def erratic_variance(self) -> tuple[Float64Array, Float64Array]:
-        """Posterior and prior variance of s_z, each `(Z,)`."""
-        scale = self.scale[2:-1:UNKNOWNS] ** 2
-        own = self._factor.inverse_band(width=0)[0, 2::UNKNOWNS]
-        return (own + self._eliminated[2::UNKNOWNS] ** 2 / self._corner) * scale, scale
+    def erratic_variance(self) -> tuple[Float[Float64Array, " Z"], Float[Float64Array, " Z"]]:
+        """Return posterior and prior variance of s_z."""
+        prior = self.scale[2:-1:UNKNOWNS] ** 2
+        scaled = self._factor.inverse_band(width=0)[0, 2::UNKNOWNS]
+        return (scaled + self._eliminated[2::UNKNOWNS] ** 2 / self._corner) * prior, prior
 
-    def distortion_covariance(self, *, reach: int) -> Float64Array:
-        """Posterior covariance of d_z and d_{z+k}, `(reach + 1, Z)`, k = 0 … reach; 0 where z + k does not exist."""
+    def distortion_covariance(self, *, reach: int) -> Float[Float64Array, "lags Z"]:
+        """Return the posterior covariance of d_z and d_{z+k}, k = 0 … reach; 0 if z + k does not exist."""
         band = self._factor.inverse_band(width=UNKNOWNS * reach)[::UNKNOWNS, ::UNKNOWNS]
-        tilted = self._eliminated[::UNKNOWNS]
+        by_mean = self._eliminated[::UNKNOWNS]
         scale = self.scale[0:-1:UNKNOWNS]
         count = len(scale)
         out = np.zeros_like(band)
         for k in range(min(reach, count - 1) + 1):
             first, second = slice(0, count - k), slice(k, count)
-            shared = tilted[first] * tilted[second] / self._corner
+            shared = by_mean[first] * by_mean[second] / self._corner
             out[k, first] = (band[k, first] + shared) * scale[first] * scale[second]
         return out
 
@@ -338,11 +362,11 @@ class Factor:
 class Posterior:
     """Posterior means."""
 
-    distortion: Float64Array
-    """d `(Z, P)`."""
-    motion: Float64Array
-    """m `(Z, P)`: natural motion from z to z-1, its mean included."""
-    erratic: Float64Array
-    """s `(Z, P)`: erratic motion from z to z-1; at a break all of the jump."""
-    residual: Float64Array
-    """`(K, Z, P)`: what neither explains; NaN where nothing was observed."""
+    distortion: Float[Float64Array, "Z P"]
+    """d."""
+    motion: Float[Float64Array, "Z P"]
+    """m: natural motion from z to z-1, its mean included."""
+    erratic: Float[Float64Array, "Z P"]
+    """s: erratic motion from z to z-1; at a jump all of the jump."""
+    residual: Float[Float64Array, "K Z P"]
+    """Observations without what the unknowns predict; NaN if nothing was observed."""

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssem_dask.composition.relax.node_weights import node_weights, spoken_for
-from ssem_dask.composition.relax.relative import SplitPairs, split_pairs, without_affines
+from ssem_dask.composition.relax.elastic import fit_elastic
+from ssem_dask.composition.relax.node_weights import node_weights, observed_mask
+from ssem_dask.composition.relax.relative import SplitPairs, split_pairs, subtract_affines
 from ssem_dask.composition.relax.relax_report import band_records
 from ssem_dask.composition.relax.uncertainty import elastic_variance
 from ssem_dask.composition.separation.sequence import UNKNOWNS
@@ -28,10 +29,11 @@ from ssem_dask.stages.compose.section_windows import (
     create_affines,
     create_sections,
     depth_of,
-    elastic_of,
+    elastic_problem,
     grid_of,
     reach_of,
     read_pairs,
+    solve_window,
     steps_of,
     windows_of,
     write_sections,
@@ -157,15 +159,17 @@ def fit_window(task: WindowFitTask) -> Result:
     first, last = reach_of(job, task.window)
     turn, certainty = read_affine_level(job, first, last)
     weights, split = _read_window(job, first, last)
-    found = elastic_of(job, split, weights, turn=turn, grid=grid_of(job), certainty=certainty, only_fit=True)
-    written = write_window_fit(job, task.window, {"variances": found.fitted})
-    return Result(bytes_read=weights.nbytes + split.rest.nbytes, bytes_written=written)
+    problem = elastic_problem(job, split, weights, affine_correction=turn, grid=grid_of(job), certainty=certainty)
+    with computing_on(weights.device):
+        variances = fit_elastic(problem)
+    written = write_window_fit(job, task.window, {"variances": variances})
+    return Result(bytes_read=weights.nbytes + split.elastic.nbytes, bytes_written=written)
 
 
 def conclude(job: Job) -> Result:
     """Tell what was fitted."""
     fitted = read_window_fits(job, "variances")
-    records = band_records(fitted, shape=grid_of(job).shape, spacing=job.spacing, pixel=job.info.pixel_size)
+    records = band_records(fitted, shape=grid_of(job).shape, spacing=job.spacing, pixel_size=job.info.pixel_size)
     return write_record(job, records=records, variances={"variances": fitted})
 
 
@@ -176,18 +180,11 @@ def _run_sections(task: RelaxTask) -> Result:
     weights, split = _read_window(job, first, last)
     turn = np.asarray(open_array(job.url("fields", "turn"), mode="r")[first:last])
     fitted, certainty = read_fit(job, "variances")
-    elastic = elastic_of(
-        job,
-        split,
-        weights,
-        turn=turn,
-        grid=grid,
-        fitted=fitted,
-        certainty=certainty,
-    )
+    problem = elastic_problem(job, split, weights, affine_correction=turn, grid=grid, certainty=certainty)
+    elastic = solve_window(problem, fitted)
     core = slice(start - first, stop - first)
     with computing_on(weights.device):
-        variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)
+        variance = elastic_variance(elastic.weights, variances=elastic.variances, certainty=certainty)
     everywhere = (slice(None), slice(None))
     written = write_sections(
         job,
@@ -199,12 +196,12 @@ def _run_sections(task: RelaxTask) -> Result:
         natural=elastic.natural[core],
         variance=variance[core],
     )
-    silent = [start + i for i, seen in enumerate(spoken_for(weights)[core]) if not seen.any()]
+    silent = [start + i for i, seen in enumerate(observed_mask(weights)[core]) if not seen.any()]
     sections = f"{plural(len(silent), 'section')}: {', '.join(map(str, silent))}"
     return Result(
         outcome=Outcome.LOW_QUALITY if silent else Outcome.OK,
         message=f"No neighbour could be registered for {sections}" if silent else "",
-        bytes_read=weights.nbytes + split.rest.nbytes,
+        bytes_read=weights.nbytes + split.elastic.nbytes,
         bytes_written=written,
     )
 
@@ -215,4 +212,4 @@ def _read_window(job: Job, first: int, last: int) -> tuple[Tensor, SplitPairs]:
     affines = np.asarray(open_array(job.url("fields", "pair_affines"), mode="r")[:, first:last])
     for k in range(1, len(pairs) + 1) if first > 0 else ():
         pairs[k - 1, :k], affines[k - 1, :k] = torch.nan, np.nan
-    return node_weights(pairs, confidence), SplitPairs(affines, without_affines(pairs, affines, grid=grid_of(job)))
+    return node_weights(pairs, confidence), SplitPairs(affines, subtract_affines(pairs, affines, grid=grid_of(job)))

@@ -15,9 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssem_dask.composition.relax.coarsening import HALO_BLOCKS, Tile, thicken, thin, thin_factor, thin_grid, tiles_of
-from ssem_dask.composition.relax.node_weights import node_weights, spoken_for, typical_confidence
-from ssem_dask.composition.relax.relative import SplitPairs, robust_affines, without_affines
+from ssem_dask.composition.relax.coarsening import (
+    HALO_BLOCKS,
+    Tile,
+    cut_tiles,
+    prolong,
+    restrict,
+    restricted_grid,
+    restriction_factor,
+)
+from ssem_dask.composition.relax.elastic import LowFrequencies, fit_elastic, relax_elastic
+from ssem_dask.composition.relax.node_weights import median_confidence, node_weights, observed_mask
+from ssem_dask.composition.relax.relative import SplitPairs, fit_robust_affines, subtract_affines
 from ssem_dask.composition.relax.relax_report import band_records
 from ssem_dask.composition.relax.uncertainty import elastic_variance
 from ssem_dask.composition.separation.sequence import UNKNOWNS
@@ -31,10 +40,11 @@ from ssem_dask.stages.compose.section_windows import (
     create_affines,
     create_sections,
     depth_of,
-    elastic_of,
+    elastic_problem,
     grid_of,
     reach_of,
     read_pairs,
+    solve_window,
     steps_of,
     windows_of,
     write_sections,
@@ -91,7 +101,7 @@ WIDE_TASKS = (ThinTask, LongTask, TileTask)
 
 def factor_of(job: Job) -> int:
     """Nodes per side of a block; 1: the section is solved for at once."""
-    return thin_factor(grid_of(job).shape, plane=job.compose.relax.max_nodes)
+    return restriction_factor(grid_of(job).shape, max_nodes=job.compose.relax.max_nodes)
 
 
 def prepare(job: Job) -> None:
@@ -202,7 +212,7 @@ def _run_thin(task: ThinTask) -> Result:
     start, stop = core_of(job, task.window)
     typical = _typical(job, start, stop)
     open_array(job.url("fields", "typical"), mode="r+")[start:stop] = typical
-    blocks = thin_grid(grid_of(job), factor=factor_of(job)).shape
+    blocks = restricted_grid(grid_of(job), factor=factor_of(job)).shape
     affines = np.full((k, stop - start, 2, 3), np.nan)
     pairs, weights = np.full((k, stop - start, 2, *blocks), np.nan), np.zeros((k, stop - start, *blocks))
     read, slab = 0, job.register.sections  # as many as a chunk of the pair fields' files holds: each is opened once
@@ -212,7 +222,7 @@ def _run_thin(task: ThinTask) -> Result:
         read += size
         for i, (mean, at, worth) in enumerate(thinned, start=first - start):
             points, moved = (values.flatten(2).mT for values in (at, mean))
-            found = robust_affines(points, moved, worth.flatten(1).double())
+            found = fit_robust_affines(points, moved, worth.flatten(1).double())
             left = points + moved - points @ found[:, :, :2].mT - found[:, None, :, 2]
             known = torch.isfinite(found).all(dim=2).all(dim=1)
             affines[:, i], pairs[:, i] = found.cpu().numpy(), left.mT.reshape(mean.shape).cpu().numpy()
@@ -228,7 +238,7 @@ def _typical(job: Job, start: int, stop: int) -> float:
     near = open_array(job.url("fields", "confidence"), mode="r")
     every = max(1, max(grid_of(job).shape) // _SAMPLED)
     seen = np.asarray(near[0, start:stop, ::every, ::every])
-    return typical_confidence(torch.from_numpy(np.nan_to_num(seen).astype(np.float64)))
+    return median_confidence(torch.from_numpy(np.nan_to_num(seen).astype(np.float64)))
 
 
 def _thinned(job: Job, sections: range, *, typical: float) -> tuple[list[tuple[Tensor, Tensor, Tensor]], int]:
@@ -246,10 +256,10 @@ def _thinned(job: Job, sections: range, *, typical: float) -> tuple[list[tuple[T
         pairs, confidence = read_pairs(job, sections.start, sections.stop, nodes=(rows, slice(None)))
         read += pairs.nbytes + confidence.nbytes
         worth = node_weights(pairs, confidence, typical=typical)
-        grid = Tile((rows, slice(0, whole.shape[1])), (rows, slice(0, whole.shape[1]))).grid(whole)
+        grid = Tile((rows, slice(0, whole.shape[1])), (rows, slice(0, whole.shape[1]))).read_grid(whole)
         places = grid.positions(pairs.device).double().expand(len(pairs), 2, *grid.shape)
         for i, parts in enumerate(bands):  # one by one: these are in double precision
-            means, share = thin(torch.cat([pairs[:, i].double(), places], dim=1), worth[:, i], factor=factor)
+            means, share = restrict(torch.cat([pairs[:, i].double(), places], dim=1), worth[:, i], factor=factor)
             parts.append(torch.cat([means, share[:, None]], dim=1))
     joined = [torch.cat(parts, dim=2) for parts in bands]
     return [(part[:, :2], part[:, 2:4], part[:, 4]) for part in joined], read
@@ -261,44 +271,45 @@ def fit_window(task: WindowFitTask) -> Result:
     first, last = reach_of(job, task.window)
     turn, certainty = read_affine_level(job, first, last)
     weights, split = _read_thin(job, first, last)
-    blocks = thin_grid(grid_of(job), factor=factor)
-    long = elastic_of(job, split, weights, turn=turn, grid=blocks, certainty=certainty)
-    found = {"variances": long.fitted}
-    if long.fitted:
+    blocks = restricted_grid(grid_of(job), factor=factor)
+    problem = elastic_problem(job, split, weights, affine_correction=turn, grid=blocks, certainty=certainty)
+    with computing_on(weights.device):
+        long = relax_elastic(problem)
+    found = {"variances": long.variances}
+    if long.variances:
         tile = _tiles(job)[len(_tiles(job)) // 2]
         with computing_on(weights.device):
             base = _thick(job, long.fields, tile)
         weights, split = _read_tile(job, task.window, tile)
-        short = elastic_of(
+        problem = elastic_problem(
             job,
             split,
             weights,
-            turn=turn,
-            grid=tile.grid(grid_of(job)),
+            affine_correction=turn,
+            grid=tile.read_grid(grid_of(job)),
             certainty=certainty,
-            only_fit=True,
-            base=base,
-            factor=factor,
+            low_frequencies=LowFrequencies(base, factor),
         )
-        found["short"] = short.fitted
+        with computing_on(weights.device):
+            found["short"] = fit_elastic(problem)
     return Result(
-        bytes_read=weights.nbytes + split.rest.nbytes, bytes_written=write_window_fit(job, task.window, found)
+        bytes_read=weights.nbytes + split.elastic.nbytes, bytes_written=write_window_fit(job, task.window, found)
     )
 
 
 def conclude(job: Job) -> Result:
     """Tell what was fitted."""
     factor = factor_of(job)
-    blocks = thin_grid(grid_of(job), factor=factor)
+    blocks = restricted_grid(grid_of(job), factor=factor)
     variances = {name: read_window_fits(job, name) for name in ("variances", "short")}
     records = band_records(
-        variances["variances"], shape=blocks.shape, spacing=blocks.spacing, pixel=job.info.pixel_size
+        variances["variances"], shape=blocks.shape, spacing=blocks.spacing, pixel_size=job.info.pixel_size
     )
     if variances["short"]:
-        grid = _tiles(job)[0].grid(grid_of(job))
+        grid = _tiles(job)[0].read_grid(grid_of(job))
         longest = 2 * factor * grid.spacing * job.info.pixel_size
-        rest = band_records(variances["short"], shape=grid.shape, spacing=grid.spacing, pixel=job.info.pixel_size)
-        records += [r for r in rest if r["wavelength_nm"] < longest]
+        rest = band_records(variances["short"], shape=grid.shape, spacing=grid.spacing, pixel_size=job.info.pixel_size)
+        records += [r for r in rest if r.wavelength_nm < longest]
     return write_record(job, records=records, variances=variances)
 
 
@@ -310,27 +321,21 @@ def _run_long(task: LongTask) -> Result:
     weights, split = _read_thin(job, first, last)
     turn = np.asarray(open_array(job.url("fields", "turn"), mode="r")[first:last])
     fitted, certainty = read_fit(job, "variances")
-    elastic = elastic_of(
-        job,
-        split,
-        weights,
-        turn=turn,
-        grid=thin_grid(grid_of(job), factor=factor_of(job)),
-        fitted=fitted,
-        certainty=certainty,
-    )
+    grid = restricted_grid(grid_of(job), factor=factor_of(job))
+    problem = elastic_problem(job, split, weights, affine_correction=turn, grid=grid, certainty=certainty)
+    elastic = solve_window(problem, fitted)
     with computing_on(weights.device):
-        variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)
+        variance = elastic_variance(elastic.weights, variances=elastic.variances, certainty=certainty)
     written = 0
     for name, values in (("long", elastic.fields), ("long_natural", elastic.natural), ("long_variance", variance)):
         open_array(job.url("fields", name), mode="r+")[start:stop] = values[core].cpu().numpy()
         written += values[core].nbytes
-    silent = [start + i for i, seen in enumerate(spoken_for(weights)[core]) if not seen.any()]
+    silent = [start + i for i, seen in enumerate(observed_mask(weights)[core]) if not seen.any()]
     sections = f"{plural(len(silent), 'section')}: {', '.join(map(str, silent))}"
     return Result(
         outcome=Outcome.LOW_QUALITY if silent else Outcome.OK,
         message=f"No neighbour could be registered for {sections}" if silent else "",
-        bytes_read=weights.nbytes + split.rest.nbytes,
+        bytes_read=weights.nbytes + split.elastic.nbytes,
         bytes_written=written,
     )
 
@@ -340,27 +345,26 @@ def _run_tile(task: TileTask) -> Result:
     start, stop = core_of(job, task.window)
     first, last = reach_of(job, task.window)
     core, z = slice(start - first, stop - first), slice(start, stop)
-    grid = tile.grid(grid_of(job))
+    grid = tile.read_grid(grid_of(job))
     weights, split = _read_tile(job, task.window, tile)
     fitted, certainty = read_fit(job, "short")
     device = weights.device
     long = _read_long(job, "long", slice(first, last)).to(device)
     with computing_on(device):
         base = _thick(job, long, tile)
-    elastic = elastic_of(
+    problem = elastic_problem(
         job,
         split,
         weights,
-        turn=np.asarray(open_array(job.url("fields", "turn"), mode="r")[first:last]),
+        affine_correction=np.asarray(open_array(job.url("fields", "turn"), mode="r")[first:last]),
         grid=grid,
-        fitted=fitted,
         certainty=certainty,
-        base=base,
-        factor=factor,
+        low_frequencies=LowFrequencies(base, factor),
     )
+    elastic = solve_window(problem, fitted)
     moved, spread = (_read_long(job, name, z).to(device) for name in ("long_natural", "long_variance"))
     with computing_on(device):
-        variance = elastic_variance(elastic.weights, fitted=elastic.fitted, certainty=certainty)[core]
+        variance = elastic_variance(elastic.weights, variances=elastic.variances, certainty=certainty)[core]
         variance += _thick(job, spread, tile).clamp(min=0.0)
         fields = (base + elastic.fields)[core]
         natural = _thick(job, moved, tile) + elastic.natural[core]
@@ -368,13 +372,13 @@ def _run_tile(task: TileTask) -> Result:
         job,
         range(start, stop),
         grid=grid,
-        inner=tile.inner,
+        inner=tile.core_in_read,
         nodes=tile.core,
         elastic=fields,
         natural=natural,
         variance=variance,
     )
-    return Result(bytes_read=weights.nbytes + split.rest.nbytes + long.nbytes, bytes_written=written)
+    return Result(bytes_read=weights.nbytes + split.elastic.nbytes + long.nbytes, bytes_written=written)
 
 
 def _read_long(job: Job, name: str, z: slice) -> Tensor:
@@ -397,7 +401,7 @@ def _read_tile(job: Job, window: int, tile: Tile) -> tuple[Tensor, SplitPairs]:
     typical = float(np.asarray(open_array(job.url("fields", "typical"), mode="r")[core_of(job, window)[0]]))
     weights = node_weights(pairs, confidence, typical=typical)
     affines = np.asarray(open_array(job.url("fields", "pair_affines"), mode="r")[:, first:last])
-    rest = without_affines(pairs, affines, grid=tile.grid(grid_of(job)))
+    rest = subtract_affines(pairs, affines, grid=tile.read_grid(grid_of(job)))
     return _without_outside(job, rest, weights, first, last)
 
 
@@ -412,7 +416,9 @@ def _without_outside(job: Job, rest: Tensor, weights: Tensor, first: int, last: 
 def _thick(job: Job, values: Tensor, tile: Tile) -> Tensor:
     """Values of the blocks `(…, y', x')` on the nodes of a tile."""
     whole: Grid = grid_of(job)
-    return thicken(values.double(), thin=thin_grid(whole, factor=factor_of(job)), grid=tile.grid(whole)).float()
+    return prolong(
+        values.double(), blocks=restricted_grid(whole, factor=factor_of(job)), grid=tile.read_grid(whole)
+    ).float()
 
 
 def _side(job: Job) -> int:
@@ -422,7 +428,7 @@ def _side(job: Job) -> int:
 
 
 def _tiles(job: Job) -> list[Tile]:
-    return tiles_of(grid_of(job).shape, core=_side(job), factor=factor_of(job))
+    return cut_tiles(grid_of(job).shape, core=_side(job), factor=factor_of(job))
 
 
 def _pixels(job: Job, window: int, tile: Tile) -> int:

@@ -4,9 +4,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssem_dask.composition.relax.elastic import SHORT_NODES, Elastic, solve_elastic
+from ssem_dask.composition.relax.elastic import (
+    HIGH_FREQUENCY_NODES,
+    ElasticProblem,
+    ElasticSolution,
+    LowFrequencies,
+    relax_elastic,
+    solve_elastic,
+)
 from ssem_dask.composition.relax.relative import SplitPairs
-from ssem_dask.composition.relax.section_fields import extent, joined, natural_motion
+from ssem_dask.composition.relax.section_fields import join_affine_and_elastic, join_natural_motion, section_extent
 from ssem_dask.composition.relax.uncertainty import affine_variance
 from ssem_dask.composition.separation.sequence import Variances
 from ssem_dask.field.device import compute_device, computing_on
@@ -73,36 +80,33 @@ def create_sections(job: Job, *, chunk: ShapeYX, shard: ShapeYX) -> None:
     )
 
 
-def elastic_of(
+def elastic_problem(
     job: Job,
     split: SplitPairs,
     weights: Tensor,
     *,
-    turn: Float64Array,
+    affine_correction: Float64Array,
     grid: Grid,
     certainty: float,
-    fitted: list[Variances] | None = None,
-    start: list[Variances] | None = None,
-    base: Tensor | None = None,
-    factor: int = 1,
-    only_fit: bool = False,
-) -> Elastic:
-    """`solve_elastic` as the run is configured; tasks take turns where they share a GPU."""
-    with computing_on(weights.device):
-        return solve_elastic(
-            split,
-            weights,
-            turn=turn,
-            grid=grid,
-            fitted=fitted,
-            certainty=certainty,
-            config=job.compose.relax,
-            base=base,
-            factor=factor,
-            short=SHORT_NODES * job.spacing,
-            start=start,
-            only_fit=only_fit,
-        )
+    low_frequencies: LowFrequencies | None = None,
+) -> ElasticProblem:
+    """Return the elastic problem of a window, as the run is configured."""
+    return ElasticProblem(
+        split=split,
+        weights=weights,
+        affine_correction=affine_correction,
+        grid=grid,
+        certainty=certainty,
+        config=job.compose.relax,
+        high_frequency_px=HIGH_FREQUENCY_NODES * job.spacing,
+        low_frequencies=low_frequencies,
+    )
+
+
+def solve_window(problem: ElasticProblem, variances: list[Variances] | None) -> ElasticSolution:
+    """Solve with the variances of the run, or with the window's own if there are none; one task at a time per GPU."""
+    with computing_on(problem.weights.device):
+        return relax_elastic(problem) if variances is None else solve_elastic(problem, variances)
 
 
 def write_sections(
@@ -134,11 +138,11 @@ def write_sections(
     spread, device = _of_sections(job, "turn_variance", z), elastic.device
     affine = _of_sections(job, "turn_natural", z) if job.compose.relax.keep_natural else None
     with computing_on(device):
-        turned = joined(elastic, turn=turn, grid=grid)
-        variance = variance + affine_variance(spread, shape_yx=extent(grid_of(job)), grid=grid, device=device)
-        found = {"section": joined(turned, turn=coarse, grid=grid), "uncertainty": variance.sqrt_()}
+        turned = join_affine_and_elastic(elastic, affine=turn, grid=grid)
+        variance = variance + affine_variance(spread, shape_yx=section_extent(grid_of(job)), grid=grid, device=device)
+        found = {"section": join_affine_and_elastic(turned, affine=coarse, grid=grid), "uncertainty": variance.sqrt_()}
         if affine is not None:
-            found["natural"] = natural_motion(natural, affine=affine, grid=grid)
+            found["natural"] = join_natural_motion(natural, affine=affine, grid=grid)
             found["natural"][: max(0, 1 - sections.start)] = torch.nan  # nothing lies before the first section
         parts = {name: values[..., *inner].cpu().numpy() for name, values in found.items()}
     for name, part in parts.items():

@@ -8,22 +8,24 @@ import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from ssem_dask.composition.relax.relax_report import (
     ALL_REMOVED,
-    affine_records,
-    in_words,
-    jump_records,
-    jumps_in_words,
-    slow_in_words,
-    slow_record,
+    AffineReport,
+    BandRecord,
+    DriftRecord,
+    JumpRecord,
+    MotionStatistics,
+    RelaxReport,
+    describe_drift,
+    describe_jumps,
+    describe_motion,
 )
-from ssem_dask.composition.relax.section_fields import turn_affines
+from ssem_dask.composition.relax.section_fields import correct_affines
 from ssem_dask.composition.relax.uncertainty import affine_parameter_variance
-from ssem_dask.composition.separation.anchored import Beside
+from ssem_dask.composition.separation.anchored import Anchors
 from ssem_dask.composition.separation.sequence import Variances
 from ssem_dask.errors import OutputError
 from ssem_dask.stages.compose.anchors import landmarks_of
@@ -95,23 +97,28 @@ def run_affines(task: AffinesTask) -> Result:
     job = task.job
     affine = np.asarray(open_array(job.url("fields", "pair_affines"), mode="r")[:])
     coarse = np.asarray(open_coarse(job.url("fields", "coarse"))[:])
-    level = turn_affines(
-        affine, coarse=coarse, grid=grid_of(job), thickness=job.thickness, config=job.compose.relax, beside=_beside(job)
+    level = correct_affines(
+        affine,
+        coarse=coarse,
+        grid=grid_of(job),
+        thickness=job.thickness,
+        config=job.compose.relax,
+        anchors=_anchors(job),
     )
-    variance = affine_parameter_variance(level.weights, fitted=level.fitted, certainty=level.certainty)
-    for name, values in (("turn", level.turn), ("turn_natural", level.natural), ("turn_variance", variance)):
+    variance = affine_parameter_variance(level.weights, fitted=level.variances, certainty=level.certainty)
+    for name, values in (("turn", level.correction), ("turn_natural", level.natural), ("turn_variance", variance)):
         open_array(job.url("fields", name), mode="r+")[:] = values
     shape = job.shape[1], job.shape[2]
-    record = {
-        "affine": affine_records(level.fitted),
-        "evidence": level.evidence,
-        "certainty": level.certainty,
-        "jumps": jump_records(level.breaks, shape_yx=shape),
-        "reference": None if level.slow is None else slow_record(level.slow, shape_yx=shape),
-    }
-    content = _json(record)
+    report = AffineReport(
+        statistics={name: MotionStatistics.of(fitted) for name, fitted in level.variances.items()},
+        evidence=level.evidence,
+        certainty=level.certainty,
+        jumps=tuple(JumpRecord.of(jump, shape_yx=shape) for jump in level.jumps),
+        drift=None if level.drift is None else DriftRecord.of(level.drift, shape_yx=shape),
+    )
+    content = _json(report.to_json())
     write_bytes(job.url(AFFINES), content)
-    return Result(bytes_read=affine.nbytes, bytes_written=level.turn.nbytes + level.natural.nbytes + len(content))
+    return Result(bytes_read=affine.nbytes, bytes_written=level.correction.nbytes + level.natural.nbytes + len(content))
 
 
 def read_affine_level(job: Job, first: int, last: int) -> tuple[Float64Array, float]:
@@ -146,31 +153,25 @@ def read_window_fits(job: Job, name: str) -> list[Variances]:
     return [_mean(band) for band in zip(*(fitted for fitted in found if fitted), strict=True)]
 
 
-def write_record(job: Job, *, records: list[dict[str, Any]], variances: dict[str, list[Variances]]) -> Result:
+def write_record(job: Job, *, records: list[BandRecord], variances: dict[str, list[Variances]]) -> Result:
     """Write `quality/relax.json`: what was fitted, in words, in px and as the solve takes it."""
     removed = job.compose.relax.natural_motion == "remove"
-    level = json.loads(read_bytes(job.url(AFFINES)))
-    jumps, slow = level["jumps"], level["reference"]
-    told = in_words(records, affine=level["affine"], thickness=job.info.section_thickness)
-    message = ALL_REMOVED if removed else " ".join([told, *jumps_in_words(jumps), *slow_in_words(slow)])
-    content = _json(
-        {
-            "summary": message,
-            "pixel_size": job.info.pixel_size,
-            "section_thickness": job.info.section_thickness,
-            "affine": level["affine"],
-            "bands": records,
-            "evidence": round(level["evidence"], 2),
-            "certainty": round(level["certainty"], 4),
-            "jumps": jumps,
-            "reference": slow,
-            **{name: [asdict(v) for v in fitted] for name, fitted in variances.items()},
-        }
+    affine = AffineReport.from_json(json.loads(read_bytes(job.url(AFFINES))))
+    motion = describe_motion(records, affine=affine.statistics, thickness=job.info.section_thickness)
+    message = " ".join([motion, *describe_jumps(affine.jumps), *describe_drift(affine.drift)])
+    report = RelaxReport(
+        summary=ALL_REMOVED if removed else message,
+        pixel_size=job.info.pixel_size,
+        section_thickness=job.info.section_thickness,
+        affine=affine,
+        bands=tuple(records),
+        variances=variances,
     )
+    content = _json(report.to_json())
     write_bytes(job.url(FIT), content)
-    remarkable = jumps or (slow and slow["doubted"])
+    remarkable = affine.jumps or (affine.drift is not None and affine.drift.landmark_outliers)
     outcome = Outcome.OK if (records or removed) and not remarkable else Outcome.LOW_QUALITY
-    return Result(outcome=outcome, message=message, bytes_written=len(content))
+    return Result(outcome=outcome, message=report.summary, bytes_written=len(content))
 
 
 def read_fit(job: Job, name: str) -> tuple[list[Variances] | None, float]:
@@ -179,12 +180,12 @@ def read_fit(job: Job, name: str) -> tuple[list[Variances] | None, float]:
     return [Variances(**v) for v in record[name]] or None, float(record["certainty"])
 
 
-def _beside(job: Job) -> Beside | None:
+def _anchors(job: Job) -> Anchors | None:
     """What pins slow distortion."""
     landmarks, far = landmarks_of(job), read_far_pairs(job)
     if landmarks is None and far is None:
         return None
-    return Beside(landmarks=landmarks, far=far, adopt=job.compose.reference.frame == "reference")
+    return Anchors(landmarks=landmarks, far=far, use_reference_frame=job.compose.reference.frame == "reference")
 
 
 def _mean(variances: tuple[Variances, ...]) -> Variances:

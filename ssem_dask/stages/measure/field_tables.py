@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssem_dask.composition.residual_motion import coarse_positions, motion_left
+from ssem_dask.composition.residual_motion import coarse_positions, residual_motion
 from ssem_dask.field.folding import jacobian_determinant, strain
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.mip import ceil_div
@@ -176,7 +176,9 @@ def _measure_patch(
         section.nodes += known.numel()
         section.known += int(known.sum())
         section.confidence += float(believed.sum())
-        motion = motion_left(here=places[j], before=places[j - 1], pair=pairs[i], pair_grid=pair_grid)
+        motion = residual_motion(
+            positions=places[j], positions_before=places[j - 1], pair=pairs[i], pair_grid=pair_grid
+        )
         section.motions.append(torch.stack([_thinned(component, patch) for component in motion]))
         length = torch.hypot(motion[0], motion[1])
         for (y, x), nodes in patch.windows:

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ssem_dask.composition.residual_motion import coarse_positions, motion_left
+from ssem_dask.composition.residual_motion import coarse_positions, residual_motion
 from ssem_dask.field.affine import IDENTITY, rotation_about
 from ssem_dask.field.grid import Grid
 
@@ -16,7 +16,7 @@ def constant(dy: float, dx: float) -> torch.Tensor:
 
 def test_without_a_field_the_pair_field_is_left() -> None:
     here = coarse_positions(constant(0, 0), coarse=IDENTITY, grid=GRID)
-    left = motion_left(here=here, before=here, pair=constant(1.5, -2.0), pair_grid=GRID)
+    left = residual_motion(positions=here, positions_before=here, pair=constant(1.5, -2.0), pair_grid=GRID)
     torch.testing.assert_close(left, constant(1.5, -2.0))
 
 
@@ -24,7 +24,7 @@ def test_a_field_that_undoes_the_pair_field_leaves_nothing() -> None:
     """The section before is moved by what the pair field sees, so both show the same tissue at the same place."""
     here = coarse_positions(constant(0, 0), coarse=IDENTITY, grid=GRID)
     before = coarse_positions(constant(1.5, -2.0), coarse=IDENTITY, grid=GRID)
-    left = motion_left(here=here, before=before, pair=constant(1.5, -2.0), pair_grid=GRID)
+    left = residual_motion(positions=here, positions_before=before, pair=constant(1.5, -2.0), pair_grid=GRID)
     torch.testing.assert_close(left, constant(0, 0))
 
 
@@ -43,9 +43,11 @@ def test_what_is_unknown_stays_unknown() -> None:
     here = coarse_positions(constant(0, 0), coarse=np.full((2, 3), np.nan), grid=GRID)
     assert torch.isnan(here).all()
     known = coarse_positions(constant(0, 0), coarse=IDENTITY, grid=GRID)
-    assert torch.isnan(motion_left(here=here, before=known, pair=constant(0, 0), pair_grid=GRID)).all()
+    assert torch.isnan(
+        residual_motion(positions=here, positions_before=known, pair=constant(0, 0), pair_grid=GRID)
+    ).all()
     outside = Grid((4, 16), 8.0)
     pair = torch.zeros(2, 4, 16)
-    left = motion_left(here=known, before=known, pair=pair, pair_grid=outside)
+    left = residual_motion(positions=known, positions_before=known, pair=pair, pair_grid=outside)
     assert torch.isfinite(left[:, :4]).all()
     assert torch.isnan(left[:, 4:]).all()

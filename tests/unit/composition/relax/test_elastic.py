@@ -1,9 +1,17 @@
-"""Solving for a window of sections with its overlap gives what solving for all of them gives."""
+"""The elastic part: windows against the whole, and fitting apart from solving."""
 
 import numpy as np
+import pytest
 import torch
+from torch import Tensor
 
-from ssem_dask.composition.relax.elastic import SHORT_NODES, solve_elastic
+from ssem_dask.composition.relax.elastic import (
+    HIGH_FREQUENCY_NODES,
+    ElasticProblem,
+    fit_elastic,
+    relax_elastic,
+    solve_elastic,
+)
 from ssem_dask.composition.relax.node_weights import node_weights
 from ssem_dask.composition.relax.relative import split_pairs
 from ssem_dask.composition.relax.relax_config import RelaxConfig
@@ -19,38 +27,50 @@ from tests.support.relaxed_sequences import (
 )
 
 
-def test_a_window_equals_the_whole() -> None:
-    rng = np.random.default_rng(9)
-    count, overlap, core = 120, 32, range(50, 70)
-    values = observed(smooth_fields(rng, count, sigma=3.0), natural_fields(rng, count, sigma=1.0), 2)
-    values += rng.normal(size=values.shape) * 0.1
-    pairs, confidence = compose_pairs(values)
-    grid, config = Grid(NODES, SPACING), RelaxConfig(rounds=2, iterations=2)
-    weights = node_weights(pairs, confidence)
-    whole = solve_elastic(
-        split_pairs(pairs, weights, grid=grid),
-        weights,
-        turn=still(count),
+def problem(pairs: Tensor, confidence: Tensor, config: RelaxConfig) -> ElasticProblem:
+    grid, weights = Grid(NODES, SPACING), node_weights(pairs, confidence)
+    return ElasticProblem(
+        split=split_pairs(pairs, weights, grid=grid),
+        weights=weights,
+        affine_correction=still(pairs.shape[1]),
         grid=grid,
-        fitted=None,
         certainty=0.0,
         config=config,
-        short=SHORT_NODES * SPACING,
+        high_frequency_px=HIGH_FREQUENCY_NODES * SPACING,
     )
+
+
+def made(seed: int, count: int) -> tuple[Tensor, Tensor]:
+    rng = np.random.default_rng(seed)
+    values = observed(smooth_fields(rng, count, sigma=3.0), natural_fields(rng, count, sigma=1.0), 2)
+    return compose_pairs(values + rng.normal(size=values.shape) * 0.1)
+
+
+def test_a_window_equals_the_whole() -> None:
+    count, overlap, core = 120, 32, range(50, 70)
+    pairs, confidence = made(9, count)
+    config = RelaxConfig(rounds=2, iterations=2)
+    whole = relax_elastic(problem(pairs, confidence, config))
     reach = slice(core.start - overlap, core.stop + overlap)
-    part, sure = pairs[:, reach].clone(), confidence[:, reach]
+    part = pairs[:, reach].clone()
     for k in (1, 2):
         part[k - 1, :k] = torch.nan
-    weights = node_weights(part, sure)
-    window = solve_elastic(
-        split_pairs(part, weights, grid=grid),
-        weights,
-        turn=still(part.shape[1]),
-        grid=grid,
-        fitted=whole.fitted,
-        certainty=0.0,
-        config=config,
-        short=SHORT_NODES * SPACING,
-    )
+    window = solve_elastic(problem(part, confidence[:, reach], config), whole.variances)
     difference = window.fields[overlap : overlap + len(core)] - whole.fields[core.start : core.stop]
     assert float(difference.abs().max()) < 0.05 * float(whole.fields.std())
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+def test_fitting_alone_finds_the_variances_of_the_joint_pass(rounds: int) -> None:
+    elastic = problem(*made(3, 24), RelaxConfig(rounds=rounds, iterations=2))
+    assert fit_elastic(elastic) == relax_elastic(elastic).variances
+
+
+@pytest.mark.parametrize(("count", "natural_motion"), [(5, "keep"), (24, "remove")])
+def test_nothing_is_fitted_if_neighbours_are_to_match(count: int, natural_motion: str) -> None:
+    config = RelaxConfig.model_validate({"natural_motion": natural_motion, "iterations": 2})
+    elastic = problem(*made(4, count), config)
+    assert fit_elastic(elastic) == []
+    joint, matched = relax_elastic(elastic), solve_elastic(elastic, [])
+    assert joint.variances == matched.variances == []
+    assert torch.equal(joint.fields, matched.fields)

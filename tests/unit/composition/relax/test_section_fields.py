@@ -6,11 +6,17 @@ import torch
 
 from ssem_dask.composition.relax.relax_config import RelaxConfig
 from ssem_dask.composition.relax.section_fields import relax
-from ssem_dask.composition.relax.spectra import bands_of, from_spectrum, to_spectrum
+from ssem_dask.composition.relax.spectra import Bands, from_spectrum, to_spectrum
 from ssem_dask.composition.separation.affine_log import from_parameters, to_parameters
 from ssem_dask.composition.separation.affine_separation import separate_affines
 from ssem_dask.composition.separation.likelihood import evidence_of_distortion, fit_variances
-from ssem_dask.composition.separation.sequence import CERTAIN_EVIDENCE, SequenceModel, Variances, believed, certainty_of
+from ssem_dask.composition.separation.sequence import (
+    DISPLACED_EVIDENCE,
+    SequenceModel,
+    Variances,
+    certainty_from_evidence,
+    regularised_variances,
+)
 from ssem_dask.types import Float64Array
 from tests.support.relaxed_sequences import (
     NODES,
@@ -52,7 +58,7 @@ def test_variances_are_found_and_distortion_comes_back() -> None:
     found = model.solve(total, fitted).distortion
     jitter = np.diff(found - d, axis=0)
     assert rms(jitter) < 0.2 * rms(np.diff(d, axis=0))
-    assert evidence_of_distortion(model, total, fitted=fit, expected=None, tilt=None) > CERTAIN_EVIDENCE * count
+    assert evidence_of_distortion(model, total, fitted=fit, expected=None, tilt=None) > DISPLACED_EVIDENCE * count
 
 
 @pytest.mark.parametrize(("erratic", "most"), [(0.0, 0.01), (1.0, 0.1), (3.0, 0.3)])
@@ -67,8 +73,10 @@ def test_without_distortion_little_is_undone(count: int, erratic: float, most: f
         fit = fit_variances(model, total, start=None, expected=None, tilt=None, distorted=True)
         evidence = evidence_of_distortion(model, total, fitted=fit, expected=None, tilt=None)
         assert evidence < 4.0
-        certainty = certainty_of(evidence, pairs=count - 1)
-        assert rms(model.solve(total, believed(fit.variances, certainty=certainty)).distortion) < most * rms(steps)
+        certainty = certainty_from_evidence(evidence, pairs=count - 1)
+        assert rms(
+            model.solve(total, regularised_variances(fit.variances, certainty=certainty)).distortion
+        ) < most * rms(steps)
 
 
 def test_erratic_motion_is_told_from_distortion() -> None:
@@ -174,7 +182,7 @@ def test_few_sections_are_made_to_match_in_their_affine_part_too() -> None:
     pairs, confidence = compose_pairs(observed(d, np.zeros_like(d), 3))
     result = relax(pairs, confidence, coarse=still(6), spacing=SPACING, thickness=THICKNESS, config=RelaxConfig())
     assert rms(np.diff(result.fields.double().numpy() - d, axis=0)) < 0.15 * rms(np.diff(d, axis=0))
-    assert not result.fitted
+    assert not result.band_variances
 
 
 def test_shifts_of_a_dozen_sections_that_happen_to_run_slowly_are_not_taken_for_motion() -> None:
@@ -187,8 +195,8 @@ def test_shifts_of_a_dozen_sections_that_happen_to_run_slowly_are_not_taken_for_
         for expected, out in ((0.4, errors), (None, blind)):
             fit = fit_variances(model, total, start=None, expected=expected, tilt=None, distorted=True)
             evidence = evidence_of_distortion(model, total, fitted=fit, expected=expected, tilt=None)
-            certainty = certainty_of(evidence, pairs=13)
-            variances = fit.variances if expected is None else believed(fit.variances, certainty=certainty)
+            certainty = certainty_from_evidence(evidence, pairs=13)
+            variances = fit.variances if expected is None else regularised_variances(fit.variances, certainty=certainty)
             out.append(rms(np.diff(model.solve(total, variances).distortion - d, axis=0)))
     assert max(errors) < 1.2
     assert max(errors) < 0.7 * max(blind)
@@ -196,7 +204,7 @@ def test_shifts_of_a_dozen_sections_that_happen_to_run_slowly_are_not_taken_for_
 
 @pytest.mark.parametrize("shape", [(3, 4), (12, 14), (40, 7)])
 def test_every_coefficient_has_a_band(shape: tuple[int, int]) -> None:
-    bands = bands_of(shape)
+    bands = Bands.of(shape)
     assert set(np.unique(bands.index)) == set(range(bands.count))
     values = np.random.default_rng(0).normal(size=shape)
     np.testing.assert_allclose(from_spectrum(to_spectrum(values)), values, atol=1e-12)
@@ -229,11 +237,13 @@ def _matrices(affines: Float64Array) -> Float64Array:
 def test_erratic_motion_is_doubted_as_far_as_there_is_distortion() -> None:
     """Half of it (rms) at most; and none where sections lie as they were."""
     kept = [
-        believed(Variances(distortion, 4.0, 0.8, 0.1, erratic=1.0), certainty=0.0).erratic
+        regularised_variances(Variances(distortion, 4.0, 0.8, 0.1, erratic=1.0), certainty=0.0).erratic
         for distortion in (0.0, 1e-6, 1.0, 4.0, 1e6)
     ]
     assert kept[0] == 1.0
     assert kept == sorted(kept, reverse=True)
     assert kept[2] == pytest.approx(1.0 - 0.5 * 0.75)
     assert kept[-1] == pytest.approx(0.25, abs=1e-4)
-    assert believed(Variances(0.0, 4.0, 0.8, 0.1, erratic=1.0), certainty=1.0).erratic == pytest.approx(0.25)
+    assert regularised_variances(Variances(0.0, 4.0, 0.8, 0.1, erratic=1.0), certainty=1.0).erratic == pytest.approx(
+        0.25
+    )

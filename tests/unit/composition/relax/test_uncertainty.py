@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from ssem_dask.composition.relax.node_weights import plane_weights
+from ssem_dask.composition.relax.node_weights import pair_weights
 from ssem_dask.composition.relax.section_fields import RelaxResult
-from ssem_dask.composition.relax.spectra import bands_of
-from ssem_dask.composition.relax.uncertainty import elastic_variance, sceptical, section_variance
+from ssem_dask.composition.relax.spectra import Bands
+from ssem_dask.composition.relax.uncertainty import discount_outliers, elastic_variance, section_variance
 from ssem_dask.composition.separation.sequence import SequenceModel, Variances
 from ssem_dask.field.folding import jacobian_determinant
 from ssem_dask.types import Float64Array
@@ -181,7 +181,7 @@ def test_outliers_are_worth_no_more_than_they_are_off_by() -> None:
     weights[0, 0] = 0.0
     far, outlier = 30.0, 4.0
     robust = torch.tensor([[1.0, 1.0, 1.0, 1.0 / (1.0 + (far / outlier) ** 2)]])
-    worth = sceptical(weights, robust=robust, outlier=outlier)
+    worth = discount_outliers(weights, robust=robust, outlier=outlier)
     assert worth[0, 1] == worth[0, 2] == 1.0
     assert worth[0, 3] == 0.0  # the only pair of section 3, and it fits nothing
 
@@ -220,7 +220,7 @@ def test_worth_is_what_the_formula_says(holed: tuple[Float64Array, Float64Array]
     for k in range(1, 4):
         for z in range(k, 14):
             wanted[k - 1, z][doubtful[z] | doubtful[z - k]] = 0.0
-    found = sceptical(torch.from_numpy(weights).float(), robust=torch.from_numpy(robust).float(), outlier=4.0)
+    found = discount_outliers(torch.from_numpy(weights).float(), robust=torch.from_numpy(robust).float(), outlier=4.0)
     np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-4, atol=1e-12)
 
 
@@ -234,12 +234,12 @@ def cosines(n: int) -> Float64Array:
 @pytest.mark.parametrize("noise", [1e-5, 1e-2, 1.0])
 def test_elastic_variance_is_what_the_formula_says(holed: tuple[Float64Array, Float64Array], noise: float) -> None:
     weights, robust = holed
-    worth = sceptical(torch.from_numpy(weights).float(), robust=torch.from_numpy(robust).float(), outlier=4.0)
-    bands, shares = bands_of((12, 9)), np.array([0.003, 0.01, 0.03, 0.1, 0.3, 1.0])
+    worth = discount_outliers(torch.from_numpy(weights).float(), robust=torch.from_numpy(robust).float(), outlier=4.0)
+    bands, shares = Bands.of((12, 9)), np.array([0.003, 0.01, 0.03, 0.1, 0.3, 1.0])
     fitted = [Variances(40.0 / 4**b, 2.0 / 3**b, 0.9, noise / 2**b, 0.1 / 4**b) for b in range(bands.count)]
-    found = elastic_variance(worth, fitted=fitted, certainty=0.9).double().numpy()
+    found = elastic_variance(worth, variances=fitted, certainty=0.9).double().numpy()
 
-    exact, plane = worth.double().numpy(), plane_weights(worth)
+    exact, plane = worth.double().numpy(), pair_weights(worth)
     node = totals(np.minimum(exact, plane[:, :, None, None]))
     there, usual = node > 0, totals(plane)
     assert (usual == 0).any()

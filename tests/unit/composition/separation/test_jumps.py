@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ssem_dask.composition.relax.relax_report import jump_records, jumps_in_words
+from ssem_dask.composition.relax.relax_report import JumpRecord, describe_jumps
 from ssem_dask.composition.separation.jumps import longest_piece
 from tests.support.affine_volumes import SHAPE, affine_volume
 
@@ -14,40 +14,40 @@ from tests.support.affine_volumes import SHAPE, affine_volume
 )
 def test_a_jump_is_found_and_undone(jump: list[float], most: float) -> None:
     made = affine_volume(0, count=40, jumps={14: jump})
-    kept, undone = made.separated(jumps=False), made.separated()
-    assert kept.breaks == ()
-    assert [b.z for b in undone.breaks] == [14]
+    kept, undone = made.separated(undo_jumps=False), made.separated()
+    assert kept.jumps == ()
+    assert [jump.z for jump in undone.jumps] == [14]
     before, after = (np.linalg.norm(made.errors(found), axis=1).max() for found in (kept, undone))
     assert after < most * before
     size = np.linalg.norm(jump)
-    assert np.linalg.norm(undone.breaks[0].jump + jump) < 0.35 * size  # s takes z to z-1, hence the sign
+    assert np.linalg.norm(undone.jumps[0].step + jump) < 0.35 * size  # s takes z to z-1, hence the sign
 
 
 def test_two_jumps() -> None:
     made = affine_volume(1, count=44, jumps={12: [60.0, 0, 30.0, 0, 0, 0], 28: [-80.0, 20.0, 0, 5.0, 0, 0]})
-    assert [b.z for b in made.separated().breaks] == [12, 28]
+    assert [jump.z for jump in made.separated().jumps] == [12, 28]
 
 
 def test_without_a_jump_none_is_found_and_nothing_changes() -> None:
     for seed, count in ((2, 16), (3, 40)):
         made = affine_volume(seed, count=count)
-        found, plain = made.separated(), made.separated(jumps=False)
-        assert found.breaks == ()
+        found, plain = made.separated(), made.separated(undo_jumps=False)
+        assert found.jumps == ()
         np.testing.assert_array_equal(found.sections, plain.sections)
 
 
 def test_a_section_that_is_displaced_by_itself_is_no_jump() -> None:
     made = affine_volume(4, count=30, jumps={15: [90.0, 30.0, 20.0, 0, 0, 0], 16: [-90.0, -30.0, -20.0, 0, 0, 0]})
     found = made.separated()
-    assert found.breaks == ()
+    assert found.jumps == ()
     assert np.linalg.norm(made.errors(found), axis=1).max() < 10.0
 
 
 def test_a_jump_too_small_to_be_found_can_be_named() -> None:
     made = affine_volume(5, count=30, jumps={15: [7.0, 0, 0, 0, 0, 0]})
-    assert made.separated().breaks == ()
+    assert made.separated().jumps == ()
     found = made.separated(known_jumps=(15,))
-    assert [b.z for b in found.breaks] == [15]
+    assert [jump.z for jump in found.jumps] == [15]
     before, after = (np.abs(made.errors(f)[:, 0]).max() for f in (made.separated(), found))
     assert after < before
 
@@ -63,10 +63,13 @@ def test_the_longest_piece_stays_where_it_is() -> None:
 
 def test_a_jump_is_told_in_px_degrees_and_per_cent() -> None:
     made = affine_volume(7, count=40, jumps={20: [40.0, -20.0, 30.0, 0, 0, 0]})
-    (record,) = jump_records(made.separated().breaks, shape_yx=SHAPE)
-    assert record["z"] == 20
-    assert record["shift_y_px"] == pytest.approx(40.0, abs=8.0)
-    assert record["rotation_degrees"] == pytest.approx(np.rad2deg(30.0 / (np.hypot(*SHAPE) / 12**0.5)), rel=0.2)
-    (sentence,) = jumps_in_words([record])
+    (jump,) = made.separated().jumps
+    record = JumpRecord.of(jump, shape_yx=SHAPE)
+    assert record.z == 20
+    assert record.displacement.shift_y_px == pytest.approx(40.0, abs=8.0)
+    assert record.displacement.rotation_degrees == pytest.approx(
+        np.rad2deg(30.0 / (np.hypot(*SHAPE) / 12**0.5)), rel=0.2
+    )
+    (sentence,) = describe_jumps([record])
     assert "20 (" in sentence
-    assert jumps_in_words([]) == []
+    assert describe_jumps([]) == []
