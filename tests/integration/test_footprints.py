@@ -1,4 +1,4 @@
-"""What tasks say they read and write is what they read and write: every request to the store is looked at."""
+"""What tasks say they read and write is what they read and write: every file that is opened is looked at."""
 
 import json
 from collections import defaultdict
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from zarr.storage import LocalStore
 
 from ssem_dask.config.resolve import resolve
 from ssem_dask.config.schema import make_config
@@ -17,10 +16,10 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.region import Region
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.pyramid_writer import SlabWriter
-from ssem_dask.storage import location
 from ssem_dask.storage.ledger import page_of
 from ssem_dask.storage.run_group import create_run
 from ssem_dask.storage.volume import Volume, create_volume
+from tests.support.file_trace import trace_files
 from tests.support.runs import SEPARATE, SMALL
 
 _SETTINGS: dict[str, dict[str, Any]] = {
@@ -98,58 +97,13 @@ def pyramid(observed: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     return url
 
 
-@pytest.fixture
-def requests(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Path], list[Path]]:
-    """Files that were asked for, and files that were written, since the last look."""
-    read: list[Path] = []
-    written: list[Path] = []
-    get, put = LocalStore.get, LocalStore.set
-    read_bytes, write_bytes = location.read_bytes, location.write_bytes
-
-    async def traced_get(self: LocalStore, key: str, *args: Any, **kwargs: Any) -> Any:
-        read.append(self.root / key)
-        return await get(self, key, *args, **kwargs)
-
-    async def traced_set(self: LocalStore, key: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        written.append(self.root / key)
-        await put(self, key, value, *args, **kwargs)
-
-    def traced_read(url: str) -> bytes:
-        read.append(Path(url))
-        return read_bytes(url)
-
-    def traced_write(url: str, content: bytes) -> None:
-        written.append(Path(url))
-        write_bytes(url, content)
-
-    def traced_sync(name: str, paths: list[Path]) -> None:
-        """Later versions of zarr have a way around the event loop."""
-        original = getattr(LocalStore, name, None)
-        if original is not None:
-
-            def traced(self: LocalStore, key: str, *args: Any, **kwargs: Any) -> Any:
-                paths.append(self.root / key)
-                return original(self, key, *args, **kwargs)
-
-            monkeypatch.setattr(LocalStore, name, traced)
-
-    traced_sync("get_sync", read)
-    traced_sync("set_sync", written)
-    monkeypatch.setattr(LocalStore, "get", traced_get)
-    monkeypatch.setattr(LocalStore, "set", traced_set)
-    for module in ("ssem_dask.stages.calibrate", "ssem_dask.stages.compose.statistics"):
-        monkeypatch.setattr(f"{module}.read_bytes", traced_read)
-        monkeypatch.setattr(f"{module}.write_bytes", traced_write)
-    return read, written
-
-
 @pytest.mark.parametrize("mode", ["chain", "relax", "wide", "pyramid"])
 def test_tasks_touch_nothing_that_their_footprint_does_not_name(
-    mode: str, observed: str, pyramid: str, tmp_path: Path, requests: tuple[list[Path], list[Path]]
+    mode: str, observed: str, pyramid: str, tmp_path: Path
 ) -> None:
     url = pyramid if mode == "pyramid" else observed
     job, _ = resolve(make_config({"source": url, "output": str(tmp_path / "out.zarr"), **_SETTINGS[mode]}))
-    files, (read, written) = Regions(job), requests
+    files = Regions(job)
     create_run(job.output, attributes={"state": "running"})
     looked_at, levels = 0, defaultdict[str, set[str]](set)
     pages: dict[str, tuple[str, int]] = {}
@@ -158,21 +112,20 @@ def test_tasks_touch_nothing_that_their_footprint_does_not_name(
         for number, generation in enumerate(stage.generations(job)):
             for task in generation:
                 assert pages.setdefault(page_of(task.key), (stage.NAME, number)) == (stage.NAME, number)
-                read.clear()
-                written.clear()
-                stage.run(task)
+                with trace_files(url, job.output) as trace:
+                    stage.run(task)
                 levels[stage.NAME] |= {
-                    p.relative_to(url).parts[0] for p in read if p.is_relative_to(url) and "c" in p.parts
+                    p.relative_to(url).parts[0] for p in trace.read if p.is_relative_to(url) and "c" in p.parts
                 }
                 footprint = stage.footprint(task)
                 # What a task writes it may read too: a shard that is there is replaced.
                 allowed = (*footprint.reads, *footprint.writes)
-                for region in files.of(read):
+                for region in files.of(trace.read):
                     assert any(region.meets(other) for other in allowed), (task.key, "reads", region)
                     looked_at += 1
-                for region in files.of(written):
+                for region in files.of(trace.written):
                     assert any(region.meets(other) for other in footprint.writes), (task.key, "writes", region)
-                assert stage.NAME != "render" or list(files.of(written))
+                assert stage.NAME != "render" or list(files.of(trace.written))
     assert looked_at > 100
     if mode == "pyramid":
         # Whoever sees less of the source decodes less of it.

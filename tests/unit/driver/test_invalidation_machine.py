@@ -39,6 +39,9 @@ from tests.support.toy_pipeline import (
     pipelines,
 )
 
+FUSES = st.none() | st.integers(0, 8) | st.integers(0, 60)
+"""Events until the driver is killed: often early, since a run that resumes has few."""
+
 
 class KillableLedger(Ledger):
     """A ledger whose process may be killed before each request that changes it; writes one entry after the other."""
@@ -168,7 +171,7 @@ class Invalidation(RuleBasedStateMachine):
 
     # What a user, and the world, may do.
 
-    @rule(fuse=st.none() | st.integers(0, 80), failing=st.integers(0, 12), allow_missing=st.booleans())
+    @rule(fuse=FUSES, failing=st.integers(0, 12), allow_missing=st.booleans())
     def run(self, fuse: int | None, failing: int, allow_missing: bool) -> None:
         """Run, and perhaps be killed; every twelfth task or so may fail."""
         self._attempt(None, None, fuse=fuse, failing=failing, allow_missing=allow_missing)
@@ -180,7 +183,7 @@ class Invalidation(RuleBasedStateMachine):
             st.builds(Selection, sections=st.integers(0, SECTIONS - 1).flatmap(lambda z: st.just(range(z, z + 2)))),
         ),
         value=st.none() | st.integers(0, 3),
-        fuse=st.none() | st.integers(0, 80),
+        fuse=FUSES,
         failing=st.integers(0, 12),
     )
     def rerun(self, selection: Selection, value: int | None, fuse: int | None, failing: int) -> None:
