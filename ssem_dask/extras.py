@@ -1,28 +1,31 @@
 """Optional dependencies: what `pip install 'ssem_dask[…]'` adds, and one clear sentence if it is missing."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib.util import find_spec
 
 from ssem_dask.errors import MissingExtraError
 
+_REPORT = ("PIL", "jinja2", "matplotlib")
+_PACKAGES = {
+    "formats": ("h5py", "imagecodecs", "tifffile"),
+    "report": _REPORT,
+    "slurm": ("dask_jobqueue",),
+    "tensorstore": ("tensorstore",),
+    "view": ("neuroglancer", "tornado", *_REPORT),
+}
+"""Packages that each extra of pyproject.toml brings, by the name that is imported."""
 
-@contextmanager
-def needs_extra(extra: str, *, purpose: str) -> Iterator[None]:
-    """Import optional dependencies inside this context.
+
+def require_extra(extra: str, *, purpose: str) -> None:
+    """Check that the packages of an extra are installed; call it before work that ends in importing them.
 
     Args:
-        extra: name of the extra in pyproject.toml that brings them.
-        purpose: command, file or option that needs them; begins the sentence.
+        extra: name of the extra in pyproject.toml.
+        purpose: command, file or option that needs it; begins the sentence.
 
     Raises:
-        MissingExtraError: one of them is not installed.
+        MissingExtraError: a package is not installed.
     """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in ("", "ssem_dask"):
-            raise  # a bug of this package must keep its traceback
-        raise MissingExtraError(
-            f"{purpose}: the package {package} is not installed; install it with `pip install 'ssem_dask[{extra}]'`."
-        ) from error
+    missing = [package for package in _PACKAGES[extra] if find_spec(package) is None]
+    if missing:
+        cure = f"install it with `pip install 'ssem_dask[{extra}]'`"
+        raise MissingExtraError(f"{purpose}: needs {' and '.join(missing)}, not installed; {cure}.")

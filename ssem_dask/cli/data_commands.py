@@ -12,7 +12,7 @@ import typer
 from ssem_dask.cli import console
 from ssem_dask.cli.options import Json, PixelSize, SectionThickness
 from ssem_dask.errors import ConfigError, WeightsError
-from ssem_dask.extras import needs_extra
+from ssem_dask.extras import require_extra
 
 if TYPE_CHECKING:
     from ssem_dask.storage.volume import Volume
@@ -229,8 +229,8 @@ def train(
         raise WeightsError(f"train: {file} must end in .safetensors; rename it.")
     if not path.absolute().parent.is_dir():
         raise WeightsError(f"train: the folder of {file} does not exist; make it first.")
-    with needs_extra("report", purpose="train"):  # before the minutes of computing
-        from ssem_dask.report.loss import draw_loss
+    require_extra("report", purpose="train")  # before minutes of computing
+    from ssem_dask.report.loss import draw_loss
     from ssem_dask.storage.volume import Volume
 
     volume = Volume.open(source, pixel_size=pixel_size, section_thickness=section_thickness)

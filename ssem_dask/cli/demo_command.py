@@ -12,7 +12,7 @@ from ssem_dask.cli.evaluate_command import save_evaluation
 from ssem_dask.cli.options import Cluster, Json, Workers
 from ssem_dask.cli.report_command import WORST_PLACES, write_report
 from ssem_dask.errors import OutputError
-from ssem_dask.extras import needs_extra
+from ssem_dask.extras import require_extra
 
 if TYPE_CHECKING:
     from ssem_dask.driver.run_status import Summary
@@ -38,10 +38,10 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Make a volume with known truth, deform it, align it, and show the error before and after."""
-    with needs_extra("report", purpose="demo"):  # before the minutes of computing
-        from ssem_dask.report.page import make_report
-        from ssem_dask.report.reslice import draw_reslices
+    require_extra("report", purpose="demo")  # before minutes of computing
     from ssem_dask.evaluation.protocol import evaluate
+    from ssem_dask.report.page import make_report
+    from ssem_dask.report.reslice import draw_reslices
 
     _claim(directory)
     observed, output, picture = directory / "observed.zarr", directory / "aligned.zarr", directory / "reslice.png"

@@ -8,7 +8,7 @@ import typer
 from ssem_dask.cli import console
 from ssem_dask.cli.options import Json, Run
 from ssem_dask.errors import OutputError
-from ssem_dask.extras import needs_extra
+from ssem_dask.extras import require_extra
 
 if TYPE_CHECKING:
     from ssem_dask.report.page import Report
@@ -37,8 +37,8 @@ def report(
 
     The file is self-contained and needs no network. The run need not be finished.
     """
-    with needs_extra("report", purpose="report"):
-        from ssem_dask.report.page import make_report
+    require_extra("report", purpose="report")
+    from ssem_dask.report.page import make_report
 
     made = make_report(output, worst=worst, viewer=viewer.rstrip("/") if viewer else None)
     path = write_report(made, file or _default_file(output))

@@ -7,7 +7,7 @@ import typer
 from ssem_dask.cli import console
 from ssem_dask.cli.options import Json, Run
 from ssem_dask.cli.report_command import WORST_PLACES
-from ssem_dask.extras import needs_extra
+from ssem_dask.extras import require_extra
 
 
 def view(
@@ -39,9 +39,9 @@ def view(
     import signal
     import webbrowser
 
-    with needs_extra("view", purpose="view"):
-        from ssem_dask.report.viewer.http import ViewerServer
-        from ssem_dask.report.viewer.site import make_site
+    require_extra("view", purpose="view")
+    from ssem_dask.report.viewer.http import ViewerServer
+    from ssem_dask.report.viewer.site import make_site
     from ssem_dask.report.viewer.viewer_address import default_port
     from ssem_dask.storage.run_group import read_run
 

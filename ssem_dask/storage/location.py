@@ -346,7 +346,7 @@ def _known_protocol(url: str) -> Iterator[None]:
     except ImportError as error:
         extra = _PROTOCOL_EXTRAS.get(protocol)
         cure = f"install it with `pip install 'ssem_dask[{extra}]'`" if extra else str(error)
-        raise MissingExtraError(f"{url}: the package for {protocol}:// is not installed; {cure}.") from error
+        raise MissingExtraError(f"{url}: the client of {protocol}:// is not installed; {cure}.") from error
     except ValueError as error:
         raise SourceError(
             f"{url}: the protocol '{protocol}' is not known ({error}); give a path or a URL such as s3://bucket/name."

@@ -5,14 +5,14 @@ import os
 from typing import Any
 
 from ssem_dask.errors import SourceError
-from ssem_dask.extras import needs_extra
+from ssem_dask.extras import require_extra
 from ssem_dask.storage import location
 
 
 def tensorstore(url: str) -> Any:
     """Return the package; raise MissingExtraError about the volume at `url` if it is not installed."""
-    with needs_extra("tensorstore", purpose=url):
-        return importlib.import_module("tensorstore")
+    require_extra("tensorstore", purpose=url)
+    return importlib.import_module("tensorstore")
 
 
 def place_of(url: str) -> dict[str, Any]:

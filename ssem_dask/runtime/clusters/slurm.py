@@ -17,7 +17,7 @@ from distributed.security import Security
 from distributed.utils import silence_logging_cmgr
 
 from ssem_dask.errors import ConfigError
-from ssem_dask.extras import needs_extra
+from ssem_dask.extras import require_extra
 from ssem_dask.runtime.clusters.certificates import make_certificates
 from ssem_dask.runtime.clusters.cluster_config import SMALLER_TASKS, SlurmConfig, worker_processes, worker_threads
 from ssem_dask.runtime.clusters.job_record import JobRecord, cancel_orphaned_jobs, state_folder
@@ -92,10 +92,10 @@ def start_slurm(
     """
     require_commands()
     ctrl_c = signal.getsignal(signal.SIGINT)
+    require_extra("slurm", purpose="--cluster slurm")
     try:
-        with needs_extra("slurm", purpose="--cluster slurm"):
-            from ssem_dask.runtime.clusters.keeper import Keeper
-            from ssem_dask.runtime.clusters.slurm_cluster import make_cluster
+        from ssem_dask.runtime.clusters.keeper import Keeper
+        from ssem_dask.runtime.clusters.slurm_cluster import make_cluster
     finally:
         # dask-jobqueue, when it is imported, makes Ctrl-C end the process as if all were well.
         if threading.current_thread() is threading.main_thread():

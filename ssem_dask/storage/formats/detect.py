@@ -1,7 +1,7 @@
 """Which format a location is in."""
 
 from ssem_dask.errors import SourceError
-from ssem_dask.extras import needs_extra
+from ssem_dask.extras import require_extra
 from ssem_dask.storage import arrays, location
 from ssem_dask.storage.formats.source import HDF5_NAME, IMAGE_SUFFIXES, TIFF, Source
 from ssem_dask.storage.formats.tensorstore_array import TensorStoreSource, is_n5, is_precomputed
@@ -50,20 +50,23 @@ def open_any_format(url: str) -> Source:
 
 
 def _hdf5(url: str) -> Source:
-    with needs_extra("formats", purpose=url):
-        from ssem_dask.storage.formats.hdf5 import Hdf5Source
+    require_extra("formats", purpose=url)
+    from ssem_dask.storage.formats.hdf5 import Hdf5Source
+
     return Hdf5Source(url)
 
 
 def _tiff_stack(url: str) -> Source:
-    with needs_extra("formats", purpose=url):
-        from ssem_dask.storage.formats.tiff_stack import TiffStackSource
+    require_extra("formats", purpose=url)
+    from ssem_dask.storage.formats.tiff_stack import TiffStackSource
+
     return TiffStackSource(url)
 
 
 def _image_series(url: str, *, files: list[str] | None = None) -> Source:
-    with needs_extra("formats", purpose=url):
-        from ssem_dask.storage.formats.series import SeriesSource, files_of
+    require_extra("formats", purpose=url)
+    from ssem_dask.storage.formats.series import SeriesSource, files_of
+
     return SeriesSource(files_of(url) if files is None else files, where=url)
 
 

@@ -98,5 +98,5 @@ def test_without_the_package_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorstore", None)
     (tmp_path / name).write_text(json.dumps(content))
-    with pytest.raises(MissingExtraError, match=r"tensorstore is not installed; .*'ssem_dask\[tensorstore\]'"):
+    with pytest.raises(MissingExtraError, match=r"needs tensorstore, not installed; .*'ssem_dask\[tensorstore\]'"):
         open_any_format(str(tmp_path))
