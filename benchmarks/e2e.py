@@ -36,6 +36,7 @@ from matplotlib.figure import Figure
 from benchmarks.made_volume import DEPTH, make_volume
 from ssem_dask.config.schema import make_config
 from ssem_dask.driver import pipeline
+from ssem_dask.geometry.region import Footprint
 from ssem_dask.runtime.clusters.local import start_local, start_on_gpus
 from ssem_dask.runtime.events import SilentObserver
 from ssem_dask.runtime.executor import Executor
@@ -315,6 +316,14 @@ class _Clock(SilentObserver):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _WarmTask(Task):
     """Loads what a worker loads once."""
+
+    def run(self) -> Result:
+        """Do nothing: `_woken` does the work."""
+        return Result()
+
+    def footprint(self) -> Footprint:
+        """Nothing of a run."""
+        return Footprint(reads=(), writes=())
 
 
 def _warm(executor: Executor) -> None:

@@ -24,7 +24,7 @@ from ssem_dask.config.schema import make_config
 from ssem_dask.driver import pipeline
 from ssem_dask.geometry.box import Box
 from ssem_dask.runtime.memory import keep_freed_memory
-from ssem_dask.stages.stage import Stage
+from ssem_dask.stages.pipeline_order import STAGES
 from ssem_dask.storage.volume import VolumeInfo, create_volume
 from ssem_dask.task import Task
 
@@ -54,17 +54,17 @@ def measure(folder: Path, *, sections: int, side: int, settings: dict[str, Any])
     planned = pipeline.plan(make_config({"source": source, "output": str(folder / "out.zarr"), **settings}))
     pipeline.open_run(planned)
     found = {}
-    for stage in (stage for stage in pipeline.STAGES if stage.NAME in planned.estimates):
+    for stage in (stage for stage in STAGES if stage.name in planned.estimates):
         stage.prepare(planned.job)
         firsts = [next(iter(generation)) for generation in stage.generations(planned.job)]
-        peaks = [_peak(stage, task) for task in firsts]
-        found[stage.NAME] = {"stated": planned.estimates[stage.NAME].memory, "measured": max(peaks)}
+        peaks = [_peak(task) for task in firsts]
+        found[stage.name] = {"stated": planned.estimates[stage.name].memory, "measured": max(peaks)}
     _give_back()
     found["process"] = {"stated": pipeline.PROCESS, "measured": _status("VmRSS")}
     return found
 
 
-def _peak(stage: Stage, task: Task) -> int:
+def _peak(task: Task) -> int:
     """Bytes that a task takes beyond what a fork of this process holds."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -74,7 +74,7 @@ def _peak(stage: Stage, task: Task) -> int:
             _map_libraries()
             Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
             before = _status("VmRSS")
-            stage.run(task)
+            task.run()
             os.write(writing, str(_status("VmHWM") - before).encode())
         finally:
             os._exit(0)

@@ -43,6 +43,7 @@ from ssem_dask.stages import register
 from ssem_dask.storage.ledger import Ledger, encode
 from ssem_dask.storage.volume import VolumeInfo, create_volume
 from ssem_dask.task import Cause, Outcome, Task, TaskReport
+from tests.support.function_tasks import FunctionTask
 
 SECTIONS = 25_000
 SIDE = 200_000
@@ -105,7 +106,7 @@ class SimulatedExecutor:
         self.makespans: dict[str, list[float]] = {}
         """By stage, for each cluster, the time at which it ended."""
 
-    def map(self, work: Work, tasks: Iterable[Task]) -> Iterator[TaskReport]:
+    def map(self, work: Work, tasks: Iterable[FunctionTask]) -> Iterator[TaskReport]:
         """Run no task; see above."""
         waiting = iter(tasks)
         limit = 2 * self.clusters[-1].workers
@@ -194,7 +195,7 @@ class Measured:
 def measure_dask(folder: Path, *, tasks: int = 3000) -> float:
     """CPU seconds that Dask's client and its scheduler, both in this process, take for a task that does nothing."""
     with open_cluster("local", workers=2) as executor:
-        given = [Task(key=f"none/{i:06d}", output=str(folder), digest="", pixels=0) for i in range(tasks)]
+        given = [FunctionTask(key=f"none/{i:06d}", output=str(folder), digest="", pixels=0) for i in range(tasks)]
         list(executor.map(nothing, given[:200]))
         start = time.process_time()
         count = sum(1 for _ in executor.map(nothing, given))
@@ -314,7 +315,7 @@ def show(measured: Measured, console: Console) -> None:
     console.print(
         f"{measured.sections:,} sections of {measured.side:,}² px = {measured.bytes / 1e12:,.1f} TB, "
         f"{'1/' + format(share, '.3g') if share > 1 else 'all'} of a petabyte; {measured.tasks:,} tasks, "
-        f"windows of {register.NAME} as planned"
+        f"windows of {register.name} as planned"
     )
     console.print(
         f"plan: {measured.plan_seconds:.2f} s. driver: {measured.driver_microseconds:.1f} µs CPU a task, peak "

@@ -1,77 +1,110 @@
-"""A task: one unit of work of one stage, and how it ended.
+"""A task: one unit of work of one stage, what it reads and writes, and how it ended.
 
 A task is small, frozen and picklable: it carries URLs and boxes, never arrays. It owns whole shards of what it writes,
 so no two tasks ever write the same file, and running it twice writes the same result.
 """
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # commands such as `status` read the ledger without loading numpy
+    from ssem_dask.geometry.region import Footprint
 
 _BOX_KEY = re.compile(r"/(?:mip\d+-)?z(\d+)-y(\d+)-x(\d+)$")
 
 
 class Outcome(StrEnum):
-    """How a task ended. Everything but `FAILED` and `STALE` is an expected ending, its output can be used as it is."""
+    """The ending of a task. Every outcome but `FAILED` and `STALE` is expected, and its output is usable."""
 
     OK = "ok"
     NO_TISSUE = "no_tissue"
     LOW_QUALITY = "low_quality"
     FAILED = "failed"
     STALE = "stale"
-    """It ended well, but what it was made from is made again, or the user asked for it: it is to be done again."""
+    """The task ended well but must run again: something that it read is recomputed, or the user asked for it."""
 
     @property
-    def stands(self) -> bool:
-        """Whether the task need not be done again."""
+    def is_done(self) -> bool:
+        """Whether the task need not run again."""
         return self not in (Outcome.FAILED, Outcome.STALE)
 
 
 class Cause(StrEnum):
-    """Why a task failed."""
+    """The reason why a task failed."""
 
     BAD_INPUT = "bad_input"
-    """What it reads is missing, damaged or not what it should be."""
+    """An input is missing, damaged or of the wrong kind."""
     OUT_OF_MEMORY = "out_of_memory"
     GPU_OUT_OF_MEMORY = "gpu_out_of_memory"
     WORKER_LOST = "worker_lost"
-    """Its workers died, also when it ran alone; killed for memory looks the same."""
+    """Every worker that ran the task died, also one that ran it alone. A worker killed for memory looks the same."""
     TIMEOUT = "timeout"
-    """It did not end before its deadline, twice."""
+    """The task missed its deadline twice."""
     IO = "io"
-    """A disk, a network or a store did not do its part."""
+    """A disk, a network or a store failed."""
     BUG = "bug"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """Base of the stages' tasks."""
+class Task(ABC):
+    """One unit of work. A subclass says what it does (`run`) and, beside it, what it reads and writes (`footprint`)."""
 
     key: str
-    """Unique in the run: `stage/…`; names the ledger entry."""
+    """Unique key in the run, `stage/…`. It names the ledger entry."""
     output: str
-    """URL of the run's Zarr group."""
+    """URL of the Zarr group that the task writes to and that holds the ledger."""
     digest: str
-    """Digest of all that decides the result: a ledger entry with another digest is stale."""
+    """Digest of everything that determines the result: a ledger entry with another digest is stale."""
     pixels: int
     """Source pixels (mip 0) that the task covers; the unit of the progress rate."""
+    uses_gpu: bool = False
+    """Whether the task computes on a GPU if its worker has one."""
     attempt: int = 1
-    """How often it has been started, this time included; times that ended with its worker's death do not count."""
+    """Number of starts, this one included. A start that ended with the worker's death does not count."""
     lost: int = 0
-    """How often its worker died, or was preempted, before this time."""
+    """Number of times that the task's worker died, or was preempted, before this start."""
     changes: tuple[tuple[str, Any], ...] = ()
     """Configuration values that hold for this task alone: (dotted key, value)."""
 
     @property
     def stage(self) -> str:
-        """Name of the stage the task belongs to."""
+        """Name of the task's stage."""
         return self.key.split("/", 1)[0]
+
+    @abstractmethod
+    def run(self) -> "Result":
+        """Read, compute, write."""
+
+    @abstractmethod
+    def footprint(self) -> "Footprint":
+        """Return what the task reads and writes. It may name more than the task reads, never less."""
+
+    def files(self) -> dict[str, int]:
+        """Return the files that the task has written, as path below `output` → bytes; empty if they are not recorded.
+
+        A recorded file is deleted before a retry, since writing a part of a torn shard would read it first.
+        """
+        return {}
+
+    def damage(self, files: dict[str, int]) -> str:
+        """Read everything that the task has written.
+
+        Args:
+            files: files listed in the task's ledger entry, with their bytes.
+
+        Returns:
+            A sentence on the first missing or damaged file; empty if there is none.
+        """
+        del files
+        return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a stage's `run` returns: an expected ending, with one line for the user where there is something to say."""
+    """An expected ending of `Task.run`, with one line for the user if there is something to report."""
 
     outcome: Outcome = Outcome.OK
     message: str = ""
@@ -89,11 +122,11 @@ class TaskReport:
     cause: Cause | None = None
     message: str = ""
     attempts: int = 1
-    """How often the task ran until this end; a worker's death is not an attempt of the task's."""
+    """Number of starts up to this end. A start that ended with the worker's death does not count."""
     lost: int = 0
-    """How often the task's worker died or was preempted."""
+    """Number of times that the task's worker died or was preempted."""
     worker: str = ""
-    """host:process that ran it."""
+    """host:process that ran the task."""
     started: str = ""
     """UTC time, ISO 8601."""
     seconds: float = 0.0
@@ -101,35 +134,34 @@ class TaskReport:
     bytes_read: int = 0
     bytes_written: int = 0
     files: dict[str, int] = field(default_factory=dict)
-    """Files that it wrote, by their path in the run, and their bytes."""
+    """Files that the task wrote: path in the run → bytes."""
     log: str = ""
     """Last lines of the traceback of a failed task."""
     changes: dict[str, Any] = field(default_factory=dict)
     """Configuration values that held for this task alone, by dotted key."""
     restore: bool = False
-    """It ended well, but what it wrote was damaged afterwards: it is written again, and what was made from it stands,
-    since nothing can be read through a wrong checksum."""
+    """Whether the task ended well but its output was damaged afterwards. The output is written again. Results made from
+    it stay valid, since nothing can be read through a wrong checksum."""
 
     @property
     def stage(self) -> str:
-        """Name of the stage the task belonged to."""
+        """Name of the task's stage."""
         return self.key.split("/", 1)[0]
 
 
-def box_key(stage: str, start: tuple[int, int, int], *, mip: int | None = None) -> str:
-    """Return the key of a task that covers a box.
+def box_name(start: tuple[int, int, int], *, mip: int | None = None) -> str:
+    """Return the name of a task that covers a box; its key is `stage/name`.
 
     Args:
-        stage: name of its stage.
         start: first (z, y, x) of the box.
         mip: its scale level, if the stage has boxes at several levels.
     """
     level = "" if mip is None else f"mip{mip}-"
-    return f"{stage}/{level}z{start[0]:06d}-y{start[1]:07d}-x{start[2]:07d}"
+    return f"{level}z{start[0]:06d}-y{start[1]:07d}-x{start[2]:07d}"
 
 
 def box_start(key: str) -> tuple[int, int, int] | None:
-    """Return the start (z, y, x) that `box_key` put into a key, or None if the key is not of that form."""
+    """Return the start (z, y, x) that `box_name` put into a key, or None if the key is not of that form."""
     match = _BOX_KEY.search(key)
     if match is None:
         return None

@@ -1,6 +1,6 @@
 """Shared aliases and the base of every configuration record."""
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,6 @@ AnyArray: TypeAlias = NDArray[Any]
 BoolArray: TypeAlias = NDArray[np.bool_]
 Float32Array: TypeAlias = NDArray[np.float32]
 Float64Array: TypeAlias = NDArray[np.float64]
-StageName: TypeAlias = Literal["coarse", "mask", "calibrate", "register", "compose", "render", "downsample", "measure"]
-"""Names of the stages, in the order in which they run."""
 
 
 class ConfigBase(BaseModel):

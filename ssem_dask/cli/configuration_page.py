@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from pydantic.fields import FieldInfo
 
-from ssem_dask.config.schema import RunConfig
+from ssem_dask.config.schema import config_type
 from ssem_dask.types import ConfigBase
 
 _HEAD = """# Configuration
@@ -30,7 +30,7 @@ neighbours = 2
 
 def configuration_markdown() -> str:
     """Return the whole document."""
-    return _HEAD + "".join(_tables("", RunConfig))
+    return _HEAD + "".join(_tables("", config_type()))
 
 
 def _tables(path: str, model: type[ConfigBase]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import asdict
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -32,14 +32,8 @@ def show_summary(summary: "Summary", *, as_json: bool) -> None:
 
 
 def _show_counts(summary: "Summary") -> None:
-    from ssem_dask.types import StageName
-
     outcomes = sorted({outcome for counts in summary.counts.values() for outcome in counts})
-    order = [*get_args(StageName), *summary.counts]  # the ledger lists stages by name
-    rows = [
-        [stage, *(str(summary.counts[stage].get(outcome, 0)) for outcome in outcomes)]
-        for stage in sorted(summary.counts, key=order.index)
-    ]
+    rows = [[stage, *(str(counts.get(outcome, 0)) for outcome in outcomes)] for stage, counts in summary.counts.items()]
     console.table(f"{summary.output}: {summary.state}", columns=["stage", *outcomes], rows=rows)
 
 

@@ -9,18 +9,11 @@ import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, create_model, field_validator
 
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
-from ssem_dask.stages.configs import (
-    CoarseStageConfig,
-    ComposeStageConfig,
-    DownsampleStageConfig,
-    MaskStageConfig,
-    RegisterStageConfig,
-    RenderStageConfig,
-)
+from ssem_dask.stages.pipeline_order import STAGES
 from ssem_dask.types import ConfigBase
 
 
@@ -34,26 +27,68 @@ class VolumeConfig(ConfigBase):
 
 
 class RunConfig(ConfigBase):
-    """Configuration of one run."""
+    """One run: source, output, where it runs, and one table per stage that has settings."""
 
     source: str
     """URL of the source volume."""
     output: str
     """URL of the run's Zarr group, conventionally `*.zarr`."""
     volume: VolumeConfig = VolumeConfig()
-    coarse: CoarseStageConfig = CoarseStageConfig()
-    mask: MaskStageConfig = MaskStageConfig()
-    register_: RegisterStageConfig = Field(default=RegisterStageConfig(), alias="register")
-    compose: ComposeStageConfig = ComposeStageConfig()
-    render: RenderStageConfig = RenderStageConfig()
-    downsample: DownsampleStageConfig = DownsampleStageConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @field_validator("cluster")
+    @classmethod
+    def _known_stages(cls, cluster: ClusterConfig) -> ClusterConfig:
+        return _check_stage_workers(cluster)
+
+    def table(self, stage: str) -> ConfigBase:
+        """Return the settings of a stage by its name."""
+        table = getattr(self, _field_name(stage))
+        assert isinstance(table, ConfigBase)
+        return table
+
+
+def _field_name(stage: str) -> str:
+    """Return the name of a stage's field; pydantic's own attributes, such as `register`, cannot be fields."""
+    return f"{stage}_" if hasattr(ConfigBase, stage) else stage
+
+
+def _run_config_type() -> type[RunConfig]:
+    """Return `RunConfig` with one field per stage that has settings."""
+    tables: dict[str, Any] = {
+        _field_name(stage.name): (stage.config_type, Field(default=stage.config_type(), alias=stage.name))
+        for stage in STAGES
+        if stage.config_type is not None
+    }
+    return create_model("RunConfig", __base__=RunConfig, __doc__=RunConfig.__doc__, **tables)
+
+
+_RUN_CONFIG = _run_config_type()
+
+
+def config_type() -> type[RunConfig]:
+    """Return the type of a run's configuration, with the tables of all stages."""
+    return _RUN_CONFIG
 
 
 class ClusterFile(ConfigBase):
     """A TOML file that describes only a cluster, so that many runs can share it: `--cluster FILE.toml`."""
 
     cluster: ClusterConfig
+
+    @field_validator("cluster")
+    @classmethod
+    def _known_stages(cls, cluster: ClusterConfig) -> ClusterConfig:
+        return _check_stage_workers(cluster)
+
+
+def _check_stage_workers(cluster: ClusterConfig) -> ClusterConfig:
+    """Return the table; raise ValueError if `stage_workers` names a stage that does not exist."""
+    names = [stage.name for stage in STAGES]
+    unknown = [name for name in cluster.stage_workers if name not in names]
+    if unknown:
+        raise ValueError(f"stage_workers names no stage by {unknown[0]!r}; choose from {', '.join(names)}")
+    return cluster
 
 
 _Config = TypeVar("_Config", bound=ConfigBase)
@@ -103,7 +138,7 @@ def make_config(tree: dict[str, Any], *, where: str = "Config") -> RunConfig:
     Raises:
         ConfigError: a key is unknown or missing, or a value is out of range; the message names the key and the cure.
     """
-    return _validated(RunConfig, tree, where=where)
+    return _validated(_RUN_CONFIG, tree, where=where)
 
 
 def _read_toml(path: str) -> dict[str, Any]:

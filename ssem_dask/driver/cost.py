@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from itertools import islice
 from typing import Any
 from uuid import uuid4
@@ -28,9 +27,10 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.runtime.events import SilentObserver
 from ssem_dask.runtime.execute import execute
 from ssem_dask.runtime.executor import Executor
-from ssem_dask.runtime.placement import GPU_STAGES, GPU_THREADS
-from ssem_dask.stages import coarse
-from ssem_dask.stages.job import SECTIONS_PER_COARSE_TASK, Job
+from ssem_dask.runtime.placement import GPU_THREADS
+from ssem_dask.stages.coarse import CoarseStage
+from ssem_dask.stages.job import SECTIONS_PER_THUMBNAIL_TASK, Job
+from ssem_dask.stages.pipeline_order import STAGES
 from ssem_dask.stages.source_sections import thumbnail_mip
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.location import delete, join
@@ -149,10 +149,11 @@ def measure_cost(
         reports = list(open_ledger(sample.job.output).reports(None))
         whole = _timed_coarse(planned, executor, folder)
     load = executor.load()
+    gpu_stages = {stage.name for stage in STAGES if stage.uses_gpu}
     cost = Cost(crop)
     for stage in planned.estimates:
         own = [report for report in reports if report.stage == stage]
-        gpu = stage in GPU_STAGES and load.gpus > 0
+        gpu = stage in gpu_stages and load.gpus > 0
         wanted = workers(stage) or (load.gpus if gpu else load.workers)
         cost.stages.append(
             _stage_cost(stage, planned, sample, own, whole=whole, gpus=load.gpus if gpu else 0, workers=wanted)
@@ -247,15 +248,16 @@ def _timed_coarse(planned: Plan, executor: Executor, folder: str) -> TaskReport 
     job = planned.job
     volume = Volume.open(job.source, like=job.info)
     mip = volume.stored_mip(thumbnail_mip(job))
-    sections = SECTIONS_PER_COARSE_TASK + job.coarse.neighbours
+    sections = SECTIONS_PER_THUMBNAIL_TASK + job.coarse.neighbours
     if (sections * job.shape[1] * job.shape[2] * job.info.dtype.itemsize) >> (2 * mip) > _COARSE_BYTES:
         return None
     own = _moved(job, join(folder, "coarse.zarr"))
+    coarse = CoarseStage()
     coarse.prepare(own)
     pairs = next(iter(coarse.generations(own)))
-    middle = max(0, (planned.estimates[coarse.NAME].tasks - 1) // 2 - 1)
+    middle = max(0, (planned.estimates[coarse.name].tasks - 1) // 2 - 1)
     tasks = list(islice(pairs, middle, middle + 1))
-    reports = list(executor.map(partial(execute, run=coarse.run), tasks))
+    reports = list(executor.map(execute, tasks))
     return reports[0] if reports and reports[0].outcome is not Outcome.FAILED else None
 
 
@@ -287,7 +289,7 @@ def _stage_cost(
     parallel = factor * sum(report.seconds for report in abreast)
     serial = sum(report.seconds for report in alone)
     timed, seconds = len(reports), sum(report.seconds for report in reports)
-    if stage == coarse.NAME:
+    if stage == CoarseStage.name:
         serial *= planned.job.shape[0] / sample.job.shape[0]
         if whole is not None:
             parallel = whole.seconds * planned.job.size / max(1, whole.pixels)

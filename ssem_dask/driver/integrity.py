@@ -7,16 +7,14 @@ therefore stays valid, and only the damaged task runs again. Its ledger entry be
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import groupby
 
 from ssem_dask.geometry.region import RegionSet
 from ssem_dask.runtime.executor import Executor
-from ssem_dask.stages.files import find_damage, written_files
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.stage import Stage
 from ssem_dask.storage.ledger import open_ledger, page_of
-from ssem_dask.storage.location import delete
+from ssem_dask.storage.location import delete, join
 from ssem_dask.storage.retry import LONG_RETRY_S, retry_for
 from ssem_dask.task import Cause, Outcome, Task, TaskReport
 
@@ -31,9 +29,8 @@ def verify(job: Job, *, stages: Sequence[Stage], executor: Executor) -> Iterator
         The present entry of each task that had ended well.
     """
     for stage in stages:
-        verify_one = partial(verify_task, job=job, stage=_Footprints(stage))
         for tasks in _done_tasks(stage, job):
-            yield from executor.map(verify_one, tasks)
+            yield from executor.map(verify_task, tasks)
 
 
 def mark_damaged(
@@ -50,10 +47,9 @@ def mark_damaged(
     reads = _regions_read(keys, job, stages=stages)
     damaged = []
     for stage in stages:
-        verify_one = partial(verify_task, job=job, stage=_Footprints(stage))
         for tasks in _done_tasks(stage, job):
-            suspects = (task for task in tasks if reads.meets(stage.footprint(task).writes))
-            damaged += [report for report in executor.map(verify_one, suspects) if report.restore]
+            suspects = (task for task in tasks if reads.meets(task.footprint().writes))
+            damaged += [report for report in executor.map(verify_task, suspects) if report.restore]
     return damaged
 
 
@@ -61,52 +57,45 @@ def _regions_read(keys: set[str], job: Job, *, stages: Sequence[Stage]) -> Regio
     """Return everything that the tasks of these keys read."""
     reads = RegionSet()
     for stage in stages:
-        if not any(key.startswith(f"{stage.NAME}/") for key in keys):
+        if not any(key.startswith(f"{stage.name}/") for key in keys):
             continue
         for generation in stage.generations(job):
             for task in generation:
                 if task.key in keys:
-                    reads.add(stage.footprint(task).reads)
+                    reads.add(task.footprint().reads)
     return reads
 
 
 def _done_tasks(stage: Stage, job: Job) -> Iterator[Iterator[Task]]:
     """Yield, per generation, a stage's tasks that ended well with the run's configuration; holds one ledger page."""
     ledger = open_ledger(job.output)
-    pages = set(ledger.pages(stage.NAME))
+    pages = set(ledger.pages(stage.name))
 
     def done_in(generation: Iterable[Task]) -> Iterator[Task]:
         for page, tasks in groupby(generation, key=lambda task: page_of(task.key)):
             entries = ledger.entries(page) if page in pages else {}
             for task in tasks:
                 entry = entries.get(task.key)
-                if entry is not None and entry.outcome.stands and entry.digest == task.digest:
+                if entry is not None and entry.outcome.is_done and entry.digest == task.digest:
                     yield task
 
     for generation in stage.generations(job) if pages else ():
         yield done_in(generation)
 
 
-class _Footprints:
-    """The footprints of a stage, in a form that can be pickled for workers; a module cannot."""
-
-    def __init__(self, stage: Stage) -> None:
-        self.footprint = stage.footprint
-
-
-def verify_task(task: Task, *, job: Job, stage: _Footprints) -> TaskReport:
+def verify_task(task: Task) -> TaskReport:
     """Read what a task wrote, mark it in the ledger if it is damaged, and return its present entry."""
     ledger = open_ledger(task.output)
     with retry_for(LONG_RETRY_S):
         entry = ledger.read(task.key)
-        if entry is None or not entry.outcome.stands:
+        if entry is None or not entry.outcome.is_done:
             return entry or TaskReport(key=task.key, digest=task.digest, outcome=Outcome.STALE)
-        damage = find_damage(job, stage.footprint(task), files=entry.files)
+        damage = task.damage(entry.files)
         if not damage:
             return entry
         marked = replace(entry, outcome=Outcome.FAILED, cause=Cause.IO, message=damage, restore=True)
         ledger.replace_all([marked])
         # Writing part of a shard reads the shard first, which would fail because of the damage.
-        for path in written_files(job, stage.footprint(task)):
-            delete(job.url(path), recursive=False)
+        for path in task.files():
+            delete(join(task.output, path), recursive=False)
         return marked

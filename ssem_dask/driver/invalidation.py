@@ -132,10 +132,10 @@ def find_stale(
     """
     invalidation, source_regions, redone = Invalidation(), RegionSet(), RegionSet()
     source_regions.add(changed_source)
-    unread_pages = {stage.NAME: set(ledger.pages(stage.NAME)) for stage in stages}
-    begun = [i for i, stage in enumerate(stages) if unread_pages[stage.NAME]]
+    unread_pages = {stage.name: set(ledger.pages(stage.name)) for stage in stages}
+    begun = [i for i, stage in enumerate(stages) if unread_pages[stage.name]]
     for stage in stages[: begun[-1] + 1] if begun else ():
-        pages = unread_pages[stage.NAME]
+        pages = unread_pages[stage.name]
         for generation in stage.generations(job):
             invalidation.updates.append([])
             for page, tasks in groupby(generation, key=lambda task: page_of(task.key)):
@@ -145,7 +145,7 @@ def find_stale(
                     entry = entries.pop(task.key, None)
                     if selection is None and not source_regions and not redone and _is_done(task, entry):
                         continue  # nothing can invalidate it: skip its footprint, which is slow to compute
-                    footprint = stage.footprint(task)
+                    footprint = task.footprint()
                     classification = classify(
                         task,
                         entry,
@@ -238,7 +238,7 @@ def _state(entry: TaskReport | None, *, current: bool) -> EntryState:
     """Return the state of an entry; `current`: made with the present configuration, weights and source."""
     if entry is None:
         return EntryState.ABSENT
-    if entry.outcome.stands:
+    if entry.outcome.is_done:
         return EntryState.DONE if current else EntryState.OUTDATED
     if current and entry.restore:
         return EntryState.DAMAGED
@@ -248,7 +248,7 @@ def _state(entry: TaskReport | None, *, current: bool) -> EntryState:
 
 
 def _is_done(task: Task, entry: TaskReport | None) -> bool:
-    return entry is not None and entry.outcome.stands and entry.digest == task.digest
+    return entry is not None and entry.outcome.is_done and entry.digest == task.digest
 
 
 def _is_redone(state: EntryState, *, chosen: bool | None, overridden: bool, reads_redone: bool) -> bool:
@@ -265,7 +265,7 @@ def _is_redone(state: EntryState, *, chosen: bool | None, overridden: bool, read
 def _chosen_update(task: Task, entry: TaskReport, *, current: bool, overrides: dict[str, Any]) -> EntryUpdate:
     """Return the change to the entry of a chosen task; it keeps earlier overrides if it is `current`."""
     # An entry that failed keeps its cause, so that the same command chooses it again if this one is interrupted.
-    outcome = Outcome.STALE if entry.outcome.stands else entry.outcome
+    outcome = Outcome.STALE if entry.outcome.is_done else entry.outcome
     earlier = entry.changes if current else {}
     return EntryUpdate(task.key, outcome, digest=task.digest, changes={**earlier, **overrides})
 

@@ -13,31 +13,11 @@ from typing import Any
 from ssem_dask.config.resolve import resolve
 from ssem_dask.config.schema import RunConfig, make_config
 from ssem_dask.errors import ConfigError
-from ssem_dask.stages.downsample import DownsampleTask
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.render import RenderTask, own_warping
+from ssem_dask.stages.pipeline_order import STAGES
+from ssem_dask.stages.stage import JobTask
 from ssem_dask.task import Task
 
-_LAYOUT = (
-    "source",
-    "output",
-    "volume.",
-    "coarse.neighbours",
-    "mask.",
-    "register.neighbours",
-    "register.spacing",
-    "register.sections",
-    "compose.method",
-    "compose.chain.block",
-    "compose.chain.stitch",
-    "compose.relax.window",
-    "compose.relax.neighbours",
-    "compose.relax.keep_natural",
-    "render.chunk",
-    "render.shard",
-    "downsample.",
-)
-"""Keys, or tables, that decide where results are stored or which tasks there are."""
 _FIXED_TABLES = ("source", "output", "cluster")
 """Top-level keys that name another run, or the place where it runs."""
 
@@ -86,11 +66,20 @@ def with_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> Run
 def refuse_layout_overrides(overrides: Mapping[str, Any]) -> None:
     """Raise ConfigError if an override for some tasks alone decides where results are stored."""
     for key in overrides:
-        if any(key == fixed or (fixed.endswith(".") and key.startswith(fixed)) for fixed in _LAYOUT):
+        if _decides_layout(key):
             raise ConfigError(
                 f"--set {key}: decides where results are stored, so it cannot hold for some chunks alone; "
                 "leave out --failed, --cause, --stage, --sections and --chunk to change the whole run."
             )
+
+
+def _decides_layout(key: str) -> bool:
+    """Return whether a dotted key decides where results are stored or which tasks there are."""
+    table, _, name = key.partition(".")
+    if table in ("source", "output", "volume"):
+        return True
+    stage = next((stage for stage in STAGES if stage.name == table and stage.config_type is not None), None)
+    return stage is not None and (not stage.layout_keys or name in stage.layout_keys)
 
 
 class TaskOverrides:
@@ -114,6 +103,5 @@ class TaskOverrides:
                 job, output=self._job.output, digests=self._job.digests, mips=self._job.mips
             )
         job = self._jobs[overrides]
-        if isinstance(task, RenderTask | DownsampleTask):
-            return replace(task, warping=own_warping(job))
-        return replace(task, job=job)  # type: ignore[call-arg]  # every other stage's tasks carry their job
+        assert isinstance(task, JobTask)  # only the tasks of a run have entries with overrides
+        return task.with_job(job)

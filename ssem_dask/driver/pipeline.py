@@ -4,13 +4,10 @@ What an interrupted run had done stands, unless something that it read is to be 
 and running a finished one does nothing.
 """
 
-import math
 import platform
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.metadata import version
-from typing import Any, cast
+from typing import Any
 
 from ssem_dask import __version__
 from ssem_dask.config.digest import config_digest, stored_config
@@ -24,33 +21,24 @@ from ssem_dask.driver.source_fingerprints import changed_sections, read_fingerpr
 from ssem_dask.driver.tasks import run_generations
 from ssem_dask.errors import LayoutError, LeaseLostError, OutputError
 from ssem_dask.geometry.mip import ceil_div
-from ssem_dask.geometry.region import Footprint
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.events import Observer, SilentObserver
 from ssem_dask.runtime.exclusive_driver import exclusive_driver
 from ssem_dask.runtime.executor import Executor, dashboard_message
-from ssem_dask.stages import calibrate, coarse, downsample, mask, register, render
-from ssem_dask.stages.compose import compose_stage as compose
-from ssem_dask.stages.files import written_files
+from ssem_dask.stages.files import refuse_shared_shards
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.measure import measure_stage as measure
-from ssem_dask.stages.source_sections import open_source, refuse_blank
+from ssem_dask.stages.pipeline_order import STAGES
+from ssem_dask.stages.source_sections import refuse_blank
 from ssem_dask.stages.stage import Estimate, Stage
-from ssem_dask.stages.whole_shards import refuse_shared_shards
 from ssem_dask.storage.ledger import Ledger, open_ledger
 from ssem_dask.storage.location import delete, exists
 from ssem_dask.storage.run_group import create_run, read_run_record, read_writable_run, update_run
-from ssem_dask.task import Task
 from ssem_dask.units import plural, shortened
 
-FIELD_CHUNK_BYTES = 256 * 256 * 2 * 4
 PROCESS = 420 << 20
 """Bytes that a worker's process holds before its first task, with all that it has imported."""
 _PACKAGES = ("numpy", "torch", "scipy", "zarr", "dask")
 """Whose versions a run remembers."""
-STAGES: tuple[Stage, ...] = cast(
-    tuple[Stage, ...], (coarse, mask, calibrate, register, compose, render, downsample, measure)
-)
 _REPAIR_ROUNDS = 3
 """Rounds over the stages: further ones only where damage was found and marked."""
 _SPANS_SHOWN = 10
@@ -87,23 +75,21 @@ def plan(config: RunConfig) -> Plan:
         SourceError, ConfigError, WeightsError: see `config.resolve`.
     """
     job, choices = resolve(config)
-    estimates = {stage.NAME: stage.estimate(job) for stage in STAGES}
-    estimates = {name: _with_requests(name, estimate, job) for name, estimate in estimates.items() if estimate.tasks}
-    refuse_shared_shards(job, [stage for stage in STAGES if stage.NAME in estimates])
+    estimates = {}
+    for stage in STAGES:
+        estimate = stage.estimate(job)
+        if estimate.tasks:
+            estimates[stage.name] = _with_requests(stage, estimate, job)
+    refuse_shared_shards(job, [stage for stage in STAGES if stage.name in estimates])
     given = config.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"cluster"})
     given["cluster"] = config.cluster.remembered()
     return Plan(job=job, choices=choices, estimates=estimates, digest=config_digest(job), given=given)
 
 
-def _with_requests(name: str, estimate: Estimate, job: Job) -> Estimate:
-    """With the chunks that are read, the files that are written and the ledger's entries, a request each."""
-    if name == "compose":
-        chunk = FIELD_CHUNK_BYTES
-    elif name in ("downsample", "measure"):
-        chunk = math.prod(job.render.chunk) * job.info.dtype.itemsize
-    else:
-        chunk = math.prod(open_source(job).chunk(0)) * job.info.dtype.itemsize
-    return replace(estimate, requests=ceil_div(estimate.bytes_read, chunk) + estimate.files + estimate.tasks)
+def _with_requests(stage: Stage, estimate: Estimate, job: Job) -> Estimate:
+    """Add the number of requests: one per chunk read, file written and ledger entry."""
+    chunks = ceil_div(estimate.bytes_read, stage.request_bytes(job))
+    return replace(estimate, requests=chunks + estimate.files + estimate.tasks)
 
 
 def stored_plan(output: str) -> Plan:
@@ -242,29 +228,23 @@ def _run_stages(
 ) -> None:
     """One round over all stages; fills in the summary."""
     job = plan.job
-    tailor = TaskOverrides(job, plan.given)
-    for stage in (stage for stage in STAGES if stage.NAME in plan.estimates):
+    overrides = TaskOverrides(job, plan.given)
+    for stage in (stage for stage in STAGES if stage.name in plan.estimates):
         _prepare(stage, job)
         run_generations(
-            stage.NAME,
+            stage.name,
             stage.generations(job),
-            work=stage.run,
-            files=partial(_files_of, job=job, footprint=stage.footprint),
-            estimate=plan.estimates[stage.NAME],
-            digest=job.digests[stage.NAME],
+            estimate=plan.estimates[stage.name],
+            digest=job.digests[stage.name],
             summary=summary,
             executor=executor,
             observer=observer,
-            tailor=tailor,
+            overrides=overrides,
             allow_missing=allow_missing,
-            only=only,
+            allowed_failures=only,
         )
         if summary.failed and not allow_missing:
             break
-
-
-def _files_of(task: Task, *, job: Job, footprint: Callable[[Task], Footprint]) -> dict[str, int]:
-    return written_files(job, footprint(task))
 
 
 def _prepare(stage: Stage, job: Job) -> None:
@@ -277,7 +257,7 @@ def _prepare(stage: Stage, job: Job) -> None:
         try:
             stage.prepare(job)
         except LayoutError as error:
-            if any_done(open_ledger(job.output), stage.NAME, digest=job.digests[stage.NAME]):
+            if any_done(open_ledger(job.output), stage.name, digest=job.digests[stage.name]):
                 raise
             delete(error.url, recursive=True)
         else:
@@ -309,6 +289,7 @@ def run_attributes(plan: Plan) -> dict[str, Any]:
         "config_digest": plan.digest,
         "source": job.source,
         "encoder_digest": job.encoder_digest,
+        "stages": [stage.name for stage in STAGES],
         "state": "running",
         "environment": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
     }
@@ -316,7 +297,7 @@ def run_attributes(plan: Plan) -> dict[str, Any]:
 
 def any_done(ledger: Ledger, stage: str, *, digest: str) -> bool:
     """Whether any task of a stage need not be done again."""
-    return any(report.digest == digest and report.outcome.stands for report in ledger.reports(stage))
+    return any(report.digest == digest and report.outcome.is_done for report in ledger.reports(stage))
 
 
 def align(

@@ -10,7 +10,7 @@ from typing import Any
 from ssem_dask.driver.integrity import verify
 from ssem_dask.driver.invalidation import Invalidation, find_stale
 from ssem_dask.driver.overrides import refuse_layout_overrides, with_overrides
-from ssem_dask.driver.pipeline import STAGES, Plan, plan, resume
+from ssem_dask.driver.pipeline import Plan, plan, resume
 from ssem_dask.driver.run_status import Summary, run_status
 from ssem_dask.driver.source_fingerprints import changed_sections, read_fingerprints
 from ssem_dask.errors import ConfigError
@@ -18,6 +18,7 @@ from ssem_dask.geometry.region import Footprint
 from ssem_dask.runtime.events import Observer
 from ssem_dask.runtime.exclusive_driver import exclusive_driver
 from ssem_dask.runtime.executor import Executor
+from ssem_dask.stages.pipeline_order import STAGES
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.run_group import read_writable_run, update_run
 from ssem_dask.task import Cause, Outcome, Task, TaskReport
@@ -168,7 +169,7 @@ def parse_sections(text: str) -> range:
 
 
 def _check(selection: Selection, *, sections: int) -> None:
-    names = [stage.NAME for stage in STAGES]
+    names = [stage.name for stage in STAGES]
     for stage in selection.stages:
         if stage not in names:
             raise ConfigError(f"--stage {stage}: there is no such stage; choose from {', '.join(names)}.")

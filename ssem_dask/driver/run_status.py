@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from ssem_dask.runtime.exclusive_driver import lease_url
 from ssem_dask.storage.lease import is_held
 from ssem_dask.storage.ledger import open_ledger
-from ssem_dask.storage.run_group import read_state
+from ssem_dask.storage.run_group import read_state, stage_order
 from ssem_dask.task import Outcome, TaskReport
 
 _MAX_REPORTS = 1000
@@ -41,7 +41,7 @@ class Summary:
             # A hundred thousand tracebacks would not fit into memory; the ledger has them all.
             with_log = len(self.failed) < _MAX_REPORTS
             self.failed.append(report if with_log else replace(report, log="", files={}))
-        elif report.message and report.outcome.stands and len(self.remarks) < _MAX_REPORTS:
+        elif report.message and report.outcome.is_done and len(self.remarks) < _MAX_REPORTS:
             self.remarks.append(report)
 
 
@@ -56,6 +56,8 @@ def run_status(output: str) -> Summary:
     summary = Summary(output=output, state=state)
     for report in open_ledger(output).reports(None):
         summary.add(report)
+    order = {stage: i for i, stage in enumerate(stage_order(output))}
+    summary.counts = dict(sorted(summary.counts.items(), key=lambda item: order.get(item[0], len(order))))
     if state == "running" and not is_held(lease_url(output)):
         summary.state = "incomplete"  # its driver is dead
     # An entry may have become stale, or been marked as damaged, after the run had ended.

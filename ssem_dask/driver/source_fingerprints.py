@@ -28,7 +28,7 @@ def changed_sections(job: Job, current: Fingerprints) -> list[Region]:
         return []
     differing = sorted(key for key in {*saved, *current} if saved.get(key) != current.get(key))
     spans = dict.fromkeys((start, stop) for _, start, stop in differing)
-    return [job.sections("source", start, stop) for start, stop in spans]
+    return [job.source_region(start, stop) for start, stop in spans]
 
 
 def save_fingerprints(job: Job, fingerprints: Fingerprints) -> None:

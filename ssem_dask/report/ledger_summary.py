@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from ssem_dask.stages import register
+from ssem_dask.stages.register import RegisterStage
 from ssem_dask.task import Outcome, TaskReport, box_start
 from ssem_dask.types import Float64Array, ShapeYX
 
@@ -124,7 +124,7 @@ def summarise_ledger(
         if start is not None:
             starts.append(start.timestamp())
             ends.append(start.timestamp() + report.seconds)
-        box = box_start(report.key) if report.stage == register.NAME else None
+        box = box_start(report.key) if report.stage == RegisterStage.name else None
         if box is not None:
             z, y, x = box
             cell = codes[z : z + depth, y // window[0] : y // window[0] + 1, x // window[1] : x // window[1] + 1]

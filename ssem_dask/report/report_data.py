@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.report.ledger_summary import LedgerSummary, summarise_ledger
-from ssem_dask.stages import register
-from ssem_dask.stages.coarse import BRIDGED, MISPLACED, TWICE
+from ssem_dask.stages.register import RegisterStage
+from ssem_dask.stages.run_arrays import SectionState
 from ssem_dask.storage import quality
 from ssem_dask.storage.arrays import is_node, open_array
 from ssem_dask.storage.evaluation_file import Evaluation, read_evaluation
@@ -21,15 +21,15 @@ from ssem_dask.storage.location import join
 from ssem_dask.storage.quality import SECTION_COLUMNS, WINDOW_COLUMNS, QualityInfo
 from ssem_dask.storage.run_group import read_run
 from ssem_dask.storage.volume import Volume
-from ssem_dask.task import TaskReport, box_key
+from ssem_dask.task import TaskReport, box_name
 from ssem_dask.types import AnyArray, Float32Array, ShapeYX, ShapeZYX
 from ssem_dask.units import flat, plural, shortened
 
 _SECTIONS_SHOWN = 12
 _COARSE_REMARKS = {
-    BRIDGED: "without a matching neighbour, or not connected to the other sections",
-    MISPLACED: "apparently out of order (nothing was reordered)",
-    TWICE: "with the same image as an earlier section",
+    SectionState.BRIDGED: "without a matching neighbour, or not connected to the other sections",
+    SectionState.MISPLACED: "apparently out of order (nothing was reordered)",
+    SectionState.REPEATED: "with the same image as an earlier section",
 }
 _STAGE_RECORDS = ("calibration.json", "relax.json")
 """Records in `quality/` whose `summary` is a sentence for the user, in the order of the stages."""
@@ -124,7 +124,7 @@ class ReportData:
     def register_report(self, *, z: int, row: int, column: int) -> TaskReport | None:
         """Return the ledger's report of the task that registered a window of section z; None if there is none."""
         start = z - z % self.run.depth, row * self.window[0], column * self.window[1]
-        return open_ledger(self.run.url).read(box_key(register.NAME, start))
+        return open_ledger(self.run.url).read(f"{RegisterStage.name}/{box_name(start)}")
 
     def describe_coarse_state(self) -> list[str]:
         """Return a line about each kind of section that the coarse stage reported."""

@@ -31,7 +31,7 @@ from distributed.scheduler import KilledWorker
 from ssem_dask.errors import ClusterError
 from ssem_dask.runtime.execute import unfinished
 from ssem_dask.runtime.executor import Executor, ExecutorLoad, Work
-from ssem_dask.runtime.placement import GPU, has_labels, stage_labels
+from ssem_dask.runtime.placement import GPU, has_labels, task_labels
 from ssem_dask.runtime.pool import Pool
 from ssem_dask.runtime.prometheus import set_metrics
 from ssem_dask.storage.ledger import open_ledger
@@ -156,7 +156,7 @@ class DaskExecutor(Executor):
         first = next(tasks, None)
         if first is None:
             return
-        self._enter(first.stage)
+        self._enter(first)
         tasks = chain([first], tasks)
         deadline = _Deadline(self._deadline)
         suspects: list[Task] = []
@@ -194,13 +194,13 @@ class DaskExecutor(Executor):
                 cluster.close()
         logging.getLogger("tornado.application").removeFilter(_is_no_interrupted_request)
 
-    def _enter(self, stage: str) -> None:
-        """Resize the pool for a stage, and find out which workers its tasks may go to."""
+    def _enter(self, task: Task) -> None:
+        """Resize the pool for the stage of a task, and find out which workers its tasks may go to."""
         if self._pool is not None:
-            self._pool.enter(stage)
+            self._pool.enter(task.stage)
         workers = self._connected().scheduler_info(n_workers=-1)["workers"].values()
         self._gpus = max(self._gpus, sum(has_labels(worker, {GPU: 1}) for worker in workers))
-        self._labels = stage_labels(stage, has_gpus=self._gpus > 0, cluster_labels=self._cluster_labels)
+        self._labels = task_labels(uses_gpu=task.uses_gpu, has_gpus=self._gpus > 0, cluster_labels=self._cluster_labels)
         self._threads_counted_at = float("-inf")
 
     def _stream(
@@ -363,7 +363,7 @@ def _announce_and_run(work: Work, task: Task, key: str, topic: str) -> TaskRepor
 def _recorded_report(task: Task) -> TaskReport | None:
     """Return the ledger's report of a task that ended well although nobody could receive its report."""
     entry = open_ledger(task.output).read(task.key)
-    return entry if entry is not None and entry.digest == task.digest and entry.outcome.stands else None
+    return entry if entry is not None and entry.digest == task.digest and entry.outcome.is_done else None
 
 
 def _is_overdue(flight: _Flight, now: float, seconds: float) -> bool:

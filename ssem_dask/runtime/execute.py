@@ -1,14 +1,14 @@
-"""One task from start to ledger: run it, time it, name the cause if it fails, write down how it ended.
+"""One task from start to ledger: run it, time it, name the cause if it fails, record how it ended.
 
-The ledger entry is written by the process that wrote the data, and after the data, so that an entry is proof of the
-data whatever is killed in between.
+The ledger entry is written by the process that wrote the data, and after the data, so an entry proves that the data is
+complete whatever is killed in between.
 """
 
 import os
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from ssem_dask.errors import OutputError, SsemDaskError
@@ -22,15 +22,8 @@ from ssem_dask.task import Cause, Outcome, Result, Task, TaskReport
 _LOG_LINES = 30
 
 
-def execute(
-    task: Task, *, run: Callable[[Task], Result], files: Callable[[Task], dict[str, int]] | None = None
-) -> TaskReport:
+def execute(task: Task) -> TaskReport:
     """Run a task and write its ledger entry.
-
-    Args:
-        task: what to do.
-        run: the stage's function.
-        files: tells which files the task has written, and their bytes; None: the entry does not say.
 
     Returns:
         The report that was written. Whatever the task raised is in it; only an interrupt, and a ledger that cannot be
@@ -43,18 +36,18 @@ def execute(
     result, written = Result(outcome=Outcome.FAILED), dict[str, int]()
     try:
         with retry_for(LONG_RETRY_S):
-            if task.attempt > 1 and files is not None:
-                # Writing a part of a shard reads it first: one that the last attempt left torn would fail for ever.
-                for path in files(task):
+            if task.attempt > 1:
+                # Writing a part of a shard reads it first: a shard that the last attempt left torn would fail forever.
+                for path in task.files():
                     delete(join(task.output, path), recursive=False)
-            result = run(task)
-            written = {} if files is None else files(task)
+            result = task.run()
+            written = task.files()
         outcome, message = result.outcome, result.message
-    except Exception as error:  # noqa: BLE001  the ledger is where a task's failure is told, whatever it is
+    except Exception as error:  # noqa: BLE001  any failure of a task belongs in the ledger
         cause, message = cause_of(error), f"{type(error).__name__}: {error}"
         log = "".join(traceback.format_exception(error)[-_LOG_LINES:])
     if cause is Cause.GPU_OUT_OF_MEMORY:
-        release_gpu_memory()  # the next task shall not fail of what this one has left
+        release_gpu_memory()  # so that leftovers cannot make the next task run out of memory
     report = TaskReport(
         key=task.key,
         digest=task.digest,

@@ -15,7 +15,6 @@ from typing import Any
 
 GPU = "GPU"
 """Label of a worker that has a GPU; its amount is 1."""
-GPU_STAGES = frozenset({"calibrate", "register", "compose", "render"})
 GPU_SHARE = 1 / 64
 """Amount of the label that a task takes: so little that only a worker's threads limit how many tasks run at once.
 Tasks take turns on the GPU itself (`field.device.computing_on`)."""
@@ -23,15 +22,15 @@ GPU_THREADS = 3
 """Threads of a worker with a GPU: one task reads, one computes, one writes."""
 
 
-def stage_labels(stage: str, *, has_gpus: bool, cluster_labels: Mapping[str, float]) -> dict[str, float]:
-    """Return the labels, each with the amount that a task takes, of the workers that may run a stage's tasks.
+def task_labels(*, uses_gpu: bool, has_gpus: bool, cluster_labels: Mapping[str, float]) -> dict[str, float]:
+    """Return the labels, each with the amount that a task takes, of the workers that may run a task.
 
     Args:
-        stage: name of the stage.
+        uses_gpu: whether the task computes on a GPU if its worker has one.
         has_gpus: whether the cluster has workers labelled `GPU`.
-        cluster_labels: `[cluster] resources`; these apply to every stage and take precedence.
+        cluster_labels: `[cluster] resources`; these apply to every task and take precedence.
     """
-    gpu_label = {GPU: GPU_SHARE} if has_gpus and stage in GPU_STAGES else {}
+    gpu_label = {GPU: GPU_SHARE} if has_gpus and uses_gpu else {}
     return {**gpu_label, **cluster_labels}
 
 

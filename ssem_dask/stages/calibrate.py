@@ -8,9 +8,9 @@ stage has no tasks.
 """
 
 import contextlib
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from ssem_dask.field.device import compute_device
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import shape_at_mip
-from ssem_dask.geometry.region import Footprint, Region
+from ssem_dask.geometry.region import Footprint
 from ssem_dask.registration.gauss_newton.gauss_newton_window import measure_scales
 from ssem_dask.registration.gauss_newton.scales import ResidualScales, median_scales
 from ssem_dask.registration.gauss_newton.smoothness import (
@@ -31,116 +31,171 @@ from ssem_dask.registration.gauss_newton.smoothness import (
 from ssem_dask.registration.registration_method import WindowImages
 from ssem_dask.stages.configs import RegisterStageConfig
 from ssem_dask.stages.job import Job
+from ssem_dask.stages.run_arrays import CALIBRATION, COARSE, calibration_window
 from ssem_dask.stages.source_sections import open_source, read_aligned_sections
-from ssem_dask.stages.stage import Estimate
-from ssem_dask.storage.fields import open_coarse
-from ssem_dask.storage.location import read_bytes, write_bytes
-from ssem_dask.task import Outcome, Result, Task
+from ssem_dask.stages.stage import Estimate, JobTask, Stage
+from ssem_dask.task import Outcome, Result
 
-NAME = "calibrate"
-RESULT = "quality/calibration.json"
-
-_MOST = 6
-_SHARE = 0.2  # of the volume, at most, but for the first window: a pixel costs half of what its registration does
-_SIDE = 384  # px of the working image
+_MAX_WINDOWS = 6
+_VOLUME_SHARE = 0.2  # at most, but for the first window: a pixel costs half of what its registration does
+_SIDE_PX = 384  # px of the working image
 _SECTIONS = 8
-_PLACES = 3  # that a window may take, until one shows tissue
-_STEP = (0.7548776662, 0.5698402910)  # of the R2 sequence, which spreads points evenly (Roberts 2018)
+_MAX_PLACES = 3  # that a window may take, until one shows tissue
+_R2_STEP = (0.7548776662, 0.5698402910)  # of the R2 sequence, which spreads points evenly (Roberts 2018)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeTask(Task):
-    """Try the lengths in one window, and measure its scales."""
+class ProbeTask(JobTask):
+    """Smoothness lengths tried in one sample window, and its residual scales."""
 
-    job: Job
     index: int
     places: tuple[Box, ...]
-    """At the working mip; the first that shows tissue is taken."""
+    """Candidate boxes at the working mip; the first that shows tissue is taken."""
+
+    def run(self) -> Result:
+        """Register the window with several lengths and measure its scales."""
+        job = self.job
+        volume, device = open_source(job), compute_device()
+        config, neighbours = job.register.gauss_newton, job.register.neighbours
+        steps: tuple[LengthStep, ...] = ()
+        scales: ResidualScales | None = None
+        read = 0
+        for box in self.places:
+            affines = COARSE.read(job, z=box.sections)
+            sections = list(
+                read_aligned_sections(volume, sections=box.sections, box=box, affines=affines, device=device)
+            )
+            read += job.source_bytes(_source_pixels(job, box), mip=box.mip)
+            grid = Grid.of_box(box)
+            image, valid = (torch.stack(parts) for parts in zip(*sections, strict=True))
+            window = WindowImages(images=image, valid=valid, grid=grid.relative_to(grid.origin))
+            if config.smoothness is None:
+                steps = probe_window(window, config=config, device=device)
+            # As few sections as show pairs of every kind, since the scales cost as much as the lengths.
+            first = max(0, (len(image) - 1 - neighbours) // 2)
+            middle = slice(first, first + 1 + neighbours)
+            window = replace(window, images=image[middle], valid=valid[middle])
+            scales = measure_scales(window, neighbours=neighbours, config=config, device=device)
+            if steps or scales:
+                break
+        written = calibration_window(self.index).write(
+            job,
+            {
+                "start": list(box.start),
+                "stop": list(box.stop),
+                "mip": box.mip,
+                "steps": _records(steps),
+                "scales": None if scales is None else scales.model_dump(),
+            },
+        )
+        return Result(
+            outcome=Outcome.OK if steps or scales else Outcome.NO_TISSUE, bytes_read=read, bytes_written=written
+        )
+
+    def footprint(self) -> Footprint:
+        """The window's sections, wherever the coarse affine leads; its record."""
+        z = self.places[0].sections
+        return Footprint(
+            reads=(self.job.source_region(z.start, z.stop), COARSE.region(self.job, z.start, z.stop)),
+            writes=(calibration_window(self.index).region(self.job, z.start, z.stop),),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChooseTask(Task):
-    """Decide."""
+class ChooseTask(JobTask):
+    """The choice of smoothness and scales from all sample windows."""
 
-    job: Job
     windows: int
+    """Number of sample windows."""
 
-
-def prepare(job: Job) -> None:
-    """Nothing to create: the results are small JSON files."""
-
-
-def generations(job: Job) -> Iterator[Iterable[Task]]:
-    """Windows, then the choice."""
-    if not _wanted(job):
-        return
-    output, digest, windows = job.output, job.digests[NAME], sample_windows(job)
-    yield [
-        ProbeTask(
-            key=f"{NAME}/window-{i}",
-            output=output,
-            digest=digest,
-            pixels=_source_pixels(job, places[0]),
-            job=job,
-            index=i,
-            places=places,
+    def run(self) -> Result:
+        """Take the median over the windows and write the calibration."""
+        job = self.job
+        windows = []
+        for i in range(self.windows):
+            with contextlib.suppress(FileNotFoundError):  # its task failed, and the run continues without it
+                windows.append(calibration_window(i).read(job))
+        given = job.register.gauss_newton.smoothness
+        if given is not None:
+            choice = SmoothnessChoice(given, f"smoothness {given} px, given by the user")
+        else:
+            names = [f.name for f in fields(LengthStep)]
+            steps = [[LengthStep(**{name: step[name] for name in names}) for step in w["steps"]] for w in windows]
+            choice = choose_smoothness(steps, pixel_size=job.info.pixel_size * 2.0 ** (job.register.mip or 0))
+        chosen_by = "user" if given is not None else "data" if any(w["steps"] for w in windows) else "default"
+        scales = median_scales([ResidualScales.model_validate(w["scales"]) for w in windows if w.get("scales")])
+        written = CALIBRATION.write(
+            job,
+            {
+                "smoothness": list(choice.smoothness),
+                "chosen_by": chosen_by,
+                "reason": choice.reason,
+                "scales": None if scales is None else scales.model_dump(),
+                "windows": windows,
+            },
         )
-        for i, places in enumerate(windows)
-    ]
-    yield [
-        ChooseTask(key=f"{NAME}/choose", output=output, digest=digest, pixels=0, job=job, windows=len(windows)),
-    ]
+        return Result(message=choice.reason if given is None else "", bytes_written=written)
 
-
-def run(task: Task) -> Result:
-    """Do one task of either generation."""
-    if isinstance(task, ProbeTask):
-        return _run_probe(task)
-    assert isinstance(task, ChooseTask)
-    return _run_choose(task)
-
-
-def footprint(task: Task) -> Footprint:
-    """A window reads its sections, wherever the coarse affine takes it; the choice reads what the windows found."""
-    if isinstance(task, ProbeTask):
-        job = task.job
-        z = task.places[0].sections
+    def footprint(self) -> Footprint:
+        """The records of all windows; the calibration."""
         return Footprint(
-            reads=(
-                job.sections("source", z.start, z.stop),
-                job.sections("fields/coarse", z.start, z.stop),
-            ),
-            writes=(Region(_window_name(task.index), job.sections("", z.start, z.stop).box),),
+            reads=tuple(calibration_window(i).region(self.job) for i in range(self.windows)),
+            writes=(CALIBRATION.region(self.job),),
         )
-    assert isinstance(task, ChooseTask)
-    job = task.job
-    return Footprint(
-        reads=tuple(job.sections(_window_name(i)) for i in range(task.windows)), writes=(job.sections(RESULT),)
-    )
 
 
-def estimate(job: Job) -> Estimate:
-    """A few windows and the choice; nothing where there is nothing to choose."""
-    boxes = [places[0] for places in sample_windows(job)] if _wanted(job) else []
-    pixels = sum(_source_pixels(job, box) for box in boxes)
-    # Features of the sections and, for one, the network's activations; the pairs' fields and gradients.
-    held = max((box.size * 22 + box.shape[1] * box.shape[2] * 175 for box in boxes), default=0)
-    return Estimate(
-        tasks=len(boxes) + _wanted(job),
-        pixels=pixels,
-        bytes_read=job.source_bytes(pixels, mip=job.register.mip or 0),
-        bytes_written=2000 * (len(boxes) + _wanted(job)),
-        files=len(boxes) + _wanted(job),
-        memory=held,
-        gpu_memory=held,
-    )
+class CalibrateStage(Stage):
+    """Smoothness and residual scales that all windows share, from a few sample windows."""
+
+    name = "calibrate"
+    upstream = ("coarse",)
+    uses_gpu = True
+
+    def decisive(self, job: Job) -> dict[str, Any]:
+        """Return the settings of registration that the samples depend on, and the encoder."""
+        register = job.register.model_dump(mode="json")
+        keys = ("method", "mip", "neighbours", "gauss_newton")
+        used = {key: register[key] for key in keys if key != "gauss_newton" or _wanted(job)}
+        return {key: used.get(key) for key in keys} | {"weights": job.encoder_digest}
+
+    def prepare(self, job: Job) -> None:
+        """Do nothing: the results are small JSON files."""
+
+    def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
+        """Yield the windows, then the choice; nothing if the method needs no calibration."""
+        if not _wanted(job):
+            return
+        windows = sample_windows(job)
+        yield [
+            ProbeTask(
+                **self.task_fields(job, f"window-{i}", pixels=_source_pixels(job, places[0])), index=i, places=places
+            )
+            for i, places in enumerate(windows)
+        ]
+        yield [ChooseTask(**self.task_fields(job, "choose"), windows=len(windows))]
+
+    def estimate(self, job: Job) -> Estimate:
+        """Return the cost: a few windows and the choice, or nothing."""
+        boxes = [places[0] for places in sample_windows(job)] if _wanted(job) else []
+        pixels = sum(_source_pixels(job, box) for box in boxes)
+        # Features of the sections; for one section the network's activations, the pairs' fields and gradients.
+        memory = max((box.size * 22 + box.shape[1] * box.shape[2] * 175 for box in boxes), default=0)
+        return Estimate(
+            tasks=len(boxes) + _wanted(job),
+            pixels=pixels,
+            bytes_read=job.source_bytes(pixels, mip=job.register.mip or 0),
+            bytes_written=2000 * (len(boxes) + _wanted(job)),
+            files=len(boxes) + _wanted(job),
+            memory=memory,
+            gpu_memory=memory,
+        )
 
 
 def calibrated(job: Job) -> RegisterStageConfig:
     """The register stage's configuration with what was chosen and measured."""
     if not _wanted(job):
         return job.register
-    record = json.loads(read_bytes(job.url(RESULT)))
+    record = CALIBRATION.read(job)
     solver = job.register.gauss_newton.model_copy(update={"smoothness": tuple(record["smoothness"])})
     found = record.get("scales")  # runs that were begun by earlier versions have none
     if solver.scales is None and found is not None:
@@ -155,85 +210,18 @@ def sample_windows(job: Job) -> list[tuple[Box, ...]]:
     if job.shape[0] < 2:
         return []
     extent = job.shape[0], *shape_at_mip((job.shape[1], job.shape[2]), mip=mip)
-    size = min(_SECTIONS, extent[0]), min(_SIDE, extent[1]), min(_SIDE, extent[2])
-    count = int(np.clip(_SHARE * np.prod(extent) / np.prod(size), 1, _MOST))
+    size = min(_SECTIONS, extent[0]), min(_SIDE_PX, extent[1]), min(_SIDE_PX, extent[2])
+    count = int(np.clip(_VOLUME_SHARE * np.prod(extent) / np.prod(size), 1, _MAX_WINDOWS))
     windows = []
     for i in range(count):
         z = round((extent[0] - size[0]) * (i + 0.5) / count)
         places = []
-        for j in range(_PLACES):
-            share = [(0.5 + step * (i + j * count)) % 1.0 for step in _STEP]
+        for j in range(_MAX_PLACES):
+            share = [(0.5 + step * (i + j * count)) % 1.0 for step in _R2_STEP]
             y, x = (round((n - side) * s) for n, side, s in zip(extent[1:], size[1:], share, strict=True))
             places.append(Box((z, y, x), (z + size[0], y + size[1], x + size[2]), mip))
         windows.append(tuple(dict.fromkeys(places)))
     return windows
-
-
-def _run_probe(task: ProbeTask) -> Result:
-    job = task.job
-    volume, coarse, device = open_source(job), open_coarse(job.url("fields", "coarse")), compute_device()
-    config, neighbours = job.register.gauss_newton, job.register.neighbours
-    steps: tuple[LengthStep, ...] = ()
-    scales: ResidualScales | None = None
-    read = 0
-    for box in task.places:
-        affines = np.asarray(coarse[box.start[0] : box.stop[0]])
-        sections = list(read_aligned_sections(volume, sections=box.sections, box=box, affines=affines, device=device))
-        read += job.source_bytes(_source_pixels(job, box), mip=box.mip)
-        grid = Grid.of_box(box)
-        image, valid = (torch.stack(parts) for parts in zip(*sections, strict=True))
-        window = WindowImages(images=image, valid=valid, grid=grid.relative_to(grid.origin))
-        if config.smoothness is None:
-            steps = probe_window(window, config=config, device=device)
-        first = max(0, (len(image) - 1 - neighbours) // 2)
-        # As few sections as have pairs of every distance: this costs as much as the lengths.
-        few = slice(first, first + 1 + neighbours)
-        window = replace(window, images=image[few], valid=valid[few])
-        scales = measure_scales(window, neighbours=neighbours, config=config, device=device)
-        if steps or scales:
-            break
-    content = _json(
-        {
-            "start": list(box.start),
-            "stop": list(box.stop),
-            "mip": box.mip,
-            "steps": _records(steps),
-            "scales": None if scales is None else scales.model_dump(),
-        }
-    )
-    write_bytes(_window_url(job, task.index), content)
-    return Result(
-        outcome=Outcome.OK if steps or scales else Outcome.NO_TISSUE,
-        bytes_read=read,
-        bytes_written=len(content),
-    )
-
-
-def _run_choose(task: ChooseTask) -> Result:
-    job = task.job
-    windows = []
-    for i in range(task.windows):
-        with contextlib.suppress(FileNotFoundError):  # it failed, and the run goes on all the same
-            windows.append(json.loads(read_bytes(_window_url(job, i))))
-    given = job.register.gauss_newton.smoothness
-    if given is not None:
-        choice = SmoothnessChoice(given, f"smoothness {given} px, as the user said")
-    else:
-        names = [f.name for f in fields(LengthStep)]
-        steps = [[LengthStep(**{name: step[name] for name in names}) for step in w["steps"]] for w in windows]
-        choice = choose_smoothness(steps, pixel_size=job.info.pixel_size * 2.0 ** (job.register.mip or 0))
-    found_by = "user" if given is not None else "data" if any(w["steps"] for w in windows) else "default"
-    scales = median_scales([ResidualScales.model_validate(w["scales"]) for w in windows if w.get("scales")])
-    record = {
-        "smoothness": list(choice.smoothness),
-        "chosen_by": found_by,
-        "reason": choice.reason,
-        "scales": None if scales is None else scales.model_dump(),
-        "windows": windows,
-    }
-    content = _json(record)
-    write_bytes(job.url(RESULT), content)
-    return Result(message=choice.reason if given is None else "", bytes_written=len(content))
 
 
 def _wanted(job: Job) -> bool:
@@ -244,17 +232,5 @@ def _source_pixels(job: Job, box: Box) -> int:
     return box.at_mip(0).clipped(job.shape).size
 
 
-def _window_name(index: int) -> str:
-    return f"quality/calibration/window-{index}.json"
-
-
-def _window_url(job: Job, index: int) -> str:
-    return job.url(_window_name(index))
-
-
 def _records(steps: tuple[LengthStep, ...]) -> list[dict[str, float]]:
     return [{**asdict(step), "distortion": round(step.distortion, 4)} for step in steps]
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, indent=1).encode()

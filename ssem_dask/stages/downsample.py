@@ -1,100 +1,140 @@
 """Stage downsample: the multiscale pyramid, one level after the other, shard by shard."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ssem_dask.geometry.box import Box
-from ssem_dask.geometry.chunks import chunk_boxes
+from ssem_dask.geometry.chunks import chunk_boxes, chunk_count
 from ssem_dask.geometry.mip import ceil_div, shape_at_mip
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.image.pooling import halve
+from ssem_dask.stages.configs import DownsampleStageConfig
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.render import Warping, level_name, own_warping
-from ssem_dask.stages.stage import TASK_OVERHEAD, Estimate
+from ssem_dask.stages.render import Warping
+from ssem_dask.stages.run_arrays import aligned_level
+from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
 from ssem_dask.storage.volume import Volume
-from ssem_dask.task import Result, Task, box_key
+from ssem_dask.task import Result, Task, box_name
 from ssem_dask.types import AnyArray, ShapeZYX
 
-NAME = "downsample"
 _ROWS = 32
-"""Rows of a pooled section of ids that are computed at once, so that what lies in between stays in the caches."""
+"""Rows of a pooled section of ids that are computed at once, so that intermediate values stay in the caches."""
+
+
+def halve_shard(warping: Warping, box: Box) -> Result:
+    """Make a shard of a level from the finer level, section by section: means of 2 × 2 px, or the most frequent id."""
+    volume = Volume.open(warping.target)
+    finer_box = box.at_mip(box.mip - 1).clipped(volume.shape_at(box.mip - 1))
+    finer = volume.read(finer_box)
+    pixels = halve_labels(finer) if warping.labels else halve(finer)
+    volume.write(box, pixels)
+    return Result(bytes_read=finer.nbytes, bytes_written=pixels.nbytes)
+
+
+def level_boxes(warping: Warping, mip: int) -> Iterator[tuple[str, Box]]:
+    """Yield the shards of a level, each with the name of its task."""
+    for box in chunk_boxes(_level_shape(warping.info.shape, mip), chunk=warping.config.shard, mip=mip):
+        yield box_name(box.start, mip=mip), box
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DownsampleTask(Task):
-    """Make one shard of a level from the level below it."""
+class DownsampleTask(JobTask):
+    """One shard of a level of the aligned volume, from the finer level."""
+
+    box: Box
+    """Box at the level's mip."""
+
+    def run(self) -> Result:
+        """Make the shard."""
+        return halve_shard(Warping.of_run(self.job), self.box)
+
+    def footprint(self) -> Footprint:
+        """The finer level over the same place; the shard."""
+        mip, covered = self.box.mip, self.box.at_mip(0).clipped(self.job.shape)
+        return Footprint(
+            reads=(aligned_level(mip - 1).region_of(covered),), writes=(aligned_level(mip).region_of(covered),)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarpLevelTask(Task):
+    """One shard of a level of another warped volume, from the finer level."""
 
     warping: Warping
     box: Box
 
+    def run(self) -> Result:
+        """Make the shard."""
+        return halve_shard(self.warping, self.box)
 
-def prepare(job: Job) -> None:
-    """Nothing: the levels were created with the aligned volume."""
-    assert job.mips >= 1
+    def footprint(self) -> Footprint:
+        """The finer level over the same place; the shard."""
+        mip, covered = self.box.mip, self.box.at_mip(0).clipped(self.warping.info.shape)
+        return Footprint(reads=(Region(str(mip - 1), covered),), writes=(Region(str(mip), covered),))
 
 
-def generations(job: Job) -> Iterator[Iterable[Task]]:
-    """One generation a level."""
-    return downsample_tasks(own_warping(job), output=job.output, digest=job.digests[NAME])
+class DownsampleStage(Stage):
+    """The multiscale pyramid, one level after the other, shard by shard."""
+
+    name = "downsample"
+    upstream = ("render",)
+    config_type = DownsampleStageConfig
+
+    def decisive(self, job: Job) -> dict[str, Any]:
+        """Return nothing: a setting adds or removes levels, but changes none."""
+        del job
+        return {}
+
+    def prepare(self, job: Job) -> None:
+        """Do nothing: the levels were created with the aligned volume."""
+
+    def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
+        """Yield one generation per level."""
+        warping = Warping.of_run(job)
+        for mip in range(1, warping.mips):
+            yield (
+                DownsampleTask(**self.task_fields(job, name, pixels=box.size * 4**mip), box=box)
+                for name, box in level_boxes(warping, mip)
+            )
+
+    def estimate(self, job: Job) -> Estimate:
+        """Return the cost, see `estimate_downsampling`."""
+        return estimate_downsampling(Warping.of_run(job))
+
+    def request_bytes(self, job: Job) -> int:
+        """Return the bytes of a chunk of the aligned volume."""
+        return math.prod(job.render.chunk) * job.info.dtype.itemsize
 
 
-def downsample_tasks(warping: Warping, *, output: str, digest: str) -> Iterator[Iterable[Task]]:
-    """For each level one task a shard."""
+def warp_level_tasks(warping: Warping, *, digest: str) -> Iterator[Iterable[Task]]:
+    """Yield one generation per level of a warped volume that is no run's."""
     for mip in range(1, warping.mips):
         yield (
-            DownsampleTask(
-                key=box_key(NAME, box.start, mip=mip),
-                output=output,
+            WarpLevelTask(
+                key=f"{DownsampleStage.name}/{name}",
+                output=warping.target,
                 digest=digest,
                 pixels=box.size * 4**mip,
                 warping=warping,
                 box=box,
             )
-            for box in chunk_boxes(_level_shape(warping.info.shape, mip), chunk=warping.config.shard, mip=mip)
+            for name, box in level_boxes(warping, mip)
         )
 
 
-def run(task: Task) -> Result:
-    """Make one pixel of 2 × 2 of the finer level, section by section: their mean, or of ids the most frequent."""
-    assert isinstance(task, DownsampleTask)
-    box = task.box
-    volume = Volume.open(task.warping.target)
-    below = box.at_mip(box.mip - 1).clipped(volume.shape_at(box.mip - 1))
-    finer = volume.read(below)
-    pixels = halve_labels(finer) if task.warping.labels else halve(finer)
-    volume.write(box, pixels)
-    return Result(bytes_read=finer.nbytes, bytes_written=pixels.nbytes)
-
-
-def footprint(task: Task) -> Footprint:
-    """A shard reads the level below it, over the same place."""
-    assert isinstance(task, DownsampleTask)
-    mip, covered = task.box.mip, task.box.at_mip(0).clipped(task.warping.info.shape)
-    return Footprint(
-        reads=(Region(level_name(mip - 1), covered),),
-        writes=(Region(level_name(mip), covered),),
-    )
-
-
-def estimate(job: Job) -> Estimate:
-    """As `estimate_downsampling`."""
-    return estimate_downsampling(own_warping(job))
-
-
 def estimate_downsampling(warping: Warping) -> Estimate:
-    """Each task holds its shard, the finer shards under it, and one section of them in float."""
+    """Return the cost. Each task holds its shard, the finer shards under it, and one section of them in float."""
     size, shard = warping.info.dtype.itemsize, warping.config.shard
     tasks, pixels, written = 0, 0, 0
     for mip in range(1, warping.mips):
         shape = _level_shape(warping.info.shape, mip)
-        count = 1
-        for n, s in zip(shape, shard, strict=True):
-            count *= ceil_div(n, s)
-        tasks += count
-        written += shape[0] * shape[1] * shape[2] * size
-        pixels += shape[0] * shape[1] * shape[2] * 4**mip
+        tasks += chunk_count(shape, chunk=shard)
+        written += math.prod(shape) * size
+        pixels += math.prod(shape) * 4**mip
     z, y, x = (min(s, n) for s, n in zip(shard, _level_shape(warping.info.shape, 1), strict=True))
     return Estimate(
         tasks=tasks,
@@ -102,12 +142,12 @@ def estimate_downsampling(warping: Warping) -> Estimate:
         bytes_read=written * 4,
         bytes_written=written,
         files=tasks,
-        memory=TASK_OVERHEAD + z * y * x * size * 8 + y * x * 4 * 4 * 3 if tasks else 0,
+        memory=TASK_OVERHEAD_BYTES + z * y * x * size * 8 + y * x * 4 * 4 * 3 if tasks else 0,
     )
 
 
 def halve_labels(ids: AnyArray) -> AnyArray:
-    """As `pool_labels`, of each section `(z, y, x)`."""
+    """Apply `pool_labels` to each section `(z, y, x)`."""
     z, y, x = ids.shape
     out = np.empty((z, ceil_div(y, 2), ceil_div(x, 2)), dtype=ids.dtype)
     for section, halved in zip(ids, out, strict=True):
@@ -117,9 +157,9 @@ def halve_labels(ids: AnyArray) -> AnyArray:
 
 
 def pool_labels(ids: AnyArray) -> AnyArray:
-    """The most frequent id of each 2 × 2 square.
+    """Return the most frequent id of each 2 × 2 square.
 
-    Of ids that are equally frequent the largest is taken, so that thin processes do not lose against the background 0.
+    If ids are equally frequent, the largest is taken, so that thin processes do not lose against the background 0.
 
     Args:
         ids: `(y, x)`, any integer type; an odd last row or column stands for two.

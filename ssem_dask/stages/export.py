@@ -6,37 +6,51 @@ from itertools import chain
 
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes, chunk_count
-from ssem_dask.stages.stage import TASK_OVERHEAD, Estimate
+from ssem_dask.geometry.region import Footprint, Region
+from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate
 from ssem_dask.storage.exports.target import Target
 from ssem_dask.storage.volume import Volume
-from ssem_dask.task import Result, Task, box_key
+from ssem_dask.task import Result, Task, box_name
 
 NAME = "export"
 _COPIES = 8
-"""Of a box that a task holds at most, counted on noise: as stored, decoded, turned round or cut into chunks, encoded,
-each for a while twice."""
+"""Copies of a box that a task holds at most, measured on noise: stored, decoded, transposed or cut into chunks,
+encoded, each of them twice for a while."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportTask(Task):
-    """Copy one box of one level."""
+    """A copy of one box of one level."""
 
     source: str
     target: Target
     box: Box
 
+    def run(self) -> Result:
+        """Read the box and write it."""
+        info = self.target.info
+        source = Volume.open(self.source, like=info)
+        values = source.read(self.box)
+        self.target.write(values, start=self.box.start, mip=self.box.mip)
+        return Result(bytes_read=values.nbytes, bytes_written=values.nbytes)
+
+    def footprint(self) -> Footprint:
+        """The box in the source; the same box in the level that is written."""
+        covered = self.box.at_mip(0).clipped(self.target.info.shape)
+        return Footprint(reads=(Region("source", covered),), writes=(Region(str(self.box.mip), covered),))
+
 
 def export_tasks(source: str, target: Target, *, digest: str) -> Iterator[Task]:
-    """All boxes of all levels; they are independent.
+    """Yield all boxes of all levels; they are independent.
 
     Args:
-        source: URL of the volume that is copied.
-        target: what is written.
-        digest: of all that decides the result.
+        source: URL of the volume to copy.
+        target: the format to write.
+        digest: covers everything that determines the result.
     """
     return (
         ExportTask(
-            key=box_key(NAME, box.start, mip=box.mip),
+            key=f"{NAME}/{box_name(box.start, mip=box.mip)}",
             output=target.url,
             digest=digest,
             pixels=box.size,
@@ -50,18 +64,8 @@ def export_tasks(source: str, target: Target, *, digest: str) -> Iterator[Task]:
     )
 
 
-def run(task: Task) -> Result:
-    """Read a box and write it."""
-    assert isinstance(task, ExportTask)
-    info = task.target.info
-    source = Volume.open(task.source, like=info)
-    values = source.read(task.box)
-    task.target.write(values, start=task.box.start, mip=task.box.mip)
-    return Result(bytes_read=values.nbytes, bytes_written=values.nbytes)
-
-
 def estimate_export(target: Target) -> Estimate:
-    """Each task holds its box a few times, and writes a file or more; the unit of progress is a pixel of any level."""
+    """Return the cost. Each task holds its box a few times and writes one or more files; every level's pixels count."""
     tasks, pixels, largest = 0, 0, 0
     for mip in range(target.mips):
         shape, unit = target.shape_at(mip), target.unit(mip)
@@ -75,5 +79,5 @@ def estimate_export(target: Target) -> Estimate:
         bytes_read=pixels * size,
         bytes_written=pixels * size,
         files=tasks,
-        memory=TASK_OVERHEAD + largest * size * _COPIES,
+        memory=TASK_OVERHEAD_BYTES + largest * size * _COPIES,
     )

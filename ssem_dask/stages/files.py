@@ -1,25 +1,34 @@
-"""What tasks have written: the files of a region, and whether they still hold what they should.
+"""The files that a task owns: which they are, whether they hold the stored data, and that no two tasks share one.
 
-Files are the shards (or the chunks, where an array has none, or a JSON file) under the regions of a task's footprint. A
-shard that holds nothing but the fill value is not written at all, so a task's ledger entry says which files there were.
+Files are the shards (or the chunks of an array without shards, or a JSON file) under the regions of a task's footprint.
+A shard that holds only the fill value is not stored, so a task's ledger entry lists the files that were written.
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from itertools import product
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice, product
+from typing import TYPE_CHECKING
 
-from ssem_dask.errors import SourceError
+from ssem_dask.errors import PlanError, SourceError
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.stages.job import Job
+from ssem_dask.stages.run_arrays import array_at
 from ssem_dask.storage import location
 from ssem_dask.storage.arrays import ZarrArray, open_array, reading_chunks, write_unit
 
+if TYPE_CHECKING:
+    from ssem_dask.stages.stage import Stage
+
 _JSON = ".json"
+_CHECKED_TASKS = 4
+"""Tasks per generation whose regions are compared with the shards; a generation tiles the volume evenly."""
 
 
 def written_files(job: Job, footprint: Footprint) -> dict[str, int]:
-    """Bytes of each file, by its path in the run, that a task has written."""
+    """Return the files that a task has written: path in the run → bytes."""
     files = {}
     for region in footprint.writes:
         for path in _paths(job, region):
@@ -30,26 +39,49 @@ def written_files(job: Job, footprint: Footprint) -> dict[str, int]:
 
 
 def find_damage(job: Job, footprint: Footprint, *, files: Mapping[str, int]) -> str:
-    """Read what a task has written.
+    """Read everything that a task has written.
 
     Args:
-        job: of the run.
+        job: the run.
         footprint: of the task.
-        files: that its ledger entry tells of, with their bytes.
+        files: files listed in the task's ledger entry, with their bytes.
 
     Returns:
-        A sentence on the first thing that is missing or damaged; empty if all is well.
+        A sentence on the first missing or damaged file; empty if there is none.
     """
     for path, size in files.items():
-        found = location.file_size(job.url(path))
-        if found != size:
-            return f"{job.url(path)}: {'is missing' if found is None else f'has {found} bytes, not {size}'}."
+        actual = location.file_size(job.url(path))
+        if actual != size:
+            return f"{job.url(path)}: {'is missing' if actual is None else f'has {actual} bytes, not {size}'}."
     for region in footprint.writes:
         try:
             _read(job, region)
         except SourceError as error:
             return str(error)
     return ""
+
+
+def refuse_shared_shards(job: Job, stages: Sequence["Stage"]) -> None:
+    """Raise PlanError if a task would write only a part of a shard; touch nothing.
+
+    A partial write reads, changes and rewrites a file, so two tasks that write to one file lose data silently. The
+    arrays are made in memory, metadata alone, and compared with the regions that each generation's first tasks write.
+    """
+    trial = replace(job, output=f"memory://ssem-dask-plan-{uuid.uuid4().hex}.zarr")
+    try:
+        for stage in stages:
+            stage.prepare(trial)
+            for generation in stage.generations(trial):
+                for task in islice(generation, _CHECKED_TASKS):
+                    for region in task.footprint().writes:
+                        if not _owns_whole_files(trial, region):
+                            raise PlanError(
+                                f"{task.key}: would write {region.box.start} to {region.box.stop} of {region.name}, "
+                                "which is not made of whole shards, so that another task could write the same file; "
+                                "choose windows and shards that are multiples of each other."
+                            )
+    finally:
+        location.delete(trial.output, recursive=True)
 
 
 def _read(job: Job, region: Region) -> None:
@@ -63,11 +95,11 @@ def _read(job: Job, region: Region) -> None:
     if array is None:
         return
     unit = write_unit(array)
-    for place in product(*_units(job, region, array)):
+    for position in product(*_units(job, region, array)):
         index = tuple(
-            slice(i * n, min((i + 1) * n, extent)) for i, n, extent in zip(place, unit, array.shape, strict=True)
+            slice(i * n, min((i + 1) * n, extent)) for i, n, extent in zip(position, unit, array.shape, strict=True)
         )
-        with reading_chunks(f"{job.url(region.name)}: {_key(array, place)}"):
+        with reading_chunks(f"{job.url(region.name)}: {_key(array, position)}"):
             array[index]
 
 
@@ -77,12 +109,12 @@ def _paths(job: Job, region: Region) -> Iterator[str]:
         return
     array = _array(job, region)
     if array is not None:
-        for place in product(*_units(job, region, array)):
-            yield f"{region.name}/{_key(array, place)}"
+        for position in product(*_units(job, region, array)):
+            yield f"{region.name}/{_key(array, position)}"
 
 
 def _array(job: Job, region: Region) -> ZarrArray | None:
-    """The region's array; None where the configuration makes none."""
+    """Open the region's array; return None if the configuration makes none."""
     try:
         return open_array(job.url(region.name), mode="r")
     except SourceError:
@@ -91,56 +123,28 @@ def _array(job: Job, region: Region) -> ZarrArray | None:
         return None
 
 
-def owns_whole_files(job: Job, region: Region) -> bool:
-    """Whether no file of the region's array holds anything beyond the region; True where it is no array."""
+def _owns_whole_files(job: Job, region: Region) -> bool:
+    """Return whether no file of the region's array holds anything beyond the region; True if it is no array."""
     if region.name.endswith(_JSON):
         return True
     array = _array(job, region)
-    return array is None or all(
+    if array is None:
+        return True
+    extents = array_at(region.name).extents(job, region)
+    return all(
         start % unit == 0 and (stop % unit == 0 or stop == extent)
-        for (start, stop), extent, unit in zip(
-            _extents(job, region, array), array.shape, write_unit(array), strict=True
-        )
+        for (start, stop), extent, unit in zip(extents, array.shape, write_unit(array), strict=True)
     )
 
 
 def _units(job: Job, region: Region, array: ZarrArray) -> list[range]:
-    """For each axis the numbers of the files that hold some of the region."""
+    """Return per axis the numbers of the files that hold some of the region."""
     return [
         range(start // unit, ceil_div(stop, unit))
-        for (start, stop), unit in zip(_extents(job, region, array), write_unit(array), strict=True)
+        for (start, stop), unit in zip(array_at(region.name).extents(job, region), write_unit(array), strict=True)
     ]
 
 
-def _extents(job: Job, region: Region, array: ZarrArray) -> list[tuple[int, int]]:
-    """For each axis start and stop of the region in the array's own elements."""
-    axes = array.metadata.dimension_names or ()  # type: ignore[union-attr]  # all of ours are Zarr v3
-    low, high = dict(zip("zyx", region.box.start, strict=True)), dict(zip("zyx", region.box.stop, strict=True))
-    scale = _scale(region, array)
-    extents = []
-    for axis, extent in zip(axes, array.shape, strict=True):
-        start, stop = 0, extent
-        if axis == "block":
-            block = job.compose.chain.block
-            start, stop = low["z"] // block, ceil_div(high["z"], block)
-        elif axis == "z" and "block" not in axes:
-            start, stop = low["z"], high["z"]
-        elif axis in ("y", "x"):
-            start, stop = low[axis] // scale, ceil_div(high[axis], scale)
-        extents.append((start, min(stop, extent)))
-    return extents
-
-
-def _scale(region: Region, array: ZarrArray) -> int:
-    """mip-0 px of one of the array's."""
-    if "spacing" in array.attrs:
-        return int(str(array.attrs["spacing"]))
-    if "mip" in array.attrs:
-        return 1 << int(str(array.attrs["mip"]))
-    last = region.name.rpartition("/")[2]
-    return 1 << int(last) if last.isdigit() else 1
-
-
-def _key(array: ZarrArray, place: tuple[int, ...]) -> str:
-    key: str = array.metadata.encode_chunk_key(place)
+def _key(array: ZarrArray, position: tuple[int, ...]) -> str:
+    key: str = array.metadata.encode_chunk_key(position)
     return key

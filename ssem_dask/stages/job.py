@@ -1,7 +1,10 @@
-"""What every stage knows of a run: where it reads and writes, and the configuration with nothing left to guess."""
+"""One run as every stage sees it: where it reads and writes, and its configuration with every choice made."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
+from ssem_dask.field.grid import Grid, node_count
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.region import Region
 from ssem_dask.stages.configs import (
@@ -14,42 +17,82 @@ from ssem_dask.stages.configs import (
 )
 from ssem_dask.storage.location import join_below
 from ssem_dask.storage.volume import VolumeInfo
-from ssem_dask.types import ShapeZYX
+from ssem_dask.types import ConfigBase, ShapeYX, ShapeZYX
 
-SECTIONS_PER_COARSE_TASK = 8
+SECTIONS_PER_THUMBNAIL_TASK = 8
+"""Sections per task of those that compare thumbnails."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One run, resolved: every value that was left to be chosen has been chosen."""
+    """One run, resolved: every value that was left open has been chosen."""
 
     source: str
+    """URL of the source volume."""
     output: str
+    """URL of the run's Zarr group."""
     info: VolumeInfo
-    coarse: CoarseStageConfig
-    mask: MaskStageConfig
-    register: RegisterStageConfig
-    compose: ComposeStageConfig
-    render: RenderStageConfig
-    downsample: DownsampleStageConfig
+    """Shape, dtype and pixel size of the source."""
+    tables: Mapping[str, ConfigBase]
+    """Configuration table per stage, by the stage's name; stages without settings have none."""
     mips: int
     """Levels of the aligned pyramid."""
     encoder_digest: str
-    """Digest of the network weights that the register stage uses; empty if it uses none."""
+    """Digest of the network weights that registration uses; empty if it uses none."""
     source_mips: int
-    """Levels that the source has, from mip 0 on; they decide what is read, and no digest."""
-    digests: dict[str, str]
-    """For each stage a digest of all that decides its results: its own configuration and that of the stages before."""
+    """Levels that the source has, from mip 0 on. They determine what is read, but no digest."""
+    digests: Mapping[str, str]
+    """Digest per stage: everything that determines its results, the settings of its upstream stages included."""
+
+    @property
+    def coarse(self) -> CoarseStageConfig:
+        """Settings of stage coarse."""
+        return cast(CoarseStageConfig, self.tables["coarse"])
+
+    @property
+    def mask(self) -> MaskStageConfig:
+        """Settings of stage mask."""
+        return cast(MaskStageConfig, self.tables["mask"])
+
+    @property
+    def register(self) -> RegisterStageConfig:
+        """Settings of stages calibrate and register."""
+        return cast(RegisterStageConfig, self.tables["register"])
+
+    @property
+    def compose(self) -> ComposeStageConfig:
+        """Settings of stage compose."""
+        return cast(ComposeStageConfig, self.tables["compose"])
+
+    @property
+    def render(self) -> RenderStageConfig:
+        """Settings of stage render."""
+        return cast(RenderStageConfig, self.tables["render"])
+
+    @property
+    def downsample(self) -> DownsampleStageConfig:
+        """Settings of stage downsample."""
+        return cast(DownsampleStageConfig, self.tables["downsample"])
 
     @property
     def shape(self) -> ShapeZYX:
-        """(z, y, x) of source and aligned volume, mip 0."""
+        """Shape (z, y, x) of source and aligned volume, mip 0."""
         return self.info.shape
+
+    @property
+    def shape_yx(self) -> ShapeYX:
+        """Shape (y, x) of a section, mip 0."""
+        return self.info.shape[1], self.info.shape[2]
 
     @property
     def size(self) -> int:
         """Source pixels, mip 0."""
-        return self.shape[0] * self.shape[1] * self.shape[2]
+        return self.shape[0] * self.section_pixels
+
+    @property
+    def section_pixels(self) -> int:
+        """Pixels of a section, mip 0."""
+        return self.shape[1] * self.shape[2]
 
     @property
     def spacing(self) -> int:
@@ -58,24 +101,41 @@ class Job:
         return self.register.spacing
 
     @property
+    def grid(self) -> Grid:
+        """The nodes of a section's field."""
+        return Grid.of_section(self.shape_yx, spacing=self.spacing)
+
+    @property
+    def window_core(self) -> ShapeZYX:
+        """Extent (z, y, x) of a register window's core, mip-0 px: no larger than the volume, in whole nodes."""
+        window, spacing = self.register.window, self.spacing
+        assert window is not None
+        y, x = (min(window, node_count(n, spacing=spacing) * spacing) for n in self.shape_yx)
+        return min(self.register.sections, self.shape[0]), y, x
+
+    @property
     def thickness(self) -> float:
         """Thickness of a section, mip-0 px."""
         return self.info.section_thickness / self.info.pixel_size
 
     def source_bytes(self, pixels: int, *, mip: int) -> int:
-        """Bytes of the source that are decoded to see a place at a mip: of its coarsest level that is fine enough.
+        """Return the bytes of the source that are decoded to read a place, from the coarsest level that serves.
 
         Args:
-            pixels: that the place has at mip 0.
-            mip: at which it is seen.
+            pixels: of the place at mip 0.
+            mip: scale level at which the place is read.
         """
         return (pixels >> 2 * min(mip, self.source_mips - 1)) * self.info.dtype.itemsize
 
     def url(self, *parts: str) -> str:
-        """URL of something inside the run's group; SourceError where a part leads out of it."""
+        """Return the URL of something inside the run's group; raise SourceError if a part leads out of it."""
         return join_below(self.output, *parts)
 
-    def sections(self, name: str, start: int = 0, stop: int | None = None) -> Region:
-        """Whole sections `start <= z < stop`, clipped to the volume, of an array or file of the run, or of `source`."""
+    def sections_box(self, start: int = 0, stop: int | None = None) -> Box:
+        """Return the box of whole sections `start <= z < stop`, clipped to the volume."""
         z, y, x = self.shape
-        return Region(name, Box((max(0, start), 0, 0), (z if stop is None else min(stop, z), y, x)))
+        return Box((max(0, start), 0, 0), (z if stop is None else min(stop, z), y, x))
+
+    def source_region(self, start: int = 0, stop: int | None = None) -> Region:
+        """Return the region of whole sections `start <= z < stop` of the source, clipped to the volume."""
+        return Region("source", self.sections_box(start, stop))

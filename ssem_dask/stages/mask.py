@@ -8,6 +8,7 @@ the place of what is found, or is added to it.
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,111 +19,115 @@ from ssem_dask.field.affine import affine_seen_from, apply_affine, invert_affine
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.warp import sample_image
 from ssem_dask.geometry.box import Box
-from ssem_dask.geometry.chunks import chunk_boxes, round_up
-from ssem_dask.geometry.mip import shape_at_mip
-from ssem_dask.geometry.region import Footprint, Region
-from ssem_dask.registration.damage import DAMAGED, HALO, REACH, TEAR, find_damage, reduced
+from ssem_dask.geometry.chunks import chunk_boxes
+from ssem_dask.geometry.mip import mip_for_pixel_size, shape_at_mip
+from ssem_dask.geometry.region import Footprint
+from ssem_dask.registration.damage import DAMAGED, HALO, PIXEL, REACH, TEAR, find_damage, reduced
 from ssem_dask.stages.configs import MaskStageConfig
 from ssem_dask.stages.job import Job
+from ssem_dask.stages.run_arrays import COARSE, DAMAGE, mask_shape, mask_shard
 from ssem_dask.stages.source_sections import open_source, read_aligned_sections
-from ssem_dask.stages.stage import Estimate
-from ssem_dask.storage.arrays import ZarrArray, create_array, open_array
+from ssem_dask.stages.stage import Estimate, JobTask, Stage
+from ssem_dask.storage.arrays import ZarrArray
 from ssem_dask.storage.formats.detect import open_any_format
-from ssem_dask.task import Result, Task, box_key
-from ssem_dask.types import AnyArray, Float64Array, ShapeZYX
+from ssem_dask.storage.volume import VolumeInfo
+from ssem_dask.task import Result, box_name
+from ssem_dask.types import AnyArray, ConfigBase, Float64Array, ShapeZYX
 
-NAME = "mask"
-
-_SIDE = 1024  # px of the mask along a shard
-_CHUNK = 256
-_SECTIONS = 8
-_EMPTY_SIDE = 3  # px of the mask: pooled px of equal value are rare in tissue
+_EMPTY_SIDE_PX = 3  # px of the mask: pooled px of equal value are rare in tissue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MaskTask(Task):
-    """Mask one shard."""
+class MaskTask(JobTask):
+    """The mask of one shard."""
 
-    job: Job
     box: Box
+    """Box at the mip of the masks."""
 
+    def run(self) -> Result:
+        """Find the damage of a shard, combine it with the user's mask, write."""
+        job, box = self.job, self.box
+        codes, read = np.zeros(box.shape, dtype=np.uint8), 0
+        if job.mask.detects:
+            codes, read = _detected_codes(job, box)
+        if job.mask.user is not None:
+            codes = np.maximum(codes, _user_codes(job, box))
+        z, y, x = box.slices
+        return Result(bytes_read=read, bytes_written=DAMAGE.write(job, codes, z=z, y=y, x=x))
 
-def prepare(job: Job) -> None:
-    """Create `masks/damage` (z, y, x); nothing where nothing is masked."""
-    if job.mask.active:
-        create_array(
-            job.url("masks", "damage"),
-            shape=_shape(job),
-            dtype="uint8",
-            axes=("z", "y", "x"),
-            chunks=(1, _CHUNK, _CHUNK),
-            shards=_shard(job),
-            fill_value=0,
-            attributes={
-                "axes": ["z", "y", "x"],
-                "frame": "source",
-                "mip": job.mask.mip,
-                "pixel_size": job.info.pixel_size * 2 ** _mip(job),
-                "shape_mip0": list(job.shape),
-                "codes": {"0": "tissue", "1": "empty", "2": "damaged", "3": "tear"},
-            },
+    def footprint(self) -> Footprint:
+        """The sections around, wherever the coarse affine leads; one shard of the masks."""
+        z = self.box.sections
+        first, last = z.start - REACH, z.stop + REACH
+        reads = self.job.source_region(first, last), COARSE.region(self.job, first, last)
+        return Footprint(
+            reads=reads if self.job.mask.detects else (),
+            writes=(DAMAGE.region_of(_mip0_box(self.job, self.box)),),
         )
 
 
-def generations(job: Job) -> Iterator[Iterable[Task]]:
-    """All shards; they are independent."""
-    yield (
-        MaskTask(
-            key=box_key(NAME, box.start),
-            output=job.output,
-            digest=job.digests[NAME],
-            pixels=_covered(job, box).size,
-            job=job,
-            box=box,
+class MaskStage(Stage):
+    """Masks of empty, damaged or torn regions."""
+
+    name = "mask"
+    upstream = ("coarse",)
+    config_type = MaskStageConfig
+
+    def resolve(self, config: ConfigBase, info: VolumeInfo) -> tuple[ConfigBase, list[str]]:
+        """Choose the mip of the masks.
+
+        Raises:
+            SourceError: the user's mask cannot be read or does not fit the sections.
+        """
+        assert isinstance(config, MaskStageConfig)
+        if config.user is not None:
+            user_mip(config, info.shape)
+        if config.mip is not None:
+            return config, []
+        mip = mip_for_pixel_size(info.pixel_size, wanted=PIXEL)
+        choice = f"mask.mip = {mip}: its pixel, {info.pixel_size * 2**mip:.3g} nm, is the nearest to {PIXEL:.0f} nm"
+        return config.model_copy(update={"mip": mip}), [choice] if config.active else []
+
+    def decisive(self, job: Job) -> dict[str, Any]:
+        """Return the settings; nothing if there are no masks."""
+        return job.mask.model_dump(mode="json") if job.mask.active else {}
+
+    def prepare(self, job: Job) -> None:
+        """Create `masks/damage`; nothing if there are no masks."""
+        if job.mask.active:
+            DAMAGE.create(job)
+
+    def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
+        """Yield all shards; they are independent."""
+        yield (
+            MaskTask(
+                **self.task_fields(
+                    job,
+                    box_name(box.start),
+                    pixels=_mip0_box(job, box).size,
+                ),
+                box=box,
+            )
+            for box in _boxes(job)
         )
-        for box in _boxes(job)
-    )
 
-
-def run(task: Task) -> Result:
-    """Find the damage of a shard, bring in the user's mask, write."""
-    assert isinstance(task, MaskTask)
-    job, box = task.job, task.box
-    codes, read = np.zeros(box.shape, dtype=np.uint8), 0
-    if job.mask.detects:
-        codes, read = _found(job, box)
-    if job.mask.user is not None:
-        codes = np.maximum(codes, _users(job, box))
-    open_array(job.url("masks", "damage"), mode="r+")[box.slices] = codes
-    return Result(bytes_read=read, bytes_written=codes.nbytes)
-
-
-def footprint(task: Task) -> Footprint:
-    """Detection reads the sections around, wherever the coarse affine takes them."""
-    assert isinstance(task, MaskTask)
-    job, z = task.job, task.box.sections
-    found = [job.sections(name, z.start - REACH, z.stop + REACH) for name in ("source", "fields/coarse")]
-    return Footprint(
-        reads=tuple(found) if job.mask.detects else (),
-        writes=(Region("masks/damage", _covered(job, task.box)),),
-    )
-
-
-def estimate(job: Job) -> Estimate:
-    """Each task reads its shard and the halo, and holds its sections at the mask's mip."""
-    boxes = list(_boxes(job))
-    z, y, x = _shard(job)
-    sections, pixels = z + 2 * REACH, (y + 2 * HALO) * (x + 2 * HALO)
-    read = sum(_covered(job, box).size * (min(box.shape[0] + 2 * REACH, job.shape[0])) // box.shape[0] for box in boxes)
-    return Estimate(
-        tasks=len(boxes),
-        pixels=sum(_covered(job, box).size for box in boxes),
-        bytes_read=job.source_bytes(read, mip=_mip(job)) if job.mask.detects else 0,
-        bytes_written=sum(box.size for box in boxes),
-        files=len(boxes),
-        # Images, normalised images and masks of all sections; three cues of each; shifts of the pairs; one read band.
-        memory=pixels * 4 * (sections * 6 + 20) + (1 << 26) * (4 + job.info.dtype.itemsize),
-    )
+    def estimate(self, job: Job) -> Estimate:
+        """Return the cost. Each task reads its shard and the halo, and holds its sections at the mask's mip."""
+        boxes = list(_boxes(job))
+        z, y, x = mask_shard(job)
+        sections, pixels = z + 2 * REACH, (y + 2 * HALO) * (x + 2 * HALO)
+        read = sum(
+            _mip0_box(job, box).size * (min(box.shape[0] + 2 * REACH, job.shape[0])) // box.shape[0] for box in boxes
+        )
+        return Estimate(
+            tasks=len(boxes),
+            pixels=sum(_mip0_box(job, box).size for box in boxes),
+            bytes_read=job.source_bytes(read, mip=_mip(job)) if job.mask.detects else 0,
+            bytes_written=sum(box.size for box in boxes),
+            files=len(boxes),
+            # Images, normalised images and masks of all sections; three cues each; shifts of the pairs; one read band.
+            memory=pixels * 4 * (sections * 6 + 20) + (1 << 26) * (4 + job.info.dtype.itemsize),
+        )
 
 
 def read_codes(masks: ZarrArray, *, z: int, mip: int, box: Box, affine: Float64Array) -> Tensor:
@@ -166,15 +171,15 @@ def user_mip(config: MaskStageConfig, shape: ShapeZYX) -> int:
     )
 
 
-def _found(job: Job, box: Box) -> tuple[AnyArray, int]:
-    """Codes (z, y, x) that detection finds, and bytes read."""
+def _detected_codes(job: Job, box: Box) -> tuple[AnyArray, int]:
+    """Return the codes (z, y, x) that detection finds, and the bytes read."""
     mip, volume = _mip(job), open_source(job)
-    read = box.grown(before=(REACH, 0, 0), after=(REACH, 0, 0)).clipped(_shape(job))
-    affines = np.asarray(open_array(job.url("fields", "coarse"), mode="r")[read.start[0] : read.stop[0]])
+    read = box.grown(before=(REACH, 0, 0), after=(REACH, 0, 0)).clipped(mask_shape(job))
+    affines = COARSE.read(job, z=read.sections)
     core = range(box.start[0] - read.start[0], box.stop[0] - read.start[0])
     aligned = _aligned_box(box, [affines[i] for i in core])
     sections = list(
-        read_aligned_sections(volume, sections=read.sections, box=aligned, affines=affines, empty_side=_EMPTY_SIDE)
+        read_aligned_sections(volume, sections=read.sections, box=aligned, affines=affines, empty_side=_EMPTY_SIDE_PX)
     )
     with torch.inference_mode():
         codes = find_damage(
@@ -205,8 +210,8 @@ def _aligned_box(box: Box, affines: list[Float64Array]) -> Box:
     return Box((box.start[0], int(low[0]), int(low[1])), (box.stop[0], int(high[0]), int(high[1])), box.mip)
 
 
-def _users(job: Job, box: Box) -> AnyArray:
-    """The user's codes (z, y, x), at the mip of the masks."""
+def _user_codes(job: Job, box: Box) -> AnyArray:
+    """Return the user's codes (z, y, x) at the mip of the masks."""
     assert job.mask.user is not None
     mip, theirs = _mip(job), user_mip(job.mask, job.shape)
     wanted = box.at_mip(theirs) if theirs <= mip else Box(box.start, box.stop, mip).at_mip(theirs)
@@ -231,20 +236,11 @@ def _mip(job: Job) -> int:
     return job.mask.mip
 
 
-def _shape(job: Job) -> ShapeZYX:
-    return (job.shape[0], *shape_at_mip(job.shape[1:], mip=_mip(job)))
-
-
-def _shard(job: Job) -> ShapeZYX:
-    z, y, x = _shape(job)
-    return min(_SECTIONS, z), min(_SIDE, round_up(y, multiple=_CHUNK)), min(_SIDE, round_up(x, multiple=_CHUNK))
-
-
 def _boxes(job: Job) -> Iterator[Box]:
     if job.mask.active:
-        yield from chunk_boxes(_shape(job), chunk=_shard(job), mip=_mip(job))
+        yield from chunk_boxes(mask_shape(job), chunk=mask_shard(job), mip=_mip(job))
 
 
-def _covered(job: Job, box: Box) -> Box:
-    """The box at mip 0."""
+def _mip0_box(job: Job, box: Box) -> Box:
+    """Return the box at mip 0."""
     return box.at_mip(0).clipped(job.shape)

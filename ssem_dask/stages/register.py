@@ -4,8 +4,10 @@ A task reads a window (core and halo, in z and in y, x) of coarse-aligned sectio
 fields and confidences of its core: exactly one shard of each array.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,174 +17,159 @@ from ssem_dask.field.device import compute_device, computing_on
 from ssem_dask.field.grid import Grid, node_count
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
-from ssem_dask.geometry.region import Footprint, Region
+from ssem_dask.geometry.region import Footprint
 from ssem_dask.geometry.windows import Window, read_sizes, tile_windows
 from ssem_dask.registration.checked_window import PairFault, register_checked
 from ssem_dask.registration.damage import TEAR, TISSUE
+from ssem_dask.registration.methods import METHODS
 from ssem_dask.registration.registration_method import PairFields, PairRequest, WindowImages
-from ssem_dask.stages.calibrate import RESULT, calibrated
+from ssem_dask.stages.calibrate import calibrated
 from ssem_dask.stages.configs import RegisterStageConfig
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.mask import read_codes
+from ssem_dask.stages.register_choices import resolve_register
+from ssem_dask.stages.run_arrays import CALIBRATION, COARSE, CONFIDENCE, DAMAGE, PAIRS
 from ssem_dask.stages.source_sections import open_source, read_aligned_sections
-from ssem_dask.stages.stage import TASK_OVERHEAD, Estimate
-from ssem_dask.storage.arrays import open_array
-from ssem_dask.storage.fields import FieldInfo, create_field, open_coarse
-from ssem_dask.task import Outcome, Result, Task, box_key
-from ssem_dask.types import Float64Array, ShapeZYX
+from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
+from ssem_dask.storage.volume import VolumeInfo
+from ssem_dask.task import Outcome, Result, box_name
+from ssem_dask.types import ConfigBase, Float64Array, ShapeZYX
 from ssem_dask.units import plural
 
-NAME = "register"
-_NAMED = 5
+_NAMED_PAIRS = 5
 """Pairs that a remark names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RegisterTask(Task):
-    """Register one window."""
+class RegisterTask(JobTask):
+    """Pair fields of one window."""
 
-    job: Job
     window: Window
 
+    def run(self) -> Result:
+        """Read the window's sections, register them, write the core's pair fields.
 
-def prepare(job: Job) -> None:
-    """Create `fields/pairs` (k, z, 2, y, x) and `fields/confidence` (k, z, y, x); one window is one shard."""
-    info = FieldInfo(spacing=job.spacing, shape_mip0=job.shape)
-    k = job.register.neighbours
-    z, y, x = window_core(job.register, job.shape)
-    nodes = node_count(y, spacing=job.spacing), node_count(x, spacing=job.spacing)
-    create_field(
-        job.url("fields", "pairs"),
-        info=info,
-        leading=(k,),
-        components=True,
-        chunks=(1, 1, 2, *nodes),
-        shards=(k, z, 2, *nodes),
-    )
-    create_field(
-        job.url("fields", "confidence"),
-        info=info,
-        leading=(k,),
-        components=False,
-        chunks=(1, 1, *nodes),
-        shards=(k, z, *nodes),
-    )
-
-
-def generations(job: Job) -> Iterator[Iterable[Task]]:
-    """All windows; they are independent."""
-    yield (
-        RegisterTask(
-            key=box_key(NAME, window.core.start),
-            output=job.output,
-            digest=job.digests[NAME],
-            pixels=window.core.size,
-            job=job,
-            window=window,
+        A window that is larger than the configuration wants (this task alone was given smaller ones, to save memory) is
+        registered in parts and written as a whole, since it is one shard.
+        """
+        job, core = self.job, self.window.core
+        y, x = node_count(core.shape[1], spacing=job.spacing), node_count(core.shape[2], spacing=job.spacing)
+        fields = np.full((job.register.neighbours, core.shape[0], 2, y, x), np.nan, dtype=np.float32)
+        confidence = np.zeros((job.register.neighbours, core.shape[0], y, x), dtype=np.float32)
+        read, tissue, faults = 0, False, list[PairFault]()
+        for window in _parts(self):
+            registered = _registered(job, window)
+            read += registered.bytes_read
+            faults += registered.faults
+            if registered.pairs is None:
+                continue
+            tissue = True
+            rows, columns = _nodes_of(window.core, job, origin=core)
+            fields[:, :, :, rows, columns] = registered.pairs.fields.cpu().numpy()
+            confidence[:, :, rows, columns] = registered.pairs.confidence.cpu().numpy()
+        if not tissue:
+            return Result(outcome=Outcome.NO_TISSUE, message="The window is empty in every section.", bytes_read=read)
+        rows, columns = _nodes_of(core, job, origin=core.shifted((0, -core.start[1], -core.start[2])))
+        written = PAIRS.write(job, fields, z=core.sections, y=rows, x=columns)
+        written += CONFIDENCE.write(job, confidence, z=core.sections, y=rows, x=columns)
+        known = float(np.isfinite(fields[0]).mean())
+        # The first section of the volume has no neighbour before it.
+        any_node = known > 0 or core.stop[0] == 1
+        sound = any_node and all(fault.recovered for fault in faults)
+        return Result(
+            outcome=Outcome.OK if sound else Outcome.LOW_QUALITY,
+            message=_remark(faults) if any_node else "No node of the window could be registered.",
+            bytes_read=read,
+            bytes_written=written,
         )
-        for window in windows(job)
-    )
+
+    def footprint(self) -> Footprint:
+        """The sections of core and halo, wherever the coarse affine leads; the pair fields of the core."""
+        job, z = self.job, self.window.read.sections
+        reads = [job.source_region(z.start, z.stop), COARSE.region(job, z.start, z.stop)]
+        if job.mask.active:
+            reads.append(DAMAGE.region(job, z.start, z.stop))
+        if job.register.registration_method.needs_calibration:
+            reads.append(CALIBRATION.region(job))
+        core = self.window.core.clipped(job.shape)
+        return Footprint(reads=tuple(reads), writes=(PAIRS.region_of(core), CONFIDENCE.region_of(core)))
 
 
-def run(task: Task) -> Result:
-    """Read the window's sections, register them, write the core's pair fields.
+class RegisterStage(Stage):
+    """Pair fields from overlapping windows of neighbour sections."""
 
-    A window that is larger than the configuration wants (it was given smaller ones for this task alone, to save memory)
-    is registered in parts, and written as a whole, since it is one shard.
-    """
-    assert isinstance(task, RegisterTask)
-    job, core = task.job, task.window.core
-    y, x = node_count(core.shape[1], spacing=job.spacing), node_count(core.shape[2], spacing=job.spacing)
-    fields = np.full((job.register.neighbours, core.shape[0], 2, y, x), np.nan, dtype=np.float32)
-    confidence = np.zeros((job.register.neighbours, core.shape[0], y, x), dtype=np.float32)
-    read, tissue, faults = 0, False, list[PairFault]()
-    for window in _parts(task):
-        found = _registered(job, window)
-        read += found.bytes_read
-        faults += found.faults
-        if found.pairs is None:
-            continue
-        tissue = True
-        rows, columns = _nodes_of(window.core, job, origin=core)
-        fields[:, :, :, rows, columns] = found.pairs.fields.cpu().numpy()
-        confidence[:, :, rows, columns] = found.pairs.confidence.cpu().numpy()
-    if not tissue:
-        return Result(outcome=Outcome.NO_TISSUE, message="The window is empty in every section.", bytes_read=read)
-    z = core.slices[0]
-    rows, columns = _nodes_of(core, job, origin=core.shifted((0, -core.start[1], -core.start[2])))
-    open_array(job.url("fields", "pairs"), mode="r+")[:, z, :, rows, columns] = fields
-    open_array(job.url("fields", "confidence"), mode="r+")[:, z, rows, columns] = confidence
-    known = float(np.isfinite(fields[0]).mean())
-    sound = (known > 0 or core.stop[0] == 1) and all(fault.recovered for fault in faults)
-    return Result(
-        outcome=Outcome.OK if sound else Outcome.LOW_QUALITY,
-        message=_remark(faults) if known > 0 or core.stop[0] == 1 else "No node of the window could be registered.",
-        bytes_read=read,
-        bytes_written=fields.nbytes + confidence.nbytes,
-    )
+    name = "register"
+    upstream = ("coarse", "mask", "calibrate")
+    config_type = RegisterStageConfig
+    layout_keys = ("neighbours", "spacing", "sections")
+    uses_gpu = True
 
+    def resolve(self, config: ConfigBase, info: VolumeInfo) -> tuple[ConfigBase, list[str]]:
+        """Choose mip, spacing, window and halo; see `stages.register_choices`."""
+        assert isinstance(config, RegisterStageConfig)
+        return resolve_register(config, info)
 
-def footprint(task: Task) -> Footprint:
-    """A window reads the sections of core and halo, wherever the coarse affine takes it, and writes its core."""
-    assert isinstance(task, RegisterTask)
-    job, z = task.job, task.window.read.sections
-    reads = [job.sections("source", z.start, z.stop), job.sections("fields/coarse", z.start, z.stop)]
-    if job.mask.active:
-        reads.append(job.sections("masks/damage", z.start, z.stop))
-    if job.register.registration_method.needs_calibration:
-        reads.append(job.sections(RESULT))
-    core = task.window.core.clipped(job.shape)
-    return Footprint(
-        reads=tuple(reads), writes=tuple(Region(name, core) for name in ("fields/pairs", "fields/confidence"))
-    )
+    def decisive(self, job: Job) -> dict[str, Any]:
+        """Return the settings but those of methods that are not used, and the encoder."""
+        register = job.register.model_dump(mode="json")
+        unused = METHODS.keys() - {job.register.method}
+        return {key: value for key, value in register.items() if key not in unused} | {"weights": job.encoder_digest}
 
+    def prepare(self, job: Job) -> None:
+        """Create pair fields and confidences; one window is one shard."""
+        PAIRS.create(job)
+        CONFIDENCE.create(job)
 
-def estimate(job: Job) -> Estimate:
-    """Each task reads its window with halo and writes one shard of pairs and one of confidence."""
-    count, read, largest = read_sizes(job.shape, **_tiling(job))
-    mip = job.register.mip or 0
-    nodes = node_count(job.shape[1], spacing=job.spacing) * node_count(job.shape[2], spacing=job.spacing)
-    itemsize = job.info.dtype.itemsize
-    return Estimate(
-        tasks=count,
-        pixels=job.size,
-        bytes_read=job.source_bytes(read, mip=mip),
-        bytes_written=nodes * job.shape[0] * job.register.neighbours * 3 * 4,
-        files=2 * count,
-        # Images and masks of the window and what they are resampled from, and for one section the network's activations
-        # and their gradients.
-        memory=TASK_OVERHEAD
-        + largest // 4**mip * 6
-        + largest // job.register.sections // 4**mip * 4 * 52
-        + largest * itemsize,
-        # Of the window images, features and masks; of a section's extent what the solvers keep for 32 pairs at a time.
-        gpu_memory=largest // 4**mip * 12 + largest // job.register.sections // 4**mip * 160,
-    )
+    def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
+        """Yield all windows; they are independent."""
+        yield (
+            RegisterTask(
+                **self.task_fields(
+                    job,
+                    box_name(window.core.start),
+                    pixels=window.core.size,
+                ),
+                window=window,
+            )
+            for window in windows(job)
+        )
+
+    def estimate(self, job: Job) -> Estimate:
+        """Return the cost. Each task reads its window with halo and writes a shard of pairs and one of confidence."""
+        count, read, largest = read_sizes(job.shape, **_tiling(job))
+        mip = job.register.mip or 0
+        nodes = math.prod(job.grid.shape)
+        itemsize = job.info.dtype.itemsize
+        return Estimate(
+            tasks=count,
+            pixels=job.size,
+            bytes_read=job.source_bytes(read, mip=mip),
+            bytes_written=nodes * job.shape[0] * job.register.neighbours * 3 * 4,
+            files=2 * count,
+            # Images and masks of the window and their source; for one section the network's activations and gradients.
+            memory=TASK_OVERHEAD_BYTES
+            + largest // 4**mip * 6
+            + largest // job.register.sections // 4**mip * 4 * 52
+            + largest * itemsize,
+            # Images, features and masks of the window; per section what the solvers keep for 32 pairs at a time.
+            gpu_memory=largest // 4**mip * 12 + largest // job.register.sections // 4**mip * 160,
+        )
 
 
 def windows(job: Job) -> Iterator[Window]:
-    """The windows of a run."""
+    """Yield the windows of a run."""
     return tile_windows(job.shape, **_tiling(job))
 
 
 def _tiling(job: Job) -> dict[str, ShapeZYX]:
-    """Core and halos of the windows."""
+    """Return core and halos of the windows."""
     halo = job.register.halo
     assert halo is not None
     return {
-        "core": window_core(job.register, job.shape),
+        "core": job.window_core,
         "halo_before": (job.register.neighbours, halo, halo),
         "halo_after": (0, halo, halo),
     }
-
-
-def window_core(config: RegisterStageConfig, shape: ShapeZYX) -> ShapeZYX:
-    """Extent (z, y, x) of a window's core, mip-0 px: no larger than the volume, in whole nodes."""
-    window, spacing = config.window, config.spacing
-    assert window is not None
-    assert spacing is not None
-    y, x = (min(window, node_count(n, spacing=spacing) * spacing) for n in shape[1:])
-    return min(config.sections, shape[0]), y, x
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +188,8 @@ def _remark(faults: list[PairFault]) -> str:
     lost = [fault for fault in faults if not fault.recovered]
     if not lost:
         return ""
-    named = ", ".join(f"{fault.z} to {fault.z - fault.k} ({fault.reason})" for fault in lost[:_NAMED])
-    more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
+    named = ", ".join(f"{fault.z} to {fault.z - fault.k} ({fault.reason})" for fault in lost[:_NAMED_PAIRS])
+    more = f" and {len(lost) - _NAMED_PAIRS} more" if len(lost) > _NAMED_PAIRS else ""
     return f"{plural(len(lost), 'pair')} of sections could not be registered, even with a wider search: {named}{more}"
 
 
@@ -228,9 +215,7 @@ def _registered(job: Job, window: Window) -> _Registered:
     mip = job.register.mip
     assert mip is not None
     volume = open_source(job)
-    coarse = np.asarray(
-        open_coarse(job.url("fields", "coarse"))[window.read.sections.start : window.read.sections.stop]
-    )
+    coarse = COARSE.read(job, z=window.read.sections)
     box, device = window.read.at_mip(mip), compute_device()
     images = torch.empty(box.shape, device=device)
     valid = torch.empty(box.shape, dtype=torch.bool, device=device)
@@ -279,7 +264,7 @@ def _codes(job: Job, window: Window, coarse: Float64Array) -> Tensor:
     if not job.mask.active:
         return torch.full(box.shape, TISSUE, dtype=torch.uint8)
     assert job.mask.mip is not None
-    masks = open_array(job.url("masks", "damage"), mode="r")
+    masks = DAMAGE.open(job)
     return torch.stack(
         [
             read_codes(masks, z=z, mip=job.mask.mip, box=box, affine=affine)

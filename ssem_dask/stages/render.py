@@ -4,6 +4,7 @@ The same tasks warp the run's own source and, for `ssem-dask warp`, any other vo
 segmentation are never mixed, neither here nor in the pyramid.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,36 +13,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssem_dask.errors import ConfigError
 from ssem_dask.field.affine import IDENTITY
 from ssem_dask.field.device import CPU, compute_device
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import Kind, sample_known, sample_lattice
 from ssem_dask.geometry.box import Box
-from ssem_dask.geometry.chunks import chunk_boxes
+from ssem_dask.geometry.chunks import chunk_boxes, chunk_count
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.stages.configs import RenderStageConfig
 from ssem_dask.stages.job import Job
+from ssem_dask.stages.run_arrays import SECTION, aligned_level
 from ssem_dask.stages.source_sections import Places, Reach, read_at
-from ssem_dask.stages.stage import TASK_OVERHEAD, Estimate
+from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
-from ssem_dask.task import Outcome, Result, Task, box_key
-from ssem_dask.types import AnyArray
+from ssem_dask.task import Outcome, Result, Task, box_name
+from ssem_dask.types import AnyArray, ConfigBase
 
-NAME = "render"
 _NODE_MARGIN = 1
 """Nodes beyond a box that bilinear interpolation of the field needs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Warping:
-    """What is warped, by which fields, into which volume."""
+    """A volume, the fields that warp it, and the volume that is written."""
 
     source: str
     """URL of the volume that is warped."""
     info: VolumeInfo
-    """Of the source, and of the target as well."""
+    """Shape, dtype and pixel size of source and target."""
     fields: str
     """URL of `fields/section`."""
     spacing: int
@@ -52,7 +54,20 @@ class Warping:
     """Levels of the target."""
     config: RenderStageConfig
     labels: bool = False
-    """The values are ids: taken from the nearest pixel, and in the pyramid from the most frequent one."""
+    """Whether the values are ids: taken from the nearest pixel, and in the pyramid the most frequent one."""
+
+    @classmethod
+    def of_run(cls, job: Job) -> "Warping":
+        """Return the warp of the run's source to its aligned volume."""
+        return cls(
+            source=job.source,
+            info=job.info,
+            fields=SECTION.url(job),
+            spacing=job.spacing,
+            target=job.url("aligned"),
+            mips=job.mips,
+            config=job.render,
+        )
 
     def create(self) -> None:
         """Create the target with all its levels; does nothing where it exists."""
@@ -63,56 +78,8 @@ class Warping:
         return Volume.open(self.source, like=self.info)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RenderTask(Task):
-    """Render one shard of the target."""
-
-    warping: Warping
-    box: Box
-
-
-def own_warping(job: Job) -> Warping:
-    """The run's source, warped to its aligned volume."""
-    return Warping(
-        source=job.source,
-        info=job.info,
-        fields=job.url("fields", "section"),
-        spacing=job.spacing,
-        target=job.url("aligned"),
-        mips=job.mips,
-        config=job.render,
-    )
-
-
-def prepare(job: Job) -> None:
-    """Create the aligned volume with all its levels."""
-    own_warping(job).create()
-
-
-def generations(job: Job) -> Iterator[Iterable[Task]]:
-    """All shards; they are independent."""
-    yield render_tasks(own_warping(job), output=job.output, digest=job.digests[NAME])
-
-
-def render_tasks(warping: Warping, *, output: str, digest: str) -> Iterator[Task]:
-    """One task a shard of the target."""
-    return (
-        RenderTask(
-            key=box_key(NAME, box.start),
-            output=output,
-            digest=digest,
-            pixels=box.size,
-            warping=warping,
-            box=box,
-        )
-        for box in chunk_boxes(warping.info.shape, chunk=warping.config.shard)
-    )
-
-
-def run(task: Task) -> Result:
-    """Read the field over the shard and the source pixels that it points to; write the warped pixels."""
-    assert isinstance(task, RenderTask)
-    warping, box = task.warping, task.box
+def warp_shard(warping: Warping, box: Box) -> Result:
+    """Read the field over a shard and the source pixels that it points to; write the warped pixels."""
     source = warping.open_source()
     target = Volume.open(warping.target)
     pixels = np.zeros(box.shape, dtype=warping.info.dtype)
@@ -139,46 +106,127 @@ def run(task: Task) -> Result:
     )
 
 
-def footprint(task: Task) -> Footprint:
-    """A shard reads the field's nodes over it, and source pixels of its sections wherever the field points."""
-    assert isinstance(task, RenderTask)
-    warping, box = task.warping, task.box
+def shard_boxes(warping: Warping) -> Iterator[tuple[str, Box]]:
+    """Yield the shards of a warped volume, each with the name of its task."""
+    for box in chunk_boxes(warping.info.shape, chunk=warping.config.shard):
+        yield box_name(box.start), box
+
+
+def warp_regions(warping: Warping, box: Box) -> tuple[Region, Region]:
+    """Return the regions of source and field that a shard reads.
+
+    The source is read wherever the field points, so in y and x whole.
+    """
     z, y, x = warping.info.shape
     margin = (_NODE_MARGIN + 1) * warping.spacing
     nodes = box.grown(before=(0, margin, margin), after=(0, margin, margin)).clipped((z, y, x))
-    source = Box((box.start[0], 0, 0), (box.stop[0], y, x))
-    return Footprint(
-        reads=(Region("source", source), Region("fields/section", nodes)),
-        writes=(Region(level_name(0), box),),
+    return Region("source", Box((box.start[0], 0, 0), (box.stop[0], y, x))), Region(SECTION.path, nodes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderTask(JobTask):
+    """One shard of the aligned volume."""
+
+    box: Box
+
+    def run(self) -> Result:
+        """Warp the shard."""
+        return warp_shard(Warping.of_run(self.job), self.box)
+
+    def footprint(self) -> Footprint:
+        """The field's nodes over the shard, and its sections of the source; the shard."""
+        return Footprint(
+            reads=warp_regions(Warping.of_run(self.job), self.box), writes=(aligned_level(0).region_of(self.box),)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarpTask(Task):
+    """One shard of another volume that is warped by a run's fields."""
+
+    warping: Warping
+    box: Box
+
+    def run(self) -> Result:
+        """Warp the shard."""
+        return warp_shard(self.warping, self.box)
+
+    def footprint(self) -> Footprint:
+        """The same as of a rendered shard; level 0 is the volume's own."""
+        return Footprint(reads=warp_regions(self.warping, self.box), writes=(Region("0", self.box),))
+
+
+class RenderStage(Stage):
+    """Warping every section once by `fields/section`, shard by shard."""
+
+    name = "render"
+    upstream = ("compose",)
+    config_type = RenderStageConfig
+    layout_keys = ("chunk", "shard")
+    uses_gpu = True
+
+    def resolve(self, config: ConfigBase, info: VolumeInfo) -> tuple[ConfigBase, list[str]]:
+        """Check chunk and shard; raise ConfigError if they do not fit each other or a task's memory."""
+        del info
+        assert isinstance(config, RenderStageConfig)
+        if any(c < 1 or s % c for c, s in zip(config.chunk, config.shard, strict=True)):
+            raise ConfigError(
+                f"[render] shard = {list(config.shard)}: must be a multiple of chunk = {list(config.chunk)} on "
+                "every axis."
+            )
+        if math.prod(config.shard) > 1 << 30:
+            raise ConfigError(
+                f"[render] shard = {list(config.shard)}: {math.prod(config.shard) / 2**30:.1f} Gpx in one file, but a "
+                "task holds a whole shard in memory; use at most 1 Gpx, for example [8, 2048, 2048]."
+            )
+        return config, []
+
+    def prepare(self, job: Job) -> None:
+        """Create the aligned volume with all its levels."""
+        Warping.of_run(job).create()
+
+    def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
+        """Yield all shards; they are independent."""
+        yield (
+            RenderTask(**self.task_fields(job, name, pixels=box.size), box=box)
+            for name, box in shard_boxes(Warping.of_run(job))
+        )
+
+    def estimate(self, job: Job) -> Estimate:
+        """Return the cost, see `estimate_rendering`."""
+        return estimate_rendering(Warping.of_run(job))
+
+
+def warp_tasks(warping: Warping, *, digest: str) -> Iterator[Task]:
+    """Yield one task per shard of a warped volume that is no run's."""
+    return (
+        WarpTask(
+            key=f"{RenderStage.name}/{name}",
+            output=warping.target,
+            digest=digest,
+            pixels=box.size,
+            uses_gpu=RenderStage.uses_gpu,
+            warping=warping,
+            box=box,
+        )
+        for name, box in shard_boxes(warping)
     )
 
 
-def level_name(mip: int) -> str:
-    """Path of a level of the aligned volume inside a run."""
-    return f"aligned/{mip}"
-
-
-def estimate(job: Job) -> Estimate:
-    """As `estimate_rendering`."""
-    return estimate_rendering(own_warping(job))
-
-
 def estimate_rendering(warping: Warping) -> Estimate:
-    """Each task reads about the pixels of its shard once, and writes them."""
+    """Return the cost. Each task reads about the pixels of its shard once, and writes them."""
     size, shape = warping.info.dtype.itemsize, warping.info.shape
     z, y, x = (min(s, n) for s, n in zip(warping.config.shard, shape, strict=True))
-    tasks = 1
-    for n, s in zip(shape, warping.config.shard, strict=True):
-        tasks *= ceil_div(n, s)
-    pixels = shape[0] * shape[1] * shape[2]
+    tasks = chunk_count(shape, chunk=warping.config.shard)
+    pixels = math.prod(shape)
     return Estimate(
         tasks=tasks,
         pixels=pixels,
         bytes_read=pixels * size,
         bytes_written=pixels * size,
         files=tasks,
-        # The source's pixels as read and in float, and the shard; of a section a few arrays: pixels, places, masks.
-        memory=TASK_OVERHEAD + y * x * (z * (size * 2 + 6) + 4 * 7),
+        # The source's pixels as read and in float, and the shard; per section a few arrays: pixels, positions, masks.
+        memory=TASK_OVERHEAD_BYTES + y * x * (z * (size * 2 + 6) + 4 * 7),
         gpu_memory=y * x * (z * 16 + 60),
     )
 

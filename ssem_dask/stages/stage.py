@@ -1,59 +1,135 @@
-"""The interface of a stage, and what it costs."""
+"""The interface of a stage: what a stage says of itself, its tasks, and what it costs.
 
+A stage only enumerates tasks; a task itself says what it does (`run`) and what it reads and writes (`footprint`). To
+add a stage, write one module with a subclass of `Stage` and list an instance in `stages.pipeline_order`.
+"""
+
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self, TypedDict
 
-from ssem_dask.geometry.region import Footprint
+from ssem_dask.stages.files import find_damage, written_files
 from ssem_dask.stages.job import Job
-from ssem_dask.task import Result, Task
+from ssem_dask.stages.source_sections import open_source
+from ssem_dask.storage.volume import VolumeInfo
+from ssem_dask.task import Task
+from ssem_dask.types import ConfigBase
 
-TASK_OVERHEAD = 8 << 20
+TASK_OVERHEAD_BYTES = 8 << 20
 """Bytes that the first task of a stage takes whatever it holds: caches, threads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What a stage is going to cost."""
+    """The cost of a stage."""
 
     tasks: int
     pixels: int
-    """Sum over the tasks of the source pixels (mip 0) they cover; the unit of the progress rate."""
+    """Source pixels (mip 0) that the tasks cover, summed; the unit of the progress rate."""
     bytes_read: int
     bytes_written: int
     files: int
     memory: int
-    """Peak bytes of one task, beyond what a worker's process holds before it. Of the source as if mip 0 were all there
-    is: less where coarser levels are stored."""
+    """Peak bytes of one task, beyond what a worker's process holds before it. Computed as if the source had mip 0 only:
+    the peak is lower if coarser levels are stored."""
     requests: int = 0
-    """Chunks and files that its tasks ask the stores for, or send them; about."""
+    """Approximate number of chunks and files that the tasks request from stores or send to them."""
     gpu_memory: int = 0
-    """Peak bytes of one task on a GPU, where its worker has one; 0: it uses none."""
+    """Peak bytes of one task on a GPU, if its worker has one; 0: it uses none."""
 
 
-class Stage(Protocol):
-    """A verb of the pipeline; a module of this package is one."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobTask(Task):
+    """A task of a stage of a run."""
 
-    NAME: str
+    job: Job
 
-    def prepare(self, job: Job) -> None:
-        """Create the arrays that the stage writes; does nothing where they exist."""
-        ...
+    def with_job(self, job: Job) -> Self:
+        """Return the same task under another configuration of the run."""
+        return replace(self, job=job)
 
-    def generations(self, job: Job) -> Iterator[Iterable[Task]]:
-        """Sets of tasks: those of one set are independent, and need the sets before."""
-        ...
+    def files(self) -> dict[str, int]:
+        """Return the files under the regions that the task writes: path in the run → bytes."""
+        return written_files(self.job, self.footprint())
 
-    def run(self, task: Task) -> Result:
-        """Do one task: read, compute, write."""
-        ...
+    def damage(self, files: dict[str, int]) -> str:
+        """Read everything that the task has written; return a sentence on the first damage, or an empty one."""
+        return find_damage(self.job, self.footprint(), files=files)
 
-    def footprint(self, task: Task) -> Footprint:
-        """What a task reads and writes, of the run's arrays and of the source; it may name more than it reads, never
-        less.
+
+class TaskFields(TypedDict):
+    """The fields that all tasks of a run have."""
+
+    key: str
+    output: str
+    digest: str
+    pixels: int
+    uses_gpu: bool
+    job: Job
+
+
+class Stage(ABC):
+    """A verb of the pipeline."""
+
+    name: ClassVar[str]
+    upstream: ClassVar[tuple[str, ...]]
+    """Stages whose results this stage reads."""
+    config_type: ClassVar[type[ConfigBase] | None] = None
+    """Type of the configuration table `[name]`; None: the stage has no settings of its own."""
+    layout_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys of the table that determine where results are stored or which tasks there are. They cannot differ between
+    tasks. Empty with a table: all keys."""
+    uses_gpu: ClassVar[bool] = False
+    """Whether the tasks compute on a GPU if their worker has one."""
+
+    def resolve(self, config: ConfigBase, info: VolumeInfo) -> tuple[ConfigBase, list[str]]:
+        """Choose every value of the stage's table that was left open, and check it against the source.
+
+        Returns:
+            The table, and one line per choice with its reason.
+
+        Raises:
+            ConfigError: a value does not fit the volume or the other values.
+            SourceError: a file that the table names cannot be read.
         """
-        ...
+        del info
+        return config, []
 
+    def decisive(self, job: Job) -> dict[str, Any]:
+        """Return everything of the configuration that determines the stage's results, as plain JSON values."""
+        return job.tables[self.name].model_dump(mode="json") if self.config_type is not None else {}
+
+    @abstractmethod
+    def prepare(self, job: Job) -> None:
+        """Create the arrays that the stage writes; do nothing if they exist."""
+
+    @abstractmethod
+    def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
+        """Yield sets of tasks: those of one set are independent, and need the sets before."""
+
+    @abstractmethod
     def estimate(self, job: Job) -> Estimate:
-        """Count tasks, bytes, files and memory without touching anything."""
-        ...
+        """Count tasks, bytes, files and memory; touch nothing."""
+
+    def request_bytes(self, job: Job) -> int:
+        """Return the bytes of a typical request of the stage: by default a chunk of the source."""
+        return math.prod(open_source(job).chunk(0)) * job.info.dtype.itemsize
+
+    def task_fields(self, job: Job, name: str, *, pixels: int = 0) -> TaskFields:
+        """Return the common fields of a task.
+
+        Args:
+            job: the run.
+            name: unique name of the task in the stage.
+            pixels: source pixels (mip 0) that the task covers.
+        """
+        return TaskFields(
+            key=f"{self.name}/{name}",
+            output=job.output,
+            digest=job.digests[self.name],
+            pixels=pixels,
+            uses_gpu=self.uses_gpu,
+            job=job,
+        )

@@ -65,13 +65,29 @@ def create_field(
         chunks=chunks,
         shards=shards,
         fill_value=float("nan"),
-        attributes={
-            "axes": list(axes),
-            **(_PULL if components else {"unit": scalar_unit}),
-            "spacing": info.spacing,
-            "shape_mip0": list(info.shape_mip0),
-        },
+        attributes=field_attributes(info, axes=axes, scalar_unit=scalar_unit),
     )
+
+
+def field_attributes(info: FieldInfo, *, axes: tuple[str, ...], scalar_unit: str = "1") -> dict[str, Any]:
+    """Return the attributes of a field array.
+
+    Args:
+        info: frame of the field.
+        axes: names of the array's axes; with `c` the values are displacements.
+        scalar_unit: unit of values that are no displacements.
+    """
+    return {
+        "axes": list(axes),
+        **(_PULL if "c" in axes else {"unit": scalar_unit}),
+        "spacing": info.spacing,
+        "shape_mip0": list(info.shape_mip0),
+    }
+
+
+def coarse_attributes(shape_mip0: ShapeZYX) -> dict[str, Any]:
+    """Return the attributes of an array of per-section affines (z, 2, 3)."""
+    return {"axes": ["z", "row", "column"], **_PULL, "kind": "affine", "shape_mip0": list(shape_mip0)}
 
 
 def open_field(url: str, *, mode: Literal["r", "r+"] = "r") -> tuple[ZarrArray, FieldInfo]:
@@ -110,7 +126,7 @@ def create_coarse(url: str, *, shape_mip0: ShapeZYX) -> ZarrArray:
         chunks=shape,
         shards=None,
         fill_value=float("nan"),
-        attributes={"axes": ["z", "row", "column"], **_PULL, "kind": "affine", "shape_mip0": list(shape_mip0)},
+        attributes=coarse_attributes(shape_mip0),
     )
 
 

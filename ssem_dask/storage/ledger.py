@@ -149,7 +149,7 @@ class Ledger:
 
     def done(self, stage: str | None) -> dict[str, str]:
         """Key → digest of the tasks that ended well; one with another digest than the task's is stale."""
-        return {report.key: report.digest for report in self.reports(stage) if report.outcome.stands}
+        return {report.key: report.digest for report in self.reports(stage) if report.outcome.is_done}
 
     def delete(self, key: str) -> None:
         """Forget a task, so that it runs again."""

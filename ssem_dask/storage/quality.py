@@ -86,52 +86,15 @@ def window_boxes(info: QualityInfo) -> list[Box]:
     return list(chunk_boxes((1, *info.shape_mip0[1:]), chunk=(1, *info.window)))
 
 
-def create_quality(run: str, *, info: QualityInfo, dtype: np.dtype[Any]) -> None:
-    """Make the tables of a run, all unknown; does nothing where they are.
-
-    Raises:
-        OutputError: other tables are there, or the place cannot be written.
-    """
-    z = info.shape_mip0[0]
-    frame = {
+def quality_attributes(info: QualityInfo, columns: dict[str, Column]) -> dict[str, Any]:
+    """Return the attributes of a table: its columns and the places that were measured."""
+    return {
+        "columns": _described(columns),
         "shape_mip0": list(info.shape_mip0),
         "window": list(info.window),
         "probe": {"start": list(info.probe.start), "stop": list(info.probe.stop), "mip": info.probe.mip},
         "similarity_mip": info.similarity_mip,
     }
-    arrays.create_array(
-        _url(run, "sections"),
-        shape=(z, len(SECTION_COLUMNS)),
-        axes=("z", "column"),
-        chunks=(BLOCK, len(SECTION_COLUMNS)),
-        dtype="float32",
-        shards=None,
-        fill_value=np.nan,
-        attributes={"columns": _described(SECTION_COLUMNS), **frame},
-    )
-    arrays.create_array(
-        _url(run, "windows"),
-        shape=(len(WINDOW_COLUMNS), z, *info.windows),
-        axes=("column", "z", "y", "x"),
-        chunks=(len(WINDOW_COLUMNS), BLOCK, *info.windows),
-        dtype="float32",
-        shards=None,
-        fill_value=np.nan,
-        attributes={"columns": _described(WINDOW_COLUMNS), **frame},
-    )
-    for cut in CUTS:
-        pixels = info.probe.shape[2] if cut == "xz" else info.probe.shape[1]
-        for time in TIMES:
-            arrays.create_array(
-                _url(run, "reslice", f"{cut}_{time}"),
-                shape=(z, pixels),
-                axes=("z", cut[0]),
-                chunks=(BLOCK, pixels),
-                dtype=dtype,
-                shards=None,
-                fill_value=0,
-                attributes={"cut": "through the middle of the probe", "mip": info.probe.mip},
-            )
 
 
 def write_sections(run: str, *, start: int, values: dict[str, AnyArray]) -> int:

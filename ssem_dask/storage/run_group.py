@@ -39,6 +39,8 @@ class RunRecord:
     """URL of the source volume."""
     encoder_digest: str | None = None
     """SHA-256 of the encoder's weights; None if the method needs no encoder."""
+    stages: tuple[str, ...] = ()
+    """Names of the stages, in order; empty if an earlier version wrote the run."""
     state: str = "incomplete"
     """`running`, `incomplete` or `complete`."""
     environment: dict[str, str] = field(default_factory=dict)
@@ -127,6 +129,12 @@ def parse_run_record(url: str, attributes: Mapping[str, Any]) -> RunRecord:
         )
     known = RunRecord.__dataclass_fields__
     return RunRecord(**{name: value for name, value in attributes.items() if name in known})
+
+
+def stage_order(url: str) -> tuple[str, ...]:
+    """Return the names of a run's stages in order; empty if the run does not record them, or if it is no run."""
+    attributes = (arrays.group_attributes(url) or {}).get(KEY)
+    return tuple(attributes.get("stages", ())) if isinstance(attributes, dict) else ()
 
 
 def update_run(url: str, **changes: Any) -> None:

@@ -53,7 +53,6 @@ class ExportPlan:
                 VolumeStage(
                     name=export.NAME,
                     generations=[export.export_tasks(self.source, self.target, digest=self.digest)],
-                    work=export.run,
                     estimate=export.estimate_export(self.target),
                 ),
             ),

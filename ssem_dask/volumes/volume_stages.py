@@ -17,7 +17,7 @@ from ssem_dask.runtime.events import Observer, SilentObserver
 from ssem_dask.runtime.exclusive_driver import exclusive_driver
 from ssem_dask.runtime.executor import Executor, dashboard_message
 from ssem_dask.stages.stage import Estimate
-from ssem_dask.task import Result, Task
+from ssem_dask.task import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +27,6 @@ class VolumeStage:
     name: str
     generations: Iterable[Iterable[Task]]
     """Sets of tasks: those of one set are independent, and need the sets before."""
-    work: Callable[[Task], Result]
-    """Function that runs one task."""
     estimate: Estimate
 
 
@@ -73,7 +71,6 @@ def run_stages(work: VolumeWork, *, executor: Executor, observer: Observer) -> S
                 run_generations(
                     stage.name,
                     stage.generations,
-                    work=stage.work,
                     estimate=stage.estimate,
                     digest=work.digest,
                     summary=summary,

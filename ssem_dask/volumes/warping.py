@@ -14,9 +14,9 @@ from ssem_dask.errors import OutputError, SourceError
 from ssem_dask.geometry.mip import level_count
 from ssem_dask.runtime.events import Observer
 from ssem_dask.runtime.executor import Executor
-from ssem_dask.stages import downsample, render
 from ssem_dask.stages.configs import DownsampleStageConfig, RenderStageConfig
-from ssem_dask.stages.render import Warping
+from ssem_dask.stages.downsample import DownsampleStage, estimate_downsampling, warp_level_tasks
+from ssem_dask.stages.render import RenderStage, Warping, estimate_rendering, warp_tasks
 from ssem_dask.storage import arrays, location
 from ssem_dask.storage.volume import WARP_KEY, Volume, VolumeInfo, check_image_dtype
 from ssem_dask.volumes.alignment import Alignment, open_alignment
@@ -41,16 +41,14 @@ class WarpPlan:
             digest=self.digest,
             stages=(
                 VolumeStage(
-                    name=render.NAME,
-                    generations=[render.render_tasks(warping, output=output, digest=self.digest)],
-                    work=render.run,
-                    estimate=render.estimate_rendering(warping),
+                    name=RenderStage.name,
+                    generations=[warp_tasks(warping, digest=self.digest)],
+                    estimate=estimate_rendering(warping),
                 ),
                 VolumeStage(
-                    name=downsample.NAME,
-                    generations=downsample.downsample_tasks(warping, output=output, digest=self.digest),
-                    work=downsample.run,
-                    estimate=downsample.estimate_downsampling(warping),
+                    name=DownsampleStage.name,
+                    generations=warp_level_tasks(warping, digest=self.digest),
+                    estimate=estimate_downsampling(warping),
                 ),
             ),
             prepare=warping.create,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ssem_dask as package
-from ssem_dask.driver.pipeline import STAGES
+from ssem_dask.stages.pipeline_order import STAGES
 from ssem_dask.storage.arrays import open_array
 from tests.support.cli import ssem_dask
 from tests.support.faults import SETTINGS, assert_undisturbed, entries, redone, written
@@ -71,6 +71,6 @@ def test_damage_in_the_middle_of_a_run_is_mended_on_the_way(
 
 def test_a_shard_that_was_never_written_is_not_taken_for_lost(undisturbed: str) -> None:
     """Shards that hold nothing but the fill value have no file, and that is no damage."""
-    assert {stage.NAME for stage in STAGES} == {key.split("/")[0] for key in entries(undisturbed)}
+    assert {stage.name for stage in STAGES} == {key.split("/")[0] for key in entries(undisturbed)}
     masks = np.asarray(open_array(f"{undisturbed}/masks/damage", mode="r")[:])
     assert all(report.files or (report.stage == "mask" and not masks.any()) for report in entries(undisturbed).values())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ssem_dask.driver.pipeline import STAGES
+from ssem_dask.stages.pipeline_order import STAGES
 from tests.support.cli import assert_one_sentence, ssem_dask
 from tests.support.faults import Process, assert_undisturbed, children, entries, kill, redone, written
 
@@ -33,13 +33,13 @@ def test_a_worker_is_killed_in_every_stage(undisturbed: str, config_file: Path, 
     moments = random.Random(5)
     killed: list[str] = []
     for stage in STAGES:
-        process.wait_for(lambda: process.told(f"{stage.NAME}: "), every=0.002)  # noqa: B023
+        process.wait_for(lambda: process.told(f"{stage.name}: "), every=0.002)  # noqa: B023
         process.wait_for(lambda: bool(workers(process)), every=0.002)
-        if not process.told(f"{stage.NAME}: {len(entries(undisturbed))}"):
+        if not process.told(f"{stage.name}: {len(entries(undisturbed))}"):
             kill(moments.choice(workers(process)))
-            killed.append(stage.NAME)
+            killed.append(stage.name)
     assert process.end() == 0, process.errors
-    assert killed == [stage.NAME for stage in STAGES]
+    assert killed == [stage.name for stage in STAGES]
     assert_undisturbed(output, undisturbed, fault="a worker killed in every stage", redone=0)
 
 

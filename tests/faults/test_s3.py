@@ -74,7 +74,7 @@ def test_a_run_on_a_server_that_fails_one_request_in_ten(
     assert min(proxy.faults.values()) > 20
     proxy.share = 0.0
     reports = list(Ledger(location.join(output, "ledger")).reports(None))
-    assert {(report.outcome.stands, report.attempts) for report in reports} == {(True, 1)}
+    assert {(report.outcome.is_done, report.attempts) for report in reports} == {(True, 1)}
     fields = abs(section_fields(output) - section_fields(undisturbed))
     assert not (fields > 1e-3).any()
     pixels = abs(aligned_pixels(output).astype(int) - aligned_pixels(undisturbed)) > 1

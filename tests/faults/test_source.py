@@ -145,7 +145,7 @@ def test_a_disk_that_is_full_for_a_while(observed: str, undisturbed: str, tmp_pa
         else:
             assert first.state == "incomplete"
             assert {report.cause for report in first.failed} == {Cause.IO}
-        stood = {key for key, report in entries(output).items() if report.outcome.stands}
+        stood = {key for key, report in entries(output).items() if report.outcome.is_done}
         assert stood
         before = written(output)
         ballast.unlink()

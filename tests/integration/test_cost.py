@@ -20,7 +20,7 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.runtime.clusters.local import start_on_gpus
 from ssem_dask.runtime.events import SilentObserver
 from ssem_dask.runtime.executor import SerialExecutor
-from ssem_dask.runtime.placement import GPU_STAGES
+from ssem_dask.stages.pipeline_order import STAGES
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.volume import Volume, create_volume
 from tests.support.cli import assert_one_sentence, ssem_dask
@@ -83,7 +83,7 @@ def on_gpus() -> Iterator[Any]:
 
 def test_time_on_gpus_is_counted_apart(larger: str, tmp_path: Path, on_gpus: Any) -> None:
     cost = cost_of(larger, tmp_path / "out.zarr", on_gpus)
-    assert {c.stage for c in cost.stages if c.gpu} == GPU_STAGES
+    assert {c.stage for c in cost.stages if c.gpu} == {stage.name for stage in STAGES if stage.uses_gpu}
     assert {c.workers for c in cost.stages if c.gpu} == {2}
     assert min(cost.hours(gpu=True), cost.hours(gpu=False)) > 0
 

@@ -11,10 +11,10 @@ import pytest
 
 from ssem_dask.config.resolve import resolve
 from ssem_dask.config.schema import make_config
-from ssem_dask.driver.pipeline import STAGES
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.region import Region
 from ssem_dask.stages.job import Job
+from ssem_dask.stages.pipeline_order import STAGES
 from ssem_dask.stages.pyramid_writer import SlabWriter
 from ssem_dask.storage.ledger import page_of
 from ssem_dask.storage.run_group import create_run
@@ -59,7 +59,7 @@ class Regions:
         if not path.is_relative_to(root):
             return self._chunk(path, "source", Path(self._job.source))
         if path.suffix == ".json":
-            return self._job.sections(str(path.relative_to(root)))
+            return Region(str(path.relative_to(root)), self._job.sections_box())
         return self._chunk(path, None, root)
 
     def _chunk(self, path: Path, name: str | None, root: Path) -> Region:
@@ -111,13 +111,13 @@ def test_tasks_touch_nothing_that_their_footprint_does_not_name(
         stage.prepare(job)
         for number, generation in enumerate(stage.generations(job)):
             for task in generation:
-                assert pages.setdefault(page_of(task.key), (stage.NAME, number)) == (stage.NAME, number)
+                assert pages.setdefault(page_of(task.key), (stage.name, number)) == (stage.name, number)
                 with trace_files(url, job.output) as trace:
-                    stage.run(task)
-                levels[stage.NAME] |= {
+                    task.run()
+                levels[stage.name] |= {
                     p.relative_to(url).parts[0] for p in trace.read if p.is_relative_to(url) and "c" in p.parts
                 }
-                footprint = stage.footprint(task)
+                footprint = task.footprint()
                 # What a task writes it may read too: a shard that is there is replaced.
                 allowed = (*footprint.reads, *footprint.writes)
                 for region in files.of(trace.read):
@@ -125,7 +125,7 @@ def test_tasks_touch_nothing_that_their_footprint_does_not_name(
                     looked_at += 1
                 for region in files.of(trace.written):
                     assert any(region.meets(other) for other in footprint.writes), (task.key, "writes", region)
-                assert stage.NAME != "render" or list(files.of(trace.written))
+                assert stage.name != "render" or list(files.of(trace.written))
     assert looked_at > 100
     if mode == "pyramid":
         # Whoever sees less of the source decodes less of it.
@@ -140,7 +140,7 @@ def test_outputs_of_a_stage_do_not_overlap(observed: str, tmp_path: Path) -> Non
         job, _ = resolve(make_config({"source": observed, "output": str(tmp_path / f"{name}.zarr"), **settings}))
         for stage in STAGES:
             for generation in stage.generations(job):
-                written = [region for task in generation for region in stage.footprint(task).writes]
+                written = [region for task in generation for region in task.footprint().writes]
                 for i, region in enumerate(written):
                     assert not any(region.meets(other) for other in written[i + 1 :]), region
 
@@ -154,7 +154,7 @@ def test_every_section_of_every_level_is_written_by_someone(observed: str, tmp_p
             for stage in STAGES
             for generation in stage.generations(job)
             for task in generation
-            for region in stage.footprint(task).writes
+            for region in task.footprint().writes
             if region.name == f"aligned/{level}"
         )
         assert covered == volume

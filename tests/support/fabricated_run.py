@@ -14,7 +14,8 @@ import numpy as np
 from ssem_dask.config.schema import make_config
 from ssem_dask.driver import pipeline
 from ssem_dask.geometry.box import Box
-from ssem_dask.stages.measure.measure_stage import quality_info
+from ssem_dask.stages.measure.quality_frame import quality_info
+from ssem_dask.stages.pipeline_order import STAGES
 from ssem_dask.storage.fields import open_coarse
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.quality import (
@@ -57,11 +58,11 @@ def fabricate_run(folder: Path, *, sections: int, side: int, seed: int = 1) -> F
     planned = pipeline.plan(make_config({"source": source.url, "output": output, "register": {"window": 2048}}))
     pipeline.open_run(planned)
     job = planned.job
-    for stage in pipeline.STAGES:
-        if stage.NAME in planned.estimates:
+    for stage in STAGES:
+        if stage.name in planned.estimates:
             stage.prepare(job)
     chance = np.random.default_rng(seed)
-    tasks = [task for stage in pipeline.STAGES for generation in stage.generations(job) for task in generation]
+    tasks = [task for stage in STAGES for generation in stage.generations(job) for task in generation]
     ended = [_report(task, i, chance) for i, task in enumerate(tasks)]
     ledger = open_ledger(output)
     with ThreadPoolExecutor(8) as writers:

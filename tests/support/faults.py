@@ -140,6 +140,6 @@ def assert_undisturbed(output: str | Path, reference: str, *, fault: str, redone
     assert pixels == 0
     found, expected = entries(output), entries(reference)
     assert set(found) == set(expected)
-    assert all(report.outcome.stands for report in found.values())
+    assert all(report.outcome.is_done for report in found.values())
     attributes = json.loads((Path(output) / "zarr.json").read_text())["attributes"]["ssem_dask"]
     assert attributes["state"] == "complete"

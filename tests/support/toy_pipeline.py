@@ -195,21 +195,15 @@ class ToyJob:
 class ToyStage:
     """A stage by its name."""
 
-    NAME: str
+    name: str
 
     def prepare(self, job: ToyJob) -> None:
         pass
 
     def generations(self, job: ToyJob) -> Iterator[Iterable[ToyTask]]:
         for generation in job.pipeline.generations:
-            if generation.stage == self.NAME:
+            if generation.stage == self.name:
                 yield _tasks(generation, job)
-
-    def run(self, task: ToyTask) -> Result:
-        return task.run()
-
-    def footprint(self, task: ToyTask) -> Footprint:
-        return task.footprint()
 
     def estimate(self, job: ToyJob) -> Estimate:
         count = sum(1 for generation in self.generations(job) for _ in generation)

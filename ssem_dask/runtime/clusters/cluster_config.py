@@ -7,7 +7,7 @@ from pydantic import Field
 
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.placement import GPU_THREADS
-from ssem_dask.types import ConfigBase, StageName
+from ssem_dask.types import ConfigBase
 
 OF_THIS_MACHINE = ("serial", "local", "local-gpu")
 """Clusters that need nothing but this machine."""
@@ -61,7 +61,7 @@ class ClusterConfig(ConfigBase):
     gpu_workers: int | None = Field(default=None, ge=1)
     """Worker processes that share each GPU with `local-gpu`; None: one for each 5 cores that a GPU has, at most 3
     and no more than its memory holds: each has its own part of it, of three tasks as `plan` states them."""
-    stage_workers: dict[StageName, Annotated[int, Field(ge=1)]] = Field(default={})
+    stage_workers: dict[str, Annotated[int, Field(ge=1)]] = Field(default={})
     """Workers while a stage runs, where not `workers`, e.g. `{ register = 40, compose = 4 }`; for `local` and
     `slurm`."""
     tls: str | None = None

@@ -30,7 +30,7 @@ _POINTS = 4
 _FAR_RANGE = 4, 64
 
 
-def resolve(config: ComposeStageConfig, info: VolumeInfo) -> ComposeStageConfig:
+def resolve_compose(config: ComposeStageConfig, info: VolumeInfo) -> ComposeStageConfig:
     """Check what is given and pin its content, so that a changed file is a changed configuration.
 
     Raises:

@@ -1,11 +1,12 @@
 """Stage compose, method `relax`: distortion is undone, natural motion is left alone.
 
-Generation 1 takes the affine part out of each pair field, window by window, and compares sections far from each other
-where that is wanted (`compose_far`); then the sections' affines and the spectra are found (`relax_fit`); the last
-generation solves for the elastic part of each window with its overlap and writes `fields/section`.
+Generation 1 takes the affine part out of each pair field, window by window, and compares distant sections if that is
+configured (`far_pairs`). Then the sections' affines and the spectra are found (`statistics`). The last generation
+solves for the elastic part of each window with its overlap and writes `fields/section`.
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -14,202 +15,208 @@ import torch
 from torch import Tensor
 
 from ssem_dask.composition.relax.elastic import fit_elastic
-from ssem_dask.composition.relax.node_weights import node_weights, observed_mask
+from ssem_dask.composition.relax.node_weights import node_weights
 from ssem_dask.composition.relax.relative import SplitPairs, split_pairs, subtract_affines
 from ssem_dask.composition.relax.relax_report import band_records
 from ssem_dask.composition.relax.uncertainty import elastic_variance
 from ssem_dask.composition.separation.sequence import UNKNOWNS
 from ssem_dask.field.device import computing_on
-from ssem_dask.geometry.chunks import round_up
-from ssem_dask.stages.compose.far_pairs import prepare as prepare_far
-from ssem_dask.stages.compose.far_pairs import tasks as far_tasks
-from ssem_dask.stages.compose.far_pairs import with_far
+from ssem_dask.geometry.region import Footprint
+from ssem_dask.stages.compose.far_pairs import far_tasks, prepare_far, with_far
+from ssem_dask.stages.compose.layout import pair_steps, section_window, window_count, window_depth
+from ssem_dask.stages.compose.method import ComposeMethod, compose_fields
 from ssem_dask.stages.compose.section_windows import (
-    core_of,
-    create_affines,
-    create_sections,
-    depth_of,
+    AFFINE_ARRAYS,
+    create_shared,
     elastic_problem,
-    grid_of,
-    reach_of,
     read_pairs,
+    result_arrays,
+    sections_result,
     solve_window,
-    steps_of,
-    windows_of,
     write_sections,
 )
 from ssem_dask.stages.compose.statistics import (
-    WindowFitTask,
-    fit_generations,
-    fit_windows,
+    SPECTRA,
+    SpectraTask,
+    StatisticsTask,
+    fitted_windows,
+    mean_spectra,
     read_affine_level,
-    read_fit,
-    read_window_fits,
-    write_record,
-    write_window_fit,
+    read_statistics,
+    statistics_generations,
+    write_spectra,
+    write_statistics,
 )
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.stage import TASK_OVERHEAD, Estimate
-from ssem_dask.storage.arrays import open_array
-from ssem_dask.task import Outcome, Result, Task
-from ssem_dask.units import plural
-
-NAME = "compose"
-_CHUNK = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SplitTask(Task):
-    """Fit an affine map to each pair field of a window."""
-
-    job: Job
-    window: int
+from ssem_dask.stages.run_arrays import (
+    AFFINE_CORRECTION,
+    AFFINE_STATISTICS,
+    COARSE,
+    CONFIDENCE,
+    PAIR_AFFINES,
+    PAIRS,
+    RELAX_STATISTICS,
+    spectrum_fit,
+)
+from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask
+from ssem_dask.task import Result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RelaxTask(Task):
-    """Solve for the fields of a window's sections."""
+class SplitTask(JobTask):
+    """The affine part of each pair field of a window of sections."""
 
-    job: Job
     window: int
+    """Number of the window along z."""
 
+    @torch.inference_mode()
+    def run(self) -> Result:
+        """Fit an affine map to each pair field."""
+        job, window = self.job, section_window(self.job, self.window)
+        pairs, confidence = read_pairs(job, window.core)
+        with computing_on(pairs.device):
+            split = split_pairs(pairs, node_weights(pairs, confidence), grid=job.grid)
+        written = PAIR_AFFINES.write(job, split.affine, z=window.core)
+        return Result(bytes_read=pairs.nbytes + confidence.nbytes, bytes_written=written)
 
-RELAX_TASKS = (SplitTask, RelaxTask)
-
-
-def prepare(job: Job) -> None:
-    """Create `fields/section`, `uncertainty` and `natural`, and what the tasks hand on to each other."""
-    create_affines(job)
-    prepare_far(job)
-    grid = grid_of(job)
-    chunk = min(_CHUNK, grid.shape[0]), min(_CHUNK, grid.shape[1])
-    shard = round_up(grid.shape[0], multiple=chunk[0]), round_up(grid.shape[1], multiple=chunk[1])
-    create_sections(job, chunk=chunk, shard=shard)
-
-
-def generations(job: Job) -> Iterator[Iterable[Task]]:
-    """Affine parts, statistics, sections."""
-    section, depth = job.shape[1] * job.shape[2], depth_of(job)
-    output, digest, windows = job.output, job.digests[NAME], range(windows_of(job))
-    yield itertools.chain(
-        far_tasks(job),
-        (
-            SplitTask(key=f"{NAME}/affine-{w:05d}", output=output, digest=digest, pixels=0, job=job, window=w)
-            for w in windows
-        ),
-    )
-    yield from fit_generations(job)
-    yield (
-        RelaxTask(
-            key=f"{NAME}/sections-{w:05d}",
-            output=output,
-            digest=digest,
-            pixels=section * min(depth, job.shape[0] - w * depth),
-            job=job,
-            window=w,
+    def footprint(self) -> Footprint:
+        """The pair fields of the window; their affine parts."""
+        core = section_window(self.job, self.window).core
+        return Footprint(
+            reads=tuple(array.region(self.job, core.start, core.stop) for array in (PAIRS, CONFIDENCE)),
+            writes=(PAIR_AFFINES.region(self.job, core.start, core.stop),),
         )
-        for w in windows
-    )
 
 
-def run(task: Task) -> Result:
-    """Do one task of any generation."""
-    with torch.inference_mode():
-        if isinstance(task, SplitTask):
-            return _run_split(task)
-        assert isinstance(task, RelaxTask)
-        return _run_sections(task)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaneSpectraTask(SpectraTask):
+    """The spectra fitted to one window of sections, on all their nodes."""
+
+    @torch.inference_mode()
+    def run(self) -> Result:
+        """Fit the spectra."""
+        job, window = self.job, section_window(self.job, self.window)
+        correction, certainty = read_affine_level(job, window.read)
+        weights, split = _read_window(job, window.read)
+        problem = elastic_problem(job, split, weights, affine_correction=correction, grid=job.grid, certainty=certainty)
+        with computing_on(weights.device):
+            fitted = fit_elastic(problem)
+        written = write_spectra(job, self.window, {SPECTRA: fitted})
+        return Result(bytes_read=weights.nbytes + split.elastic.nbytes, bytes_written=written)
+
+    def footprint(self) -> Footprint:
+        """Pair fields and the affine level of the window and its overlap; the spectra."""
+        job, read = self.job, section_window(self.job, self.window).read
+        arrays = PAIR_AFFINES, PAIRS, CONFIDENCE, *AFFINE_ARRAYS
+        return Footprint(
+            reads=(*(a.region(job, read.start, read.stop) for a in arrays), AFFINE_STATISTICS.region(job)),
+            writes=(spectrum_fit(self.window).region(job),),
+        )
 
 
-def estimate(job: Job) -> Estimate:
-    """A task holds the pair fields of its window with overlap; whole planes of nodes."""
-    grid, config = grid_of(job), job.compose.relax
-    plane = grid.shape[0] * grid.shape[1]
-    windows, depth, k = windows_of(job), depth_of(job), steps_of(job)
-    held = min(job.shape[0], depth + 2 * config.overlap)
-    # The solve holds some copies of what it observed, and the unknowns.
-    solved = plane * held * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 4 * 3)
-    return with_far(
-        job,
-        Estimate(
-            tasks=2 * windows + len(fit_windows(job)) + 2,
-            pixels=job.size,
-            bytes_read=plane * 4 * k * 3 * (job.shape[0] + (windows + len(fit_windows(job))) * held),
-            bytes_written=plane * 4 * (5 if config.keep_natural else 3) * job.shape[0],
-            files=(4 if config.keep_natural else 3) * windows + len(fit_windows(job)) + 5,
-            memory=TASK_OVERHEAD + solved,
-            gpu_memory=solved,
-        ),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaneStatisticsTask(StatisticsTask):
+    """The mean of the spectra over the windows, and its summary in words."""
+
+    def run(self) -> Result:
+        """Average the spectra and write the statistics."""
+        job = self.job
+        fitted = mean_spectra(job, SPECTRA)
+        records = band_records(fitted, shape=job.grid.shape, spacing=job.spacing, pixel_size=job.info.pixel_size)
+        return write_statistics(job, records=records, variances={SPECTRA: fitted})
 
 
-def _run_split(task: SplitTask) -> Result:
-    job = task.job
-    start, stop = core_of(job, task.window)
-    pairs, confidence = read_pairs(job, start, stop)
-    with computing_on(pairs.device):
-        split = split_pairs(pairs, node_weights(pairs, confidence), grid=grid_of(job))
-    open_array(job.url("fields", "pair_affines"), mode="r+")[:, start:stop] = split.affine
-    return Result(bytes_read=pairs.nbytes + confidence.nbytes, bytes_written=split.affine.nbytes)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaneSectionsTask(JobTask):
+    """The fields of a window's sections."""
+
+    window: int
+    """Number of the window along z."""
+
+    @torch.inference_mode()
+    def run(self) -> Result:
+        """Solve for the elastic part, join it with the affine level, write the fields."""
+        job, window = self.job, section_window(self.job, self.window)
+        weights, split = _read_window(job, window.read)
+        fitted, certainty = read_statistics(job, SPECTRA)
+        correction = AFFINE_CORRECTION.read(job, z=window.read)
+        problem = elastic_problem(job, split, weights, affine_correction=correction, grid=job.grid, certainty=certainty)
+        elastic = solve_window(problem, fitted)
+        core = window.core_in_read
+        with computing_on(weights.device):
+            variance = elastic_variance(elastic.weights, variances=elastic.variances, certainty=certainty)
+        written = write_sections(
+            job,
+            window.core,
+            grid=job.grid,
+            elastic=elastic.fields[core],
+            natural=elastic.natural[core],
+            variance=variance[core],
+        )
+        read = weights.nbytes + split.elastic.nbytes
+        return sections_result(window, weights, bytes_read=read, bytes_written=written)
+
+    def footprint(self) -> Footprint:
+        """Pair fields and the affine level of the window and its overlap, and the statistics; the result."""
+        job, window = self.job, section_window(self.job, self.window)
+        arrays = PAIRS, CONFIDENCE, PAIR_AFFINES, COARSE, *AFFINE_ARRAYS
+        read, core = window.read, window.core
+        return Footprint(
+            reads=(*(a.region(job, read.start, read.stop) for a in arrays), RELAX_STATISTICS.region(job)),
+            writes=tuple(a.region(job, core.start, core.stop) for a in result_arrays(job)),
+        )
 
 
-def fit_window(task: WindowFitTask) -> Result:
-    """Fit the spectra to a window."""
-    job = task.job
-    first, last = reach_of(job, task.window)
-    turn, certainty = read_affine_level(job, first, last)
-    weights, split = _read_window(job, first, last)
-    problem = elastic_problem(job, split, weights, affine_correction=turn, grid=grid_of(job), certainty=certainty)
-    with computing_on(weights.device):
-        variances = fit_elastic(problem)
-    written = write_window_fit(job, task.window, {"variances": variances})
-    return Result(bytes_read=weights.nbytes + split.elastic.nbytes, bytes_written=written)
+class PlanesMethod(ComposeMethod):
+    """Method `relax` for sections whose nodes are solved for at once."""
+
+    def prepare(self, job: Job) -> None:
+        """Create the affine level, the far pairs and the result."""
+        create_shared(job)
+        prepare_far(job)
+
+    def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
+        """Yield affine parts and far pairs, statistics, sections."""
+        depth, windows = window_depth(job), range(window_count(job))
+        yield itertools.chain(
+            far_tasks(job), (SplitTask(**compose_fields(job, f"affine-{w:05d}"), window=w) for w in windows)
+        )
+        yield from statistics_generations(job, spectra=PlaneSpectraTask, statistics=PlaneStatisticsTask)
+        yield (
+            PlaneSectionsTask(
+                **compose_fields(
+                    job, f"sections-{w:05d}", pixels=job.section_pixels * min(depth, job.shape[0] - w * depth)
+                ),
+                window=w,
+            )
+            for w in windows
+        )
+
+    def estimate(self, job: Job) -> Estimate:
+        """Return the cost. A task holds the pair fields of its window with overlap; whole planes of nodes."""
+        config, plane = job.compose.relax, math.prod(job.grid.shape)
+        windows, fits, k = window_count(job), len(fitted_windows(job)), pair_steps(job)
+        sections = min(job.shape[0], window_depth(job) + 2 * config.overlap)
+        # The solve holds some copies of the observations, and the unknowns.
+        solved = plane * sections * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 4 * 3)
+        return with_far(
+            job,
+            Estimate(
+                tasks=2 * windows + fits + 2,
+                pixels=job.size,
+                bytes_read=plane * 4 * k * 3 * (job.shape[0] + (windows + fits) * sections),
+                bytes_written=plane * 4 * (5 if config.keep_natural else 3) * job.shape[0],
+                files=(4 if config.keep_natural else 3) * windows + fits + 5,
+                memory=TASK_OVERHEAD_BYTES + solved,
+                gpu_memory=solved,
+            ),
+        )
 
 
-def conclude(job: Job) -> Result:
-    """Tell what was fitted."""
-    fitted = read_window_fits(job, "variances")
-    records = band_records(fitted, shape=grid_of(job).shape, spacing=job.spacing, pixel_size=job.info.pixel_size)
-    return write_record(job, records=records, variances={"variances": fitted})
-
-
-def _run_sections(task: RelaxTask) -> Result:
-    job, grid = task.job, grid_of(task.job)
-    start, stop = core_of(job, task.window)
-    first, last = reach_of(job, task.window)
-    weights, split = _read_window(job, first, last)
-    turn = np.asarray(open_array(job.url("fields", "turn"), mode="r")[first:last])
-    fitted, certainty = read_fit(job, "variances")
-    problem = elastic_problem(job, split, weights, affine_correction=turn, grid=grid, certainty=certainty)
-    elastic = solve_window(problem, fitted)
-    core = slice(start - first, stop - first)
-    with computing_on(weights.device):
-        variance = elastic_variance(elastic.weights, variances=elastic.variances, certainty=certainty)
-    everywhere = (slice(None), slice(None))
-    written = write_sections(
-        job,
-        range(start, stop),
-        grid=grid,
-        inner=everywhere,
-        nodes=everywhere,
-        elastic=elastic.fields[core],
-        natural=elastic.natural[core],
-        variance=variance[core],
-    )
-    silent = [start + i for i, seen in enumerate(observed_mask(weights)[core]) if not seen.any()]
-    sections = f"{plural(len(silent), 'section')}: {', '.join(map(str, silent))}"
-    return Result(
-        outcome=Outcome.LOW_QUALITY if silent else Outcome.OK,
-        message=f"No neighbour could be registered for {sections}" if silent else "",
-        bytes_read=weights.nbytes + split.elastic.nbytes,
-        bytes_written=written,
-    )
-
-
-def _read_window(job: Job, first: int, last: int) -> tuple[Tensor, SplitPairs]:
-    """Weights and pair fields of some sections, without the pairs that leave them."""
-    pairs, confidence = read_pairs(job, first, last)
-    affines = np.asarray(open_array(job.url("fields", "pair_affines"), mode="r")[:, first:last])
-    for k in range(1, len(pairs) + 1) if first > 0 else ():
+def _read_window(job: Job, sections: range) -> tuple[Tensor, SplitPairs]:
+    """Read weights and pair fields of some sections, without the pairs that lead out of them."""
+    pairs, confidence = read_pairs(job, sections)
+    affines = PAIR_AFFINES.read(job, z=sections)
+    for k in range(1, len(pairs) + 1) if sections.start > 0 else ():
         pairs[k - 1, :k], affines[k - 1, :k] = torch.nan, np.nan
-    return node_weights(pairs, confidence), SplitPairs(affines, subtract_affines(pairs, affines, grid=grid_of(job)))
+    return node_weights(pairs, confidence), SplitPairs(affines, subtract_affines(pairs, affines, grid=job.grid))

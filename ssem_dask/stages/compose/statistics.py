@@ -1,15 +1,15 @@
-"""What both ways of composing by `relax` find out of all sections before they solve for any.
+"""Statistics of all sections that both variants of method `relax` need before they solve for any.
 
-Three generations of tasks: the sections' affines, all at once since they are few numbers; the spectra, fitted on some
-windows of sections side by side; and what follows from them, `quality/relax.json`.
+Three generations of tasks: the sections' affines; the spectra, fitted to a few windows of sections in parallel; and
+their mean, `quality/relax.json`.
 """
 
 import contextlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import torch
 
 from ssem_dask.composition.relax.relax_report import (
     ALL_REMOVED,
@@ -28,135 +28,146 @@ from ssem_dask.composition.relax.uncertainty import affine_parameter_variance
 from ssem_dask.composition.separation.anchored import Anchors
 from ssem_dask.composition.separation.sequence import Variances
 from ssem_dask.errors import OutputError
+from ssem_dask.geometry.region import Footprint
 from ssem_dask.stages.compose.anchors import landmarks_of
-from ssem_dask.stages.compose.far_pairs import read_far_pairs
-from ssem_dask.stages.compose.section_windows import grid_of, windows_of
+from ssem_dask.stages.compose.far_pairs import FAR_ARRAYS, read_far_pairs, uses_far_pairs
+from ssem_dask.stages.compose.layout import window_count
+from ssem_dask.stages.compose.method import STAGE, compose_fields
+from ssem_dask.stages.compose.section_windows import AFFINE_ARRAYS
 from ssem_dask.stages.job import Job
-from ssem_dask.storage.arrays import open_array
-from ssem_dask.storage.fields import open_coarse
-from ssem_dask.storage.location import read_bytes, write_bytes
-from ssem_dask.task import Outcome, Result, Task
+from ssem_dask.stages.run_arrays import (
+    AFFINE_CORRECTION,
+    AFFINE_NATURAL,
+    AFFINE_STATISTICS,
+    AFFINE_VARIANCE,
+    COARSE,
+    PAIR_AFFINES,
+    RELAX_STATISTICS,
+    spectrum_fit,
+)
+from ssem_dask.stages.stage import JobTask
+from ssem_dask.task import Outcome, Result
 from ssem_dask.types import Float64Array
 
-NAME = "compose"
 FIT_WINDOWS = 3
-"""Windows of sections that the spectra are fitted on."""
-AFFINES = "quality/compose/affines.json"
-FIT = "quality/relax.json"
+"""Windows of sections that the spectra are fitted to."""
+SPECTRA = "variances"
+"""Name in the records of the spectra of the whole plane, or of the restricted one if sections are wide."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AffinesTask(Task):
-    """Solve for the sections' affines."""
+class AffinesTask(JobTask):
+    """The affine corrections of all sections, solved at once since they are few numbers."""
 
-    job: Job
+    @torch.inference_mode()
+    def run(self) -> Result:
+        """Solve for the affine corrections, their natural motion and variance."""
+        job = self.job
+        affine, coarse = PAIR_AFFINES.read(job), COARSE.read(job)
+        level = correct_affines(
+            affine,
+            coarse=coarse,
+            grid=job.grid,
+            thickness=job.thickness,
+            config=job.compose.relax,
+            anchors=_anchors(job),
+        )
+        variance = affine_parameter_variance(level.weights, fitted=level.variances, certainty=level.certainty)
+        written = AFFINE_CORRECTION.write(job, level.correction) + AFFINE_NATURAL.write(job, level.natural)
+        AFFINE_VARIANCE.write(job, variance)
+        shape = job.shape_yx
+        report = AffineReport(
+            statistics={name: MotionStatistics.of(fitted) for name, fitted in level.variances.items()},
+            evidence=level.evidence,
+            certainty=level.certainty,
+            jumps=tuple(JumpRecord.of(jump, shape_yx=shape) for jump in level.jumps),
+            drift=None if level.drift is None else DriftRecord.of(level.drift, shape_yx=shape),
+        )
+        written += AFFINE_STATISTICS.write(job, report.to_json())
+        return Result(bytes_read=affine.nbytes, bytes_written=written)
+
+    def footprint(self) -> Footprint:
+        """All pair affines, coarse affines and far pairs; the affine level of all sections."""
+        far = FAR_ARRAYS if uses_far_pairs(self.job) else ()
+        return Footprint(
+            reads=tuple(array.region(self.job) for array in (PAIR_AFFINES, COARSE, *far)),
+            writes=tuple(row.region(self.job) for row in (*AFFINE_ARRAYS, AFFINE_STATISTICS)),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WindowFitTask(Task):
-    """Fit the spectra to a window of sections."""
+class SpectraTask(JobTask):
+    """The spectra fitted to one window of sections. Subclasses say how sections of their width are fitted."""
 
-    job: Job
     window: int
+    """Number of the window along z."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FitTask(Task):
-    """Take the mean over the windows, and tell what was found."""
+class StatisticsTask(JobTask):
+    """The mean of the spectra over the windows. Subclasses say which spectra there are."""
 
-    job: Job
+    def footprint(self) -> Footprint:
+        """The affine statistics and every window's spectra; the statistics.
 
-
-FIT_TASKS = (AffinesTask, WindowFitTask, FitTask)
-
-
-def fit_generations(job: Job) -> Iterator[Iterable[Task]]:
-    """Affines, windows, their mean."""
-    output, digest = job.output, job.digests[NAME]
-    yield [AffinesTask(key=f"{NAME}/affines-all", output=output, digest=digest, pixels=0, job=job)]
-    yield [
-        WindowFitTask(key=f"{NAME}/fit-{w:05d}", output=output, digest=digest, pixels=0, job=job, window=w)
-        for w in fit_windows(job)
-    ]
-    yield [FitTask(key=f"{NAME}/fit", output=output, digest=digest, pixels=0, job=job)]
+        They are taken from the whole volume, so a change of any pair field changes all sections a little.
+        """
+        job = self.job
+        fits = (spectrum_fit(window).region(job) for window in fitted_windows(job))
+        return Footprint(reads=(AFFINE_STATISTICS.region(job), *fits), writes=(RELAX_STATISTICS.region(job),))
 
 
-def fit_windows(job: Job) -> list[int]:
-    """The windows that the spectra are fitted on: some, spread over all sections."""
-    count = windows_of(job)
+def statistics_generations(
+    job: Job, *, spectra: type[SpectraTask], statistics: type[StatisticsTask]
+) -> Iterator[Iterable[JobTask]]:
+    """Yield the affines, the spectra of some windows, and their mean."""
+    yield [AffinesTask(**compose_fields(job, "affines-all"))]
+    yield [spectra(**compose_fields(job, f"fit-{w:05d}"), window=w) for w in fitted_windows(job)]
+    yield [statistics(**compose_fields(job, "fit"))]
+
+
+def fitted_windows(job: Job) -> list[int]:
+    """Return the windows that the spectra are fitted to: a few, spread over all sections."""
+    count = window_count(job)
     return sorted({round(i) for i in np.linspace(0, count - 1, min(count, FIT_WINDOWS))})
 
 
-def fit_name(window: int) -> str:
-    """Where a window's fit is written, in the run."""
-    return f"quality/compose/fit-{window:05d}.json"
+def read_affine_level(job: Job, sections: range) -> tuple[Float64Array, float]:
+    """Return the affine corrections `(z, 2, 3)` of some sections, and the certainty of independent displacement."""
+    return AFFINE_CORRECTION.read(job, z=sections), float(AFFINE_STATISTICS.read(job)["certainty"])
 
 
-def run_affines(task: AffinesTask) -> Result:
-    """Solve for the sections' affines, all at once, and write them."""
-    job = task.job
-    affine = np.asarray(open_array(job.url("fields", "pair_affines"), mode="r")[:])
-    coarse = np.asarray(open_coarse(job.url("fields", "coarse"))[:])
-    level = correct_affines(
-        affine,
-        coarse=coarse,
-        grid=grid_of(job),
-        thickness=job.thickness,
-        config=job.compose.relax,
-        anchors=_anchors(job),
-    )
-    variance = affine_parameter_variance(level.weights, fitted=level.variances, certainty=level.certainty)
-    for name, values in (("turn", level.correction), ("turn_natural", level.natural), ("turn_variance", variance)):
-        open_array(job.url("fields", name), mode="r+")[:] = values
-    shape = job.shape[1], job.shape[2]
-    report = AffineReport(
-        statistics={name: MotionStatistics.of(fitted) for name, fitted in level.variances.items()},
-        evidence=level.evidence,
-        certainty=level.certainty,
-        jumps=tuple(JumpRecord.of(jump, shape_yx=shape) for jump in level.jumps),
-        drift=None if level.drift is None else DriftRecord.of(level.drift, shape_yx=shape),
-    )
-    content = _json(report.to_json())
-    write_bytes(job.url(AFFINES), content)
-    return Result(bytes_read=affine.nbytes, bytes_written=level.correction.nbytes + level.natural.nbytes + len(content))
-
-
-def read_affine_level(job: Job, first: int, last: int) -> tuple[Float64Array, float]:
-    """C `(z, 2, 3)` of some sections, and the certainty that sections were displaced one by one."""
-    turn = np.asarray(open_array(job.url("fields", "turn"), mode="r")[first:last])
-    return turn, float(json.loads(read_bytes(job.url(AFFINES)))["certainty"])
-
-
-def write_window_fit(job: Job, window: int, variances: Mapping[str, Sequence[Variances]]) -> int:
-    """Write what was fitted to a window, by the name of what it was fitted to; returns how many bytes."""
+def write_spectra(job: Job, window: int, variances: Mapping[str, Sequence[Variances]]) -> int:
+    """Write the spectra of a window, by the name of the grid they were fitted on; return the number of bytes."""
     fits = {name: [asdict(v) for v in fitted] for name, fitted in variances.items()}
-    content = _json({"digest": job.digests[NAME], **fits})
-    write_bytes(job.url(fit_name(window)), content)
-    return len(content)
+    return spectrum_fit(window).write(job, {"digest": job.digests[STAGE], **fits})
 
 
-def read_window_fits(job: Job, name: str) -> list[Variances]:
-    """The mean over the windows, band by band; empty where nothing was fitted.
+def mean_spectra(job: Job, name: str) -> list[Variances]:
+    """Return the mean over the windows, band by band; empty if nothing was fitted.
 
     Raises:
-        OutputError: not one window's task ended well.
+        OutputError: no window's task ended well.
     """
-    found, ended = [], False
-    for window in fit_windows(job):
+    windows, ended = [], False
+    for window in fitted_windows(job):
         with contextlib.suppress(FileNotFoundError):
-            record = json.loads(read_bytes(job.url(fit_name(window))))
-            if record.get("digest") == job.digests[NAME]:  # else its task failed, and this is from an earlier run
+            record = spectrum_fit(window).read(job)
+            if record.get("digest") == job.digests[STAGE]:  # else its task failed, and the record is an older run's
                 ended = True
-                found.append([Variances(**v) for v in record.get(name, [])])
+                windows.append([Variances(**v) for v in record.get(name, [])])
     if not ended:
-        raise OutputError(f"{job.output}: the spectra were not fitted to any window of sections; do that again first.")
-    return [_mean(band) for band in zip(*(fitted for fitted in found if fitted), strict=True)]
+        raise OutputError(
+            f"{job.output}: the spectra were not fitted to any window of sections; rerun the failed tasks of stage "
+            "compose first."
+        )
+    return [_mean(band) for band in zip(*(fitted for fitted in windows if fitted), strict=True)]
 
 
-def write_record(job: Job, *, records: list[BandRecord], variances: dict[str, list[Variances]]) -> Result:
-    """Write `quality/relax.json`: what was fitted, in words, in px and as the solve takes it."""
+def write_statistics(job: Job, *, records: list[BandRecord], variances: dict[str, list[Variances]]) -> Result:
+    """Write `quality/relax.json`: the fit in words, in px and as variances for the solve."""
     removed = job.compose.relax.natural_motion == "remove"
-    affine = AffineReport.from_json(json.loads(read_bytes(job.url(AFFINES))))
+    affine = AffineReport.from_json(AFFINE_STATISTICS.read(job))
     motion = describe_motion(records, affine=affine.statistics, thickness=job.info.section_thickness)
     message = " ".join([motion, *describe_jumps(affine.jumps), *describe_drift(affine.drift)])
     report = RelaxReport(
@@ -167,21 +178,20 @@ def write_record(job: Job, *, records: list[BandRecord], variances: dict[str, li
         bands=tuple(records),
         variances=variances,
     )
-    content = _json(report.to_json())
-    write_bytes(job.url(FIT), content)
+    written = RELAX_STATISTICS.write(job, report.to_json())
     remarkable = affine.jumps or (affine.drift is not None and affine.drift.landmark_outliers)
     outcome = Outcome.OK if (records or removed) and not remarkable else Outcome.LOW_QUALITY
-    return Result(outcome=outcome, message=report.summary, bytes_written=len(content))
+    return Result(outcome=outcome, message=report.summary, bytes_written=written)
 
 
-def read_fit(job: Job, name: str) -> tuple[list[Variances] | None, float]:
-    """Variances of the bands, None where they were not fitted, and the certainty that goes with them."""
-    record = json.loads(read_bytes(job.url(FIT)))
+def read_statistics(job: Job, name: str) -> tuple[list[Variances] | None, float]:
+    """Return the variances of the bands, None if they were not fitted, and the certainty that goes with them."""
+    record = RELAX_STATISTICS.read(job)
     return [Variances(**v) for v in record[name]] or None, float(record["certainty"])
 
 
 def _anchors(job: Job) -> Anchors | None:
-    """What pins slow distortion."""
+    """Return what pins slow distortion; None if there is nothing."""
     landmarks, far = landmarks_of(job), read_far_pairs(job)
     if landmarks is None and far is None:
         return None
@@ -198,7 +208,3 @@ def _mean(variances: tuple[Variances, ...]) -> Variances:
         tilt=float(np.mean([v.tilt for v in variances])),
         least=variances[0].least,
     )
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, indent=1, ensure_ascii=False).encode()

@@ -13,14 +13,13 @@ from ssem_dask.field.folding import jacobian_determinant, strain
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.stages.job import Job
-from ssem_dask.storage.arrays import ZarrArray, open_array
-from ssem_dask.storage.fields import open_coarse
-from ssem_dask.storage.location import exists
+from ssem_dask.stages.run_arrays import COARSE, CONFIDENCE, PAIRS, SECTION, UNCERTAINTY
+from ssem_dask.storage.arrays import ZarrArray
 from ssem_dask.storage.quality import QualityInfo, window_boxes
 from ssem_dask.types import Float64Array, ShapeYX
 
-READ_FIELDS = ("coarse", "section", "pairs", "confidence", "uncertainty")
-"""Arrays of `fields/` that are looked at."""
+READ_ARRAYS = COARSE, SECTION, PAIRS, CONFIDENCE, UNCERTAINTY
+"""Arrays that are measured."""
 KEPT = 1 << 18
 """Nodes of a section that its medians are taken over: exact enough, and bounded."""
 _PATCH_NODES = 1 << 16
@@ -65,6 +64,16 @@ class _Section:
 
 
 @dataclass(frozen=True, slots=True)
+class _FieldArrays:
+    """The opened arrays of a run that are read patch by patch."""
+
+    section: ZarrArray
+    pairs: ZarrArray
+    confidence: ZarrArray
+    uncertainty: ZarrArray | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Patch:
     """Windows side by side that are measured together; slices (y, x) are of nodes."""
 
@@ -84,11 +93,16 @@ def patch_nodes(shape_yx: ShapeYX, *, window: ShapeYX, spacing: int) -> int:
 
 def measure_fields(job: Job, info: QualityInfo, sections: range) -> FieldMeasures:
     """Folds, strain, motion left between neighbours, uncertainty and confidence of some sections."""
-    urls = {name: job.url("fields", name) for name in READ_FIELDS if name != "coarse"}
-    arrays = {name: open_array(url, mode="r") for name, url in urls.items() if exists(url)}
+    # Method chain writes no uncertainty.
+    arrays = _FieldArrays(
+        SECTION.open(job),
+        PAIRS.open(job),
+        CONFIDENCE.open(job),
+        UNCERTAINTY.open(job) if UNCERTAINTY.exists(job) else None,
+    )
     first = max(0, sections.start - 1)
-    coarse = np.asarray(open_coarse(job.url("fields", "coarse"))[first : sections.stop])
-    step = max(1, math.ceil(math.sqrt(math.prod(arrays["section"].shape[2:]) / KEPT)))
+    coarse = COARSE.read(job, z=range(first, sections.stop))
+    step = max(1, math.ceil(math.sqrt(math.prod(arrays.section.shape[2:]) / KEPT)))
     gathered = [_Section() for _ in sections]
     windows = {name: np.full((len(sections), *info.windows), np.nan) for name in ("confidence", "known", "motion")}
     read = 0
@@ -133,7 +147,7 @@ def _patches(info: QualityInfo, *, spacing: int, step: int) -> Iterator[_Patch]:
 def _measure_patch(
     patch: _Patch,
     *,
-    arrays: dict[str, ZarrArray],
+    arrays: _FieldArrays,
     coarse: Float64Array,
     sections: range,
     spacing: int,
@@ -146,17 +160,17 @@ def _measure_patch(
     rows, columns = patch.nodes
     # One node more, so that no cell between two patches is left out.
     over = tuple(slice(s.start, s.stop + 1) for s in patch.nodes)
-    fields = _read(arrays["section"][first : sections.stop, :, over[0], over[1]])
-    confidence = _read(arrays["confidence"][0, own_sections, rows, columns])
+    fields = _read(arrays.section[first : sections.stop, :, over[0], over[1]])
+    confidence = _read(arrays.confidence[0, own_sections, rows, columns])
     inner = fields[:, :, : rows.stop - rows.start, : columns.stop - columns.start]
     origin = float(rows.start * spacing), float(columns.start * spacing)
     grid = Grid((inner.shape[2], inner.shape[3]), spacing, origin)
     places = [coarse_positions(f, coarse=a, grid=grid) for f, a in zip(inner, coarse, strict=True)]
-    pairs, pair_grid = _read_pairs(arrays["pairs"], sections, patch, places, spacing=spacing)
+    pairs, pair_grid = _read_pairs(arrays.pairs, sections, patch, places, spacing=spacing)
     read = fields.nbytes + confidence.nbytes + pairs.nbytes
     uncertainty = None
-    if "uncertainty" in arrays:
-        uncertainty = _read(arrays["uncertainty"][own_sections, rows, columns])
+    if arrays.uncertainty is not None:
+        uncertainty = _read(arrays.uncertainty[own_sections, rows, columns])
         read += uncertainty.nbytes
     # The patch's own nodes are among those of the pairs.
     above, beside = (s.start - round(o / spacing) for s, o in zip(patch.nodes, pair_grid.origin, strict=True))

@@ -8,6 +8,7 @@ sections at the working mip, where the source is looked at as well. Nothing here
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,132 +20,108 @@ from ssem_dask.geometry.region import Footprint
 from ssem_dask.image.similarity import chunked_correlation, normalised_correlation
 from ssem_dask.image.tissue import tissue_mask
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.measure.field_tables import KEPT, READ_FIELDS, measure_fields, patch_nodes
-from ssem_dask.stages.register import window_core
-from ssem_dask.stages.render import level_name
+from ssem_dask.stages.measure.field_tables import KEPT, READ_ARRAYS, measure_fields, patch_nodes
+from ssem_dask.stages.measure.quality_frame import PROBE_PX, WINDOW_PX, quality_info
+from ssem_dask.stages.run_arrays import QUALITY_SECTIONS, QUALITY_WINDOWS, RESLICES, aligned_level
 from ssem_dask.stages.source_sections import open_source, read_pooled_sections
-from ssem_dask.stages.stage import TASK_OVERHEAD, Estimate
-from ssem_dask.storage.quality import (
-    BLOCK,
-    CUTS,
-    TIMES,
-    QualityInfo,
-    create_quality,
-    window_boxes,
-    write_reslice,
-    write_sections,
-    write_windows,
-)
+from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
+from ssem_dask.storage.quality import BLOCK, QualityInfo, window_boxes, write_sections, write_windows
 from ssem_dask.storage.volume import Volume
-from ssem_dask.task import Result, Task
+from ssem_dask.task import Result
 from ssem_dask.types import AnyArray, Float64Array
 
-NAME = "measure"
-_PROBE = 1024  # px: detail enough to see jitter of a pixel, little enough to read of every section
-_SQUARE = 64  # px of chunked correlation
-_WINDOW_PIXELS = 128  # px across a window where all windows are compared
+_TABLES = QUALITY_SECTIONS, QUALITY_WINDOWS, *RESLICES.values()
+_SQUARE_PX = 64
+"""Side of a square of chunked correlation, px."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MeasureTask(Task):
-    """Measure some sections."""
+class MeasureTask(JobTask):
+    """Quality of some sections."""
 
-    job: Job
     start: int
     stop: int
 
+    def run(self) -> Result:
+        """Measure images and fields, write the rows."""
+        job, sections = self.job, range(self.start, self.stop)
+        info = quality_info(job)
+        aligned = Volume.open(job.url("aligned"))
+        with torch.inference_mode():
+            probed, cuts = _probe(job, info, aligned, sections)
+            similarity, coverage, read = _compare_windows(info, aligned, sections)
+            fields = measure_fields(job, info, sections)
+        areas = np.array([box.size for box in window_boxes(info)], dtype=np.float64).reshape(info.windows)
+        probed["coverage"] = (coverage * areas).sum(axis=(1, 2)) / areas.sum()
+        written = write_sections(job.output, start=self.start, values={**probed, **fields.sections})
+        windows = {**fields.windows, "similarity": similarity, "coverage": coverage}
+        written += write_windows(job.output, start=self.start, values=windows)
+        for (cut, time), pixels in cuts.items():
+            written += RESLICES[cut, time].write(job, pixels, z=sections)
+        probe = 2 * len(sections) * info.probe.shape[1] * info.probe.shape[2] * job.info.dtype.itemsize
+        return Result(bytes_read=probe + read + fields.bytes_read, bytes_written=written)
 
-def prepare(job: Job) -> None:
-    """Create the tables of `quality/`."""
-    create_quality(job.output, info=quality_info(job), dtype=job.info.dtype)
-
-
-def generations(job: Job) -> Iterator[Iterable[Task]]:
-    """Blocks of sections; they are independent."""
-    section = job.shape[1] * job.shape[2]
-    yield (
-        MeasureTask(
-            key=f"{NAME}/z{start:06d}",
-            output=job.output,
-            digest=job.digests[NAME],
-            pixels=(min(start + BLOCK, job.shape[0]) - start) * section,
-            job=job,
-            start=start,
-            stop=min(start + BLOCK, job.shape[0]),
+    def footprint(self) -> Footprint:
+        """Its sections and the one before them of source, pyramid and fields; its rows of the tables."""
+        levels = (aligned_level(mip) for mip in range(self.job.mips))
+        read = (array.region(self.job, self.start - 1, self.stop) for array in (*levels, *READ_ARRAYS))
+        return Footprint(
+            reads=(self.job.source_region(self.start - 1, self.stop), *read),
+            writes=tuple(array.region(self.job, self.start, self.stop) for array in _TABLES),
         )
-        for start in range(0, job.shape[0], BLOCK)
-    )
 
 
-def run(task: Task) -> Result:
-    """Measure images and fields, write the rows."""
-    assert isinstance(task, MeasureTask)
-    job, sections = task.job, range(task.start, task.stop)
-    info = quality_info(job)
-    aligned = Volume.open(job.url("aligned"))
-    with torch.inference_mode():
-        probed, cuts = _probe(job, info, aligned, sections)
-        similarity, coverage, read = _compare_windows(info, aligned, sections)
-        fields = measure_fields(job, info, sections)
-    areas = np.array([box.size for box in window_boxes(info)], dtype=np.float64).reshape(info.windows)
-    probed["coverage"] = (coverage * areas).sum(axis=(1, 2)) / areas.sum()
-    written = write_sections(job.output, start=task.start, values={**probed, **fields.sections})
-    windows = {**fields.windows, "similarity": similarity, "coverage": coverage}
-    written += write_windows(job.output, start=task.start, values=windows)
-    for (cut, time), pixels in cuts.items():
-        written += write_reslice(job.output, start=task.start, cut=cut, time=time, pixels=pixels)
-    probe = 2 * len(sections) * info.probe.shape[1] * info.probe.shape[2] * job.info.dtype.itemsize
-    return Result(bytes_read=probe + read + fields.bytes_read, bytes_written=written)
+class MeasureStage(Stage):
+    """Quality of the result without a truth, by section and by window, for report and status."""
 
+    name = "measure"
+    upstream = ("compose", "downsample")
 
-def footprint(task: Task) -> Footprint:
-    """A block reads its sections, and the one before them, of the source, the pyramid and all fields."""
-    assert isinstance(task, MeasureTask)
-    job = task.job
-    read = ("source", *(level_name(mip) for mip in range(job.mips)), *(f"fields/{name}" for name in READ_FIELDS))
-    cuts = (f"quality/reslice/{cut}_{time}" for cut in CUTS for time in TIMES)
-    return Footprint(
-        reads=tuple(job.sections(name, task.start - 1, task.stop) for name in read),
-        writes=tuple(
-            job.sections(name, task.start, task.stop) for name in ("quality/sections", "quality/windows", *cuts)
-        ),
-    )
+    def decisive(self, job: Job) -> dict[str, Any]:
+        """Return the number of sections per task, which the layout of the tables follows."""
+        del job
+        return {"block": BLOCK}
 
+    def prepare(self, job: Job) -> None:
+        """Create the tables of `quality/`."""
+        for array in _TABLES:
+            array.create(job)
 
-def estimate(job: Job) -> Estimate:
-    """Each task reads its fields once, the probe, and the pyramid's level where windows are compared."""
-    info, z = quality_info(job), job.shape[0]
-    tasks = ceil_div(z, BLOCK)
-    probe = info.probe.shape[1] * info.probe.shape[2]
-    y, x = shape_at_mip((job.shape[1], job.shape[2]), mip=info.similarity_mip)
-    nodes = ceil_div(job.shape[1], job.spacing) * ceil_div(job.shape[2], job.spacing)
-    band = (BLOCK + 1) * min(y, max(_WINDOW_PIXELS, info.window[0] >> info.similarity_mip)) * x
-    held = patch_nodes((job.shape[1], job.shape[2]), window=info.window, spacing=job.spacing)
-    return Estimate(
-        tasks=tasks,
-        pixels=job.size,
-        bytes_read=z * (2 * probe * job.info.dtype.itemsize + y * x * job.info.dtype.itemsize + nodes * 4 * 6),
-        bytes_written=z * (18 * 4 + 5 * 4 * math.prod(info.windows) + 4 * _PROBE * job.info.dtype.itemsize),
-        files=tasks * 6,
-        # One after the other: the probe, a band of windows, and fields with what is kept of them for medians.
-        memory=TASK_OVERHEAD + max(probe * 55, band * 24, BLOCK * (held * 80 + min(nodes, KEPT) * 20)),
-    )
+    def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
+        """Yield blocks of sections; they are independent."""
+        yield (
+            MeasureTask(
+                **self.task_fields(
+                    job, f"z{start:06d}", pixels=(min(start + BLOCK, job.shape[0]) - start) * job.section_pixels
+                ),
+                start=start,
+                stop=min(start + BLOCK, job.shape[0]),
+            )
+            for start in range(0, job.shape[0], BLOCK)
+        )
 
+    def estimate(self, job: Job) -> Estimate:
+        """Return the cost. Each task reads its fields once, the probe, and the level where windows are compared."""
+        info, z = quality_info(job), job.shape[0]
+        tasks = ceil_div(z, BLOCK)
+        probe = info.probe.shape[1] * info.probe.shape[2]
+        y, x = shape_at_mip(job.shape_yx, mip=info.similarity_mip)
+        nodes = math.prod(job.grid.shape)
+        band = (BLOCK + 1) * min(y, max(WINDOW_PX, info.window[0] >> info.similarity_mip)) * x
+        patch = patch_nodes(job.shape_yx, window=info.window, spacing=job.spacing)
+        return Estimate(
+            tasks=tasks,
+            pixels=job.size,
+            bytes_read=z * (2 * probe * job.info.dtype.itemsize + y * x * job.info.dtype.itemsize + nodes * 4 * 6),
+            bytes_written=z * (18 * 4 + 5 * 4 * math.prod(info.windows) + 4 * PROBE_PX * job.info.dtype.itemsize),
+            files=tasks * 6,
+            # In turn: the probe, a band of windows, and fields with the nodes kept for medians.
+            memory=TASK_OVERHEAD_BYTES + max(probe * 55, band * 24, BLOCK * (patch * 80 + min(nodes, KEPT) * 20)),
+        )
 
-def quality_info(job: Job) -> QualityInfo:
-    """Where a run is measured."""
-    _, y, x = window_core(job.register, job.shape)
-    mip = min(job.register.mip or 0, job.mips - 1)
-    extent = shape_at_mip((job.shape[1], job.shape[2]), mip=mip)
-    height, width = (min(_PROBE, n) for n in extent)
-    top, left = (extent[0] - height) // 2, (extent[1] - width) // 2
-    coarse = max(0, round(math.log2(max(y, x) / _WINDOW_PIXELS)))
-    return QualityInfo(
-        shape_mip0=job.shape,
-        window=(y, x),
-        probe=Box((0, top, left), (job.shape[0], top + height, left + width), mip),
-        similarity_mip=min(coarse, job.mips - 1),
-    )
+    def request_bytes(self, job: Job) -> int:
+        """Return the bytes of a chunk of the aligned volume."""
+        return math.prod(job.render.chunk) * job.info.dtype.itemsize
 
 
 def _probe(
@@ -166,7 +143,7 @@ def _probe(
             if previous is not None:
                 valid = (mask & previous[1]).numpy()
                 ncc[i] = normalised_correlation(previous[0], image, valid=valid)
-                cpc[i] = chunked_correlation(previous[0], image, valid=valid, side=_SQUARE)
+                cpc[i] = chunked_correlation(previous[0], image, valid=valid, side=_SQUARE_PX)
             if i >= 0:
                 xz[i], yz[i] = image[len(image) // 2].round(), image[:, image.shape[1] // 2].round()
             previous = image, mask

@@ -20,10 +20,11 @@ from ssem_dask.runtime.distributed import DaskExecutor
 from ssem_dask.runtime.execute import execute
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.location import join
-from ssem_dask.task import Outcome, Task
+from ssem_dask.task import Outcome
 from tests.service.slurm.commands import SITE, Command, jobs, state_of, until
 from tests.service.slurm.tasks import tell_own_gpu, wait_a_second
 from tests.support.dask_tasks import until_there_are
+from tests.support.function_tasks import FunctionTask, running
 from tests.support.real_data import REPOSITORY
 
 
@@ -131,10 +132,10 @@ def test_waiting_for_the_queue_has_a_limit() -> None:
 
 def test_workers_leave_before_the_walltime_and_their_tasks_are_done_by_others(tmp_path: Path) -> None:
     notes: list[str] = []
-    tasks = [Task(key=f"wait/{i:03d}", output=str(tmp_path), digest="d", pixels=1) for i in range(124)]
+    tasks = [FunctionTask(key=f"wait/{i:03d}", output=str(tmp_path), digest="d", pixels=1) for i in range(124)]
     before = set(jobs())
     with open_cluster("slurm", workers=2, settings=site(walltime_minutes=1), note=notes.append) as executor:
-        reports = list(executor.map(partial(execute, run=wait_a_second), tasks))
+        reports = list(executor.map(execute, running(wait_a_second, tasks)))
     assert sorted(report.key for report in reports) == [task.key for task in tasks]
     assert {report.outcome for report in reports} == {Outcome.OK}
     assert len(before) == 2
@@ -145,11 +146,11 @@ def test_workers_leave_before_the_walltime_and_their_tasks_are_done_by_others(tm
 def test_a_stage_may_have_more_jobs(tmp_path: Path) -> None:
     notes: list[str] = []
     settings = site().model_copy(update={"stage_workers": {"register": 2}})
-    assert isinstance(executor, DaskExecutor)
     with open_cluster("slurm", workers=1, settings=settings, note=notes.append) as executor:
+        assert isinstance(executor, DaskExecutor)
         for stage, wanted in (("register", 2), ("render", 1)):
             tasks = until_there_are(wanted, executor, stage=stage, output=tmp_path)
-            reports = list(executor.map(partial(execute, run=wait_a_second), tasks))
+            reports = list(executor.map(execute, running(wait_a_second, tasks)))
             assert {report.outcome for report in reports} == {Outcome.OK}
             assert executor.load().workers == wanted
             until(partial(_has_jobs, wanted))
@@ -161,11 +162,11 @@ def _has_jobs(wanted: int) -> bool:
 
 
 def test_each_worker_of_a_job_has_a_gpu_of_its_own(tmp_path: Path) -> None:
-    assert isinstance(executor, DaskExecutor)
-    tasks = [Task(key=f"gpu/{i}", output=str(tmp_path), digest="d", pixels=1) for i in range(4)]
+    tasks = [FunctionTask(key=f"gpu/{i}", output=str(tmp_path), digest="d", pixels=1) for i in range(4)]
     with open_cluster("slurm", workers=2, settings=site(gpus=2, cores=2)) as executor:
+        assert isinstance(executor, DaskExecutor)
         executor._client.wait_for_workers(2, timeout=60)
-        reports = list(executor.map(partial(execute, run=tell_own_gpu), tasks))
+        reports = list(executor.map(execute, running(tell_own_gpu, tasks)))
         assert len(jobs()) == 1
     assert {report.message for report in reports} == {"0", "1"}
 

@@ -14,9 +14,10 @@ from ssem_dask.stages.job import Job
 from ssem_dask.stages.stage import Stage
 from ssem_dask.storage.ledger import Ledger
 from ssem_dask.task import Cause, Outcome, Task, TaskReport
+from tests.support.function_tasks import FunctionTask
 
 KEY, DIGEST = "render/z000000", "now"
-TASK = Task(key=KEY, output="run.zarr", digest=DIGEST, pixels=1)
+TASK = FunctionTask(key=KEY, output="run.zarr", digest=DIGEST, pixels=1)
 EARLIER, OVERRIDES = {"register.halo": 8}, {"register.window": 64}
 
 
@@ -130,18 +131,28 @@ def test_a_changed_source_makes_an_entry_outdated() -> None:
     assert classified(FAILED, source_changed=True) == classified(FAILED_BEFORE)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineTask(FunctionTask):
+    """Task z of a stage reads sections z and z + 1 of the stage before it."""
+
+    reads: str
+
+    def footprint(self) -> Footprint:
+        z = int(self.key[-6:])
+        return Footprint(reads=(sections(self.reads, z, z + 2),), writes=(sections(self.stage, z, z + 1),))
+
+
 class Line:
-    """Stages of `count` tasks each; task z of a stage reads sections z and z + 1 of the stage before it."""
+    """A stage of `count` tasks."""
 
     def __init__(self, name: str, *, reads: str, count: int) -> None:
-        self.NAME, self._reads, self._count = name, reads, count
+        self.name, self._reads, self._count = name, reads, count
 
     def generations(self, _job: Job) -> Iterator[Iterable[Task]]:
-        yield [replace(TASK, key=f"{self.NAME}/z{z:06}") for z in range(self._count)]
-
-    def footprint(self, task: Task) -> Footprint:
-        z = int(task.key[-6:])
-        return Footprint(reads=(sections(self._reads, z, z + 2),), writes=(sections(self.NAME, z, z + 1),))
+        yield [
+            LineTask(key=f"{self.name}/z{z:06}", output="run.zarr", digest=DIGEST, pixels=1, reads=self._reads)
+            for z in range(self._count)
+        ]
 
 
 def sections(name: str, start: int, stop: int) -> Region:
@@ -158,7 +169,7 @@ def ledger(tmp_path: Path) -> Ledger:
     ledger = Ledger(str(tmp_path / "ledger"))
     for stage in STAGES:
         for z in range(6):
-            ledger.write(replace(DONE, key=f"{stage.NAME}/z{z:06}", changes={}))
+            ledger.write(replace(DONE, key=f"{stage.name}/z{z:06}", changes={}))
     return ledger
 
 

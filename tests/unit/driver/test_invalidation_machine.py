@@ -135,16 +135,15 @@ class Invalidation(RuleBasedStateMachine):
         summary = Summary(output=self.output, state="complete")
         for stage in job.stages:
             run_generations(
-                stage.NAME,
+                stage.name,
                 stage.generations(job.as_job()),
-                work=stage.run,
                 estimate=stage.estimate(job.as_job()),
-                digest=job.digests[stage.NAME],
+                digest=job.digests[stage.name],
                 summary=summary,
                 executor=KillableExecutor(self.world),
                 observer=SilentObserver(),
                 allow_missing=allow_missing,
-                only=only,
+                allowed_failures=only,
             )
             if summary.failed and not allow_missing:
                 break
@@ -162,7 +161,7 @@ class Invalidation(RuleBasedStateMachine):
             failed = current and entry is not None and entry.outcome is Outcome.FAILED
             restored = current and entry is not None and entry.restore
             spared = failed and selection is not None and not wanted and not (restored and dependent)
-            if not (current and entry is not None and entry.outcome.stands) or wanted or dependent:
+            if not (current and entry is not None and entry.outcome.is_done) or wanted or dependent:
                 if not spared:
                     run.add(task.key)
                 if dependent or not (spared or (restored and not (wanted and overrides))):
@@ -247,7 +246,7 @@ class Invalidation(RuleBasedStateMachine):
         standing = [
             task
             for task in self.job.tasks()
-            if task.key in entries and entries[task.key].outcome.stands and entries[task.key].digest == task.digest
+            if task.key in entries and entries[task.key].outcome.is_done and entries[task.key].digest == task.digest
         ]
         if standing:
             task = standing[which % len(standing)]
@@ -263,7 +262,7 @@ class Invalidation(RuleBasedStateMachine):
         whole = replace(self.world, damaged=set())
         for task in self.job.tasks():
             entry = entries.get(task.key)
-            if entry is None or entry.digest != task.digest or not entry.outcome.stands:
+            if entry is None or entry.digest != task.digest or not entry.outcome.is_done:
                 continue
             if meet(task.reads, changed):
                 continue  # the next run compares the source with what it was

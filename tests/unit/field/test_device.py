@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ssem_dask.field.device import computing_on, in_batches
 from ssem_dask.runtime.execute import execute
 from ssem_dask.task import Cause, Outcome, Result, Task
+from tests.support.function_tasks import FunctionTask
 
 
 @given(items=st.lists(st.integers()), size=st.integers(1, 9), room=st.integers(1, 9))
@@ -63,7 +64,7 @@ def too_large(task: Task) -> Result:
 
 
 def test_a_single_item_that_does_not_fit_fails_with_that_cause(tmp_path: Path) -> None:
-    report = execute(Task(key="register/0", output=str(tmp_path), digest="d", pixels=1), run=too_large)
+    report = execute(FunctionTask(key="register/0", output=str(tmp_path), digest="d", pixels=1), run=too_large)
     assert report.outcome is Outcome.FAILED
     assert report.cause is Cause.GPU_OUT_OF_MEMORY
 

@@ -11,7 +11,7 @@ from ssem_dask.report.hotspots import find_hotspots
 from ssem_dask.report.ledger_summary import FAILED, LOW_QUALITY
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.quality import WINDOW_COLUMNS
-from ssem_dask.task import Outcome, TaskReport, box_key
+from ssem_dask.task import Outcome, TaskReport, box_name
 from tests.support.made_up_report import report_data
 
 
@@ -81,7 +81,7 @@ def test_a_place_shows_the_message_of_its_own_task(outcome: Outcome, tmp_path: P
     data = report_data(sections=16, side=1024, cut=8, url=str(tmp_path / "out.zarr"))
     data.ledger.window_codes[8:, 1, 0] = LOW_QUALITY if outcome is Outcome.LOW_QUALITY else FAILED
     message = "1 pair of sections could not be registered, even with a wider search: 9 to 8 (shift)"
-    key = box_key("register", (8, 512, 0))
+    key = f"register/{box_name((8, 512, 0))}"
     open_ledger(data.run.url).write(TaskReport(key=key, digest="d", outcome=outcome, message=message))
     (hotspot,) = find_hotspots(data, count=1)
     assert (hotspot.z, hotspot.row, hotspot.column) == (8, 1, 0)

@@ -5,7 +5,6 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,10 +17,11 @@ from ssem_dask.runtime.execute import cause_of, execute
 from ssem_dask.runtime.executor import Executor, SerialExecutor
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.task import Cause, Outcome, Result, Task, TaskReport
+from tests.support.function_tasks import FunctionTask, running
 
 
-def make_tasks(output: Path, count: int) -> list[Task]:
-    return [Task(key=f"count/{i:03d}", output=str(output), digest="d", pixels=i) for i in range(count)]
+def make_tasks(output: Path, count: int) -> list[FunctionTask]:
+    return [FunctionTask(key=f"count/{i:03d}", output=str(output), digest="d", pixels=i) for i in range(count)]
 
 
 def count_or_fail(task: Task) -> Result:
@@ -53,7 +53,7 @@ def executor(request: pytest.FixtureRequest) -> Executor:
 
 def test_every_task_comes_back_once_with_its_outcome(executor: Executor, tmp_path: Path) -> None:
     tasks = make_tasks(tmp_path, 12)
-    reports = {r.key: r for r in executor.map(partial(execute, run=count_or_fail), tasks)}
+    reports = {r.key: r for r in executor.map(execute, running(count_or_fail, tasks))}
     assert sorted(reports) == [t.key for t in tasks]
     assert reports["count/003"].outcome is Outcome.FAILED
     assert reports["count/003"].cause is Cause.BUG
@@ -64,20 +64,20 @@ def test_every_task_comes_back_once_with_its_outcome(executor: Executor, tmp_pat
 
 
 def test_the_ledger_holds_what_was_reported(executor: Executor, tmp_path: Path) -> None:
-    reports = {r.key: r for r in executor.map(partial(execute, run=count_or_fail), make_tasks(tmp_path, 6))}
+    reports = {r.key: r for r in executor.map(execute, running(count_or_fail, make_tasks(tmp_path, 6)))}
     assert {r.key: r for r in open_ledger(str(tmp_path)).reports("count")} == reports
 
 
 def test_tasks_are_taken_lazily(executor: Executor, tmp_path: Path) -> None:
     taken = 0
 
-    def stream() -> Iterator[Task]:
+    def stream() -> Iterator[FunctionTask]:
         nonlocal taken
         for task in make_tasks(tmp_path, 100):
             taken += 1
             yield task
 
-    reports = executor.map(partial(execute, run=count_or_fail), stream())
+    reports = executor.map(execute, running(count_or_fail, stream()))
     next(reports)
     assert taken < 20
     assert len(list(reports)) == 99
@@ -86,7 +86,7 @@ def test_tasks_are_taken_lazily(executor: Executor, tmp_path: Path) -> None:
 def test_a_task_that_kills_its_workers_is_reported_and_the_others_end(tmp_path: Path) -> None:
     with open_cluster("local", workers=2) as executor:
         reports: dict[str, TaskReport] = {
-            r.key: r for r in executor.map(partial(execute, run=die_on_five), make_tasks(tmp_path, 8))
+            r.key: r for r in executor.map(execute, running(die_on_five, make_tasks(tmp_path, 8)))
         }
     assert reports.pop("count/005").cause is Cause.WORKER_LOST
     assert len(reports) == 7
@@ -127,7 +127,7 @@ def hang_once_or_always(task: Task) -> Result:
 def test_a_task_that_hangs_is_given_out_again_after_its_deadline(tmp_path: Path) -> None:
     begun = time.monotonic()
     with open_cluster("local", workers=2, settings=ClusterConfig(deadline=8)) as executor:
-        reports = {r.key: r for r in executor.map(partial(execute, run=hang_once_or_always), make_tasks(tmp_path, 8))}
+        reports = {r.key: r for r in executor.map(execute, running(hang_once_or_always, make_tasks(tmp_path, 8)))}
     assert time.monotonic() - begun < 180
     hung = reports.pop("count/004")
     assert (hung.outcome, hung.cause, hung.attempts) == (Outcome.FAILED, Cause.TIMEOUT, 2)

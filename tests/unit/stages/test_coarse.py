@@ -17,6 +17,7 @@ from ssem_dask.field.warp import sample_image
 from ssem_dask.registration.coarse_alignment.flat_contrast import blur
 from ssem_dask.stages import coarse
 from ssem_dask.stages import source_sections as sections
+from ssem_dask.stages.coarse import CoarseStage
 from ssem_dask.stages.job import Job
 from ssem_dask.storage.arrays import create_array, open_array
 from ssem_dask.storage.fields import open_coarse
@@ -68,8 +69,8 @@ def make_job(folder: Path, images: AnyArray, **settings: Any) -> Job:
 
 def run(job: Job) -> Result:
     """All tasks; the result of the last one, which solves for the sections."""
-    coarse.prepare(job)
-    return [coarse.run(task) for generation in coarse.generations(job) for task in generation][-1]
+    CoarseStage().prepare(job)
+    return [task.run() for generation in CoarseStage().generations(job) for task in generation][-1]
 
 
 def written(job: Job) -> tuple[Float64Array, list[int]]:

@@ -20,6 +20,7 @@ from ssem_dask.field.affine import IDENTITY, rotation_about
 from ssem_dask.geometry.box import Box
 from ssem_dask.stages import mask
 from ssem_dask.stages.job import Job
+from ssem_dask.stages.mask import MaskStage
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.fields import create_coarse
 from ssem_dask.storage.run_group import create_run
@@ -49,10 +50,10 @@ def _job(source: str, folder: Path, affine: Any = IDENTITY, **table: Any) -> Job
 
 
 def _masks(job: Job) -> np.ndarray[Any, Any]:
-    mask.prepare(job)
-    for generation in mask.generations(job):
+    MaskStage().prepare(job)
+    for generation in MaskStage().generations(job):
         for task in generation:
-            mask.run(task)
+            task.run()
     return np.asarray(open_array(job.url("masks", "damage"), mode="r")[:])
 
 
@@ -97,9 +98,9 @@ def test_a_mask_with_larger_pixels_is_enlarged(observed: str, tmp_path: Path) ->
 
 def test_nothing_is_done_where_nothing_is_to_be_masked(observed: str, tmp_path: Path) -> None:
     job = _job(observed, tmp_path, detect=False)
-    mask.prepare(job)
-    assert [list(tasks) for tasks in mask.generations(job)] == [[]]
-    assert mask.estimate(job).tasks == 0
+    MaskStage().prepare(job)
+    assert [list(tasks) for tasks in MaskStage().generations(job)] == [[]]
+    assert MaskStage().estimate(job).tasks == 0
 
 
 def test_register_sees_the_mask_at_its_coarse_position(observed: str, tmp_path: Path) -> None:

@@ -8,8 +8,15 @@ import pytest
 from ssem_dask.errors import ConventionError, SourceError
 from ssem_dask.geometry.box import Box
 from ssem_dask.storage import quality
-from ssem_dask.storage.arrays import open_array
-from ssem_dask.storage.quality import BLOCK, QualityInfo, create_quality, window_boxes
+from ssem_dask.storage.arrays import create_array, open_array
+from ssem_dask.storage.quality import (
+    BLOCK,
+    SECTION_COLUMNS,
+    WINDOW_COLUMNS,
+    QualityInfo,
+    quality_attributes,
+    window_boxes,
+)
 from ssem_dask.storage.run_group import create_run
 
 INFO = QualityInfo(
@@ -17,11 +24,41 @@ INFO = QualityInfo(
 )
 
 
+def create_tables(url: str) -> None:
+    z, columns, windows = INFO.shape_mip0[0], len(SECTION_COLUMNS), len(WINDOW_COLUMNS)
+    layouts = {
+        "sections": ((z, columns), (BLOCK, columns), ("z", "column"), "float32", SECTION_COLUMNS),
+        "windows": (
+            (windows, z, *INFO.windows),
+            (windows, BLOCK, *INFO.windows),
+            ("column", "z", "y", "x"),
+            "float32",
+            WINDOW_COLUMNS,
+        ),
+        **{
+            f"reslice/{cut}_{time}": ((z, pixels), (BLOCK, pixels), ("z", cut[0]), "uint16", {})
+            for cut, pixels in (("xz", 70), ("yz", 50))
+            for time in ("before", "after")
+        },
+    }
+    for name, (shape, chunk, axes, dtype, described) in layouts.items():
+        create_array(
+            f"{url}/quality/{name}",
+            shape=shape,
+            chunks=chunk,
+            axes=axes,
+            dtype=dtype,
+            shards=None,
+            fill_value=np.nan if dtype == "float32" else 0,
+            attributes=quality_attributes(INFO, described),
+        )
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> str:
     url = str(tmp_path / "out.zarr")
     create_run(url, attributes={"state": "running"})
-    create_quality(url, info=INFO, dtype=np.dtype("uint16"))
+    create_tables(url)
     return url
 
 

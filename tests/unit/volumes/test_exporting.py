@@ -20,7 +20,7 @@ from ssem_dask.driver.run_status import run_status
 from ssem_dask.errors import ConfigError, OutputError, SourceError, SsemDaskError
 from ssem_dask.geometry.box import Box
 from ssem_dask.runtime.clusters import local
-from ssem_dask.stages import export as export_stage
+from ssem_dask.stages.export import ExportTask
 from ssem_dask.storage import arrays, location
 from ssem_dask.storage.exports import precomputed, target
 from ssem_dask.storage.run_group import create_run
@@ -163,7 +163,7 @@ def test_no_two_tasks_write_the_same_file(
 ) -> None:
     source, out = make_volume(str(tmp_path / "v.zarr")), tmp_path / "out"
     written: dict[str, set[str]] = {}
-    run = export_stage.run
+    run = ExportTask.run
 
     def watched(task: Any) -> Any:
         before = stamps()
@@ -174,7 +174,7 @@ def test_no_two_tasks_write_the_same_file(
     def stamps() -> dict[str, int]:
         return {str(p): p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file() and "ledger" not in p.parts}
 
-    monkeypatch.setattr(export_stage, "run", watched)
+    monkeypatch.setattr(ExportTask, "run", watched)
     export_volume(source, str(out), cluster="serial", **options)
     files = [name for names in written.values() for name in names]
     assert len(files) == len(set(files))
@@ -188,7 +188,7 @@ class Interrupted(BaseException):
 @pytest.fixture
 def interrupting(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Let so many tasks pass, then interrupt; 0: never, but count."""
-    run = export_stage.run
+    run = ExportTask.run
 
     def after(tasks: int) -> None:
         left = [tasks]
@@ -199,7 +199,7 @@ def interrupting(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
             left[0] -= 1
             return run(task)
 
-        monkeypatch.setattr(export_stage, "run", failing)
+        monkeypatch.setattr(ExportTask, "run", failing)
 
     return after
 

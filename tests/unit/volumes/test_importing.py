@@ -14,8 +14,8 @@ import ssem_dask as package
 from ssem_dask.cli.main import app
 from ssem_dask.errors import PlanError
 from ssem_dask.geometry.box import Box
-from ssem_dask.stages import downsample
 from ssem_dask.stages.configs import RenderStageConfig
+from ssem_dask.stages.downsample import warp_level_tasks
 from ssem_dask.stages.pyramid_writer import SlabWriter
 from ssem_dask.stages.render import Warping
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
@@ -43,9 +43,9 @@ def downsampled(values: AnyArray, url: str, *, mips: int, labels: bool) -> str:
     warping = Warping(source="", info=info, fields="", spacing=1, target=url, mips=mips, config=config, labels=labels)
     warping.create()
     Volume.open(url).write(Box((0, 0, 0), info.shape), values)
-    for generation in downsample.downsample_tasks(warping, output=url, digest=""):
+    for generation in warp_level_tasks(warping, digest=""):
         for task in generation:
-            downsample.run(task)
+            task.run()
     return url
 
 

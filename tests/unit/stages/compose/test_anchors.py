@@ -15,8 +15,8 @@ from ssem_dask.field.affine import affine_field, apply_affine, invert_affine, ro
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.warp import sample_image
 from ssem_dask.registration.coarse_alignment.flat_contrast import blur
-from ssem_dask.stages import coarse
-from ssem_dask.stages.compose import compose_stage as compose
+from ssem_dask.stages.coarse import CoarseStage
+from ssem_dask.stages.compose.compose_stage import ComposeStage
 from ssem_dask.stages.compose.far_pairs import FarTask
 from ssem_dask.stages.job import Job
 from ssem_dask.storage.arrays import create_array, open_array
@@ -86,7 +86,7 @@ def composed(job: Job) -> list[Result]:
     truth, grid = maps(), Grid.of_section((SIDE, SIDE), spacing=SPACING)
     create_run(job.output, attributes={})
     pairs = np.full((3, COUNT, 2, *grid.shape), np.nan, dtype=np.float32)
-    coarse.prepare(job)
+    CoarseStage().prepare(job)
     open_coarse(job.url("fields", "coarse"), mode="r+")[:] = np.tile(np.eye(3)[:2], (COUNT, 1, 1))
     near = open_array(job.url("fields", "coarse_pairs"), mode="r+")
     open_array(job.url("fields", "coarse_ratio"), mode="r+")[:] = 2.0
@@ -105,12 +105,12 @@ def composed(job: Job) -> list[Result]:
             chunks=(1, *values.shape[1:]),
             shards=None,
         )[:] = values
-    compose.prepare(job)
-    tasks = [task for generation in compose.generations(job) for task in generation]
-    assert len(tasks) == compose.estimate(job).tasks
+    ComposeStage().prepare(job)
+    tasks = [task for generation in ComposeStage().generations(job) for task in generation]
+    assert len(tasks) == ComposeStage().estimate(job).tasks
     for task in tasks:
-        assert compose.footprint(task).writes
-    return [compose.run(task) for task in tasks]
+        assert task.footprint().writes
+    return [task.run() for task in tasks]
 
 
 def wander(job: Job) -> Float64Array:
@@ -192,8 +192,8 @@ def test_maps_of_some_sections(kind: str, source: str, alone: Float64Array, tmp_
 
 def test_far_thumbnails_pin_turning_alone(source: str, alone: Float64Array, tmp_path: Path) -> None:
     job = job_of(source, tmp_path, far={"distances": [8, 16]})
-    tasks = [task for generation in compose.generations(job) for task in generation if isinstance(task, FarTask)]
-    assert {region.name for task in tasks for region in compose.footprint(task).reads} == {
+    tasks = [task for generation in ComposeStage().generations(job) for task in generation if isinstance(task, FarTask)]
+    assert {region.name for task in tasks for region in task.footprint().reads} == {
         "source",
         "fields/coarse",
         "fields/coarse_pairs",

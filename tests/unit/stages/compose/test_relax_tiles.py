@@ -9,8 +9,8 @@ from ssem_dask.composition.relax.spectra import from_spectrum
 from ssem_dask.config.schema import make_config
 from ssem_dask.driver.pipeline import plan
 from ssem_dask.field.affine import IDENTITY
-from ssem_dask.stages.compose import compose_stage as compose
-from ssem_dask.stages.compose.relax_tiles import factor_of
+from ssem_dask.stages.compose.compose_stage import ComposeStage
+from ssem_dask.stages.compose.layout import restriction_factor
 from ssem_dask.stages.job import Job
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.fields import FieldInfo, create_coarse, create_field
@@ -70,14 +70,14 @@ def composed(folder: Path, pairs: Float64Array, **relax: int | bool) -> Job:
             chunks=(1, *values.shape[1:]),
             shards=None,
         )[:] = values
-    compose.prepare(job)
+    ComposeStage().prepare(job)
     written: set[str] = set()
-    for generation in compose.generations(job):
+    for generation in ComposeStage().generations(job):
         for task in generation:
-            compose.run(task)
+            task.run()
             assert task.key not in written
             written.add(task.key)
-    assert len(written) == compose.estimate(job).tasks
+    assert len(written) == ComposeStage().estimate(job).tasks
     return job
 
 
@@ -90,7 +90,7 @@ def test_tiles_give_what_whole_planes_give(observed: tuple[Float64Array, Float64
     quick = {"rounds": 2, "iterations": 4, "keep_natural": True}
     whole = composed(tmp_path / "whole", pairs, window=16, **quick)
     tiled = composed(tmp_path / "tiled", pairs, window=16, max_nodes=40, tile_nodes=24, **quick)
-    assert (factor_of(whole), factor_of(tiled)) == (1, 2)
+    assert (restriction_factor(whole), restriction_factor(tiled)) == (1, 2)
     here, there = read(whole, "section"), read(tiled, "section")
     assert np.isfinite(there).all()
     difference = there - here
@@ -115,7 +115,7 @@ def test_thinning_takes_affine_maps_out_exactly(tmp_path: Path) -> None:
         pairs[k - 1, k:] = moved
     pairs[:, 9, :, 21:34, 31:50] = np.nan
     job = composed(tmp_path, pairs, window=16, max_nodes=30, tile_nodes=24, rounds=1, iterations=1)
-    assert factor_of(job) == 3  # of 80 nodes the last block holds two
+    assert restriction_factor(job) == 3  # of 80 nodes the last block holds two
     affines = read(job, "pair_affines")[0, 1:]
     np.testing.assert_allclose(affines, np.broadcast_to(turn + IDENTITY, affines.shape), atol=1e-3)
     assert np.nanmax(np.abs(read(job, "thin_pairs"))) < 0.01

@@ -11,8 +11,9 @@ from ssem_dask.composition.separation.sequence import Variances
 from ssem_dask.config.schema import make_config
 from ssem_dask.driver.pipeline import plan
 from ssem_dask.errors import OutputError
-from ssem_dask.stages.compose.statistics import fit_name, fit_windows, read_window_fits, write_window_fit
+from ssem_dask.stages.compose.statistics import fitted_windows, mean_spectra, write_spectra
 from ssem_dask.stages.job import Job
+from ssem_dask.stages.run_arrays import spectrum_fit
 from ssem_dask.storage.location import read_bytes, write_bytes
 from ssem_dask.storage.run_group import create_run
 from ssem_dask.storage.volume import VolumeInfo, create_volume
@@ -36,19 +37,19 @@ def variances(distortion: float) -> Variances:
 
 
 def test_the_mean_is_of_all_windows_that_have_a_fit(job: Job) -> None:
-    assert fit_windows(job) == [0, 1, 2]
+    assert fitted_windows(job) == [0, 1, 2]
     for window, distortion in ((0, 1.0), (2, 4.0)):  # the task of window 1 failed
-        write_window_fit(job, window, {"variances": [variances(distortion), variances(2 * distortion)]})
-    assert [v.distortion for v in read_window_fits(job, "variances")] == [2.5, 5.0]
-    assert read_window_fits(job, "short") == []
+        write_spectra(job, window, {"variances": [variances(distortion), variances(2 * distortion)]})
+    assert [v.distortion for v in mean_spectra(job, "variances")] == [2.5, 5.0]
+    assert mean_spectra(job, "high_frequency") == []
 
 
 def test_a_fit_of_another_configuration_does_not_count(job: Job) -> None:
-    write_window_fit(job, 0, {"variances": [variances(1.0)]})
-    url = job.url(fit_name(0))
+    write_spectra(job, 0, {"variances": [variances(1.0)]})
+    url = spectrum_fit(0).url(job)
     older = {**json.loads(read_bytes(url)), "digest": "another", "variances": [asdict(variances(9.0))] * 3}
-    write_bytes(job.url(fit_name(1)), json.dumps(older).encode())
-    assert [v.distortion for v in read_window_fits(job, "variances")] == [1.0]
+    write_bytes(spectrum_fit(1).url(job), json.dumps(older).encode())
+    assert [v.distortion for v in mean_spectra(job, "variances")] == [1.0]
     write_bytes(url, json.dumps(older).encode())
     with pytest.raises(OutputError, match="not fitted to any window"):
-        read_window_fits(job, "variances")
+        mean_spectra(job, "variances")

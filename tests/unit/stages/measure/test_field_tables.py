@@ -12,7 +12,7 @@ from ssem_dask.field.affine import rotation_about
 from ssem_dask.field.folding import fold_rate, strain
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.measure import field_tables as measuring
-from ssem_dask.stages.measure.measure_stage import quality_info
+from ssem_dask.stages.measure.quality_frame import quality_info
 from ssem_dask.storage.fields import FieldInfo, create_coarse, create_field
 from ssem_dask.storage.quality import QualityInfo
 from ssem_dask.storage.run_group import create_run

@@ -1,0 +1,44 @@
+"""The interface of a method of stage compose, and the common fields of its tasks."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+
+from ssem_dask.stages.job import Job
+from ssem_dask.stages.stage import Estimate, JobTask, TaskFields
+from ssem_dask.units import plural
+
+STAGE = "compose"
+USES_GPU = True
+
+
+class ComposeMethod(ABC):
+    """A way from pair fields to one field per section."""
+
+    @abstractmethod
+    def prepare(self, job: Job) -> None:
+        """Create the arrays of the method."""
+
+    @abstractmethod
+    def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
+        """Yield the tasks of the method, a set of independent ones at a time."""
+
+    @abstractmethod
+    def estimate(self, job: Job) -> Estimate:
+        """Return the cost of the method."""
+
+
+def compose_fields(job: Job, name: str, *, pixels: int = 0) -> TaskFields:
+    """Return the common fields of a task of stage compose."""
+    return TaskFields(
+        key=f"{STAGE}/{name}",
+        output=job.output,
+        digest=job.digests[STAGE],
+        pixels=pixels,
+        uses_gpu=USES_GPU,
+        job=job,
+    )
+
+
+def named_sections(sections: Sequence[int]) -> str:
+    """Return sections as text, for example 2 sections: 3, 4."""
+    return f"{plural(len(sections), 'section')}: {', '.join(map(str, sections))}"

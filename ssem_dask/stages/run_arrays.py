@@ -1,0 +1,700 @@
+"""The arrays and records of a run: one table of names, axes, types, layout, frames and units.
+
+Stages create, read and write arrays through their rows here. Footprints, the files of a task, the check of stored files
+and the list in docs/conventions.md follow from the same rows, so a misspelt array is an AttributeError.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+
+from ssem_dask.errors import PlanError
+from ssem_dask.geometry.box import Box
+from ssem_dask.geometry.chunks import round_up
+from ssem_dask.geometry.mip import ceil_div, shape_at_mip
+from ssem_dask.geometry.region import Region
+from ssem_dask.stages.compose import layout
+from ssem_dask.stages.job import SECTIONS_PER_THUMBNAIL_TASK, Job
+from ssem_dask.stages.measure.quality_frame import quality_info
+from ssem_dask.storage import location
+from ssem_dask.storage.arrays import ZarrArray, create_array, open_array
+from ssem_dask.storage.fields import FieldInfo, coarse_attributes, field_attributes, open_coarse
+from ssem_dask.storage.quality import BLOCK, CUTS, SECTION_COLUMNS, TIMES, WINDOW_COLUMNS, quality_attributes
+from ssem_dask.types import AnyArray
+
+Extent = Callable[[Job], int]
+Sizes = Callable[[Job], tuple[int, ...]]
+
+
+class Frame(StrEnum):
+    """The coordinates in which an array's nodes or pixels lie."""
+
+    ALIGNED = "aligned"
+    COARSE_ALIGNED = "coarse-aligned"
+    SOURCE = "source"
+    SECTION = "per section"
+    """One value per section or pair of sections; the array has no y and x."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One axis of an array."""
+
+    name: str
+    size: Extent
+    """Number of elements."""
+    follows: Literal["z", "y", "x"] | None = None
+    """Axis of a region's mip-0 box that this axis follows; None: every region holds all of it."""
+    step: Extent = lambda job: 1  # noqa: ARG005
+    """mip-0 px, or sections, per element."""
+
+    def span(self, job: Job, box: Box) -> tuple[int, int]:
+        """Return the elements that hold some of a mip-0 box, half-open."""
+        size = self.size(job)
+        if self.follows is None:
+            return 0, size
+        i, step = "zyx".index(self.follows), self.step(job)
+        return box.start[i] // step, min(ceil_div(box.stop[i], step), size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunArray:
+    """One array of a run."""
+
+    path: str
+    """Path in the run's group."""
+    meaning: str
+    axes: tuple[Axis, ...]
+    dtype: str = "float32"
+    """numpy name; empty: the source's."""
+    frame: Frame
+    unit: str
+    """Unit of the values, for example px@mip0."""
+    chunk: Sizes
+    shard: Sizes | None = None
+    """Shard; None: one file per chunk."""
+    fill: float = np.nan
+    attributes: Callable[[Job], dict[str, Any]] = field(default=lambda job: {})  # noqa: ARG005
+    opener: Callable[..., ZarrArray] = open_array
+    """Function that opens the array; some also check its convention."""
+
+    @property
+    def axis_names(self) -> tuple[str, ...]:
+        """Names of the axes, in order."""
+        return tuple(axis.name for axis in self.axes)
+
+    def url(self, job: Job) -> str:
+        """Return the URL of the array."""
+        return job.url(*self.path.split("/"))
+
+    def exists(self, job: Job) -> bool:
+        """Return whether the array exists."""
+        return location.exists(location.join(self.url(job), "zarr.json"))
+
+    def create(self, job: Job) -> ZarrArray:
+        """Create the array, with every value unknown; open it if it exists with this layout.
+
+        Raises:
+            LayoutError: the array exists with another layout.
+            OutputError: something else is stored there, or the location is not writable.
+        """
+        return create_array(
+            self.url(job),
+            shape=tuple(axis.size(job) for axis in self.axes),
+            dtype=self.dtype or job.info.dtype,
+            axes=self.axis_names,
+            chunks=self.chunk(job),
+            shards=None if self.shard is None else self.shard(job),
+            fill_value=self.fill,
+            attributes=self.attributes(job),
+        )
+
+    def open(self, job: Job, *, mode: Literal["r", "r+"] = "r") -> ZarrArray:
+        """Open the array; raise SourceError if it does not exist."""
+        return self.opener(self.url(job), mode=mode)
+
+    def read(self, job: Job, **index: slice | range | int) -> AnyArray:
+        """Read a part of the array.
+
+        Args:
+            job: the run.
+            index: elements per axis, by the axis's name; an axis that is not named is read whole.
+        """
+        return np.asarray(self.open(job)[self._index(index)])
+
+    def write(self, job: Job, values: AnyArray, **index: slice | range | int) -> int:
+        """Write a part of the array, indexed as in `read`; return the number of bytes."""
+        self.open(job, mode="r+")[self._index(index)] = values
+        return int(values.nbytes)
+
+    def region(self, job: Job, start: int = 0, stop: int | None = None) -> Region:
+        """Return the region of whole sections `start <= z < stop`, clipped to the volume."""
+        return Region(self.path, job.sections_box(start, stop))
+
+    def region_of(self, box: Box) -> Region:
+        """Return the region under a mip-0 box."""
+        return Region(self.path, box)
+
+    def extents(self, job: Job, region: Region) -> list[tuple[int, int]]:
+        """Return start and stop of a region per axis, in the array's own elements."""
+        return [axis.span(job, region.box) for axis in self.axes]
+
+    def _index(self, index: dict[str, slice | range | int]) -> tuple[slice | int, ...]:
+        unknown = set(index) - set(self.axis_names)
+        if unknown:
+            raise PlanError(f"{self.path}: has axes {self.axis_names}, not {sorted(unknown)}; name one of them.")
+        parts = (index.get(name, slice(None)) for name in self.axis_names)
+        return tuple(slice(part.start, part.stop) if isinstance(part, range) else part for part in parts)
+
+
+@dataclass(frozen=True, slots=True)
+class RunJson:
+    """One JSON record of a run."""
+
+    path: str
+    meaning: str
+
+    def url(self, job: Job) -> str:
+        """Return the URL of the record."""
+        return job.url(*self.path.split("/"))
+
+    def read(self, job: Job) -> Any:
+        """Read the record; raise FileNotFoundError if it does not exist."""
+        return json.loads(location.read_bytes(self.url(job)))
+
+    def write(self, job: Job, value: object) -> int:
+        """Write the record; return the number of bytes."""
+        content = json.dumps(value, indent=1, ensure_ascii=False).encode()
+        location.write_bytes(self.url(job), content)
+        return len(content)
+
+    def region(self, job: Job, start: int = 0, stop: int | None = None) -> Region:
+        """Return the region of the record, if it describes the sections `start <= z < stop`."""
+        return Region(self.path, job.sections_box(start, stop))
+
+
+def _spacing(job: Job) -> int:
+    return job.spacing
+
+
+def _restricted_spacing(job: Job) -> int:
+    return job.spacing * layout.restriction_factor(job)
+
+
+def _fixed(size: int) -> Extent:
+    return lambda job: size  # noqa: ARG005
+
+
+_Z = Axis("z", lambda job: job.shape[0], "z")
+_Y = Axis("y", lambda job: job.grid.shape[0], "y", _spacing)
+_X = Axis("x", lambda job: job.grid.shape[1], "x", _spacing)
+_RESTRICTED_Y = Axis("y", lambda job: ceil_div(job.shape[1], _restricted_spacing(job)), "y", _restricted_spacing)
+_RESTRICTED_X = Axis("x", lambda job: ceil_div(job.shape[2], _restricted_spacing(job)), "x", _restricted_spacing)
+_C = Axis("c", _fixed(2))
+_ROW, _COLUMN, _PART = Axis("row", _fixed(2)), Axis("column", _fixed(3)), Axis("part", _fixed(2))
+_K_COARSE = Axis("k", lambda job: job.coarse.neighbours)
+_K_REGISTER = Axis("k", lambda job: job.register.neighbours)
+_K_COMPOSE = Axis("k", layout.pair_steps)
+_DISTANCE = Axis("distance", lambda job: len(job.compose.far.distances))
+_BLOCK = Axis("block", layout.block_count, "z", lambda job: job.compose.chain.block)
+_BLOCK_Z = Axis("z", layout.block_depth)
+
+
+def _field(axes: tuple[Axis, ...], *, spacing: Extent = _spacing, unit: str = "1") -> Callable[[Job], dict[str, Any]]:
+    """Return the attributes of a field array (C1–C8)."""
+    names = tuple(axis.name for axis in axes)
+    return lambda job: field_attributes(
+        FieldInfo(spacing=spacing(job), shape_mip0=job.shape), axes=names, scalar_unit=unit
+    )
+
+
+def _window_nodes(job: Job) -> tuple[int, int]:
+    _, y, x = job.window_core
+    return ceil_div(y, job.spacing), ceil_div(x, job.spacing)
+
+
+def _result_shard(job: Job) -> tuple[int, int]:
+    chunk = layout.result_chunk(job)
+    if job.compose.method == "relax" and layout.restriction_factor(job) > 1:
+        return chunk
+    y, x = (round_up(n, multiple=c) for n, c in zip(job.grid.shape, chunk, strict=True))
+    return y, x
+
+
+# Stage coarse.
+_PULL_PX = {"direction": "pull", "unit": "px@mip0"}
+COARSE = RunArray(
+    path="fields/coarse",
+    meaning="affine per section, aligned → source; rows are the dy and dx equation of the full map",
+    axes=(_Z, _ROW, _COLUMN),
+    dtype="float64",
+    frame=Frame.SECTION,
+    unit="px@mip0",
+    chunk=lambda job: (job.shape[0], 2, 3),
+    attributes=lambda job: coarse_attributes(job.shape),
+    opener=open_coarse,
+)
+COARSE_PAIRS = RunArray(
+    path="fields/coarse_pairs",
+    meaning="affine per pair of thumbnails, fixed z → moving z-k",
+    axes=(_K_COARSE, _Z, _ROW, _COLUMN),
+    dtype="float64",
+    frame=Frame.SECTION,
+    unit="px@mip0",
+    chunk=lambda job: (job.coarse.neighbours, SECTIONS_PER_THUMBNAIL_TASK, 2, 3),
+    attributes=lambda job: {**_PULL_PX, "map": "fixed z → moving z-k"},  # noqa: ARG005
+)
+COARSE_RATIO = RunArray(
+    path="fields/coarse_ratio",
+    meaning="score of the best rotation and shift, divided by the second best score or by chance",
+    axes=(_K_COARSE, _Z),
+    dtype="float64",
+    frame=Frame.SECTION,
+    unit="1",
+    chunk=lambda job: (job.coarse.neighbours, SECTIONS_PER_THUMBNAIL_TASK),
+    attributes=lambda job: {  # noqa: ARG005
+        "meaning": "score of the best rotation and shift, over the second best or chance; see accuracy.md"
+    },
+)
+COARSE_SIMILARITY = RunArray(
+    path="fields/coarse_similarity",
+    meaning="correlation of the thumbnails of z and z-k after alignment by their affine",
+    axes=(_K_COARSE, _Z),
+    dtype="float64",
+    frame=Frame.SECTION,
+    unit="1",
+    chunk=lambda job: (job.coarse.neighbours, SECTIONS_PER_THUMBNAIL_TASK),
+    attributes=lambda job: {  # noqa: ARG005
+        "meaning": "correlation of the thumbnails of z and z-k after alignment by their affine"
+    },
+)
+
+
+class SectionState(IntEnum):
+    """The state of a section after the coarse alignment, as `fields/coarse_state` stores it."""
+
+    UNKNOWN = 0
+    TIED = 1
+    BRIDGED = 2
+    MISPLACED = 3
+    REPEATED = 4
+
+
+_STATE_MEANINGS = {
+    SectionState.UNKNOWN: "unknown",
+    SectionState.TIED: "matched",
+    SectionState.BRIDGED: "bridged: no pair ties it",
+    SectionState.MISPLACED: "matched, but seems out of order",
+    SectionState.REPEATED: "matched, but shows the image of a section just before it",
+}
+COARSE_STATE = RunArray(
+    path="fields/coarse_state",
+    meaning="1 matched, 2 tied to the others by no accepted pair, 3 seems out of order, 4 repeats an earlier image",
+    axes=(_Z,),
+    dtype="uint8",
+    frame=Frame.SECTION,
+    unit="code",
+    chunk=lambda job: (job.shape[0],),
+    fill=0,
+    attributes=lambda job: {"values": {str(int(state)): text for state, text in _STATE_MEANINGS.items()}},  # noqa: ARG005
+)
+
+# Stage mask.
+MASK_SHARD_PX, MASK_CHUNK_PX, MASK_SECTIONS = 1024, 256, 8
+
+
+def mask_shape(job: Job) -> tuple[int, int, int]:
+    """Return the shape (z, y, x) of `masks/damage`."""
+    return job.shape[0], *shape_at_mip(job.shape_yx, mip=_mask_mip(job))
+
+
+def mask_shard(job: Job) -> tuple[int, int, int]:
+    """Return the shard (z, y, x) of `masks/damage`; one task writes one."""
+    z, y, x = mask_shape(job)
+    y, x = (min(MASK_SHARD_PX, round_up(n, multiple=MASK_CHUNK_PX)) for n in (y, x))
+    return min(MASK_SECTIONS, z), y, x
+
+
+def _mask_mip(job: Job) -> int:
+    assert job.mask.mip is not None
+    return job.mask.mip
+
+
+DAMAGE = RunArray(
+    path="masks/damage",
+    meaning="0 tissue, 1 empty, 2 damaged, 3 tear (fold or crack); only if damage is detected or masks are given",
+    axes=(
+        _Z,
+        Axis("y", lambda job: mask_shape(job)[1], "y", lambda job: 1 << _mask_mip(job)),
+        Axis("x", lambda job: mask_shape(job)[2], "x", lambda job: 1 << _mask_mip(job)),
+    ),
+    dtype="uint8",
+    frame=Frame.SOURCE,
+    unit="code",
+    chunk=lambda job: (1, MASK_CHUNK_PX, MASK_CHUNK_PX),  # noqa: ARG005
+    shard=mask_shard,
+    fill=0,
+    attributes=lambda job: {
+        "axes": ["z", "y", "x"],
+        "frame": "source",
+        "mip": job.mask.mip,
+        "pixel_size": job.info.pixel_size * 2 ** _mask_mip(job),
+        "shape_mip0": list(job.shape),
+        "codes": {"0": "tissue", "1": "empty", "2": "damaged", "3": "tear"},
+    },
+)
+
+# Stage register.
+PAIRS = RunArray(
+    path="fields/pairs",
+    meaning="pair field with fixed = z, moving = z-k, both coarse-aligned",
+    axes=(_K_REGISTER, _Z, _C, _Y, _X),
+    frame=Frame.COARSE_ALIGNED,
+    unit="px@mip0",
+    chunk=lambda job: (1, 1, 2, *_window_nodes(job)),
+    shard=lambda job: (job.register.neighbours, job.window_core[0], 2, *_window_nodes(job)),
+    attributes=_field((_K_REGISTER, _Z, _C, _Y, _X)),
+)
+CONFIDENCE = RunArray(
+    path="fields/confidence",
+    meaning="confidence of the pair field, 0 to 1",
+    axes=(_K_REGISTER, _Z, _Y, _X),
+    frame=Frame.COARSE_ALIGNED,
+    unit="1",
+    chunk=lambda job: (1, 1, *_window_nodes(job)),
+    shard=lambda job: (job.register.neighbours, job.window_core[0], *_window_nodes(job)),
+    attributes=_field((_K_REGISTER, _Z, _Y, _X)),
+)
+
+# Stage compose: the result, by either method.
+SECTION = RunArray(
+    path="fields/section",
+    meaning="the result: pull field aligned → source, usable alone",
+    axes=(_Z, _C, _Y, _X),
+    frame=Frame.ALIGNED,
+    unit="px@mip0",
+    chunk=lambda job: (1, 2, *layout.result_chunk(job)),
+    shard=lambda job: (layout.result_depth(job), 2, *_result_shard(job)),
+    attributes=_field((_Z, _C, _Y, _X)),
+)
+UNCERTAINTY = RunArray(
+    path="fields/uncertainty",
+    meaning="standard deviation of fields/section, per component; method relax",
+    axes=(_Z, _Y, _X),
+    frame=Frame.ALIGNED,
+    unit="px@mip0",
+    chunk=lambda job: (1, *layout.result_chunk(job)),
+    shard=lambda job: (layout.result_depth(job), *_result_shard(job)),
+    attributes=_field((_Z, _Y, _X), unit="px@mip0"),
+)
+NATURAL = RunArray(
+    path="fields/natural",
+    meaning="natural motion of the tissue, aligned z → aligned z-1; only with [compose.relax] keep_natural = true",
+    axes=(_Z, _C, _Y, _X),
+    frame=Frame.ALIGNED,
+    unit="px@mip0",
+    chunk=lambda job: (1, 2, *layout.result_chunk(job)),
+    shard=lambda job: (layout.result_depth(job), 2, *_result_shard(job)),
+    attributes=_field((_Z, _C, _Y, _X)),
+)
+
+# Stage compose, method chain.
+_CHAIN_PULL = {"direction": "pull", "unit": "px@mip0", "components": ["y", "x"]}
+BLOCKS = RunArray(
+    path="fields/blocks",
+    meaning="fields of the sections of a block, aligned to each other; method chain",
+    axes=(_BLOCK, _BLOCK_Z, _C, _Y, _X),
+    frame=Frame.COARSE_ALIGNED,
+    unit="px@mip0",
+    chunk=lambda job: (1, 1, 2, *layout.result_chunk(job)),
+    shard=lambda job: (1, layout.block_depth(job), 2, *_result_shard(job)),
+    attributes=lambda job: {**_CHAIN_PULL, "spacing": job.spacing},
+)
+EXTRAPOLATED = RunArray(
+    path="fields/extrapolated",
+    meaning="whether fields/blocks is a guess at a node, since no pair field was known; method chain",
+    axes=(_BLOCK, _BLOCK_Z, _Y, _X),
+    dtype="bool",
+    frame=Frame.COARSE_ALIGNED,
+    unit="1",
+    chunk=lambda job: (1, 1, *layout.result_chunk(job)),
+    shard=lambda job: (1, layout.block_depth(job), *_result_shard(job)),
+    fill=False,
+    attributes=lambda job: {  # noqa: ARG005
+        "meaning": "whether fields/blocks is a guess at a node, since no pair field was known"
+    },
+)
+STITCHES = RunArray(
+    path="fields/stitches",
+    meaning="field from the frame of a block to that of the block before; method chain",
+    axes=(_BLOCK, _C, _Y, _X),
+    frame=Frame.COARSE_ALIGNED,
+    unit="px@mip0",
+    chunk=lambda job: (1, 2, *layout.result_chunk(job)),
+    shard=lambda job: (1, 2, *_result_shard(job)),
+    attributes=lambda job: {**_CHAIN_PULL, "spacing": job.spacing},
+)
+
+# Stage compose, method relax: affine parts.
+PAIR_AFFINES = RunArray(
+    path="fields/pair_affines",
+    meaning="affine part of fields/pairs; method relax",
+    axes=(_K_COMPOSE, _Z, _ROW, _COLUMN),
+    dtype="float64",
+    frame=Frame.SECTION,
+    unit="px@mip0",
+    chunk=lambda job: (layout.pair_steps(job), layout.window_depth(job), 2, 3),
+    attributes=lambda job: {**_PULL_PX, "map": "affine part of fields/pairs"},  # noqa: ARG005
+)
+AFFINE_CORRECTION = RunArray(
+    path="fields/affine_correction",
+    meaning="affine correction of each section, aligned → frame of fields/coarse; method relax",
+    axes=(_Z, _ROW, _COLUMN),
+    dtype="float64",
+    frame=Frame.SECTION,
+    unit="px@mip0",
+    chunk=lambda job: (job.shape[0], 2, 3),
+    attributes=lambda job: {**_PULL_PX, "map": "aligned → frame of fields/coarse"},  # noqa: ARG005
+)
+AFFINE_NATURAL = RunArray(
+    path="fields/affine_natural",
+    meaning="affine part of the natural motion, aligned z → aligned z-1; method relax",
+    axes=(_Z, _ROW, _COLUMN),
+    dtype="float64",
+    frame=Frame.SECTION,
+    unit="px@mip0",
+    chunk=lambda job: (job.shape[0], 2, 3),
+    attributes=lambda job: {**_PULL_PX, "map": "natural motion, aligned z → aligned z-1"},  # noqa: ARG005
+)
+AFFINE_VARIANCE = RunArray(
+    path="fields/affine_variance",
+    meaning="posterior variance of the affine correction: shift per component, linear part as rms over the section",
+    axes=(_Z, _PART),
+    dtype="float64",
+    frame=Frame.SECTION,
+    unit="px²@mip0",
+    chunk=lambda job: (job.shape[0], 2),
+    attributes=lambda job: {  # noqa: ARG005
+        "unit": "px²@mip0",
+        "parts": ["shift, per component", "linear, rms over the section"],
+    },
+)
+FAR_PAIRS = RunArray(
+    path="fields/far_pairs",
+    meaning="affine per pair of distant thumbnails, fixed z → moving z-k; only with [compose.far]",
+    axes=(_DISTANCE, _Z, _ROW, _COLUMN),
+    dtype="float64",
+    frame=Frame.SECTION,
+    unit="px@mip0",
+    chunk=lambda job: (len(job.compose.far.distances), SECTIONS_PER_THUMBNAIL_TASK, 2, 3),
+    attributes=lambda job: {
+        "distances": list(job.compose.far.distances),
+        **_PULL_PX,
+        "map": "fixed z → moving z-k",
+    },
+)
+FAR_RATIO = RunArray(
+    path="fields/far_ratio",
+    meaning="score of the best rotation and shift of distant thumbnails, as fields/coarse_ratio",
+    axes=(_DISTANCE, _Z),
+    dtype="float64",
+    frame=Frame.SECTION,
+    unit="1",
+    chunk=lambda job: (len(job.compose.far.distances), SECTIONS_PER_THUMBNAIL_TASK),
+    attributes=lambda job: {"distances": list(job.compose.far.distances)},
+)
+
+# Stage compose, method relax, sections that are too wide to be solved at once.
+_RESTRICTED = _RESTRICTED_Y, _RESTRICTED_X
+
+
+def _restricted_shape(job: Job) -> tuple[int, int]:
+    return _RESTRICTED_Y.size(job), _RESTRICTED_X.size(job)
+
+
+def _restricted(path: str, meaning: str, *, leading: bool, components: bool, unit: str) -> RunArray:
+    """Return the row of an array on the restricted grid; a file holds whole planes."""
+    axes = (*((_K_COMPOSE,) if leading else ()), _Z, *((_C,) if components else ()), *_RESTRICTED)
+    inner = (2,) if components else ()
+    return RunArray(
+        path=path,
+        meaning=meaning,
+        axes=axes,
+        frame=Frame.COARSE_ALIGNED,
+        unit=unit,
+        chunk=lambda job: (*((1,) if leading else ()), 1, *inner, *_restricted_shape(job)),
+        shard=lambda job: (
+            *((layout.pair_steps(job),) if leading else ()),
+            layout.window_depth(job),
+            *inner,
+            *_restricted_shape(job),
+        ),
+        attributes=_field(axes, spacing=_restricted_spacing),
+    )
+
+
+RESTRICTED_PAIRS = _restricted(
+    "fields/restricted_pairs",
+    "fields/pairs without affine parts, restricted to blocks of nodes; wide sections",
+    leading=True,
+    components=True,
+    unit="px@mip0",
+)
+RESTRICTED_WEIGHTS = _restricted(
+    "fields/restricted_weights", "weights of fields/restricted_pairs", leading=True, components=False, unit="1"
+)
+LOW_FREQUENCY = _restricted(
+    "fields/low_frequency",
+    "low-frequency part of the elastic field; wide sections",
+    leading=False,
+    components=True,
+    unit="px@mip0",
+)
+LOW_FREQUENCY_NATURAL = _restricted(
+    "fields/low_frequency_natural",
+    "low-frequency part of the natural motion",
+    leading=False,
+    components=True,
+    unit="px@mip0",
+)
+LOW_FREQUENCY_VARIANCE = _restricted(
+    "fields/low_frequency_variance",
+    "posterior variance of fields/low_frequency, px²@mip0",
+    leading=False,
+    components=False,
+    unit="1",
+)
+MEDIAN_CONFIDENCE = RunArray(
+    path="fields/median_confidence",
+    meaning="median confidence of a window's neighbour pairs; wide sections",
+    axes=(_Z,),
+    dtype="float64",
+    frame=Frame.SECTION,
+    unit="1",
+    chunk=lambda job: (layout.window_depth(job),),
+    attributes=lambda job: {"meaning": "median confidence of a window's neighbour pairs"},  # noqa: ARG005
+)
+
+# Stage measure.
+QUALITY_SECTIONS = RunArray(
+    path="quality/sections",
+    meaning="quality per section; attribute columns describes the columns",
+    axes=(_Z, Axis("column", _fixed(len(SECTION_COLUMNS)))),
+    frame=Frame.SECTION,
+    unit="per column",
+    chunk=lambda job: (BLOCK, len(SECTION_COLUMNS)),  # noqa: ARG005
+    attributes=lambda job: quality_attributes(quality_info(job), SECTION_COLUMNS),
+)
+QUALITY_WINDOWS = RunArray(
+    path="quality/windows",
+    meaning="quality per register window; y and x count windows",
+    axes=(
+        Axis("column", _fixed(len(WINDOW_COLUMNS))),
+        _Z,
+        Axis("y", lambda job: quality_info(job).windows[0], "y", lambda job: job.window_core[1]),
+        Axis("x", lambda job: quality_info(job).windows[1], "x", lambda job: job.window_core[2]),
+    ),
+    frame=Frame.ALIGNED,
+    unit="per column",
+    chunk=lambda job: (len(WINDOW_COLUMNS), BLOCK, *quality_info(job).windows),
+    attributes=lambda job: quality_attributes(quality_info(job), WINDOW_COLUMNS),
+)
+
+
+def _reslice(cut: str, time: str) -> RunArray:
+    axis = 2 if cut == "xz" else 1
+    return RunArray(
+        path=f"quality/reslice/{cut}_{time}",
+        meaning=f"{cut} cut through the middle of the probe, {time} alignment",
+        axes=(_Z, Axis(cut[0], lambda job: quality_info(job).probe.shape[axis])),
+        dtype="",
+        frame=Frame.SOURCE if time == "before" else Frame.ALIGNED,
+        unit="intensity",
+        chunk=lambda job: (BLOCK, quality_info(job).probe.shape[axis]),
+        fill=0,
+        attributes=lambda job: {"cut": "through the middle of the probe", "mip": quality_info(job).probe.mip},
+    )
+
+
+RESLICES = {(cut, time): _reslice(cut, time) for cut in CUTS for time in TIMES}
+
+
+# Stages render and downsample.
+@cache
+def aligned_level(mip: int) -> RunArray:
+    """Return the row of a level of the aligned volume. Stage render creates all levels with their OME-Zarr group."""
+    step = _fixed(1 << mip)
+    return RunArray(
+        path=f"aligned/{mip}",
+        meaning=f"the aligned volume at mip {mip}",
+        axes=(
+            _Z,
+            Axis("y", lambda job: shape_at_mip(job.shape_yx, mip=mip)[0], "y", step),
+            Axis("x", lambda job: shape_at_mip(job.shape_yx, mip=mip)[1], "x", step),
+        ),
+        dtype="",
+        frame=Frame.ALIGNED,
+        unit="intensity",
+        chunk=lambda job: job.render.chunk,
+        shard=lambda job: job.render.shard,
+        fill=0,
+    )
+
+
+ARRAYS = (
+    COARSE,
+    COARSE_PAIRS,
+    COARSE_RATIO,
+    COARSE_SIMILARITY,
+    COARSE_STATE,
+    DAMAGE,
+    PAIRS,
+    CONFIDENCE,
+    SECTION,
+    UNCERTAINTY,
+    NATURAL,
+    BLOCKS,
+    EXTRAPOLATED,
+    STITCHES,
+    PAIR_AFFINES,
+    AFFINE_CORRECTION,
+    AFFINE_NATURAL,
+    AFFINE_VARIANCE,
+    FAR_PAIRS,
+    FAR_RATIO,
+    RESTRICTED_PAIRS,
+    RESTRICTED_WEIGHTS,
+    LOW_FREQUENCY,
+    LOW_FREQUENCY_NATURAL,
+    LOW_FREQUENCY_VARIANCE,
+    MEDIAN_CONFIDENCE,
+    QUALITY_SECTIONS,
+    QUALITY_WINDOWS,
+    *RESLICES.values(),
+)
+_BY_PATH = {array.path: array for array in ARRAYS}
+
+CALIBRATION = RunJson("quality/calibration.json", "smoothness and residual scales that all windows share")
+AFFINE_STATISTICS = RunJson("quality/compose/affines.json", "statistics of the sections' affines, method relax")
+RELAX_STATISTICS = RunJson("quality/relax.json", "fitted statistics of distortion and natural motion, method relax")
+
+
+def calibration_window(index: int) -> RunJson:
+    """Return the record of a sample window of stage calibrate."""
+    return RunJson(f"quality/calibration/window-{index}.json", "smoothness lengths tried in a sample window")
+
+
+def spectrum_fit(window: int) -> RunJson:
+    """Return the record of the spectra that were fitted to a window of sections."""
+    return RunJson(f"quality/compose/fit-{window:05d}.json", "spectra fitted to a window of sections")
+
+
+def array_at(path: str) -> RunArray:
+    """Return the row of an array by its path in the run; raise KeyError if the run has no such array."""
+    folder, _, name = path.rpartition("/")
+    return aligned_level(int(name)) if folder == "aligned" else _BY_PATH[path]
