@@ -105,10 +105,11 @@ $(BENCH_STAMP): $(STAMP)
 	done
 	@touch $@
 
-docs: env  ## Make docs/configuration.md from the config records
+docs: env  ## Make docs/configuration.md and the figure of layers in docs/architecture.md
 	$(BIN)/python -m ssem_dask.cli.configuration_page > docs/configuration.md
+	$(BIN)/python tools/layer_figure.py
 
-pictures: env  ## Make the pictures of the README anew (needs chromium)
+pictures: env  ## Make the pictures of the README (needs chromium)
 	$(BIN)/python docs/images/make.py
 
 format: env  ## Format the code
