@@ -1,12 +1,12 @@
 # Everything a newcomer or CI runs. `make help` lists it.
 
 PYTHON ?= python3
-# Which torch: cpu (default) or cuda (PyPI's build, several GB).
+# Build of torch: cpu (default) or cuda (from PyPI, several GB).
 TORCH ?= cpu
-# Of `make bench-coarse`.
+# Options of `make bench-coarse`.
 SEED ?= 1
 DRAWS ?= 200
-# Processes of pytest; each runs tests of one thread.
+# Number of pytest processes, of one thread each.
 TEST_JOBS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 VENV := .venv
@@ -97,7 +97,7 @@ bench-accuracy: env $(BENCH_STAMP)  ## Our modes beside other aligners on real s
 	$(BIN)/python -m benchmarks.accuracy --work bench --seeds $(SEEDS) --jobs $(JOBS) --tables $(TABLES) \
 	  $(if $(METHODS),--methods $(METHODS)) $(BENCH)
 
-# A peer that cannot be installed here does not keep the others away: the table says 'not installed'.
+# A peer that cannot be installed does not stop the others: the table says "not installed".
 $(BENCH_STAMP): $(STAMP)
 	@for peer in stackreg opencv elastix feabas; do \
 	  $(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH_SOURCE_$(TORCH)) --editable ".[bench-$$peer]" \

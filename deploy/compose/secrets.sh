@@ -1,17 +1,17 @@
 #!/bin/sh
-# Makes what docker-compose refuses to start without: .env, and a folder with certificates and the keys of the store.
-# Nothing is ever replaced. Needs the image: docker build -t ssem-dask -f deploy/Dockerfile .
+# Makes the files without which docker-compose refuses to start: .env, and a folder with certificates and the keys of the store.
+# Existing files are never replaced. It needs the image: docker build -t ssem-dask -f deploy/Dockerfile .
 set -eu
 cd "$(dirname "$0")/../.."
 umask 077
 uid=$(id -u) gid=$(id -g)
-if [ "$uid" = 0 ]; then uid=1000 gid=1000; fi # containers are not root, whoever starts them
+if [ "$uid" = 0 ]; then uid=1000 gid=1000; fi # containers never run as root
 
 if [ ! -e .env ]; then
   sed -e "s/^SSEM_UID=.*/SSEM_UID=$uid/" -e "s/^SSEM_GID=.*/SSEM_GID=$gid/" .env.example > .env
   echo "made .env"
 fi
-# As for docker-compose, the environment comes before .env.
+# As for docker-compose, the environment overrides .env.
 setting() { eval "value=\${$1:-}"; [ -n "$value" ] || value=$(sed -n "s/^$1=//p" .env); echo "$value"; }
 uid=$(setting SSEM_UID) gid=$(setting SSEM_GID) image=$(setting SSEM_IMAGE) folder=$(setting SSEM_SECRETS)
 

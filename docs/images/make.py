@@ -1,4 +1,4 @@
-"""The pictures of the README, made from the phantom: `make pictures`.
+"""Make the pictures of the README from the phantom: `make pictures`.
 
 `demo.png` is the demo's reslice before and after, `report.png` and `viewer.png` are screenshots of its report and of
 neuroglancer at the first place that the report points to.
@@ -35,7 +35,7 @@ def main() -> None:
         )
         try:
             assert viewer.stdout is not None
-            viewer.stdout.readline()  # its address: it answers from now on
+            viewer.stdout.readline()  # its address: the server answers now
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=browser_path, args=ARGUMENTS)
                 page = browser.new_page(viewport={"width": 1200, "height": 1180})
@@ -58,12 +58,12 @@ def main() -> None:
 
 
 def screenshot(page: Page) -> Image.Image:
-    """What the window shows."""
+    """Return a picture of the window."""
     return Image.open(io.BytesIO(page.screenshot()))
 
 
 def beside(left: Image.Image, right: Image.Image) -> Image.Image:
-    """Two pictures of one height in one, with a line between them."""
+    """Return two pictures of the same height side by side, with a line between them."""
     both = Image.new("RGB", (left.width + right.width + 2, left.height), "gray")
     both.paste(left, (0, 0))
     both.paste(right, (left.width + 2, 0))
