@@ -1,0 +1,1 @@
+"""Programs of `make lint` and `make docs`."""
