@@ -13,6 +13,7 @@ from ssem_dask.geometry.region import RegionSet
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.stage import Stage
+from ssem_dask.storage.codec_pipeline import fused_codecs
 from ssem_dask.storage.ledger import open_ledger, page_of
 from ssem_dask.storage.location import delete, join
 from ssem_dask.storage.retry import LONG_RETRY_S, retry_for
@@ -86,7 +87,7 @@ def _done_tasks(stage: Stage, job: Job) -> Iterator[Iterator[Task]]:
 def verify_task(task: Task) -> TaskReport:
     """Read what a task wrote, mark it in the ledger if it is damaged, and return its present entry."""
     ledger = open_ledger(task.output)
-    with retry_for(LONG_RETRY_S):
+    with retry_for(LONG_RETRY_S), fused_codecs():
         entry = ledger.read(task.key)
         if entry is None or not entry.outcome.is_done:
             return entry or TaskReport(key=task.key, digest=task.digest, outcome=Outcome.STALE)

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from ssem_dask.errors import OutputError, SsemDaskError
 from ssem_dask.field.device import release_gpu_memory
 from ssem_dask.runtime.memory import keep_freed_memory
+from ssem_dask.storage.codec_pipeline import fused_codecs
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.location import delete, join
 from ssem_dask.storage.retry import LONG_RETRY_S, retry_for
@@ -35,7 +36,7 @@ def execute(task: Task) -> TaskReport:
     outcome, cause, log = Outcome.FAILED, None, ""
     result, written = Result(outcome=Outcome.FAILED), dict[str, int]()
     try:
-        with retry_for(LONG_RETRY_S):
+        with retry_for(LONG_RETRY_S), fused_codecs():
             if task.attempt > 1:
                 # Writing a part of a shard reads it first: a shard that the last attempt left torn would fail forever.
                 for path in task.files():

@@ -6,7 +6,6 @@ because a partial write reads, changes and rewrites the whole file.
 """
 
 import json
-import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,19 +13,15 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import zarr
-import zarr.core.codec_pipeline
 import zarr.errors
 from numpy.typing import DTypeLike
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from ssem_dask.errors import LayoutError, OutputError, PlanError, SourceError, SsemDaskError
 from ssem_dask.storage import location
+from ssem_dask.storage.codec_pipeline import fused_codecs
 
 ZarrArray: TypeAlias = zarr.Array[Any]
-_FUSED = "zarr.core.codec_pipeline.FusedCodecPipeline"
-if hasattr(zarr.core.codec_pipeline, "FusedCodecPipeline") and "ZARR_CODEC_PIPELINE__PATH" not in os.environ:
-    # Of zarr >= 3.3: a window's chunks in one go and not in a coroutine each, twice as fast (docs/performance.md).
-    zarr.config.set({"codec_pipeline.path": _FUSED})
 _PICKLE = "pickle"
 _METADATA = ("zarr.json", ".zarray", ".zgroup")
 
@@ -63,7 +58,7 @@ def create_array(
     """
     if shards is not None and any(s % c for s, c in zip(shards, chunks, strict=True)):
         raise PlanError(f"{url}: shards {shards} are not made of whole chunks {chunks}; give a multiple on every axis.")
-    with location.writing(url):
+    with location.writing(url), fused_codecs():
         found = _open_or_none(url)
         if found is not None:
             _check_same(found, url, shape, np.dtype(dtype), chunks, shards, attributes)
@@ -89,7 +84,7 @@ def open_array(url: str, *, mode: Literal["r", "r+"]) -> ZarrArray:
     Raises:
         SourceError: no array is there, the place cannot be reached, or the array holds pickled objects.
     """
-    with location.reading(url):
+    with location.reading(url), fused_codecs():
         location.probe(url)
         try:
             array = zarr.open_array(location.open_store(url, read_only=mode == "r"), mode=mode)

@@ -19,6 +19,7 @@ from ssem_dask.geometry.chunks import round_up
 from ssem_dask.geometry.mip import shape_at_mip
 from ssem_dask.storage import arrays, location, ngff
 from ssem_dask.storage.arrays import ZarrArray
+from ssem_dask.storage.codec_pipeline import fused_codecs
 from ssem_dask.types import AnyArray, ShapeZYX
 
 IMPORT_KEY = "ssem_dask_import"
@@ -145,10 +146,8 @@ class Volume:
             SourceError: a chunk under the box is damaged, or the place cannot be reached.
         """
         self._check(box)
-        with (
-            location.reading(self.url),
-            arrays.reading_chunks(f"{self.url}: box {box.start}…{box.stop} at mip {box.mip}"),
-        ):
+        what = f"{self.url}: box {box.start}…{box.stop} at mip {box.mip}"
+        with location.reading(self.url), arrays.reading_chunks(what), fused_codecs():
             return np.asarray(self._levels[box.mip][box.slices], dtype=self.info.dtype)
 
     def write(self, box: Box, values: AnyArray) -> None:
@@ -173,7 +172,7 @@ class Volume:
             raise PlanError(
                 f"{self.url}: got values {values.shape} {values.dtype} for a box of {box.shape} {self.info.dtype}."
             )
-        with location.writing(self.url):
+        with location.writing(self.url), fused_codecs():
             if box.mip not in self._writable:
                 path = location.join(self.url, self._paths[box.mip])
                 self._writable[box.mip] = arrays.open_array(path, mode="r+")

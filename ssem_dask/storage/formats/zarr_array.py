@@ -6,6 +6,7 @@ import numpy as np
 
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import arrays, location, ngff
+from ssem_dask.storage.codec_pipeline import fused_codecs
 from ssem_dask.storage.formats.source import SourceInfo, decoding
 from ssem_dask.storage.volume import IMPORT_KEY
 from ssem_dask.types import AnyArray
@@ -52,7 +53,7 @@ class ZarrSource:
 
     def read(self, *, z_start: int, z_stop: int, y_start: int, y_stop: int) -> AnyArray:
         """See `Source.read`."""
-        with decoding(f"{self._url} sections {z_start} to {z_stop - 1}"):
+        with decoding(f"{self._url} sections {z_start} to {z_stop - 1}"), fused_codecs():
             index: tuple[int | slice, ...] = (*self._lead, slice(z_start, z_stop), slice(y_start, y_stop), slice(None))
             return np.asarray(self._array[index], dtype=self.info.dtype)
 
