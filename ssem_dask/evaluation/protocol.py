@@ -1,12 +1,12 @@
-"""The evaluation protocol: all that can be measured of a run, for the candidates `observed`, `coarse` and `aligned`.
+"""The evaluation protocol: all metrics of a run, for the candidates `observed`, `coarse` and `aligned`.
 
-What can be measured depends on what is known beside the run:
+Which metrics can be computed depends on what is known beside the run:
 
-- nothing: similarity of adjacent sections, held-out consistency, folds, strain, displacement;
-- the truth of a simulated volume: jitter and drift as well, and damaged pixels are left out of everything;
-- labels of the source (those of the simulated volume are taken by themselves): overlap in adjacent sections, with
-  truth also relative to the undeformed sections';
-- a second run on the undeformed sections: the null test, and with truth recovery as well.
+- nothing: similarity of adjacent sections, held-out consistency, folds, strain, displacement.
+- the truth of a simulated volume: also jitter and drift; damaged pixels are excluded everywhere.
+- labels of the source (those of a simulated volume are used by default): overlap in adjacent sections, and with a truth
+  also relative to that of the undeformed sections.
+- a second run on the undeformed sections: the null test, and with a truth also recovery.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from ssem_dask.evaluation.geometric import (
 from ssem_dask.evaluation.metric_table import measured_metrics
 from ssem_dask.evaluation.phantom import PhantomConfig
 from ssem_dask.evaluation.truth import TRUTH_KEY, Truth
-from ssem_dask.evaluation.undeformed import Phantom
+from ssem_dask.evaluation.undeformed import PhantomSections
 from ssem_dask.storage.arrays import group_attributes
 from ssem_dask.storage.evaluation_file import ErrorCurve, Evaluation, EvaluationRow
 from ssem_dask.storage.volume import Volume
@@ -139,13 +139,13 @@ def _views(run: EvaluatedRun, *, truth: Truth | None, labels: str | None) -> Seq
         for candidate in run.candidates()
     ]
     if truth is not None:
-        # Labels that were given by hand need not be those of the truth, so they have no undeformed counterpart.
-        own = truth.truth_labels if labels == truth.labels else None
+        # Labels that the user gave need not be those of the truth, so they have no undeformed counterpart.
+        truth_labels = truth.truth_labels if labels == truth.labels else None
         views.append(
             View(
                 Candidate(_UNDEFORMED, zero_displacements),
                 image=_undeformed_image(truth, like=image),
-                labels=None if own is None else _same_sections(own, like=image),
+                labels=None if truth_labels is None else _same_sections(truth_labels, like=image),
                 damage=None,
             )
         )
@@ -154,19 +154,18 @@ def _views(run: EvaluatedRun, *, truth: Truth | None, labels: str | None) -> Seq
 
 def _undeformed_image(truth: Truth, *, like: Volume) -> PixelSource:
     if isinstance(truth.source, PhantomConfig):
-        return Phantom(truth.source)
+        return PhantomSections(truth.source)
     return _same_sections(truth.source, like=like)
 
 
 def _same_sections(url: str, *, like: Volume) -> Volume:
-    info = like.info
-    found = Volume.open(url, like=info)
-    if found.info.shape != info.shape:
+    volume = Volume.open(url, like=like.info)
+    if volume.info.shape != like.info.shape:
         raise SourceError(
-            f"{url}: its shape is {found.info.shape}, but the sections of {like.url} have {info.shape}; "
+            f"{url}: its shape is {volume.info.shape}, but the sections of {like.url} have {like.info.shape}; "
             "give the volume that belongs to them."
         )
-    return found
+    return volume
 
 
 def _add_ratios(values: Mapping[str, dict[str, float]]) -> None:

@@ -1,8 +1,8 @@
-"""Simulated volumes: undeformed sections, deformed and damaged by a known amount, with the truth kept beside them.
+"""Simulated volumes: undeformed sections, deformed and damaged by a known amount, with the truth stored beside them.
 
 Law: the same source, seed and parameters write the same bytes. One section is in memory at a time, beside the slab that
-the source reads at once. An unfinished simulation is marked so that nothing reads it as a volume; simulating again with
-the same parameters finishes it.
+the source reads at once. An unfinished simulation is marked, so nothing reads it as a volume. Simulating again with the
+same parameters completes it.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from ssem_dask.evaluation.observation import ObservedSection, observe_section, t
 from ssem_dask.evaluation.phantom import PhantomConfig
 from ssem_dask.evaluation.simulated_damage import ABSENT, DamageConfig, DamageKind, draw_damage, plan_damage
 from ssem_dask.evaluation.truth import TRUTH_KEY
-from ssem_dask.evaluation.undeformed import Phantom, StoredVolume, Undeformed
+from ssem_dask.evaluation.undeformed import PhantomSections, StoredSections, UndeformedSections
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import round_up
@@ -29,11 +29,13 @@ from ssem_dask.storage.volume import IMPORT_KEY, Volume, VolumeInfo, create_volu
 from ssem_dask.types import AnyArray, ShapeZYX
 
 Progress: TypeAlias = Callable[[int, int], None]
-"""Called with (sections done, sections in all)."""
+"""Callback with (sections done, total sections)."""
 
-_CHUNK = 512
-_SHARD = 8192  # px; most sections are one file
-_NOISE_STREAM = 4  # keeps the random numbers of deformation, damage and noise apart
+_CHUNK_PX = 512
+_MAX_SHARD_PX = 8192
+"""Largest shard: most sections are one file."""
+_NOISE_STREAM = 4
+"""Random stream, different from those of deformation and damage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Simulation:
     url: str
     shape: ShapeZYX
     damaged: dict[int, DamageKind]
-    """z → kind of damage, of the sections that have any."""
+    """Kind of damage by z of the damaged sections."""
 
 
 def simulate(
@@ -60,20 +62,20 @@ def simulate(
 
     Args:
         source: URL of the undeformed volume.
-        destination: URL of the simulated volume; nothing may be there but the same simulation, unfinished.
-        seed: of all randomness.
-        deformation: of every section.
-        damage: of some sections.
+        destination: URL of the simulated volume; it must be empty, or hold the same simulation, unfinished.
+        seed: seed of all randomness.
+        deformation: distribution of the deformations of the sections.
+        damage: distribution of the damage.
         labels: URL of labels of the same sections, or None.
-        progress: called after every section.
+        progress: callback after every section.
 
     Raises:
         SourceError: source or labels cannot be used.
         OutputError: something is at the destination, or it cannot be written.
-        ConfigError: a missing section is not in the volume.
+        ConfigError: a section that is listed as missing or blank is not in the volume.
     """
     return simulate_sections(
-        StoredVolume(source, labels=labels),
+        StoredSections(source, labels=labels),
         destination,
         seed=seed,
         deformation=deformation,
@@ -91,14 +93,14 @@ def simulate_phantom(
     damage: DamageConfig,
     progress: Progress | None = None,
 ) -> Simulation:
-    """Deform and damage the sections of a phantom, which is never stored undeformed; arguments as in `simulate`."""
+    """Deform and damage the sections of a phantom, which is never stored undeformed; see `simulate`."""
     return simulate_sections(
-        Phantom(config), destination, seed=seed, deformation=deformation, damage=damage, progress=progress
+        PhantomSections(config), destination, seed=seed, deformation=deformation, damage=damage, progress=progress
     )
 
 
 def simulate_sections(
-    source: Undeformed,
+    source: UndeformedSections,
     destination: str,
     *,
     seed: int,
@@ -106,7 +108,7 @@ def simulate_sections(
     damage: DamageConfig,
     progress: Progress | None = None,
 ) -> Simulation:
-    """Deform and damage any undeformed sections; arguments and errors as in `simulate`."""
+    """Deform and damage any undeformed sections; see `simulate`."""
     shape = source.info.shape
     shape_yx = (shape[1], shape[2])
     plan = plan_damage(damage, seed=seed, sections=shape[0])
@@ -123,16 +125,16 @@ def simulate_sections(
     target = _Target.create(destination, source=source)
     grid = Grid.of_section(shape_yx, spacing=SPACING)
     for z, section in enumerate(source.sections()):
-        drawn = draw_deformation(deformation, seed=seed, z=z, shape_yx=shape_yx)
-        broken = draw_damage(plan[z], config=damage, seed=seed, z=z, shape_yx=shape_yx) if z in plan else None
+        deformation_z = draw_deformation(deformation, seed=seed, z=z, shape_yx=shape_yx)
+        damage_z = draw_damage(plan[z], config=damage, seed=seed, z=z, shape_yx=shape_yx) if z in plan else None
         observed = observe_section(
             section.image,
             labels=section.labels,
-            deformation=drawn,
-            damage=broken,
+            deformation=deformation_z,
+            damage=damage_z,
             noise=np.random.default_rng([seed, _NOISE_STREAM, z]),
         )
-        field = truth_field(deformation=drawn, damage=broken, grid=grid).numpy()
+        field = truth_field(deformation=deformation_z, damage=damage_z, grid=grid).numpy()
         target.write(z, observed=observed, field=field, truth_labels=section.labels)
         if progress is not None:
             progress(z + 1, shape[0])
@@ -142,7 +144,7 @@ def simulate_sections(
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """The arrays of a simulated volume; one shard holds one section, so sections are written alone."""
+    """The arrays of a simulated volume; one shard holds one section, so sections are written independently."""
 
     image: Volume
     field: arrays.ZarrArray
@@ -151,7 +153,7 @@ class _Target:
     truth_labels: Volume | None
 
     @classmethod
-    def create(cls, url: str, *, source: Undeformed) -> "_Target":
+    def create(cls, url: str, *, source: UndeformedSections) -> "_Target":
         shape = source.info.shape
         info = FieldInfo(spacing=SPACING, shape_mip0=shape)
         labels = truth_labels = None
@@ -171,7 +173,7 @@ class _Target:
                 info=info,
                 leading=(),
                 components=True,
-                chunks=(1, 2, _CHUNK, _CHUNK),
+                chunks=(1, 2, _CHUNK_PX, _CHUNK_PX),
                 shards=(1, 2, *_shard(info.nodes)),
             ),
             damage=arrays.create_array(
@@ -179,7 +181,7 @@ class _Target:
                 shape=shape,
                 dtype=np.uint8,
                 axes=("z", "y", "x"),
-                chunks=(1, _CHUNK, _CHUNK),
+                chunks=(1, _CHUNK_PX, _CHUNK_PX),
                 shards=(1, *_shard((shape[1], shape[2]))),
                 fill_value=0,
                 attributes={},
@@ -189,7 +191,7 @@ class _Target:
         )
 
     def write(self, z: int, *, observed: ObservedSection, field: AnyArray, truth_labels: AnyArray | None) -> None:
-        """Write all there is of section z."""
+        """Write all arrays of section z."""
         _write_section(self.image, z, observed.image)
         with location.writing(self.image.url):
             self.field[z] = field
@@ -202,13 +204,13 @@ class _Target:
 
 
 def _shard(extent: tuple[int, int]) -> tuple[int, int]:
-    y, x = (min(round_up(n, multiple=_CHUNK), _SHARD) for n in extent)
+    y, x = (min(round_up(n, multiple=_CHUNK_PX), _MAX_SHARD_PX) for n in extent)
     return y, x
 
 
 def _sectionwise_volume(url: str, *, info: VolumeInfo) -> Volume:
     shard = (1, *_shard((info.shape[1], info.shape[2])))
-    return create_volume(url, info=info, chunk=(1, _CHUNK, _CHUNK), shard=shard, mips=1)
+    return create_volume(url, info=info, chunk=(1, _CHUNK_PX, _CHUNK_PX), shard=shard, mips=1)
 
 
 def _write_section(volume: Volume, z: int, values: AnyArray) -> None:
@@ -216,14 +218,14 @@ def _write_section(volume: Volume, z: int, values: AnyArray) -> None:
 
 
 def _claim(url: str, attributes: dict[str, Any]) -> None:
-    """Make the group, marked as unfinished; refuse a place where anything but this very simulation has begun."""
-    begun = (arrays.group_attributes(url) or {}).get(TRUTH_KEY)
-    if begun is None:
+    """Make the group, marked as unfinished; refuse a URL at which anything but the same simulation was started."""
+    started = (arrays.group_attributes(url) or {}).get(TRUTH_KEY)
+    if started is None:
         if location.exists(url) and location.list_names(url):
-            raise OutputError(f"{url}: something is there already; choose another destination or delete it.")
-    elif begun != {**attributes, "state": "simulating"}:
+            raise OutputError(f"{url}: something is already there; choose another destination or delete it.")
+    elif started != {**attributes, "state": "simulating"}:
         raise OutputError(
-            f"{url}: a simulated volume is there already (seed {begun.get('seed')}, state '{begun.get('state')}'); "
+            f"{url}: a simulated volume is already there (seed {started.get('seed')}, state '{started.get('state')}'); "
             "choose another destination or delete it."
         )
     _mark(url, attributes, state="simulating")

@@ -1,4 +1,4 @@
-"""Damage of sections: which sections, of which kind; random but reproducible.
+"""Damage of sections: which sections and which kind; random but reproducible.
 
 Law: the plan depends on (config, seed, number of sections) alone, and the damage of a section on (config, seed, z,
 shape) alone.
@@ -18,27 +18,29 @@ from ssem_dask.types import ConfigBase, ShapeYX
 DamageKind: TypeAlias = Literal["fold", "crack", "dust", "stain", "contrast", "blank", "missing"]
 
 ABSENT: Final[frozenset[DamageKind]] = frozenset({"blank", "missing"})
-"""Kinds that leave no tissue at all: truth has no field there, and the section is no neighbour of any other."""
+"""Kinds that leave no tissue: the truth has no field for the section, and the section has no neighbours."""
 
-_STREAM: Final = 2  # keeps the random numbers of deformation and damage apart
-_PLAN: Final = 3
+_DAMAGE_STREAM: Final = 2
+"""Random stream of the damage of a section, different from that of the deformation."""
+_PLAN_STREAM: Final = 3
+"""Random stream of the choice of sections."""
 
 
 class DamageConfig(ConfigBase):
-    """What is broken, and how badly; all lengths in mip-0 px."""
+    """Kinds and extent of damage; all lengths in mip-0 px."""
 
     fraction: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of the sections that are damaged, beside the missing ones; rounded to whole sections."""
     kinds: tuple[DamageKind, ...] = Field(default=("fold", "crack", "dust", "stain", "contrast"), min_length=1)
-    """Kinds of damage; each damaged section gets one, and every kind comes up before any comes twice."""
+    """Kinds of damage; each damaged section gets one, and every kind is used before any is used twice."""
     missing: tuple[int, ...] = ()
-    """z of sections that are lost altogether."""
+    """List of z of sections that are lost entirely."""
     blank: tuple[int, ...] = ()
-    """z of sections that were imaged but show no tissue."""
+    """List of z of sections that were imaged but show no tissue."""
     fold_width: float = Field(default=14.0, gt=0.0, le=40.0)
-    """Typical width of a fold's dark band, px; three times as much tissue lies in it."""
+    """Typical width of a fold's dark band, px; it contains three times as much tissue."""
     crack_width: float = Field(default=24.0, gt=0.0, le=120.0)
-    """Typical width of a crack where it gapes widest, px."""
+    """Typical width of a crack at its widest point, px."""
     dust_radius: float = Field(default=24.0, gt=0.0)
     """Radius of the largest grains, px."""
     stain_radius: float = Field(default=70.0, gt=0.0)
@@ -60,7 +62,7 @@ class SectionDamage:
 
 
 def plan_damage(config: DamageConfig, *, seed: int, sections: int) -> dict[int, DamageKind]:
-    """Choose the damaged sections: z → kind, sorted by z.
+    """Choose the damaged sections: kind by z, sorted by z.
 
     Raises:
         ConfigError: a listed z is outside the volume.
@@ -75,10 +77,10 @@ def plan_damage(config: DamageConfig, *, seed: int, sections: int) -> dict[int, 
     plan: dict[int, DamageKind] = {}
     plan.update((z, "blank") for z in config.blank)
     plan.update((z, "missing") for z in config.missing)
-    generator = np.random.default_rng([seed, _PLAN])
-    free = [z for z in range(sections) if z not in plan]
-    count = min(round(config.fraction * sections), len(free))
-    chosen = generator.permutation(free)[:count]
+    generator = np.random.default_rng([seed, _PLAN_STREAM])
+    undamaged = [z for z in range(sections) if z not in plan]
+    count = min(round(config.fraction * sections), len(undamaged))
+    chosen = generator.permutation(undamaged)[:count]
     order = generator.permutation(len(config.kinds))
     for i, z in enumerate(chosen):
         plan[int(z)] = config.kinds[int(order[i % len(order)])]
@@ -86,8 +88,8 @@ def plan_damage(config: DamageConfig, *, seed: int, sections: int) -> dict[int, 
 
 
 def draw_damage(kind: DamageKind, *, config: DamageConfig, seed: int, z: int, shape_yx: ShapeYX) -> SectionDamage:
-    """Draw the damage of section z; tears and patches that are large for a small section are made to fit it."""
-    generator = np.random.default_rng([seed, _STREAM, z])
+    """Draw the damage of section z; tears and patches that are too large for a small section are reduced."""
+    generator = np.random.default_rng([seed, _DAMAGE_STREAM, z])
     shorter = min(shape_yx)
     match kind:
         case "fold":

@@ -3,13 +3,13 @@
 Both run along a slightly wavy line. Across it, at signed distance t from the line, the tear moves tissue along the
 line's normal n. With w the local width of the band |t| <= w/2 that it covers:
 
-- fold: the sheet lies on itself in a Z. The band shows the product of three layers of tissue, those that lay at t - w,
-  -t and t + w before; beside it tissue is drawn together: the pull displacement is ±w·exp(-(|t| - w/2)/L) n.
-- crack: tissue is pushed apart and the band is an empty, bright gap; beside it the pull displacement is
+- fold: the sheet is folded over itself like a Z. The band shows the product of three layers of tissue, which came from
+  t - w, -t and t + w. Beside the band, tissue is drawn together: the pull displacement is ±w·exp(-(|t| - w/2)/L) n.
+- crack: tissue is pushed apart, and the band is an empty, bright gap. Beside the band the pull displacement is
   ∓w/2·exp(-(|t| - w/2)/L) n.
 
-So the displacement jumps by 2w across a fold and by -w across a crack, and relaxes over the length L.
-Inside the band truth is unknown, NaN (C8).
+So the displacement jumps by 2w across a fold and by -w across a crack, and decays over the length L.
+Inside the band the truth is unknown, NaN (C8).
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,10 @@ from torch import Tensor
 
 from ssem_dask.types import PointYX, ShapeYX
 
-_TRACE = 0.5  # px; where the band is narrower than this nothing is torn
-_SAFETY = 2.0  # px beside the band that evaluation leaves out: its soft edge
+_LEAST_WIDTH_PX = 0.5
+"""Width below which a band tears nothing."""
+_EXCLUDED_MARGIN_PX = 2.0
+"""Margin beside the band that evaluation ignores: its soft edge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,53 +37,53 @@ class Tear:
     angle: float
     """Direction of the normal, radians from the y axis towards x."""
     width: float
-    """Widest width of the band, px."""
+    """Largest width of the band, px."""
     half_length: float
-    """px from the centre to where the tear ends, along the line."""
+    """Distance from the centre to the ends of the tear along the line, px."""
     wave: tuple[float, float, float]
     """Amplitude and wavelength (px) and phase of the line's waviness."""
     relaxation: float
-    """L: px over which the displacement fades beside the band."""
+    """Decay length L of the displacement beside the band, px."""
 
     def widths(self, positions: Tensor) -> Tensor:
-        """Local width of the band at the height of `positions` along the line, px; 0 beyond the tear's ends."""
+        """Return the local width of the band at `positions`, px; 0 beyond the ends of the tear."""
         reach = (self._along(positions) / self.half_length).abs().clamp(max=1.0)
-        # Blunt in the middle and smooth at the tips, so that the width never bends the tissue sharply.
+        # Nearly constant in the middle and smooth at the tips, so that the tissue is never bent sharply.
         return self.width * (1.0 - reach**4) ** 2
 
     def distances(self, positions: Tensor) -> Tensor:
-        """Signed distance t of `positions` `(2, …)` from the line, along the normal, px."""
+        """Return the signed distance t of `positions` `(2, …)` from the line, along the normal, px."""
         amplitude, wavelength, phase = self.wave
         wave = amplitude * torch.sin(self._along(positions) * (2 * np.pi / wavelength) + phase)
         return self._offset(positions, self.normal) - wave
 
     def inside(self, positions: Tensor, *, margin: float = 0.0) -> Tensor:
-        """Whether `positions` lie in the band, or within `margin` px of it."""
+        """Return whether `positions` are in the band, or within `margin` px of it."""
         widths = self.widths(positions)
-        return (self.distances(positions).abs() <= widths / 2 + margin) & (widths > _TRACE)
+        return (self.distances(positions).abs() <= widths / 2 + margin) & (widths > _LEAST_WIDTH_PX)
 
     def excluded(self, positions: Tensor) -> Tensor:
-        """Whether evaluation leaves `positions` out."""
-        return self.inside(positions, margin=_SAFETY)
+        """Return whether evaluation ignores `positions`."""
+        return self.inside(positions, margin=_EXCLUDED_MARGIN_PX)
 
     def coverage(self, positions: Tensor) -> Tensor:
-        """How much of a pixel at `positions` the band covers, 0 to 1, with an edge of one pixel."""
+        """Return the share of a pixel at `positions` that the band covers, with an edge of one pixel."""
         widths = self.widths(positions)
         covered = (widths / 2 - self.distances(positions).abs() + 0.5).clamp(0.0, 1.0)
-        return torch.where(widths > _TRACE, covered, torch.zeros_like(covered))
+        return torch.where(widths > _LEAST_WIDTH_PX, covered, torch.zeros_like(covered))
 
     def displacement(self, positions: Tensor) -> Tensor:
-        """Pull displacement `(2, …)` from the torn to the whole section, px; inside the band it is that of its edge.
+        """Return the pull displacement `(2, …)` from the torn to the whole section, px.
 
-        Use `inside` to tell where it is known.
+        Inside the band it is that of the edge; `inside` says at which positions it is unknown.
         """
         t, widths = self.distances(positions), self.widths(positions)
-        fading = torch.exp(-(t.abs() - widths / 2).clamp(min=0.0) / self.relaxation)
+        decay = torch.exp(-(t.abs() - widths / 2).clamp(min=0.0) / self.relaxation)
         jump = widths if self.kind == "fold" else -widths / 2
-        return self._along_normal(torch.where(t >= 0, 1.0, -1.0) * jump * fading)
+        return self._along_normal(torch.where(t >= 0, 1.0, -1.0) * jump * decay)
 
     def layers(self, positions: Tensor) -> list[Tensor]:
-        """Displacements `(2, …)` to the three layers of tissue that lie over each other inside a fold."""
+        """Return the displacements `(2, …)` to the three layers of tissue inside a fold."""
         t, widths = self.distances(positions), self.widths(positions)
         return [self._along_normal(-widths), self._along_normal(-2 * t), self._along_normal(widths)]
 
@@ -107,20 +109,20 @@ def draw_tear(
     """Draw a tear somewhere in the inner part of a section.
 
     Args:
-        kind: what tears.
-        width: typical width of the band, px; drawn between 0.6 and 1.4 of it.
-        shape_yx: mip-0 px of the section.
+        kind: kind of tear.
+        width: typical width of the band, px; the width is drawn between 0.6 and 1.4 of it.
+        shape_yx: extent (y, x) of the section, mip-0 px.
         generator: source of randomness.
     """
     shorter = min(shape_yx)
     centre_y, centre_x = generator.uniform(0.25, 0.75, size=2)
-    drawn = float(width * generator.uniform(0.6, 1.4))
-    relaxation = max(0.5 * shorter, 4.0 * drawn)  # a displacement that fades faster than its size would fold the tissue
+    band_width = float(width * generator.uniform(0.6, 1.4))
+    relaxation = max(0.5 * shorter, 4.0 * band_width)  # a faster decay would fold the tissue
     return Tear(
         kind=kind,
         centre=(float(centre_y) * shape_yx[0], float(centre_x) * shape_yx[1]),
         angle=float(generator.uniform(-np.pi, np.pi)),
-        width=drawn,
+        width=band_width,
         half_length=float(shorter * generator.uniform(0.5, 1.2)),
         wave=(
             float(shorter * generator.uniform(0.01, 0.03)),

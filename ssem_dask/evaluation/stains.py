@@ -1,6 +1,6 @@
-"""Dust, stain and contrast: damage that changes what is seen without moving tissue.
+"""Dust, stain and contrast: damage that changes intensities without moving tissue.
 
-Intensities are relative here: 0 is the section's dark end, 1 its bright end (see `observe.IntensityScale`).
+Intensities are relative here: 0 is the section's dark end, 1 its bright end (see `observation.IntensityScale`).
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,10 @@ from torch import Tensor
 
 from ssem_dask.types import PointYX, ShapeYX
 
-_OPAQUE = 0.01  # a pixel that dust covers by more than this carries no tissue
-_DARKENED = 0.35  # nor does one of which a stain lets less than this share of the light through
+_OPAQUE_COVER = 0.01
+"""Cover by dust above which a pixel counts as hidden."""
+_LEAST_TRANSMISSION = 0.35
+"""Share of the light that a stain transmits, below which a pixel counts as hidden."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +26,12 @@ class Blot:
     radius: float
     """Mean radius, px."""
     outline: tuple[tuple[float, float], ...]
-    """Amplitude (of the radius) and phase of the outline's harmonics 2, 3, 4 …"""
+    """Amplitude (as a share of the radius) and phase of the outline's harmonics 2, 3, 4 …"""
     stretch: float
     """Aspect ratio along the first axis."""
 
-    def reach(self, positions: Tensor) -> Tensor:
-        """Distance from the centre as a share of the outline's radius in that direction: 1 on the outline."""
+    def relative_distance(self, positions: Tensor) -> Tensor:
+        """Return the distance from the centre relative to the outline's radius in that direction: 1 on the outline."""
         y = (positions[0] - self.centre[0]) / self.stretch
         x = (positions[1] - self.centre[1]) * self.stretch
         angle = torch.atan2(y, x)
@@ -48,45 +50,45 @@ class Dust:
     """Relative intensity of each grain."""
 
     def paint(self, tissue: Tensor, *, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """The relative intensities with the damage on them, and where no tissue is left to see."""
+        """Return relative intensities with the damage painted on them, and which pixels hide the tissue."""
         hidden = torch.zeros_like(tissue, dtype=torch.bool)
         for grain, dark in zip(self.grains, self.darkness, strict=True):
-            reach = grain.reach(positions)
-            cover = torch.sigmoid((1.0 - reach) * grain.radius / 0.8)  # an edge of about 2 px
-            # Grains catch some light on one side and lie over darker tissue at their rim.
-            tone = dark + 0.06 * torch.cos(3.0 * reach)
+            distance = grain.relative_distance(positions)
+            cover = torch.sigmoid((1.0 - distance) * grain.radius / 0.8)  # an edge of about 2 px
+            # Grains reflect some light on one side, and the tissue under their rim is darker.
+            tone = dark + 0.06 * torch.cos(3.0 * distance)
             tissue = tissue * (1.0 - cover) + tone * cover
-            hidden |= cover > _OPAQUE
+            hidden |= cover > _OPAQUE_COVER
         return tissue, hidden
 
 
 @dataclass(frozen=True, slots=True)
 class Stain:
-    """A smooth dark precipitate that lets some light through."""
+    """A smooth dark precipitate that transmits some light."""
 
     patches: tuple[Blot, ...]
     density: float
     """Optical density in the middle."""
 
     def paint(self, tissue: Tensor, *, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """The relative intensities with the damage on them, and where no tissue is left to see."""
+        """Return relative intensities with the damage painted on them, and which pixels hide the tissue."""
         density = torch.zeros_like(tissue)
         for patch in self.patches:
-            density = torch.maximum(density, torch.exp(-1.2 * patch.reach(positions) ** 3))
-        through = torch.exp(-self.density * density)
-        return tissue * through, through < _DARKENED
+            density = torch.maximum(density, torch.exp(-1.2 * patch.relative_distance(positions) ** 3))
+        transmission = torch.exp(-self.density * density)  # Beer-Lambert law
+        return tissue * transmission, transmission < _LEAST_TRANSMISSION
 
 
 @dataclass(frozen=True, slots=True)
 class ContrastChange:
-    """Another gain, offset and gamma for the whole section, as a thicker section or another exposure has."""
+    """Gain, offset and gamma of the whole section, as caused by its thickness or by exposure."""
 
     gain: float
     offset: float
     gamma: float
 
     def paint(self, tissue: Tensor, *, positions: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """The relative intensities with the damage on them; no tissue is hidden."""
+        """Return the changed relative intensities; no tissue is hidden."""
         changed = tissue.clamp(min=0.0) ** self.gamma * self.gain + self.offset
         return changed, torch.zeros_like(tissue, dtype=torch.bool)
 
@@ -100,7 +102,7 @@ def _draw_blot(*, centre: PointYX, radius: float, roughness: float, generator: n
 
 
 def draw_dust(*, radius: float, shape_yx: ShapeYX, generator: np.random.Generator) -> Dust:
-    """A handful of grains with radii between a third of `radius` and `radius`, px."""
+    """Draw a few grains with radii between a third of `radius` and `radius`, px."""
     count = int(generator.integers(4, 10))
     grains = []
     for _ in range(count):
@@ -112,7 +114,7 @@ def draw_dust(*, radius: float, shape_yx: ShapeYX, generator: np.random.Generato
 
 
 def draw_stain(*, radius: float, shape_yx: ShapeYX, generator: np.random.Generator) -> Stain:
-    """One stain of about `radius` px: a few patches that overlap."""
+    """Draw one stain of about `radius` px: a few overlapping patches."""
     y, x = generator.uniform(0.2, 0.8, size=2)
     centre = (float(y) * shape_yx[0], float(x) * shape_yx[1])
     patches = []
@@ -125,7 +127,7 @@ def draw_stain(*, radius: float, shape_yx: ShapeYX, generator: np.random.Generat
 
 
 def draw_contrast_change(*, generator: np.random.Generator) -> ContrastChange:
-    """Gain 0.45-0.8 or 1.15-1.4, offset within ±0.15, gamma 0.6-1.7."""
+    """Draw a gain of 0.45 to 0.8 or 1.15 to 1.4, an offset of -0.1 to 0.15, and a gamma of 0.6 to 1.65."""
     gain = generator.uniform(0.45, 0.8) if generator.random() < 0.6 else generator.uniform(1.15, 1.4)
     offset = generator.uniform(-0.1, 0.15)
     return ContrastChange(gain=float(gain), offset=float(offset), gamma=float(np.exp(generator.uniform(-0.5, 0.5))))

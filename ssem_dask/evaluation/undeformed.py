@@ -1,4 +1,4 @@
-"""Undeformed sections to simulate from: a stored volume, or a phantom that need never be stored."""
+"""Undeformed sections to simulate from: a stored volume, or a phantom that is generated without being stored."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.storage.volume import Volume, VolumeInfo
 from ssem_dask.types import AnyArray
 
-_SLAB_BYTES = 1 << 28  # a slab of sections that is read at once holds at most this much
+_MAX_SLAB_BYTES = 1 << 28
+"""Largest slab of sections that is read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +26,17 @@ class UndeformedSection:
     """(y, x) integers, 0 is background."""
 
 
-class Undeformed(Protocol):
+class UndeformedSections(Protocol):
     """A source of undeformed sections."""
 
     @property
     def info(self) -> VolumeInfo:
-        """What the volume is."""
+        """Shape, dtype and pixel size of the volume."""
         ...
 
     @property
     def label_dtype(self) -> np.dtype[Any] | None:
-        """dtype of the labels; None if there are none."""
+        """Data type of the labels; None if there are none."""
         ...
 
     @property
@@ -44,15 +45,15 @@ class Undeformed(Protocol):
         ...
 
     def sections(self) -> Iterator[UndeformedSection]:
-        """All sections in order of z, a few in memory at a time."""
+        """Yield all sections in order of z, with few in memory at a time."""
         ...
 
 
-class StoredVolume:
+class StoredSections:
     """Sections, and optionally labels, of stored volumes."""
 
     def __init__(self, url: str, *, labels: str | None) -> None:
-        """Open them.
+        """Open the volumes.
 
         Raises:
             SourceError: images are not uint8 or uint16, labels are not integers, or the shapes differ.
@@ -66,22 +67,22 @@ class StoredVolume:
         self.label_dtype: np.dtype[Any] | None = None
         if labels is None:
             return
-        found = Volume.open(labels, like=self.info)
-        if found.info.shape != self.info.shape:
+        opened = Volume.open(labels, like=self.info)
+        if opened.info.shape != self.info.shape:
             raise SourceError(
-                f"{labels}: labels have shape {found.info.shape}, but the volume has {self.info.shape}; "
+                f"{labels}: labels have shape {opened.info.shape}, but the volume has {self.info.shape}; "
                 "give labels of the same sections."
             )
-        if found.info.dtype.kind not in "ui":
-            raise SourceError(f"{labels}: dtype is {found.info.dtype}, but labels must be integers; convert them.")
-        self._labels = found
-        self.label_dtype = found.info.dtype
+        if opened.info.dtype.kind not in "ui":
+            raise SourceError(f"{labels}: dtype is {opened.info.dtype}, but labels must be integers; convert them.")
+        self._labels = opened
+        self.label_dtype = opened.info.dtype
 
     def sections(self) -> Iterator[UndeformedSection]:
-        """All sections in order of z, read in slabs as deep as a chunk, so that no chunk is read twice."""
+        """Yield all sections in order of z, read in slabs as deep as a chunk, so that no chunk is read twice."""
         depth, height, width = self.info.shape
         pixel_bytes = self.info.dtype.itemsize + (0 if self.label_dtype is None else self.label_dtype.itemsize)
-        deepest = max(1, _SLAB_BYTES // (height * width * pixel_bytes))
+        deepest = max(1, _MAX_SLAB_BYTES // (height * width * pixel_bytes))
         step = min(self._images.chunk(0)[0], deepest)
         for start in range(0, depth, step):
             box = Box((start, 0, 0), (min(start + step, depth), height, width))
@@ -91,8 +92,8 @@ class StoredVolume:
                 yield UndeformedSection(images[i], None if labels is None else labels[i])
 
 
-class Phantom:
-    """Sections and labels of a phantom, generated on the way."""
+class PhantomSections:
+    """Sections and labels of a phantom, generated on demand."""
 
     def __init__(self, config: PhantomConfig) -> None:
         self._config = config
@@ -107,11 +108,11 @@ class Phantom:
         self.description: dict[str, Any] = {"phantom": config.model_dump(mode="json")}
 
     def read(self, box: Box) -> AnyArray:
-        """Image values (z, y, x) of a box."""
+        """Return the image values (z, y, x) of a box."""
         return generate(self._config, box).image
 
     def sections(self) -> Iterator[UndeformedSection]:
-        """All sections in order of z, one at a time."""
+        """Yield all sections in order of z, one at a time."""
         depth, height, width = self.info.shape
         for z in range(depth):
             chunk = generate(self._config, Box((z, 0, 0), (z + 1, height, width)))

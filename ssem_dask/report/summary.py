@@ -58,7 +58,7 @@ def summary_facts(data: ReportData) -> list[Fact]:
         Fact(
             "Time",
             duration(ledger.busy_seconds),
-            f"of computation; {duration(ledger.elapsed_seconds)} from the first start to the last end",
+            f"computing; {duration(ledger.elapsed_seconds)} from the first start to the last end",
         ),
         Fact("Throughput", throughput, f"whole volume, all stages, {plural(workers, 'worker')}"),
         *_quality_facts(data),
@@ -74,7 +74,7 @@ def _quality_facts(data: ReportData) -> list[Fact]:
             Fact(
                 "Similarity (CPC)",
                 f"{number(_median(columns['cpc_before']), 2)} → {number(_median(columns['cpc']), 2)}",
-                "of adjacent sections, median: before → after alignment",
+                "adjacent sections, median: before → after alignment",
             )
         )
     if np.isfinite(columns["uncertainty"]).any():

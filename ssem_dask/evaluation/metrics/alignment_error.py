@@ -10,19 +10,18 @@ from ssem_dask.types import ShapeYX
 SPACING = 4
 """mip-0 px between the nodes at which errors are compared."""
 
-MARGIN = 96
-"""mip-0 px along the border of the aligned section that do not count."""
-
+_MARGIN_PX = 96
+"""Margin along the border of the aligned section, where nothing counts; mip-0 px."""
 _MARGIN_SHARE = 0.24
 
 
 def margin_of(shape_yx: ShapeYX) -> int:
-    """The margin of a section: 96 px, or 24 % of the shorter side where a section is smaller than 400 px."""
-    return min(MARGIN, int(_MARGIN_SHARE * min(shape_yx)))
+    """Return the margin of a section: 96 px, or 24 % of the shorter side if that is less than 400 px."""
+    return min(_MARGIN_PX, int(_MARGIN_SHARE * min(shape_yx)))
 
 
 def inner_nodes(shape_yx: ShapeYX) -> Tensor:
-    """Mask `(y, x)` of the 4-px grid's nodes that lie inside the margin."""
+    """Return the mask `(y, x)` of the nodes of the 4-px grid that are inside the margin."""
     grid = Grid.of_section(shape_yx, spacing=SPACING)
     margin = margin_of(shape_yx)
     y, x = grid.positions()
@@ -31,27 +30,27 @@ def inner_nodes(shape_yx: ShapeYX) -> Tensor:
 
 
 def alignment_map(*, truth: Tensor, recovered: Tensor, damage: Tensor, shape_yx: ShapeYX) -> Tensor:
-    """c_z as displacements `(2, y, x)` on the 4-px grid: c_z = f_z + d_z(p + f_z), truth px.
+    """Return c_z as displacements `(2, y, x)` on the 4-px grid: c_z = f_z + d_z(p + f_z), truth px.
 
-    NaN within the margin, where f_z is unknown or points out of the observed section, where d_z is unknown, and where
-    the observed pixel is damaged.
+    NaN in the margin, at nodes whose f_z is unknown or points outside the observed section, and at nodes whose observed
+    pixel is damaged or has no d_z.
 
     Args:
         truth: d_z `(2, y, x)` on the 4-px grid of the observed section, px.
         recovered: f_z `(2, y, x)` on the 4-px grid of the aligned section, px.
-        damage: bool `(y, x)` on the 4-px grid of the observed section.
-        shape_yx: mip-0 px of the section, aligned and observed alike.
+        damage: damaged nodes, bool `(y, x)` on the 4-px grid of the observed section.
+        shape_yx: extent (y, x) of the section, aligned and observed alike, mip-0 px.
     """
     grid = Grid.of_section(shape_yx, spacing=SPACING)
     observed = grid.positions() + recovered
     section = Grid(shape_yx, 1.0)
     usable = inner_nodes(shape_yx) & section.contains(observed)
-    where = torch.where(usable, observed, torch.full_like(observed, torch.nan))
+    positions = torch.where(usable, observed, torch.full_like(observed, torch.nan))
     sound = torch.where(damage, torch.full_like(truth, torch.nan), truth)
     if damage.any() and not bool(torch.isnan(sound).all()):
-        # Bilinear sampling would borrow from sound neighbours of a damaged node: the nearest node decides.
-        index = torch.nan_to_num(grid.index(where), nan=0.0).round().long()
+        # The nearest node decides, since bilinear sampling would fill a damaged node from sound neighbours.
+        index = torch.nan_to_num(grid.index(positions), nan=0.0).round().long()
         limit = torch.tensor(grid.shape).reshape(2, 1, 1) - 1
         y, x = torch.minimum(index.clamp(min=0), limit)
-        where = torch.where(damage[y, x], torch.full_like(where, torch.nan), where)
-    return recovered + sample_known(sound, grid=grid, positions=where)
+        positions = torch.where(damage[y, x], torch.full_like(positions, torch.nan), positions)
+    return recovered + sample_known(sound, grid=grid, positions=positions)

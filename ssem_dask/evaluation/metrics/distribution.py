@@ -1,4 +1,8 @@
-"""A distribution of non-negative values, gathered piece by piece in constant memory."""
+"""A distribution of non-negative values that is accumulated in constant memory.
+
+Quantiles come from a histogram with logarithmic bins, the idea of DDSketch (Masson, Rim & Lee 2019,
+https://doi.org/10.14778/3352063.3352135).
+"""
 
 import math
 
@@ -7,14 +11,14 @@ from torch import Tensor
 
 _LOWEST, _HIGHEST = 1e-4, 1e6
 _BINS = 20000
-_STEP = math.log(_HIGHEST / _LOWEST) / _BINS  # 0.12 % per bin: the resolution of the quantiles
+_STEP = math.log(_HIGHEST / _LOWEST) / _BINS
+"""Logarithmic width of a bin: 0.12 %, the resolution of the quantiles."""
 
 
 class Distribution:
     """Quantiles and moments of the values added so far; NaN is skipped.
 
-    Quantiles come from a histogram with logarithmic bins and are right to 0.12 %; values below 1e-4 count as 0. The
-    mean square is exact, in float64.
+    Quantiles are accurate to 0.12 %, and values below 1e-4 count as 0. The mean square is exact, in float64.
     """
 
     def __init__(self) -> None:
@@ -33,8 +37,8 @@ class Distribution:
         if known.numel() == 0:
             return
         if float(known.min()) < 0:
-            raise ValueError("Distribution.add: got a negative value; it holds lengths.")
-        # Bin 0 holds what is as good as zero; bin b > 0 is centred at LOWEST · exp(b · STEP).
+            raise ValueError("Distribution.add: got a negative value, but it holds lengths.")
+        # Bin 0 holds values that are practically zero; bin b > 0 is centred at LOWEST · exp(b · STEP).
         index = (torch.log(known.clamp(min=1e-12) / _LOWEST) / _STEP).round().clamp(0, _BINS).long()
         self._counts += torch.bincount(index, minlength=_BINS + 1)
         self._total += known.numel()
@@ -47,11 +51,11 @@ class Distribution:
         return self._total
 
     def quantile(self, share: float) -> float:
-        """The smallest value that at least `share` of the values do not exceed; NaN if there is none."""
+        """Return the smallest value that at least `share` of the values do not exceed; NaN if there is none."""
         if self._total == 0:
             return math.nan
-        wanted = max(1, math.ceil(share * self._total))
-        index = int(torch.searchsorted(self._counts.cumsum(0), wanted))
+        rank = max(1, math.ceil(share * self._total))
+        index = int(torch.searchsorted(self._counts.cumsum(0), rank))
         return 0.0 if index == 0 else _LOWEST * math.exp(index * _STEP)
 
     @property

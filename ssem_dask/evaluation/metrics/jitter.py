@@ -1,7 +1,7 @@
-"""Jitter: how far the alignment error jumps from one section to the next.
+"""Jitter: the difference of the alignment error between adjacent sections.
 
-|c_z' - c_z| between adjacent sections, where missing ones are skipped, over all nodes that count in both. Any gauge,
-one and the same map for all z, cancels in the difference. In truth px.
+|c_z' - c_z| over all nodes that count in both sections, truth px. Missing sections are skipped, so z' is the previous
+section that is not missing. Any gauge, which is the same map for all z, cancels in the difference.
 """
 
 from dataclasses import dataclass
@@ -14,41 +14,41 @@ from ssem_dask.evaluation.metrics.distribution import Distribution
 
 @dataclass(frozen=True, slots=True)
 class Jitter:
-    """Jitter of a volume, truth px; NaN where nothing could be compared."""
+    """Jitter of a volume, truth px; NaN if nothing could be compared."""
 
     median: float
     p95: float
     p99: float
     rms_over_root2: float
-    """J: the rms over the volume, divided by √2; the rms error of one section if errors are independent along z."""
+    """Root mean square over the volume, divided by √2: the error of one section if errors are independent along z."""
     nodes: int
-    """How many node pairs were compared."""
+    """Number of compared pairs of nodes."""
 
 
 class JitterMeter:
-    """Gathers jitter while the sections come by in order of z; holds one section."""
+    """Accumulates jitter section by section in order of z; keeps one section."""
 
     def __init__(self) -> None:
         self._previous: Tensor | None = None
-        self._jumps = Distribution()
+        self._differences = Distribution()
 
     def add(self, error: Tensor) -> None:
-        """Add the next section that is not missing: c_z `(2, y, x)`, or any other map whose jumps are wanted."""
+        """Add c_z `(2, y, x)` of the next section that is not missing, or any other map."""
         if self._previous is not None:
-            self._jumps.add(torch.linalg.vector_norm(error - self._previous, dim=0))
+            self._differences.add(torch.linalg.vector_norm(error - self._previous, dim=0))
         self._previous = error
 
     def skip(self) -> None:
-        """Count no jump between the section before and the one that comes next."""
+        """Count no difference between the previous section and the next one."""
         self._previous = None
 
     def result(self) -> Jitter:
-        """The jitter so far."""
-        jumps = self._jumps
+        """Return the jitter so far."""
+        differences = self._differences
         return Jitter(
-            median=jumps.median,
-            p95=jumps.quantile(0.95),
-            p99=jumps.quantile(0.99),
-            rms_over_root2=jumps.rms / 2**0.5,
-            nodes=jumps.count,
+            median=differences.median,
+            p95=differences.quantile(0.95),
+            p99=differences.quantile(0.99),
+            rms_over_root2=differences.rms / 2**0.5,
+            nodes=differences.count,
         )

@@ -1,12 +1,14 @@
 """Overlap of labels between adjacent sections.
 
-Dice = 2|A∩B| / (|A| + |B|) and IoU = |A∩B| / |A∪B| of the pixels A and B that carry one id in two sections. An id
-counts where it is present in both sections with at least 50 px: one that begins or ends there says nothing about
-alignment, nor does a sliver. `mean` is the plain mean over the ids, `weighted` the mean weighted with |A| + |B|. Id 0
-is background. For a volume the counts are over all pairs of adjacent sections: mean over the pairs.
+Let A and B be the pixels of one id in two sections. Dice = 2|A∩B| / (|A| + |B|) (Dice 1945,
+https://doi.org/10.2307/1932409), and IoU = |A∩B| / |A∪B| (Jaccard 1912,
+https://doi.org/10.1111/j.1469-8137.1912.tb05611.x). An id counts if it has at least 50 px in both sections: one that
+begins or ends there says nothing about alignment, and a sliver says little. `mean` is the plain mean over the ids,
+`weighted` is the mean weighted with |A| + |B|. Id 0 is background. The figures of a volume are means over its pairs of
+adjacent sections.
 
-Well aligned is not "as high as possible": on undeformed tissue Dice is below 1, because neurites run obliquely. So
-Dice is also given as a ratio to the undeformed volume's own: 1 is right, above 1 is over-aligned.
+The best value is not the highest: on undeformed tissue Dice is below 1, because neurites run obliquely. So Dice is
+also given as a ratio to that of the undeformed volume: 1 is right, above 1 is over-aligned.
 """
 
 import math
@@ -17,12 +19,12 @@ import numpy as np
 from ssem_dask.types import AnyArray, BoolArray
 
 LEAST_PIXELS = 50
-"""px an id must have in both sections to count."""
+"""Pixels that an id needs in both sections to count."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelOverlap:
-    """Overlap of the ids of two sections, or the mean of it over a volume; NaN where no id could be compared."""
+    """Overlap of the ids of two sections, or its mean over a volume; NaN if no id could be compared."""
 
     dice_mean: float
     dice_weighted: float
@@ -31,11 +33,11 @@ class LabelOverlap:
 
 
 def label_overlap(first: AnyArray, second: AnyArray, *, valid: BoolArray) -> LabelOverlap:
-    """Overlap of the ids of two sections.
+    """Return the overlap of the ids of two sections.
 
     Args:
         first: integers (y, x), 0 is background.
-        second: the same for the other section.
+        second: labels of the other section, likewise.
         valid: pixels (y, x) that count.
     """
     a, b = first[valid], second[valid]
@@ -60,7 +62,7 @@ def label_overlap(first: AnyArray, second: AnyArray, *, valid: BoolArray) -> Lab
 
 
 def mean_overlap(pairs: list[LabelOverlap]) -> LabelOverlap:
-    """Mean over the pairs of a volume in which ids could be compared."""
+    """Return the mean over the pairs of a volume in which ids could be compared."""
     known = np.array(
         [(p.dice_mean, p.dice_weighted, p.iou_mean, p.iou_weighted) for p in pairs if not math.isnan(p.dice_mean)]
     )

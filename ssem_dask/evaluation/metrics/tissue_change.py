@@ -1,4 +1,8 @@
-"""What the recovered fields do to tissue: folds, strain, displacement."""
+"""Change of tissue by the recovered fields: folds, strain, displacement.
+
+With J the Jacobian matrix of p + f_z(p), tissue is folded at |J| <= 0, and the strain is the largest |σ - 1| over the
+singular values σ of J (the principal stretches).
+"""
 
 import math
 from dataclasses import dataclass
@@ -15,22 +19,22 @@ from ssem_dask.field.grid import Grid
 
 @dataclass(frozen=True, slots=True)
 class TissueChange:
-    """Of the fields of a volume; NaN where nothing is known."""
+    """Change of tissue by the fields of a volume; NaN if nothing is known."""
 
     fold_rate: float
-    """Share of the known cells where |J| <= 0."""
+    """Share of the known cells with |J| <= 0."""
     strain_p99: float
-    """99th percentile of the largest principal stretch or squeeze |σ - 1|."""
+    """99th percentile of the largest principal stretch or compression |σ - 1|."""
     displacement_median: float
     """Median of |f_z|, px."""
     elastic_median: float
-    """Median of what is left of f_z without the affine map that fits it best, section by section, px."""
+    """Median length of f_z without the affine map that fits it best, section by section, px."""
     known: float
     """Share of the nodes that are known."""
 
 
 class TissueChangeMeter:
-    """Gathers what the fields do, section by section."""
+    """Accumulates the change of tissue section by section."""
 
     def __init__(self) -> None:
         self._folded = 0
@@ -59,7 +63,7 @@ class TissueChangeMeter:
             self._elastic.add(torch.linalg.vector_norm(field - affine_field(affine, grid=grid), dim=0))
 
     def result(self) -> TissueChange:
-        """The change so far."""
+        """Return the change so far."""
         return TissueChange(
             fold_rate=self._folded / self._cells if self._cells else math.nan,
             strain_p99=self._strain.quantile(0.99),

@@ -1,7 +1,7 @@
 """A procedural ssEM volume whose labels and whose natural motion are known exactly.
 
 Laws: the chunk of a box is a pure function of the configuration and the box, and equals the same box cut out of any
-larger chunk, bit for bit; memory grows with the box, never with the volume. The tissue of section z at position p is
+larger chunk, bit for bit. Memory grows with the box, never with the volume. The tissue of section z at position p is
 the tissue at `p + natural_motion(z)(p)` of a volume that runs straight along z.
 """
 

@@ -19,7 +19,7 @@ class PhantomChunk:
     image: AnyArray
     """`(z, y, x)` uint8, bright background, dark membranes."""
     labels: AnyArray
-    """`(z, y, x)` uint32, one number for each neurite with all its branches; no pixel is 0."""
+    """`(z, y, x)` uint32, one number per neurite with all its branches; no pixel is 0."""
 
 
 def generate(config: PhantomConfig, box: Box) -> PhantomChunk:
@@ -30,7 +30,7 @@ def generate(config: PhantomConfig, box: Box) -> PhantomChunk:
     """
     if box.mip != 0 or not Box((0, 0, 0), config.shape).contains(box):
         raise ConfigError(
-            f"Phantom: box {box.start}..{box.stop} at mip {box.mip} does not lie in the volume {config.shape} "
+            f"Phantom: box {box.start}..{box.stop} at mip {box.mip} is not inside the volume {config.shape} "
             "at mip 0; clip it, or give the phantom a larger shape."
         )
     image = np.empty(box.shape, dtype=np.uint8)
@@ -43,13 +43,13 @@ def generate(config: PhantomConfig, box: Box) -> PhantomChunk:
 
 
 def _fill(config: PhantomConfig, box: Box, *, z: int, tile: tuple[int, int], image: AnyArray, labels: AnyArray) -> None:
-    """Write the part of one tile that lies in the box into one section `(y, x)` of the chunk."""
+    """Write the part of one tile that is inside the box into one section `(y, x)` of the chunk."""
     tissue = tissue_of_tile(config, z=z, tile=tile)
-    here, there = [], []
+    tile_slices, box_slices = [], []
     for index, first, last in zip(tile, box.start[1:], box.stop[1:], strict=True):
         start, stop = max(first, index * CORE), min(last, (index + 1) * CORE)
-        there.append(slice(start - first, stop - first))
-        here.append(slice(start - index * CORE + MARGIN, stop - index * CORE + MARGIN))
-    source, target = (here[0], here[1]), (there[0], there[1])
+        box_slices.append(slice(start - first, stop - first))
+        tile_slices.append(slice(start - index * CORE + MARGIN, stop - index * CORE + MARGIN))
+    source, target = (tile_slices[0], tile_slices[1]), (box_slices[0], box_slices[1])
     image[target] = image_of_tissue(config, tissue)[source]
     labels[target] = tissue.neurites.label[tissue.winner[source]]

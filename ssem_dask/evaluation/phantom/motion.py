@@ -1,4 +1,4 @@
-"""Natural motion: neurites run obliquely, together where they are near each other.
+"""Natural motion: neurites run obliquely, and neighbouring ones run together.
 
 The motion is a sum of smooth noises of several scales, bounded at any depth. At each scale the step from one section
 to the next is strongly correlated along z and decorrelates over some sections (fine) to tens of sections (coarse),
@@ -39,16 +39,16 @@ _SCALES = (
 
 
 def natural_motion(config: PhantomConfig, z: int, grid: Grid) -> Tensor:
-    """Where the tissue of section z lies in the reference tissue, which is that of section 0.
+    """Return the position of section z's tissue in the reference tissue, which is that of section 0.
 
     Args:
         config: the phantom.
         z: section.
-        grid: nodes to give the motion at.
+        grid: nodes at which to return the motion.
 
     Returns:
-        `(2, y, x)` float32, mip-0 px, pull (C5): what lies at p in section z lies at `p + motion(p)` in section 0,
-        but for the slow change of outlines. Zero everywhere at z = 0.
+        `(2, y, x)` float32, mip-0 px, pull (C5): the tissue at p in section z is that at `p + motion(p)` in section 0,
+        except for the slow change of outlines. Zero everywhere at z = 0.
     """
     y, x = (
         (origin + (np.arange(n, dtype=np.float64) + 0.5) * grid.spacing) * config.pixel_size
@@ -58,7 +58,7 @@ def natural_motion(config: PhantomConfig, z: int, grid: Grid) -> Tensor:
 
 
 def motion_nm(config: PhantomConfig, *, z: int, y: Float64Array, x: Float64Array) -> Float32Array:
-    """Natural motion `(2, len(y), len(x))` in nm on the product of two axes of positions in nm."""
+    """Return the natural motion `(2, len(y), len(x))` in nm on the product of two axes of positions in nm."""
     total = np.zeros((2, len(y), len(x)), dtype=np.float32)
     if config.oblique == 0.0 or z == 0:
         return total

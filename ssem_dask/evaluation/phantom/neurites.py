@@ -1,8 +1,8 @@
-"""The neurites that can be seen near a piece of one section, as capsules in the plane.
+"""The neurites near a part of one section, as capsules in the plane.
 
-Three calibres stand on three jittered lattices. Large neurites run through the whole volume; the others live for a
-hashed stretch of depth, after which another one takes their place. Half of the smaller ones are branches: they carry
-the label of a large neurite, leave its axis and move to their own place over about a micrometre of depth.
+Three calibres have three jittered lattices. Large neurites run through the whole volume. The others exist for a hashed
+range of depth, after which another one takes their position. Half of the smaller ones are branches: they have the label
+of a large neurite, leave its axis and move to their own position over about a micrometre of depth.
 """
 
 from dataclasses import dataclass, fields
@@ -14,8 +14,10 @@ from ssem_dask.evaluation.phantom.randomness import UInt32Array, hashed, knots_a
 from ssem_dask.types import Float32Array, Float64Array
 
 _STREAM = 200
-_WANDER_DEPTH = (650.0, 650.0, 450.0, 900.0, 500.0)  # nm along z: y, x, radius, angle, length
-_OFF = 400.0  # nm by which a neurite shrinks at the ends of its life, enough to vanish between its neighbours
+_WANDER_DEPTH_NM = (650.0, 650.0, 450.0, 900.0, 500.0)
+"""Knot distances along z of the changes of y, x, radius, angle and length."""
+_END_SHRINKAGE_NM = 400.0
+"""Amount by which a neurite shrinks at the ends of its life, enough to vanish between its neighbours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class _Calibre:
     half_length: float
     reach: float
     life: float
-    """Depth after which another neurite takes the place; 0: never."""
+    """Depth after which another neurite takes the position; 0: never."""
     taper: float
 
 
@@ -40,7 +42,7 @@ _CALIBRES = (
 
 @dataclass(frozen=True, slots=True)
 class Neurites:
-    """Capsules of one section: all points whose distance to a segment is least after taking off the radius; nm."""
+    """Capsules of one section, in nm. A point belongs to that with the least distance to its segment minus radius."""
 
     y: Float32Array
     x: Float32Array
@@ -50,23 +52,23 @@ class Neurites:
     radius: Float32Array
     label: UInt32Array
     owner: UInt32Array
-    """Hash of the capsule itself, which branches do not share."""
+    """Hash of the capsule, which branches do not share."""
 
-    def chosen(self, index: np.ndarray) -> "Neurites":
-        """The capsules at `index`."""
+    def select(self, index: np.ndarray) -> "Neurites":
+        """Return the capsules at `index`."""
         return Neurites(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
 
 def neurites_near(config: PhantomConfig, *, z: float, low: Float64Array, high: Float64Array) -> Neurites:
-    """All capsules that can matter in the rectangle from `low` to `high` (y, x), nm.
+    """Return all capsules that can matter in the rectangle from `low` to `high` (y, x), nm.
 
-    `z` is the depth in nm, times the speed at which outlines change.
+    `z` is the depth in nm, multiplied by the speed at which outlines change.
     """
-    parts = [_of_calibre(config, index, z=z, low=low, high=high) for index in range(len(_CALIBRES))]
+    parts = [_calibre_near(config, index, z=z, low=low, high=high) for index in range(len(_CALIBRES))]
     return Neurites(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Neurites)})
 
 
-def _of_calibre(config: PhantomConfig, index: int, *, z: float, low: Float64Array, high: Float64Array) -> Neurites:
+def _calibre_near(config: PhantomConfig, index: int, *, z: float, low: Float64Array, high: Float64Array) -> Neurites:
     calibre = _CALIBRES[index]
     period = calibre.period * config.calibre
     first = np.floor((low - calibre.reach * config.calibre) / period).astype(np.int64)
@@ -79,21 +81,21 @@ def _of_calibre(config: PhantomConfig, index: int, *, z: float, low: Float64Arra
 
 
 def _capsules(config: PhantomConfig, index: int, *, rows: np.ndarray, columns: np.ndarray, z: float) -> Neurites:
-    """The capsules at lattice cells `(n,)`."""
+    """Return the capsules of lattice cells `(n,)`."""
     calibre, seed, stream = _CALIBRES[index], config.seed, _STREAM + 20 * index
     scale = np.float32(config.calibre)
     epoch = np.zeros(rows.shape, dtype=np.int64)
-    age = left = np.full(rows.shape, np.inf, dtype=np.float32)
+    age = remaining = np.full(rows.shape, np.inf, dtype=np.float32)
     if calibre.life:
-        # The lives of one place begin at (e + u) * life, u hashed for each place.
+        # The lives at one position begin at (e + u) * life, with u hashed per position.
         phase = z / calibre.life - uniform(seed, stream + 2, rows, columns).astype(np.float64)
         epoch = np.floor(phase).astype(np.int64)
         age = ((phase - epoch) * calibre.life).astype(np.float32)
-        left = np.float32(calibre.life) - age
+        remaining = np.float32(calibre.life) - age
     keys = (rows, columns, epoch)
     chance = uniform(seed, stream, np.arange(6)[:, None], *keys)
-    z_periods = np.array(_WANDER_DEPTH)[:, None]
-    wander = knots_at(seed, stream + 1, np.arange(len(_WANDER_DEPTH))[:, None], *keys, z=z, z_period=z_periods)
+    z_periods = np.array(_WANDER_DEPTH_NM)[:, None]
+    wander = knots_at(seed, stream + 1, np.arange(len(_WANDER_DEPTH_NM))[:, None], *keys, z=z, z_period=z_periods)
 
     y = ((rows + 0.5 + 0.9 * (chance[0] - 0.5)) * calibre.period * config.calibre).astype(np.float64)
     x = ((columns + 0.5 + 0.9 * (chance[1] - 0.5)) * calibre.period * config.calibre).astype(np.float64)
@@ -104,7 +106,8 @@ def _capsules(config: PhantomConfig, index: int, *, rows: np.ndarray, columns: n
     radius += scale * 0.12 * np.float32(calibre.period) * wander[2]
     label = _label(index, rows, columns, epoch)
     if calibre.life:
-        radius -= _OFF * (_ramp(1.0 - left / calibre.taper) + _ramp(1.0 - age / calibre.taper) * (chance[3] >= 0.5))
+        ends = _ramp(1.0 - remaining / calibre.taper) + _ramp(1.0 - age / calibre.taper) * (chance[3] >= 0.5)
+        radius -= _END_SHRINKAGE_NM * ends
         y, x, label = _branched(
             config, index, rows, columns, z=z, y=y, x=x, label=label, age=age, branch=chance[3] < 0.5
         )
@@ -135,7 +138,7 @@ def _branched(
     age: Float32Array,
     branch: np.ndarray,
 ) -> tuple[Float64Array, Float64Array, UInt32Array]:
-    """Give branches the label of the nearest large neurite's lattice cell and let them start at its place."""
+    """Give branches the label of the nearest large neurite's lattice cell, and let them start at its position."""
     period = _CALIBRES[index].period / _CALIBRES[0].period
     parent_rows = np.floor((rows + 0.5) * period).astype(np.int64)
     parent_columns = np.floor((columns + 0.5) * period).astype(np.int64)
@@ -147,13 +150,13 @@ def _branched(
 
 
 def _ramp(share: Float32Array) -> Float32Array:
-    """0 below 0, 1 above 1, smooth between."""
+    """Return the smoothstep function: 0 below 0, 1 above 1, smooth between."""
     t = np.clip(share, 0.0, 1.0)
     return np.asarray(t * t * (3.0 - 2.0 * t), dtype=np.float32)
 
 
 def _label(index: int, rows: np.ndarray, columns: np.ndarray, epoch: np.ndarray) -> UInt32Array:
-    """A label for each lattice cell and life: unique within 4096 lattice cells of an axis and 64 lives; never 0."""
+    """Return a label per lattice cell and life: unique within 4096 cells along an axis and 64 lives; never 0."""
     packed = (index + 1) << 30 | (epoch & 0x3F) << 24 | (rows & 0xFFF) << 12 | (columns & 0xFFF)
     return mix(packed.astype(np.uint32))
 
@@ -161,11 +164,11 @@ def _label(index: int, rows: np.ndarray, columns: np.ndarray, epoch: np.ndarray)
 def partition(
     neurites: Neurites, *, y: Float32Array, x: Float32Array, centre: Float64Array
 ) -> tuple[np.ndarray, Float32Array]:
-    """Which neurite holds each position, and how far its border is.
+    """Return the neurite at each position, and the distance to its border.
 
     Args:
         neurites: candidates.
-        y, x: positions `(blocks, pixels)` relative to `centre`, nm; the pixels of a block lie near each other.
+        y, x: positions `(blocks, pixels)` relative to `centre`, nm; the pixels of a block are near each other.
         centre: (y, x), nm.
 
     Returns:
@@ -176,7 +179,7 @@ def partition(
     cx = (neurites.x - centre[1]).astype(np.float32)
     order, counts = _candidates(neurites, cy, cx, y, x)
     _, small = np.unique(neurites.label, return_inverse=True)
-    # One number says which capsule wins (low half) and which label it has (high half).
+    # One number holds the index of a capsule (low half) and of its label (high half).
     code = small.astype(np.int32) << 16 | np.arange(len(small), dtype=np.int32)
     far = np.float32(1e9)
     first, second = np.full(y.shape, far, dtype=np.float32), np.full(y.shape, far, dtype=np.float32)
@@ -202,10 +205,10 @@ def partition(
         dy += dx
         distance = np.sqrt(dy, out=dy)
         distance -= neurites.radius[pick]
-        # Arithmetic instead of masked writes, which cost ten times as much. -1 is all ones, so `better` is a bit mask.
+        # Masked writes would take ten times as long. -1 is all ones, so `better` is a bit mask.
         better = -(distance < first[:n]).astype(np.int32)
         np.multiply((winner[:n] >> 16) == small[pick], far, out=part)
-        # Whichever of the old and the new one loses is a candidate for second, unless both are one neurite.
+        # The loser of the old and the new one is a candidate for second, unless both are the same neurite.
         loser = np.maximum(distance, first[:n], out=dx)
         loser += part
         np.minimum(second[:n], loser, out=second[:n])
@@ -213,25 +216,25 @@ def partition(
         better &= winner[:n] ^ code[pick]
         winner[:n] ^= better
     winner &= 0xFFFF
-    back = np.empty_like(by_count)
-    back[by_count] = np.arange(len(by_count))
-    return winner[back], (0.5 * (second - first))[back]
+    inverse_order = np.empty_like(by_count)
+    inverse_order[by_count] = np.arange(len(by_count))
+    return winner[inverse_order], (0.5 * (second - first))[inverse_order]
 
 
 def _candidates(
     neurites: Neurites, cy: Float32Array, cx: Float32Array, y: Float32Array, x: Float32Array
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each block the capsules `(blocks, most)` that can be first or second there, and their number."""
+    """Return per block the capsules `(blocks, most)` that can be nearest or second nearest, and their number."""
     my, mx = 0.5 * (y.min(1) + y.max(1)), 0.5 * (x.min(1) + x.max(1))
-    reach = 0.5 * np.hypot(y.max(1) - y.min(1), x.max(1) - x.min(1))
+    block_radius = 0.5 * np.hypot(y.max(1) - y.min(1), x.max(1) - x.min(1))
     dy, dx = my[:, None] - cy, mx[:, None] - cx
     along = np.clip(dy * neurites.direction_y + dx * neurites.direction_x, -neurites.half_length, neurites.half_length)
     distance = np.hypot(dy - along * neurites.direction_y, dx - along * neurites.direction_x) - neurites.radius
     nearest = distance.argmin(axis=1)
     other = neurites.label != neurites.label[nearest][:, None]
     second = np.min(distance, axis=1, where=other, initial=np.float32(1e9))
-    # A capsule's distance changes by at most `reach` from the block's middle to its pixels.
-    possible = distance <= (second + 2.0 * reach)[:, None]
+    # A capsule's distance changes by at most `block_radius` from the block's middle to its pixels.
+    possible = distance <= (second + 2.0 * block_radius)[:, None]
     counts = np.count_nonzero(possible, axis=1)
     block, capsule = np.nonzero(possible)
     order = np.zeros((len(my), int(counts.max())), dtype=np.int64)

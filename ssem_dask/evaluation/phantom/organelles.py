@@ -1,7 +1,8 @@
 """Mitochondria, vesicles and microtubules, drawn into the transmission of one tile.
 
 Mitochondria are dark, striped by cristae, and run along z for several sections. Vesicles are rings of about 40 nm
-that belong to one section and shine through to the next. Microtubules are small dots that stay over many sections.
+that belong to one section and are faintly visible in the next. Microtubules are small dots that persist over many
+sections.
 """
 
 from typing import TypeVar
@@ -15,13 +16,15 @@ from ssem_dask.types import Float32Array, Float64Array
 
 FloatArray = TypeVar("FloatArray", Float32Array, Float64Array)
 
-_MITO, _VESICLE, _TUBULE = 400, 420, 440
-_MITO_LIFE = 1500.0  # nm of depth in which a neurite may have one mitochondrion
-_PATCH = 7  # px on each side of a vesicle's middle at most, so a vesicle stays within the margin of a tile
+_MITOCHONDRION_STREAM, _VESICLE_STREAM, _TUBULE_STREAM = 400, 420, 440
+_MITOCHONDRION_DEPTH_NM = 1500.0
+"""Range of depth in which a neurite may have one mitochondrion."""
+_MAX_PATCH_PX = 7
+"""Largest extent on each side of a vesicle's centre, so that a vesicle stays within the margin of a tile."""
 
 
 def bump(distance: FloatArray) -> FloatArray:
-    """1 at 0, 0 from 1 on, smooth: the biweight (1 - d²)²."""
+    """Return the biweight (1 - d²)², which is 0 for d ≥ 1."""
     t = 1.0 - distance * distance
     np.maximum(t, 0.0, out=t)
     t *= t
@@ -32,13 +35,14 @@ def draw_mitochondria(config: PhantomConfig, tissue: Tissue, image: Float32Array
     """Draw the mitochondria of a tile's neurites into `image` `(SIZE, SIZE)`, in place."""
     neurites, depth = tissue.neurites, tissue.z * config.section_thickness
     seed, owner = config.seed, neurites.owner
-    epoch = np.floor(depth / _MITO_LIFE + uniform(seed, _MITO, owner)).astype(np.int64)
+    phase = uniform(seed, _MITOCHONDRION_STREAM, owner)
+    epoch = np.floor(depth / _MITOCHONDRION_DEPTH_NM + phase).astype(np.int64)
 
     def chance(number: int) -> Float32Array:
-        return uniform(seed, _MITO + 1 + number, owner, epoch)
+        return uniform(seed, _MITOCHONDRION_STREAM + 1 + number, owner, epoch)
 
     room = neurites.radius + 60.0
-    middle = (epoch + 0.5 + 0.2 * (chance(0) - 0.5) - uniform(seed, _MITO, owner)) * _MITO_LIFE
+    middle = (epoch + 0.5 + 0.2 * (chance(0) - 0.5) - phase) * _MITOCHONDRION_DEPTH_NM
     half_depth = 250.0 + 350.0 * chance(1)
     share = 1.0 - ((depth - middle) / half_depth) ** 2
     radius = (np.clip(0.75 * room, 60.0, 230.0) * (0.7 + 0.3 * chance(2)) * np.sqrt(np.maximum(share, 0.0))).astype(
@@ -51,8 +55,8 @@ def draw_mitochondria(config: PhantomConfig, tissue: Tissue, image: Float32Array
     along = neurites.half_length * (2 * chance(7) - 1) * 0.7
     y = neurites.y - tissue.centre[0] + offset * np.sin(angle) + along * neurites.direction_y
     x = neurites.x - tissue.centre[1] + offset * np.cos(angle) + along * neurites.direction_x
-    row, column = seen_at(tissue.outline_y, tissue.outline_x, y=y, x=x, pixel_size=config.pixel_size)
-    # Outlines are wavy by up to about 150 nm, so the middle is known only so well.
+    row, column = pixel_of_position(tissue.outline_y, tissue.outline_x, y=y, x=x, pixel_size=config.pixel_size)
+    # Outlines are wavy by up to about 150 nm, so the centre is uncertain by as much.
     extent = (half + radius + 200.0) / config.pixel_size
     alive &= (row > -extent) & (row < SIZE + extent) & (column > -extent) & (column < SIZE + extent)
     for i in np.flatnonzero(alive):
@@ -95,9 +99,9 @@ def draw_vesicles(config: PhantomConfig, tissue: Tissue, image: Float32Array) ->
     """Draw vesicles and microtubules into `image` `(SIZE, SIZE)`, in place, by multiplication."""
     depth = tissue.z * config.section_thickness
     for layer, visible in ((tissue.z, 1.0), (tissue.z - 1, 0.45)):
-        _draw_dots(config, tissue, image, _VESICLE, layer=layer, period=52.0, ring=15.0, strength=0.62 * visible)
+        _draw_dots(config, tissue, image, _VESICLE_STREAM, layer=layer, period=52.0, ring=15.0, strength=0.62 * visible)
     tubule_layer = int(np.floor(depth / 600.0))
-    _draw_dots(config, tissue, image, _TUBULE, layer=tubule_layer, period=75.0, ring=0.0, strength=0.4)
+    _draw_dots(config, tissue, image, _TUBULE_STREAM, layer=tubule_layer, period=75.0, ring=0.0, strength=0.4)
 
 
 def _draw_dots(
@@ -125,17 +129,19 @@ def _draw_dots(
     y = (rows + uniform(config.seed, stream, *keys).astype(np.float64)) * period - tissue.centre[0]
     x = (columns + uniform(config.seed, stream + 1, *keys).astype(np.float64)) * period - tissue.centre[1]
     pixel = config.pixel_size
-    py, px = seen_at(tissue.y, tissue.x, y=y, x=x, pixel_size=pixel)
+    py, px = pixel_of_position(tissue.y, tissue.x, y=y, x=x, pixel_size=pixel)
     i, j = np.floor(py).astype(np.int64), np.floor(px).astype(np.int64)
-    seen = (i >= 0) & (i < SIZE) & (j >= 0) & (j < SIZE)
-    i, j, py, px = i[seen], j[seen], py[seen], px[seen]
-    pick = uniform(config.seed, stream + 2, layer, rows[seen], columns[seen])
+    visible = (i >= 0) & (i < SIZE) & (j >= 0) & (j < SIZE)
+    i, j, py, px = i[visible], j[visible], py[visible], px[visible]
+    rows, columns = rows[visible], columns[visible]
+    pick = uniform(config.seed, stream + 2, layer, rows, columns)
     density = _density(config, stream, tissue.neurites.label)[tissue.winner[i, j]]
     kept = (pick < density * (0.8 + 0.6 * tissue.shade[i, j])) & (tissue.border[i, j] > 26.0)
     i, j, py, px = i[kept], j[kept], py[kept], px[kept]
-    size = (0.75 + 0.5 * uniform(config.seed, stream + 3, layer, rows[seen][kept], columns[seen][kept]))[:, None, None]
+    rows, columns = rows[kept], columns[kept]
+    size = (0.75 + 0.5 * uniform(config.seed, stream + 3, layer, rows, columns))[:, None, None]
     wall = 10.0 if ring else 16.0
-    patch = min(_PATCH, int(np.ceil((1.25 * ring + wall) / pixel)))
+    patch = min(_MAX_PATCH_PX, int(np.ceil((1.25 * ring + wall) / pixel)))
     reach = np.arange(-patch, patch + 1)
     dy = ((i[:, None] + reach + 0.5 - py[:, None]) * pixel).astype(np.float32)[:, :, None]
     dx = ((j[:, None] + reach + 0.5 - px[:, None]) * pixel).astype(np.float32)[:, None, :]
@@ -149,22 +155,22 @@ def _draw_dots(
 
 
 def _density(config: PhantomConfig, stream: int, label: UInt32Array) -> Float32Array:
-    """Share of the lattice cells that are occupied, for each neurite."""
+    """Return the share of occupied lattice cells per neurite."""
     kind = uniform(config.seed, stream + 5, label)
     share = uniform(config.seed, stream + 6, label)
-    if stream == _VESICLE:
+    if stream == _VESICLE_STREAM:
         return np.where(kind < 0.35, 0.25 + 0.45 * share, 0.06 * share).astype(np.float32)
     return np.where(kind < 0.6, 0.15 + 0.35 * share, 0.03).astype(np.float32)
 
 
-def seen_at(
+def pixel_of_position(
     map_y: Float32Array, map_x: Float32Array, *, y: Float64Array, x: Float64Array, pixel_size: float
 ) -> tuple[Float64Array, Float64Array]:
-    """Where on the tile, in px, a reference position (nm, relative to the tile's centre) is seen; good to about 0.5 px.
+    """Return the position on the tile, in px, of a reference position; accurate to about 0.5 px.
 
     Args:
         map_y, map_x: reference position of each pixel of the tile, nm.
-        y, x: `(n,)`, nm.
+        y, x: reference positions `(n,)`, nm, relative to the tile's centre.
         pixel_size: nm.
     """
     row, column = y / pixel_size + SIZE // 2 + 0.5, x / pixel_size + SIZE // 2 + 0.5

@@ -1,4 +1,4 @@
-"""Randomness without state: a value is a hash of the seed and of integer lattice coordinates.
+"""Stateless random numbers: each is a hash of the seed and of integer lattice coordinates.
 
 The finaliser is the 32-bit mixer `lowbias32` (Wellons 2018, https://nullprogram.com/blog/2018/07/31/).
 Smooth noise is a cubic B-spline whose coefficients are such values; along an axis of knot distance h its
@@ -22,7 +22,7 @@ _VARIANCE = float(_AUTOCOVARIANCE(4.0))
 
 
 def mix(values: UInt32Array) -> UInt32Array:
-    """A bijection of the 32-bit integers that leaves no visible structure."""
+    """Mix bits: a bijection of the 32-bit integers that leaves no visible structure."""
     values = values ^ (values >> np.uint32(16))
     values = values * np.uint32(0x7FEB352D)
     values ^= values >> np.uint32(15)
@@ -32,9 +32,9 @@ def mix(values: UInt32Array) -> UInt32Array:
 
 
 def hashed(seed: int, *keys: ArrayLike) -> UInt32Array:
-    """Hash of the seed and of integer keys that broadcast against each other; at least 1-D.
+    """Hash the seed and integer keys that broadcast against each other; the result is at least 1-D.
 
-    Leading keys that are plain integers cost next to nothing.
+    Leading keys that are plain integers cost almost nothing.
     """
     state = _mix_int(_mix_int(seed & _MASK) ^ (seed >> 32) ^ 0x9E3779B9)
     rest = list(keys)
@@ -55,7 +55,7 @@ def _spread_int(key: Any) -> int:
 
 
 def _mix_int(value: int) -> int:
-    """`mix` of one integer."""
+    """Apply `mix` to one integer."""
     value &= _MASK
     value = (value ^ value >> 16) * 0x7FEB352D & _MASK
     value = (value ^ value >> 15) * 0x846CA68B & _MASK
@@ -63,12 +63,12 @@ def _mix_int(value: int) -> int:
 
 
 def uniform(seed: int, *keys: ArrayLike) -> Float32Array:
-    """Uniform in [0, 1), float32."""
+    """Return uniform random numbers in [0, 1), float32."""
     return (hashed(seed, *keys) >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
 
 
 def spline_weights(position: Float64Array) -> tuple[IntArray, Float32Array]:
-    """First of the four knots that count at `position` (in knot distances), and their weights `(4, …)`."""
+    """Return the first of the four knots that matter at `position` (in knot distances), and their weights `(4, …)`."""
     base = np.floor(position)
     t = position - base
     weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]) / 6.0
@@ -76,7 +76,7 @@ def spline_weights(position: Float64Array) -> tuple[IntArray, Float32Array]:
 
 
 def spline_matrix(position: Float64Array) -> tuple[int, Float32Array]:
-    """First knot and the matrix `(n, knots)` that takes knot values to the values at `n` positions."""
+    """Return the first knot, and the matrix `(n, knots)` from knot values to the values at `n` positions."""
     first, weights = spline_weights(position)
     start = int(first.min())
     matrix = np.zeros((len(position), int(first.max()) - start + 4), dtype=np.float32)
@@ -87,7 +87,7 @@ def spline_matrix(position: Float64Array) -> tuple[int, Float32Array]:
 
 
 def knots_at(seed: int, *keys: ArrayLike, z: float, z_period: ArrayLike) -> Float32Array:
-    """Knot values of unit variance that vary smoothly along z.
+    """Return knot values of unit variance that vary smoothly along z.
 
     Args:
         seed: seed of the volume.
@@ -96,7 +96,7 @@ def knots_at(seed: int, *keys: ArrayLike, z: float, z_period: ArrayLike) -> Floa
         z_period: knot distance along z, nm; broadcasts with the keys.
     """
     first, weights = spline_weights(np.atleast_1d(z / np.asarray(z_period, dtype=np.float64)))
-    # The four knots along z stand last, next to the weights, and are summed out.
+    # The last axis holds the four knots along z, over which the weighted sum is taken.
     words = [key if isinstance(key, int) else np.asarray(key)[..., None] for key in keys]
     values = uniform(seed, *words, first[..., None] + np.arange(4))
     values -= np.float32(0.5)
@@ -106,13 +106,13 @@ def knots_at(seed: int, *keys: ArrayLike, z: float, z_period: ArrayLike) -> Floa
 
 
 def unit_plane(knots: Float32Array) -> Float32Array:
-    """Scale knot values of unit variance such that the plane interpolated from them has unit variance."""
+    """Scale knot values of unit variance so that the plane interpolated from them has unit variance."""
     return knots * np.float32(1.0 / _VARIANCE)
 
 
 @lru_cache
 def increment_ratio(step: float, *, period: float) -> float:
-    """Root-mean-square difference of unit noise over `step`, for knots `period` apart."""
+    """Return the root mean square difference of unit noise over `step`, for knots `period` apart."""
     share = float(_AUTOCOVARIANCE(4.0 + step / period)) / _VARIANCE if step < 4 * period else 0.0
     return float((2.0 * (1.0 - share)) ** 0.5)
 
@@ -120,11 +120,11 @@ def increment_ratio(step: float, *, period: float) -> float:
 def scattered_planes(
     seed: int, streams: tuple[int, ...], *, y: Float64Array, x: Float64Array, z: float, period: float, z_period: float
 ) -> Float32Array:
-    """Independent smooth unit noises `(streams, …)` at scattered positions of the plane at depth z.
+    """Return independent smooth unit noises `(streams, …)` at scattered positions of the plane at depth z.
 
     Args:
         seed: seed of the volume.
-        streams: one for each noise.
+        streams: one per noise.
         y, x: positions `(…)`, nm.
         z: depth, nm.
         period, z_period: knot distance in the plane and along z, nm.

@@ -1,7 +1,7 @@
-"""The fixed tiles that a phantom is generated in, which make every chunk bit-identical to any other chunk's part.
+"""The fixed tiles in which a phantom is generated, so that overlapping chunks are identical to the bit.
 
 A tile is `CORE` px wide, on a grid that starts at the volume's origin, and is computed with a margin. A chunk is cut
-out of whole tiles, so no pixel ever depends on which box was asked for.
+out of whole tiles, so no pixel ever depends on the requested box.
 """
 
 from dataclasses import dataclass
@@ -17,16 +17,18 @@ from ssem_dask.types import Float32Array, Float64Array
 CORE = 256
 MARGIN = 8
 SIZE = CORE + 2 * MARGIN
-_BLOCK = 16
-_NODE = 8  # px between the nodes of noises that follow the tissue; their finest scale is 70 nm
+_BLOCK_PX = 16
+_NODE_PX = 8
+"""Pixels between the nodes of noises that follow the tissue; their finest scale is 70 nm."""
 
-_OUTLINE = 300
-_WAVES = (
+_OUTLINE_STREAM = 300
+_WAVES_NM = (
     (50.0, 330.0, 380.0),
     (20.0, 130.0, 220.0),
     (7.0, 70.0, 120.0),
-)  # waviness of outlines: rms, knot distance in plane, along z; nm
-_SHADE = 310
+)
+"""Waviness of outlines: root mean square, knot distance in the plane, knot distance along z."""
+_SHADE_STREAM = 310
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Tissue:
     """Position in the reference tissue, relative to `centre`."""
     outline_y: Float32Array
     outline_x: Float32Array
-    """The same with the waviness of outlines added: the coordinates that neurites and mitochondria are round in."""
+    """Position with the waviness of outlines added: the coordinates in which neurites and mitochondria are round."""
     centre: Float64Array
     neurites: Neurites
     winner: np.ndarray
@@ -62,7 +64,7 @@ def tissue_of_tile(config: PhantomConfig, *, z: int, tile: tuple[int, int]) -> T
     y = motion[0] + (py - centre[0]).astype(np.float32)[:, None]
     x = motion[1] + (px - centre[1]).astype(np.float32)[None, :]
 
-    ny, nx = y[::_NODE, ::_NODE] + centre[0], x[::_NODE, ::_NODE] + centre[1]
+    ny, nx = y[::_NODE_PX, ::_NODE_PX] + centre[0], x[::_NODE_PX, ::_NODE_PX] + centre[1]
     y, x = y[:SIZE, :SIZE], x[:SIZE, :SIZE]
     changed = depth * config.shape_change
     matrix = _linear_matrix()
@@ -72,8 +74,13 @@ def tissue_of_tile(config: PhantomConfig, *, z: int, tile: tuple[int, int]) -> T
         return np.asarray(matrix @ at_nodes @ matrix.T, dtype=np.float32)
 
     outline_y, outline_x = y, x
-    for number, (size, period, z_period) in enumerate(_WAVES):
-        wave = noises((_OUTLINE + 2 * number, _OUTLINE + 2 * number + 1), at=changed, period=period, z_period=z_period)
+    for number, (size, period, z_period) in enumerate(_WAVES_NM):
+        wave = noises(
+            (_OUTLINE_STREAM + 2 * number, _OUTLINE_STREAM + 2 * number + 1),
+            at=changed,
+            period=period,
+            z_period=z_period,
+        )
         wave *= np.float32(size)
         outline_y, outline_x = outline_y + wave[0], outline_x + wave[1]
     low = np.array([outline_y.min(), outline_x.min()], dtype=np.float64) + centre
@@ -91,13 +98,15 @@ def tissue_of_tile(config: PhantomConfig, *, z: int, tile: tuple[int, int]) -> T
         neurites=neurites,
         winner=_from_blocks(winner),
         border=_straightened(_from_blocks(border), pixel_size=pixel),
-        shade=noises((_SHADE,), at=depth, period=450.0, z_period=110.0)[0],
+        shade=noises((_SHADE_STREAM,), at=depth, period=450.0, z_period=110.0)[0],
     )
 
 
 def _straightened(border: Float32Array, *, pixel_size: float) -> Float32Array:
-    """Make the half difference of two distances a distance: divide by its slope, which is below 1 where one neurite
-    lies behind another. The slope is the steeper one of either side, since it flips at the membrane itself.
+    """Convert the half difference of two distances to a distance.
+
+    Divide by its slope, which is below 1 behind a neurite that is nearer to another one. The slope is the steeper one
+    of both sides, since its sign changes at the membrane itself.
     """
     square = np.zeros_like(border)
     for axis in (0, 1):
@@ -111,10 +120,10 @@ def _straightened(border: Float32Array, *, pixel_size: float) -> Float32Array:
 
 
 def _linear_matrix() -> Float32Array:
-    """Takes values at the nodes of a tile's axis to its pixels, linearly."""
-    position = np.arange(SIZE) / _NODE
+    """Return the matrix that interpolates values linearly from the nodes of a tile's axis to its pixels."""
+    position = np.arange(SIZE) / _NODE_PX
     base = np.floor(position).astype(np.int64)
-    matrix = np.zeros((SIZE, SIZE // _NODE + 1), dtype=np.float32)
+    matrix = np.zeros((SIZE, SIZE // _NODE_PX + 1), dtype=np.float32)
     rows = np.arange(SIZE)
     matrix[rows, base] = 1.0 - (position - base)
     matrix[rows, base + 1] = position - base
@@ -122,10 +131,10 @@ def _linear_matrix() -> Float32Array:
 
 
 def _to_blocks(image: np.ndarray) -> np.ndarray:
-    n = SIZE // _BLOCK
-    return image.reshape(n, _BLOCK, n, _BLOCK).transpose(0, 2, 1, 3).reshape(n * n, _BLOCK * _BLOCK)
+    n = SIZE // _BLOCK_PX
+    return image.reshape(n, _BLOCK_PX, n, _BLOCK_PX).transpose(0, 2, 1, 3).reshape(n * n, _BLOCK_PX * _BLOCK_PX)
 
 
 def _from_blocks(blocks: np.ndarray) -> np.ndarray:
-    n = SIZE // _BLOCK
-    return blocks.reshape(n, n, _BLOCK, _BLOCK).transpose(0, 2, 1, 3).reshape(SIZE, SIZE)
+    n = SIZE // _BLOCK_PX
+    return blocks.reshape(n, n, _BLOCK_PX, _BLOCK_PX).transpose(0, 2, 1, 3).reshape(SIZE, SIZE)

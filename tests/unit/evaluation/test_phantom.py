@@ -216,7 +216,7 @@ def test_grey_values_are_like_those_of_real_sections(like_vnc: PhantomChunk, vnc
 
 def test_a_box_outside_the_volume_is_refused() -> None:
     config = PhantomConfig(shape=(2, 64, 64))
-    with pytest.raises(ConfigError, match=r"does not lie in the volume \(2, 64, 64\)"):
+    with pytest.raises(ConfigError, match=r"is not inside the volume \(2, 64, 64\)"):
         generate(config, Box((0, 0, 0), (3, 64, 64)))
     with pytest.raises(ConfigError, match="mip 1"):
         generate(config, Box((0, 0, 0), (1, 32, 32), mip=1))

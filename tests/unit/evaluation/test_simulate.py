@@ -134,9 +134,9 @@ def test_an_unfinished_simulation_is_not_readable_and_can_be_finished(image: str
         simulate(image, url, seed=3, **settings, progress=stop)  # type: ignore[arg-type]
     with pytest.raises(SourceError, match="not finished"):
         Volume.open(url)
-    with pytest.raises(SourceError, match="not finished"):
+    with pytest.raises(SourceError, match="unfinished"):
         Truth.open(url)
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="is already there"):
         simulated(image, tmp_path / "out.zarr", seed=4)
     simulated(image, tmp_path / "out.zarr")
     undisturbed = simulated(image, tmp_path / "other" / "out.zarr")
@@ -146,12 +146,12 @@ def test_an_unfinished_simulation_is_not_readable_and_can_be_finished(image: str
 def test_a_finished_simulation_and_foreign_folders_are_not_overwritten(image: str, tmp_path: Path) -> None:
     simulated(image, tmp_path / "out.zarr")
     before = files(tmp_path / "out.zarr")
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="is already there"):
         simulated(image, tmp_path / "out.zarr")
     assert files(tmp_path / "out.zarr") == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
-    with pytest.raises(OutputError, match="something is there already"):
+    with pytest.raises(OutputError, match="something is already there"):
         simulated(image, tmp_path / "mine")
     assert files(tmp_path / "mine") == {"notes.txt": b"keep"}
 
