@@ -15,6 +15,7 @@ SHAPES_CHECKED = (
     "ssem_dask.field",
     "ssem_dask.registration.checked_window",
     "ssem_dask.registration.coarse_alignment",
+    "ssem_dask.registration.damage",
     "ssem_dask.registration.encoders",
     "ssem_dask.registration.gauss_newton",
     "ssem_dask.registration.methods",

@@ -13,10 +13,15 @@ from ssem_dask.composition.separation.affine_separation import enough_pairs, sep
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.image.tissue import tissue_mask
-from ssem_dask.registration.coarse_alignment.initial import filled, pair_start, pairs_seen_from, sections_from
-from ssem_dask.registration.coarse_alignment.order import Order, check_order
+from ssem_dask.registration.coarse_alignment.initial import (
+    apply_corrections,
+    fill_missing,
+    initial_pair,
+    relative_pairs,
+)
+from ssem_dask.registration.coarse_alignment.order import OrderCheck, check_order
 from ssem_dask.registration.coarse_alignment.pair import estimate_pair
-from ssem_dask.registration.coarse_alignment.section_affines import chain_sections
+from ssem_dask.registration.coarse_alignment.section_affines import solve_sections
 from ssem_dask.registration.coarse_alignment.thumbnail import CoarseSection
 from ssem_dask.stages.configs import CoarseStageConfig
 from ssem_dask.stages.job import SECTIONS_PER_THUMBNAIL_TASK, Job
@@ -64,7 +69,7 @@ class CoarsePairsTask(JobTask):
                 sections[z] = CoarseSection(thumbnail, mask=tissue_mask(thumbnail), config=job.coarse)
             for z in range(self.start, self.stop):
                 for k in range(1, min(z, job.coarse.neighbours) + 1):
-                    start = None if initial is None else pair_start(initial, z=z, k=k)
+                    start = None if initial is None else initial_pair(initial, z=z, k=k)
                     pair = estimate_pair(fixed=sections[z], moving=sections[z - k], pixel=float(2**mip), start=start)
                     affines[k - 1, z - self.start] = pair.affine
                     ratios[k - 1, z - self.start] = pair.ratio
@@ -93,10 +98,10 @@ class CoarseSectionsTask(JobTask):
         job = self.job
         affines, ratios = COARSE_PAIRS.read(job), COARSE_RATIO.read(job)
         initial = _initial_affines(job)
-        start = None if initial is None else filled(initial)
+        start = None if initial is None else fill_missing(initial)
         if start is not None:
-            affines = pairs_seen_from(start, affines)
-        result = chain_sections(affines, ratios, shape_yx=job.shape_yx, config=job.coarse)
+            affines = relative_pairs(start, affines)
+        result = solve_sections(affines, ratios, shape_yx=job.shape_yx, config=job.coarse)
         sections, accepted = result.sections, result.accepted.astype(np.float64)
         jumps: list[int] = []
         separate = job.coarse.sections == "separate" and enough_pairs(accepted)
@@ -107,11 +112,11 @@ class CoarseSectionsTask(JobTask):
             )
             sections, jumps = separated.sections, [jump.z for jump in separated.jumps]
         if start is not None:
-            sections = sections_from(start, sections)
+            sections = apply_corrections(start, sections)
         order = check_order(COARSE_SIMILARITY.read(job))
         state = np.full(len(sections), SectionState.TIED, dtype=np.uint8)
         state[order.misplaced] = SectionState.MISPLACED
-        state[order.twice] = SectionState.REPEATED
+        state[order.repeated] = SectionState.REPEATED
         state[result.bridged] = SectionState.BRIDGED
         written = COARSE_STATE.write(job, state) + COARSE.write(job, sections)
         remarks = _order_remarks(order)
@@ -200,13 +205,13 @@ def _bridged_remark(sections: list[int], *, separate: bool) -> str:
     )
 
 
-def _order_remarks(order: Order) -> list[str]:
+def _order_remarks(order: OrderCheck) -> list[str]:
     """Return what the user should check; the order itself is not changed."""
     remarks = []
-    if order.twice:
+    if order.repeated:
         remarks.append(
-            f"same image as an earlier section in {plural(len(order.twice), 'section')}: "
-            f"{shortened(order.twice, limit=_SECTIONS_SHOWN)}"
+            f"same image as an earlier section in {plural(len(order.repeated), 'section')}: "
+            f"{shortened(order.repeated, limit=_SECTIONS_SHOWN)}"
         )
     if order.misplaced:
         remarks.append(

@@ -22,7 +22,7 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import mip_for_pixel_size, shape_at_mip
 from ssem_dask.geometry.region import Footprint
-from ssem_dask.registration.damage import DAMAGED, HALO, PIXEL, REACH, TEAR, find_damage, reduced
+from ssem_dask.registration.damage import DAMAGED, HALO_PX, MASK_PIXEL_NM, TEAR, Z_REACH, detect_damage, pool_codes
 from ssem_dask.stages.configs import MaskStageConfig
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import COARSE, DAMAGE, mask_shape, mask_shard
@@ -58,7 +58,7 @@ class MaskTask(JobTask):
     def footprint(self) -> Footprint:
         """The sections around, wherever the coarse affine leads; one shard of the masks."""
         z = self.box.sections
-        first, last = z.start - REACH, z.stop + REACH
+        first, last = z.start - Z_REACH, z.stop + Z_REACH
         reads = self.job.source_region(first, last), COARSE.region(self.job, first, last)
         return Footprint(
             reads=reads if self.job.mask.detects else (),
@@ -84,8 +84,10 @@ class MaskStage(Stage):
             user_mip(config, info.shape)
         if config.mip is not None:
             return config, []
-        mip = mip_for_pixel_size(info.pixel_size, wanted=PIXEL)
-        choice = f"mask.mip = {mip}: its pixel, {info.pixel_size * 2**mip:.3g} nm, is the nearest to {PIXEL:.0f} nm"
+        mip = mip_for_pixel_size(info.pixel_size, wanted=MASK_PIXEL_NM)
+        choice = (
+            f"mask.mip = {mip}: its pixel, {info.pixel_size * 2**mip:.3g} nm, is the nearest to {MASK_PIXEL_NM:.0f} nm"
+        )
         return config.model_copy(update={"mip": mip}), [choice] if config.active else []
 
     def decisive(self, job: Job) -> dict[str, Any]:
@@ -115,9 +117,9 @@ class MaskStage(Stage):
         """Return the cost. Each task reads its shard and the halo, and holds its sections at the mask's mip."""
         boxes = list(_boxes(job))
         z, y, x = mask_shard(job)
-        sections, pixels = z + 2 * REACH, (y + 2 * HALO) * (x + 2 * HALO)
+        sections, pixels = z + 2 * Z_REACH, (y + 2 * HALO_PX) * (x + 2 * HALO_PX)
         read = sum(
-            _mip0_box(job, box).size * (min(box.shape[0] + 2 * REACH, job.shape[0])) // box.shape[0] for box in boxes
+            _mip0_box(job, box).size * (min(box.shape[0] + 2 * Z_REACH, job.shape[0])) // box.shape[0] for box in boxes
         )
         return Estimate(
             tasks=len(boxes),
@@ -174,7 +176,7 @@ def user_mip(config: MaskStageConfig, shape: ShapeZYX) -> int:
 def _detected_codes(job: Job, box: Box) -> tuple[AnyArray, int]:
     """Return the codes (z, y, x) that detection finds, and the bytes read."""
     mip, volume = _mip(job), open_source(job)
-    read = box.grown(before=(REACH, 0, 0), after=(REACH, 0, 0)).clipped(mask_shape(job))
+    read = box.grown(before=(Z_REACH, 0, 0), after=(Z_REACH, 0, 0)).clipped(mask_shape(job))
     affines = COARSE.read(job, z=read.sections)
     core = range(box.start[0] - read.start[0], box.stop[0] - read.start[0])
     aligned = _aligned_box(box, [affines[i] for i in core])
@@ -182,7 +184,7 @@ def _detected_codes(job: Job, box: Box) -> tuple[AnyArray, int]:
         read_aligned_sections(volume, sections=read.sections, box=aligned, affines=affines, empty_side=_EMPTY_SIDE_PX)
     )
     with torch.inference_mode():
-        codes = find_damage(
+        codes = detect_damage(
             torch.stack([image for image, _ in sections]), tissue=torch.stack([t for _, t in sections]), core=core
         )
         target, source = Grid.of_box(box), Grid.of_box(aligned)
@@ -206,7 +208,7 @@ def _aligned_box(box: Box, affines: list[Float64Array]) -> Box:
     corners = np.array([[y, x, 1.0] for y in (box.start[1], box.stop[1]) for x in (box.start[2], box.stop[2])])
     corners[:, :2] *= 2**box.mip
     places = np.concatenate([corners @ invert_affine(affine).T for affine in affines]) / 2**box.mip
-    low, high = np.floor(places.min(axis=0)).astype(int) - HALO, np.ceil(places.max(axis=0)).astype(int) + HALO
+    low, high = np.floor(places.min(axis=0)).astype(int) - HALO_PX, np.ceil(places.max(axis=0)).astype(int) + HALO_PX
     return Box((box.start[0], int(low[0]), int(low[1])), (box.stop[0], int(high[0]), int(high[1])), box.mip)
 
 
@@ -223,7 +225,7 @@ def _user_codes(job: Job, box: Box) -> AnyArray:
     values = band[:, :, wanted.start[2] : wanted.stop[2]]
     codes = np.where((values < 0) | (values > TEAR), DAMAGED, values).astype(np.uint8)
     if theirs <= mip:
-        return reduced(codes, factor=2 ** (mip - theirs))
+        return pool_codes(codes, factor=2 ** (mip - theirs))
     factor = 2 ** (theirs - mip)
     y, x = (
         np.arange(a, b) // factor - low for a, b, low in zip(box.start[1:], box.stop[1:], wanted.start[1:], strict=True)

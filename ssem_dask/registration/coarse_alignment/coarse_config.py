@@ -13,11 +13,11 @@ class CoarseConfig(ConfigBase):
     max_shift: float = Field(default=0.3, gt=0.0, le=0.5)
     """Largest shift between neighbours that is searched, as a share of the section's side."""
     flips: bool = False
-    """Search turns by 180° in the plane too, as where a section was laid on its grid the wrong way round. Mirror images
-    are not searched."""
+    """Search rotations by 180° too, in case a section was placed on its grid the wrong way round. Mirror images are not
+    searched."""
     min_ratio: float = Field(default=1.3, ge=1.0)
-    """Least confidence at which a pair is believed: the score of its best rotation and shift, over the second best or
-    over what unrelated sections reach by chance, whichever is more. Neighbours reach 1.5 to 5, unrelated sections stay
-    below 1.24."""
+    """Least ratio at which a pair is trusted: the score of its best rotation and shift, over the second best or over
+    what unrelated sections reach by chance, whichever is more. Neighbours reach 1.5 to 5, unrelated sections stay below
+    1.24."""
     whitening: float = Field(default=0.5, ge=0.0, le=1.0)
     """Exponent by which the thumbnails' spectra are flattened before they are correlated."""

@@ -1,4 +1,4 @@
-"""Refinement of a rigid fit to an affine one: a few robust Gauss–Newton steps on two thumbnails, coarse to fine.
+"""Refinement of a rigid fit to an affine one: a few robust Gauss-Newton steps on two thumbnails, coarse to fine.
 
 Positions are thumbnail px (C3); affines pull, fixed → moving, full map. The residual is r = moving(A p) - fixed(p),
 its gradient the mean of both images' (as in the pair registration), its weight a Cauchy weight in r.
@@ -8,65 +8,68 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from ssem_dask.field.affine import compose_affine
+from ssem_dask.field.affine import Affine, compose_affine
 from ssem_dask.field.interpolate import sample_affine
 from ssem_dask.registration.coarse_alignment.thumbnail import Level
 from ssem_dask.types import AnyArray, Float64Array
 
 STEPS = 4
-"""Gauss–Newton steps at each level."""
+"""Gauss-Newton steps at each level."""
 MAX_SCALE = 0.1
-"""Largest believable departure of a principal stretch from 1, relative to the rigid fit."""
+"""Largest plausible deviation of a principal stretch from 1, relative to the rigid fit."""
 MAX_MOVE = 0.06
-"""Largest believable correction of the rigid fit, as a share of the section's side."""
+"""Largest plausible correction of the rigid fit, as a share of the section's side."""
 MIN_PIXELS = 256
 """Overlap in px below which six parameters are not fitted."""
 _POWERS_Y, _POWERS_X = np.array([0, 1, 0]), np.array([0, 0, 1])
-"""What a row of an affine map is linear in, 1, y and x, as powers of y and of x."""
+"""Exponents of y and of x in 1, y and x, of which a row of an affine map is a linear combination."""
 
 
-def refine_affine(rigid: Float64Array, *, fixed: tuple[Level, ...], moving: tuple[Level, ...]) -> Float64Array:
+def refine_affine(rigid: Affine, *, fixed: tuple[Level, ...], moving: tuple[Level, ...]) -> Affine:
     """Refine `rigid` to an affine map.
 
     Args:
-        rigid: `(2, 3)`, thumbnail px; may already hold an affine start.
+        rigid: initial map, thumbnail px; may already hold an affine start.
         fixed: images, coarse to fine.
-        moving: the same levels.
+        moving: images of the same levels.
 
     Returns:
-        `(2, 3)`; `rigid` itself where the refinement leaves sane bounds or does not raise the correlation.
+        The affine; `rigid` itself if the refinement is not plausible or does not raise the correlation.
     """
     affine = rigid
-    for still, pulled in zip(fixed, moving, strict=True):
+    for fixed_level, moving_level in zip(fixed, moving, strict=True):
         for _ in range(STEPS):
-            step = _gauss_newton_step(affine, fixed=still, moving=pulled)
+            step = _gauss_newton_step(affine, fixed=fixed_level, moving=moving_level)
             if step is None:
                 return rigid
-            # The step is a map of the fixed section applied first: it then does not depend on the rotation.
+            # Inverse-compositional form: the step is applied first, in the fixed section's frame, so it does not
+            # depend on the rotation.
             affine = compose_affine(outer=affine, inner=step)
     finest = fixed[-1].grid.shape
-    if not _sane(affine, rigid=rigid, side=max(finest)):
+    if not _is_plausible(affine, rigid=rigid, side=max(finest)):
         return rigid
     better = correlation(affine, fixed[-1], moving[-1]) > correlation(rigid, fixed[-1], moving[-1])
     return affine if better else rigid
 
 
-def _gauss_newton_step(affine: Float64Array, *, fixed: Level, moving: Level) -> Float64Array | None:
-    """One step as an affine map near the identity, to be applied before `affine`; None where it is undetermined."""
+def _gauss_newton_step(affine: Affine, *, fixed: Level, moving: Level) -> Affine | None:
+    """Compute a step: an affine map near the identity, to be applied before `affine`; None if it is undetermined."""
     pulled, inside = _pull(affine, fixed, moving)
     if int(inside.count_nonzero()) < MIN_PIXELS:
         return None
     # d moving(A(p + d)) / d d is the gradient of the pulled image, in the fixed section's frame.
     gradient = torch.gradient(pulled + fixed.image, spacing=2 * fixed.grid.spacing, dim=(0, 1))
     residual = pulled - fixed.image
-    # By numpy, which picks pixels and finds their median several times as fast as torch.
+    # By numpy, which selects pixels and finds their median several times as fast as torch. 1.4826 · MAD estimates σ.
     scale = 1.4826 * _median(residual.abs().cpu().numpy()[inside.cpu().numpy()]) + 1e-6
-    weight = inside / (residual / (2 * scale)).square_().add_(1.0)
+    weight = inside / (residual / (2 * scale)).square_().add_(1.0)  # Cauchy weight
     middle = np.asarray(fixed.grid.shape) * fixed.grid.spacing / 2
     half = float(middle.max())
     normal, right = _normal_equations(gradient, residual, weight, half=half / fixed.grid.spacing)
+    # Levenberg damping, far below any determined parameter.
     normal += np.eye(6) * (1e-6 * np.trace(normal) / 6 + 1e-12)
     solution = np.linalg.solve(normal, -right).reshape(2, 3)
     linear = np.eye(2) + solution[:, 1:] / half
@@ -74,18 +77,22 @@ def _gauss_newton_step(affine: Float64Array, *, fixed: Level, moving: Level) -> 
 
 
 def _normal_equations(
-    gradient: Sequence[Tensor], residual: Tensor, weight: Tensor, *, half: float
-) -> tuple[Float64Array, Float64Array]:
-    """Matrix `(6, 6)` and right side `(6,)` of the weighted least squares for both rows of an affine map.
+    gradient: Sequence[Float[Tensor, "y x"]],
+    residual: Float[Tensor, "y x"],
+    weight: Float[Tensor, "y x"],
+    *,
+    half: float,
+) -> tuple[Float64[Float64Array, "6 6"], Float64[Float64Array, "6"]]:
+    """Assemble matrix and right side of the weighted least squares for both rows of an affine map.
 
     A row's unknowns belong to 1, y and x, measured from the image's middle in units of `half` px. Products of these are
     a power of y times a power of x, so that sums over pixels are sums over rows of sums over columns.
 
     Args:
-        gradient: of y and of x, `(y, x)` each.
-        residual: `(y, x)`.
-        weight: `(y, x)`, 0 where a pixel does not count.
-        half: px.
+        gradient: gradients along y and along x.
+        residual: residuals.
+        weight: 0 where a pixel does not count.
+        half: unit of length, px.
     """
     y, x = (weight * g for g in gradient)
     images = torch.stack([y * gradient[0], y * gradient[1], x * gradient[1], y * residual, x * residual])
@@ -96,23 +103,24 @@ def _normal_equations(
 
 
 def _powers(values: Tensor) -> Tensor:
+    """Stack the powers 0, 1 and 2."""
     return torch.stack([torch.ones_like(values), values, values**2])
 
 
 def _median(values: AnyArray) -> float:
-    """The lower of the two in the middle of an even number."""
+    """Take the median; of an even number the lower of the two in the middle."""
     middle = (len(values) - 1) // 2
     return float(np.partition(values, middle)[middle])
 
 
-def _pull(affine: Float64Array, fixed: Level, moving: Level) -> tuple[Tensor, Tensor]:
-    """The moving image on the fixed one's grid, and where both are known."""
+def _pull(affine: Affine, fixed: Level, moving: Level) -> tuple[Float[Tensor, "y x"], Bool[Tensor, "y x"]]:
+    """Sample the moving image on the fixed one's grid; also returns where both are known."""
     (image, mask), inside = sample_affine(moving.values, grid=moving.grid, affine=affine)
     return image, inside & (mask > 0.5) & fixed.mask
 
 
-def _sane(affine: Float64Array, *, rigid: Float64Array, side: int) -> bool:
-    """Whether the map is a believable deformation of a section, and near where the search put it."""
+def _is_plausible(affine: Affine, *, rigid: Affine, side: int) -> bool:
+    """Check whether the map is a plausible deformation of a section, and near the result of the search."""
     if not np.isfinite(affine).all():
         return False
     change = affine[:, :2] @ np.linalg.inv(rigid[:, :2])
@@ -122,12 +130,12 @@ def _sane(affine: Float64Array, *, rigid: Float64Array, side: int) -> bool:
     return bool(np.linalg.norm((affine - rigid) @ middle) <= MAX_MOVE * side)
 
 
-def correlation(affine: Float64Array, fixed: Level, moving: Level) -> float:
-    """Normalised correlation over the overlap."""
+def correlation(affine: Affine, fixed: Level, moving: Level) -> float:
+    """Compute the normalised correlation over the overlap."""
     pulled, inside = _pull(affine, fixed, moving)
     if int(inside.count_nonzero()) < MIN_PIXELS:
         return -1.0
-    # Picked by numpy, several times as fast as by torch.
+    # Selected by numpy, several times as fast as by torch.
     a, b = (image.cpu().numpy()[inside.cpu().numpy()].astype(np.float64) for image in (fixed.image, pulled))
     a -= a.mean()
     b -= b.mean()

@@ -1,4 +1,4 @@
-"""From pair affines to one affine per section, by one robust least squares over all believed pairs.
+"""One affine per section from the affines of pairs, by one robust least-squares solve over all trusted pairs.
 
 With A_z the map aligned → source of section z and M_kz the pair affine (fixed z → moving z-k), a perfect alignment has
 
@@ -6,16 +6,18 @@ With A_z the map aligned → source of section z and M_kz the pair affine (fixed
 
 In the entries of A this is linear, and each column of A (dy, dx at one point of the section) obeys the same equations,
 so the sections come from one sparse linear solve. Pairs over k = 1 … K close loops; a pair that disagrees with its
-loops loses its weight and is rejected. Gauge: the middle section is the identity.
+loops loses its weight (iteratively re-weighted least squares, IRLS) and is rejected. Gauge: the middle section is the
+identity.
 
-Weak ties "this section lies like the one before it" hold together what no believed pair connects: a lone section comes
-out half-way between its neighbours, and a severed piece continues where the other ended. All sections that hang on
-such ties alone are listed as bridged.
+Weak ties, "the affine equals that of the section before", connect sections that no trusted pair connects: an isolated
+section comes out half-way between its neighbours, and a separate component continues where the other ended. All
+sections that depend on ties alone are listed as bridged.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Float64
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csc_array
 from scipy.sparse.csgraph import connected_components
@@ -26,13 +28,14 @@ from ssem_dask.registration.coarse_alignment.coarse_config import CoarseConfig
 from ssem_dask.types import BoolArray, Float64Array, ShapeYX
 
 TIE_WEIGHT = 1e-6
-"""Weight of a tie, against 1 of a pair: too weak to bend anything that a pair says."""
+"""Weight of a tie; that of a pair is 1. Too weak to change anything that a pair determines."""
 ITERATIONS = 30
-"""Re-weighted solves; the first half with absolute-value weights, which find the consistent majority from any start."""
-REJECT_SCALES = 6.0
+"""Re-weighted solves. The first half has L1 weights, which find the consistent majority from any start; the second half
+has Geman-McClure weights, which remove outliers altogether."""
+REJECT_DEVIATIONS = 6.0
 """Robust standard deviations of the loop residuals beyond which a pair is rejected."""
 LEAST_STRETCH = 0.8
-"""Least principal stretch of a section's map: no section shrinks by as much in the microscope."""
+"""Least plausible principal stretch of a section's map: sections do not shrink that much in the microscope."""
 REJECT_SHARE = 0.01
 """Loop residual, as a share of the section's side, below which no pair is rejected."""
 
@@ -40,16 +43,16 @@ Index = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
-class ChainResult:
-    """Affines of all sections, and what they rest on."""
+class SectionAffines:
+    """Affines of all sections, and the pairs that determine them."""
 
-    sections: Float64Array
-    """`(Z, 2, 3)` float64: aligned → source, full map, mip-0 px."""
-    accepted: BoolArray
-    """`(K, Z)`: pairs that were used."""
+    sections: Float64[Float64Array, "Z 2 3"]
+    """aligned → source, full map, mip-0 px."""
+    accepted: Bool[BoolArray, "K Z"]
+    """Pairs that were used."""
     bridged: list[int]
-    """Sections whose place is not tied to the middle section by accepted pairs, but carried on from neighbours; all of
-    them where no pair was accepted."""
+    """Sections that no accepted pairs connect to the middle section, so that they follow their neighbours; all sections
+    if no pair was accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,131 +65,130 @@ class _Edges:
     shift: Float64Array
 
 
-def chain_sections(
-    affines: Float64Array, ratios: Float64Array, *, shape_yx: ShapeYX, config: CoarseConfig
-) -> ChainResult:
+def solve_sections(
+    affines: Float64[Float64Array, "K Z 2 3"],
+    ratios: Float64[Float64Array, "K Z"],
+    *,
+    shape_yx: ShapeYX,
+    config: CoarseConfig,
+) -> SectionAffines:
     """Solve for one affine per section.
 
     Args:
-        affines: `(K, Z, 2, 3)`; [k-1, z] pulls section z-k onto z: fixed z → moving z-k, full map, mip-0 px. Entries
-            with z < k, and pairs that were not estimated, are ignored; NaN is fine there.
-        ratios: `(K, Z)` peak ratios; NaN or 0 where not estimated.
-        shape_yx: section, mip-0 px.
-        config: least ratio.
-
-    Raises:
-        ValueError: the shapes do not belong together.
+        affines: [k-1, z] pulls section z-k onto z: fixed z → moving z-k, full map, mip-0 px. Entries with z < k, and
+            pairs that were not estimated, are ignored and may be NaN.
+        ratios: peak ratios; NaN or 0 if not estimated.
+        shape_yx: shape of a section, mip-0 px.
+        config: settings with the least ratio of a trusted pair.
     """
-    if affines.ndim != 4 or affines.shape[2:] != (2, 3) or ratios.shape != affines.shape[:2]:
-        raise ValueError(
-            f"chain_sections: affines {affines.shape} and ratios {ratios.shape} do not fit; "
-            "wanted (K, Z, 2, 3) and (K, Z)."
-        )
     steps, count = ratios.shape
-    believed = np.isfinite(affines).all(axis=(2, 3)) & (np.nan_to_num(ratios) >= config.min_ratio)
-    believed &= np.arange(count)[None, :] >= np.arange(1, steps + 1)[:, None]
-    k, z = np.nonzero(believed)
-    edges = _centred(affines[k, z], fixed=z, moving=z - k - 1, shape_yx=shape_yx)
+    trusted = np.isfinite(affines).all(axis=(2, 3)) & (np.nan_to_num(ratios) >= config.min_ratio)
+    trusted &= np.arange(count)[None, :] >= np.arange(1, steps + 1)[:, None]
+    k, z = np.nonzero(trusted)
+    edges = _centre(affines[k, z], fixed=z, moving=z - k - 1, shape_yx=shape_yx)
     keep = _consistent(edges, count=count, shape_yx=shape_yx)
-    accepted = np.zeros_like(believed)
+    accepted = np.zeros_like(trusted)
     accepted[k[keep], z[keep]] = True
     edges = _Edges(edges.fixed[keep], edges.moving[keep], edges.linear[keep], edges.shift[keep])
-    pieces = _pieces(edges, count=count)
-    gauge = _gauge(pieces)
-    solution = _robust_solve(edges, pieces=pieces, gauge=gauge, shape_yx=shape_yx)
+    components = _components(edges, count=count)
+    gauge = _gauge_section(components)
+    solution = _robust_solve(edges, components=components, gauge=gauge, shape_yx=shape_yx)
     centre = np.asarray(shape_yx) / 2
     sections = solution.copy()
     sections[:, :, 2] += centre - solution[:, :, :2] @ centre
-    sections = _unshrunk(sections)
-    tied = (pieces == pieces[gauge]) & (np.bincount(pieces)[pieces] > 1)
+    sections = _replace_shrunk(sections)
+    tied = (components == components[gauge]) & (np.bincount(components)[components] > 1)
     bridged = [int(s) for s in np.nonzero(~tied)[0]]
-    return ChainResult(sections=sections, accepted=accepted, bridged=bridged)
+    return SectionAffines(sections=sections, accepted=accepted, bridged=bridged)
 
 
-def _unshrunk(sections: Float64Array) -> Float64Array:
-    """Replace maps that are the mean of two very different turns, hence shrink a section, by the nearest that is not.
+def _replace_shrunk(sections: Float64[Float64Array, "Z 2 3"]) -> Float64[Float64Array, "Z 2 3"]:
+    """Replace maps that shrink a section by the nearest one that does not.
 
-    That happens half-way between two sections that are turned far from each other, at worst by 180°.
+    They are means of two very different rotations, half-way between sections rotated against each other, at worst by
+    180°.
     """
     stretch = np.linalg.svd(sections[:, :, :2], compute_uv=False)[:, -1]
-    whole = np.flatnonzero(stretch >= LEAST_STRETCH)
-    if len(whole) == 0:
+    plausible = np.flatnonzero(stretch >= LEAST_STRETCH)
+    if len(plausible) == 0:
         return sections
-    nearest = np.abs(np.arange(len(sections))[:, None] - whole[None, :]).argmin(axis=1)
-    return np.where((stretch >= LEAST_STRETCH)[:, None, None], sections, sections[whole[nearest]])
+    nearest = np.abs(np.arange(len(sections))[:, None] - plausible[None, :]).argmin(axis=1)
+    return np.where((stretch >= LEAST_STRETCH)[:, None, None], sections, sections[plausible[nearest]])
 
 
-def _centred(affines: Float64Array, *, fixed: Index, moving: Index, shape_yx: ShapeYX) -> _Edges:
-    """Pair affines for positions relative to the centre of the section, where shift and linear part are independent."""
+def _centre(affines: Float64Array, *, fixed: Index, moving: Index, shape_yx: ShapeYX) -> _Edges:
+    """Refer pair affines to the centre of the section, where shift and linear part are independent."""
     centre = np.asarray(shape_yx) / 2
     linear = affines[:, :, :2]
     return _Edges(fixed, moving, linear, affines[:, :, 2] + linear @ centre - centre)
 
 
-def _pieces(edges: _Edges, *, count: int) -> Index:
-    """Label of the connected piece that each section belongs to."""
+def _components(edges: _Edges, *, count: int) -> Index:
+    """Label the connected component of each section."""
     graph = coo_array((np.ones(len(edges.fixed)), (edges.fixed, edges.moving)), shape=(count, count))
     _, labels = connected_components(graph, directed=False)
     return np.asarray(labels, dtype=np.intp)
 
 
-def _gauge(pieces: Index) -> int:
-    """The section nearest to the middle that belongs to the largest piece (of equal ones, the nearest)."""
-    count = len(pieces)
+def _gauge_section(components: Index) -> int:
+    """Choose the section of the largest component that is nearest to the middle; of equal components, the nearest."""
+    count = len(components)
     middle = count // 2
-    sizes = np.bincount(pieces)
+    sizes = np.bincount(components)
     distance = np.abs(np.arange(count) - middle)
-    return int(np.lexsort((distance, -sizes[pieces]))[0])
+    return int(np.lexsort((distance, -sizes[components]))[0])
 
 
 def _consistent(edges: _Edges, *, count: int, shape_yx: ShapeYX) -> BoolArray:
-    """Which pairs agree with the loops that they close."""
+    """Check which pairs agree with the loops that they close."""
     if len(edges.fixed) == 0:
         return np.zeros(0, dtype=np.bool_)
-    pieces = _pieces(edges, count=count)
-    solution = _robust_solve(edges, pieces=pieces, gauge=_gauge(pieces), shape_yx=shape_yx)
+    components = _components(edges, count=count)
+    solution = _robust_solve(edges, components=components, gauge=_gauge_section(components), shape_yx=shape_yx)
     residual = _residuals(edges, solution, shape_yx=shape_yx)
-    limit = max(REJECT_SCALES * _scale(residual), REJECT_SHARE * max(shape_yx))
+    limit = max(REJECT_DEVIATIONS * _robust_deviation(residual), REJECT_SHARE * max(shape_yx))
     return np.asarray(residual <= limit)
 
 
-def _scale(residual: Float64Array) -> float:
-    """Robust standard deviation per component of residual lengths (the median length of a 2-D Gaussian is 1.18 σ)."""
+def _robust_deviation(residual: Float64Array) -> float:
+    """Estimate the standard deviation per component (the median length of a 2-D Gaussian vector is 1.18 σ)."""
     return float(np.median(residual)) / 1.18
 
 
 def _residuals(edges: _Edges, solution: Float64Array, *, shape_yx: ShapeYX) -> Float64Array:
-    """Rms over the section, px, of how far each pair is from being fulfilled."""
-    left = solution[edges.moving] - edges.linear @ solution[edges.fixed]
-    left[:, :, 2] -= edges.shift
+    """Compute each pair's residual displacement, px, rms over the section."""
+    difference = solution[edges.moving] - edges.linear @ solution[edges.fixed]
+    difference[:, :, 2] -= edges.shift
+    # Mean squares of y, x and 1 over a section about its centre.
     spread = np.asarray([shape_yx[0] ** 2 / 12, shape_yx[1] ** 2 / 12, 1.0])
-    return np.asarray(np.sqrt((left**2 @ spread).sum(axis=1)))
+    return np.asarray(np.sqrt((difference**2 @ spread).sum(axis=1)))
 
 
-def _robust_solve(edges: _Edges, *, pieces: Index, gauge: int, shape_yx: ShapeYX) -> Float64Array:
-    """Re-weighted least squares; `(Z, 2, 3)` about the centre."""
+def _robust_solve(edges: _Edges, *, components: Index, gauge: int, shape_yx: ShapeYX) -> Float64Array:
+    """Solve by IRLS; `(Z, 2, 3)` about the centre."""
     weights = np.ones(len(edges.fixed))
-    solution = _solve(edges, weights, pieces=pieces, gauge=gauge)
+    solution = _solve(edges, weights, components=components, gauge=gauge)
     if len(edges.fixed) == 0:
         return solution
     floor = 1e-4 * max(shape_yx)
     for iteration in range(ITERATIONS):
         residual = _residuals(edges, solution, shape_yx=shape_yx)
-        scale = max(_scale(residual), floor)
+        scale = max(_robust_deviation(residual), floor)
         if 2 * iteration < ITERATIONS:
-            weights = scale / np.maximum(residual, 0.1 * scale)
+            weights = scale / np.maximum(residual, 0.1 * scale)  # L1: convex, so any start will do
         else:
-            weights = 1.0 / (1.0 + (residual / (2.4 * scale)) ** 2) ** 2  # Geman–McClure: outliers vanish
-        previous, solution = solution, _solve(edges, np.maximum(weights, 1e-5), pieces=pieces, gauge=gauge)
+            weights = 1.0 / (1.0 + (residual / (2.4 * scale)) ** 2) ** 2  # Geman-McClure: outliers vanish
+        previous, solution = solution, _solve(edges, np.maximum(weights, 1e-5), components=components, gauge=gauge)
         if 2 * iteration > ITERATIONS and np.abs(solution - previous)[:, :, 2].max() < 1e-4:
             break
     return solution
 
 
-def _solve(edges: _Edges, weights: Float64Array, *, pieces: Index, gauge: int) -> Float64Array:
-    """Weighted least squares with section `gauge` held at the identity; `(Z, 2, 3)` about the centre."""
-    count = len(pieces)
-    later = np.nonzero(pieces[1:] != pieces[:-1])[0] + 1
+def _solve(edges: _Edges, weights: Float64Array, *, components: Index, gauge: int) -> Float64Array:
+    """Solve weighted least squares with section `gauge` fixed to the identity; `(Z, 2, 3)` about the centre."""
+    count = len(components)
+    # Ties between adjacent sections of different components keep the system regular.
+    later = np.nonzero(components[1:] != components[:-1])[0] + 1
     fixed = np.concatenate([edges.fixed, later])
     moving = np.concatenate([edges.moving, later - 1])
     linear = np.concatenate([edges.linear, np.broadcast_to(np.eye(2), (len(later), 2, 2))])
@@ -202,6 +204,7 @@ def _solve(edges: _Edges, weights: Float64Array, *, pieces: Index, gauge: int) -
     matrix = csc_array(coo_array((values, (rows, columns)), shape=(2 * n, 2 * count)))
     target = np.zeros((2 * n, 3))
     target[:, 2] = (shift * root[:, None]).ravel()
+    # Columns of the gauge section move to the right side.
     free = np.setdiff1d(np.arange(2 * count), [2 * gauge, 2 * gauge + 1])
     out = np.zeros((2 * count, 3))
     out[2 * gauge : 2 * gauge + 2] = IDENTITY

@@ -15,7 +15,7 @@ from ssem_dask.field.affine import IDENTITY, compose_affine
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.image.tissue import tissue_mask
-from ssem_dask.registration.coarse_alignment.initial import pair_start
+from ssem_dask.registration.coarse_alignment.initial import initial_pair
 from ssem_dask.registration.coarse_alignment.pair import estimate_pair
 from ssem_dask.registration.coarse_alignment.thumbnail import CoarseSection
 from ssem_dask.stages.compose.method import compose_fields
@@ -97,7 +97,7 @@ class _SearchStarts:
         for between in range(z, z - k, -1):
             step = self.pairs[between]
             if not np.isfinite(step).all():
-                known = pair_start(self.coarse, z=between, k=1)
+                known = initial_pair(self.coarse, z=between, k=1)
                 if known is None:
                     return None
                 step = known

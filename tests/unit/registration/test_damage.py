@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from ssem_dask.registration.damage import DAMAGED, EMPTY, TEAR, TISSUE, find_damage, reduced
+from ssem_dask.registration.damage import DAMAGED, EMPTY, TEAR, TISSUE, detect_damage, pool_codes
 
 SHAPE = (160, 192)
 CORE = range(5)
@@ -21,7 +21,7 @@ def _stack() -> Tensor:
 
 
 def _codes(images: Tensor) -> Tensor:
-    return find_damage(images, tissue=torch.ones_like(images, dtype=torch.bool), core=CORE)
+    return detect_damage(images, tissue=torch.ones_like(images, dtype=torch.bool), core=CORE)
 
 
 def _barred(value: float) -> Tensor:
@@ -81,7 +81,7 @@ def test_a_section_of_noise_and_padding_are_empty() -> None:
     images[1, :, :40] = 0.0
     tissue = torch.ones_like(images, dtype=torch.bool)
     tissue[1, :, :40] = False
-    codes = find_damage(images, tissue=tissue, core=CORE)
+    codes = detect_damage(images, tissue=tissue, core=CORE)
     assert bool((codes[3] == EMPTY).all())
     assert bool((codes[1, :, :40] == EMPTY).all())
     assert float((codes[[0, 1, 2, 4]][..., 40:] != TISSUE).float().mean()) < 0.01
@@ -89,11 +89,11 @@ def test_a_section_of_noise_and_padding_are_empty() -> None:
 
 def test_a_section_alone_tells_of_no_damage() -> None:
     images = _barred(0.0)[2:3]
-    codes = find_damage(images, tissue=torch.ones_like(images, dtype=torch.bool), core=range(1))
+    codes = detect_damage(images, tissue=torch.ones_like(images, dtype=torch.bool), core=range(1))
     assert bool((codes == TISSUE).all())
 
 
 def test_larger_pixels_keep_the_highest_code() -> None:
     codes = np.zeros((1, 5, 6), dtype=np.uint8)
     codes[0, 0, 1], codes[0, 1, 0], codes[0, 4, 5] = 2, 3, 1
-    assert reduced(codes, factor=2)[0].tolist() == [[3, 0, 0], [0, 0, 0], [0, 0, 1]]
+    assert pool_codes(codes, factor=2)[0].tolist() == [[3, 0, 0], [0, 0, 0], [0, 0, 1]]

@@ -13,13 +13,13 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.image.pooling import pool
 from ssem_dask.image.tissue import tissue_mask
 from ssem_dask.registration.coarse_alignment.coarse_config import CoarseConfig
-from ssem_dask.registration.coarse_alignment.order import Order, check_order
+from ssem_dask.registration.coarse_alignment.order import OrderCheck, check_order
 from ssem_dask.registration.coarse_alignment.pair import estimate_pair
 from ssem_dask.registration.coarse_alignment.thumbnail import CoarseSection
 from ssem_dask.types import AnyArray, Float64Array
 
 COUNT = 14
-IN_ORDER = Order(misplaced=[], twice=[])
+IN_ORDER = OrderCheck(misplaced=[], repeated=[])
 
 
 def alike(order: list[int], *, damaged: tuple[int, ...] = (), seed: int = 0) -> Float64Array:
@@ -62,21 +62,21 @@ def test_sections_in_order_are_left_in_peace(damaged: tuple[int, ...], seed: int
 def test_neighbours_that_are_swapped(first: int) -> None:
     order = list(range(COUNT))
     order[first], order[first + 1] = order[first + 1], order[first]
-    assert check_order(alike(order)) == Order(misplaced=[first, first + 1], twice=[])
+    assert check_order(alike(order)) == OrderCheck(misplaced=[first, first + 1], repeated=[])
 
 
 @pytest.mark.parametrize(("section", "place"), [(5, 7), (5, 3), (5, 8), (8, 5)])
 def test_a_section_that_lies_two_or_three_places_off(section: int, place: int) -> None:
     order = [z for z in range(COUNT) if z != section]
     order.insert(place, section)
-    assert check_order(alike(order)) == Order(misplaced=[place], twice=[])
+    assert check_order(alike(order)) == OrderCheck(misplaced=[place], repeated=[])
 
 
 @pytest.mark.parametrize("distance", [1, 2, 3])
 def test_an_image_that_occurs_twice(distance: int) -> None:
     order = list(range(COUNT))
     order.insert(5 + distance, 5)
-    assert check_order(alike(order)).twice == [5 + distance]
+    assert check_order(alike(order)).repeated == [5 + distance]
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -95,8 +95,8 @@ def test_images(name: str, kind: str, real_sections: Callable[[str], Path]) -> N
     order = {"in order": list(range(10)), "swapped": [0, 1, 2, 3, 5, 4, 6, 7, 8, 9], "twice": [0, 1, 2, 3, 3, 4, 5, 6]}
     expected = {
         "in order": IN_ORDER,
-        "swapped": Order(misplaced=[4, 5], twice=[]),
-        "twice": Order(misplaced=[], twice=[4]),
+        "swapped": OrderCheck(misplaced=[4, 5], repeated=[]),
+        "twice": OrderCheck(misplaced=[], repeated=[4]),
     }
     assert check_order(similarity(images[order[kind]])) == expected[kind]
 
