@@ -4,6 +4,7 @@ Run by `python -m ssem_dask.cli.configuration_page`.
 """
 
 import sys
+import textwrap
 from collections.abc import Iterator
 
 from pydantic.fields import FieldInfo
@@ -11,6 +12,7 @@ from pydantic.fields import FieldInfo
 from ssem_dask.config.schema import config_type
 from ssem_dask.types import ConfigBase
 
+_WIDTH = 120
 _HEAD = """# Configuration
 
 Generated from the configuration records by `make docs`; do not edit by hand.
@@ -44,7 +46,7 @@ def _tables(path: str, model: type[ConfigBase]) -> Iterator[str]:
         default = "*required*" if field.is_required() else f"`{_default(field)}`"
         rows.append(f"| `{key}` | {default} | {' '.join((field.description or '').split())} |\n")
     title = f"`[{path}]`" if path else "Top level"
-    summary = " ".join((model.__doc__ or "").split())
+    summary = textwrap.fill(" ".join((model.__doc__ or "").split()), _WIDTH, break_on_hyphens=False)
     yield f"\n## {title}\n\n{summary}\n"
     if rows:
         yield "\n| key | default | meaning |\n|---|---|---|\n" + "".join(rows)
