@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ssem_dask.composition.separation.anchored import Anchors
+from ssem_dask.composition.separation.anchor_observations import Anchors
 from tests.support.affine_volumes import affine_volume, far_pairs, landmarks, slow_drift, wander
 
 FIRST_SEED = 301

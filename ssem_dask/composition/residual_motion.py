@@ -27,6 +27,7 @@ def coarse_positions(
         coarse: A, aligned → source; NaN if the section has none.
         grid: nodes in the aligned section.
     """
+    # A section without a coarse map has no place, so nothing is known.
     if not np.isfinite(coarse).all():
         return torch.full(field.shape, torch.nan, dtype=torch.float64)
     return apply_affine(invert_affine(coarse), grid.positions().double() + field.double())
@@ -47,6 +48,7 @@ def residual_motion(
         pair: pair field, fixed z, moving z - 1.
         pair_grid: its nodes; beyond them nothing is known.
     """
+    # Sampling repeats the border value, which is no observation.
     inside = pair_grid.contains(positions)
     # Sampled about the grid's own corner: float32 positions stay small, so they keep their precision (C9).
     local = pair_grid.relative_to(pair_grid.origin)

@@ -66,6 +66,7 @@ def fill_unknown(
     weight = known.to(field.dtype) if trust is None else torch.where(known, trust[:, None], 0.0).to(field.dtype)
     if bool((weight >= 1).all()):
         return field
+    # Two steps: a blocky guess at all scales at once, then a few local passes that smooth it.
     values = torch.where(known, field, torch.zeros_like(field))
     filled = _push_pull(values, weight)
     # Jacobi iterations of Laplace's equation; trusted nodes are its boundary values.

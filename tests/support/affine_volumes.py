@@ -7,7 +7,7 @@ import numpy as np
 
 from ssem_dask.composition.separation.affine_log import from_parameters, to_parameters
 from ssem_dask.composition.separation.affine_separation import AffineSeparation, separate_affines
-from ssem_dask.composition.separation.anchored import Anchors, FarPairs, Landmarks
+from ssem_dask.composition.separation.anchor_observations import Anchors, FarPairs, Landmarks
 from ssem_dask.field.affine import rotation_about
 from ssem_dask.types import Float64Array
 

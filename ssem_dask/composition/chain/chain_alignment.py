@@ -78,6 +78,7 @@ def align_block(
     guessed = torch.ones_like(confidence[0], dtype=torch.bool)
     lost = torch.ones(count, dtype=torch.bool)
     observed = _observed_sections(pairs)
+    # A first section that nothing observes cannot be the frame: it would tie the others to a guess.
     frame = next((i for i in range(count) if observed[i]), 0)
     guessed[frame] = False
     lost[frame] = False
@@ -112,6 +113,7 @@ def _observed_sections(pairs: Tensor) -> list[bool]:
 
 def _vote_in_two_rounds(candidates: Tensor, *, weights: Tensor, guessed: Tensor, config: ChainConfig) -> Vote:
     """Vote with the candidates that rest on evidence; where there are none, with those that rest on guessed nodes."""
+    # NaN has no vote.
     nothing = torch.full_like(candidates, torch.nan)
     solid = torch.where(guessed[:, None], nothing, candidates)
     field, unknown = vote(solid, weights=weights, tolerance=config.tolerance, blur=VOTE_BLUR_NODES)
@@ -126,6 +128,7 @@ def _vote_in_two_rounds(candidates: Tensor, *, weights: Tensor, guessed: Tensor,
 
 def _bridge(fields: Tensor, *, lost: Tensor) -> Tensor:
     """Replace the fields of lost sections by interpolation in z; beyond the last known section it is repeated."""
+    # At least the frame is known.
     known = torch.nonzero(~lost)[:, 0].tolist()
     out = fields.clone()
     for i in torch.nonzero(lost)[:, 0].tolist():
@@ -156,6 +159,7 @@ def stitch(
             for p, o in zip(previous, own, strict=True)
         ]
     )
+    # Each overlap section has one vote.
     weights = torch.ones_like(candidates[:, 0])
     return vote(candidates, weights=weights, tolerance=config.tolerance, blur=VOTE_BLUR_NODES).field
 
@@ -188,6 +192,7 @@ def fade(
     field: Float[Tensor, "2 y x"], *, distance: int, spacing: float, config: ChainConfig
 ) -> Float[Tensor, "2 y x"] | None:
     """Return D: scaled by clip(1 - d/decay, 0, 1), blurred with sigma = blur · d px; None if nothing remains."""
+    # The blur grows with the distance, so that sharp errors of a stitch are not carried far.
     scale = min(1.0, 1.0 - distance / config.decay)
     if scale <= 0:
         return None

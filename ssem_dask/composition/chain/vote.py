@@ -39,6 +39,7 @@ def vote(
         blur: sigma in nodes of the weights' blur.
     """
     winners = _winners(candidates, tolerance=tolerance)
+    # The floor lets a lone candidate without confidence win.
     known = torch.isfinite(candidates).all(dim=1)
     strength = torch.nan_to_num(weights).clamp(min=0.0) + WEIGHT_FLOOR
     share = gaussian_blur(torch.where(winners, strength, torch.zeros_like(strength)), sigma=blur)

@@ -72,7 +72,9 @@ def cut_tiles(shape: ShapeYX, *, core: int, factor: int) -> list[Tile]:
     """
     halo = HALO_BLOCKS * factor
     axes = []
+    # The two axes are cut independently.
     for n in shape:
+        # A tile never reads more than the section has, and always the same number of nodes.
         extent = min(core + 2 * halo, n)
         spans = []
         for start in range(0, n, core):
@@ -97,10 +99,12 @@ def restrict(
         The means, NaN if less than a quarter of the block is known, and the mean weights, then 0.
     """
     weight = weights.unsqueeze(-3).to(values.dtype)
+    # NaN times 0 is NaN: unknown values are replaced before they are weighted.
     total = _block_sums(torch.where(weight > 0, values, torch.zeros_like(values)) * weight, factor)
     weight_sum, known = _block_sums(weight, factor), _block_sums((weight > 0).to(values.dtype), factor)
     # Blocks at the far border hold fewer nodes.
     nodes = _block_sums(torch.ones_like(weight[..., :1, :, :]), factor)
+    # A mean of a few nodes at the edge of a hole would stand for a place that is not in its block's centre.
     enough = known >= MIN_KNOWN_SHARE * nodes
     mean = torch.where(enough, total / weight_sum.clamp(min=1e-30), torch.full_like(total, torch.nan))
     return mean, torch.where(enough, weight_sum / nodes, torch.zeros_like(weight_sum)).squeeze(-3)
@@ -116,6 +120,7 @@ def prolong(values: Float[Tensor, "*n by bx"], *, blocks: Grid, grid: Grid) -> F
         blocks: their grid, see `restricted_grid`.
         grid: nodes, such as those of a tile.
     """
+    # Separable: one matrix along each axis.
     along_y, along_x = (_prolongation_matrix(blocks, grid, axis=axis).to(values) for axis in (0, 1))
     flat = values.reshape(-1, *blocks.shape)
     out = flat.new_empty(len(flat), *grid.shape)
@@ -150,6 +155,7 @@ def high_frequencies(fields: Float[Tensor, "*n y x"], *, grid: Grid, factor: int
 def _reflect_odd(values: Tensor, before: int, after: int, *, axis: int) -> Tensor:
     """Extend values beyond both ends of an axis by odd reflection about the value at the end."""
     n = values.shape[axis]
+    # Odd reflection keeps the slope at the border; even reflection would flatten it.
     first, last = values.narrow(axis, 0, 1), values.narrow(axis, n - 1, 1)
     parts = [values]
     if before:

@@ -108,6 +108,7 @@ def fit_elastic(problem: ElasticProblem) -> list[Variances]:
     if _must_match(problem):
         return []
     rounds = _Rounds(problem, matching=False)
+    # The first fit sees the pair fields where they are given; the second sees them where the first solution leads.
     rounds.linearise()
     variances = rounds.fit(start=None)
     for _ in range(1, min(problem.config.rounds, _FIT_ROUNDS)):
@@ -124,6 +125,7 @@ def solve_elastic(problem: ElasticProblem, variances: list[Variances]) -> Elasti
         problem: pair fields of a window.
         variances: of each band, as of `fit_elastic`; if there are none, neighbours are made to match.
     """
+    # Without variances there is nothing to separate by: the same fallback as in `relax_elastic`.
     matching = problem.config.natural_motion == "remove" or not variances
     rounds = _Rounds(problem, matching=matching)
     for _ in range(problem.config.rounds):
@@ -140,6 +142,7 @@ def relax_elastic(problem: ElasticProblem) -> ElasticSolution:
     variances: list[Variances] | None = None
     for number in range(problem.config.rounds):
         rounds.linearise()
+        # Later rounds keep the variances: fitting them again would change nothing and cost as much as the solve.
         if variances is None or number < _FIT_ROUNDS:
             variances = rounds.fit(start=variances)
         rounds.solve(rounds.priors(variances))
@@ -160,9 +163,11 @@ class _Rounds:
         self._problem = problem
         self._matching = matching
         self._bands = Bands.of(problem.grid.shape)
+        # e = known part + unknown part; the solve is for the second one alone.
         self._elastic = split.elastic.new_zeros(problem.weights.shape[1], 2, *problem.grid.shape)
         self._known_part = torch.zeros_like(self._elastic) if low is None else low.fields.to(split.elastic.device)
         self._motion_left, self._natural = torch.zeros_like(split.elastic), torch.zeros_like(self._elastic)
+        # None until the first solve: before it, unknown nodes can only be filled from their surroundings.
         self._expected: Tensor | None = None
         self._robust = self._used_robust = torch.ones_like(problem.weights)
 
@@ -176,6 +181,7 @@ class _Rounds:
             motion=self._motion_left,
             grid=problem.grid,
         )
+        # Three reasons for a small weight: low confidence, unknown where the solution leads, an outlier.
         self._weights = problem.weights * self._known * self._robust
         if problem.low_frequencies is not None:
             # Restriction needs values everywhere, so unknown nodes are filled before their low frequencies are removed.
@@ -183,6 +189,7 @@ class _Rounds:
             filled = _fill_untrusted(self._displacements, trust, expected=None)
             factor = problem.low_frequencies.factor
             self._displacements = high_frequencies(filled, grid=problem.grid, factor=factor)
+        # If neighbours are made to match, no affine level has answered for the affine part, so it stays in T.
         elif not self._matching:
             self._displacements = remove_affine_parts(self._displacements, self._weights, grid=problem.grid)
         self._by_pair = pair_weights(self._weights)
@@ -219,6 +226,7 @@ class _Rounds:
         )
         self._expected, self._used_robust = solution.expected, self._robust
         self._elastic, self._natural = solution.distortion, solution.motion
+        # IRLS: one new set of weights per solve, in the robust scale of the present residuals.
         residual = self._displacements - self._expected
         self._robust = _cauchy_weights(residual, self._problem.weights * self._known, outlier=config.outlier)
 
@@ -257,22 +265,24 @@ def fit_bands(
     model = SequenceModel(by_pair)
     spectrum = _spectrum(observed)
     out = []
+    # Bands are independent: a band has its own variances, pooled over its coefficients and both components.
     for band in range(bands.count):
         # Without the coefficients that hold the affine part, which was taken out.
         part = spectrum[..., torch.from_numpy(bands.elastic(band))].reshape(*by_pair.shape, -1)
         sample = part[..., :: max(1, part.shape[-1] // _FIT_COLUMNS)].cpu().double().numpy()
         first = start[band] if start else None
         fit = fit_variances(model, sample, start=first, expected=None, tilt=None, distorted=True)
+        # A section bends like a sheet: the floor of its distortion depends on the wavelength.
         is_low = bands.wavelengths[band] >= high_frequency_nodes
-        out.append(
-            replace(fit.variances, least=MIN_DISTORTION_LOW_FREQUENCY if is_low else MIN_DISTORTION_HIGH_FREQUENCY)
-        )
+        floor = MIN_DISTORTION_LOW_FREQUENCY if is_low else MIN_DISTORTION_HIGH_FREQUENCY
+        out.append(replace(fit.variances, min_distortion=floor))
     return out
 
 
 def matching_variances(observed: Float[Tensor, "K Z 2 y x"], *, bands: Bands) -> list[Variances]:
     """Return variances that take all there is for distortion: the solve becomes least squares with a weak prior."""
     square = _spectrum(observed).double().square().mean(dim=(0, 1, 2)).cpu().numpy()
+    # Motion next to nothing and noise of 1 %: the posterior mean follows the observations wherever there are any.
     sizes = [max(float(square[bands.index == band].mean()), 1e-8) for band in range(bands.count)]
     return [Variances(distortion=s, motion=1e-6 * s, correlation=0.8, noise=0.01 * s) for s in sizes]
 
@@ -284,16 +294,19 @@ def _spectrum(fields: Tensor) -> Tensor:
 
 def _trust(weights: Tensor, by_pair: Float64Array) -> Tensor:
     """Return how far nodes `(K, Z, y, x)` are trusted before the solve, 0 to 1, by their weights over the pair's."""
+    # A ramp and no threshold, since a jump of trust would be a jump in the filled field.
     share = weights / torch.from_numpy(by_pair).to(weights).clamp(min=1e-12)[:, :, None, None]
     return ((share - MIN_WEIGHT) / (FULL_TRUST - MIN_WEIGHT)).clamp(0.0, 1.0)
 
 
 def _fill_untrusted(displacements: Tensor, trust: Tensor, *, expected: Tensor | None) -> Tensor:
     """Return T with untrusted nodes filled: by what the last solve expects, or smoothly before the first one."""
+    # What the last solve predicts is better than smoothness: it knows the neighbour sections.
     if expected is not None:
         return torch.lerp(expected, displacements, trust[:, :, None])
     out = displacements.clone()
     has_holes, has_known = (trust < 1).flatten(2).any(dim=2), (trust > 0).flatten(2).any(dim=2)
+    # Of a pair without any known node nothing can be continued; its weight is 0, so any finite value will do.
     out[has_holes & ~has_known] = 0.0
     for batch in plane_batches(torch.nonzero(has_holes & has_known), like=displacements):
         k, z = batch.unbind(dim=1)
@@ -307,6 +320,7 @@ def _cauchy_weights(residual: Tensor, weights: Tensor, *, outlier: float) -> Ten
     As `field.robust.weights_of_squares`, but in place: these are among the largest tensors of a solve.
     """
     out = torch.ones_like(weights)
+    # A scale per distance k, since noise grows with k.
     for k in range(len(weights)):
         square = residual[k, :, 0].square().addcmul_(residual[k, :, 1], residual[k, :, 1])
         observed = weights[k] > 0

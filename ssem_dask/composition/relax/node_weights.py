@@ -26,8 +26,10 @@ def node_weights(
     """
     known = torch.isfinite(pairs).all(dim=2) & (confidence > 0)
     values = torch.where(known, torch.nan_to_num(confidence), torch.zeros_like(confidence)).float()
+    # The median of neighbours is a yardstick that a few bad pairs do not change.
     if typical is None:
         typical = median_confidence(values[0])
+    # The floor keeps known nodes apart from unknown ones, which have weight 0; above the typical, more is not better.
     return torch.where(known, (values / typical).clamp(MIN_WEIGHT, 1.0), torch.zeros_like(values))
 
 
@@ -61,6 +63,7 @@ def _sort_rows(values: Tensor) -> Tensor:
 def observed_mask(weights: Float[Tensor, "K Z *n"]) -> Bool[Tensor, "Z *n"]:
     """Return where any pair with weight belongs to the section, as its fixed or as its moving section."""
     known = weights > 0
+    # A pair at index [k-1, z] observes both z and z-k.
     out = known.any(dim=0)
     for k in range(1, len(weights) + 1):
         out[:-k] |= known[k - 1, k:]

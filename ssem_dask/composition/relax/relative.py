@@ -81,6 +81,7 @@ def fit_robust_affines(
     """
     known = weights > 0
     displacements = torch.where(known[..., None], displacements, torch.zeros_like(displacements))
+    # Unknown points are replaced as well: they may be NaN, and NaN times weight 0 is NaN.
     points = torch.where(known[..., None], points, torch.zeros_like(displacements))
     unknown = torch.full_like(weights, torch.nan)
     robust = torch.ones_like(weights)
@@ -95,6 +96,7 @@ def fit_robust_affines(
     # From displacements to full maps: add the identity.
     maps[:, 0, 0] += 1.0
     maps[:, 1, 1] += 1.0
+    # Too few nodes say little about a whole section; such a pair counts as missing.
     maps[known.sum(dim=1) < max(_MIN_NODES, _MIN_SHARE * known.shape[1])] = torch.nan
     return maps
 
@@ -140,7 +142,7 @@ def relative_displacements(
     Args:
         split: pair fields.
         affine_correction: C.
-        elastic: e, as it is now.
+        elastic: e, the present estimate.
         motion: n as found in the round before, or 0.
         grid: of the nodes.
     """
@@ -166,6 +168,7 @@ def relative_displacements(
         for _ in range(_FIXED_POINT_ITERATIONS):
             n = reached - sample_batch(elastic_before, grid=grid, positions=positions + n)
         left[k, z] = n
+        # T adds back what e undoes already, so that the prior of e is the same in all rounds.
         total[k, z] = n + elastic_before - elastic[z]
         known[k, z] = sampled_known
     return RelativeDisplacements(total, left, known)

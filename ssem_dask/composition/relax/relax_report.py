@@ -193,7 +193,7 @@ class DriftRecord:
 
 @dataclass(frozen=True, slots=True)
 class AffineReport:
-    """What was found about the sections' affines."""
+    """Findings about the sections' affines."""
 
     statistics: dict[str, MotionStatistics]
     """Statistics of each group of parameters; empty if there were too few sections."""
@@ -233,7 +233,7 @@ class RelaxReport:
     """Everything that composition by `relax` found out (`quality/relax.json`)."""
 
     summary: str
-    """What was found, in sentences."""
+    """The findings, in sentences."""
     pixel_size: float
     """nm per mip-0 px."""
     section_thickness: float

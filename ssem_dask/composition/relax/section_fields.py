@@ -52,7 +52,8 @@ from ssem_dask.composition.separation.affine_separation import (
     enough_pairs,
     separate_affines,
 )
-from ssem_dask.composition.separation.anchored import Anchors, DriftResult
+from ssem_dask.composition.separation.anchor_observations import Anchors
+from ssem_dask.composition.separation.anchored import DriftResult
 from ssem_dask.composition.separation.jumps import Jump
 from ssem_dask.composition.separation.sequence import Variances
 from ssem_dask.field.affine import IDENTITY, apply_affines, compose_affine, invert_affine
@@ -132,6 +133,7 @@ def relax(
     pairs, weights = pairs[:steps], node_weights(pairs[:steps], confidence[:steps])
     grid = Grid((pairs.shape[-2], pairs.shape[-1]), spacing)
     split = split_pairs(pairs, weights, grid=grid)
+    # Whole-section parts first: rotations and stretches are no cosines, so the elastic solve cannot represent them.
     level = correct_affines(split.affine, coarse=coarse, grid=grid, thickness=thickness, config=config, anchors=None)
     elastic = relax_elastic(
         ElasticProblem(
@@ -146,6 +148,7 @@ def relax(
     )
     variance = affine_parameter_variance(level.weights, fitted=level.variances, certainty=level.certainty)
     natural = join_natural_motion(elastic.natural, affine=level.natural, grid=grid)
+    # There is no section before the first one.
     natural[0] = torch.nan
     return RelaxResult(
         fields=join_affine_and_elastic(elastic.fields, affine=level.correction, grid=grid),
@@ -181,6 +184,7 @@ def correct_affines(
         anchors: evidence that determines drift.
     """
     known: BoolArray = np.asarray(np.isfinite(affine).all(axis=(2, 3)))
+    # Two fallbacks, both without statistics: the elastic solve then makes neighbours match, affine part included.
     if config.natural_motion == "remove" or not enough_pairs(known.astype(np.float64)):
         return _no_correction(known)
     # Pair maps in source frames, so that the separation sees the distortion that the coarse affines undid already.
@@ -199,9 +203,11 @@ def correct_affines(
         known_jumps=config.known_jumps,
         anchors=anchors,
     )
+    # All sections move together into the reference's place, if that is wanted: A ∘ frame.
     frame = _aligned_frame(separation, anchors)
     sections = [compose_affine(outer=a, inner=frame) for a in separation.sections]
     corrections = [compose_affine(outer=invert_affine(a), inner=b) for a, b in zip(coarse, sections, strict=True)]
+    # The uncertainty needs more pessimistic weights than the solve.
     weights = discount_outliers(
         torch.from_numpy(known.astype(np.float64)), robust=torch.from_numpy(separation.weights), outlier=OUTLIER
     )
@@ -220,6 +226,7 @@ def correct_affines(
 def _no_correction(known: BoolArray) -> AffineLevel:
     """Return the level that leaves the coarse affines as they are."""
     count = known.shape[1]
+    # Certainty 0: without statistics nothing says that sections were displaced.
     return AffineLevel(
         correction=np.tile(IDENTITY, (count, 1, 1)),
         natural=np.full((count, 2, 3), np.nan),
@@ -249,6 +256,7 @@ def join_affine_and_elastic(
     """Return the fields of affine ∘ (id + elastic), computed in double precision."""
     positions, maps = grid.positions(elastic.device).double(), torch.from_numpy(affine).to(elastic.device)
     out = torch.empty_like(elastic)
+    # Some sections at a time, since double precision needs twice the memory.
     for z in plane_batches(torch.arange(len(out), device=out.device), like=out):
         out[z] = (apply_affines(maps[z], positions + elastic[z].double()) - positions).float()
     return out
@@ -270,6 +278,7 @@ def join_natural_motion(
     positions, maps = grid.positions(elastic.device).double(), torch.from_numpy(affine).to(elastic.device)
     out = torch.empty_like(elastic)
     for z in plane_batches(torch.arange(len(out), device=out.device), like=out):
+        # To first order displacements add up: both are small against the wavelengths of the other.
         out[z] = (apply_affines(maps[z], positions) - positions + elastic[z].double()).float()
     return out
 
@@ -293,6 +302,7 @@ def uncertainty_on_nodes(
         shape_yx: section, mip-0 px.
         certainty: P(displaced), as in the solve.
     """
+    # Errors of the two levels are independent, so their variances add up.
     variance = elastic_variance(elastic.weights, variances=elastic.variances, certainty=certainty)
     variance += affine_variance(affine, shape_yx=shape_yx, grid=grid, device=variance.device)
     return variance.sqrt_()

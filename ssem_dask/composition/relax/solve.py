@@ -62,6 +62,7 @@ def solve_on_nodes(
     model = SequenceModel(by_pair)
     n, shape = len(model.precision), (observed.shape[-2], observed.shape[-1])
     pairs = tuple(torch.from_numpy(index).to(device) for index in model.indices)
+    # Pairs without any weight are left out of the system.
     values, guess = observed[pairs], expected[pairs]
     # Relative to the pair's weight, which the model along z has already; better nodes count as much.
     share = (weights[pairs] / torch.from_numpy(by_pair).to(weights)[pairs][:, None, None]).clamp(max=1.0)[:, None]
@@ -73,6 +74,7 @@ def solve_on_nodes(
     order = _BandOrder.of(bands, device=device)
 
     def apply_by_band(matrices: list[Tensor], spectrum: Tensor) -> Tensor:
+        # One product per band; all coefficients of a band share its matrix.
         out = spectrum.new_empty(len(matrices[0]), spectrum.shape[1])
         for matrix, span in zip(matrices, order.spans, strict=True):
             out[:, span] = matrix @ spectrum[:, span]
@@ -85,9 +87,11 @@ def solve_on_nodes(
         filled = torch.lerp(guess, values, share)
         spectrum = _take_columns(transform.forward(filled).reshape(n, -1), order.forward)
         guess = apply_by_band(projections, spectrum)
+    # The iterations need predicted observations alone; the unknowns are computed once, from the last spectrum.
     fields = apply_by_band(posteriors, spectrum)
     everywhere = torch.zeros_like(observed)
     everywhere[pairs] = guess
+    # The last unknown is the mean motion, which belongs to the motion of every section.
     return Solution(distortion=fields[0:-1:UNKNOWNS], motion=fields[1:-1:UNKNOWNS] + fields[-1], expected=everywhere)
 
 
@@ -107,6 +111,7 @@ class _BandOrder:
 
     @classmethod
     def of(cls, bands: Bands, *, device: torch.device) -> "_BandOrder":
+        # dy and dx share their statistics, so both belong to the same band.
         index = np.tile(bands.index.ravel(), 2)
         order = torch.from_numpy(np.argsort(index, kind="stable")).to(device)
         ends = np.bincount(index, minlength=bands.count).cumsum().tolist()
@@ -126,5 +131,6 @@ def _posterior_matrix(model: SequenceModel, variances: Variances) -> Tensor:
 
     Windows are short enough for whole matrices, and products of these run faster than banded solves, above all on GPUs.
     """
+    # The columns are the responses to unit observations.
     weighted = np.diag(model.precision / variances.noise)
     return torch.from_numpy(model.factor(variances).solve(model.adjoint(weighted)))

@@ -86,6 +86,7 @@ class Bands:
         lowest = 0.5 / max(shape)
         # The factor keeps a frequency at the edge of a band from falling on either side by rounding.
         level = np.floor(np.log(np.maximum(frequency, lowest) / lowest * (1 + 1e-9)) / np.log(BAND_RATIO))
+        # Bands of equal width in the logarithm; narrow ones at low frequencies wait until they hold enough.
         index = np.zeros(shape, dtype=np.intp)
         wavelengths: list[float] = []
         pending = np.zeros(shape, dtype=np.bool_)
@@ -105,5 +106,6 @@ class Bands:
 
     def elastic(self, band: int) -> NDArray[np.bool_]:
         """Return which coefficients `(y, x)` belong to a band, without those that hold the affine part of a field."""
+        # A constant and the longest cosine along either axis, which is nearly a slope.
         i, j = np.indices(self.index.shape)
         return np.asarray((self.index == band) & (i + j > 1))

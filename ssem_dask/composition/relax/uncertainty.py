@@ -78,6 +78,7 @@ def section_variance(
         certainty: P(displaced), as in the solve.
         shares: of the pairs' weights; the last one is 1.
     """
+    # Covariances are needed between the two neighbours of a section too, which are up to twice the reach apart.
     reach = _comparison_reach(weights)
     # The solve discounts erratic motion; all that there may be of it adds to the error.
     prior = replace(regularised_variances(fitted, certainty=certainty), erratic=fitted.erratic)
@@ -112,6 +113,7 @@ def discount_outliers(
         robust: Cauchy weights, 0 to 1.
         outlier: standard deviations at which they are 1/2.
     """
+    # In place: these are as large as all pair weights together.
     out = (1.0 - robust).square_().mul_(outlier**2 - 1.0).add_(1.0).reciprocal_().mul_(robust).mul_(weights)
     contradicted = _section_weights(out) < _CONTRADICTED * _section_weights(weights)
     for k in range(1, len(out) + 1):
@@ -143,6 +145,7 @@ def affine_parameter_variance(
     out = np.zeros((weights.shape[1], 2)) if fitted else np.full((weights.shape[1], 2), np.nan)
     for name, members in GROUPS if fitted else ():
         known = section_variance(weights, fitted=fitted[name], certainty=certainty, shares=_SHARES[-1:]).known[-1]
+        # A shift is the same everywhere; all else grows with the distance to the centre.
         if name == "shift":
             out[:, 0] = known
         else:
@@ -198,6 +201,7 @@ def elastic_variance(
         interpolation = _interpolation_weights(share[z])
         presence = observed[z].to(share)
         for b, (along_y, along_x) in enumerate(blurs):
+            # p: the share of observed nodes, as far as the band can resolve it.
             seen = (along_y @ presence @ along_x.mT).clamp_(0.0, 1.0)
             known = (known_tables[b, :, z].mT[:, None] @ interpolation).reshape(presence.shape)
             lost = lost_table[b, z, None, None]
@@ -205,6 +209,7 @@ def elastic_variance(
             variance = known * (lost / torch.lerp(known, lost, seen).clamp_(min=_TINY))
             out[z] += profiles[b] * variance
             additional[z] += profiles[b] * (variance - known_tables[b, -1, z, None, None]).clamp_(min=0.0)
+    # Errors of the neighbours at the same place are independent of the section's own.
     observed_sections = observed_mask(torch.from_numpy(by_pair)).numpy()
     for section, course in enumerate(_courses(observed_sections, reach=_comparison_reach(by_pair))):
         for other, part in course:
@@ -218,6 +223,7 @@ def _node_shares(weights: Tensor, by_pair: Float64Array) -> tuple[Tensor, Tensor
     The share is clamped to the range of `_SHARES`, and 1 where nothing is observed: there presence decides.
     """
     usual = torch.from_numpy(by_pair).to(weights)
+    # A node better than its pair counts as the pair, as in the solve.
     node = _section_weights(torch.minimum(weights, usual[:, :, None, None]))
     whole = _section_weights(usual)[:, None, None]
     observed = node > 0  # then the section's pairs have weight as well
@@ -257,6 +263,7 @@ def _blur_matrix(n: int, *, sigma: float) -> Float64Array:
 def _profiles(bands: Bands) -> Float64Array:
     """Return the variance on the nodes `(bands, y, x)` of elastic coefficients of variance 1."""
     height, width = bands.index.shape
+    # The squared cosines of a band, summed; a product over the two axes for each coefficient.
     square_y, square_x = (to_spectrum(np.eye(n)[:, None, :])[:, 0].T ** 2 for n in (height, width))
     return np.stack([square_y.T @ bands.elastic(band).astype(np.float64) @ square_x for band in range(bands.count)])
 
@@ -270,6 +277,7 @@ def _courses(observed: BoolArray, *, reach: int) -> list[list[tuple[int, float]]
     """Return for each section the sections that it is compared with, and their shares; none, or they sum to 1."""
     out = []
     for z in range(len(observed)):
+        # Linear interpolation between the nearest observed sections, or repetition of the only one.
         before = next((k for k in range(1, min(reach, z) + 1) if observed[z - k]), None)
         after = next((k for k in range(1, min(reach, len(observed) - 1 - z) + 1) if observed[z + k]), None)
         if before and after:

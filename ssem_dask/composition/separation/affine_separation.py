@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ssem_dask.composition.separation.affine_log import GROUPS, from_parameters, rms_radius, to_parameters
-from ssem_dask.composition.separation.anchored import AnchoredSolution, AnchoredSolver, Anchors, DriftResult
+from ssem_dask.composition.separation.anchor_observations import Anchors
+from ssem_dask.composition.separation.anchored import AnchoredSolution, AnchoredSolver, DriftResult
 from ssem_dask.composition.separation.jumps import Jump, find_jumps, jump_offsets
 from ssem_dask.composition.separation.likelihood import Fit, evidence_of_distortion, fit_variances
 from ssem_dask.composition.separation.sequence import (
@@ -83,6 +84,7 @@ class _Problem:
 
     def displacements(self, parameters: Float64Array) -> Float64Array:
         """Return T `(K, Z, 6)` with distortion included, linearised at a `(Z, 6)`; 0 if z-k does not exist."""
+        # F = log(A_{z-k}⁻¹ M A_z), then T = F + a_{z-k} - a_z.
         sections = _homogeneous(from_parameters(parameters, shape_yx=self.shape_yx))
         inverse = np.linalg.inv(sections)
         out = np.zeros((*self.pairs.shape[:2], 6))
@@ -140,7 +142,7 @@ class _Means:
 
 @dataclass(frozen=True, slots=True)
 class _Iterate:
-    """What one iteration passes on to the next."""
+    """Estimates that one iteration passes on to the next."""
 
     parameters: Float64Array
     """a `(Z, 6)`, jumps included."""
@@ -195,6 +197,7 @@ def separate_affines(
         search = find_jumps(displacements, problem.weights, jump_sd=problem.jump_sd, fit=fit, known=known_jumps)
         jumps, fits = search.jumps, search.fits
     model = problem.model(np.ones_like(problem.weights), jumps)
+    # The search for jumps has fitted this very model already.
     fits = fits or {name: problem.fit(displacements, model, name) for name, _ in GROUPS}
     evidence = np.nan
     if certainty is None:
@@ -203,9 +206,11 @@ def separate_affines(
     priors = {name: regularised_variances(fit.variances, certainty=certainty) for name, fit in fits.items()}
     iterate = _advance(problem, _solve(displacements, model, priors), priors, jumps=jumps, fits=fits)
 
+    # Anchors enter from iteration 1 on: the first solve has to show what there is without them.
     solver = None if anchors is None else AnchoredSolver(anchors, shape_yx)
     anchored: AnchoredSolution | None = None
     for iteration in range(1, ITERATIONS if solver is None else ITERATIONS + _ANCHORED_ITERATIONS):
+        # Linearise where the last iteration led, with its weights; variances start from its fits.
         displacements = problem.displacements(iterate.parameters)
         model = problem.model(iterate.robust, iterate.jumps)
         fits = {name: problem.fit(displacements, model, name, iterate.fits[name]) for name, _ in GROUPS}
@@ -239,18 +244,21 @@ def separate_affines(
 def _make_problem(affines: Float64Array, weights: Float64Array, *, shape_yx: ShapeYX, thickness: float) -> _Problem:
     """Return the problem without pairs that do not exist; ValueError if too few remain."""
     steps, count = weights.shape
+    # Pairs whose moving section would be before the first section do not exist.
     usable = np.isfinite(affines).all(axis=(2, 3)) & (np.arange(count)[None] >= np.arange(1, steps + 1)[:, None])
     weights = np.where(usable, weights, 0.0)
     if not enough_pairs(weights):
         raise ValueError(
             f"separate_affines: {np.count_nonzero(weights[0] > 0)} neighbour pairs; wanted {MIN_SECTIONS - 1}."
         )
+    # The identity replaces missing pairs, whose weight is 0, so that logarithms stay finite.
     pairs = np.where(usable[:, :, None, None], affines, IDENTITY)
     return _Problem(pairs, weights, shape_yx=shape_yx, thickness=thickness)
 
 
 def _solve(displacements: Float64Array, model: SequenceModel, priors: dict[str, Variances]) -> _Means:
     """Return the posterior means without drift, one group of parameters after the other."""
+    # To first order the six parameters are independent, so each group is a sequence of its own.
     sections, motion, erratic = (np.zeros((model.count, 6)) for _ in range(3))
     residual = np.zeros_like(displacements)
     for name, members in GROUPS:
@@ -265,6 +273,7 @@ def _advance(
     problem: _Problem, means: _Means, priors: dict[str, Variances], *, jumps: tuple[Jump, ...], fits: dict[str, Fit]
 ) -> _Iterate:
     """Return the next iterate: jumps of their present size, and weights by the residuals (IRLS)."""
+    # Jumps are part of the posterior: s_z at the jump, which the next iteration estimates again.
     jumps = tuple(replace(jump, step=means.erratic[jump.z]) for jump in jumps)
     return _Iterate(
         parameters=means.sections + jump_offsets(jumps, count=len(means.sections)),
@@ -277,6 +286,7 @@ def _advance(
 
 def _chi_squares(residual: Float64Array, variances: dict[str, Variances]) -> Float64Array:
     """Return squared residuals of the pairs, in units of their noise, summed over the parameters `(K, Z)`."""
+    # A pair that is wrong is wrong in all six parameters, so it has one weight.
     squares = np.nan_to_num(residual) ** 2
     return np.asarray(sum(squares[:, :, members].sum(axis=2) / variances[name].noise for name, members in GROUPS))
 

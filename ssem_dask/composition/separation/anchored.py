@@ -1,6 +1,6 @@
 """Drift: distortion that changes slowly along z, determined by anchors, that is by evidence other than neighbour pairs.
 
-To `sequence` such a distortion looks just like motion of the tissue. Two kinds of anchors tell them apart:
+To `sequence` such a distortion looks just like motion of the tissue. Two kinds of anchors separate them:
 
 - *landmarks*: a point of a section, and its place in a coarse reference (an X-ray or block-face volume, an atlas);
 - *far pairs*: rotation and scale between sections 8 to 32 apart. Tissue as a whole runs obliquely, but it neither turns
@@ -27,83 +27,29 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.sparse import csr_array, diags_array, hstack, vstack
 
-from ssem_dask.composition.separation.affine_log import GROUPS, from_parameters, to_parameters, unit_displacements
-from ssem_dask.composition.separation.anchored_system import (
-    SECTION_UNKNOWNS,
-    AnchoredSystem,
-    Index,
-    Rows,
-    pair_design,
-    section_design,
+from ssem_dask.composition.separation.affine_log import GROUPS, from_parameters
+from ssem_dask.composition.separation.anchor_observations import (
+    OUTLIER,
+    Anchors,
+    AnchorState,
+    far_pair_rows,
+    far_pair_spread,
+    first_far_weights,
+    fit_frame,
+    landmark_rows,
+    observe_far_pairs,
 )
+from ssem_dask.composition.separation.anchored_system import SECTION_UNKNOWNS, AnchoredSystem, Index, Rows, pair_design
 from ssem_dask.composition.separation.sequence import SequenceModel, Variances
-from ssem_dask.field.affine import IDENTITY, compose_affine, fit_affine, invert_affine
+from ssem_dask.field.affine import compose_affine
 from ssem_dask.field.robust import robust_weights, weights_of_squares
 from ssem_dask.types import Float64Array, ShapeYX
 
-OUTLIER = 4.0
-"""Standard deviations at which a landmark or a far pair has lost half of its weight."""
-FAR_PARAMETERS = (2, 3)
-"""Parameters of `affine_log` that far pairs determine: rotation and scale."""
 SHARES = (1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5, 0.9)
 """Shares of the walk along z (variance) of what passes for motion that are tried for drift; the first is none."""
 _IRLS_ITERATIONS = 3
 """Solves per call, each with new weights of landmarks and far pairs."""
-_FRAME_IRLS_ITERATIONS = 10
-_LEAST_FAR_PX = 1e-3
-"""Least standard deviation of a far pair, px."""
-_MAD_OF_SIGMA = 0.6745
-"""Median absolute deviation of a Gaussian, in its standard deviations."""
-
-
-@dataclass(frozen=True, slots=True)
-class Landmarks:
-    """Points of sections, and their places in a reference."""
-
-    z: Index
-    """`(n,)`: section."""
-    source: Float64Array
-    """`(n, 2)`: place in the source section, mip-0 px."""
-    reference: Float64Array
-    """`(n, 2)`: place in the reference, in any unit; an affine map takes it to aligned mip-0 px."""
-    spread: Float64Array
-    """`(n,)`: standard deviation per component, mip-0 px."""
-
-
-@dataclass(frozen=True, slots=True)
-class FarPairs:
-    """Maps between sections that are far from each other."""
-
-    z: Index
-    """`(n,)`: fixed section."""
-    step: Index
-    """`(n,)`: k, the moving section is z - k."""
-    affines: Float64Array
-    """`(n, 2, 3)`: fixed → moving, source frames, full map, mip-0 px."""
-
-
-@dataclass(frozen=True, slots=True)
-class Anchors:
-    """Evidence of where sections belong that does not come from their neighbours."""
-
-    landmarks: Landmarks | None
-    far: FarPairs | None
-    use_reference_frame: bool
-    """Whether aligned sections take the place of the reference; otherwise they stay about where the sections were."""
-
-
-@dataclass(frozen=True, slots=True)
-class AnchorState:
-    """What one solve passes on to the next."""
-
-    frame: Float64Array | None
-    """`(2, 3)`: reference → aligned; None without landmarks."""
-    landmark_weights: Float64Array
-    """`(n,)`: robust weights, 0 to 1."""
-    far_weights: Float64Array
-    """`(n,)`: robust weights, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,23 +187,24 @@ class AnchoredSolver:
         landmarks, far = self.anchors.landmarks, self.anchors.far
         frame, landmark_weights, far_weights = None, np.zeros(0), np.zeros(0)
         if landmarks is not None:
-            frame = _fit_frame(landmarks, current, shape_yx=self.shape_yx)
+            frame = fit_frame(landmarks, current, shape_yx=self.shape_yx)
             landmark_weights = np.ones(len(landmarks.z))
         if far is not None:
-            far_weights = _first_far_weights(far, _observe_far(far, current, shape_yx=self.shape_yx), current)
+            observed = observe_far_pairs(far, current, shape_yx=self.shape_yx)
+            far_weights = first_far_weights(far, observed=observed, current=current)
         return AnchorState(frame, landmark_weights, far_weights)
 
     def _anchor_rows(self, model: SequenceModel, current: Float64Array, state: AnchorState) -> _AnchorRows:
         """Return the rows of landmarks and far pairs with their present weights."""
         landmarks, far = self.anchors.landmarks, self.anchors.far
-        landmark_rows, far_rows, far_spread = None, None, np.zeros((0, 2))
+        rows, far_rows, far_spread = None, None, np.zeros((0, 2))
         if landmarks is not None and state.frame is not None:
-            landmark_rows = _landmark_rows(landmarks, state, current, model, shape_yx=self.shape_yx)
+            rows = landmark_rows(landmarks, state, current, model, shape_yx=self.shape_yx)
         if far is not None:
-            observed = _observe_far(far, current, shape_yx=self.shape_yx)
-            far_spread = _far_spread(far, observed, current)
-            far_rows = _far_rows(far, observed, far_spread, state.far_weights, model)
-        return _AnchorRows(landmark_rows, far_rows, far_spread)
+            observed = observe_far_pairs(far, current, shape_yx=self.shape_yx)
+            far_spread = far_pair_spread(far, observed=observed, current=current)
+            far_rows = far_pair_rows(far, observed, spread=far_spread, weights=state.far_weights, model=model)
+        return _AnchorRows(rows, far_rows, far_spread)
 
     def _fit_shares(self, system: AnchoredSystem, anchors: list[Rows]) -> dict[str, float]:
         """Return the shares of maximum likelihood: one for all groups, then one group after the other."""
@@ -311,107 +258,3 @@ def _neighbour_residuals(
     values = np.stack([model.gather(displacements[:, :, p]) for p in range(6)], axis=1)
     expected = [single @ np.concatenate([by_parameter[p], mean_motion[[p]]]) for p in range(6)]
     return model.scatter(values - np.stack(expected, axis=1))
-
-
-def _landmark_rows(
-    landmarks: Landmarks, state: AnchorState, current: Float64Array, model: SequenceModel, *, shape_yx: ShapeYX
-) -> Rows:
-    """Return y = A⁻¹(source - A(x)) + J(x) a, with A the linear part of the section's map, x the reference's point."""
-    assert state.frame is not None
-    x = landmarks.reference @ state.frame[:, :2].T + state.frame[:, 2]
-    maps = from_parameters(current, shape_yx=shape_yx)[landmarks.z]
-    error = landmarks.source - np.einsum("nij,nj->ni", maps[:, :, :2], x) - maps[:, :, 2]
-    unit = unit_displacements(x, shape_yx=shape_yx)
-    # Adding what the current parameters predict makes `a` itself the unknown: its prior is the same in all solves.
-    values = np.linalg.solve(maps[:, :, :2], error[..., None])[..., 0]
-    values += np.einsum("nip,np->ni", unit, current[landmarks.z])
-    # x may be displaced by each parameter of its section, and by the place of the reference as a whole.
-    section = section_design(model, z=landmarks.z)
-    # A weight is a larger variance; 1e-6 keeps it finite.
-    spread = np.repeat(landmarks.spread / np.maximum(state.landmark_weights, 1e-6) ** 0.5, 2)
-    n = len(x)
-    parts = []
-    for axis in (0, 1):
-        by_section = [diags_array(unit[:, axis, p]) @ section for p in range(6)]
-        parts.append(hstack([*by_section, csr_array((n, 6)), csr_array(unit[:, axis])]))
-    order = np.arange(2 * n).reshape(2, n).T.ravel()  # dy and dx of a landmark in consecutive rows
-    design = csr_array(vstack(parts))[order]
-    return Rows(csr_array(diags_array(1.0 / spread) @ design), values.ravel() / spread, spread)
-
-
-def _far_rows(
-    far: FarPairs, observed: Float64Array, spread: Float64Array, weights: Float64Array, model: SequenceModel
-) -> Rows:
-    """Return the rows of rotation and scale of each far pair."""
-    n = len(observed)
-    spreads = (spread / np.maximum(weights, 1e-6)[:, None] ** 0.5).ravel()
-    step = section_design(model, z=far.z - far.step) - section_design(model, z=far.z)
-    nothing = csr_array(step.shape)
-    parts = [
-        hstack([step if p == parameter else nothing for p in range(6)] + [csr_array((n, 12))])
-        for parameter in FAR_PARAMETERS
-    ]
-    design = csr_array(vstack(parts))[np.arange(2 * n).reshape(2, n).T.ravel()]
-    return Rows(csr_array(diags_array(1.0 / spreads) @ design), observed.ravel() / spreads, spreads)
-
-
-def _fit_frame(landmarks: Landmarks, current: Float64Array, *, shape_yx: ShapeYX) -> Float64Array:
-    """Return the affine map reference → aligned that most landmarks follow, with the sections where they are now."""
-    maps = from_parameters(current, shape_yx=shape_yx)
-    aligned = np.array([invert_affine(maps[z]) @ [*p, 1.0] for z, p in zip(landmarks.z, landmarks.source, strict=True)])
-    extents = np.linalg.svd(landmarks.reference - landmarks.reference.mean(axis=0), compute_uv=False)
-    # Few landmarks, or landmarks on a line, do not determine an affine map: then a shift alone.
-    if len(aligned) < 3 or extents[-1] < 1e-3 * max(extents[0], 1e-9):
-        shift = np.median(aligned - landmarks.reference, axis=0)
-        return np.column_stack([IDENTITY[:, :2], shift])
-    weights = np.ones(len(aligned))
-    for _ in range(_FRAME_IRLS_ITERATIONS):
-        frame = fit_affine(positions=landmarks.reference, targets=aligned, weights=weights)
-        error = np.linalg.norm(landmarks.reference @ frame[:, :2].T + frame[:, 2] - aligned, axis=1)
-        weights = robust_weights(error, scale=max(2.0 * float(np.median(error)), 1e-3), kind="cauchy")
-    return frame
-
-
-def _observe_far(far: FarPairs, current: Float64Array, *, shape_yx: ShapeYX) -> Float64Array:
-    """Return f `(n, 2)`: rotation and scale between the aligned sections, plus their present correction."""
-    maps = from_parameters(current, shape_yx=shape_yx)
-    between = np.array(
-        [
-            compose_affine(outer=invert_affine(maps[z - k]), inner=compose_affine(outer=m, inner=maps[z]))
-            for z, k, m in zip(far.z, far.step, far.affines, strict=True)
-        ]
-    )
-    observed = to_parameters(between, shape_yx=shape_yx) + current[far.z - far.step] - current[far.z]
-    return np.asarray(observed[:, FAR_PARAMETERS])
-
-
-def _far_spread(far: FarPairs, observed: Float64Array, current: Float64Array) -> Float64Array:
-    """Return standard deviations `(n, 2)`, from differences of far pairs of consecutive sections.
-
-    What is slow cancels in these differences, found or not. Residuals would not do: drift that is not found yet would
-    pass for noise, and never be found. Times √k, since pairs that bridge the same tissue err alike.
-    """
-    corrected = (current[far.z - far.step] - current[far.z])[:, FAR_PARAMETERS]
-    rest, out = observed - corrected, np.empty_like(observed)
-    for k in np.unique(far.step):
-        chosen = np.flatnonzero(far.step == k)
-        steps = np.diff(rest[chosen][np.argsort(far.z[chosen])], axis=0)
-        size = np.median(np.abs(steps), axis=0) if len(steps) else np.ones(2)
-        # A difference of two has √2 times the standard deviation of one.
-        out[chosen] = np.maximum(size / _MAD_OF_SIGMA / 2**0.5, _LEAST_FAR_PX) * float(k) ** 0.5
-    return out
-
-
-def _first_far_weights(far: FarPairs, observed: Float64Array, current: Float64Array) -> Float64Array:
-    """Return Geman-McClure weights by how far a pair is off from the median of those of the same distance.
-
-    Without them gross errors would spoil the first solve.
-    """
-    rest, out = observed - (current[far.z - far.step] - current[far.z])[:, FAR_PARAMETERS], np.ones(len(observed))
-    for k in np.unique(far.step):
-        chosen = far.step == k
-        deviation = np.abs(rest[chosen] - np.median(rest[chosen], axis=0))
-        scale = np.maximum(np.median(deviation, axis=0) / _MAD_OF_SIGMA, _LEAST_FAR_PX)
-        squares = ((deviation / scale) ** 2).sum(axis=1) / 2 / OUTLIER**2
-        out[chosen] = weights_of_squares(squares, kind="geman_mcclure")
-    return out

@@ -48,7 +48,7 @@ class BandedCholesky:
 
     @property
     def logdet(self) -> float:
-        """log det A."""
+        """The natural logarithm of det A."""
         return float(2.0 * np.log(self._factor[0]).sum())
 
     def solve(self, right: Float[Float64Array, "n *P"]) -> Float[Float64Array, "n *P"]:

@@ -81,6 +81,7 @@ def find_jumps(
         known: sections before which there certainly is a jump.
     """
     count = weights.shape[1]
+    # Known jumps are in the model from the start, and are never dropped.
     candidates = sorted({z for z in known if 0 < z < count})
     rejected: set[int] = set()
     judged: tuple[Jump, ...] = ()
@@ -117,6 +118,7 @@ def _find_candidates(
         # Under the model the posterior mean of s_z has the variance prior - posterior.
         expected = np.maximum(prior - posterior, 1e-9 * prior)
         surprise += (model.solve(displacements[:, :, members], variances).erratic ** 2).sum(axis=1) / expected
+    # Greedy, most surprising first: neighbours of a jump look surprising as well.
     candidates: list[int] = []
     for z in np.argsort(-surprise):
         if surprise[z] < SUSPECT_SURPRISE:
@@ -136,6 +138,7 @@ def _judge(displacements: Float64Array, model: SequenceModel, fits: dict[str, Fi
         variances = fits[name].variances
         posterior, _ = model.factor(variances).erratic_variance()
         steps[:, members] = model.solve(displacements[:, :, members], variances).erratic[z]
+        # The mean of s_z has its own error; both add up in the denominator.
         surprise += (steps[:, members] ** 2).sum(axis=1) / (posterior[z] + variances.erratic)
     return tuple(Jump(*jump) for jump in zip(z, steps, surprise.tolist(), strict=True))
 

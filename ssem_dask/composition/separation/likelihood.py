@@ -80,6 +80,7 @@ def fit_variances(
         tilt: prior standard deviation of the mean motion, unit of the observations; None: as good as unknown.
         distorted: False holds σ_D at 0.
     """
+    # Logs relative to the mean square of the observations: the search works alike in any unit.
     values = model.gather(observed)
     size = max(float(np.square(values).mean()) if values.size else 0.0, 1e-12)
     parameters = _Parameters(size=size, tilt=_UNKNOWN_TILT * size**0.5 if tilt is None else tilt)
@@ -96,6 +97,7 @@ def fit_variances(
         return penalty - value, penalty_slope - slope
 
     starts = _FIRST_GUESSES if start is None else [parameters.logs(start)]
+    # Without distortion the bounds of its log coincide, so the optimiser leaves it alone.
     if not distorted:
         starts = [[_LOG_ZERO, *first[1:]] for first in starts]
     best, value = _minimise(cost, starts, distorted=distorted)
@@ -147,6 +149,7 @@ class _Parameters:
         parts = (variances.distortion, variances.motion, variances.noise, variances.erratic)
         logs = np.log(np.clip([v / self.size for v in parts], np.exp(_LOG_ZERO), np.exp(_LOG_MAX)))
         logs[2] = max(logs[2], _LEAST_START_NOISE)
+        # The logit is infinite at the ends of the range.
         share = np.clip((variances.correlation - low) / (high - low), 0.003, 0.997)
         return [*logs, float(np.log(share / (1 - share)))]
 
@@ -200,6 +203,7 @@ def evidence_of_distortion(
         fit_variances(model, observed, start=s, expected=expected, tilt=tilt, distorted=False).log_posterior
         for s in starts
     ]
+    # The model without distortion is nested in the other, so only an imperfect search can make it better.
     return max(fitted.log_posterior - max(without), 0.0)
 
 
@@ -219,6 +223,7 @@ class BandedLikelihood:
         if self._columns > len(values):  # the likelihood depends on T Tᵀ alone, so n columns are enough
             left, sizes, _ = np.linalg.svd(values, full_matrices=False)
             values = left * sizes
+        # Tᵀ W T and Hᵀ W T are all that is needed of the observations.
         weighted = model.precision[:, None] * values
         self._square = float((weighted * values).sum())
         self._adjoint: Float64Array = np.asarray(model.adjoint(weighted))
@@ -228,6 +233,7 @@ class BandedLikelihood:
 
         The derivatives are by the logs of σ_D², σ_m², σ_e² and σ_s², and by r.
         """
+        # Everything in units of prior standard deviations: variances of 0 are then no special case.
         factor = self._model.factor(variances)
         right = self._adjoint * (factor.scale / variances.noise)[:, None]
         unknowns = factor.solve_scaled(right)

@@ -65,7 +65,7 @@ class Variances:
     """σ_s², variance of the erratic motion from one section to the next."""
     tilt: float = 0.0
     """Prior standard deviation of the mean motion, unit of the observations."""
-    least: float = MIN_DISTORTION
+    min_distortion: float = MIN_DISTORTION
     """Least expected distortion (rms) of displaced sections, in units of the natural motion."""
 
 
@@ -84,6 +84,7 @@ class SequenceModel:
         steps, count = weights.shape
         self.jumps = tuple(jumps)
         self.jump_sd = jump_sd
+        # The moving section z-k must exist.
         exists = np.arange(count)[None, :] >= np.arange(1, steps + 1)[:, None]
         k, self._z = np.nonzero(exists & (weights > 0))
         self._k = k
@@ -167,6 +168,7 @@ class SequenceModel:
             observed: T, P parameters with the same variances.
             variances: of the model.
         """
+        # The posterior mean A⁻¹ Hᵀ W T / σ_e²; columns share the factor.
         values = self.gather(observed)
         unknowns = self.factor(variances).solve(self.adjoint(self.precision[:, None] * values / variances.noise))
         residual = values - self.apply(unknowns)
@@ -197,18 +199,19 @@ def regularised_variances(fitted: Variances, *, certainty: float) -> Variances:
 
     - Erratic motion is discounted: the more distortion there is beside the motion, the more of what passes for erratic
       motion is distortion as well.
-    - Displaced sections are expected to be distorted by at least `least` times the natural motion. Losing motion is
-      less bad than leaving distortion in, and the two are hard to separate at wavelengths where tissue moves most.
+    - Displaced sections are expected to be distorted by at least `min_distortion` times the natural motion. Losing
+      motion is less bad than leaving distortion in, and the two are hard to separate where tissue moves most.
 
     Args:
         fitted: by maximum likelihood.
         certainty: P(displaced), see `certainty_from_evidence`.
     """
-    least = certainty * fitted.least**2 * fitted.motion
+    floor = certainty * fitted.min_distortion**2 * fitted.motion
     distortion = _DISTORTION_FACTOR * fitted.distortion
     discount = max(certainty, distortion / (distortion + fitted.motion) if distortion > 0 else 0.0)
+    # Full discount leaves ERRATIC_KEPT of the rms, that is its square of the variance.
     kept = 1.0 - discount * (1.0 - ERRATIC_KEPT**2)
-    return replace(fitted, distortion=max(fitted.distortion, least), erratic=fitted.erratic * kept)
+    return replace(fitted, distortion=max(fitted.distortion, floor), erratic=fitted.erratic * kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +229,7 @@ class _MotionPrior:
     """The precision matrix of an AR(1) sequence of variance 1: tridiagonal (Rue & Held 2005, §1.1)."""
 
     def __init__(self, count: int, r: float) -> None:
+        # Variance of what is new in each element, given the one before.
         innovation = 1.0 - r**2
         self._neighbours = np.full(count, 2.0)
         """Number of neighbours of each element: 1 at either end."""
@@ -258,6 +262,7 @@ class PosteriorFactor:
         scale[0:size:UNKNOWNS] = variances.distortion**0.5
         scale[1:size:UNKNOWNS] = variances.motion**0.5
         scale[2:size:UNKNOWNS] = variances.erratic**0.5
+        # At a jump anything may have happened between z-1 and z: its prior is as good as flat.
         for z in model.jumps:
             scale[UNKNOWNS * z + 2] = model.jump_sd
         self._prior = _MotionPrior(count, variances.correlation)
@@ -283,6 +288,7 @@ class PosteriorFactor:
         self._corner = 1.0 + model.corner * scale[-1] ** 2 / variances.noise - border @ self._eliminated
         self.logdet = float(self._factor.logdet + np.log(self._corner) - self._prior.logdet)
         """log det of posterior over prior precision, of the unscaled unknowns."""
+        # At a jump s_z has the variance of a jump, so it says nothing about σ_s².
         self._without_jump = np.ones(count, dtype=np.bool_)
         """Sections whose erratic motion has the variance σ_s²."""
         self._without_jump[list(model.jumps)] = False
@@ -308,6 +314,7 @@ class PosteriorFactor:
         by_mean = self._eliminated[1::UNKNOWNS]
         covariance = band[UNKNOWNS, 1::UNKNOWNS][:-1] + by_mean[:-1] * by_mean[1:] / self._corner
         motion = self._prior.expected(m, covariance)
+        # All derivatives follow from traces tr(Q A⁻¹): unknowns that the data determine fully contribute 0.
         trace = float(d.sum() + s.sum()) + motion + 1.0 / float(self._corner)
         return Derivatives(
             distortion=len(d) - float(d.sum()),
@@ -350,6 +357,7 @@ class PosteriorFactor:
         by_mean = self._eliminated[::UNKNOWNS]
         scale = self.scale[0:-1:UNKNOWNS]
         count = len(scale)
+        # Scaled back from unit prior variance, and with the part of the mean motion, which all sections share.
         out = np.zeros_like(band)
         for k in range(min(reach, count - 1) + 1):
             first, second = slice(0, count - k), slice(k, count)

@@ -24,6 +24,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import splu
 
 from ssem_dask.field.affine import IDENTITY
+from ssem_dask.field.robust import robust_weights
 from ssem_dask.registration.coarse_alignment.coarse_config import CoarseConfig
 from ssem_dask.types import BoolArray, Float64Array, ShapeYX
 
@@ -177,7 +178,7 @@ def _robust_solve(edges: _Edges, *, components: Index, gauge: int, shape_yx: Sha
         if 2 * iteration < ITERATIONS:
             weights = scale / np.maximum(residual, 0.1 * scale)  # L1: convex, so any start will do
         else:
-            weights = 1.0 / (1.0 + (residual / (2.4 * scale)) ** 2) ** 2  # Geman-McClure: outliers vanish
+            weights = robust_weights(residual, scale=2.4 * scale, kind="geman_mcclure")  # outliers vanish
         previous, solution = solution, _solve(edges, np.maximum(weights, 1e-5), components=components, gauge=gauge)
         if 2 * iteration > ITERATIONS and np.abs(solution - previous)[:, :, 2].max() < 1e-4:
             break

@@ -9,7 +9,7 @@ import hashlib
 import numpy as np
 import torch
 
-from ssem_dask.composition.separation.anchored import Landmarks
+from ssem_dask.composition.separation.anchor_observations import Landmarks
 from ssem_dask.errors import ConfigError, SourceError
 from ssem_dask.field.affine import apply_affine
 from ssem_dask.field.grid import Grid

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ssem_dask.composition.separation.anchored import FarPairs
+from ssem_dask.composition.separation.anchor_observations import FarPairs
 from ssem_dask.field.affine import IDENTITY, compose_affine
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint

@@ -25,7 +25,7 @@ from ssem_dask.composition.relax.relax_report import (
 )
 from ssem_dask.composition.relax.section_fields import correct_affines
 from ssem_dask.composition.relax.uncertainty import affine_parameter_variance
-from ssem_dask.composition.separation.anchored import Anchors
+from ssem_dask.composition.separation.anchor_observations import Anchors
 from ssem_dask.composition.separation.sequence import Variances
 from ssem_dask.errors import OutputError
 from ssem_dask.geometry.region import Footprint
@@ -206,5 +206,5 @@ def _mean(variances: tuple[Variances, ...]) -> Variances:
         noise=float(np.mean([v.noise for v in variances])),
         erratic=float(np.mean([v.erratic for v in variances])),
         tilt=float(np.mean([v.tilt for v in variances])),
-        least=variances[0].least,
+        min_distortion=variances[0].min_distortion,
     )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ssem_dask.composition.relax.relax_report import DriftRecord, describe_drift
-from ssem_dask.composition.separation.anchored import Anchors
+from ssem_dask.composition.separation.anchor_observations import Anchors
 from tests.support.affine_volumes import COUNT, FRAME, SHAPE, affine_volume, far_pairs, landmarks, slow_drift, wander
 
 
