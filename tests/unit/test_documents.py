@@ -18,6 +18,14 @@ def test_the_figure_of_layers_is_that_of_the_import_contract(monkeypatch: pytest
     assert with_figure(document) == document, "run `make docs`"
 
 
+def test_the_description_of_the_folders_names_modules_that_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    section = text[text.index("## The folders") : text.index("## Where does")]
+    described = {word for paragraph in section.split("\n- ")[1:] for word in re.findall(r"`([a-z_]+)`", paragraph)}
+    parts = {part for path in (ROOT / "ssem_dask").rglob("*.py") for part in (*path.parts, path.stem)}
+    assert described - parts - {"tests", "benchmarks", "tools"} == set()
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_and_named_paths_exist(path: Path) -> None:
     text = path.read_text()
