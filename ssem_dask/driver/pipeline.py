@@ -1,7 +1,7 @@
-"""The pipeline: a loop over stages and their generations. What has been done stands in the store, not in a scheduler.
+"""The pipeline: a loop over stages and their generations. All state lives in the store, not in the scheduler.
 
-What an interrupted run had done stands, unless something that it read is to be done again; so it goes on where it was,
-and running a finished one does nothing.
+An interrupted run resumes: tasks that are done are not repeated, unless something that they read is recomputed. Running
+a finished run does nothing.
 """
 
 import platform
@@ -38,24 +38,25 @@ from ssem_dask.units import plural, shortened
 PROCESS = 420 << 20
 """Bytes that a worker's process holds before its first task, with all that it has imported."""
 _PACKAGES = ("numpy", "torch", "scipy", "zarr", "dask")
-"""Whose versions a run remembers."""
+"""Packages whose versions a run records."""
 _REPAIR_ROUNDS = 3
-"""Rounds over the stages: further ones only where damage was found and marked."""
+"""Rounds over the stages; a further one only if damage was found and marked."""
 _SPANS_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run will do; making it touches nothing but the source's metadata."""
+    """A resolved run and its cost. Making a plan touches nothing but the source's metadata."""
 
     job: Job
     choices: list[str]
-    """What was chosen from the data, a line each."""
+    """Choices made from the data, one line per choice."""
     estimates: dict[str, Estimate]
-    """Of the stages that have something to do."""
+    """Cost of each stage that has tasks."""
     digest: str
+    """Digest of source, weights and configuration."""
     given: dict[str, Any]
-    """The configuration as the user gave it, without what was chosen."""
+    """Configuration as the user gave it, without the choices."""
 
     @property
     def worker_memory(self) -> int:
@@ -69,7 +70,7 @@ class Plan:
 
 
 def plan(config: RunConfig) -> Plan:
-    """Resolve a configuration and count what it takes.
+    """Resolve a configuration and estimate its cost.
 
     Raises:
         SourceError, ConfigError, WeightsError: see `config.resolve`.
@@ -93,12 +94,12 @@ def _with_requests(stage: Stage, estimate: Estimate, job: Job) -> Estimate:
 
 
 def stored_plan(output: str) -> Plan:
-    """The plan of a run that has begun, from what its group says of itself.
+    """Return the plan of an existing run, from the attributes of its group.
 
     Raises:
         SourceError: there is no run, or its source is gone.
         OutputError: something else is there.
-        ConfigError: another version of this package began it, whose configuration is not known here.
+        ConfigError: the run was begun by another version of this package, with unknown settings.
     """
     record = read_run_record(output)
     tree = {**record.config, "source": record.source, "output": output}
@@ -106,19 +107,19 @@ def stored_plan(output: str) -> Plan:
 
 
 def run(plan: Plan, *, executor: Executor, observer: Observer, allow_missing: bool = False) -> Summary:
-    """Do what is left to do of a plan.
+    """Run the pending tasks of a plan.
 
-    Stops after a stage in which a task failed, since the stages after it would build on a hole.
+    Stops after a stage in which a task failed, since later stages would build on missing results.
 
     Args:
-        plan: what to do.
+        plan: the run.
         executor: runs the tasks.
-        observer: told what happens.
-        allow_missing: go on all the same; what failed reads as unknown. The run stays `incomplete`.
+        observer: receives events.
+        allow_missing: continue after failures; failed parts read as unknown. The run stays `incomplete`.
 
     Raises:
         OutputError: the output cannot be written, or belongs to something else.
-        SourceError: the source shows nothing, or a place cannot be reached.
+        SourceError: the source is blank, or a location cannot be reached.
     """
     if not exists(plan.job.output):
         refuse_blank(plan.job)
@@ -137,16 +138,16 @@ def resume(
     allow_missing: bool,
     overrides: dict[str, Any] | None = None,
 ) -> Summary:
-    """Mark what is stale, then do what is left to do of a run that is there; the caller holds `exclusive_driver`.
+    """Mark stale results of an existing run, then run all pending tasks; the caller holds `exclusive_driver`.
 
-    What fails since something that it reads was damaged, though it had been written well, is done once more after that
-    has been written again.
+    If a task fails because an input was damaged after it had been written, the input is written again and the task is
+    repeated.
 
     Args:
-        plan: what to do.
+        plan: the run.
         selection: tasks that the user wants to run again; no other failed task then runs again. None: all do.
         executor: runs the tasks.
-        observer: told what happens.
+        observer: receives events.
         allow_missing: as in `run`.
         overrides: configuration values for the chosen tasks alone, by dotted key.
     """
@@ -182,19 +183,19 @@ def resume(
             if not damaged:
                 break
             for report in damaged:
-                observer.note(f"{report.key}: what it wrote is damaged and is written again: {report.message}")
+                observer.note(f"{report.key}: its output is damaged and is written again: {report.message}")
             only = None if only is None else only | {report.key for report in damaged}
         update_run(output, state=summary.state)
         return summary
     except LeaseLostError:
-        raise  # the run is another's, and so is its state
+        raise  # another driver holds the run, and writes its state
     except BaseException:
         update_run(output, state="incomplete")
         raise
 
 
 def _refuse_changed_source(job: Job) -> None:
-    """OutputError where results stand that were made from sections which are not any more what they were."""
+    """Raise OutputError if existing results were computed from sections that have since changed."""
     changed = changed_sections(job, read_fingerprints(job))
     if not changed:
         return
@@ -203,8 +204,8 @@ def _refuse_changed_source(job: Job) -> None:
         spans = shortened([f"{r.box.start[0]}:{r.box.stop[0]}" for r in changed], limit=_SPANS_SHOWN)
         raise OutputError(
             f"{job.source}: sections {spans} have been written since they were read, "
-            f"and {len(invalidation.changed)} results rest on what they were; do these again with "
-            f"'ssem-dask rerun {job.output}', or choose another output."
+            f"and {len(invalidation.changed)} results were computed from the earlier content; "
+            f"recompute them with 'ssem-dask rerun {job.output}', or choose another output."
         )
 
 
@@ -226,7 +227,7 @@ def _run_stages(
     allow_missing: bool,
     only: frozenset[str] | None,
 ) -> None:
-    """One round over all stages; fills in the summary."""
+    """Run all stages once and count their tasks in the summary."""
     job = plan.job
     overrides = TaskOverrides(job, plan.given)
     for stage in (stage for stage in STAGES if stage.name in plan.estimates):
@@ -248,10 +249,10 @@ def _run_stages(
 
 
 def _prepare(stage: Stage, job: Job) -> None:
-    """Create a stage's arrays; one that is laid out otherwise, by a configuration that was changed, is made anew.
+    """Create a stage's arrays; replace arrays whose layout an overridden configuration has changed.
 
     Raises:
-        LayoutError: there is such an array, but results that stand lie in it.
+        LayoutError: such an array holds results that are still valid.
     """
     while True:
         try:
@@ -265,7 +266,7 @@ def _prepare(stage: Stage, job: Job) -> None:
 
 
 def open_run(plan: Plan) -> None:
-    """Create the run's group, or make sure that the one that is there belongs to this plan."""
+    """Create the run's group, or check that the existing one belongs to this plan."""
     output = plan.job.output
     if not exists(output):
         create_run(output, attributes=run_attributes(plan))
@@ -275,12 +276,12 @@ def open_run(plan: Plan) -> None:
         raise OutputError(
             f"Output {output}: holds a run with another source or configuration (digest "
             f"{record.config_digest[:12]}, this one is {plan.digest[:12]}); choose another output, or "
-            "change that run with 'ssem-dask rerun', which does again what the change concerns."
+            "change that run with 'ssem-dask rerun', which recomputes the parts that the change concerns."
         )
 
 
 def run_attributes(plan: Plan) -> dict[str, Any]:
-    """What the run's group says of itself."""
+    """Return the attributes of the run's group."""
     job = plan.job
     return {
         "version": __version__,
@@ -296,7 +297,7 @@ def run_attributes(plan: Plan) -> dict[str, Any]:
 
 
 def any_done(ledger: Ledger, stage: str, *, digest: str) -> bool:
-    """Whether any task of a stage need not be done again."""
+    """Return whether any task of a stage is done."""
     return any(report.digest == digest and report.outcome.is_done for report in ledger.reports(stage))
 
 
@@ -314,11 +315,11 @@ def align(
 
     Args:
         source: URL of the source volume (Zarr; see `ssem-dask import` for other formats).
-        output: URL of the run's Zarr group, made if it is not there, continued if it is.
+        output: URL of the run's Zarr group, created if it does not exist, resumed if it does.
         cluster: `serial`, `local`, `local-gpu`, the address of a Dask scheduler, or a TOML file with a `[cluster]`
             table.
-        workers: workers of a cluster that is started; one a core if None.
-        observer: told what happens; None: nobody.
+        workers: number of workers of a started cluster; None: one per core.
+        observer: receives events; None: nobody does.
         allow_missing: as in `run`.
         config: tables of the configuration, e.g. `register={"neighbours": 2}`.
 

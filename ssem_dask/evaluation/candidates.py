@@ -15,6 +15,7 @@ from ssem_dask.field.affine import apply_affine
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_known
 from ssem_dask.geometry.mip import ceil_div
+from ssem_dask.stages.run_arrays import ALIGNED, COARSE, SECTION
 from ssem_dask.storage import run_group as runs
 from ssem_dask.storage.arrays import ZarrArray
 from ssem_dask.storage.fields import FieldInfo, open_coarse, open_field
@@ -58,7 +59,7 @@ class EvaluatedRun:
             ConventionError: its fields follow other conventions.
         """
         attributes = runs.read_run(url)
-        section_url = join(url, "fields", "section")
+        section_url = SECTION.at(url)
         if not exists(section_url):
             raise SourceError(f"{url}: this alignment has no fields/section yet; complete it first.")
         section, info = open_field(section_url)
@@ -69,12 +70,12 @@ class EvaluatedRun:
             shape=info.shape_mip0,
             section=section,
             info=info,
-            coarse=open_coarse(join(url, "fields", "coarse")),
+            coarse=open_coarse(COARSE.at(url)),
         )
 
     def volume(self) -> Volume:
         """Open the source; if it has no pixel size, use that of the aligned volume."""
-        aligned = join(self.url, "aligned")
+        aligned = join(self.url, ALIGNED)
         if not exists(aligned):
             return Volume.open(self.source)
         info = Volume.open(aligned).info

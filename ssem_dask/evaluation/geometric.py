@@ -20,9 +20,10 @@ from ssem_dask.evaluation.metrics.recovery import RecoveryMeter, gauge_between
 from ssem_dask.evaluation.metrics.tissue_change import TissueChangeMeter
 from ssem_dask.evaluation.truth import Truth
 from ssem_dask.field.grid import Grid
+from ssem_dask.stages.run_arrays import PAIRS
 from ssem_dask.storage.arrays import ZarrArray
 from ssem_dask.storage.fields import open_field
-from ssem_dask.storage.location import exists, join
+from ssem_dask.storage.location import exists
 from ssem_dask.types import ShapeYX
 
 _LEAST_NEIGHBOURS = 2
@@ -137,7 +138,7 @@ def measure_held_out(run: EvaluatedRun) -> Mapping[str, float]:
 
     Empty if the run has no pair fields with k = 2.
     """
-    url = join(run.url, "fields", "pairs")
+    url = PAIRS.at(run.url)
     if not exists(url):
         return {}
     pairs, info = open_field(url)

@@ -21,6 +21,7 @@ from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.report.encode import colourise, intensity_limits, jpeg_uri, stretch_intensities
 from ssem_dask.report.hotspots import Hotspot
 from ssem_dask.report.report_data import ReportData
+from ssem_dask.stages.run_arrays import ALIGNED, COARSE, SECTION
 from ssem_dask.stages.source_sections import read_aligned
 from ssem_dask.storage.arrays import is_node
 from ssem_dask.storage.fields import open_coarse, open_field
@@ -80,7 +81,7 @@ def draw_hotspot(data: ReportData, hotspot: Hotspot) -> list[Picture]:
 def _read_aligned_section(data: ReportData, box: Box, *, z: int) -> AnyArray:
     if z < 0:
         raise _NoPictureError("There is no previous section.")
-    url = join(data.run.url, "aligned")
+    url = join(data.run.url, ALIGNED)
     if not is_node(url):
         raise _NoPictureError("Not rendered yet.")
     volume = Volume.open(url)
@@ -104,7 +105,7 @@ def _read_coarse_section(data: ReportData, box: Box, *, z: int) -> AnyArray:
 
 
 def _read_coarse_affine(data: ReportData, z: int) -> Float64Array:
-    url = join(data.run.url, "fields", "coarse")
+    url = COARSE.at(data.run.url)
     affine = np.asarray(open_coarse(url)[z]) if is_node(url) else np.full((2, 3), np.nan)
     if not np.isfinite(affine).all():
         raise _NoPictureError("The section has no coarse alignment yet.")
@@ -113,7 +114,7 @@ def _read_coarse_affine(data: ReportData, z: int) -> Float64Array:
 
 def _draw_field(data: ReportData, box: Box, *, z: int, shape: ShapeYX) -> Picture:
     """Draw the displacement beyond the coarse affine as colour and arrows."""
-    url = join(data.run.url, "fields", "section")
+    url = SECTION.at(data.run.url)
     try:
         if not is_node(url):
             raise _NoPictureError("There is no field yet.")

@@ -11,13 +11,12 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.report.ledger_summary import LedgerSummary, summarise_ledger
 from ssem_dask.stages.register import RegisterStage
-from ssem_dask.stages.run_arrays import SectionState
+from ssem_dask.stages.run_arrays import COARSE, COARSE_STATE, SectionState
 from ssem_dask.storage import quality
 from ssem_dask.storage.arrays import is_node, open_array
 from ssem_dask.storage.evaluation_file import Evaluation, read_evaluation
 from ssem_dask.storage.fields import open_coarse
 from ssem_dask.storage.ledger import open_ledger
-from ssem_dask.storage.location import join
 from ssem_dask.storage.quality import SECTION_COLUMNS, WINDOW_COLUMNS, QualityInfo
 from ssem_dask.storage.run_group import read_run
 from ssem_dask.storage.volume import Volume
@@ -186,7 +185,7 @@ def read_report_data(url: str) -> ReportData:
 
 
 def _volume_shape(run: RunHeader) -> ShapeZYX:
-    coarse = join(run.url, "fields", "coarse")
+    coarse = COARSE.at(run.url)
     if is_node(coarse):
         stored: Any = open_coarse(coarse).attrs["shape_mip0"]
         z, y, x = stored
@@ -202,7 +201,7 @@ def _window_extent(config: Mapping[str, Any], shape: ShapeZYX) -> ShapeYX:
 
 
 def _read_coarse_state(url: str, sections: int) -> NDArray[np.uint8]:
-    array = join(url, "fields", "coarse_state")
+    array = COARSE_STATE.at(url)
     if not is_node(array):
         return np.zeros(sections, dtype=np.uint8)
     return np.asarray(open_array(array, mode="r")[:], dtype=np.uint8)

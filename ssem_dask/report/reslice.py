@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ssem_dask.geometry.box import Box
+from ssem_dask.stages.run_arrays import ALIGNED
 from ssem_dask.storage.location import join
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
@@ -32,7 +33,7 @@ def draw_reslices(run: str, *, picture: Path) -> None:
     config = alignment.attributes["config"]["volume"]
     volumes = {
         "before": Volume.open(alignment.attributes["source"], **config),
-        "after": Volume.open(join(run, "aligned")),
+        "after": Volume.open(join(run, ALIGNED)),
     }
     info = volumes["after"].info
     z, _, x = info.shape

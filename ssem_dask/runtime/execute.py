@@ -73,14 +73,14 @@ def execute(task: Task) -> TaskReport:
 
 
 def unfinished(task: Task, *, cause: Cause, message: str, worker: str = "", seconds: float = 0.0) -> TaskReport:
-    """Report, and write to the ledger, a task whose worker did not live to tell, or was given up.
+    """Record in the ledger a task whose worker died, or that was given up, and return its report.
 
     Args:
-        task: as it was started last.
+        task: the task at its last start.
         cause: `WORKER_LOST` or `TIMEOUT`.
         message: one sentence for the user.
-        worker: address of the last worker, as far as it is known.
-        seconds: since the task was given to it.
+        worker: address of the last worker, if it is known.
+        seconds: time since the task was sent to that worker.
     """
     report = TaskReport(
         key=task.key,
@@ -101,7 +101,7 @@ def unfinished(task: Task, *, cause: Cause, message: str, worker: str = "", seco
 
 
 def cause_of(error: BaseException) -> Cause:
-    """Name the cause of a failure for the ledger, by the error and by what it was raised from."""
+    """Return the cause of a failure, from the error and the chain of errors that it was raised from."""
     chain = list(_chain(error))
     if any(_gpu_memory(link) for link in chain):
         return Cause.GPU_OUT_OF_MEMORY
@@ -125,7 +125,7 @@ def _gpu_memory(error: BaseException) -> bool:
 
 
 def _transport(error: BaseException) -> bool:
-    """Whether a disk, a network or a server failed, as opposed to what was to be read not being there."""
+    """Return whether a disk, a network or a server failed, as opposed to an input that does not exist."""
     if isinstance(error, OSError):
         return not isinstance(error, SsemDaskError | FileNotFoundError | IsADirectoryError | NotADirectoryError)
     # The clients of object stores have errors of their own, and may not be installed.

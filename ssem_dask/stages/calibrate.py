@@ -1,10 +1,10 @@
-"""Stage calibrate: what all windows of Gauss-Newton registration have in common, from a few sample windows.
+"""Stage calibrate: settings that all windows of Gauss-Newton registration share, from a few sample windows.
 
-That is the smoothness length, and what residuals, Hessians and confidences are measured in (`registration.scales`).
-Generation 1 registers each window with several lengths and writes what the shorter ones add, and its scales, to
-`quality/calibration/`; generation 2 takes the median over the windows and writes `quality/calibration.json`, which the
-register stage reads. Where the user gives a smoothness no others are tried; other methods need nothing of this, and the
-stage has no tasks.
+These are the smoothness length, and the normalisation constants of residuals, Hessians and confidences
+(`gauss_newton.scales`). Generation 1 registers each sample window with several lengths and writes to
+`quality/calibration/` how much each shorter length adds, and the window's scales. Generation 2 takes the median over
+the windows and writes `quality/calibration.json`, which stage register reads. If the user gives a smoothness, no
+lengths are tried. Other methods need no calibration, and the stage then has no tasks.
 """
 
 import contextlib
@@ -93,7 +93,7 @@ class ProbeTask(JobTask):
         )
 
     def footprint(self) -> Footprint:
-        """The window's sections, wherever the coarse affine leads; its record."""
+        """Read the window's sections, wherever the coarse affine leads; write its record."""
         z = self.places[0].sections
         return Footprint(
             reads=(self.job.source_region(z.start, z.stop), COARSE.region(self.job, z.start, z.stop)),
@@ -137,7 +137,7 @@ class ChooseTask(JobTask):
         return Result(message=choice.reason if given is None else "", bytes_written=written)
 
     def footprint(self) -> Footprint:
-        """The records of all windows; the calibration."""
+        """Read the records of all windows; write the calibration."""
         return Footprint(
             reads=tuple(calibration_window(i).region(self.job) for i in range(self.windows)),
             writes=(CALIBRATION.region(self.job),),
@@ -192,7 +192,7 @@ class CalibrateStage(Stage):
 
 
 def calibrated(job: Job) -> RegisterStageConfig:
-    """The register stage's configuration with what was chosen and measured."""
+    """Return the settings of registration with the chosen smoothness and the measured scales."""
     if not _wanted(job):
         return job.register
     record = CALIBRATION.read(job)
@@ -204,7 +204,7 @@ def calibrated(job: Job) -> RegisterStageConfig:
 
 
 def sample_windows(job: Job) -> list[tuple[Box, ...]]:
-    """The sample windows, each with the places it may take: spread over the volume by a fixed rule."""
+    """Return the sample windows, each with its candidate boxes, spread over the volume by a fixed rule."""
     mip = job.register.mip
     assert mip is not None
     if job.shape[0] < 2:

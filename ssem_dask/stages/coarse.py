@@ -82,7 +82,7 @@ class CoarsePairsTask(JobTask):
         return Result(bytes_read=read, bytes_written=written + ratios.nbytes)
 
     def footprint(self) -> Footprint:
-        """Sections and those before them; a row of every array of pairs."""
+        """Read sections and those before them; write their rows of the arrays of pairs."""
         return Footprint(
             reads=(self.job.source_region(self.start - self.job.coarse.neighbours, self.stop),),
             writes=tuple(array.region(self.job, self.start, self.stop) for array in _PAIR_ARRAYS),
@@ -129,7 +129,7 @@ class CoarseSectionsTask(JobTask):
         return Result(outcome=outcome, message="; ".join(remarks), bytes_written=written)
 
     def footprint(self) -> Footprint:
-        """All pairs; all sections."""
+        """Read all pairs; write the affines of all sections."""
         return Footprint(
             reads=tuple(array.region(self.job) for array in _PAIR_ARRAYS),
             writes=(COARSE.region(self.job), COARSE_STATE.region(self.job)),

@@ -53,7 +53,7 @@ class DownsampleTask(JobTask):
         return halve_shard(Warping.of_run(self.job), self.box)
 
     def footprint(self) -> Footprint:
-        """The finer level over the same place; the shard."""
+        """Read the finer level over the same box; write the shard."""
         mip, covered = self.box.mip, self.box.at_mip(0).clipped(self.job.shape)
         return Footprint(
             reads=(aligned_level(mip - 1).region_of(covered),), writes=(aligned_level(mip).region_of(covered),)
@@ -72,7 +72,7 @@ class WarpLevelTask(Task):
         return halve_shard(self.warping, self.box)
 
     def footprint(self) -> Footprint:
-        """The finer level over the same place; the shard."""
+        """Read the finer level over the same box; write the shard."""
         mip, covered = self.box.mip, self.box.at_mip(0).clipped(self.warping.info.shape)
         return Footprint(reads=(Region(str(mip - 1), covered),), writes=(Region(str(mip), covered),))
 

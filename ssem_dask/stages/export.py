@@ -35,7 +35,7 @@ class ExportTask(Task):
         return Result(bytes_read=values.nbytes, bytes_written=values.nbytes)
 
     def footprint(self) -> Footprint:
-        """The box in the source; the same box in the level that is written."""
+        """Read the box of the source; write the same box of a level."""
         covered = self.box.at_mip(0).clipped(self.target.info.shape)
         return Footprint(reads=(Region("source", covered),), writes=(Region(str(self.box.mip), covered),))
 

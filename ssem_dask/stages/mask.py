@@ -1,8 +1,8 @@
-"""Stage mask: what of each section is empty, damaged or torn, in the frame of the source.
+"""Stage mask: which regions of each section are empty, damaged or torn, in the frame of the source.
 
 A task reads its sections and their neighbours once, coarse-aligned and at about 20 nm per px, finds damage
-(`registration.damage`), carries it back to the source and writes one shard of `masks/damage`. A user's own mask takes
-the place of what is found, or is added to it.
+(`registration.damage`), maps it back to the source and writes one shard of `masks/damage`. A user's own mask replaces
+the detected one, or is combined with it.
 """
 
 import contextlib
@@ -56,7 +56,7 @@ class MaskTask(JobTask):
         return Result(bytes_read=read, bytes_written=DAMAGE.write(job, codes, z=z, y=y, x=x))
 
     def footprint(self) -> Footprint:
-        """The sections around, wherever the coarse affine leads; one shard of the masks."""
+        """Read the sections around, wherever the coarse affine leads; write one shard of the masks."""
         z = self.box.sections
         first, last = z.start - Z_REACH, z.stop + Z_REACH
         reads = self.job.source_region(first, last), COARSE.region(self.job, first, last)
@@ -133,7 +133,7 @@ class MaskStage(Stage):
 
 
 def read_codes(masks: ZarrArray, *, z: int, mip: int, box: Box, affine: Float64Array) -> Tensor:
-    """The codes `(y, x)` uint8 of what lies in `box` of a section that is aligned by its coarse affine.
+    """Return the codes `(y, x)` uint8 in a box of a section that is aligned by its coarse affine.
 
     Args:
         masks: `masks/damage`.
@@ -152,7 +152,7 @@ def read_codes(masks: ZarrArray, *, z: int, mip: int, box: Box, affine: Float64A
 
 
 def user_mip(config: MaskStageConfig, shape: ShapeZYX) -> int:
-    """The mip of the user's mask, by its shape.
+    """Return the mip of the user's mask, which follows from its shape.
 
     Raises:
         SourceError: it cannot be read, is not made of integers, or fits the sections at no mip.
@@ -204,7 +204,7 @@ def _detected_codes(job: Job, box: Box) -> tuple[AnyArray, int]:
 
 
 def _aligned_box(box: Box, affines: list[Float64Array]) -> Box:
-    """Where the source box of each section lies once it is aligned, and the halo around."""
+    """Return the box that holds the source box of each section after alignment, and the halo around."""
     corners = np.array([[y, x, 1.0] for y in (box.start[1], box.stop[1]) for x in (box.start[2], box.stop[2])])
     corners[:, :2] *= 2**box.mip
     places = np.concatenate([corners @ invert_affine(affine).T for affine in affines]) / 2**box.mip

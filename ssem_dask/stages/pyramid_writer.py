@@ -1,11 +1,11 @@
-"""Writing a volume with all of its levels while its rows come in: nothing is read back.
+"""Write a volume with all of its levels while its rows arrive; nothing is read back.
 
 Law: the levels are those that stage downsample makes of the same mip 0.
 
-Rows of a slab of sections come from the top on. A level keeps them until they fill a row of shards, writes these, and
-halves them for the next coarser level. So a level holds one row of shards at most, of half as many columns as the level
-before it. All together hold about as much as a row of shards of mip 0, and while halved rows are handed on half as much
-again, whatever the number of rows.
+Rows of a slab of sections arrive from the top. A level keeps them until they fill a row of shards, writes these, and
+halves them for the next coarser level. So a level holds at most one row of shards, with half as many columns as the
+finer level. All levels together hold about as much as a row of shards of mip 0, and half as much again while halved
+rows are passed on, for any number of rows.
 """
 
 from itertools import pairwise
@@ -28,9 +28,9 @@ class SlabWriter:
         """Begin a slab.
 
         Args:
-            volume: what is written, all of its levels.
+            volume: the volume, of which all levels are written.
             sections: whole shards of them, or up to the volume's end.
-            labels: the values are ids: of four the most frequent one goes to the next level, not their mean.
+            labels: the values are ids: the most frequent of four goes to the next level, not their mean.
         """
         self._volume = volume
         self._sections = sections
@@ -38,14 +38,14 @@ class SlabWriter:
         self._levels = [_Level(volume, sections=sections, mip=mip) for mip in volume.mips]
 
     def write(self, rows: AnyArray) -> None:
-        """Write the next rows of mip 0, and of every coarser level what they complete.
+        """Write the next rows of mip 0, and the rows of every coarser level that they complete.
 
         Args:
             rows: `(z, y, x)` of the volume's dtype: whole shards along y, or up to the volume's end.
 
         Raises:
             PlanError: the rows do not fit the slab.
-            OutputError: the place cannot be written.
+            OutputError: the volume cannot be written.
         """
         _, height, width = self._volume.shape_at(0)
         left = len(self._sections), height - self._levels[0].done, width
@@ -69,7 +69,7 @@ class SlabWriter:
 
 
 class _Level:
-    """What is kept of one level of a slab."""
+    """The rows of one level of a slab that wait to be written or halved."""
 
     def __init__(self, volume: Volume, *, sections: range, mip: int) -> None:
         self._volume = volume
@@ -78,24 +78,24 @@ class _Level:
         self._unit = volume.write_unit(mip)
         _, self._height, self._width = volume.shape_at(mip)
         self._kept = self._no_rows()
-        """A row of shards, of which the first `_filled` rows have come."""
+        """A row of shards, of which the first `_filled` rows have arrived."""
         self._filled = 0
         self._odd = self._no_rows()
-        """A row that is written but not halved, since the one below it has not come yet; or none."""
+        """A row that is written but not yet halved, since the row below it has not arrived; or none."""
         self.done = 0
         """Rows that are written."""
 
     def write(self, rows: AnyArray) -> None:
         """Write whole shards."""
         corner = (self._sections.start, self.done, 0)
-        # One by one: zarr holds several copies of what it writes.
+        # Shard by shard, since zarr holds several copies of what it writes.
         for part in chunk_boxes(rows.shape, chunk=self._unit):
             box = part.shifted(corner)
             self._volume.write(Box(box.start, box.stop, self._mip), rows[part.slices])
         self.done += rows.shape[1]
 
     def in_pairs(self, rows: AnyArray) -> AnyArray:
-        """Rows that were written, with the one that was left over before and without one that is left over now."""
+        """Return written rows in pairs: with the row left over from the last call, without a row left over now."""
         if self._odd.shape[1]:
             rows = np.concatenate([self._odd, rows], axis=1)
         pairs = rows.shape[1] if self.done == self._height else rows.shape[1] // 2 * 2
@@ -103,12 +103,12 @@ class _Level:
         return rows[:, :pairs]
 
     def parts(self, count: int) -> list[tuple[int, int]]:
-        """Start and stop of the parts of the next `count` rows, each of one row of shards."""
+        """Return start and stop of the parts of the next `count` rows, each of one row of shards."""
         borders = [0, *range(self._unit[1] - self._filled, count, self._unit[1]), count]
         return [(start, stop) for start, stop in pairwise(borders) if start < stop]
 
     def gathered(self, rows: AnyArray) -> AnyArray | None:
-        """Keep rows of one row of shards; all of these once they are complete."""
+        """Keep rows of one row of shards; return all of them once they are complete, else None."""
         wanted = min(self._unit[1], self._height - self.done)
         if rows.shape[1] == wanted:
             return rows

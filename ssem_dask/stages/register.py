@@ -84,7 +84,7 @@ class RegisterTask(JobTask):
         )
 
     def footprint(self) -> Footprint:
-        """The sections of core and halo, wherever the coarse affine leads; the pair fields of the core."""
+        """Read the sections of core and halo, wherever the coarse affine leads; write the pair fields of the core."""
         job, z = self.job, self.window.read.sections
         reads = [job.source_region(z.start, z.stop), COARSE.region(job, z.start, z.stop)]
         if job.mask.active:
@@ -174,17 +174,17 @@ def _tiling(job: Job) -> dict[str, ShapeZYX]:
 
 @dataclass(frozen=True, slots=True)
 class _Registered:
-    """What was found in a window."""
+    """The pair fields of a window and the pairs that failed their checks."""
 
     pairs: PairFields | None
-    """Of the window's core; None where it shows no tissue."""
+    """Pair fields of the core; None if the window shows no tissue."""
     faults: list[PairFault]
-    """z counted in the volume."""
+    """Pairs that failed their checks; z is that of the volume."""
     bytes_read: int
 
 
 def _remark(faults: list[PairFault]) -> str:
-    """One line on the pairs that failed their checks, and failed again."""
+    """Return one line on the pairs that failed their checks, and failed again; empty if there are none."""
     lost = [fault for fault in faults if not fault.recovered]
     if not lost:
         return ""
@@ -194,7 +194,7 @@ def _remark(faults: list[PairFault]) -> str:
 
 
 def _parts(task: RegisterTask) -> list[Window]:
-    """The task's window, or the smaller ones that its configuration wants, all sections deep."""
+    """Return the task's window, or the smaller windows that its configuration wants, all sections deep."""
     job, whole = task.job, task.window
     side, halo = job.register.window, job.register.halo
     assert side is not None
@@ -245,7 +245,7 @@ def _registered(job: Job, window: Window) -> _Registered:
 
 
 def _nodes_of(core: Box, job: Job, *, origin: Box) -> tuple[slice, slice]:
-    """Rows and columns of a core's nodes, counted from the corner of `origin`."""
+    """Return rows and columns of a core's nodes, counted from the corner of `origin`."""
     rows, columns = (
         slice(first, first + node_count(extent, spacing=job.spacing))
         for first, extent in (
@@ -257,7 +257,7 @@ def _nodes_of(core: Box, job: Job, *, origin: Box) -> tuple[slice, slice]:
 
 
 def _codes(job: Job, window: Window, coarse: Float64Array) -> Tensor:
-    """The masks (z, y, x) of the window's sections, coarse-aligned as their images are."""
+    """Return the masks (z, y, x) of the window's sections, coarse-aligned like their images."""
     mip = job.register.mip
     assert mip is not None
     box = window.read.at_mip(mip)

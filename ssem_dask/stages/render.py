@@ -1,7 +1,7 @@
 """Stage render: warp every section once by `fields/section`, shard by shard.
 
-The same tasks warp the run's own source and, for `ssem-dask warp`, any other volume that lies in its frame; ids of a
-segmentation are never mixed, neither here nor in the pyramid.
+The same code warps the run's own source and, for `ssem-dask warp`, any other volume in its frame. Ids of a segmentation
+are never mixed, neither here nor in the pyramid.
 """
 
 import math
@@ -24,8 +24,8 @@ from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.stages.configs import RenderStageConfig
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import SECTION, aligned_level
-from ssem_dask.stages.source_sections import Places, Reach, read_at
+from ssem_dask.stages.run_arrays import ALIGNED, SECTION, aligned_level
+from ssem_dask.stages.source_sections import Places, Reach, Sampling, sample_sections
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
@@ -64,7 +64,7 @@ class Warping:
             info=job.info,
             fields=SECTION.url(job),
             spacing=job.spacing,
-            target=job.url("aligned"),
+            target=job.url(ALIGNED),
             mips=job.mips,
             config=job.render,
         )
@@ -134,7 +134,7 @@ class RenderTask(JobTask):
         return warp_shard(Warping.of_run(self.job), self.box)
 
     def footprint(self) -> Footprint:
-        """The field's nodes over the shard, and its sections of the source; the shard."""
+        """Read the field's nodes over the shard, and its sections of the source; write the shard."""
         return Footprint(
             reads=warp_regions(Warping.of_run(self.job), self.box), writes=(aligned_level(0).region_of(self.box),)
         )
@@ -152,7 +152,7 @@ class WarpTask(Task):
         return warp_shard(self.warping, self.box)
 
     def footprint(self) -> Footprint:
-        """The same as of a rendered shard; level 0 is the volume's own."""
+        """Read as a rendered shard does; write the shard of the volume's own level 0."""
         return Footprint(reads=warp_regions(self.warping, self.box), writes=(Region("0", self.box),))
 
 
@@ -240,7 +240,7 @@ class Nodes:
     grid: Grid
 
     def on_pixels(self, box: Box) -> Tensor:
-        """`(2, y, x)` at the mip-0 pixels of the box, bilinear between the nodes."""
+        """Return the field `(2, y, x)` at the mip-0 pixels of the box, bilinear between the nodes."""
         pixels = Grid.of_box(box)
         return sample_known(
             self.values,
@@ -249,11 +249,11 @@ class Nodes:
         )
 
     def reach(self, box: Box) -> Reach | None:
-        """Between which source positions the pixels of the box are found; None: nowhere."""
+        """Return the least and largest source position of the pixels of the box; None if nothing is known."""
         known = self.values[:, torch.isfinite(self.values).all(dim=0)]
         if not known.shape[1]:
             return None
-        # A bilinear value lies between those of the nodes.
+        # A bilinear value is between those of the nodes.
         low, high = known.amin(dim=1).tolist(), known.amax(dim=1).tolist()
         start, stop = box.start_yx, box.stop[1:]
         return [n + least for n, least in zip(start, low, strict=True)], [
@@ -262,7 +262,7 @@ class Nodes:
 
 
 def read_nodes(url: str, *, sections: range, box: Box, spacing: int) -> list[Nodes]:
-    """The fields of some sections over a box (mip 0; its z is not used), read at once."""
+    """Read the fields of some sections over a box (mip 0; its z is not used) at once."""
     array = open_array(url, mode="r")
     low = [max(0, start // spacing - _NODE_MARGIN) for start in box.start_yx]
     high = [ceil_div(stop, spacing) + _NODE_MARGIN for stop in box.stop[1:]]
@@ -275,15 +275,15 @@ def read_nodes(url: str, *, sections: range, box: Box, spacing: int) -> list[Nod
 def warped_sections(
     source: Volume, *, fields: Sequence[Nodes], sections: range, box: Box, kind: Kind, device: torch.device = CPU
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The pixels `(y, x)` of a box of some sections, warped, and the masks of what is known.
+    """Yield the warped pixels `(y, x)` of a box of some sections, and the masks of known pixels.
 
     Args:
-        source: what is warped.
-        fields: of the sections.
-        sections: z of each.
-        box: where, in the aligned volume at mip 0; its z is not used.
+        source: volume that is warped.
+        fields: fields of the sections.
+        sections: z of each section.
+        box: position in the aligned volume at mip 0; its z is not used.
         kind: interpolation of the pixels.
-        device: where they are sampled.
+        device: device that samples them.
     """
     pixels = Grid.of_box(box)
     back = IDENTITY.copy()
@@ -298,21 +298,19 @@ def warped_sections(
         y, x = here[0, :, 0], here[1, 0]
         return lambda rows: sample_lattice(values, grid=grid, rows=y[rows], columns=x).add_(here[:, rows])
 
-    yield from read_at(
-        source,
+    sampling = Sampling(
         sections=sections,
         mip=0,
-        positions=map(places, fields),
         shape=pixels.shape,
-        affine=back,
+        positions=map(places, fields),
+        affines=[back] * len(fields),
         reaches=[nodes.reach(box) for nodes in fields],
-        kind=kind,
-        device=device,
     )
+    yield from sample_sections(source, sampling, kind=kind, device=device)
 
 
 def warped_labels(source: Volume, *, field: Tensor, z: int, box: Box) -> AnyArray:
-    """The ids `(y, x)` of a box of one section, each from the source pixel that it points into (C3); 0 where unknown.
+    """Return the ids `(y, x)` of a box of one section, each from the source pixel that it points into (C3); 0: unknown.
 
     Ids never pass through floating point, which would change those above 2**24.
     """

@@ -4,178 +4,32 @@ Stages create, read and write arrays through their rows here. Footprints, the fi
 and the list in docs/conventions.md follow from the same rows, so a misspelt array is an AttributeError.
 """
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import IntEnum, StrEnum
+from enum import IntEnum
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-
-from ssem_dask.errors import PlanError
-from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import round_up
 from ssem_dask.geometry.mip import ceil_div, shape_at_mip
-from ssem_dask.geometry.region import Region
 from ssem_dask.stages.compose import layout
 from ssem_dask.stages.job import SECTIONS_PER_THUMBNAIL_TASK, Job
 from ssem_dask.stages.measure.quality_frame import quality_info
-from ssem_dask.storage import location
-from ssem_dask.storage.arrays import ZarrArray, create_array, open_array
+from ssem_dask.stages.stored_array import Axis, Extent, Frame, RunArray, RunJson
 from ssem_dask.storage.fields import FieldInfo, coarse_attributes, field_attributes, open_coarse
-from ssem_dask.storage.quality import BLOCK, CUTS, SECTION_COLUMNS, TIMES, WINDOW_COLUMNS, quality_attributes
-from ssem_dask.types import AnyArray
+from ssem_dask.storage.quality import (
+    BLOCK,
+    CUTS,
+    SECTION_COLUMNS,
+    SECTIONS_PATH,
+    TIMES,
+    WINDOW_COLUMNS,
+    WINDOWS_PATH,
+    quality_attributes,
+    reslice_path,
+)
 
-Extent = Callable[[Job], int]
-Sizes = Callable[[Job], tuple[int, ...]]
-
-
-class Frame(StrEnum):
-    """The coordinates in which an array's nodes or pixels lie."""
-
-    ALIGNED = "aligned"
-    COARSE_ALIGNED = "coarse-aligned"
-    SOURCE = "source"
-    SECTION = "per section"
-    """One value per section or pair of sections; the array has no y and x."""
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """One axis of an array."""
-
-    name: str
-    size: Extent
-    """Number of elements."""
-    follows: Literal["z", "y", "x"] | None = None
-    """Axis of a region's mip-0 box that this axis follows; None: every region holds all of it."""
-    step: Extent = lambda job: 1  # noqa: ARG005
-    """mip-0 px, or sections, per element."""
-
-    def span(self, job: Job, box: Box) -> tuple[int, int]:
-        """Return the elements that hold some of a mip-0 box, half-open."""
-        size = self.size(job)
-        if self.follows is None:
-            return 0, size
-        i, step = "zyx".index(self.follows), self.step(job)
-        return box.start[i] // step, min(ceil_div(box.stop[i], step), size)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunArray:
-    """One array of a run."""
-
-    path: str
-    """Path in the run's group."""
-    meaning: str
-    axes: tuple[Axis, ...]
-    dtype: str = "float32"
-    """numpy name; empty: the source's."""
-    frame: Frame
-    unit: str
-    """Unit of the values, for example px@mip0."""
-    chunk: Sizes
-    shard: Sizes | None = None
-    """Shard; None: one file per chunk."""
-    fill: float = np.nan
-    attributes: Callable[[Job], dict[str, Any]] = field(default=lambda job: {})  # noqa: ARG005
-    opener: Callable[..., ZarrArray] = open_array
-    """Function that opens the array; some also check its convention."""
-
-    @property
-    def axis_names(self) -> tuple[str, ...]:
-        """Names of the axes, in order."""
-        return tuple(axis.name for axis in self.axes)
-
-    def url(self, job: Job) -> str:
-        """Return the URL of the array."""
-        return job.url(*self.path.split("/"))
-
-    def exists(self, job: Job) -> bool:
-        """Return whether the array exists."""
-        return location.exists(location.join(self.url(job), "zarr.json"))
-
-    def create(self, job: Job) -> ZarrArray:
-        """Create the array, with every value unknown; open it if it exists with this layout.
-
-        Raises:
-            LayoutError: the array exists with another layout.
-            OutputError: something else is stored there, or the location is not writable.
-        """
-        return create_array(
-            self.url(job),
-            shape=tuple(axis.size(job) for axis in self.axes),
-            dtype=self.dtype or job.info.dtype,
-            axes=self.axis_names,
-            chunks=self.chunk(job),
-            shards=None if self.shard is None else self.shard(job),
-            fill_value=self.fill,
-            attributes=self.attributes(job),
-        )
-
-    def open(self, job: Job, *, mode: Literal["r", "r+"] = "r") -> ZarrArray:
-        """Open the array; raise SourceError if it does not exist."""
-        return self.opener(self.url(job), mode=mode)
-
-    def read(self, job: Job, **index: slice | range | int) -> AnyArray:
-        """Read a part of the array.
-
-        Args:
-            job: the run.
-            index: elements per axis, by the axis's name; an axis that is not named is read whole.
-        """
-        return np.asarray(self.open(job)[self._index(index)])
-
-    def write(self, job: Job, values: AnyArray, **index: slice | range | int) -> int:
-        """Write a part of the array, indexed as in `read`; return the number of bytes."""
-        self.open(job, mode="r+")[self._index(index)] = values
-        return int(values.nbytes)
-
-    def region(self, job: Job, start: int = 0, stop: int | None = None) -> Region:
-        """Return the region of whole sections `start <= z < stop`, clipped to the volume."""
-        return Region(self.path, job.sections_box(start, stop))
-
-    def region_of(self, box: Box) -> Region:
-        """Return the region under a mip-0 box."""
-        return Region(self.path, box)
-
-    def extents(self, job: Job, region: Region) -> list[tuple[int, int]]:
-        """Return start and stop of a region per axis, in the array's own elements."""
-        return [axis.span(job, region.box) for axis in self.axes]
-
-    def _index(self, index: dict[str, slice | range | int]) -> tuple[slice | int, ...]:
-        unknown = set(index) - set(self.axis_names)
-        if unknown:
-            raise PlanError(f"{self.path}: has axes {self.axis_names}, not {sorted(unknown)}; name one of them.")
-        parts = (index.get(name, slice(None)) for name in self.axis_names)
-        return tuple(slice(part.start, part.stop) if isinstance(part, range) else part for part in parts)
-
-
-@dataclass(frozen=True, slots=True)
-class RunJson:
-    """One JSON record of a run."""
-
-    path: str
-    meaning: str
-
-    def url(self, job: Job) -> str:
-        """Return the URL of the record."""
-        return job.url(*self.path.split("/"))
-
-    def read(self, job: Job) -> Any:
-        """Read the record; raise FileNotFoundError if it does not exist."""
-        return json.loads(location.read_bytes(self.url(job)))
-
-    def write(self, job: Job, value: object) -> int:
-        """Write the record; return the number of bytes."""
-        content = json.dumps(value, indent=1, ensure_ascii=False).encode()
-        location.write_bytes(self.url(job), content)
-        return len(content)
-
-    def region(self, job: Job, start: int = 0, stop: int | None = None) -> Region:
-        """Return the region of the record, if it describes the sections `start <= z < stop`."""
-        return Region(self.path, job.sections_box(start, stop))
+ALIGNED = "aligned"
+"""Path of the aligned volume, an OME-Zarr image."""
 
 
 def _spacing(job: Job) -> int:
@@ -582,7 +436,7 @@ MEDIAN_CONFIDENCE = RunArray(
 
 # Stage measure.
 QUALITY_SECTIONS = RunArray(
-    path="quality/sections",
+    path=SECTIONS_PATH,
     meaning="quality per section; attribute columns describes the columns",
     axes=(_Z, Axis("column", _fixed(len(SECTION_COLUMNS)))),
     frame=Frame.SECTION,
@@ -591,7 +445,7 @@ QUALITY_SECTIONS = RunArray(
     attributes=lambda job: quality_attributes(quality_info(job), SECTION_COLUMNS),
 )
 QUALITY_WINDOWS = RunArray(
-    path="quality/windows",
+    path=WINDOWS_PATH,
     meaning="quality per register window; y and x count windows",
     axes=(
         Axis("column", _fixed(len(WINDOW_COLUMNS))),
@@ -609,7 +463,7 @@ QUALITY_WINDOWS = RunArray(
 def _reslice(cut: str, time: str) -> RunArray:
     axis = 2 if cut == "xz" else 1
     return RunArray(
-        path=f"quality/reslice/{cut}_{time}",
+        path=reslice_path(cut, time),
         meaning=f"{cut} cut through the middle of the probe, {time} alignment",
         axes=(_Z, Axis(cut[0], lambda job: quality_info(job).probe.shape[axis])),
         dtype="",
@@ -630,7 +484,7 @@ def aligned_level(mip: int) -> RunArray:
     """Return the row of a level of the aligned volume. Stage render creates all levels with their OME-Zarr group."""
     step = _fixed(1 << mip)
     return RunArray(
-        path=f"aligned/{mip}",
+        path=f"{ALIGNED}/{mip}",
         meaning=f"the aligned volume at mip {mip}",
         axes=(
             _Z,
@@ -697,4 +551,4 @@ def spectrum_fit(window: int) -> RunJson:
 def array_at(path: str) -> RunArray:
     """Return the row of an array by its path in the run; raise KeyError if the run has no such array."""
     folder, _, name = path.rpartition("/")
-    return aligned_level(int(name)) if folder == "aligned" else _BY_PATH[path]
+    return aligned_level(int(name)) if folder == ALIGNED else _BY_PATH[path]

@@ -1,7 +1,8 @@
-"""Reading source sections: pooled to a mip, and as the coarse alignment sees them."""
+"""Read source sections: pooled to a mip, or coarse-aligned."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import repeat
 from typing import TypeAlias
 
@@ -25,15 +26,15 @@ from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray, Float64Array, ShapeYX
 
 _BAND_PIXELS = 1 << 26
-"""Source px read at a time where a whole section is pooled: bounds memory whatever the section's size."""
-_LOOK = 2048
-"""Side, px, of what is read at once to see whether a volume is blank."""
-_LEAST_THUMBNAIL = 32
-"""Shorter side of a thumbnail, px: below it nothing can be told apart."""
+"""Source px read at a time when a whole section is pooled; bounds memory for sections of any size."""
+_BLANK_CHECK_PX = 2048
+"""Side of the square that is read at once to find out whether a volume is blank."""
+_MIN_THUMBNAIL_PX = 32
+"""Shorter side of a thumbnail; shorter ones show too little to be matched."""
 _MARGIN = 3
 """Pixels that an interpolation reaches beyond its position."""
-_WASTE = 1.5
-"""Pixels that are read, over those wanted, up to which sections are read together."""
+_MAX_OVERREAD = 1.5
+"""Pixels read over pixels wanted up to which sections are read together."""
 
 
 _CACHED_PIXELS = 1 << 16
@@ -42,7 +43,25 @@ _CACHED_PIXELS = 1 << 16
 Reach: TypeAlias = tuple[Sequence[float], Sequence[float]]
 """Least and largest (y, x)."""
 Places: TypeAlias = Callable[[slice], Tensor]
-"""Positions `(2, rows, x)` float32, mip-0 px, of some rows of what is sampled; NaN is unknown."""
+"""Positions `(2, rows, x)` float32, mip-0 px, of some rows of the sampled image; NaN is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Positions in source sections where an image per section is sampled."""
+
+    sections: range
+    """z of each section."""
+    mip: int
+    """Scale level that is sampled."""
+    shape: ShapeYX
+    """Shape (y, x) of the sampled images."""
+    positions: Iterable[Places]
+    """Positions per section."""
+    affines: Sequence[Float64Array]
+    """Map `(2, 3)` per section from positions to source positions, mip-0 px."""
+    reaches: Sequence[Reach | None]
+    """Bounds per section of the source positions, mip-0 px; None: nothing is known."""
 
 
 def open_source(job: Job) -> Volume:
@@ -51,7 +70,7 @@ def open_source(job: Job) -> Volume:
 
 
 def refuse_blank(job: Job) -> None:
-    """Look for a pixel that differs from another, from the middle of the volume on; usually the first read finds it.
+    """Search for two pixels that differ, from the middle of the volume on; usually the first read finds them.
 
     Raises:
         SourceError: every pixel of the volume has one value.
@@ -60,7 +79,7 @@ def refuse_blank(job: Job) -> None:
     middle = job.shape[0] // 2
     values: set[int] = set()
     for z in sorted(range(job.shape[0]), key=lambda z: abs(z - middle)):
-        for part in chunk_boxes((1, *job.shape[1:]), chunk=(1, _LOOK, _LOOK)):
+        for part in chunk_boxes((1, *job.shape[1:]), chunk=(1, _BLANK_CHECK_PX, _BLANK_CHECK_PX)):
             pixels = volume.read(part.shifted((z, 0, 0)))
             values |= {int(pixels.min()), int(pixels.max())}
             if len(values) > 1:
@@ -68,29 +87,24 @@ def refuse_blank(job: Job) -> None:
     raise SourceError(f"{job.source}: every pixel is {values.pop()}, so there is nothing to align; check the export.")
 
 
-def read_pooled(volume: Volume, *, box: Box, device: torch.device = CPU) -> Tensor:
-    """Read one section's pixels `(y, x)` float32 at `box.mip`; see `read_pooled_sections`."""
-    return next(read_pooled_sections(volume, boxes=[box], device=device))
-
-
 def read_pooled_sections(volume: Volume, *, boxes: Sequence[Box], device: torch.device = CPU) -> Iterator[Tensor]:
-    """Read pixels of one section each, `(y, x)` float32 at the boxes' mip, pooled by mean where that is not stored.
+    """Read pixels of one section each, `(y, x)` float32 at the boxes' mip, pooled by mean if it is not stored.
 
     Sections that follow one another are read together, since a chunk holds several. Reads in bands, so that memory
-    depends on the result and not on the mip-0 pixels under it. Pixels go to the device as they are stored and are
-    pooled there.
+    depends on the result and not on the mip-0 pixels under it. Pixels go to the device in their stored dtype and
+    are pooled there.
 
     Args:
         volume: source.
         boxes: of one mip, one section deep.
-        device: where the pixels shall lie.
+        device: device of the result.
     """
     for group in _neighbours(boxes):
         low = tuple(min(box.start[axis] for box in group) for axis in range(3))
         high = tuple(max(box.stop[axis] for box in group) for axis in range(3))
         common = Box((low[0], low[1], low[2]), (high[0], high[1], high[2]), group[0].mip)
         stored = device.type == "cpu" and volume.stored_mip(common.mip) == common.mip
-        # What is stored as it is wanted becomes floats a section at a time; a GPU rather takes all of it at once.
+        # If this mip is stored, pixels become floats section by section on a CPU; a GPU takes all of them at once.
         inside = common.clipped(volume.shape_at(common.mip))
         pixels = _read(volume, inside) if stored else _pooled(volume, common, device)
         for i, box in enumerate(group):
@@ -100,13 +114,13 @@ def read_pooled_sections(volume: Volume, *, boxes: Sequence[Box], device: torch.
 
 
 def _neighbours(boxes: Sequence[Box]) -> Iterator[list[Box]]:
-    """Runs of boxes in z order without a gap, whose common box is hardly larger than they are."""
+    """Yield runs of boxes in z order without a gap, whose common box is hardly larger than they are."""
     group: list[Box] = []
     for box in boxes:
         wanted = [*group, box]
         spans = [max(b.stop[a] for b in wanted) - min(b.start[a] for b in wanted) for a in (1, 2)]
         in_order = not group or box.start[0] == group[-1].stop[0]
-        if group and not (in_order and len(wanted) * math.prod(spans) <= _WASTE * sum(b.size for b in wanted)):
+        if group and not (in_order and len(wanted) * math.prod(spans) <= _MAX_OVERREAD * sum(b.size for b in wanted)):
             yield group
             wanted = [box]
         group = wanted
@@ -115,7 +129,7 @@ def _neighbours(boxes: Sequence[Box]) -> Iterator[list[Box]]:
 
 
 def _pooled(volume: Volume, box: Box, device: torch.device) -> Tensor:
-    """`(z, y, x)` float32."""
+    """Read a box `(z, y, x)` float32, pooled by mean from the coarsest stored mip that is fine enough."""
     shape = volume.shape_at(0)
     stored = volume.stored_mip(box.mip)
     factor = 2 ** (box.mip - stored)
@@ -130,7 +144,7 @@ def _pooled(volume: Volume, box: Box, device: torch.device) -> Tensor:
 
 
 def _pooled_parts(pixels: AnyArray, factor: int, device: torch.device) -> Iterator[Tensor]:
-    """Pooled pixels `(z, y, x)`, on a CPU so few rows at a time that no large array is made of them but the result."""
+    """Yield pooled pixels `(z, y, x)`; on a CPU few rows at a time, so that only the result is a large array."""
     rows = pixels.shape[1]
     if device.type == "cpu" and factor > 1:
         rows = max(1, _CACHED_PIXELS // max(1, pixels.shape[0] * pixels.shape[2] * factor)) * factor
@@ -139,7 +153,7 @@ def _pooled_parts(pixels: AnyArray, factor: int, device: torch.device) -> Iterat
 
 
 def _read(volume: Volume, box: Box) -> AnyArray:
-    """The pixels of a box; where they cannot be read the error names the first section that is to blame."""
+    """Read the pixels of a box; if that fails, the error names the first section that cannot be read."""
     try:
         return volume.read(box)
     except SourceError:
@@ -149,20 +163,20 @@ def _read(volume: Volume, box: Box) -> AnyArray:
 
 
 def to_floats(pixels: AnyArray, device: torch.device) -> Tensor:
-    """float32 on the device; bytes are moved before they are converted."""
+    """Return float32 pixels on the device; bytes are moved before they are converted."""
     if device.type == "cpu" or pixels.dtype != np.uint8:
         return torch.from_numpy(pixels.astype(np.float32)).to(device)
     return torch.from_numpy(pixels).to(device).float()
 
 
 def thumbnail_mip(job: Job) -> int:
-    """The mip at which a section's longer side is at most the thumbnail's; finer where the shorter would be thin."""
-    thin = math.floor(math.log2(min(job.shape[1:]) / _LEAST_THUMBNAIL))
+    """Return the mip at which a section's longer side fits the thumbnail; a finer one if the shorter would be thin."""
+    thin = math.floor(math.log2(min(job.shape[1:]) / _MIN_THUMBNAIL_PX))
     return max(0, min(math.ceil(math.log2(max(job.shape[1:]) / job.coarse.thumbnail)), thin))
 
 
 def read_thumbnails(volume: Volume, *, sections: range, mip: int) -> Iterator[Tensor]:
-    """Whole sections `(y, x)` at `mip`."""
+    """Read whole sections `(y, x)` at a mip."""
     shape = volume.shape_at(0)
     y, x = shape_at_mip((shape[1], shape[2]), mip=mip)
     yield from read_pooled_sections(volume, boxes=[Box((z, 0, 0), (z + 1, y, x), mip) for z in sections])
@@ -171,7 +185,7 @@ def read_thumbnails(volume: Volume, *, sections: range, mip: int) -> Iterator[Te
 def read_aligned(
     volume: Volume, *, z: int, box: Box, affine: Float64Array, empty_side: int = EMPTY_SIDE
 ) -> tuple[Tensor, Tensor]:
-    """One section of `read_aligned_sections`."""
+    """Read one section, see `read_aligned_sections`."""
     return next(
         read_aligned_sections(volume, sections=range(z, z + 1), box=box, affines=affine[None], empty_side=empty_side)
     )
@@ -186,12 +200,12 @@ def read_aligned_sections(
     empty_side: int = EMPTY_SIDE,
     device: torch.device = CPU,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """What lies in `box` of sections that are aligned by their coarse affines.
+    """Read a box of sections that are aligned by their coarse affines.
 
     Args:
         volume: source.
         sections: z of each.
-        box: where, in aligned pixels of `box.mip`; its z is not used.
+        box: position in aligned pixels of `box.mip`; its z is not used.
         affines: `(z, 2, 3)` aligned → source, mip-0 px.
         empty_side: see `tissue_mask`.
         device: where sections are resampled.
@@ -202,111 +216,70 @@ def read_aligned_sections(
     target = Grid.of_box(box)
     positions = target.relative_to(target.origin).positions(device)
     maps = [affine_seen_from(affine, target=target.origin, source=(0.0, 0.0)) for affine in affines]
-    # Of an affine map the corners decide how far it reaches.
+    # An affine map reaches farthest at the corners.
     h, w = (n * target.spacing for n in target.shape)
     corners = torch.tensor([[0.0, 0.0, h, h], [0.0, w, 0.0, w]], dtype=torch.float64)
     reaches = []
     for affine in maps:
         reached = apply_affine(affine, corners)
         reaches.append((reached.amin(dim=1).tolist(), reached.amax(dim=1).tolist()))
-    yield from _sampled(
-        volume,
-        sections,
-        box.mip,
-        repeat(lambda rows: positions[:, rows], len(maps)),
-        target.shape,
-        maps,
-        reaches,
-        kind="bicubic",
-        empty_side=empty_side,
-        device=device,
+    sampling = Sampling(
+        sections=sections,
+        mip=box.mip,
+        shape=target.shape,
+        positions=repeat(lambda rows: positions[:, rows], len(maps)),
+        affines=maps,
+        reaches=reaches,
     )
+    yield from sample_sections(volume, sampling, kind="bicubic", empty_side=empty_side, device=device)
 
 
-def read_at(
-    volume: Volume,
-    *,
-    sections: range,
-    mip: int,
-    positions: Iterable[Places],
-    shape: ShapeYX,
-    affine: Float64Array,
-    reaches: Sequence[Reach | None],
-    kind: Kind,
-    device: torch.device = CPU,
+def sample_sections(
+    volume: Volume, sampling: Sampling, *, kind: Kind, empty_side: int = EMPTY_SIDE, device: torch.device = CPU
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Sample sections at the source positions `affine(positions)`; reads no more than what these can reach.
+    """Sample sections at source positions; read no more than the positions can reach.
 
     Args:
         volume: source.
-        sections: z of each.
-        mip: scale level that is sampled.
-        positions: of each.
-        shape: (y, x) of what is sampled.
-        affine: `(2, 3)` to source positions, mip-0 px; applied relative to the box read, to stay precise (C9).
-        reaches: between which source positions they lie, mip-0 px; None: nothing is known.
+        sampling: sections and positions. Affines are applied relative to the box that is read, to stay precise (C9).
         kind: interpolation.
-        device: where the positions lie and sections are sampled.
+        empty_side: see `tissue_mask`.
+        device: device of the positions and of the result.
 
     Yields:
-        Image `(y, x)` float32, 0 where unknown, and mask `(y, x)`, False there and in empty space.
+        Image `(y, x)` float32, 0 if unknown, and mask `(y, x)`, False there and in empty space.
     """
-    yield from _sampled(
-        volume,
-        sections,
-        mip,
-        positions,
-        shape,
-        [affine] * len(reaches),
-        reaches,
-        kind=kind,
-        empty_side=EMPTY_SIDE,
-        device=device,
-    )
-
-
-def _sampled(
-    volume: Volume,
-    sections: range,
-    mip: int,
-    positions: Iterable[Places],
-    shape: ShapeYX,
-    affines: Sequence[Float64Array],
-    reaches: Sequence[Reach | None],
-    *,
-    kind: Kind,
-    empty_side: int,
-    device: torch.device,
-) -> Iterator[tuple[Tensor, Tensor]]:
     boxes = [
-        None if reach is None else _box_of(volume, z, mip, reach) for z, reach in zip(sections, reaches, strict=True)
+        None if reach is None else _box_of(volume, z, sampling.mip, reach)
+        for z, reach in zip(sampling.sections, sampling.reaches, strict=True)
     ]
     pixels = read_pooled_sections(volume, boxes=[box for box in boxes if box is not None], device=device)
-    for box, where, affine in zip(boxes, positions, affines, strict=True):
-        sampled, known = torch.zeros(shape, device=device), torch.zeros(shape, dtype=torch.bool, device=device)
+    for box, positions, affine in zip(boxes, sampling.positions, sampling.affines, strict=True):
+        image = torch.zeros(sampling.shape, device=device)
+        known = torch.zeros(sampling.shape, dtype=torch.bool, device=device)
         if box is not None:
-            image = next(pixels)[None]
+            section = next(pixels)[None]
             grid = Grid.of_box(box)
-            own = grid.relative_to(grid.origin)
+            local_grid = grid.relative_to(grid.origin)
             local = affine_seen_from(affine, target=(0.0, 0.0), source=grid.origin)
-            mask = tissue_mask(image[0], side=empty_side)
-            tissue = None if bool(mask.all()) else mask
-            for rows in _bands(shape, device):
-                places = apply_affine(local, where(rows))
-                values, known[rows] = sample_image(image, grid=own, positions=places, kind=kind, tissue=tissue)
-                sampled[rows] = values[0]
-        yield sampled, known
+            mask = tissue_mask(section[0], side=empty_side)
+            tissue = None if bool(mask.all()) else mask  # a mask that hides nothing only costs time
+            for rows in _bands(sampling.shape, device):
+                where = apply_affine(local, positions(rows))
+                values, known[rows] = sample_image(section, grid=local_grid, positions=where, kind=kind, tissue=tissue)
+                image[rows] = values[0]
+        yield image, known
 
 
 def _bands(shape: ShapeYX, device: torch.device) -> Iterator[slice]:
-    """Rows that are sampled at once: on a CPU as many as its caches hold what is computed of; on a GPU all."""
+    """Yield the rows that are sampled at once: on a CPU as many as its caches hold; on a GPU all."""
     rows = shape[0] if device.type != "cpu" else max(1, _CACHED_PIXELS // max(1, shape[1]))
     for start in range(0, shape[0], max(1, rows)):
         yield slice(start, min(start + rows, shape[0]))
 
 
 def _box_of(volume: Volume, z: int, mip: int, reach: Reach) -> Box | None:
-    """The pixels of a section that interpolation between two positions can need; None where the section has none."""
+    """Return the pixels of a section that interpolation between two positions can need; None if it has none."""
     scale = 2**mip
     shape = volume.shape_at(0)
     extent = shape_at_mip((shape[1], shape[2]), mip=mip)

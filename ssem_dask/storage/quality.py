@@ -26,6 +26,10 @@ BLOCK = 8
 """Sections that one task writes."""
 CUTS: Final = ("xz", "yz")
 TIMES: Final = ("before", "after")
+SECTIONS_PATH: Final = "quality/sections"
+"""Path of the table by section, in a run."""
+WINDOWS_PATH: Final = "quality/windows"
+"""Path of the table by window, in a run."""
 Table: TypeAlias = Literal["sections", "windows"]
 
 
@@ -81,6 +85,11 @@ class QualityInfo:
         return y, x
 
 
+def reslice_path(cut: str, time: str) -> str:
+    """Return the path of a cut in a run."""
+    return f"quality/reslice/{cut}_{time}"
+
+
 def window_boxes(info: QualityInfo) -> list[Box]:
     """Cores (y, x) of the windows of a section, mip-0 px, row by row; their z is 0 to 1."""
     return list(chunk_boxes((1, *info.shape_mip0[1:]), chunk=(1, *info.window)))
@@ -109,31 +118,31 @@ def write_sections(run: str, *, start: int, values: dict[str, AnyArray]) -> int:
         Bytes written, raw.
     """
     rows = np.stack([_column(values, name) for name in SECTION_COLUMNS], axis=-1).astype(np.float32)
-    arrays.open_array(_url(run, "sections"), mode="r+")[start : start + len(rows)] = rows
+    arrays.open_array(join(run, SECTIONS_PATH), mode="r+")[start : start + len(rows)] = rows
     return rows.nbytes
 
 
 def write_windows(run: str, *, start: int, values: dict[str, AnyArray]) -> int:
     """Write rows of `quality/windows`; as `write_sections`, with values `(sections, y, x)` of the windows."""
     rows = np.stack([_column(values, name) for name in WINDOW_COLUMNS]).astype(np.float32)
-    arrays.open_array(_url(run, "windows"), mode="r+")[:, start : start + rows.shape[1]] = rows
+    arrays.open_array(join(run, WINDOWS_PATH), mode="r+")[:, start : start + rows.shape[1]] = rows
     return rows.nbytes
 
 
 def write_reslice(run: str, *, start: int, cut: str, time: str, pixels: AnyArray) -> int:
     """Write rows `(sections, pixel)` of a cut (`xz`, `yz`) at a time (`before`, `after`); returns their bytes."""
-    arrays.open_array(_url(run, "reslice", f"{cut}_{time}"), mode="r+")[start : start + len(pixels)] = pixels
+    arrays.open_array(join(run, reslice_path(cut, time)), mode="r+")[start : start + len(pixels)] = pixels
     return pixels.nbytes
 
 
 def has_quality(run: str) -> bool:
     """Whether a run has tables."""
-    return arrays.is_node(_url(run, "windows")) and arrays.is_node(_url(run, "sections"))
+    return arrays.is_node(join(run, WINDOWS_PATH)) and arrays.is_node(join(run, SECTIONS_PATH))
 
 
 def read_info(run: str) -> QualityInfo:
     """What the tables are about; SourceError where there are none, ConventionError where they do not say."""
-    attributes: dict[str, Any] = dict(arrays.open_array(_url(run, "windows"), mode="r").attrs)
+    attributes: dict[str, Any] = dict(arrays.open_array(join(run, WINDOWS_PATH), mode="r").attrs)
     try:
         z, y, x = attributes["shape_mip0"]
         wy, wx = attributes["window"]
@@ -152,14 +161,14 @@ def read_info(run: str) -> QualityInfo:
 
 def read_sections(run: str) -> dict[str, Float32Array]:
     """The columns of `quality/sections`, each `(z,)`; NaN is unknown. SourceError where there is no table."""
-    array = arrays.open_array(_url(run, "sections"), mode="r")
+    array = arrays.open_array(join(run, SECTIONS_PATH), mode="r")
     values = np.asarray(array[:], dtype=np.float32)
     return {name: values[:, i] for i, name in enumerate(_names(array))}
 
 
 def read_window_column(run: str, name: str) -> Float32Array:
     """One column `(z, y, x)` of `quality/windows`; all NaN where the table has no such column."""
-    array = arrays.open_array(_url(run, "windows"), mode="r")
+    array = arrays.open_array(join(run, WINDOWS_PATH), mode="r")
     names = _names(array)
     if name not in names:
         return np.full(array.shape[1:], np.nan, dtype=np.float32)
@@ -168,20 +177,16 @@ def read_window_column(run: str, name: str) -> Float32Array:
 
 def read_reslice(run: str, *, cut: str, time: str) -> AnyArray:
     """A whole cut `(z, pixel)`; SourceError where there is none."""
-    return np.asarray(arrays.open_array(_url(run, "reslice", f"{cut}_{time}"), mode="r")[:])
+    return np.asarray(arrays.open_array(join(run, reslice_path(cut, time)), mode="r")[:])
 
 
 def read_record(run: str, name: str) -> dict[str, Any] | None:
     """A JSON record of `quality/` that a stage wrote; None where there is none."""
     try:
-        found = json.loads(location.read_bytes(_url(run, name)))
+        found = json.loads(location.read_bytes(join(run, "quality", name)))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def _url(run: str, *parts: str) -> str:
-    return join(run, "quality", *parts)
 
 
 def _described(columns: dict[str, Column]) -> list[dict[str, str]]:

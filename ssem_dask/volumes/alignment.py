@@ -8,8 +8,8 @@ from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import Kind, sample_known
 from ssem_dask.geometry.box import Box
 from ssem_dask.stages.render import read_nodes, to_dtype, warped_sections
+from ssem_dask.stages.run_arrays import COARSE, SECTION
 from ssem_dask.storage.fields import open_coarse, open_field
-from ssem_dask.storage.location import join
 from ssem_dask.storage.run_group import read_run
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray, Float32Array, Float64Array, ShapeZYX
@@ -33,7 +33,7 @@ class Alignment:
         """
         self.url = url
         self.attributes = read_run(url)
-        self._field_url = join(url, "fields", "section")
+        self._field_url = SECTION.at(url)
         self._field, info = open_field(self._field_url)
         self.spacing: int = info.spacing
         """mip-0 px between nodes."""
@@ -55,7 +55,7 @@ class Alignment:
 
     def coarse(self) -> Float64Array:
         """Return the affines `(z, 2, 3)`, aligned → source, that the fields start from."""
-        return np.asarray(open_coarse(join(self.url, "fields", "coarse"))[:], dtype=np.float64)
+        return np.asarray(open_coarse(COARSE.at(self.url))[:], dtype=np.float64)
 
     def warp(self, volume: Volume, *, z: int, box: Box | None = None, kind: Kind = "bilinear") -> AnyArray:
         """Warp section z of a volume in the source's frame, for example another channel.

@@ -15,6 +15,7 @@ from ssem_dask.errors import ConfigError, OutputError, SourceError
 from ssem_dask.runtime.events import Observer
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.stages import export
+from ssem_dask.stages.run_arrays import ALIGNED
 from ssem_dask.storage import arrays, location
 from ssem_dask.storage import run_group as run
 from ssem_dask.storage.exports.precomputed import PrecomputedTarget
@@ -176,7 +177,7 @@ def _resolve_source(source: str) -> tuple[str, str, dict[str, Any]]:
     attributes = arrays.group_attributes(source) or {}
     if run.KEY not in attributes:
         return source, attributes.get(WARP_KEY, {}).get("state", "complete"), attributes
-    aligned = location.join(source, "aligned")
+    aligned = location.join(source, ALIGNED)
     aligned_attributes = arrays.group_attributes(aligned)
     if aligned_attributes is None:
         raise SourceError(f"{source}: this run has no aligned volume yet; finish it with 'ssem-dask run' first.")

@@ -17,6 +17,7 @@ from ssem_dask.runtime.executor import Executor
 from ssem_dask.stages.configs import DownsampleStageConfig, RenderStageConfig
 from ssem_dask.stages.downsample import DownsampleStage, estimate_downsampling, warp_level_tasks
 from ssem_dask.stages.render import RenderStage, Warping, estimate_rendering, warp_tasks
+from ssem_dask.stages.run_arrays import SECTION
 from ssem_dask.storage import arrays, location
 from ssem_dask.storage.volume import WARP_KEY, Volume, VolumeInfo, check_image_dtype
 from ssem_dask.volumes.alignment import Alignment, open_alignment
@@ -98,7 +99,7 @@ def plan_warp(alignment: str, volume: str, destination: str, *, labels: bool) ->
     warping = Warping(
         source=volume,
         info=info,
-        fields=location.join(alignment, "fields", "section"),
+        fields=SECTION.at(alignment),
         spacing=opened.spacing,
         target=destination,
         mips=level_count(info.shape[1:], smallest=DownsampleStageConfig(**config["downsample"]).smallest),

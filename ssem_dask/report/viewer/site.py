@@ -13,6 +13,7 @@ from ssem_dask.report.viewer.http import Site, Viewpoint
 from ssem_dask.report.viewer.layers import NodeArray, Scene, make_state, volume_limits
 from ssem_dask.report.viewer.served_files import ServedFiles, StoredFiles, serve_volume
 from ssem_dask.report.viewer.viewer_address import run_token
+from ssem_dask.stages.run_arrays import ALIGNED, COARSE
 from ssem_dask.storage.arrays import is_node
 from ssem_dask.storage.fields import open_field
 from ssem_dask.storage.location import join
@@ -43,12 +44,12 @@ def make_site(run: str, *, labels: str | None, worst: int) -> tuple[Site, list[s
     try:
         volumes["source"] = Volume.open(attributes["source"], **attributes["config"]["volume"])
         files["source"] = serve_volume(volumes["source"])
-        coarse = join(run, "fields", "coarse")
+        coarse = COARSE.at(run)
         if is_node(coarse):
             files["coarse"] = serve_coarse(volumes["source"], coarse=coarse)
     except SsemDaskError as error:
         missing.append(f"The source cannot be shown: {error}")
-    aligned = join(run, "aligned")
+    aligned = join(run, ALIGNED)
     if is_node(aligned):
         volumes["aligned"] = Volume.open(aligned)
         files["aligned"] = StoredFiles(aligned)

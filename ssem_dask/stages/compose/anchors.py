@@ -1,7 +1,7 @@
-"""What the user gives beside the sections (`[compose.reference]`): reading, checking, and turning it into landmarks.
+"""Anchors that the user gives (`[compose.reference]`): read and checked, and converted to landmarks.
 
-An affine map or a field of a section is taken as points spread over it: each of n points is believed √n times less than
-the whole, so that a shift of the section is known as well as was stated.
+An affine map or a field of a section becomes n points spread over it. Each point has √n times the standard deviation of
+the whole, so that a shift of the section is as certain as the user stated.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _FAR_RANGE = 4, 64
 
 
 def resolve_compose(config: ComposeStageConfig, info: VolumeInfo) -> ComposeStageConfig:
-    """Check what is given and pin its content, so that a changed file is a changed configuration.
+    """Check everything that is given and pin its content: a changed file is a changed configuration.
 
     Raises:
         SourceError: something cannot be read.
@@ -45,8 +45,8 @@ def resolve_compose(config: ComposeStageConfig, info: VolumeInfo) -> ComposeStag
     _check_method(config, "[compose.reference]")
     if info.shape[0] < LEAST_SECTIONS:
         raise ConfigError(
-            f"[compose.reference] needs {LEAST_SECTIONS} sections to tell distortion from motion by, but there are "
-            f"{info.shape[0]}; give [coarse] initial instead, which says where each section lies."
+            f"[compose.reference] needs {LEAST_SECTIONS} sections to separate distortion from motion, but there are "
+            f"{info.shape[0]}; give [coarse] initial instead, with one affine per section."
         )
     digest = _read(config.reference, info)[1]
     wanted = config.reference.digest
@@ -60,7 +60,7 @@ def resolve_compose(config: ComposeStageConfig, info: VolumeInfo) -> ComposeStag
 
 
 def landmarks_of(job: Job) -> Landmarks | None:
-    """What is given, as landmarks; None where nothing is. Errors as in `resolve`."""
+    """Return everything that the user gave as landmarks; None if nothing was given. Errors as in `resolve_compose`."""
     config = job.compose.reference
     if not config.given:
         return None
@@ -77,7 +77,7 @@ def _check_jumps(config: ComposeStageConfig, *, sections: int) -> None:
     outside = [z for z in config.relax.known_jumps if not 0 < z < sections]
     if outside:
         raise ConfigError(
-            f"[compose.relax] known_jumps: no section lies before section {outside[0]} of {sections} to jump from; "
+            f"[compose.relax] known_jumps: no section precedes section {outside[0]} of {sections} to jump from; "
             f"give the first section after a jump, 1 to {sections - 1}."
         )
     if config.relax.known_jumps and config.relax.jumps == "keep":
@@ -149,8 +149,8 @@ def _check_inside(rows: Float64Array, info: VolumeInfo, config: ReferenceConfig)
     if outside.any():
         first = int(np.flatnonzero(outside)[0])
         raise ConfigError(
-            f"Landmarks {config.landmarks}, row {first + 1}: ({rows[first, 1]:.6g}, {rows[first, 2]:.6g}) px lies "
-            f"outside the section of {height} × {width} px; check unit = {config.unit!r}, and that y stands before x."
+            f"Landmarks {config.landmarks}, row {first + 1}: ({rows[first, 1]:.6g}, {rows[first, 2]:.6g}) px is "
+            f"outside the section of {height} × {width} px; check unit = {config.unit!r}, and that y comes before x."
         )
 
 

@@ -53,7 +53,7 @@ class BlockTask(JobTask):
         )
 
     def footprint(self) -> Footprint:
-        """The pair fields of the block and of the sections it shares with the next; the block."""
+        """Read the pair fields of the block and of the sections it shares with the next; write the block."""
         config = self.job.compose.chain
         start, stop = self.block * config.block, (self.block + 1) * config.block
         return Footprint(
@@ -83,7 +83,7 @@ class StitchTask(JobTask):
         return Result(bytes_read=previous.nbytes + following.nbytes, bytes_written=written)
 
     def footprint(self) -> Footprint:
-        """The two blocks; the stitch."""
+        """Read the two blocks; write the stitch."""
         depth = self.job.compose.chain.block
         start, stop = self.block * depth, (self.block + 1) * depth
         return Footprint(
@@ -121,7 +121,7 @@ class SectionsTask(JobTask):
         return Result(bytes_read=aligned.nbytes * 2, bytes_written=written)
 
     def footprint(self) -> Footprint:
-        """The block, its coarse affines and the stitches that still move it; its sections' fields."""
+        """Read the block, its coarse affines and the stitches that still move it; write its sections' fields."""
         job, depth = self.job, self.job.compose.chain.block
         start, stop = self.block * depth, (self.block + 1) * depth
         first = _stitched_blocks(job, self.block).start * depth

@@ -64,7 +64,7 @@ class FarTask(JobTask):
         return Result(bytes_read=job.source_bytes(sections_read * job.section_pixels, mip=mip), bytes_written=written)
 
     def footprint(self) -> Footprint:
-        """Sections and those far before them, with all coarse affines; the far pairs."""
+        """Read sections and those far before them, with all coarse affines; write the far pairs."""
         job, far = self.job, max(self.job.compose.far.distances)
         return Footprint(
             reads=(

@@ -80,7 +80,7 @@ class SplitTask(JobTask):
         return Result(bytes_read=pairs.nbytes + confidence.nbytes, bytes_written=written)
 
     def footprint(self) -> Footprint:
-        """The pair fields of the window; their affine parts."""
+        """Read the pair fields of the window; write their affine parts."""
         core = section_window(self.job, self.window).core
         return Footprint(
             reads=tuple(array.region(self.job, core.start, core.stop) for array in (PAIRS, CONFIDENCE)),
@@ -105,7 +105,7 @@ class PlaneSpectraTask(SpectraTask):
         return Result(bytes_read=weights.nbytes + split.elastic.nbytes, bytes_written=written)
 
     def footprint(self) -> Footprint:
-        """Pair fields and the affine level of the window and its overlap; the spectra."""
+        """Read pair fields and the affine level of the window and its overlap; write the spectra."""
         job, read = self.job, section_window(self.job, self.window).read
         arrays = PAIR_AFFINES, PAIRS, CONFIDENCE, *AFFINE_ARRAYS
         return Footprint(
@@ -157,7 +157,7 @@ class PlaneSectionsTask(JobTask):
         return sections_result(window, weights, bytes_read=read, bytes_written=written)
 
     def footprint(self) -> Footprint:
-        """Pair fields and the affine level of the window and its overlap, and the statistics; the result."""
+        """Read pair fields and the affine level of the window and its overlap, and the statistics; write the result."""
         job, window = self.job, section_window(self.job, self.window)
         arrays = PAIRS, CONFIDENCE, PAIR_AFFINES, COARSE, *AFFINE_ARRAYS
         read, core = window.read, window.core

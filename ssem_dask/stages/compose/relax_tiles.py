@@ -14,21 +14,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from ssem_dask.composition.relax.coarsening import Tile, prolong, restrict
+from ssem_dask.composition.relax.coarsening import Tile
 from ssem_dask.composition.relax.elastic import LowFrequencies, fit_elastic, relax_elastic
-from ssem_dask.composition.relax.node_weights import median_confidence, node_weights
-from ssem_dask.composition.relax.relative import SplitPairs, fit_robust_affines, subtract_affines
+from ssem_dask.composition.relax.relative import fit_robust_affines
 from ssem_dask.composition.relax.relax_report import band_records
 from ssem_dask.composition.relax.uncertainty import elastic_variance
 from ssem_dask.composition.separation.sequence import UNKNOWNS
-from ssem_dask.field.device import compute_device, computing_on
-from ssem_dask.geometry.box import Box
+from ssem_dask.field.device import computing_on
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.stages.compose.far_pairs import far_tasks, prepare_far, with_far
 from ssem_dask.stages.compose.layout import (
-    SectionWindow,
     pair_steps,
     restricted_grid,
     restriction_factor,
@@ -39,11 +35,19 @@ from ssem_dask.stages.compose.layout import (
     window_depth,
 )
 from ssem_dask.stages.compose.method import ComposeMethod, compose_fields
+from ssem_dask.stages.compose.restricted_windows import (
+    nodes_box,
+    prolong_to_tile,
+    read_low_frequency,
+    read_restricted,
+    read_tile,
+    restrict_sections,
+    sections_median_confidence,
+)
 from ssem_dask.stages.compose.section_windows import (
     AFFINE_ARRAYS,
     create_shared,
     elastic_problem,
-    read_pairs,
     result_arrays,
     sections_result,
     solve_window,
@@ -76,7 +80,6 @@ from ssem_dask.stages.run_arrays import (
     RELAX_STATISTICS,
     RESTRICTED_PAIRS,
     RESTRICTED_WEIGHTS,
-    RunArray,
     spectrum_fit,
 )
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask
@@ -84,8 +87,6 @@ from ssem_dask.task import Result
 
 HIGH_FREQUENCY_SPECTRA = "high_frequency"
 """Name in the records of the spectra of a tile without its low frequencies."""
-_SAMPLED_NODES = 256
-"""Nodes along a side that are sampled for a window's median confidence."""
 _RESTRICTED_ARRAYS = PAIR_AFFINES, RESTRICTED_PAIRS, RESTRICTED_WEIGHTS, MEDIAN_CONFIDENCE
 _LOW_FREQUENCY_ARRAYS = LOW_FREQUENCY, LOW_FREQUENCY_NATURAL, LOW_FREQUENCY_VARIANCE
 
@@ -102,7 +103,7 @@ class RestrictTask(JobTask):
         """Restrict the pair fields band by band and take their affine parts out."""
         job, k = self.job, pair_steps(self.job)
         core = section_window(job, self.window).core
-        median = _median_confidence(job, core)
+        median = sections_median_confidence(job, core)
         MEDIAN_CONFIDENCE.write(job, np.full(len(core), median), z=core)
         blocks = restricted_grid(job).shape
         affines = np.full((k, len(core), 2, 3), np.nan)
@@ -111,7 +112,7 @@ class RestrictTask(JobTask):
         read, slab = 0, job.register.sections
         for first in range(core.start, core.stop, slab):
             sections = range(first, min(first + slab, core.stop))
-            restricted, size = _restricted_sections(job, sections, median=median)
+            restricted, size = restrict_sections(job, sections, median=median)
             read += size
             for i, (displacement, position, weight) in enumerate(restricted, start=first - core.start):
                 points, moved = (values.flatten(2).mT for values in (position, displacement))
@@ -127,7 +128,7 @@ class RestrictTask(JobTask):
         return Result(bytes_read=read, bytes_written=written)
 
     def footprint(self) -> Footprint:
-        """The pair fields of the window; their affine parts and the restricted rest."""
+        """Read the pair fields of the window; write their affine parts and the restricted rest."""
         core = section_window(self.job, self.window).core
         return Footprint(
             reads=tuple(a.region(self.job, core.start, core.stop) for a in (PAIRS, CONFIDENCE)),
@@ -144,7 +145,7 @@ class TileSpectraTask(SpectraTask):
         """Fit the spectra of both."""
         job, window = self.job, section_window(self.job, self.window)
         correction, certainty = read_affine_level(job, window.read)
-        weights, split = _read_restricted(job, window.read)
+        weights, split = read_restricted(job, window.read)
         problem = elastic_problem(
             job, split, weights, affine_correction=correction, grid=restricted_grid(job), certainty=certainty
         )
@@ -155,8 +156,8 @@ class TileSpectraTask(SpectraTask):
             tiles = section_tiles(job)
             tile = tiles[len(tiles) // 2]
             with computing_on(weights.device):
-                base = _prolonged(job, low.fields, tile)
-            weights, split = _read_tile(job, window, tile)
+                base = prolong_to_tile(job, low.fields, tile)
+            weights, split = read_tile(job, window, tile)
             problem = elastic_problem(
                 job,
                 split,
@@ -173,7 +174,7 @@ class TileSpectraTask(SpectraTask):
         )
 
     def footprint(self) -> Footprint:
-        """Pair fields, whole and restricted, and the affine level of the window and its overlap; the spectra."""
+        """Read pair fields, whole and restricted, and the affine level of window and overlap; write the spectra."""
         job, read = self.job, section_window(self.job, self.window).read
         arrays = *_RESTRICTED_ARRAYS, PAIRS, CONFIDENCE, *AFFINE_ARRAYS
         return Footprint(
@@ -196,7 +197,7 @@ class TileStatisticsTask(StatisticsTask):
         )
         if variances[HIGH_FREQUENCY_SPECTRA]:
             grid = section_tiles(job)[0].read_grid(job.grid)
-            # The restricted grid describes wavelengths down to two of its blocks; a tile's bands go on from there.
+            # The restricted grid describes wavelengths down to two of its blocks; a tile's bands continue from there.
             longest = 2 * factor * grid.spacing * job.info.pixel_size
             rest = band_records(
                 variances[HIGH_FREQUENCY_SPECTRA],
@@ -219,7 +220,7 @@ class LowFrequencyTask(JobTask):
     def run(self) -> Result:
         """Solve for the elastic part on the restricted grid."""
         job, window = self.job, section_window(self.job, self.window)
-        weights, split = _read_restricted(job, window.read)
+        weights, split = read_restricted(job, window.read)
         fitted, certainty = read_statistics(job, SPECTRA)
         problem = elastic_problem(
             job,
@@ -241,7 +242,7 @@ class LowFrequencyTask(JobTask):
         return sections_result(window, weights, bytes_read=read, bytes_written=written)
 
     def footprint(self) -> Footprint:
-        """Restricted pair fields and the affine level of the window and its overlap, and the statistics; its planes."""
+        """Read restricted pair fields, affine level and statistics of window and overlap; write low frequencies."""
         job, window = self.job, section_window(self.job, self.window)
         read, core = window.read, window.core
         arrays = *_RESTRICTED_ARRAYS, *AFFINE_ARRAYS
@@ -263,12 +264,12 @@ class TileSectionsTask(JobTask):
     def run(self) -> Result:
         """Solve for the high frequencies, add the low ones and the affine level, write the fields."""
         job, tile, window = self.job, self.tile, section_window(self.job, self.window)
-        weights, split = _read_tile(job, window, tile)
+        weights, split = read_tile(job, window, tile)
         fitted, certainty = read_statistics(job, HIGH_FREQUENCY_SPECTRA)
         device = weights.device
-        low = _read_low_frequency(job, LOW_FREQUENCY, window.read).to(device)
+        low = read_low_frequency(job, LOW_FREQUENCY, window.read).to(device)
         with computing_on(device):
-            base = _prolonged(job, low, tile)
+            base = prolong_to_tile(job, low, tile)
         grid = tile.read_grid(job.grid)
         problem = elastic_problem(
             job,
@@ -281,16 +282,16 @@ class TileSectionsTask(JobTask):
         )
         elastic = solve_window(problem, fitted)
         low_natural, low_variance = (
-            _read_low_frequency(job, array, window.core).to(device)
+            read_low_frequency(job, array, window.core).to(device)
             for array in (LOW_FREQUENCY_NATURAL, LOW_FREQUENCY_VARIANCE)
         )
         core = window.core_in_read
         with computing_on(device):
             variance = elastic_variance(elastic.weights, variances=elastic.variances, certainty=certainty)[core]
             # Prolongation overshoots at steps; a variance may not become negative.
-            variance += _prolonged(job, low_variance, tile).clamp(min=0.0)
+            variance += prolong_to_tile(job, low_variance, tile).clamp(min=0.0)
             fields = (base + elastic.fields)[core]
-            natural = _prolonged(job, low_natural, tile) + elastic.natural[core]
+            natural = prolong_to_tile(job, low_natural, tile) + elastic.natural[core]
         written = write_sections(
             job,
             window.core,
@@ -304,11 +305,11 @@ class TileSectionsTask(JobTask):
         return Result(bytes_read=weights.nbytes + split.elastic.nbytes + low.nbytes, bytes_written=written)
 
     def footprint(self) -> Footprint:
-        """Pair fields of the tile with its halo, and all else of the window and its overlap; the tile of the result."""
+        """Read pair fields of the tile with its halo, all else of window and overlap; write the tile of the result."""
         job, window = self.job, section_window(self.job, self.window)
         sections = COARSE, *_RESTRICTED_ARRAYS, *AFFINE_ARRAYS, *_LOW_FREQUENCY_ARRAYS
-        read = _nodes_box(job, window.read, self.tile.read)
-        core = _nodes_box(job, window.core, self.tile.core)
+        read = nodes_box(job, window.read, self.tile.read)
+        core = nodes_box(job, window.core, self.tile.core)
         return Footprint(
             reads=(
                 *(array.region(job, window.read.start, window.read.stop) for array in sections),
@@ -342,7 +343,7 @@ class TilesMethod(ComposeMethod):
                 **compose_fields(
                     job,
                     f"sections-{w:05d}-y{tile.core[0].start:06d}-x{tile.core[1].start:06d}",
-                    pixels=_nodes_box(job, section_window(job, w).core, tile.core).size,
+                    pixels=nodes_box(job, section_window(job, w).core, tile.core).size,
                 ),
                 window=w,
                 tile=tile,
@@ -377,79 +378,3 @@ class TilesMethod(ComposeMethod):
                 gpu_memory=max(solved, band),
             ),
         )
-
-
-def _median_confidence(job: Job, sections: range) -> float:
-    """Return the median confidence of the neighbour pairs of some sections, from a sample of each section's nodes."""
-    every = max(1, max(job.grid.shape) // _SAMPLED_NODES)
-    sampled = CONFIDENCE.read(job, k=0, z=sections, y=slice(None, None, every), x=slice(None, None, every))
-    return median_confidence(torch.from_numpy(np.nan_to_num(sampled).astype(np.float64)))
-
-
-def _restricted_sections(
-    job: Job, sections: range, *, median: float
-) -> tuple[list[tuple[Tensor, Tensor, Tensor]], int]:
-    """Restrict some sections' pair fields to blocks, read in bands: they may be wider than what fits in memory.
-
-    Returns:
-        Per section displacements and mean positions of the known nodes of each block, `(k, 2, y', x')`, px, NaN
-        unknown, and weights `(k, y', x')`; bytes read. Positions are means too, since a block may be known in part.
-    """
-    factor, side = restriction_factor(job), tile_side(job)
-    bands: list[list[Tensor]] = [[] for _ in sections]
-    read = 0
-    for top in range(0, job.grid.shape[0], side):
-        rows = slice(top, min(top + side, job.grid.shape[0]))
-        pairs, confidence = read_pairs(job, sections, nodes=(rows, slice(None)))
-        read += pairs.nbytes + confidence.nbytes
-        weights = node_weights(pairs, confidence, typical=median)
-        nodes = rows, slice(0, job.grid.shape[1])
-        grid = Tile(nodes, nodes).read_grid(job.grid)
-        positions = grid.positions(pairs.device).double().expand(len(pairs), 2, *grid.shape)
-        for i, parts in enumerate(bands):  # section by section, since these are in double precision
-            means, share = restrict(torch.cat([pairs[:, i].double(), positions], dim=1), weights[:, i], factor=factor)
-            parts.append(torch.cat([means, share[:, None]], dim=1))
-    whole = [torch.cat(parts, dim=2) for parts in bands]
-    return [(part[:, :2], part[:, 2:4], part[:, 4]) for part in whole], read
-
-
-def _read_low_frequency(job: Job, array: RunArray, sections: range) -> Tensor:
-    """Read the low frequencies of some sections."""
-    return torch.from_numpy(array.read(job, z=sections))
-
-
-def _read_restricted(job: Job, sections: range) -> tuple[Tensor, SplitPairs]:
-    """Read weights and restricted pair fields of some sections, without the pairs that lead out of them."""
-    pairs = RESTRICTED_PAIRS.read(job, z=sections)
-    weights = np.nan_to_num(RESTRICTED_WEIGHTS.read(job, z=sections))
-    device = compute_device()
-    return _within(job, torch.from_numpy(pairs).to(device), torch.from_numpy(weights).to(device), sections)
-
-
-def _read_tile(job: Job, window: SectionWindow, tile: Tile) -> tuple[Tensor, SplitPairs]:
-    """Read weights and pair fields of all nodes of a tile, without the pairs that lead out of the window."""
-    pairs, confidence = read_pairs(job, window.read, nodes=tile.read)
-    median = float(MEDIAN_CONFIDENCE.read(job, z=window.core.start))
-    weights = node_weights(pairs, confidence, typical=median)
-    rest = subtract_affines(pairs, PAIR_AFFINES.read(job, z=window.read), grid=tile.read_grid(job.grid))
-    return _within(job, rest, weights, window.read)
-
-
-def _within(job: Job, rest: Tensor, weights: Tensor, sections: range) -> tuple[Tensor, SplitPairs]:
-    """Return weights and split pairs with the pairs that lead out of `sections`, and unknown nodes, at weight 0."""
-    affines = PAIR_AFFINES.read(job, z=sections)
-    for k in range(1, len(rest) + 1) if sections.start > 0 else ():
-        rest[k - 1, :k], affines[k - 1, :k], weights[k - 1, :k] = torch.nan, np.nan, 0.0
-    known = torch.isfinite(rest).all(dim=2)
-    return torch.where(known, weights, torch.zeros_like(weights)), SplitPairs(affines, rest)
-
-
-def _prolonged(job: Job, values: Tensor, tile: Tile) -> Tensor:
-    """Prolong values of the blocks `(…, y', x')` to the nodes of a tile."""
-    return prolong(values.double(), blocks=restricted_grid(job), grid=tile.read_grid(job.grid)).float()
-
-
-def _nodes_box(job: Job, sections: range, nodes: tuple[slice, slice]) -> Box:
-    """Return the mip-0 box of nodes (y, x) of some sections, clipped to the volume."""
-    y, x = (slice(s.start * job.spacing, s.stop * job.spacing) for s in nodes)
-    return Box((sections.start, y.start, x.start), (sections.stop, y.stop, x.stop)).clipped(job.shape)

@@ -32,8 +32,8 @@ from ssem_dask.stages.run_arrays import (
     PAIRS,
     SECTION,
     UNCERTAINTY,
-    RunArray,
 )
+from ssem_dask.stages.stored_array import RunArray
 from ssem_dask.task import Outcome, Result
 from ssem_dask.types import Float64Array
 

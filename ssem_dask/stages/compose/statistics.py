@@ -87,7 +87,7 @@ class AffinesTask(JobTask):
         return Result(bytes_read=affine.nbytes, bytes_written=written)
 
     def footprint(self) -> Footprint:
-        """All pair affines, coarse affines and far pairs; the affine level of all sections."""
+        """Read all pair affines, coarse affines and far pairs; write the affine level of all sections."""
         far = FAR_ARRAYS if uses_far_pairs(self.job) else ()
         return Footprint(
             reads=tuple(array.region(self.job) for array in (PAIR_AFFINES, COARSE, *far)),
@@ -108,9 +108,9 @@ class StatisticsTask(JobTask):
     """The mean of the spectra over the windows. Subclasses say which spectra there are."""
 
     def footprint(self) -> Footprint:
-        """The affine statistics and every window's spectra; the statistics.
+        """Read the affine statistics and every window's spectra; write the statistics.
 
-        They are taken from the whole volume, so a change of any pair field changes all sections a little.
+        Statistics are taken from the whole volume, so a change of any pair field changes all sections a little.
         """
         job = self.job
         fits = (spectrum_fit(window).region(job) for window in fitted_windows(job))

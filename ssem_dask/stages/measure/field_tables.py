@@ -28,7 +28,7 @@ _PATCH_NODES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class FieldMeasures:
-    """What was measured: by section `(sections,)` and by window `(sections, y, x)`."""
+    """Measures by section `(sections,)` and by window `(sections, y, x)`."""
 
     sections: dict[str, Float64Array]
     windows: dict[str, Float64Array]
@@ -37,7 +37,7 @@ class FieldMeasures:
 
 @dataclass(slots=True)
 class _Section:
-    """What is gathered of one section while its windows come by."""
+    """Sums and samples of one section, collected patch by patch."""
 
     folded: int = 0
     cells: int = 0
@@ -49,7 +49,7 @@ class _Section:
     uncertainties: list[Tensor] = field(default_factory=list)
 
     def row(self) -> dict[str, float]:
-        """The values of the section's columns; NaN is unknown."""
+        """Return the values of the section's columns; NaN is unknown."""
         motion = torch.cat([torch.full((2, 0), torch.nan), *self.motions], dim=1)
         return {
             "motion_median": _median(torch.hypot(motion[0], motion[1])),
@@ -126,7 +126,7 @@ def _patches(info: QualityInfo, *, spacing: int, step: int) -> Iterator[_Patch]:
     room = max(1, _PATCH_NODES // math.prod(ceil_div(n, spacing) for n in info.window))
     wide = min(columns, room)
     high = room // wide
-    # Windows lie on a grid: their nodes along an axis are those of the first column's, and of the first row's.
+    # Windows form a grid: the nodes along an axis are the same for all windows of a row, and of a column.
     spans = [
         [(box.start[axis] // spacing, ceil_div(box.stop[axis], spacing)) for box in line]
         for axis, line in ((1, boxes[::columns]), (2, boxes[:columns]))
@@ -204,7 +204,7 @@ def _measure_patch(
 
 
 def _thinned(values: Tensor, patch: _Patch) -> Tensor:
-    """The values `(y, x)` of a patch's nodes, or of the cells between them, that medians are taken over; flat."""
+    """Return the values of a patch's nodes, or of the cells between them, that medians are taken over, flat."""
     rows, columns = (kept[kept < count] for kept, count in zip(patch.kept, values.shape, strict=True))
     if len(rows) * len(columns) == values.numel():
         return values.flatten()
@@ -214,7 +214,7 @@ def _thinned(values: Tensor, patch: _Patch) -> Tensor:
 def _read_pairs(
     array: ZarrArray, sections: range, patch: _Patch, places: list[Tensor], *, spacing: int
 ) -> tuple[Tensor, Grid]:
-    """The pair fields `(sections, 2, h, w)` over a patch and all `places`, and where they lie."""
+    """Read the pair fields `(sections, 2, h, w)` over a patch and all `places`; return them with their grid."""
     spans = []
     for axis, (count, nodes) in enumerate(zip(array.shape[3:], patch.nodes, strict=True)):
         low, high = nodes.start, nodes.stop

@@ -22,7 +22,7 @@ from ssem_dask.image.tissue import tissue_mask
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.measure.field_tables import KEPT, READ_ARRAYS, measure_fields, patch_nodes
 from ssem_dask.stages.measure.quality_frame import PROBE_PX, WINDOW_PX, quality_info
-from ssem_dask.stages.run_arrays import QUALITY_SECTIONS, QUALITY_WINDOWS, RESLICES, aligned_level
+from ssem_dask.stages.run_arrays import ALIGNED, QUALITY_SECTIONS, QUALITY_WINDOWS, RESLICES, aligned_level
 from ssem_dask.stages.source_sections import open_source, read_pooled_sections
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
 from ssem_dask.storage.quality import BLOCK, QualityInfo, window_boxes, write_sections, write_windows
@@ -46,7 +46,7 @@ class MeasureTask(JobTask):
         """Measure images and fields, write the rows."""
         job, sections = self.job, range(self.start, self.stop)
         info = quality_info(job)
-        aligned = Volume.open(job.url("aligned"))
+        aligned = Volume.open(job.url(ALIGNED))
         with torch.inference_mode():
             probed, cuts = _probe(job, info, aligned, sections)
             similarity, coverage, read = _compare_windows(info, aligned, sections)
@@ -62,7 +62,7 @@ class MeasureTask(JobTask):
         return Result(bytes_read=probe + read + fields.bytes_read, bytes_written=written)
 
     def footprint(self) -> Footprint:
-        """Its sections and the one before them of source, pyramid and fields; its rows of the tables."""
+        """Read its sections and the one before them of source, pyramid and fields; write its rows of the tables."""
         levels = (aligned_level(mip) for mip in range(self.job.mips))
         read = (array.region(self.job, self.start - 1, self.stop) for array in (*levels, *READ_ARRAYS))
         return Footprint(
