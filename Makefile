@@ -30,7 +30,7 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-browser test-faults test-slurm test-compose bench-coarse bench-accuracy bench-sequence \
-	bench-scale bench-gpu bench-e2e bench-multi-gpu bench-cpu lint words docs pictures format clean
+	bench-scale bench-gpu bench-e2e bench-multi-gpu bench-cpu lint words test-minimal wheel docs pictures format clean
 
 ##@ Begin
 
@@ -68,6 +68,24 @@ format: env  ## Format the code
 test: env  ## Run all tests but those of browser, faults and clusters, with coverage
 	@rm -f .coverage .coverage.*
 	$(PYTEST) -n $(TEST_JOBS) --dist worksteal --cov --cov-report term:skip-covered
+
+# The extra `test` and not `dev`: of the tools of `make lint`, some do not go with dependencies that are this old.
+# Warnings do not fail here, since most are those of old packages about each other.
+test-minimal: $(STAMP)  ## Run laws, unit tests and the demo with the oldest dependencies that pyproject.toml allows
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-minimal
+	$(BIN)/uv pip install --quiet --python $(VENV)-minimal/bin/python --resolution lowest-direct $(TORCH_SOURCE_$(TORCH)) \
+	  --editable '.[all,test]'
+	OMP_NUM_THREADS=1 $(VENV)-minimal/bin/python -m pytest -n $(TEST_JOBS) --dist worksteal -W default tests/laws \
+	  tests/unit/cli tests/unit/storage tests/unit/field tests/unit/registration tests/unit/volumes tests/unit/test_extras.py
+	$(VENV)-minimal/bin/ssem-dask demo --dir demo
+
+wheel: $(STAMP)  ## Build dist/*.whl, check it, install it into a fresh environment and run it
+	rm -rf dist
+	$(BIN)/uv build --quiet --out-dir dist
+	$(BIN)/twine check --strict dist/*.whl dist/*.tar.gz
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-wheel
+	$(BIN)/uv pip install --quiet --python $(VENV)-wheel/bin/python $(TORCH_SOURCE_$(TORCH)) dist/*.whl
+	cd dist && ../$(VENV)-wheel/bin/ssem-dask --version && ../$(VENV)-wheel/bin/ssem-dask --help > /dev/null
 
 test-browser: env  ## Open report and viewer in Chromium; installs Debian's package if it is missing
 	@command -v chromium > /dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq chromium; }
@@ -130,4 +148,4 @@ $(BENCH_STAMP): $(STAMP)
 ##@ Clean
 
 clean:  ## Remove the environment and everything that was made
-	rm -rf $(VENV) demo bench .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+	rm -rf $(VENV) $(VENV)-minimal $(VENV)-wheel dist demo bench .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
