@@ -4,7 +4,6 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,28 +15,12 @@ from ssem_dask.geometry.region import Region
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.pipeline_order import STAGES
 from ssem_dask.stages.pyramid_writer import SlabWriter
+from ssem_dask.stages.run_arrays import aligned_level, array_at
 from ssem_dask.storage.ledger import page_of
 from ssem_dask.storage.run_group import create_run
 from ssem_dask.storage.volume import Volume, create_volume
 from tests.support.file_trace import trace_files
-from tests.support.runs import SEPARATE, SMALL
-
-_SETTINGS: dict[str, dict[str, Any]] = {
-    "chain": {**SMALL, "mask": {"detect": True}},
-    "relax": {**SEPARATE, "compose": {"method": "relax", "relax": {"keep_natural": True}}},
-    "pyramid": {
-        **SEPARATE,
-        "coarse": {"sections": "separate", "thumbnail": 80},
-        "mask": {"detect": True, "mip": 1},
-        "register": {**SEPARATE["register"], "mip": 2, "window": 128, "spacing": 16},
-        "compose": {"method": "relax", "far": {"distances": [4]}},
-    },
-    "wide": {
-        **SEPARATE,
-        "compose": {"method": "relax", "relax": {"keep_natural": True, "max_nodes": 16, "tile_nodes": 8}},
-        "register": {**SEPARATE.get("register", {}), "spacing": 8},
-    },
-}
+from tests.support.runs import SETTINGS
 
 
 class Regions:
@@ -63,27 +46,19 @@ class Regions:
         return self._chunk(path, None, root)
 
     def _chunk(self, path: Path, name: str | None, root: Path) -> Region:
+        """Return the region of a chunk or shard, by the axes of the run's table of arrays."""
         parts = path.relative_to(root).parts
         at = parts.index("c")
         array = root.joinpath(*parts[:at])
-        metadata = json.loads((array / "zarr.json").read_text())
-        attributes = metadata["attributes"]
-        extent = metadata["chunk_grid"]["configuration"]["chunk_shape"]
-        scale = attributes.get("spacing") or 2 ** (
-            attributes["mip"] if "mip" in attributes else int(array.name) if array.name.isdigit() else 0
-        )
+        extent = json.loads((array / "zarr.json").read_text())["chunk_grid"]["configuration"]["chunk_shape"]
+        # The levels of the source are those of the aligned volume: z, and y and x at the level's mip.
+        row = array_at(str(array.relative_to(root))) if name is None else aligned_level(int(array.name))
         start, stop = [0, 0, 0], list(self._job.shape)
-        axes = metadata["dimension_names"]
-        for axis, index, n in zip(axes, map(int, parts[at + 1 :]), extent, strict=True):
-            if axis == "block":
-                depth = self._job.compose.chain.block
-                start[0], stop[0] = index * depth, min((index + 1) * depth, stop[0])
-            elif axis in "yx" or (axis == "z" and "block" not in axes):
-                i, by = "zyx".index(axis), 1 if axis == "z" else scale
-                start[i], stop[i] = index * n * by, min((index + 1) * n * by, stop[i])
-        return Region(
-            name or str(array.relative_to(root)), Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
-        )
+        for axis, index, n in zip(row.axes, map(int, parts[at + 1 :]), extent, strict=True):
+            if axis.follows is not None:
+                i, step = "zyx".index(axis.follows), axis.step(self._job)
+                start[i], stop[i] = index * n * step, min((index + 1) * n * step, stop[i])
+        return Region(name or row.path, Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2])))
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +77,7 @@ def test_tasks_touch_nothing_that_their_footprint_does_not_name(
     mode: str, observed: str, pyramid: str, tmp_path: Path
 ) -> None:
     url = pyramid if mode == "pyramid" else observed
-    job, _ = resolve(make_config({"source": url, "output": str(tmp_path / "out.zarr"), **_SETTINGS[mode]}))
+    job, _ = resolve(make_config({"source": url, "output": str(tmp_path / "out.zarr"), **SETTINGS[mode]}))
     files = Regions(job)
     create_run(job.output, attributes={"state": "running"})
     looked_at, levels = 0, defaultdict[str, set[str]](set)
@@ -136,7 +111,7 @@ def test_tasks_touch_nothing_that_their_footprint_does_not_name(
 
 
 def test_outputs_of_a_stage_do_not_overlap(observed: str, tmp_path: Path) -> None:
-    for name, settings in _SETTINGS.items():
+    for name, settings in SETTINGS.items():
         job, _ = resolve(make_config({"source": observed, "output": str(tmp_path / f"{name}.zarr"), **settings}))
         for stage in STAGES:
             for generation in stage.generations(job):

@@ -68,3 +68,22 @@ def assert_same(output: str, reference: str) -> None:
     np.testing.assert_allclose(section_fields(output), section_fields(reference), atol=1e-3, rtol=0)
     differing = np.abs(aligned_pixels(output).astype(int) - aligned_pixels(reference)) > 1
     assert differing.mean() == 0
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "chain": {**SMALL, "mask": {"detect": True}},
+    "relax": {**SEPARATE, "compose": {"method": "relax", "relax": {"keep_natural": True}}},
+    "pyramid": {
+        **SEPARATE,
+        "coarse": {"sections": "separate", "thumbnail": 80},
+        "mask": {"detect": True, "mip": 1},
+        "register": {**SEPARATE["register"], "mip": 2, "window": 128, "spacing": 16},
+        "compose": {"method": "relax", "far": {"distances": [4]}},
+    },
+    "wide": {
+        **SEPARATE,
+        "compose": {"method": "relax", "relax": {"keep_natural": True, "max_nodes": 16, "tile_nodes": 8}},
+        "register": {**SEPARATE.get("register", {}), "spacing": 8},
+    },
+}
+"""Small runs by every method, by name."""
