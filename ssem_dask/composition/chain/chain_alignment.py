@@ -5,12 +5,12 @@ Frames: a_z pulls aligned positions to section z, relative to the coarse affines
 
     a_{z-k} = compose(outer=p_k[z], inner=a_z)      and      a_z = compose(outer=inverse(p_k[z]), inner=a_{z-k}).
 
-Blocks of sections are chained on their own, each from a first section that stays (own_z), and overlap by a few
-sections. There the stitch S_b takes block b's frame to that of block b-1: previous_z = own_z ∘ S_b. Unrolled,
-a_z = own_z ∘ D(S_b) ∘ D(S_{b-1}) ∘ …, where D lets a stitch fade with the distance d in sections between z and the
-stitch: scaled by c(d) = clip(1 - d/decay, 0, 1) and blurred with sigma(d) = blur · d px. A stitch more than `decay`
-sections back has no influence, so the drift is bounded. D changes by 1/decay from one section to the next, across
-block borders too, so neighbours stay together.
+Blocks of sections are chained on their own, each from a first section that stays, and overlap by a few sections; u_z
+are the fields in the frame of their block. There the stitch S_b takes block b's frame to that of block b-1:
+previous_z = u_z ∘ S_b. Unrolled, a_z = u_z ∘ D(S_b) ∘ D(S_{b-1}) ∘ …, where D lets a stitch fade with the distance d in
+sections between z and the stitch: scaled by c(d) = clip(1 - d/decay, 0, 1) and blurred with sigma(d) = blur · d px. A
+stitch more than `decay` sections back has no influence, so the drift is bounded. D changes by 1/decay from one section
+to the next, across block borders too, so neighbours stay together.
 
 Source: the published baseline; the scheme of blocks, votes and decay follows the open aligner corgie.
 """
@@ -143,20 +143,20 @@ def _bridge(fields: Tensor, *, lost: Tensor) -> Tensor:
 
 
 def stitch(
-    previous: Float[Tensor, "m 2 y x"], own: Float[Tensor, "m 2 y x"], *, spacing: float, config: ChainConfig
+    previous: Float[Tensor, "m 2 y x"], current: Float[Tensor, "m 2 y x"], *, spacing: float, config: ChainConfig
 ) -> Float[Tensor, "2 y x"]:
-    """Return the map S from block b's frame to block b-1's: previous_z = own_z ∘ S, voted on by the overlap sections.
+    """Return the map S from block b's frame to block b-1's: previous_z = u_z ∘ S, voted on by the overlap sections.
 
     Args:
         previous: the overlap sections' fields in block b-1's frame; set guessed nodes to NaN, so that they do not vote.
-        own: the same sections' fields in block b's frame.
+        current: the same sections' fields in block b's frame.
         spacing: mip-0 px between nodes.
         config: tolerance of the vote.
     """
     candidates = torch.stack(
         [
-            compose(outer=inverse(o, spacing=spacing), inner=p, spacing=spacing)
-            for p, o in zip(previous, own, strict=True)
+            compose(outer=inverse(c, spacing=spacing), inner=p, spacing=spacing)
+            for p, c in zip(previous, current, strict=True)
         ]
     )
     # Each overlap section has one vote.
@@ -165,19 +165,23 @@ def stitch(
 
 
 def broadcast(
-    own: Float[Tensor, "n 2 y x"], stitches: Sequence[tuple[Tensor, int]], *, spacing: float, config: ChainConfig
+    block_fields: Float[Tensor, "n 2 y x"],
+    stitches: Sequence[tuple[Tensor, int]],
+    *,
+    spacing: float,
+    config: ChainConfig,
 ) -> Float[Tensor, "n 2 y x"]:
-    """Carry a block's fields into the frame of the whole volume: a_z = own_z ∘ D(S_b) ∘ D(S_{b-1}) ∘ ….
+    """Carry a block's fields into the frame of the whole volume: a_z = u_z ∘ D(S_b) ∘ D(S_{b-1}) ∘ ….
 
     Args:
-        own: fields in the block's frame.
+        block_fields: u, fields in the block's frame.
         stitches: (S_j `(2, y, x)`, sections from stitch j to the first of the n sections), the block's own stitch
             first (0 sections away), then back in z. The first block has none.
         spacing: mip-0 px between nodes.
         config: decay and blur.
     """
     out = []
-    for i, field in enumerate(own):
+    for i, field in enumerate(block_fields):
         frame = torch.zeros_like(field)
         # The innermost map is the farthest stitch, so composition begins there.
         for stitch_field, distance in reversed(stitches):

@@ -151,8 +151,8 @@ def relative_displacements(
     pair_maps = torch.from_numpy(split.affine).to(device)
     corrections = torch.from_numpy(affine_correction).to(device)
     inverses = torch.from_numpy(np.stack([invert_affine(c) for c in affine_correction])).to(device)
-    total = torch.zeros_like(split.elastic)
-    left = torch.zeros_like(split.elastic)
+    displacement = torch.zeros_like(split.elastic)
+    motion_left = torch.zeros_like(split.elastic)
     known = torch.zeros(*split.elastic.shape[:2], *grid.shape, dtype=torch.bool, device=device)
     for k, z in _existing_pairs(split):
         moving = z - k - 1
@@ -167,11 +167,11 @@ def relative_displacements(
         # Fixed point of n = reached - e_{z-k}(x + n): where in the moving section the pair leads.
         for _ in range(_FIXED_POINT_ITERATIONS):
             n = reached - sample_batch(elastic_before, grid=grid, positions=positions + n)
-        left[k, z] = n
+        motion_left[k, z] = n
         # T adds back what e undoes already, so that the prior of e is the same in all rounds.
-        total[k, z] = n + elastic_before - elastic[z]
+        displacement[k, z] = n + elastic_before - elastic[z]
         known[k, z] = sampled_known
-    return RelativeDisplacements(total, left, known)
+    return RelativeDisplacements(displacement, motion_left, known)
 
 
 def _existing_pairs(split: SplitPairs) -> Iterator[tuple[int, Tensor]]:

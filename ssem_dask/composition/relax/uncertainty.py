@@ -202,11 +202,11 @@ def elastic_variance(
         presence = observed[z].to(share)
         for b, (along_y, along_x) in enumerate(blurs):
             # p: the share of observed nodes, as far as the band can resolve it.
-            seen = (along_y @ presence @ along_x.mT).clamp_(0.0, 1.0)
+            observed_share = (along_y @ presence @ along_x.mT).clamp_(0.0, 1.0)
             known = (known_tables[b, :, z].mT[:, None] @ interpolation).reshape(presence.shape)
             lost = lost_table[b, z, None, None]
             # 1 / v = p / v(s) + (1 - p) / v_lost, written so that float32 keeps small variances.
-            variance = known * (lost / torch.lerp(known, lost, seen).clamp_(min=_TINY))
+            variance = known * (lost / torch.lerp(known, lost, observed_share).clamp_(min=_TINY))
             out[z] += profiles[b] * variance
             additional[z] += profiles[b] * (variance - known_tables[b, -1, z, None, None]).clamp_(min=0.0)
     # Errors of the neighbours at the same place are independent of the section's own.
