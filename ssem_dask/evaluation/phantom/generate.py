@@ -9,6 +9,7 @@ from ssem_dask.evaluation.phantom.imaging import image_of_tissue
 from ssem_dask.evaluation.phantom.phantom_config import PhantomConfig
 from ssem_dask.evaluation.phantom.tile import CORE, MARGIN, tissue_of_tile
 from ssem_dask.geometry.box import Box
+from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.types import AnyArray
 
 
@@ -35,7 +36,7 @@ def generate(config: PhantomConfig, box: Box) -> PhantomChunk:
         )
     image = np.empty(box.shape, dtype=np.uint8)
     labels = np.empty(box.shape, dtype=np.uint32)
-    tiles = [range(a // CORE, -(-b // CORE)) for a, b in zip(box.start[1:], box.stop[1:], strict=True)]
+    tiles = [range(a // CORE, ceil_div(b, CORE)) for a, b in zip(box.start[1:], box.stop[1:], strict=True)]
     for z in box.sections:
         for tile in ((row, column) for row in tiles[0] for column in tiles[1]):
             _fill(config, box, z=z, tile=tile, image=image[z - box.start[0]], labels=labels[z - box.start[0]])

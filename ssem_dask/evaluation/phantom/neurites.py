@@ -41,6 +41,16 @@ _CALIBRES = (
 
 
 @dataclass(frozen=True, slots=True)
+class _Cells:
+    """Lattice cells of one calibre."""
+
+    calibre: int
+    """Index of the calibre."""
+    rows: np.ndarray
+    columns: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
 class Neurites:
     """Capsules of one section, in nm. A point belongs to that with the least distance to its segment minus radius."""
 
@@ -77,12 +87,13 @@ def _calibre_near(config: PhantomConfig, index: int, *, z: float, low: Float64Ar
         a.reshape(-1)
         for a in np.meshgrid(np.arange(first[0], last[0] + 1), np.arange(first[1], last[1] + 1), indexing="ij")
     )
-    return _capsules(config, index, rows=rows, columns=columns, z=z)
+    return _capsules(config, _Cells(index, rows, columns), z=z)
 
 
-def _capsules(config: PhantomConfig, index: int, *, rows: np.ndarray, columns: np.ndarray, z: float) -> Neurites:
+def _capsules(config: PhantomConfig, cells: _Cells, *, z: float) -> Neurites:
     """Return the capsules of lattice cells `(n,)`."""
-    calibre, seed, stream = _CALIBRES[index], config.seed, _STREAM + 20 * index
+    rows, columns = cells.rows, cells.columns
+    calibre, seed, stream = _CALIBRES[cells.calibre], config.seed, _STREAM + 20 * cells.calibre
     scale = np.float32(config.calibre)
     epoch = np.zeros(rows.shape, dtype=np.int64)
     age = remaining = np.full(rows.shape, np.inf, dtype=np.float32)
@@ -104,13 +115,11 @@ def _capsules(config: PhantomConfig, index: int, *, rows: np.ndarray, columns: n
     smallest, largest = calibre.radius
     radius = scale * (smallest + (largest - smallest) * chance[2] ** 2)
     radius += scale * 0.12 * np.float32(calibre.period) * wander[2]
-    label = _label(index, rows, columns, epoch)
+    label = _label(cells, epoch)
     if calibre.life:
         ends = _ramp(1.0 - remaining / calibre.taper) + _ramp(1.0 - age / calibre.taper) * (chance[3] >= 0.5)
         radius -= _END_SHRINKAGE_NM * ends
-        y, x, label = _branched(
-            config, index, rows, columns, z=z, y=y, x=x, label=label, age=age, branch=chance[3] < 0.5
-        )
+        y, x, label = _branched(config, cells, z=z, y=y, x=x, label=label, age=age, branch=chance[3] < 0.5)
     angle = (chance[4] + 0.08 * wander[3]) * np.float32(2 * np.pi)
     length = scale * calibre.half_length * chance[5] ** 2 * (1.0 + 0.2 * wander[4])
     return Neurites(
@@ -127,9 +136,7 @@ def _capsules(config: PhantomConfig, index: int, *, rows: np.ndarray, columns: n
 
 def _branched(
     config: PhantomConfig,
-    index: int,
-    rows: np.ndarray,
-    columns: np.ndarray,
+    cells: _Cells,
     *,
     z: float,
     y: Float64Array,
@@ -139,10 +146,10 @@ def _branched(
     branch: np.ndarray,
 ) -> tuple[Float64Array, Float64Array, UInt32Array]:
     """Give branches the label of the nearest large neurite's lattice cell, and let them start at its position."""
-    period = _CALIBRES[index].period / _CALIBRES[0].period
-    parent_rows = np.floor((rows + 0.5) * period).astype(np.int64)
-    parent_columns = np.floor((columns + 0.5) * period).astype(np.int64)
-    parent = _capsules(config, 0, rows=parent_rows, columns=parent_columns, z=z)
+    period = _CALIBRES[cells.calibre].period / _CALIBRES[0].period
+    rows = np.floor((cells.rows + 0.5) * period).astype(np.int64)
+    columns = np.floor((cells.columns + 0.5) * period).astype(np.int64)
+    parent = _capsules(config, _Cells(0, rows, columns), z=z)
     pull = np.where(branch, _ramp(1.0 - age / 1000.0), 0.0)
     y = y + pull * (parent.y - y)
     x = x + pull * (parent.x - x)
@@ -155,9 +162,9 @@ def _ramp(share: Float32Array) -> Float32Array:
     return np.asarray(t * t * (3.0 - 2.0 * t), dtype=np.float32)
 
 
-def _label(index: int, rows: np.ndarray, columns: np.ndarray, epoch: np.ndarray) -> UInt32Array:
+def _label(cells: _Cells, epoch: np.ndarray) -> UInt32Array:
     """Return a label per lattice cell and life: unique within 4096 cells along an axis and 64 lives; never 0."""
-    packed = (index + 1) << 30 | (epoch & 0x3F) << 24 | (rows & 0xFFF) << 12 | (columns & 0xFFF)
+    packed = (cells.calibre + 1) << 30 | (epoch & 0x3F) << 24 | (cells.rows & 0xFFF) << 12 | (cells.columns & 0xFFF)
     return mix(packed.astype(np.uint32))
 
 
@@ -177,7 +184,7 @@ def partition(
     """
     cy = (neurites.y - centre[0]).astype(np.float32)
     cx = (neurites.x - centre[1]).astype(np.float32)
-    order, counts = _candidates(neurites, cy, cx, y, x)
+    order, counts = _candidates(neurites, cy=cy, cx=cx, y=y, x=x)
     _, small = np.unique(neurites.label, return_inverse=True)
     # One number holds the index of a capsule (low half) and of its label (high half).
     code = small.astype(np.int32) << 16 | np.arange(len(small), dtype=np.int32)
@@ -222,7 +229,7 @@ def partition(
 
 
 def _candidates(
-    neurites: Neurites, cy: Float32Array, cx: Float32Array, y: Float32Array, x: Float32Array
+    neurites: Neurites, *, cy: Float32Array, cx: Float32Array, y: Float32Array, x: Float32Array
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return per block the capsules `(blocks, most)` that can be nearest or second nearest, and their number."""
     my, mx = 0.5 * (y.min(1) + y.max(1)), 0.5 * (x.min(1) + x.max(1))

@@ -1,5 +1,6 @@
 """The viewer's content for a run: the files to serve and the scene to show."""
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -38,6 +39,64 @@ def make_site(run: str, *, labels: str | None, worst: int) -> tuple[Site, list[s
         OutputError: something that is not a run is there.
     """
     attributes = read_run(run)
+    images = _open_images(run, attributes)
+    node_files, leading_axes, spacing = _serve_node_arrays(run)
+    files = {**images.files, **node_files}
+    volume = images.most_aligned
+    segmentation = None if labels is None else _open_labels(labels, like=volume)
+    if segmentation is not None:
+        files["labels"] = serve_volume(segmentation)
+
+    @cache
+    def scene() -> Scene:
+        # Made on the first request, since reading a long ledger takes a while.
+        data = read_report_data(run)
+        hotspots = find_hotspots(data, count=worst)
+        # Boxes within the usual scatter would only hide the rest: a small volume would be full of them.
+        marked = [hotspot for hotspot in hotspots if hotspot.is_outlier] or hotspots[:_FEWEST_MARKED]
+        return Scene(
+            info=volume.info,
+            images=images.formats,
+            nodes=[
+                NodeArray(name=name, title=_NODE_TITLES[name], leading=leading, high=_lightest_value(name, data))
+                for name, leading in leading_axes.items()
+            ],
+            spacing=spacing,
+            labels=None if segmentation is None else segmentation.zarr_format,
+            limits=volume_limits(volume),
+            hotspots=marked,
+            window=data.window,
+        )
+
+    def state(data: str, viewpoint: Viewpoint | None) -> dict[str, Any]:
+        return make_state(scene(), data=data, viewpoint=viewpoint)
+
+    return Site(run_token(str(attributes["config_digest"])), files, state), images.missing
+
+
+@dataclass(frozen=True, slots=True)
+class _Images:
+    """The image layers of a run that exist."""
+
+    volumes: dict[str, Volume]
+    """The stored ones: `source`, `aligned`."""
+    files: dict[str, ServedFiles]
+    """Files of `source`, `coarse`, `aligned`."""
+    missing: list[str]
+    """A line about each layer that is missing."""
+
+    @property
+    def most_aligned(self) -> Volume:
+        """The aligned volume, or the source before there is one."""
+        return next(reversed(self.volumes.values()))
+
+    @property
+    def formats(self) -> dict[str, int]:
+        """Zarr format of each layer."""
+        return {name: self.volumes[name].zarr_format if name in self.volumes else 3 for name in self.files}
+
+
+def _open_images(run: str, attributes: dict[str, Any]) -> _Images:
     files: dict[str, ServedFiles] = {}
     missing: list[str] = []
     volumes: dict[str, Volume] = {}
@@ -57,40 +116,7 @@ def make_site(run: str, *, labels: str | None, worst: int) -> tuple[Site, list[s
         missing.append("There is no aligned volume yet.")
     if not volumes:
         raise SourceError(f"{run}: nothing of it can be shown yet. {' '.join(missing)}")
-    node_files, leading_axes, spacing = _serve_node_arrays(run)
-    files.update(node_files)
-    volume = next(reversed(volumes.values()))
-    segmentation = None if labels is None else _open_labels(labels, like=volume)
-    if segmentation is not None:
-        files["labels"] = serve_volume(segmentation)
-    formats: dict[str, int] = {name: opened.zarr_format for name, opened in volumes.items()} | {"coarse": 3}
-    images: dict[str, int] = {name: formats[name] for name in ("source", "coarse", "aligned") if name in files}
-
-    @cache
-    def scene() -> Scene:
-        # Made on the first request, since reading a long ledger takes a while.
-        data = read_report_data(run)
-        hotspots = find_hotspots(data, count=worst)
-        # Boxes within the usual scatter would only hide the rest: a small volume would be full of them.
-        marked = [hotspot for hotspot in hotspots if hotspot.is_outlier] or hotspots[:_FEWEST_MARKED]
-        return Scene(
-            info=volume.info,
-            images=images,
-            nodes=[
-                NodeArray(name=name, title=_NODE_TITLES[name], leading=leading, high=_lightest_value(name, data))
-                for name, leading in leading_axes.items()
-            ],
-            spacing=spacing,
-            labels=None if segmentation is None else segmentation.zarr_format,
-            limits=volume_limits(volume),
-            hotspots=marked,
-            window=data.window,
-        )
-
-    def state(data: str, viewpoint: Viewpoint | None) -> dict[str, Any]:
-        return make_state(scene(), data=data, viewpoint=viewpoint)
-
-    return Site(run_token(str(attributes["config_digest"])), files, state), missing
+    return _Images(volumes, files, missing)
 
 
 def _serve_node_arrays(run: str) -> tuple[dict[str, ServedFiles], dict[str, int], int]:
