@@ -1,15 +1,15 @@
-"""Keys of tasks that cover a box: made and read by one module."""
+"""Names of tasks that cover a box: made and read by one module."""
 
 import pytest
 
-from ssem_dask.task import box_key, box_start
+from ssem_dask.task import box_name, box_start
 
 
-def test_a_key_says_where_its_box_starts() -> None:
-    assert box_key("register", (8, 512, 0)) == "register/z000008-y0000512-x0000000"
-    assert box_start(box_key("register", (8, 512, 0))) == (8, 512, 0)
-    assert box_start(box_key("downsample", (8, 512, 64), mip=3)) == (8, 512, 64)
-    assert box_start(box_key("render", (1_234_567, 12_345_678, 1))) == (1_234_567, 12_345_678, 1)
+def test_a_name_says_where_its_box_starts() -> None:
+    assert box_name((8, 512, 0)) == "z000008-y0000512-x0000000"
+    assert box_start(f"register/{box_name((8, 512, 0))}") == (8, 512, 0)
+    assert box_start(f"downsample/{box_name((8, 512, 64), mip=3)}") == (8, 512, 64)
+    assert box_start(f"render/{box_name((1_234_567, 12_345_678, 1))}") == (1_234_567, 12_345_678, 1)
 
 
 @pytest.mark.parametrize(
