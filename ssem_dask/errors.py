@@ -1,13 +1,13 @@
-"""Errors a user can cause or mend.
+"""Errors that a user can cause or fix.
 
 Every message is one clear sentence: what, where, got, wanted, what to do. The command line prints it without a
-traceback and exits with code 2; anything that is not a `SsemDaskError` is a bug and shows its traceback. Each class
-doubles as the builtin that a caller would expect.
+traceback and exits with code 2. Anything that is not a `SsemDaskError` is a bug and shows its traceback. Each class is
+also the builtin exception that a caller would expect.
 """
 
 
 class SsemDaskError(Exception):
-    """Base of all errors that a user can mend."""
+    """Base of all errors that a user can fix."""
 
 
 class ConfigError(SsemDaskError, ValueError):
@@ -23,7 +23,7 @@ class OutputError(SsemDaskError, OSError):
 
 
 class LayoutError(OutputError):
-    """An array is there, but laid out otherwise than it is to be written."""
+    """An array exists already, with another layout than the one to be written."""
 
     def __init__(self, url: str, message: str) -> None:
         super().__init__(message)
@@ -43,7 +43,7 @@ class WeightsError(SsemDaskError, ValueError):
 
 
 class ClusterError(SsemDaskError, ConnectionError):
-    """The cluster was lost in the middle of a run; what is done is kept."""
+    """The cluster was lost in the middle of a run; finished work is kept."""
 
 
 class MissingExtraError(SsemDaskError, ImportError):
@@ -51,4 +51,4 @@ class MissingExtraError(SsemDaskError, ImportError):
 
 
 class PlanError(SsemDaskError, ValueError):
-    """A plan cannot be carried out as laid out, for example because two tasks would write one file."""
+    """A plan cannot be executed, for example because two tasks would write one file."""

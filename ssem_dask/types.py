@@ -1,4 +1,4 @@
-"""Shared aliases and the base of every configuration record."""
+"""Shared type aliases, and the base of every configuration record."""
 
 from typing import Any, TypeAlias
 

@@ -1,1 +1,1 @@
-"""Where tasks run: one protocol, a serial executor and a Dask one, and what the world is told meanwhile."""
+"""Execution of tasks: one protocol, a serial and a Dask executor, and the events and metrics of a run."""

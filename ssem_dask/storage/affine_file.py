@@ -1,7 +1,7 @@
-"""Reading one affine per section from a file that a user made: CSV or JSON.
+"""Initial affines that a user gives, one per section, as CSV or JSON.
 
-CSV: the header `z,a00,a01,a02,a10,a11,a12`, then a row per section. JSON: a list of objects with the same keys. A row
-is one entry of `fields/coarse`: [[a00, a01, a02], [a10, a11, a12]] takes (y, x, 1) of the aligned section to (y, x) of
+CSV: the header `z,a00,a01,a02,a10,a11,a12`, then one row per section. JSON: a list of objects with the same keys. A row
+is one entry of `fields/coarse`: [[a00, a01, a02], [a10, a11, a12]] maps (y, x, 1) of the aligned section to (y, x) of
 the source section, mip-0 px.
 """
 
@@ -19,26 +19,26 @@ from ssem_dask.storage import location
 from ssem_dask.types import Float64Array
 
 COLUMNS = ("z", "a00", "a01", "a02", "a10", "a11", "a12")
-_LEAST_AREA = 1e-3
-"""Area of a mapped unit square below which a map is taken for not invertible."""
+_MIN_AREA = 1e-3
+"""Area of a mapped unit square below which a map counts as not invertible."""
 
 
 @dataclass(frozen=True, slots=True)
 class AffineFile:
-    """What a file says."""
+    """Content of a file of affines."""
 
     affines: Float64Array
-    """`(Z, 2, 3)`: aligned → source, full map, mip-0 px; NaN for sections that it does not name."""
+    """`(Z, 2, 3)`: aligned → source, full map, mip-0 px; NaN for sections that the file omits."""
     digest: str
-    """SHA-256 of its bytes."""
+    """SHA-256 of the file's bytes."""
 
 
 def read_affine_file(url: str, *, sections: int, digest: str | None) -> AffineFile:
-    """Read and check a file.
+    """Read and check a file of affines.
 
     Args:
         url: path or URL.
-        sections: of the volume.
+        sections: number of sections of the volume.
         digest: sha256 that the file must have; None accepts any.
 
     Raises:
@@ -48,11 +48,11 @@ def read_affine_file(url: str, *, sections: int, digest: str | None) -> AffineFi
     """
     with location.reading(url):
         content = location.read_bytes(url)
-    found = hashlib.sha256(content).hexdigest()
-    if digest is not None and digest.lower() != found:
+    actual_digest = hashlib.sha256(content).hexdigest()
+    if digest is not None and digest.lower() != actual_digest:
         raise ConfigError(
-            f"Initial affines {url}: the file's sha256 is {found}, but {digest} is wanted; it was changed after the "
-            "run was planned, or coarse.initial_digest belongs to another file."
+            f"Initial affines {url}: the file's sha256 is {actual_digest}, but {digest} is wanted; it changed after "
+            "the run was planned, or coarse.initial_digest belongs to another file."
         )
     try:
         text = content.decode("utf-8-sig")
@@ -62,11 +62,11 @@ def read_affine_file(url: str, *, sections: int, digest: str | None) -> AffineFi
     for where, row in _json_rows(text, url) if text.lstrip()[:1] in ("[", "{") else _csv_rows(text, url):
         z = _section(row, sections=sections, where=where)
         if np.isfinite(affines[z]).all():
-            raise ConfigError(f"{where}: section {z} is there twice; keep one row for each section.")
+            raise ConfigError(f"{where}: section {z} is repeated; keep one row per section.")
         affines[z] = _affine(row, where=where)
     if np.isnan(affines).all():
-        raise ConfigError(f"Initial affines {url}: no section is in it; add a row for each section, or leave it out.")
-    return AffineFile(affines=affines, digest=found)
+        raise ConfigError(f"Initial affines {url}: no section is in it; add one row per section, or omit the file.")
+    return AffineFile(affines=affines, digest=actual_digest)
 
 
 def _csv_rows(text: str, url: str) -> list[tuple[str, dict[str, Any]]]:
@@ -77,7 +77,7 @@ def _csv_rows(text: str, url: str) -> list[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(lines[1:], start=1):
         where = f"Initial affines {url}, row {number}"
         if len(line) != len(header):
-            raise ConfigError(f"{where}: {len(line)} values, but the header has {len(header)}; mend that row.")
+            raise ConfigError(f"{where}: {len(line)} values, but the header has {len(header)}; fix that row.")
         rows.append((where, dict(zip(header, line, strict=True))))
     return rows
 
@@ -86,7 +86,7 @@ def _json_rows(text: str, url: str) -> list[tuple[str, dict[str, Any]]]:
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"Initial affines {url}: not valid JSON ({error}); mend that line.") from error
+        raise ConfigError(f"Initial affines {url}: not valid JSON ({error}); fix that line.") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ConfigError(f"Initial affines {url}: not a list of objects with the keys {', '.join(COLUMNS)}.")
     named = [(f"Initial affines {url}, entry {number}", row) for number, row in enumerate(rows)]
@@ -95,13 +95,13 @@ def _json_rows(text: str, url: str) -> list[tuple[str, dict[str, Any]]]:
     return named
 
 
-def _check_keys(found: list[str], where: str) -> None:
-    missing = [name for name in COLUMNS if name not in found]
+def _check_keys(keys: list[str], where: str) -> None:
+    missing = [name for name in COLUMNS if name not in keys]
     if missing:
         raise ConfigError(f"{where}: {', '.join(missing)} missing; wanted are {','.join(COLUMNS)}.")
-    unknown = [name for name in found if name not in COLUMNS or found.count(name) > 1]
+    unknown = [name for name in keys if name not in COLUMNS or keys.count(name) > 1]
     if unknown:
-        raise ConfigError(f"{where}: {unknown[0]!r} is unknown or there twice; wanted are {','.join(COLUMNS)}.")
+        raise ConfigError(f"{where}: {unknown[0]!r} is unknown or repeated; wanted are {','.join(COLUMNS)}.")
 
 
 def _number(row: dict[str, Any], name: str, *, where: str) -> float:
@@ -125,7 +125,7 @@ def _section(row: dict[str, Any], *, sections: int, where: str) -> int:
 def _affine(row: dict[str, Any], *, where: str) -> Float64Array:
     affine = np.array([[_number(row, f"a{i}{j}", where=where) for j in range(3)] for i in range(2)])
     area = float(np.linalg.det(affine[:, :2]))
-    if abs(area) < _LEAST_AREA:
+    if abs(area) < _MIN_AREA:
         raise ConfigError(f"{where}: the map cannot be inverted (determinant {area:.3g}); give a full affine map.")
     if area < 0:
         raise ConfigError(f"{where}: the map mirrors the section (determinant {area:.3g}); mirror the source instead.")

@@ -1,8 +1,8 @@
-"""Zarr v3 arrays: how every array of ours is laid out, made and opened.
+"""Layout, creation and opening of Zarr v3 arrays.
 
 Chunks are compressed by zstd (level 3) with a crc32c checksum; a shard is one file of many chunks. The *write unit* is
-the shard where the array is sharded and the chunk where it is not: no two tasks may ever write into the same one,
-because a partial write reads, changes and rewrites the whole file.
+the shard of a sharded array, and the chunk of any other. No two tasks may ever write into the same unit, because a
+partial write reads, changes and rewrites the whole file.
 """
 
 import json
@@ -37,32 +37,33 @@ def create_array(
     fill_value: float,
     attributes: dict[str, Any],
 ) -> ZarrArray:
-    """Make an array, and the groups between it and the nearest group above it.
+    """Create an array, and the groups between it and the nearest group above it.
 
-    An array that is already there with the same layout and attributes is opened as it is, so that a run that goes on
-    does not lose what it has.
+    An existing array of the same layout and attributes is opened unchanged, so that a run that is resumed loses
+    nothing.
 
     Args:
-        url: where the array lies; parts of its path up to the nearest group or `*.zarr` folder become groups.
+        url: of the array; parts of its path up to the nearest group or `*.zarr` folder become groups.
         shape: extent along `axes`.
         dtype: any numpy dtype.
         axes: one name per axis, for example ("z", "y", "x").
         chunks: extent of a chunk.
         shards: extent of a shard, a multiple of `chunks`; None for one file per chunk.
-        fill_value: what a chunk that was never written reads as.
+        fill_value: value of chunks that were never written.
         attributes: JSON.
 
     Raises:
         PlanError: the shards are not made of whole chunks.
-        OutputError: something else is there, or the place cannot be written.
+        OutputError: something else is there, or the location cannot be written.
     """
     if shards is not None and any(s % c for s, c in zip(shards, chunks, strict=True)):
         raise PlanError(f"{url}: shards {shards} are not made of whole chunks {chunks}; give a multiple on every axis.")
     with location.writing(url), fused_codecs():
-        found = _open_or_none(url)
-        if found is not None:
-            _check_same(found, url, shape, np.dtype(dtype), chunks, shards, attributes)
-            return found
+        existing = _open_or_none(url)
+        if existing is not None:
+            layout = {"shape": shape, "dtype": np.dtype(dtype), "chunks": chunks, "shards": shards}
+            _refuse_other_layout(existing, url, {**layout, "attributes": attributes})
+            return existing
         _make_groups_above(url)
         return zarr.create_array(
             location.open_store(url, read_only=False),
@@ -82,7 +83,7 @@ def open_array(url: str, *, mode: Literal["r", "r+"]) -> ZarrArray:
     """Open an array of Zarr v2 or v3.
 
     Raises:
-        SourceError: no array is there, the place cannot be reached, or the array holds pickled objects.
+        SourceError: no array is there, the location cannot be reached, or the array holds pickled objects.
     """
     with location.reading(url), fused_codecs():
         location.probe(url)
@@ -97,11 +98,11 @@ def open_array(url: str, *, mode: Literal["r", "r+"]) -> ZarrArray:
 
 
 def create_group(url: str, *, attributes: dict[str, Any]) -> None:
-    """Make a group with `attributes` (merged into those it has), and the groups between it and the nearest above it."""
+    """Create a group, and those between it and the nearest above it; merge `attributes` into those it has."""
     with location.writing(url):
         _make_groups_above(url)
         try:
-            # The attributes go in with the group: a process killed between the two would leave a group without them.
+            # Attributes are written with the group: a process killed between the two would leave a group without them.
             group = zarr.open_group(
                 location.open_store(url, read_only=False), mode="a", zarr_format=3, attributes=attributes
             )
@@ -112,7 +113,7 @@ def create_group(url: str, *, attributes: dict[str, Any]) -> None:
 
 
 def group_attributes(url: str) -> dict[str, Any] | None:
-    """Attributes of the group (Zarr v2 or v3) at `url`; None where there is no group."""
+    """Return the attributes of the group (Zarr v2 or v3) at `url`; None if there is no group."""
     with location.reading(url):
         location.probe(url)
         try:
@@ -125,23 +126,23 @@ def group_attributes(url: str) -> dict[str, Any] | None:
 
 @contextmanager
 def reading_chunks(what: str) -> Iterator[None]:
-    """Turn what codecs raise over damaged bytes (a wrong checksum, a torn file) into one sentence, a `SourceError`."""
+    """Turn what codecs raise about damaged bytes (a wrong checksum, a torn file) into a `SourceError`."""
     try:
         yield
     except (ValueError, RuntimeError, EOFError, zlib.error) as error:
         if isinstance(error, SsemDaskError) or "memory" in str(error):
             raise
-        told = " ".join(str(error).split()) or type(error).__name__
-        raise SourceError(f"{what}: a chunk is damaged ({told}); restore it, then run it again.") from error
+        cause = " ".join(str(error).split()) or type(error).__name__
+        raise SourceError(f"{what}: a chunk is damaged ({cause}); restore it, then run the command again.") from error
 
 
 def write_unit(array: ZarrArray) -> tuple[int, ...]:
-    """Extent of what one task must write as a whole: a shard, or a chunk where the array is not sharded."""
+    """Return the extent of what one task must write as a whole: a shard, or a chunk of an array without shards."""
     return tuple(array.shards or array.chunks)
 
 
 def covers_write_units(array: ZarrArray, index: Sequence[slice | int]) -> bool:
-    """Whether `index` covers whole write units; units are clipped at the end of the array.
+    """Return whether `index` covers whole write units; units are clipped at the end of the array.
 
     Args:
         array: any array.
@@ -155,18 +156,18 @@ def covers_write_units(array: ZarrArray, index: Sequence[slice | int]) -> bool:
 
 
 def chunk_index(name: str) -> tuple[int, ...]:
-    """The numbers in the name of a chunk's or a shard's file, of any encoding of Zarr v2 and v3; () of another file."""
+    """Parse the index in the name of a chunk's or shard's file, in any encoding of Zarr v2 and v3; () for others."""
     parts = name.replace(".", "/").removeprefix("c/").split("/")
     return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else ()
 
 
 def is_node(url: str) -> bool:
-    """Whether a Zarr array or group (v2 or v3) lies at `url`."""
+    """Return whether there is a Zarr array or group (v2 or v3) at `url`."""
     return any(location.exists(location.join(url, name)) for name in _METADATA)
 
 
 def _refuse_objects(url: str, array: ZarrArray) -> None:
-    """SourceError where values are objects, or a codec would unpickle them: that runs whatever the file says."""
+    """Raise SourceError if values are objects or a codec would unpickle them: unpickling runs code of the file."""
     metadata = array.metadata
     codecs = [*(getattr(metadata, "filters", None) or ()), getattr(metadata, "compressor", None)]
     pickled = any(getattr(codec, "codec_id", "") == _PICKLE for codec in codecs)
@@ -194,7 +195,7 @@ def _make_groups_above(url: str) -> None:
             break
         above = location.parent(above)
     else:
-        return  # nothing above belongs to a hierarchy: the node stands alone
+        return  # nothing above belongs to a hierarchy: the node is alone
     for group in reversed(missing):
         zarr.open_group(location.open_store(group, read_only=False), mode="a", zarr_format=3)
 
@@ -208,26 +209,20 @@ def _open_or_none(url: str) -> ZarrArray | None:
         raise OutputError(f"{url}: a Zarr group is there where an array is to be written; delete it.") from error
 
 
-def _check_same(
-    found: ZarrArray,
-    url: str,
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    chunks: tuple[int, ...],
-    shards: tuple[int, ...] | None,
-    attributes: dict[str, Any],
-) -> None:
-    pairs = {
-        "shape": (found.shape, shape),
-        "dtype": (found.dtype, dtype),
-        "chunks": (found.chunks, chunks),
-        "shards": (found.shards, shards),
-        "attributes": (dict(found.attrs), json.loads(json.dumps(attributes))),
-    }
-    for name, (got, wanted) in pairs.items():
-        if got != wanted:
+def _refuse_other_layout(array: ZarrArray, url: str, wanted: dict[str, Any]) -> None:
+    """Raise LayoutError if an existing array differs from what is to be created.
+
+    Args:
+        array: existing array.
+        url: of the array, for the message.
+        wanted: shape, dtype, chunks, shards and attributes.
+    """
+    wanted = {**wanted, "attributes": json.loads(json.dumps(wanted["attributes"]))}  # tuples read back as lists
+    for name, value in wanted.items():
+        got = dict(array.attrs) if name == "attributes" else getattr(array, name)
+        if got != value:
             raise LayoutError(
                 url,
-                f"{url}: an array with {name} {got} is there, but {wanted} is to be written; "
+                f"{url}: an array with {name} {got} is there, but {value} is to be written; "
                 "delete it or choose another output.",
             )

@@ -1,8 +1,9 @@
-"""Field arrays on disk, with attributes that say what their numbers mean (C1–C8).
+"""Field arrays on disk, with attributes that define their numbers (C1–C8).
 
-Shape: leading axes (none, or k), then z, then c = (dy, dx) where the array holds displacements, then nodes (y, x).
-float32; what was never written reads as NaN: unknown, never identity (C8). Coarse maps are one affine `(2, 3)` per
-section in float64: rows are the y and x equation of the full map aligned → source, columns (y, x, 1), mip-0 px.
+Shape: leading axes (none, or k), then z, then c = (dy, dx) if the array holds displacements, then nodes (y, x). Values
+are float32; those that were never written read as NaN: unknown, never identity (C8). Coarse maps are one affine
+`(2, 3)` per section in float64: rows are the y and x equation of the full map aligned → source, columns (y, x, 1),
+mip-0 px.
 """
 
 from dataclasses import dataclass
@@ -42,19 +43,19 @@ def create_field(
     shards: tuple[int, ...] | None,
     scalar_unit: str = "1",
 ) -> ZarrArray:
-    """Make a field array, all unknown; one that is there with this layout is opened.
+    """Create a field array, all unknown; an existing one of this layout is opened.
 
     Args:
         url: of the array.
-        info: its frame.
+        info: frame of the field.
         leading: () or (K,), the axes before z.
-        components: True for displacements (a `c` axis of 2 after z), False for one value a node, such as confidence.
+        components: True for displacements (a `c` axis of 2 after z), False for one value per node, such as confidence.
         chunks: extent of a chunk, one number per axis.
         shards: extent of a shard, or None.
-        scalar_unit: of values that are no displacements.
+        scalar_unit: unit of values that are no displacements.
 
     Raises:
-        OutputError: something else is there, or the place cannot be written.
+        OutputError: something else is there, or the location cannot be written.
     """
     axes = (*(("k",) if leading else ()), "z", *(("c",) if components else ()), "y", "x")
     return arrays.create_array(
@@ -95,7 +96,7 @@ def open_field(url: str, *, mode: Literal["r", "r+"] = "r") -> tuple[ZarrArray, 
 
     Raises:
         SourceError: nothing is there.
-        ConventionError: the attributes are missing, or tell of another convention than C1–C5.
+        ConventionError: the attributes are missing, or name another convention than C1–C5.
     """
     array = arrays.open_array(url, mode=mode)
     axes = _attribute(array, url, "axes")
@@ -116,7 +117,7 @@ def open_field(url: str, *, mode: Literal["r", "r+"] = "r") -> tuple[ZarrArray, 
 
 
 def create_coarse(url: str, *, shape_mip0: ShapeZYX) -> ZarrArray:
-    """Make the array (z, 2, 3) of per-section affines, all unknown; one chunk, so one task writes all of it."""
+    """Create the array (z, 2, 3) of per-section affines, all unknown; one chunk, so one task writes all of it."""
     shape = (shape_mip0[0], 2, 3)
     return arrays.create_array(
         url,
@@ -141,7 +142,9 @@ def open_coarse(url: str, *, mode: Literal["r", "r+"] = "r") -> ZarrArray:
 
 def _attribute(array: ZarrArray, url: str, name: str) -> Any:
     if name not in array.attrs:
-        raise ConventionError(f"{url}: attribute '{name}' is missing, so its numbers have no meaning; write it anew.")
+        raise ConventionError(
+            f"{url}: attribute '{name}' is missing, so its numbers have no meaning; write the field again."
+        )
     return array.attrs[name]
 
 

@@ -1,8 +1,8 @@
-"""Reading landmarks that a user set: points of sections, and where they lie in a reference.
+"""Landmarks that a user set: points of sections, and the same points in a reference.
 
-CSV with the header `z,y,x,ref_y,ref_x`, and `sd` if standard deviations differ; then a row per landmark. z is the
+CSV with the header `z,y,x,ref_y,ref_x`, and `sd` if standard deviations differ; then one row per landmark. z is the
 section, (y, x) a point of the source section, (ref_y, ref_x) the same point in the reference's plane. Other columns are
-an error, empty lines are not.
+an error; empty lines are ignored.
 """
 
 import csv
@@ -22,20 +22,20 @@ SPREAD = "sd"
 
 @dataclass(frozen=True, slots=True)
 class LandmarkFile:
-    """What a file says, in its own unit."""
+    """Content of a landmark file, in its own unit."""
 
     rows: Float64Array
-    """`(n, 6)`: z, y, x, ref_y, ref_x, sd; the last is NaN where the file does not say it."""
+    """`(n, 6)`: z, y, x, ref_y, ref_x, sd; sd is NaN if the file does not give it."""
     digest: str
-    """SHA-256 of its bytes."""
+    """SHA-256 of the file's bytes."""
 
 
 def read_landmark_file(url: str, *, sections: int) -> LandmarkFile:
-    """Read and check a file.
+    """Read and check a landmark file.
 
     Args:
         url: path or URL.
-        sections: of the volume.
+        sections: number of sections of the volume.
 
     Raises:
         SourceError: nothing is there, or it cannot be reached.
@@ -56,23 +56,23 @@ def read_landmark_file(url: str, *, sections: int) -> LandmarkFile:
         for number, line in enumerate(lines[1:], start=1)
     ]
     if not rows:
-        raise ConfigError(f"Landmarks {url}: there are none; add a row for each, or leave the file out.")
+        raise ConfigError(f"Landmarks {url}: the file has none; add one row per landmark, or omit the file.")
     return LandmarkFile(rows=np.asarray(rows), digest=hashlib.sha256(content).hexdigest())
 
 
 def _check_header(header: list[str], url: str) -> None:
-    wanted = f"wanted are {','.join(COLUMNS)} and, if you like, {SPREAD}."
+    wanted = f"wanted are {','.join(COLUMNS)} and, optionally, {SPREAD}."
     missing = [name for name in COLUMNS if name not in header]
     if missing:
         raise ConfigError(f"Landmarks {url}, header: {', '.join(missing)} missing; {wanted}")
     unknown = [name for name in header if name not in (*COLUMNS, SPREAD) or header.count(name) > 1]
     if unknown:
-        raise ConfigError(f"Landmarks {url}, header: {unknown[0]!r} is unknown or there twice; {wanted}")
+        raise ConfigError(f"Landmarks {url}, header: {unknown[0]!r} is unknown or repeated; {wanted}")
 
 
 def _row(line: list[str], header: list[str], *, where: str, sections: int) -> list[float]:
     if len(line) != len(header):
-        raise ConfigError(f"{where}: {len(line)} values, but the header has {len(header)}; mend that row.")
+        raise ConfigError(f"{where}: {len(line)} values, but the header has {len(header)}; fix that row.")
     cells = dict(zip(header, line, strict=True))
     values = [_number(cells[name], name, where=where) for name in COLUMNS]
     z = values[0]
@@ -83,7 +83,7 @@ def _row(line: list[str], header: list[str], *, where: str, sections: int) -> li
         return [*values, np.nan]
     size = _number(spread, SPREAD, where=where)
     if size <= 0:
-        raise ConfigError(f"{where}: {SPREAD} is {spread}; a standard deviation is more than 0.")
+        raise ConfigError(f"{where}: {SPREAD} is {spread}; a standard deviation must be greater than 0.")
     return [*values, size]
 
 

@@ -1,13 +1,13 @@
 """The ledger: one small JSON file per task that ended, in a folder per *page*, and one file per page that is complete.
 
-A page is what belongs together in the order of the tasks: those of a stage that differ in y and x alone, or in their
-last number. Its entries are `<url>/<page>/<name>.json`; when all of its tasks have ended, the driver writes them once
-more, together, as `<url>/<page>/whole.page`. So ten million tasks are told of by some thousand files, which are read
-one after the other, and a driver holds a page at a time.
+A page holds tasks that follow one another: those of a stage that differ in y and x alone, or in their last number. Its
+entries are `<url>/<page>/<name>.json`. When all of its tasks have ended, the driver writes them again, together, as
+`<url>/<page>/whole.page`. So some thousand files describe ten million tasks; they are read one after the other, and a
+driver holds one page at a time.
 
-Laws: an entry is whole or it does not count; it is written to a temporary file, synced and renamed, and one that is
-torn or is no valid record reads as "not done", and its task runs again. As long as a page's file is there, it says what
-the entries say: before an entry of it changes, it is deleted (`forget_page`).
+Laws: an entry is whole or it does not count. It is written to a temporary file, synced and renamed. A torn or invalid
+entry reads as "not done", and its task runs again. While a page's file exists, it agrees with the entries: the file is
+deleted before one of them changes (`forget_page`).
 """
 
 import re
@@ -27,18 +27,18 @@ _REPORTS = TypeAdapter(list[TaskReport])
 _SUFFIX = ".json"
 _PAGE = "whole.page"
 _READERS = 16
-_PLACE = re.compile(r"-y\d+-x\d+$")
+_POSITION_YX = re.compile(r"-y\d+-x\d+$")
 
 
 def page_of(key: str) -> str:
-    """The page that a task's entry belongs to: its key without the place in y and x, or else without the last number.
+    """Return the page that a task's entry belongs to: its key without y and x, or else without the last number.
 
-    Law: the tasks of one page are of one generation, and follow one another in it; so tasks of a stage
-    whose keys have no dash are all of one generation.
+    Law: the tasks of one page belong to one generation and follow one another in it. So all tasks of a stage whose keys
+    have no dash belong to one generation.
     """
-    place = key.rfind("-y")
-    if place > 0 and _PLACE.match(key, place):
-        return key[:place]
+    position = key.rfind("-y")
+    if position > 0 and _POSITION_YX.match(key, position):
+        return key[:position]
     stage, _, name = key.partition("/")
     head, dash, _ = name.rpartition("-")
     return f"{stage}/{head}" if dash else stage
@@ -51,13 +51,13 @@ class Ledger:
         self.url = url
 
     def write(self, report: TaskReport) -> None:
-        """Write or replace the entry of a task whose page is not complete; OutputError where it cannot be written."""
+        """Write or replace the entry of a task whose page is not complete; OutputError if it cannot be written."""
         url = self.entry_url(report.key)
         with location.writing(url):
             location.write_bytes(url, _REPORT.dump_json(report, indent=1))
 
     def replace_all(self, reports: Iterable[TaskReport]) -> None:
-        """Change entries of pages that may be complete, several at a time; whole when it returns."""
+        """Replace entries of pages that may be complete, several at a time; all are written when it returns."""
         with ThreadPoolExecutor(_READERS) as writers:
             for page, changed in groupby(reports, key=lambda report: page_of(report.key)):
                 self.forget_page(page)
@@ -65,7 +65,7 @@ class Ledger:
                     pass
 
     def read(self, key: str) -> TaskReport | None:
-        """The report of a task; None where it has not ended or its entry is torn."""
+        """Return the report of a task; None if it has not ended or its entry is torn."""
         try:
             content = location.read_bytes(self.entry_url(key))
         except FileNotFoundError:
@@ -77,25 +77,25 @@ class Ledger:
         return report if report.key == key else None
 
     def pages(self, stage: str | None) -> list[str]:
-        """Sorted names of the pages that have entries, of a stage or of all; by listing folders, not entries."""
+        """Return the sorted names of the pages of a stage, or of all stages, by listing folders instead of entries."""
         if stage is None:
             return [page for name in self._stages() for page in self.pages(name)]
         names = location.list_names(location.join(self.url, stage))
         files = {name for name in names if name.endswith(_SUFFIX) or name == _PAGE}
-        found = {f"{stage}/{name}" for name in names if name not in files}
+        pages = {f"{stage}/{name}" for name in names if name not in files}
         if files:
-            found.add(stage)
-        return sorted(found)
+            pages.add(stage)
+        return sorted(pages)
 
     def entries(self, page: str) -> dict[str, TaskReport | None]:
-        """The entries of a page by key, torn ones as None; of a complete page by one request."""
+        """Return the entries of a page by key, torn ones as None; a complete page takes one request."""
         complete = self.complete_page(page)
         if complete is not None:
             return {report.key: report for report in complete}
         return self.loose_entries(page)
 
     def loose_entries(self, page: str) -> dict[str, TaskReport | None]:
-        """The entries of a page that is not complete, each by a request of its own."""
+        """Return the entries of a page that is not complete, with one request per entry."""
         keys = self.loose_keys(page)
         if len(keys) < _READERS // 4:
             return {key: self.read(key) for key in keys}
@@ -103,15 +103,15 @@ class Ledger:
             return dict(zip(keys, readers.map(in_this_context(self.read), keys), strict=True))
 
     def loose_keys(self, page: str) -> list[str]:
-        """Keys of the entries in a page's folder, torn ones too, by one listing."""
+        """Return the keys of the entries in a page's folder, including torn ones, by one listing."""
         stage = page.partition("/")[0]
         names = location.list_names(location.join(self.url, page))
         return [f"{stage}/{name.removesuffix(_SUFFIX)}" for name in names if name.endswith(_SUFFIX)]
 
     def complete_page(self, page: str) -> list[TaskReport] | None:
-        """The reports of a complete page; None where it is not complete, or its file is torn."""
+        """Return the reports of a complete page; None if it is not complete or its file is torn."""
         try:
-            content = location.read_bytes(self._page(page))
+            content = location.read_bytes(self._page_url(page))
             return _REPORTS.validate_json(zlib.decompress(content))
         except (FileNotFoundError, ValidationError, zlib.error):
             return None
@@ -120,39 +120,39 @@ class Ledger:
         """Write the file of a page.
 
         Args:
-            page: its name.
-            reports: of all its tasks, as `encode` makes them; every one must stand in its entry.
+            page: name of the page.
+            reports: reports of all its tasks, from `encode`; each must agree with its entry.
         """
-        url = self._page(page)
+        url = self._page_url(page)
         with location.writing(url):
             location.write_bytes(url, zlib.compress(b"[" + b",".join(reports) + b"]", 1))
 
     def forget_page(self, page: str) -> None:
-        """Delete the file of a page, since entries of it are going to change."""
-        url = self._page(page)
+        """Delete the file of a page before its entries change."""
+        url = self._page_url(page)
         with location.writing(url):
             location.delete(url, recursive=False)
 
     def keys(self, stage: str | None) -> list[str]:
-        """Sorted keys of all entries (of a stage, or of all), torn and failed ones too, by one listing."""
+        """Return the sorted keys of all entries of a stage, or of all stages, including torn ones, by one listing."""
         folder = self.url if stage is None else location.join(self.url, stage)
         prefix = "" if stage is None else f"{stage}/"
         names = location.list_files(folder)
         return sorted(_key_at(prefix + name) for name in names if name.endswith(_SUFFIX))
 
     def reports(self, stage: str | None) -> Iterator[TaskReport]:
-        """All whole entries of a stage, or of all stages, page by page, sorted within each."""
+        """Yield the valid entries of a stage, or of all stages, page by page, sorted within each."""
         for page in self.pages(stage):
             for report in self.entries(page).values():
                 if report is not None:
                     yield report
 
     def done(self, stage: str | None) -> dict[str, str]:
-        """Key → digest of the tasks that ended well; one with another digest than the task's is stale."""
+        """Return key → digest of the tasks that ended well; an entry with another digest than its task is stale."""
         return {report.key: report.digest for report in self.reports(stage) if report.outcome.is_done}
 
     def delete(self, key: str) -> None:
-        """Forget a task, so that it runs again."""
+        """Delete the entry of a task, so that the task runs again."""
         self.forget_page(page_of(key))
         url = self.entry_url(key)
         with location.writing(url):
@@ -162,11 +162,11 @@ class Ledger:
         return [name for name in location.list_names(self.url) if "." not in name]
 
     def entry_url(self, key: str) -> str:
-        """Where the entry of a task lies."""
-        location.join_below(self.url, key)  # the page may be of a part of it alone
+        """Return the URL of a task's entry."""
+        location.join_below(self.url, key)  # checks the whole key; the page may be a part of it
         return location.join_below(self.url, page_of(key), key.rpartition("/")[2] + _SUFFIX)
 
-    def _page(self, page: str) -> str:
+    def _page_url(self, page: str) -> str:
         return location.join_below(self.url, f"{page}/{_PAGE}")
 
 
@@ -176,11 +176,11 @@ def open_ledger(output: str) -> Ledger:
 
 
 def encode(report: TaskReport) -> bytes:
-    """A report as JSON on one line."""
+    """Encode a report as JSON on one line."""
     return _REPORT.dump_json(report)
 
 
 def _key_at(path: str) -> str:
-    """The key of the entry at a path inside the ledger."""
+    """Return the key of the entry at a path inside the ledger."""
     stage, _, rest = path.partition("/")
     return f"{stage}/{rest.rpartition('/')[2].removesuffix(_SUFFIX)}"

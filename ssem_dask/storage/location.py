@@ -1,10 +1,10 @@
-"""Places that can be read and written: a path, or any URL that fsspec knows (`file`, `memory`, `s3`, `gs`, `http`).
+"""Locations to read and write: a path, or any URL that fsspec knows (`file`, `memory`, `s3`, `gs`, `http`).
 
-A location is a `str`. A write is atomic: a reader sees the old bytes or the new ones, and a process that is killed
-leaves at most a `*.partial` file, which no listing here shows.
+A location is a `str`. A write is atomic: a reader sees either the old bytes or the new ones, and a process that is
+killed leaves at most a `*.partial` file, which no listing here shows.
 
-A place that cannot be reached raises one sentence: `SourceError` where something was to be read (`reading`),
-`OutputError` where it was to be written (`writing`).
+If a location cannot be reached, the context `reading` raises `SourceError` and the context `writing` raises
+`OutputError`, each with one sentence for the user.
 """
 
 import contextlib
@@ -31,27 +31,27 @@ _NO_RIGHT = {errno.EROFS, errno.EACCES, errno.EPERM}
 _PROTOCOL_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 """Extras of this package that bring the client of a protocol."""
 _S3_OPTIONS = {"config_kwargs": {"connect_timeout": 4, "read_timeout": 20, "retries": {"max_attempts": 2}}}
-"""Without them a host that does not answer takes minutes to be given up."""
+"""Time limits, without which giving up on a host that does not answer takes minutes."""
 
 
 def is_local(url: str) -> bool:
-    """Whether `url` is a plain path or a file:// URL."""
+    """Return whether `url` is a plain path or a file:// URL."""
     return "://" not in url or url.startswith("file://")
 
 
 def local_path(url: str) -> Path:
-    """The path of a local location."""
+    """Return the path of a local location."""
     return Path(url.removeprefix("file://")).expanduser()
 
 
 def join(url: str, *parts: str) -> str:
-    """`url` with path components appended; a part may itself contain slashes."""
+    """Append path components to `url`; a part may itself contain slashes."""
     cleaned = [part.strip("/") for part in parts if part.strip("/")]
     return "/".join([url.rstrip("/"), *cleaned]) if cleaned else url
 
 
 def join_below(url: str, *parts: str) -> str:
-    """`join` for parts that a file or a user gives: what comes out lies below `url`.
+    """Append parts that come from a file or a user; the result is always below `url`.
 
     Raises:
         SourceError: a part is an absolute path, another URL, or climbs out by `..`.
@@ -68,7 +68,7 @@ def join_below(url: str, *parts: str) -> str:
 
 
 def parent(url: str) -> str | None:
-    """The location one component up; None at the root of a file system or of a bucket."""
+    """Return the location one component up; None at the root of a file system or of a bucket."""
     if is_local(url):
         path = local_path(url).absolute()
         return None if path.parent == path else str(path.parent)
@@ -78,7 +78,7 @@ def parent(url: str) -> str | None:
 
 
 def not_found_message(url: str) -> str:
-    """The sentence for a place where nothing is; behind a URL that may also mean that nobody answers."""
+    """Return the error message for a missing location; behind a URL the server may also be unreachable."""
     if is_local(url):
         return f"{url}: nothing is there; check the path."
     return f"{url}: nothing is there, or the server does not answer; check the address."
@@ -86,7 +86,7 @@ def not_found_message(url: str) -> str:
 
 @contextmanager
 def reading(url: str) -> Iterator[None]:
-    """Turn whatever goes wrong while `url` is reached for reading into a `SourceError` of one sentence."""
+    """Turn any error of reading `url` inside the context into a `SourceError` of one sentence."""
     try:
         yield
     except SsemDaskError:
@@ -105,7 +105,7 @@ def reading(url: str) -> Iterator[None]:
 
 @contextmanager
 def writing(url: str) -> Iterator[None]:
-    """Turn whatever goes wrong while `url` is written into an `OutputError` of one sentence."""
+    """Turn any error of writing `url` inside the context into an `OutputError` of one sentence."""
     try:
         yield
     except SsemDaskError:
@@ -128,7 +128,7 @@ def writing(url: str) -> Iterator[None]:
 
 @contextmanager
 def as_output_error() -> Iterator[None]:
-    """Turn a `SourceError` met while it is looked up what lies at an output into an `OutputError`."""
+    """Turn a `SourceError` of inspecting an output into an `OutputError`."""
     try:
         yield
     except SourceError as error:
@@ -136,7 +136,7 @@ def as_output_error() -> Iterator[None]:
 
 
 def open_store(url: str, *, read_only: bool) -> zarr.abc.store.Store:
-    """The Zarr store rooted at `url`.
+    """Open the Zarr store rooted at `url`.
 
     Raises:
         SourceError: the protocol is not known, or its package is not installed.
@@ -148,9 +148,10 @@ def open_store(url: str, *, read_only: bool) -> zarr.abc.store.Store:
 
 
 def probe(url: str) -> None:
-    """Send one request to a remote place and raise whatever keeps it from answering.
+    """Send one request to a remote location, and raise its error if the location cannot be reached.
 
-    Zarr sends several at once; where nobody answers, the ones it leaves behind fill stderr with tracebacks at exit.
+    Zarr sends several requests at once. If the location is unreachable, those left behind fill stderr with tracebacks
+    at exit.
     """
     if not is_local(url) and not url.startswith("memory://"):
         with contextlib.suppress(FileNotFoundError):
@@ -158,7 +159,7 @@ def probe(url: str) -> None:
 
 
 def exists(url: str) -> bool:
-    """Whether a file or a folder is there."""
+    """Return whether there is a file or a folder."""
     if is_local(url):
         return local_path(url).exists()
     files, path = _files(url)
@@ -171,7 +172,7 @@ def is_occupied(url: str) -> bool:
 
 
 def read_bytes(url: str) -> bytes:
-    """The whole content of a file; FileNotFoundError where there is none."""
+    """Return the whole content of a file; FileNotFoundError if there is none."""
     if is_local(url):
         return local_path(url).read_bytes()
     files, path = _files(url)
@@ -192,7 +193,7 @@ def file_size(url: str) -> int | None:
 
 
 def read_range(url: str, *, start: int, stop: int) -> bytes:
-    """The bytes `start <= i < stop` of a file; FileNotFoundError where there is none."""
+    """Return the bytes `start <= i < stop` of a file; FileNotFoundError if there is none."""
     if is_local(url):
         with local_path(url).open("rb") as file:
             file.seek(start)
@@ -202,7 +203,7 @@ def read_range(url: str, *, start: int, stop: int) -> bytes:
 
 
 def write_bytes(url: str, content: bytes) -> None:
-    """Write a file atomically, with the folders it needs; replaces what is there."""
+    """Write a file atomically, with the folders it needs; replaces an existing file."""
     if not is_local(url):
         files, target = _files(url)
         retry(lambda: files.pipe_file(target, content))
@@ -222,7 +223,7 @@ def write_bytes(url: str, content: bytes) -> None:
 
 
 def create_bytes(url: str, content: bytes) -> bool:
-    """Write a file only where there is none, atomically; False where there is one with another content."""
+    """Write a file atomically and only if there is none; return False if there is one with another content."""
     if not is_local(url):
         files, target = _files(url)
         try:
@@ -247,7 +248,7 @@ def create_bytes(url: str, content: bytes) -> bool:
 
 
 def list_names(url: str) -> list[str]:
-    """Sorted names directly under `url`; [] where nothing is there."""
+    """Return the sorted names directly under `url`; [] if nothing is there."""
     try:
         if is_local(url):
             names = [entry.name for entry in os.scandir(local_path(url))]
@@ -260,32 +261,33 @@ def list_names(url: str) -> list[str]:
 
 
 def file_fingerprints(url: str) -> dict[str, str]:
-    """For each file below `url`, by its path relative to it, what tells its content from another one.
+    """Return a fingerprint of each file below `url`, by relative path; it changes with the file's content.
 
-    That is the store's ETag where there is one, else size and time of the last change. {} where nothing can be listed.
+    The fingerprint is the store's ETag if there is one, else size and time of the last change. {} if listing is not
+    possible.
     """
     if is_local(url):
         root = local_path(url)
-        found = {}
+        fingerprints = {}
         for name in list_files(url):
             with contextlib.suppress(FileNotFoundError):
                 stat = (root / name).stat()
-                found[name] = f"{stat.st_size}-{stat.st_mtime_ns}"
-        return found
+                fingerprints[name] = f"{stat.st_size}-{stat.st_mtime_ns}"
+        return fingerprints
     files, path = _files(url)
     prefix = path.rstrip("/") + "/"
     try:
         listed = retry(lambda: files.find(path, detail=True))
     except (FileNotFoundError, NotImplementedError):
         return {}
-    return {name[len(prefix) :]: _stamp(info) for name, info in listed.items() if name.startswith(prefix)}
+    return {name[len(prefix) :]: _fingerprint(info) for name, info in listed.items() if name.startswith(prefix)}
 
 
 def list_files(url: str) -> list[str]:
-    """Sorted paths, relative to `url`, of all files below it; [] where nothing is there."""
+    """Return the sorted paths, relative to `url`, of all files below it; [] if nothing is there."""
     if is_local(url):
         root = str(local_path(url))
-        names = [os.path.relpath(f"{folder}/{name}", root) for folder, _, found in os.walk(root) for name in found]
+        names = [os.path.relpath(f"{folder}/{name}", root) for folder, _, files in os.walk(root) for name in files]
     else:
         files, path = _files(url)
         prefix = path.rstrip("/") + "/"
@@ -294,12 +296,12 @@ def list_files(url: str) -> list[str]:
 
 
 def is_pattern(url: str) -> bool:
-    """Whether `url` holds a wildcard, and no file of exactly that name is there."""
+    """Return whether `url` holds a wildcard and no file has exactly that name."""
     return any(mark in url for mark in "*?[") and not (is_local(url) and local_path(url).exists())
 
 
 def glob_urls(pattern: str) -> list[str]:
-    """Sorted URLs that match a glob pattern."""
+    """Return the sorted URLs that match a glob pattern."""
     if is_local(pattern):
         return sorted(glob.glob(str(local_path(pattern))))  # noqa: PTH207  (Path.glob takes no absolute patterns)
     files, path = _files(pattern)
@@ -307,7 +309,7 @@ def glob_urls(pattern: str) -> list[str]:
 
 
 def delete(url: str, *, recursive: bool) -> None:
-    """Delete a file, or with `recursive` a folder; nothing happens where nothing is."""
+    """Delete a file, or with `recursive` a folder; does nothing if nothing is there."""
     if is_local(url):
         path = local_path(url)
         if path.is_dir() and not path.is_symlink() and recursive:
@@ -321,7 +323,7 @@ def delete(url: str, *, recursive: bool) -> None:
             retry(lambda: files.rm(target, recursive=recursive))
 
 
-def _stamp(info: dict[str, Any]) -> str:
+def _fingerprint(info: dict[str, Any]) -> str:
     tag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
     changed = next((info[key] for key in ("mtime", "LastModified", "updated", "created") if key in info), "")
     return str(tag) if tag else f"{info.get('size')}-{changed}"

@@ -1,8 +1,8 @@
-"""OME-Zarr (NGFF) multiscale metadata: written in nm as 0.5, or to export as 0.4; read as either.
+"""OME-Zarr (NGFF) multiscale metadata, in nm: written as 0.5, exported as 0.4, read as either.
 
-NGFF puts coordinate 0 on the *centre* of pixel 0, where we put it on the corner (C3). So mip m, whose pixel 0 covers
-2**m mip-0 pixels, carries a translation of (2**m - 1)/2 mip-0 pixels in y and x; without it the mips of a volume would
-lie beside each other in a viewer.
+NGFF puts coordinate 0 on the *centre* of pixel 0, we put it on the corner (C3). So mip m, whose pixel 0 covers 2**m
+mip-0 pixels, carries a translation of (2**m - 1)/2 mip-0 pixels in y and x; without it a viewer would show the mips of
+a volume shifted against each other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,24 +32,24 @@ _NM_PER_UNIT = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Multiscale:
-    """What the metadata of an image group says."""
+    """Parsed metadata of an image group."""
 
     axes: tuple[str, ...]
     paths: tuple[str, ...]
     """Array of each level, finest first."""
     scales: tuple[tuple[float, ...], ...]
-    """Of each level, along `axes`: nm where the axis has a length unit, else the bare number."""
+    """Scale of each level along `axes`: nm if the axis has a length unit, else the bare number."""
     in_nm: tuple[bool, ...]
     """Whether an axis has a length unit, so that its scale is nm."""
 
     def scale_of(self, axis: str) -> float | None:
-        """nm per pixel of level 0 along `axis`; None where the metadata does not tell."""
+        """Return nm per pixel of level 0 along `axis`; None if the axis has no length unit."""
         index = self.axes.index(axis)
         return self.scales[0][index] if self.in_nm[index] else None
 
 
 def image_attributes(*, name: str, pixel_size: float, section_thickness: float, mips: int) -> dict[str, Any]:
-    """Group attributes of an OME-Zarr 0.5 image with arrays "0", "1", ….
+    """Return the group attributes of an OME-Zarr 0.5 image with arrays "0", "1", ….
 
     Args:
         name: shown by viewers.
@@ -66,7 +66,7 @@ def image_attributes(*, name: str, pixel_size: float, section_thickness: float, 
 def image_attributes_v04(
     *, name: str, pixel_size: float, section_thickness: float, mips: int, labels: bool
 ) -> dict[str, Any]:
-    """Group attributes of an OME-Zarr 0.4 image; as `image_attributes`, and with `labels` those of a label image."""
+    """Return the group attributes of an OME-Zarr 0.4 image, like `image_attributes`; `labels`: of a label image."""
     multiscale = _multiscale(name, pixel_size=pixel_size, section_thickness=section_thickness, mips=mips)
     attributes: dict[str, Any] = {"multiscales": [{"version": "0.4", **multiscale}]}
     if labels:
@@ -77,7 +77,7 @@ def image_attributes_v04(
 
 
 def is_image(attributes: Mapping[str, Any]) -> bool:
-    """Whether group attributes hold multiscale metadata."""
+    """Return whether group attributes hold multiscale metadata."""
     return bool(_multiscales(attributes))
 
 
@@ -98,9 +98,9 @@ def parse_multiscale(attributes: Mapping[str, Any], *, where: str) -> Multiscale
         shared = _scale(image.get("coordinateTransformations", ()), len(axes))
         paths, scales = [], []
         for dataset in image["datasets"]:
-            own = _scale(dataset.get("coordinateTransformations", ()), len(axes))
+            level_scale = _scale(dataset.get("coordinateTransformations", ()), len(axes))
             paths.append(str(dataset["path"]))
-            scales.append(tuple(a * b * (f or 1.0) for a, b, f in zip(own, shared, factors, strict=True)))
+            scales.append(tuple(a * b * (f or 1.0) for a, b, f in zip(level_scale, shared, factors, strict=True)))
         if not paths or len({*axes}) != len(axes):
             raise ValueError("no datasets, or an axis named twice")
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, ValidationError) as error:
@@ -126,8 +126,8 @@ def _multiscale(name: str, *, pixel_size: float, section_thickness: float, mips:
 
 def _multiscales(attributes: Mapping[str, Any]) -> Sequence[Any]:
     ome = attributes.get("ome")
-    found = ome.get("multiscales") if isinstance(ome, Mapping) else attributes.get("multiscales")
-    return found if isinstance(found, list) else []
+    multiscales = ome.get("multiscales") if isinstance(ome, Mapping) else attributes.get("multiscales")
+    return multiscales if isinstance(multiscales, list) else []
 
 
 def _scale(transformations: Sequence[Mapping[str, Any]], ndim: int) -> tuple[float, ...]:

@@ -1,12 +1,12 @@
-"""Quality tables of a run: what is known about its result without any truth, by section and by window.
+"""Quality tables of a run: measurements of its result that need no truth, by section and by window.
 
     quality/sections   (z, column) float32
     quality/windows    (column, z, y, x) float32; y and x count the register stage's windows
     quality/reslice/…  (z, pixel), the source's dtype: xz and yz cuts, before and after
     quality/*.json     records of stages, and the last evaluation against a truth
 
-The attribute `columns` names the columns with unit and meaning. What was never written reads as NaN: unknown (C8). Rows
-are written in blocks of `BLOCK` sections, each of which is a file of its own.
+The attribute `columns` lists the columns with unit and meaning. Values that were never written read as NaN: unknown
+(C8). Rows are written in blocks of `BLOCK` sections, one file per block.
 """
 
 import json
@@ -18,6 +18,7 @@ import numpy as np
 from ssem_dask.errors import ConventionError
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
+from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.storage import arrays, location
 from ssem_dask.storage.location import join
 from ssem_dask.types import AnyArray, Float32Array, ShapeYX, ShapeZYX
@@ -42,46 +43,46 @@ class Column:
 
 
 SECTION_COLUMNS: Final[dict[str, Column]] = {
-    "ncc": Column("1", "normalised correlation with the section before, aligned, in the probe"),
-    "ncc_before": Column("1", "the same of the sections as they came"),
-    "cpc": Column("1", "chunked Pearson correlation with the section before, aligned, in the probe"),
-    "cpc_before": Column("1", "the same of the sections as they came"),
-    "motion_median": Column("px", "median length of the motion left between the section and the one before"),
+    "ncc": Column("1", "normalised correlation with the previous section after alignment, in the probe"),
+    "ncc_before": Column("1", "normalised correlation with the previous section before alignment, in the probe"),
+    "cpc": Column("1", "chunked Pearson correlation with the previous section after alignment, in the probe"),
+    "cpc_before": Column("1", "chunked Pearson correlation with the previous section before alignment, in the probe"),
+    "motion_median": Column("px", "median length of the residual motion between the section and the previous one"),
     "motion_dy": Column("px", "median y component of that motion"),
     "motion_dx": Column("px", "median x component of that motion"),
     "uncertainty": Column("px", "median of fields/uncertainty, per component"),
     "fold_rate": Column("1", "share of the known cells of fields/section where tissue is folded, |J| <= 0"),
-    "strain_p99": Column("1", "99th percentile of the largest stretch or squeeze by fields/section"),
+    "strain_p99": Column("1", "99th percentile of the largest stretch or compression by fields/section"),
     "coverage": Column("1", "share of the aligned section that shows tissue"),
-    "confidence": Column("1", "mean confidence of the pair field with the section before, where it is known"),
+    "confidence": Column("1", "mean confidence of the pair field with the previous section, over its known nodes"),
     "known": Column("1", "share of the nodes where that pair field is known"),
 }
 WINDOW_COLUMNS: Final[dict[str, Column]] = {
-    "similarity": Column("1", "normalised correlation with the section before, aligned"),
-    "confidence": Column("1", "mean confidence of the pair field with the section before, where it is known"),
+    "similarity": Column("1", "normalised correlation with the previous section after alignment"),
+    "confidence": Column("1", "mean confidence of the pair field with the previous section, over its known nodes"),
     "known": Column("1", "share of the nodes where that pair field is known"),
-    "motion": Column("px", "median length of the motion left between the section and the one before"),
+    "motion": Column("px", "median length of the residual motion between the section and the previous one"),
     "coverage": Column("1", "share of the window that shows tissue"),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityInfo:
-    """What the tables are about."""
+    """Frame of the tables: the volume, its windows and the probe."""
 
     shape_mip0: ShapeZYX
     """(z, y, x) of the volume."""
     window: ShapeYX
     """Extent (y, x) of a register window's core, mip-0 px."""
     probe: Box
-    """Where sections were compared and cut, at its mip; z covers the volume."""
+    """Box in which sections were compared and cut, at its mip; z covers the volume."""
     similarity_mip: int
     """Scale level at which windows were compared."""
 
     @property
     def windows(self) -> ShapeYX:
         """Number of windows (y, x)."""
-        y, x = (-(-n // w) for n, w in zip(self.shape_mip0[1:], self.window, strict=True))
+        y, x = (ceil_div(n, w) for n, w in zip(self.shape_mip0[1:], self.window, strict=True))
         return y, x
 
 
@@ -91,14 +92,14 @@ def reslice_path(cut: str, time: str) -> str:
 
 
 def window_boxes(info: QualityInfo) -> list[Box]:
-    """Cores (y, x) of the windows of a section, mip-0 px, row by row; their z is 0 to 1."""
+    """Return the cores (y, x) of the windows of a section, mip-0 px, row by row; their z is 0 to 1."""
     return list(chunk_boxes((1, *info.shape_mip0[1:]), chunk=(1, *info.window)))
 
 
 def quality_attributes(info: QualityInfo, columns: dict[str, Column]) -> dict[str, Any]:
     """Return the attributes of a table: its columns and the places that were measured."""
     return {
-        "columns": _described(columns),
+        "columns": _column_attributes(columns),
         "shape_mip0": list(info.shape_mip0),
         "window": list(info.window),
         "probe": {"start": list(info.probe.start), "stop": list(info.probe.stop), "mip": info.probe.mip},
@@ -112,7 +113,7 @@ def write_sections(run: str, *, start: int, values: dict[str, AnyArray]) -> int:
     Args:
         run: URL of the run.
         start: first section, a multiple of `BLOCK`.
-        values: for each column the values `(sections,)` of one block; a column that is left out is unknown.
+        values: values `(sections,)` of one block for each column; a missing column is unknown.
 
     Returns:
         Bytes written, raw.
@@ -123,25 +124,25 @@ def write_sections(run: str, *, start: int, values: dict[str, AnyArray]) -> int:
 
 
 def write_windows(run: str, *, start: int, values: dict[str, AnyArray]) -> int:
-    """Write rows of `quality/windows`; as `write_sections`, with values `(sections, y, x)` of the windows."""
+    """Write rows of `quality/windows`, like `write_sections`, with values `(sections, y, x)` of the windows."""
     rows = np.stack([_column(values, name) for name in WINDOW_COLUMNS]).astype(np.float32)
     arrays.open_array(join(run, WINDOWS_PATH), mode="r+")[:, start : start + rows.shape[1]] = rows
     return rows.nbytes
 
 
 def write_reslice(run: str, *, start: int, cut: str, time: str, pixels: AnyArray) -> int:
-    """Write rows `(sections, pixel)` of a cut (`xz`, `yz`) at a time (`before`, `after`); returns their bytes."""
+    """Write rows `(sections, pixel)` of a cut (`xz`, `yz`) at a time (`before`, `after`); return their bytes."""
     arrays.open_array(join(run, reslice_path(cut, time)), mode="r+")[start : start + len(pixels)] = pixels
     return pixels.nbytes
 
 
 def has_quality(run: str) -> bool:
-    """Whether a run has tables."""
+    """Return whether a run has quality tables."""
     return arrays.is_node(join(run, WINDOWS_PATH)) and arrays.is_node(join(run, SECTIONS_PATH))
 
 
 def read_info(run: str) -> QualityInfo:
-    """What the tables are about; SourceError where there are none, ConventionError where they do not say."""
+    """Read the frame of the tables; SourceError if there are none, ConventionError if it is incomplete."""
     attributes: dict[str, Any] = dict(arrays.open_array(join(run, WINDOWS_PATH), mode="r").attrs)
     try:
         z, y, x = attributes["shape_mip0"]
@@ -155,19 +156,19 @@ def read_info(run: str) -> QualityInfo:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ConventionError(
-            f"{run}: quality/windows does not say what it is about ({error}); measure anew."
+            f"{run}: the attributes of quality/windows are incomplete ({error}); run the stage measure again."
         ) from error
 
 
 def read_sections(run: str) -> dict[str, Float32Array]:
-    """The columns of `quality/sections`, each `(z,)`; NaN is unknown. SourceError where there is no table."""
+    """Return the columns of `quality/sections`, each `(z,)`; NaN is unknown. SourceError if there is no table."""
     array = arrays.open_array(join(run, SECTIONS_PATH), mode="r")
     values = np.asarray(array[:], dtype=np.float32)
     return {name: values[:, i] for i, name in enumerate(_names(array))}
 
 
 def read_window_column(run: str, name: str) -> Float32Array:
-    """One column `(z, y, x)` of `quality/windows`; all NaN where the table has no such column."""
+    """Return a column `(z, y, x)` of `quality/windows`; all NaN if the table has no such column."""
     array = arrays.open_array(join(run, WINDOWS_PATH), mode="r")
     names = _names(array)
     if name not in names:
@@ -176,20 +177,20 @@ def read_window_column(run: str, name: str) -> Float32Array:
 
 
 def read_reslice(run: str, *, cut: str, time: str) -> AnyArray:
-    """A whole cut `(z, pixel)`; SourceError where there is none."""
+    """Return a whole cut `(z, pixel)`; SourceError if there is none."""
     return np.asarray(arrays.open_array(join(run, reslice_path(cut, time)), mode="r")[:])
 
 
 def read_record(run: str, name: str) -> dict[str, Any] | None:
-    """A JSON record of `quality/` that a stage wrote; None where there is none."""
+    """Return a JSON record of `quality/` that a stage wrote; None if there is none."""
     try:
-        found = json.loads(location.read_bytes(join(run, "quality", name)))
+        record = json.loads(location.read_bytes(join(run, "quality", name)))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-    return found if isinstance(found, dict) else None
+    return record if isinstance(record, dict) else None
 
 
-def _described(columns: dict[str, Column]) -> list[dict[str, str]]:
+def _column_attributes(columns: dict[str, Column]) -> list[dict[str, str]]:
     return [{"name": name, "unit": column.unit, "meaning": column.meaning} for name, column in columns.items()]
 
 

@@ -1,4 +1,4 @@
-"""TensorStore, an optional package: how it is found, and what it calls a place."""
+"""TensorStore, an optional package: its import, and its description of a location."""
 
 import importlib
 import os
@@ -15,11 +15,11 @@ def tensorstore(url: str) -> Any:
     return importlib.import_module("tensorstore")
 
 
-def place_of(url: str) -> dict[str, Any]:
-    """TensorStore's name of a place.
+def kvstore_spec(url: str) -> dict[str, Any]:
+    """Return TensorStore's description of a location.
 
     Raises:
-        SourceError: TensorStore knows no such place.
+        SourceError: TensorStore does not support the location.
     """
     if location.is_local(url):
         return {"driver": "file", "path": str(location.local_path(url).absolute()) + "/"}
@@ -32,14 +32,14 @@ def place_of(url: str) -> dict[str, Any]:
     if protocol in ("http", "https"):
         return {"driver": "http", "base_url": url.rstrip("/") + "/"}
     raise SourceError(
-        f"{url}: N5 and precomputed lie in a folder, at s3://, gs://, or to be read at http(s)://; choose one of these."
+        f"{url}: N5 and precomputed need a folder, s3:// or gs://, or http(s):// for reading; use one of these."
     )
 
 
 def _s3_server() -> dict[str, str]:
-    """What fsspec takes from the environment, and TensorStore does not: a server that is not Amazon's."""
-    found = {
+    """Return the S3 server that the environment names; fsspec uses these variables, TensorStore does not."""
+    server = {
         "endpoint": os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
         "aws_region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in server.items() if value}

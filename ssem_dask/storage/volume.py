@@ -1,7 +1,7 @@
 """Image volumes: (z, y, x) in Zarr, at one or several mips.
 
-Law: what `write` puts into whole shards, `read` gives back, whatever box it is read by. A chunk that was never written
-reads as 0.
+Law: `read` returns what `write` put into whole shards, whatever box it is read by. A chunk that was never written reads
+as 0.
 
 `shape_at(m)` divides y and x by 2**m and rounds up (C3); z is the same at every mip.
 """
@@ -23,15 +23,15 @@ from ssem_dask.storage.codec_pipeline import fused_codecs
 from ssem_dask.types import AnyArray, ShapeZYX
 
 IMPORT_KEY = "ssem_dask_import"
-"""Group attribute of an imported volume: {"state": "importing" | "complete", "source", "labels"}; an unfinished one is
-never opened."""
+"""Group attribute of an imported volume: {"state": "importing" | "complete", "source", "labels"}; an unfinished import
+is never opened."""
 WARP_KEY = "ssem_dask_warp"
 """Group attribute of a warped volume: {"alignment", "source", "labels", "digest", "state"}."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeInfo:
-    """What a volume is, at mip 0."""
+    """Shape, type and physical size of a volume at mip 0."""
 
     shape: ShapeZYX
     dtype: np.dtype[Any]
@@ -42,7 +42,7 @@ class VolumeInfo:
 
 
 class Volume:
-    """A volume that exists. Make one by `Volume.open` or `create_volume`."""
+    """An existing volume; made by `Volume.open` or `create_volume`."""
 
     def __init__(self, url: str, *, info: VolumeInfo, paths: tuple[str, ...], levels: tuple[ZarrArray, ...]) -> None:
         self.url = url
@@ -64,13 +64,13 @@ class Volume:
 
         Args:
             url: of the image group or of the array.
-            pixel_size: nm per mip-0 pixel in y and x; wins over what the metadata says.
-            section_thickness: nm per section; wins as well.
+            pixel_size: nm per mip-0 pixel in y and x; takes precedence over the metadata.
+            section_thickness: nm per section; takes precedence too.
             like: volume whose pixel size and section thickness are taken, in place of these two arguments.
 
         Raises:
             SourceError: there is no such volume, it cannot be reached, its import was never finished, its axes are not
-                (z, y, x), or nothing tells its pixel size or section thickness.
+                (z, y, x), or its pixel size or section thickness is unknown.
         """
         paths: tuple[str, ...]
         levels: tuple[ZarrArray, ...]
@@ -107,7 +107,7 @@ class Volume:
 
     @property
     def mips(self) -> tuple[int, ...]:
-        """The mips that are stored: contiguous, from 0."""
+        """Stored mips: contiguous, from 0."""
         return tuple(range(len(self._levels)))
 
     @property
@@ -121,29 +121,29 @@ class Volume:
         return int(self._levels[0].metadata.zarr_format)
 
     def shape_at(self, mip: int) -> ShapeZYX:
-        """(z, y, x) at any mip, stored or not."""
+        """Return (z, y, x) at any mip, stored or not."""
         return (self.info.shape[0], *shape_at_mip(self.info.shape[1:], mip=mip))
 
     def stored_mip(self, mip: int) -> int:
-        """The coarsest stored mip that is not coarser than `mip`."""
+        """Return the coarsest stored mip that is not coarser than `mip`."""
         return min(mip, self.mips[-1])
 
     def chunk(self, mip: int) -> ShapeZYX:
-        """Extent of a chunk of a stored mip: the unit of reading."""
+        """Return the extent of a chunk of a stored mip: the unit of reading."""
         z, y, x = self._levels[mip].chunks
         return z, y, x
 
     def write_unit(self, mip: int) -> ShapeZYX:
-        """Extent of what one task writes as a whole at a stored mip: a shard, or a chunk of an unsharded array."""
+        """Return the extent of what one task writes as a whole at a stored mip: a shard, or a chunk if unsharded."""
         z, y, x = arrays.write_unit(self._levels[mip])
         return z, y, x
 
     def read(self, box: Box) -> AnyArray:
-        """Values (z, y, x) of a box.
+        """Read the values (z, y, x) of a box.
 
         Raises:
             PlanError: the box's mip is not stored, or the box leaves the volume.
-            SourceError: a chunk under the box is damaged, or the place cannot be reached.
+            SourceError: a chunk under the box is damaged, or the location cannot be reached.
         """
         self._check(box)
         what = f"{self.url}: box {box.start}…{box.stop} at mip {box.mip}"
@@ -179,21 +179,21 @@ class Volume:
             self._writable[box.mip][box.slices] = values
 
     def fingerprints(self) -> dict[tuple[int, int, int], str]:
-        """For each (mip, start, stop) of sections that lie in the same files: what tells their content from another.
+        """Return a fingerprint of each group of sections (mip, start, stop) that share files; it changes with them.
 
-        Costs one listing of the volume; empty where the place cannot be listed, as behind plain http.
+        Costs one listing of the volume. Empty if the location cannot be listed, as behind plain http.
         """
-        found: dict[tuple[int, int, int], list[str]] = {}
+        files: dict[tuple[int, int, int], list[str]] = {}
         with location.reading(self.url):
             for mip, (path, level) in enumerate(zip(self._paths, self._levels, strict=True)):
                 depth = arrays.write_unit(level)[0]
-                for name, stamp in sorted(location.file_fingerprints(location.join(self.url, path)).items()):
-                    place = arrays.chunk_index(name)
-                    if len(place) == 3:
-                        start = place[0] * depth
+                for name, fingerprint in sorted(location.file_fingerprints(location.join(self.url, path)).items()):
+                    index = arrays.chunk_index(name)
+                    if len(index) == 3:
+                        start = index[0] * depth
                         sections = (mip, start, min(start + depth, self.info.shape[0]))
-                        found.setdefault(sections, []).append(f"{name} {stamp}")
-        return {sections: hashlib.sha256("\n".join(files).encode()).hexdigest() for sections, files in found.items()}
+                        files.setdefault(sections, []).append(f"{name} {fingerprint}")
+        return {sections: hashlib.sha256("\n".join(lines).encode()).hexdigest() for sections, lines in files.items()}
 
     def _check(self, box: Box) -> None:
         if box.mip not in self.mips:
@@ -213,19 +213,19 @@ def create_volume(
     mips: int,
     attributes: dict[str, Any] | None = None,
 ) -> Volume:
-    """Make an OME-Zarr 0.5 volume with `mips` levels, all empty; one that is there with this layout is opened.
+    """Create an OME-Zarr 0.5 volume with `mips` levels, all empty; an existing one of this layout is opened.
 
     Args:
         url: of the image group.
-        info: what the volume is.
+        info: shape, type and physical size.
         chunk: extent of a chunk at every mip.
-        shard: extent of a shard, a multiple of `chunk`; made smaller where a level does not fill it.
+        shard: extent of a shard, a multiple of `chunk`; reduced for a level that does not fill it.
         mips: number of levels.
         attributes: further group attributes.
 
     Raises:
         PlanError: `shard` is not a multiple of `chunk`.
-        OutputError: something else is there, or the place cannot be written.
+        OutputError: something else is there, or the location cannot be written.
     """
     name = url.rstrip("/").rpartition("/")[2]
     metadata = ngff.image_attributes(
@@ -250,24 +250,24 @@ def create_volume(
 
 
 def holds_labels(attributes: Mapping[str, Any], *, dtype: np.dtype[Any]) -> bool:
-    """Whether the values of a volume are ids of a segmentation: its attributes say so, or no image has such a type."""
-    made = (attributes.get(key) for key in (IMPORT_KEY, WARP_KEY))
-    told = any(isinstance(record, Mapping) and record.get("labels") for record in made)
-    return told or ngff.LABEL_KEY in attributes or (dtype.kind in "iu" and dtype not in (np.uint8, np.uint16))
+    """Return whether values are ids of a segmentation: the attributes say so, or no image has this type."""
+    records = (attributes.get(key) for key in (IMPORT_KEY, WARP_KEY))
+    declared = any(isinstance(record, Mapping) and record.get("labels") for record in records)
+    return declared or ngff.LABEL_KEY in attributes or (dtype.kind in "iu" and dtype not in (np.uint8, np.uint16))
 
 
 def known_size(where: str, what: str, option: str, *, given: float | None, stored: float | None) -> float:
-    """A size in nm, `given` before `stored`; SourceError where neither tells it or it is not positive."""
+    """Return a size in nm, `given` before `stored`; SourceError if both are None or it is not positive."""
     size = stored if given is None else given
     if size is None:
-        raise SourceError(f"{where}: nothing tells its {what}; give it in nm ({option}).")
+        raise SourceError(f"{where}: its {what} is unknown; give it in nm ({option}).")
     if not (size > 0 and np.isfinite(size)):
         raise SourceError(f"{where}: its {what} is {size} nm, but it must be positive; give it in nm ({option}).")
     return float(size)
 
 
 def check_image_dtype(where: str, dtype: np.dtype[Any]) -> None:
-    """SourceError where values of `dtype` are not grey values that can be aligned (C9)."""
+    """Raise SourceError if values of `dtype` are not grey values that can be aligned (C9)."""
     if dtype not in (np.uint8, np.uint16):
         raise SourceError(
             f"{where}: images are {dtype}, but must be uint8 or uint16; scale them to 0…255 or 0…65535 "
@@ -276,7 +276,7 @@ def check_image_dtype(where: str, dtype: np.dtype[Any]) -> None:
 
 
 def check_sections(where: str, shape: ShapeZYX) -> None:
-    """SourceError where a volume of `shape` has no pixels, or no two sections that could be aligned."""
+    """Raise SourceError if a volume of `shape` has no pixels, or fewer than two sections."""
     if 0 in shape:
         raise SourceError(f"{where}: the volume has shape {shape}, it is empty; check the export.")
     if shape[0] < 2:
@@ -303,7 +303,7 @@ def _refuse_other_groups(url: str, attributes: dict[str, Any]) -> None:
 
 
 def _open_levels(url: str, image: ngff.Multiscale) -> tuple[tuple[str, ...], tuple[ZarrArray, ...]]:
-    """The levels that are mips of ours: y and x halved and rounded up each time, z kept. Others are left alone."""
+    """Open the levels that are mips (C3): y and x halved and rounded up each time, z kept; ignore the others."""
     first = arrays.open_array(location.join_below(url, image.paths[0]), mode="r")
     paths, levels = [image.paths[0]], [first]
     for path in image.paths[1:]:

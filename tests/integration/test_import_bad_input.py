@@ -245,7 +245,7 @@ def test_hdf5_that_is_not_clear(tmp_path: Path):
 
 def test_zarr_that_is_not_a_volume(tmp_path: Path):
     zarr.open_group(str(tmp_path / "g.zarr"), mode="w").create_array("raw", data=sections())
-    check_refused(tmp_path / "g.zarr", tmp_path / "a.zarr", "say which array in it: raw")
+    check_refused(tmp_path / "g.zarr", tmp_path / "a.zarr", "name an array in it: raw")
     zarr.create_array(str(tmp_path / "flat.zarr"), data=sections()[0])
     check_refused(tmp_path / "flat.zarr", tmp_path / "a.zarr", "shape (40, 50)", "z, y, x")
     zarr.create_array(str(tmp_path / "c.zarr"), data=np.zeros((3, 4, 5, 6), np.uint8))

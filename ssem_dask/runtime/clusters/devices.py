@@ -11,7 +11,7 @@ def visible_gpus() -> list[str]:
 
 
 def gpu_memory() -> int | None:
-    """Bytes of the GPU that has least of those that this process may use; None where it has none."""
+    """Bytes of the GPU that has least of those that this process may use; None if it has none."""
     sizes = [torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())]
     return min(sizes, default=None)
 

@@ -16,7 +16,7 @@ def named_security(directory: str | None) -> Security | None:
         directory: made by `ssem-dask certs`; None: the one that `$SSEM_DASK_TLS` names.
 
     Returns:
-        None where neither names a folder.
+        None if neither names a folder.
 
     Raises:
         ConfigError: the folder lacks a file, or its certificates have expired.

@@ -161,7 +161,7 @@ def _wait(client: Client, keeper: "Keeper", *, minutes: float) -> None:
 
 
 def refuse_small(config: SlurmConfig, *, task_memory: int) -> None:
-    """ConfigError where one of a job's threads has less memory than the largest task holds."""
+    """ConfigError if one of a job's threads has less memory than the largest task holds."""
     threads = worker_processes(config) * worker_threads(config)
     try:
         share = parse_bytes(config.memory) // threads

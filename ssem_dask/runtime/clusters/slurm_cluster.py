@@ -31,7 +31,7 @@ class ReplacingCluster(SLURMCluster):  # type: ignore[misc]  # dask-jobqueue is 
         return f"{self._name}-{next(self._numbers)}"
 
     def job_ids(self) -> dict[str, str | None]:
-        """Job id by job name; None where submitting failed."""
+        """Job id by job name; None if submitting failed."""
         return {str(name): job.job_id for name, job in list(self.workers.items())}
 
     def has_workers_of(self, name: str) -> bool:

@@ -1,12 +1,12 @@
 """Neuroglancer-precomputed, written by TensorStore, an optional package.
 
-Precomputed is (x, y, z) throughout; only here it is turned round (C1). Its voxels count from their corners as ours do
+Precomputed is (x, y, z) throughout; only this module transposes it (C1). Its voxels count from their corners like ours
 (C3), so no level is offset.
 
-Tasks open a scale without looking at the store, since all of its metadata is known: `info` is written last.
+Tasks open a scale without reading the store, because all of its metadata is known: `info` is written last.
 
 A shard holds the chunks whose compressed Morton codes agree in all but the lowest bits. With the hash `identity` these
-are the chunks of a box, so that a task can own whole shards.
+are the chunks of a box, so a task can own whole shards.
 """
 
 import json
@@ -20,14 +20,14 @@ from ssem_dask.errors import OutputError, SourceError, SsemDaskError
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.storage import location
 from ssem_dask.storage.exports.target import UNIT_BYTES, Target, grown
-from ssem_dask.storage.tensorstores import place_of, tensorstore
+from ssem_dask.storage.tensorstores import kvstore_spec, tensorstore
 from ssem_dask.types import AnyArray, ShapeZYX
 
 _TYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "float32")
 _CHUNKS_PER_INDEX = 6
-"""log2 of the chunks that one index in a shard tells of, which a reader fetches as a whole."""
+"""log2 of the number of chunks per index of a shard, which a reader fetches as a whole."""
 _ONE_THREAD = {"data_copy_concurrency": {"limit": 1}, "file_io_concurrency": {"limit": 1}}
-"""Workers are one a core, and what each thread of TensorStore's frees is kept for that thread alone."""
+"""One thread per worker: there is one worker per core, and memory freed by a thread is kept for that thread alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class PrecomputedTarget(Target):
     FORM: ClassVar[str] = "precomputed"
 
     sharded: bool
-    """Many chunks a file, compressed by gzip; else a file a chunk."""
+    """Whether a file holds many chunks, compressed by gzip; else one file per chunk."""
 
     def check(self) -> None:
         """See `Target.check`."""
@@ -50,12 +50,12 @@ class PrecomputedTarget(Target):
             )
         with location.as_output_error():
             tensorstore(self.url)
-            place = place_of(self.url)
+            place = kvstore_spec(self.url)
         if place["driver"] == "http":
             raise OutputError(f"{self.url}: precomputed is written to a folder, s3:// or gs://; choose one of these.")
 
     def prepare(self) -> None:
-        """Nothing: TensorStore makes folders, and needs no file to write others."""
+        """Do nothing: TensorStore makes folders, and needs no file before it writes others."""
 
     def unit(self, mip: int) -> ShapeZYX:
         """See `Target.unit`."""
@@ -65,14 +65,14 @@ class PrecomputedTarget(Target):
         return z, y, x
 
     def write(self, values: AnyArray, *, start: ShapeZYX, mip: int) -> None:
-        """See `Target.write`; chunks of zeros are written too, since some readers miss them."""
+        """See `Target.write`; chunks of zeros are written too, because some readers require them."""
         z, y, x = (slice(a, a + n) for a, n in zip(start, values.shape, strict=True))
         with location.writing(self.url):
             try:
                 self._open(mip)[x, y, z, 0].write(values.T).result()
             except (SsemDaskError, MemoryError):
                 raise
-            except Exception as error:  # of many kinds, whatever the store says
+            except Exception as error:  # TensorStore raises many kinds
                 raise OSError(str(error)) from error
 
     def finish(self) -> None:
@@ -88,7 +88,7 @@ class PrecomputedTarget(Target):
     def _open(self, mip: int) -> Any:
         spec = {
             "driver": "neuroglancer_precomputed",
-            "kvstore": place_of(self.url),
+            "kvstore": kvstore_spec(self.url),
             "multiscale_metadata": self._multiscale(),
             "scale_metadata": self._scale(mip),
             "store_data_equal_to_fill_value": True,

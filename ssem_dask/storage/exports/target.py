@@ -1,8 +1,8 @@
-"""What is written in another format: all levels of a volume, a box of whole files at a time.
+"""Target of an export: all levels of a volume in another format, written in boxes of whole files.
 
-Laws: a box of `unit(mip)`, or one that ends with the volume, is made of whole files, so two tasks never write the same
-one, and writing it again replaces them. What readers open first is written last (`finish`): an export is complete or it
-is no volume.
+Laws: a box of `unit(mip)`, clipped at the end of the volume, consists of whole files, so two tasks never write the same
+file, and writing a box again replaces its files. The file that readers open first is written last (`finish`): an export
+is complete or it is no volume.
 """
 
 import math
@@ -18,14 +18,14 @@ from ssem_dask.storage.volume import VolumeInfo
 from ssem_dask.types import AnyArray, ShapeZYX
 
 UNIT_BYTES = 1 << 25
-"""Values that a task copies, unless one chunk is larger."""
+"""Bytes that a task copies, unless one chunk is larger."""
 MAX_CHUNK_BYTES = 1 << 29
-"""Blosc takes no more than 2 GiB, and a task holds a chunk several times."""
+"""Largest chunk: Blosc accepts at most 2 GiB, and a task holds a chunk several times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target(ABC):
-    """A volume in another format, to be written."""
+    """A volume to be written in another format."""
 
     FORM: ClassVar[str]
     """Name of the format."""
@@ -37,42 +37,42 @@ class Target(ABC):
     chunk: ShapeZYX
     """Extent of a chunk, at every level."""
     depth: int
-    """Sections in a chunk of the source: so many are copied at once, where that is a matter of choice."""
+    """Sections in a chunk of the source: a task copies that many at once if the format leaves the choice."""
     labels: bool
     """The values are ids of a segmentation."""
 
     @abstractmethod
     def check(self) -> None:
-        """Refuse what the format cannot hold; touches nothing.
+        """Refuse a volume that the format cannot hold; touches nothing.
 
         Raises:
             ConfigError: the chunk cannot be written.
             SourceError: the source has values of another type.
-            OutputError: the format cannot be written to such a place.
+            OutputError: the format cannot be written to such a location.
         """
 
     @abstractmethod
     def prepare(self) -> None:
-        """Make what `write` needs; does nothing where it is there. OutputError where the place cannot be written."""
+        """Create everything that `write` needs, unless it exists; OutputError if the location cannot be written."""
 
     @abstractmethod
     def unit(self, mip: int) -> ShapeZYX:
-        """Extent of what one task writes as a whole."""
+        """Return the extent of what one task writes as a whole."""
 
     @abstractmethod
     def write(self, values: AnyArray, *, start: ShapeZYX, mip: int) -> None:
-        """Write values (z, y, x) of whole units; OutputError where the place cannot be written."""
+        """Write values (z, y, x) of whole units; OutputError if the location cannot be written."""
 
     @abstractmethod
     def finish(self) -> None:
-        """Write what makes a volume of it, once all values are there."""
+        """Write the metadata that makes it a volume, after all values."""
 
     def shape_at(self, mip: int) -> ShapeZYX:
-        """(z, y, x) of a level."""
+        """Return (z, y, x) of a level."""
         return (self.info.shape[0], *shape_at_mip(self.info.shape[1:], mip=mip))
 
     def check_chunk(self) -> None:
-        """ConfigError where the chunk is empty, or larger than a worker may be asked to hold."""
+        """Raise ConfigError if the chunk is empty, or too large for a worker."""
         if min(self.chunk) < 1:
             raise ConfigError(f"export: a chunk of {self.chunk} is empty; give at least 1 px along z, y and x.")
         size = math.prod(self.chunk) * self.info.dtype.itemsize
@@ -84,13 +84,13 @@ class Target(ABC):
 
 
 def grown(chunk: ShapeZYX, *, shape: ShapeZYX, dtype: np.dtype[Any], depth: int) -> ShapeZYX:
-    """Whole chunks of about `UNIT_BYTES`, doubled first to `depth` sections, then in y and x, then in z.
+    """Grow a chunk to about `UNIT_BYTES`, by doubling: first to `depth` sections, then in y and x, then in z.
 
     Args:
-        chunk: extent of a chunk; the result is a power of two of them along each axis.
-        shape: of the level, beyond which nothing is doubled.
-        dtype: of the values.
-        depth: sections that are read at once anyway.
+        chunk: extent of a chunk; the result is a power of two times that along each axis.
+        shape: shape of the level, beyond which nothing is doubled.
+        dtype: type of the values.
+        depth: sections that one read of the source covers anyway.
     """
     unit = list(chunk)
     while math.prod(unit) * dtype.itemsize * 2 <= UNIT_BYTES:

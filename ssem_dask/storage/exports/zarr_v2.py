@@ -1,4 +1,4 @@
-"""OME-Zarr 0.4 on Zarr v2: a file a chunk, `0/z/y/x`, compressed by Blosc (zstd), which every reader of 0.4 knows."""
+"""OME-Zarr 0.4 on Zarr v2: one file per chunk, `0/z/y/x`, compressed by Blosc (zstd), which every reader supports."""
 
 import json
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class ZarrV2Target(Target):
         self.check_chunk()
 
     def prepare(self) -> None:
-        """Make the group, without the metadata of an image, and the arrays."""
+        """Create the group, without the metadata of an image, and the arrays."""
         with location.writing(self.url):
             location.write_bytes(location.join(self.url, ".zgroup"), b'{"zarr_format": 2}')
             for mip in range(self.mips):
@@ -34,7 +34,7 @@ class ZarrV2Target(Target):
         return grown(self._chunk(mip), shape=self.shape_at(mip), dtype=self.info.dtype, depth=self.depth)
 
     def write(self, values: AnyArray, *, start: ShapeZYX, mip: int) -> None:
-        """See `Target.write`; a chunk of zeros is no file, as is usual in Zarr."""
+        """See `Target.write`; as usual in Zarr, a chunk of zeros has no file."""
         with location.writing(self.url):
             level = arrays.open_array(self._level(mip), mode="r+")
             level[tuple(slice(a, a + n) for a, n in zip(start, values.shape, strict=True))] = values
@@ -53,7 +53,7 @@ class ZarrV2Target(Target):
 
     def _create(self, mip: int) -> None:
         if location.exists(location.join(self._level(mip), ".zarray")):
-            return  # made by this very export before it was interrupted
+            return  # created by this export before it was interrupted
         zarr.create_array(
             location.open_store(self._level(mip), read_only=False),
             shape=self.shape_at(mip),
@@ -70,6 +70,6 @@ class ZarrV2Target(Target):
         return location.join(self.url, str(mip))
 
     def _chunk(self, mip: int) -> ShapeZYX:
-        """No larger than the level: Zarr v2 stores whole chunks."""
+        """Return the chunk, clipped to the level because Zarr v2 stores whole chunks."""
         z, y, x = (min(c, n) for c, n in zip(self.chunk, self.shape_at(mip), strict=True))
         return z, y, x

@@ -1,4 +1,4 @@
-"""Which format a location is in."""
+"""Detection of the format of a location."""
 
 from ssem_dask.errors import SourceError
 from ssem_dask.extras import require_extra
@@ -9,7 +9,7 @@ from ssem_dask.storage.formats.zarr_array import ZarrSource
 
 
 def open_any_format(url: str) -> Source:
-    """Open a volume in any format that can be imported; close it when done.
+    """Open a volume in any format that can be imported; the caller closes it.
 
     Args:
         url: a folder or a glob pattern of TIFF, PNG or JPEG files; a multi-page TIFF file; `file.h5` or
@@ -22,7 +22,7 @@ def open_any_format(url: str) -> Source:
         if url.startswith("precomputed://"):
             return TensorStoreSource(url) if is_precomputed(url) else _missing(url)
         if not location.is_local(url):
-            location.open_store(url, read_only=True)  # complains about a protocol that is not known
+            location.open_store(url, read_only=True)  # raises for an unknown protocol
         if HDF5_NAME.match(url):
             return _hdf5(url)
         if location.is_pattern(url):
@@ -37,7 +37,7 @@ def open_any_format(url: str) -> Source:
         if is_n5(url) or is_precomputed(url):
             return TensorStoreSource(url)
         if not location.exists(url):
-            # A web server may serve an array that cannot be listed; Zarr says what is wrong with the place.
+            # A web server may serve an array that cannot be listed; Zarr reports what is wrong with the location.
             return ZarrSource(url) if not location.is_local(url) else _missing(url)
         if location.is_local(url) and not _is_folder(url):
             raise SourceError(

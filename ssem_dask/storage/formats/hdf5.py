@@ -1,4 +1,4 @@
-"""HDF5: a three-dimensional dataset (z, y, x), given as `file.h5` where there is one, else `file.h5:/path`."""
+"""HDF5: a three-dimensional dataset (z, y, x), given as `file.h5` if it is the only one, else as `file.h5:/path`."""
 
 import threading
 from typing import Any
@@ -56,21 +56,21 @@ class Hdf5Source:
 
 
 def _dataset(file: Any, url: str, name: str | None) -> Any:
-    found: list[str] = []
-    file.visititems(lambda path, node: found.append(path) if _is_volume(node) else None)
-    several = ", ".join(f"{url}:/{path}" for path in found)
+    paths: list[str] = []
+    file.visititems(lambda path, node: paths.append(path) if _is_volume(node) else None)
+    volumes = ", ".join(f"{url}:/{path}" for path in paths)
     if name is None:
-        if len(found) == 1:
-            return file[found[0]]
-        if not found:
+        if len(paths) == 1:
+            return file[paths[0]]
+        if not paths:
             raise SourceError(f"{url}: holds no dataset with three axes (z, y, x); check the file.")
-        raise SourceError(f"{url}: holds several volumes; say which one: {several}.")
+        raise SourceError(f"{url}: holds several volumes; name one of them: {volumes}.")
     if name.strip("/") not in file:
-        raise SourceError(f"{url}: holds no dataset {name}; its volumes are: {several or 'none'}.")
+        raise SourceError(f"{url}: holds no dataset {name}; its volumes are: {volumes or 'none'}.")
     node = file[name.strip("/")]
     if not _is_volume(node):
         raise SourceError(
-            f"{url}: {name} is not an array with three axes (z, y, x); its volumes are: {several or 'none'}."
+            f"{url}: {name} is not an array with three axes (z, y, x); its volumes are: {volumes or 'none'}."
         )
     return node
 
@@ -80,7 +80,7 @@ def _is_volume(node: Any) -> bool:
 
 
 def _sizes(attributes: Any) -> tuple[float | None, float | None]:
-    """(section thickness, pixel size) in nm from `resolution` (nm) or `element_size_um`, both (z, y, x)."""
+    """Return (section thickness, pixel size) in nm from `resolution` (nm) or `element_size_um`, both (z, y, x)."""
     for name, factor in (("resolution", 1.0), ("element_size_um", 1e3)):
         values = np.asarray(attributes.get(name, ()))
         if values.shape == (3,) and np.issubdtype(values.dtype, np.number) and np.all(values > 0):

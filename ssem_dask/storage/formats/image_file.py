@@ -1,4 +1,4 @@
-"""One image file that holds one section: TIFF, PNG or JPEG. Header and values, each from the file's bytes."""
+"""Header and values of an image file that holds one section: TIFF, PNG or JPEG."""
 
 import io
 import struct
@@ -21,16 +21,16 @@ _JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageHeader:
-    """What the first bytes of an image file say."""
+    """Parsed header of an image file."""
 
     shape: ShapeYX
     dtype: np.dtype[Any]
     pixel_size: float | None = None
-    """nm; None where the file does not tell."""
+    """nm; None if the file does not contain it."""
 
 
 def read_header(url: str) -> ImageHeader:
-    """Size and type of an image file without decoding it.
+    """Read size and type of an image file without decoding it.
 
     Raises:
         SourceError: the file is missing, damaged, or not one grey section; names it.
@@ -51,7 +51,7 @@ def read_header(url: str) -> ImageHeader:
 
 
 def read_image(url: str) -> AnyArray:
-    """Values (y, x) of an image file.
+    """Read the values (y, x) of an image file.
 
     Raises:
         SourceError: the file is missing or damaged; names it.
@@ -63,7 +63,7 @@ def read_image(url: str) -> AnyArray:
         content = location.read_bytes(url)
         if _has_suffix(url, PNG):
             return np.asarray(imagecodecs.png_decode(content))
-        if b"\xff\xd9" not in content[-64:]:  # libjpeg fills what is missing with grey and says nothing
+        if b"\xff\xd9" not in content[-64:]:  # libjpeg silently fills missing parts with grey
             raise SourceError(f"{url}: the JPEG ends before its end marker, it is truncated; export it again.")
         return np.asarray(imagecodecs.jpeg_decode(content))
 
@@ -104,7 +104,7 @@ def _jpeg_header(content: bytes, url: str) -> ImageHeader:
     while True:
         start, marker, length = struct.unpack(">BBH", content[at : at + 4])
         if start != 0xFF:
-            raise ValueError("no marker where one must be")
+            raise ValueError("a marker is missing")
         if marker == 0xFF:  # padding before a marker
             at += 1
             continue

@@ -11,7 +11,7 @@ from ssem_dask.storage.formats.source import IMAGE_SUFFIXES, SourceInfo, natural
 from ssem_dask.types import AnyArray
 
 _READERS = 4
-"""Sections decoded at once, and so held in memory beside the band."""
+"""Sections decoded at once, and therefore held in memory beside the band."""
 
 
 class SeriesSource:
@@ -22,7 +22,7 @@ class SeriesSource:
 
         Args:
             files: URLs, in order of z.
-            where: what the user gave, for the error's sentence.
+            where: what the user gave, for error messages.
 
         Raises:
             SourceError: there is no file, one is damaged, or one differs from the first in size or type.
@@ -74,10 +74,10 @@ class SeriesSource:
 
 
 def files_of(url: str) -> list[str]:
-    """Image files of a folder, or those that match a glob pattern, in natural order.
+    """Return the image files of a folder, or those that match a glob pattern, in natural order.
 
     Raises:
-        SourceError: the folder holds images of several kinds, so that it is not clear which are the sections.
+        SourceError: the folder holds images of several kinds, so it is not clear which are the sections.
     """
     if location.is_pattern(url):
         return sorted((name for name in location.glob_urls(url) if _is_image(name)), key=natural_key)
@@ -86,7 +86,7 @@ def files_of(url: str) -> list[str]:
     if len(kinds) > 1:
         raise SourceError(
             f"{url}: holds images of several kinds ({', '.join(kinds)}); "
-            f"say which are the sections, for example '{location.join(url, '*.' + kinds[0])}'."
+            f"name the sections, for example '{location.join(url, '*.' + kinds[0])}'."
         )
     return [location.join(url, name) for name in names]
 

@@ -1,4 +1,4 @@
-"""What every format gives: sizes and types before anything is read, then any band of sections.
+"""Interface of all formats: shape and type before values are read, then any band of sections.
 
 Law: `read` of a band equals the same band of the whole volume, and holds no more in memory than the band and a few
 sections.
@@ -44,14 +44,14 @@ _NM_PER_UNIT = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceInfo:
-    """What a format tells about its volume."""
+    """Shape, type and physical size of a volume, as far as its format records them."""
 
     shape: ShapeZYX
     dtype: np.dtype[Any]
     pixel_size: float | None = None
-    """nm per pixel in y and x; None where the files do not tell."""
+    """nm per pixel in y and x; None if the files do not contain it."""
     section_thickness: float | None = None
-    """nm per section; None where the files do not tell."""
+    """nm per section; None if the files do not contain it."""
 
 
 class Source(Protocol):
@@ -59,11 +59,11 @@ class Source(Protocol):
 
     @property
     def info(self) -> SourceInfo:
-        """Shape, type and what is known of the sizes."""
+        """Shape, type and physical size."""
         ...
 
     def read(self, *, z_start: int, z_stop: int, y_start: int, y_stop: int) -> AnyArray:
-        """Values (z, y, x) of sections `z_start <= z < z_stop`, rows `y_start <= y < y_stop`, all of x.
+        """Read values (z, y, x) of sections `z_start <= z < z_stop`, rows `y_start <= y < y_stop`, all of x.
 
         Raises:
             SourceError: a file is damaged; names it.
@@ -71,13 +71,13 @@ class Source(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of open files."""
+        """Close open files."""
         ...
 
 
 @contextmanager
 def decoding(where: str) -> Iterator[None]:
-    """Turn whatever a decoder says about a damaged file into a `SourceError` that names the file."""
+    """Turn any error of a decoder about a damaged file into a `SourceError` that names the file."""
     try:
         yield
     except (SsemDaskError, MemoryError):
@@ -95,12 +95,12 @@ def decoding(where: str) -> Iterator[None]:
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Sort key that puts s2 before s10."""
+    """Return a sort key that puts s2 before s10."""
     parts = re.split(r"(\d+)", name)
     return tuple((0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts if part)
 
 
 def length_in_nm(value: float, *, unit: str) -> float | None:
-    """A length in nm; None where the unit is not a known length or the value is not positive."""
+    """Return a length in nm; None if the unit is not a known length or the value is not positive."""
     factor = _NM_PER_UNIT.get(unit.strip().lower())
     return value * factor if factor is not None and value > 0 else None

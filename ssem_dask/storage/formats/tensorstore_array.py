@@ -1,7 +1,6 @@
 """N5 and neuroglancer-precomputed, read by TensorStore, an optional package.
 
-Both store x before y before z; TensorStore shows them so, and they are turned round here (C1). Of a multiscale volume
-the finest level is read.
+Both store x before y before z; this module transposes them (C1). The finest level of a multiscale volume is read.
 """
 
 import json
@@ -12,7 +11,7 @@ import numpy as np
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
 from ssem_dask.storage.formats.source import SourceInfo, decoding, length_in_nm
-from ssem_dask.storage.tensorstores import place_of, tensorstore
+from ssem_dask.storage.tensorstores import kvstore_spec, tensorstore
 from ssem_dask.types import AnyArray
 
 _N5, _PRECOMPUTED = "attributes.json", "info"
@@ -20,12 +19,12 @@ _FINEST = "s0"  # of a multiscale N5 group
 
 
 def is_n5(url: str) -> bool:
-    """Whether an N5 dataset, or a group of scales `s0`, `s1`, …, lies at `url`."""
+    """Return whether there is an N5 dataset, or a group of scales `s0`, `s1`, …, at `url`."""
     return _n5_dataset(url) is not None
 
 
 def is_precomputed(url: str) -> bool:
-    """Whether a neuroglancer-precomputed volume lies at `url`; `precomputed://` before the URL is understood."""
+    """Return whether there is a neuroglancer-precomputed volume at `url`, which may begin with `precomputed://`."""
     return "scales" in (_read_json(location.join(_plain(url), _PRECOMPUTED)) or {})
 
 
@@ -33,21 +32,25 @@ class TensorStoreSource:
     """One N5 dataset or precomputed volume."""
 
     def __init__(self, url: str) -> None:
-        """Open it.
+        """Open the volume.
 
         Raises:
-            SourceError: TensorStore is not installed, it cannot reach the place, or there is more than one channel.
+            SourceError: TensorStore is not installed, cannot reach the location, or finds more than one channel.
         """
         self._url = url
         place = _plain(url)
         if is_precomputed(url):
             metadata = _read_json(location.join(place, _PRECOMPUTED)) or {}
-            spec: dict[str, Any] = {"driver": "neuroglancer_precomputed", "kvstore": place_of(place), "scale_index": 0}
+            spec: dict[str, Any] = {
+                "driver": "neuroglancer_precomputed",
+                "kvstore": kvstore_spec(place),
+                "scale_index": 0,
+            }
             pixel_size, thickness = _sizes(metadata["scales"][0].get("resolution"), unit="nm")
         else:
             dataset = _n5_dataset(place) or place
             metadata = _read_json(location.join(dataset, _N5)) or {}
-            spec = {"driver": "n5", "kvstore": place_of(dataset)}
+            spec = {"driver": "n5", "kvstore": kvstore_spec(dataset)}
             resolution = metadata.get("pixelResolution") or {"dimensions": metadata.get("resolution"), "unit": "nm"}
             pixel_size, thickness = _sizes(resolution.get("dimensions"), unit=str(resolution.get("unit", "nm")))
         with decoding(url):
@@ -75,7 +78,7 @@ class TensorStoreSource:
         return np.ascontiguousarray(values, dtype=self.info.dtype)
 
     def close(self) -> None:
-        """Nothing stays open."""
+        """Do nothing: no file is open."""
 
 
 def _plain(url: str) -> str:
@@ -83,7 +86,7 @@ def _plain(url: str) -> str:
 
 
 def _n5_dataset(url: str) -> str | None:
-    """The dataset at `url`, or the finest level in it."""
+    """Return the URL of the dataset at `url`, or of the finest level in it."""
     for place in (url, location.join(url, _FINEST)):
         if "dimensions" in (_read_json(location.join(place, _N5)) or {}):
             return place
@@ -92,14 +95,14 @@ def _n5_dataset(url: str) -> str | None:
 
 def _read_json(url: str) -> dict[str, Any] | None:
     try:
-        found = json.loads(location.read_bytes(url))
+        tree = json.loads(location.read_bytes(url))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return tree if isinstance(tree, dict) else None
 
 
 def _sizes(resolution: Any, *, unit: str) -> tuple[float | None, float | None]:
-    """Pixel size and section thickness, nm, of a resolution (x, y, z); None where the file does not tell."""
+    """Return pixel size and section thickness, nm, of a resolution (x, y, z); None if the file has none."""
     if not isinstance(resolution, list) or len(resolution) < 3:
         return None, None
     x, y, z = (length_in_nm(float(n), unit=unit) for n in resolution[:3])

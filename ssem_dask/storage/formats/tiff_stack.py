@@ -1,4 +1,4 @@
-"""One TIFF file of many pages, one section a page; also ImageJ stacks, whose sections lie behind one page."""
+"""One TIFF file of many pages, one section per page; also ImageJ stacks, whose sections follow a single page."""
 
 import threading
 from typing import Any
@@ -52,7 +52,7 @@ class TiffStackSource:
             self._file.close()
 
     def _layout(self) -> tuple[int | None, ShapeZYX, np.dtype[Any]]:
-        """Where the values start (None: they lie page by page), their shape and type."""
+        """Return where the values start (None: they are stored page by page), their shape and type."""
         tiff, url = self._tiff, self._url
         check_whole(tiff, url)
         first: Any = tiff.pages.first
@@ -60,10 +60,10 @@ class TiffStackSource:
         dtype = grey_dtype(first, url)
         shape_yx = (first.imagelength, first.imagewidth)
         for number, page in enumerate(tiff.pages):
-            found = (page.imagelength, page.imagewidth)
-            if found != shape_yx:
+            page_shape = (page.imagelength, page.imagewidth)
+            if page_shape != shape_yx:
                 raise SourceError(
-                    f"{url}: page {number} is {found[1]} × {found[0]} pixels, but page 0 is "
+                    f"{url}: page {number} is {page_shape[1]} × {page_shape[0]} pixels, but page 0 is "
                     f"{shape_yx[1]} × {shape_yx[0]}; bring all sections to one size."
                 )
             if grey_dtype(page, f"{url} page {number}") != dtype:

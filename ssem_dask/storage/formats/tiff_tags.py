@@ -1,6 +1,7 @@
-"""What the tags of a TIFF file say, and whether the file is all there.
+"""Tags of a TIFF file, and a check that the file is complete.
 
-The plain resolution tags are not read: most writers put 72 dpi there. OME-XML and ImageJ metadata carry units and are.
+The plain resolution tags are not read, because most writers set them to 72 dpi. OME-XML and ImageJ metadata carry units
+and are read.
 """
 
 import re
@@ -14,20 +15,20 @@ from ssem_dask.storage.formats.source import length_in_nm
 
 
 def grey_dtype(page: Any, where: str) -> np.dtype[Any]:
-    """Type of a page in native byte order; SourceError where the page is not one grey image."""
+    """Return the type of a page in native byte order; SourceError if the page is not one grey image."""
     if page.samplesperpixel != 1:
         raise SourceError(
             f"{where}: has {page.samplesperpixel} channels (RGB or the like), but a section has one grey channel; "
             "convert it to grey."
         )
     if page.dtype is None:
-        raise SourceError(f"{where}: its sample type is not known; export it as 8 or 16 bit grey.")
+        raise SourceError(f"{where}: its sample type is unknown; export it as 8 or 16 bit grey.")
     dtype: np.dtype[Any] = np.dtype(page.dtype)
     return dtype.newbyteorder("=")
 
 
 def check_whole(tiff: tifffile.TiffFile, where: str) -> None:
-    """SourceError where the tags point behind the end of the file: readers fill what is missing with zeros."""
+    """Raise SourceError if the tags point beyond the end of the file: readers fill missing parts with zeros."""
     size = tiff.filehandle.size
     for page in tiff.pages:
         ends = (a + b for a, b in zip(page.dataoffsets, page.databytecounts, strict=False))
@@ -39,7 +40,7 @@ def check_whole(tiff: tifffile.TiffFile, where: str) -> None:
 
 
 def sizes(tiff: tifffile.TiffFile) -> tuple[float | None, float | None]:
-    """(pixel size, section thickness) in nm, each None where the file does not tell."""
+    """Return (pixel size, section thickness) in nm, each None if the file does not contain it."""
     if tiff.is_ome and tiff.ome_metadata:
         return _ome_length(tiff.ome_metadata, "X"), _ome_length(tiff.ome_metadata, "Z")
     metadata = tiff.imagej_metadata

@@ -35,7 +35,7 @@ class ZarrSource:
             if axes[-3:] == ngff.AXES:
                 pixel_size, thickness = image.scale_of("x"), image.scale_of("z")
                 if image.scale_of("y") != pixel_size:
-                    pixel_size = None  # not square: the user must say
+                    pixel_size = None  # not square: the user must give it
         shape = self._array.shape
         ordered = axes is None or len(axes) != len(shape) or axes[-3:] == ngff.AXES or "None" in axes
         if len(shape) < 3 or not ordered or any(extent != 1 for extent in shape[:-3]):
@@ -58,7 +58,7 @@ class ZarrSource:
             return np.asarray(self._array[index], dtype=self.info.dtype)
 
     def close(self) -> None:
-        """Nothing stays open."""
+        """Do nothing: no file is open."""
 
 
 def _check_group(url: str, attributes: dict[str, Any]) -> None:
@@ -66,4 +66,4 @@ def _check_group(url: str, attributes: dict[str, Any]) -> None:
         raise SourceError(f"{url}: its own import was not finished; import it again first.")
     if not ngff.is_image(attributes):
         inside = ", ".join(name for name in location.list_names(url) if not name.startswith((".z", "zarr.json")))
-        raise SourceError(f"{url}: a Zarr group, not a volume; say which array in it: {inside or 'it is empty'}.")
+        raise SourceError(f"{url}: a Zarr group, not a volume; name an array in it: {inside or 'it is empty'}.")

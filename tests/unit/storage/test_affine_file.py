@@ -52,7 +52,7 @@ def test_a_url_is_read_and_its_content_is_what_counts() -> None:
         (f"{HEADER}\n4,1,0,0,0,1,0\n", "sections are 0 to 3"),
         (f"{HEADER}\n-1,1,0,0,0,1,0\n", "sections are 0 to 3"),
         (f"{HEADER}\n1.5,1,0,0,0,1,0\n", "sections are 0 to 3"),
-        (f"{HEADER}\n1,1,0,0,0,1,0\n1,1,0,0,0,1,0\n", "row 2: section 1 is there twice"),
+        (f"{HEADER}\n1,1,0,0,0,1,0\n1,1,0,0,0,1,0\n", "row 2: section 1 is repeated"),
         (f"{HEADER}\n", "no section"),
         ('[{"z": 0, "a00": 1}]', "entry 0: a01"),
         ('[{"z": 0, "a00": null, "a01": 0, "a02": 0, "a10": 0, "a11": 1, "a12": 0}]', "a00 is None"),

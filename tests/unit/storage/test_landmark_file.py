@@ -25,14 +25,14 @@ def test_rows_are_read_in_any_order_of_columns() -> None:
         ("", "z, y, x, ref_y, ref_x missing"),
         ("z,y,x,ref_y\n0,1,2,3\n", "ref_x missing"),
         (f"{HEADER},name\n0,1,2,3,4,a\n", "'name'"),
-        (f"{HEADER},z\n0,1,2,3,4,0\n", "'z' is unknown or there twice"),
+        (f"{HEADER},z\n0,1,2,3,4,0\n", "'z' is unknown or repeated"),
         (f"{HEADER}\n0,1,2,3\n", "row 1: 4 values"),
         (f"{HEADER}\n0,1,2,3,4\n0,1,x,3,4\n", "row 2: x is 'x'"),
         (f"{HEADER}\n0,1,2,3,inf\n", "ref_x is 'inf'"),
         (f"{HEADER}\n4,1,2,3,4\n", "sections are 0 to 3"),
         (f"{HEADER}\n1.5,1,2,3,4\n", "sections are 0 to 3"),
         (f"{HEADER},sd\n1,1,2,3,4,0\n", "sd is 0"),
-        (f"{HEADER}\n", "there are none"),
+        (f"{HEADER}\n", "the file has none"),
     ],
 )
 def test_a_file_that_is_wrong_is_one_clear_sentence(text: str, naming: str, tmp_path: Path) -> None:

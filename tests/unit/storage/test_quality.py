@@ -102,5 +102,5 @@ def test_a_run_without_tables(tmp_path: Path) -> None:
 def test_a_table_that_does_not_say_what_it_is_about(run: str) -> None:
     array = open_array(f"{run}/quality/windows", mode="r+")
     del array.attrs["window"]
-    with pytest.raises(ConventionError, match="measure anew"):
+    with pytest.raises(ConventionError, match="run the stage measure again"):
         quality.read_info(run)

@@ -166,9 +166,9 @@ def test_reads_a_plain_array_whose_sizes_are_given(place: str, zarr_format: int)
     volume = Volume.open(place, pixel_size=4, section_thickness=40)
     box = Box((1, 3, 5), (3, 20, 29))
     np.testing.assert_array_equal(volume.read(box), values[box.slices])
-    with pytest.raises(SourceError, match="nothing tells its pixel size"):
+    with pytest.raises(SourceError, match="its pixel size is unknown"):
         Volume.open(place, section_thickness=40)
-    with pytest.raises(SourceError, match="nothing tells its section thickness"):
+    with pytest.raises(SourceError, match="its section thickness is unknown"):
         Volume.open(place, pixel_size=4)
     with pytest.raises(SourceError, match="must be positive"):
         Volume.open(place, pixel_size=-4, section_thickness=40)
@@ -198,7 +198,7 @@ def test_an_unfinished_import_is_refused(place: str):
         (lambda image: image.pop("datasets"), "metadata cannot be read"),
         (lambda image: image["datasets"][0]["coordinateTransformations"][0]["scale"].pop(), "metadata cannot be read"),
         (lambda image: image["datasets"][0]["coordinateTransformations"][0]["scale"].__setitem__(1, 9.0), "square"),
-        (lambda image: image["axes"][0].pop("unit"), "nothing tells its section thickness"),
+        (lambda image: image["axes"][0].pop("unit"), "its section thickness is unknown"),
     ],
 )
 def test_metadata_that_is_not_ours(place: str, change, sentence: str):
