@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ssem_dask.field.grid import Grid
-from ssem_dask.registration.encoders.encoder import features, load_encoder
+from ssem_dask.registration.encoders.encoder import encode_observed, load_encoder
 from ssem_dask.registration.encoders.local_contrast import normalise_contrast
 from ssem_dask.registration.gauss_newton.confidence import measure_evidence
 from ssem_dask.registration.gauss_newton.gauss_newton_window import GaussNewton
@@ -105,7 +105,7 @@ def _features(count: int, side: int, device: torch.device, dtype: torch.dtype) -
     encoder = load_encoder("metric", digest=None).to(device)
     images = _sections(count, side, device)
     valid = torch.ones(1, side, side, dtype=torch.bool, device=device)
-    values = torch.cat([features(encoder, image[None], valid=valid) for image in images])
+    values = torch.cat([encode_observed(encoder, image[None], valid=valid) for image in images])
     mask = torch.ones(count, *values.shape[-2:], device=device)
     pyramid = feature_pyramid(FeatureLevel(values, mask, Grid((values.shape[2], values.shape[3]), 4.0)), levels=4)
     return [FeatureLevel(level.features.to(dtype), level.valid, level.grid) for level in pyramid]

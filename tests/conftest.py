@@ -13,6 +13,7 @@ from jaxtyping import install_import_hook
 SHAPES_CHECKED = (
     "ssem_dask.composition",
     "ssem_dask.field",
+    "ssem_dask.image",
     "ssem_dask.registration.checked_window",
     "ssem_dask.registration.coarse_alignment",
     "ssem_dask.registration.damage",

@@ -287,7 +287,7 @@ def _train_metric(volume: "Volume", path: Path, *, command: str, seed: int, step
 
 
 def _train_autoencoder(volume: "Volume", path: Path, *, command: str, seed: int, steps: int | None) -> _Trained:
-    from ssem_dask.registration.encoders.stored_autoencoder import save_weights
+    from ssem_dask.registration.encoders.stored_autoencoder import save_autoencoder
     from ssem_dask.registration.encoders.train_autoencoder import TrainConfig, train_encoder
 
     config = TrainConfig() if steps is None else TrainConfig(steps=steps)
@@ -302,7 +302,7 @@ def _train_autoencoder(volume: "Volume", path: Path, *, command: str, seed: int,
             device="cpu",
             progress=recorder,
         )
-    return _Trained(save_weights(weights, path), weights.metadata["training"]["reconstruction"], recorder.losses)
+    return _Trained(save_autoencoder(weights, path), weights.metadata["training"]["reconstruction"], recorder.losses)
 
 
 def _consecutive_sections(volume: "Volume") -> "list[AnyArray]":

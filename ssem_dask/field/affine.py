@@ -1,4 +1,4 @@
-"""Affine maps of a section: `(2, 3)` float64, rows the y and the x equation of the full map p ↦ A·(y, x, 1), mip-0 px.
+"""Affine maps of a section: `(2, 3)` float64, the y and the x row of the full map p ↦ A·(y, x, 1), mip-0 px.
 
 Law: `apply(compose_affine(outer=a, inner=b), p) == apply(a, apply(b, p))`.
 """
@@ -14,26 +14,27 @@ from ssem_dask.field.grid import Grid
 from ssem_dask.types import Float64Array, PointYX
 
 Affine: TypeAlias = Float64[Float64Array, "2 3"]
+"""Matrix of an affine map."""
 
 IDENTITY: Affine = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 IDENTITY.flags.writeable = False
 
 
 def compose_affine(*, outer: Affine, inner: Affine) -> Affine:
-    """The map p ↦ outer(inner(p))."""
+    """Compute the map p ↦ outer(inner(p))."""
     linear = outer[:, :2] @ inner[:, :2]
     shift = outer[:, :2] @ inner[:, 2] + outer[:, 2]
     return np.column_stack([linear, shift])
 
 
 def invert_affine(affine: Affine) -> Affine:
-    """The inverse map."""
+    """Compute the inverse map."""
     linear = np.linalg.inv(affine[:, :2])
     return np.column_stack([linear, -linear @ affine[:, 2]])
 
 
 def rotation_about(*, degrees: float, centre: PointYX, shift: PointYX = (0.0, 0.0), scale: float = 1.0) -> Affine:
-    """Rotation (and scaling) about `centre`, then a shift; positive angles turn y towards x."""
+    """Make a rotation (and scaling) about `centre`, then a shift; positive angles rotate y towards x."""
     angle = np.deg2rad(degrees)
     linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     middle = np.asarray(centre)
@@ -41,7 +42,7 @@ def rotation_about(*, degrees: float, centre: PointYX, shift: PointYX = (0.0, 0.
 
 
 def apply_affine(affine: Affine, positions: Float[Tensor, "2 *points"]) -> Float[Tensor, "2 *points"]:
-    """Map positions `(2, …)`, in their own dtype."""
+    """Map positions, in their own dtype."""
     a = np.asarray(affine, dtype=np.float64).tolist()
     y, x = positions[0], positions[1]
     if [row[:2] for row in a] == [[1.0, 0.0], [0.0, 1.0]]:
@@ -52,20 +53,20 @@ def apply_affine(affine: Affine, positions: Float[Tensor, "2 *points"]) -> Float
 def apply_affines(
     affines: Float[Tensor, "n 2 3"], positions: Float[Tensor, "n 2 y x"] | Float[Tensor, "2 y x"]
 ) -> Float[Tensor, "n 2 y x"]:
-    """Map positions `(n, 2, y, x)`, or the same `(2, y, x)` for all, each by its own of `affines` `(n, 2, 3)`."""
+    """Map positions by each of `affines`: its own ones, or the same for all."""
     y, x = positions.unsqueeze(-4).unbind(dim=-3) if positions.ndim == 3 else positions.unbind(dim=-3)
     a = affines[..., None, None]
     return torch.stack([a[:, i, 0] * y + a[:, i, 1] * x + a[:, i, 2] for i in range(2)], dim=1)
 
 
-def affine_seen_from(affine: Affine, *, target: PointYX, source: PointYX) -> Affine:
-    """The same map in local coordinates: q ↦ A(q + target) - source, so that float32 positions stay small."""
+def localise_affine(affine: Affine, *, target: PointYX, source: PointYX) -> Affine:
+    """Express the map in local coordinates, q ↦ A(q + target) - source, so that float32 positions stay small."""
     linear = affine[:, :2]
     return np.column_stack([linear, affine[:, 2] + linear @ np.asarray(target) - np.asarray(source)])
 
 
 def affine_field(affine: Affine, *, grid: Grid) -> Float[Tensor, "2 y x"]:
-    """The map as a displacement field `(2, y, x)` on `grid`, float32; computed in float64."""
+    """Convert the map to a displacement field on `grid`, float32; computed in float64."""
     positions = grid.positions().double()
     return (apply_affine(affine, positions) - positions).float()
 
@@ -76,13 +77,13 @@ def fit_affine(
     targets: Float64[Float64Array, "n 2"],
     weights: Float64[Float64Array, "n"],
 ) -> Affine:
-    """The affine map that takes `positions` `(n, 2)` to `targets` `(n, 2)` best in weighted least squares.
+    """Fit the affine map from `positions` to `targets` by weighted least squares.
 
     Raises:
-        ValueError: fewer than three points carry weight.
+        ValueError: fewer than three points have a weight above 0.
     """
     if np.count_nonzero(weights > 0) < 3:
-        raise ValueError("fit_affine: fewer than 3 points carry weight; an affine map needs 3.")
+        raise ValueError("fit_affine: fewer than 3 points have a weight above 0; an affine map needs 3.")
     design = np.column_stack([positions, np.ones(len(positions))])
     root = np.sqrt(weights)[:, None]
     solution, *_ = np.linalg.lstsq(design * root, targets * root, rcond=None)

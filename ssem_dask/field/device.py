@@ -1,8 +1,8 @@
-"""Where a process computes: on the CPU, or on the one GPU that it sees, where registration takes turns.
+"""Device of a process: the CPU, or the one GPU that it sees, on which one window is registered at a time.
 
 A worker has one GPU, which it may share with other workers, and several threads, so that one task computes while others
 read and write. `computing_on` is held while a window is registered, which takes most of the memory; sections are
-resampled on the GPU without a turn.
+resampled on the GPU without holding it.
 """
 
 import gc
@@ -18,33 +18,33 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _GPU = threading.Lock()
 CPU = torch.device("cpu")
-_CACHED, _LAUNCHED = 1 << 16, 1 << 22
-"""Nodes of the planes that are computed at a time: what a CPU's caches hold, what keeps a GPU busy."""
+_CPU_BATCH, _GPU_BATCH = 1 << 16, 1 << 22
+"""Nodes per batch of planes: as many as fit a CPU's caches, and as many as occupy a GPU."""
 
 
 def compute_device() -> torch.device:
-    """The GPU that this process sees (of several the first), or the CPU.
+    """Return the GPU that this process sees (of several the first), or the CPU.
 
-    Workers of the local cluster see none, those of `local-gpu` one each (`CUDA_VISIBLE_DEVICES`). Results depend on it
-    by rounding only, so it is no part of a run's configuration.
+    Workers of the local cluster see no GPU, those of `local-gpu` one each (`CUDA_VISIBLE_DEVICES`). Results depend on
+    the device by rounding only, so it is not part of a run's configuration.
     """
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else CPU
 
 
 def plane_batches(items: Tensor, *, like: Tensor) -> tuple[Tensor, ...]:
-    """Cut items `(n, …)` into as many at a time as a device computes best with.
+    """Split items `(n, …)` into batches of the size with which a device computes best.
 
     Args:
-        items: each stands for a plane.
-        like: `(…, y, x)`, one of the planes and where it is.
+        items: one per plane.
+        like: `(…, y, x)`, gives the size and the device of the planes.
     """
-    limit = _CACHED if like.device.type == "cpu" else _LAUNCHED
+    limit = _CPU_BATCH if like.device.type == "cpu" else _GPU_BATCH
     return torch.split(items, max(1, limit // (like.shape[-2] * like.shape[-1])))
 
 
 @contextmanager
 def computing_on(device: torch.device) -> Iterator[None]:
-    """Have the GPU to oneself among this process's threads (other workers may share it); on a CPU nobody waits."""
+    """Hold the GPU exclusively among this process's threads (other workers may share it); do nothing for a CPU."""
     if device.type == "cpu":
         yield
         return
@@ -55,15 +55,15 @@ def computing_on(device: torch.device) -> Iterator[None]:
 def in_batches(
     run: Callable[[Sequence[_Item]], _Result], items: Sequence[_Item], *, size: int
 ) -> Iterator[tuple[Sequence[_Item], _Result]]:
-    """Run a function on batches of items, in order; where the GPU cannot hold a batch, on halves of it.
+    """Run a function on batches of items, in order; if the GPU cannot hold a batch, on halves of it.
 
     Args:
-        run: takes a batch, whose items must not see each other.
-        items: all of them.
-        size: items of a batch; once one was too large, the ones after it are as small as it became.
+        run: function of a batch, whose items must not affect each other.
+        items: all items.
+        size: items per batch; once a batch was too large, all later ones are as small as it became.
 
     Yields:
-        Each batch and what came of it.
+        Each batch and its result.
 
     Raises:
         torch.OutOfMemoryError: a single item is too large.
@@ -71,24 +71,24 @@ def in_batches(
     start = 0
     while start < len(items):
         batch = items[start : start + size]
-        found = _tried(run, batch)
-        if not found:
-            # What the attempt held is free only now, when its exception and the frames in it are gone.
+        result = _try_batch(run, batch)
+        if result is None:
+            # The memory of the attempt can be freed only now that its exception and the frames in it are gone.
             release_gpu_memory()
             size = (len(batch) + 1) // 2
             continue
         start += len(batch)
-        yield batch, found[0]
+        yield batch, result[0]
 
 
 def release_gpu_memory() -> None:
-    """Give back what torch keeps of the GPU's memory without using it."""
+    """Free the GPU memory that torch keeps without using it."""
     gc.collect()
-    torch.cuda.empty_cache()  # does nothing where no GPU was used
+    torch.cuda.empty_cache()  # does nothing if no GPU was used
 
 
-def _tried(run: Callable[[Sequence[_Item]], _Result], batch: Sequence[_Item]) -> tuple[_Result] | None:
-    """What came of a batch; None where it did not fit and can be halved."""
+def _try_batch(run: Callable[[Sequence[_Item]], _Result], batch: Sequence[_Item]) -> tuple[_Result] | None:
+    """Return the result of a batch in a tuple; None if it did not fit and can be halved."""
     try:
         return (run(batch),)
     except torch.OutOfMemoryError:

@@ -1,4 +1,4 @@
-"""What a field does to the tissue: folding, strain, displacement."""
+"""Local deformation of the tissue by a field: Jacobian, folds, strain."""
 
 import torch
 from jaxtyping import Float
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def jacobian(field: Float[Tensor, "*n 2 y x"], *, spacing: float) -> Float[Tensor, "*n 2 2 y-1 x-1"]:
-    """Jacobian matrix `(…, 2, 2, y-1, x-1)` of p ↦ p + u(p) by forward differences: [i, j] = ∂(map i)/∂(axis j)."""
+    """Compute the Jacobian matrix of p ↦ p + u(p) by forward differences: [i, j] = ∂(map i)/∂(axis j)."""
     dy = (field[..., 1:, :-1] - field[..., :-1, :-1]) / spacing
     dx = (field[..., :-1, 1:] - field[..., :-1, :-1]) / spacing
     gradient = torch.stack([dy, dx], dim=-3)
@@ -14,20 +14,20 @@ def jacobian(field: Float[Tensor, "*n 2 y x"], *, spacing: float) -> Float[Tenso
 
 
 def jacobian_determinant(field: Float[Tensor, "*n 2 y x"], *, spacing: float) -> Float[Tensor, "*n y-1 x-1"]:
-    """Local area change |J| `(…, y-1, x-1)` of `(…, 2, y, x)`: 1 is unchanged, at most 0 is folded; NaN is unknown."""
+    """Compute the local area change |J|: 1 is unchanged, at most 0 is folded; NaN is unknown."""
     j = jacobian(field, spacing=spacing)
     return j[..., 0, 0, :, :] * j[..., 1, 1, :, :] - j[..., 0, 1, :, :] * j[..., 1, 0, :, :]
 
 
 def fold_rate(field: Float[Tensor, "*n 2 y x"], *, spacing: float) -> float:
-    """Share of the known cells where |J| <= 0; NaN if none is known."""
+    """Compute the share of the known cells with |J| <= 0; NaN if none is known."""
     determinant = jacobian_determinant(field, spacing=spacing)
     known = determinant[torch.isfinite(determinant)]
     return float((known <= 0).double().mean()) if known.numel() else float("nan")
 
 
 def strain(field: Float[Tensor, "2 y x"], *, spacing: float) -> Float[Tensor, "y-1 x-1"]:
-    """Largest principal stretch or squeeze |σ - 1| `(y-1, x-1)`, σ the singular values of the Jacobian; NaN unknown."""
+    """Compute the largest principal strain |σ - 1|, σ the singular values of the Jacobian; NaN is unknown."""
     j = jacobian(field, spacing=spacing).permute(2, 3, 0, 1)
     known = torch.isfinite(j).all(dim=(2, 3)) if j.numel() else torch.zeros(j.shape[:2], dtype=torch.bool)
     # Closed form of the 2x2 singular values: half-sum and half-difference of two vector lengths.

@@ -1,9 +1,9 @@
 """Sampling of images and fields between their nodes.
 
-Outside the grid the border value is repeated. Kinds: `nearest` for labels, `bilinear`, `bicubic` (Keys, a = -0.75, as
-torch has it) and `bspline` (interpolating cubic B-spline, Unser 1999, doi:10.1109/79.799930).
-Laws: at a node every kind gives the node's value; a constant is reproduced; bilinear and bspline reproduce a linear
-ramp in the interior.
+Outside the grid the border value is repeated. Interpolations: `nearest` for labels, `bilinear`, `bicubic` (Keys,
+a = -0.75, as in torch) and `bspline` (interpolating cubic B-spline, Unser 1999, doi:10.1109/79.799930).
+Laws: at a node every interpolation gives the node's value; a constant is reproduced; bilinear and bspline reproduce a
+linear ramp in the interior.
 """
 
 from typing import Literal, TypeAlias
@@ -13,30 +13,28 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from ssem_dask.field.affine import Affine, affine_seen_from
-from ssem_dask.field.grid import Grid, pair_like
+from ssem_dask.field.affine import Affine, localise_affine
+from ssem_dask.field.grid import Grid, constant_like
 from ssem_dask.types import ShapeYX
 
-Kind: TypeAlias = Literal["nearest", "bilinear", "bicubic", "bspline"]
+Interpolation: TypeAlias = Literal["nearest", "bilinear", "bicubic", "bspline"]
 
 _SPLINE_POLE = 3.0**0.5 - 2.0
 _SPLINE_REACH = 16  # nodes; |pole|**16 is 7e-10, below float32's precision
-_FAR = 1e6  # nodes; grid_sample may read out of bounds at absurd coordinates (pytorch#35202)
+# In units of half the grid; grid_sample may read out of bounds at larger coordinates (pytorch#35202).
+_MAX_COORDINATE = 1e6
 
 
 def sample(
-    values: Float[Tensor, "c y x"], *, grid: Grid, positions: Float[Tensor, "2 *points"], kind: Kind
+    values: Float[Tensor, "c y x"], *, grid: Grid, positions: Float[Tensor, "2 *points"], kind: Interpolation
 ) -> Float[Tensor, "c *points"]:
     """Sample `values` at `positions`; NaN in either spreads, so use `sample_known` for fields with unknown nodes.
 
     Args:
-        values: `(c, y, x)` float32 on `grid`.
-        grid: where the values lie.
-        positions: `(2, …)` float32, mip-0 px.
+        values: float32 values on `grid`.
+        grid: grid of the values.
+        positions: float32, mip-0 px.
         kind: interpolation between the nodes.
-
-    Returns:
-        `(c, …)`.
     """
     if kind == "bspline":
         return _sample_bspline(values, grid=grid, positions=positions)
@@ -49,7 +47,7 @@ def sample_at(
     index: Float[Tensor, "2 *points"],
     kind: Literal["nearest", "bilinear", "bicubic"],
 ) -> Float[Tensor, "c *points"]:
-    """`sample` at fractional node indices `(2, …)`."""
+    """Sample at fractional node indices; see `sample`."""
     query = _to_grid_sample(index.reshape(2, 1, -1), (values.shape[-2], values.shape[-1]))
     out = grid_sample(values[None], query[None], mode=kind, padding_mode="border", align_corners=False)
     return out[0].reshape(-1, *index.shape[1:])
@@ -58,24 +56,21 @@ def sample_at(
 def sample_lattice(
     values: Float[Tensor, "c y x"], *, grid: Grid, rows: Float[Tensor, "h"], columns: Float[Tensor, "w"]
 ) -> Float[Tensor, "c h w"]:
-    """`sample`, bilinearly, at all positions of some rows and columns: one axis after the other, which is less work.
+    """Sample bilinearly at all crossings of rows and columns: one axis after the other, which is less work.
 
     Args:
-        values: `(c, y, x)` on `grid`, no NaN.
-        grid: where they lie.
-        rows: `(h,)` float32, y of the positions, mip-0 px.
-        columns: `(w,)`, x of them.
-
-    Returns:
-        `(c, h, w)`.
+        values: values on `grid`, no NaN.
+        grid: grid of the values.
+        rows: float32, y of the positions, mip-0 px.
+        columns: float32, x of the positions, mip-0 px.
     """
     for axis, positions in ((1, rows), (2, columns)):
         last = grid.shape[axis - 1] - 1
         index = ((positions - grid.origin[axis - 1]) / grid.spacing - 0.5).clamp(0.0, float(last))
         first = index.floor()
         share = (index - first).reshape(-1, 1) if axis == 1 else index - first
-        before = first.long()
-        lower, upper = values.index_select(axis, before), values.index_select(axis, (before + 1).clamp(max=last))
+        node = first.long()
+        lower, upper = values.index_select(axis, node), values.index_select(axis, (node + 1).clamp(max=last))
         values = torch.lerp(lower, upper, share)
     return values
 
@@ -83,26 +78,26 @@ def sample_lattice(
 def sample_affine(
     values: Float[Tensor, "c y x"], *, grid: Grid, affine: Affine
 ) -> tuple[Float[Tensor, "c y x"], Bool[Tensor, "y x"]]:
-    """`sample`, bilinearly, at the positions that an affine map takes the grid's own nodes to.
+    """Sample bilinearly at the positions to which an affine map takes the grid's own nodes.
 
-    No positions are computed: each coordinate is the sum of a part by row and a part by column.
+    Positions are not computed as such: each coordinate is the sum of a part by row and a part by column.
 
     Args:
-        values: `(c, y, x)` float32 on `grid`.
-        grid: where they lie.
-        affine: `(2, 3)`, full map, mip-0 px.
+        values: float32 values on `grid`.
+        grid: grid of the values.
+        affine: full map, mip-0 px.
 
     Returns:
-        `(c, y, x)`, and whether each position lies in the area that the grid's cells cover, bool `(y, x)`.
+        The samples, and whether each position is in the area that the grid's cells cover.
     """
-    local = affine_seen_from(affine, target=grid.origin, source=grid.origin)
+    local = localise_affine(affine, target=grid.origin, source=grid.origin)
     rows, columns = ((torch.arange(n, device=values.device) + 0.5) * grid.spacing for n in grid.shape)
-    places = values.new_empty((2, *grid.shape))
+    normalised = values.new_empty((2, *grid.shape))
     for axis, count in enumerate(grid.shape):
         by_row, by_column, shift = (local[axis] * (2 / (count * grid.spacing))).tolist()
-        torch.add((rows * by_row + (shift - 1.0))[:, None], columns * by_column, out=places[axis])
-    inside = places.abs() <= 1.0
-    query = _as_query(places)
+        torch.add((rows * by_row + (shift - 1.0))[:, None], columns * by_column, out=normalised[axis])
+    inside = normalised.abs() <= 1.0
+    query = _as_query(normalised)
     out = grid_sample(values[None], query[None], mode="bilinear", padding_mode="border", align_corners=False)
     return out[0], inside[0] & inside[1]
 
@@ -110,11 +105,7 @@ def sample_affine(
 def sample_batch(
     values: Float[Tensor, "n c y x"], *, grid: Grid, positions: Float[Tensor, "n 2 h w"]
 ) -> Float[Tensor, "n c h w"]:
-    """Sample each of `values` `(n, c, y, x)`, all on `grid`, at its own `positions` `(n, 2, h, w)`, bilinearly.
-
-    Returns:
-        `(n, c, h, w)`.
-    """
+    """Sample each of `values`, all on `grid`, at its own positions, bilinearly."""
     query = _to_grid_sample(grid.index(positions.transpose(0, 1)), grid.shape)
     return grid_sample(values, query, mode="bilinear", padding_mode="border", align_corners=False)
 
@@ -124,13 +115,13 @@ def sample_known(
 ) -> Float[Tensor, "c *points"]:
     """Sample a field that has unknown (NaN) nodes, bilinearly.
 
-    Known nodes are weighted as ever and unknown ones left out; where less than half of the weight is known, or the
+    Known nodes have their usual weights and unknown ones are left out. If less than half of the weight is known, or the
     position itself is unknown, the result is NaN (C8).
 
     Args:
-        field: `(c, y, x)` on `grid`.
-        grid: where the field lies.
-        positions: `(2, …)`, mip-0 px.
+        field: values on `grid`.
+        grid: grid of the field.
+        positions: mip-0 px.
     """
     if bool(torch.isfinite(field).all()) and bool(torch.isfinite(positions).all()):
         return sample(field, grid=grid, positions=positions, kind="bilinear")
@@ -141,7 +132,7 @@ def sample_known(
 def sample_known_batch(
     fields: Float[Tensor, "n c y x"], *, grid: Grid, positions: Float[Tensor, "n 2 h w"]
 ) -> Float[Tensor, "n c h w"]:
-    """`sample_known` of each of `fields` `(n, c, y, x)`, all on `grid`, at its own `positions` `(n, 2, h, w)`."""
+    """Sample each of `fields`, all on `grid`, at its own positions; see `sample_known`."""
     known = torch.isfinite(fields).all(dim=1, keepdim=True)
     reachable = torch.isfinite(positions).all(dim=1, keepdim=True)
     stacked = torch.cat([torch.where(known, fields, torch.zeros_like(fields)), known.to(fields.dtype)], dim=1)
@@ -152,23 +143,18 @@ def sample_known_batch(
     )
 
 
-def resample(field: Tensor, *, grid: Grid, onto: Grid) -> Tensor:
-    """Carry a field with unknown nodes from one grid to another, bilinearly."""
-    return sample_known(field, grid=grid, positions=onto.positions(field.device))
-
-
 def _to_grid_sample(index: Tensor, shape: ShapeYX) -> Tensor:
-    """Turn fractional (y, x) node indices `(2, …)` into grid_sample's normalised (x, y) `(…, 2)`."""
-    return _as_query((2.0 * index).add_(1.0).div_(pair_like(shape, index)).sub_(1.0))
+    """Convert fractional (y, x) node indices `(2, …)` to grid_sample's normalised (x, y) `(…, 2)`."""
+    return _as_query((2.0 * index).add_(1.0).div_(constant_like(shape, index)).sub_(1.0))
 
 
 def _as_query(normalised: Tensor) -> Tensor:  # the only place with xy order (C1)
-    """Turn normalised (y, x) positions `(2, …)`, which are changed, into grid_sample's (x, y) `(…, 2)`."""
-    return normalised.clamp_(-_FAR, _FAR).flip(0).movedim(0, -1)
+    """Convert normalised (y, x) positions `(2, …)`, which are modified, to grid_sample's (x, y) `(…, 2)`."""
+    return normalised.clamp_(-_MAX_COORDINATE, _MAX_COORDINATE).flip(0).movedim(0, -1)
 
 
 def spline_coefficients(values: Float[Tensor, "c y x"]) -> Float[Tensor, "c y x"]:
-    """Coefficients `(c, y, x)` of the cubic B-spline that passes through `values`, mirrored at the border nodes.
+    """Compute the coefficients of the cubic B-spline through `values`, mirrored at the border nodes.
 
     The inverse of the filter [1, 4, 1]/6 is the two-sided exponential `-6z/(1 - z²) · z^|n|` with pole z = √3 - 2,
     truncated where it falls below float32's precision.
@@ -179,7 +165,7 @@ def spline_coefficients(values: Float[Tensor, "c y x"]) -> Float[Tensor, "c y x"
 
 
 def _prefilter(values: Tensor) -> Tensor:
-    """Prefilter along the last axis."""
+    """Apply the inverse filter along the last axis."""
     n = values.shape[-1]
     if n == 1:
         return values
@@ -205,7 +191,7 @@ def _sample_bspline(values: Tensor, *, grid: Grid, positions: Tensor) -> Tensor:
     coefficients = spline_coefficients(values)
     h, w = grid.shape
     index = grid.index(positions)
-    index = torch.minimum(index.clamp(min=0.0), pair_like((h - 1, w - 1), index))
+    index = torch.minimum(index.clamp(min=0.0), constant_like((h - 1, w - 1), index))
     base = index.floor()
     t = index - base
     weights = torch.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]) / 6.0

@@ -1,6 +1,6 @@
 """Similarity of the images of two sections: report it, never rank by it alone.
 
-Matching neighbours better than tissue does raises similarity beyond that of undeformed sections (over-alignment).
+If neighbours are made more similar than tissue is, the value exceeds that of undeformed sections (over-alignment).
 """
 
 import math
@@ -9,21 +9,21 @@ import numpy as np
 
 from ssem_dask.types import AnyArray, BoolArray, Float64Array
 
-_FILLED = 0.5  # share of a chunk that must be valid
-_FLAT = 1e-6  # variance below which an image is constant
-_CACHED_PIXELS = 1 << 15  # pixels that are looked at at once, so that their float64 copies stay in the caches
+_LEAST_VALID = 0.5  # share of a square that must be valid
+_LEAST_VARIANCE = 1e-6  # below it an image counts as constant
+_BATCH_PIXELS = 1 << 15  # pixels per batch, so that their float64 copies stay in the caches
 
 
 def normalised_correlation(first: AnyArray, second: AnyArray, *, valid: BoolArray) -> float:
-    """Normalised cross-correlation (Pearson's r) of two images (y, x) over the valid pixels.
+    """Compute the normalised cross-correlation (Pearson's r) of two images (y, x) over the valid pixels.
 
-    NaN if there are fewer than two of them or an image is constant there.
+    It is NaN if there are fewer than two of them or an image is constant there.
     """
     known = np.count_nonzero(valid)
     if known < 2:
         return math.nan
     parts = []
-    step = max(1, _CACHED_PIXELS // first.shape[1])
+    step = max(1, _BATCH_PIXELS // first.shape[1])
     for y in range(0, first.shape[0], step):
         rows = slice(y, y + step)
         chosen = slice(None) if known == valid.size else valid[rows]
@@ -33,26 +33,26 @@ def normalised_correlation(first: AnyArray, second: AnyArray, *, valid: BoolArra
             a -= means[0]
             b -= means[1]
             parts.append((a.size, *means, a @ a, b @ b, a @ b))
-    # Each part was centred by its own means; what these differ from the means of all comes on top.
+    # Each part was centred by its own means; the offsets of these from the overall means are added (Chan et al. 1983).
     count, mean_a, mean_b, *products = np.array(parts).T
     off_a, off_b = mean_a - count @ mean_a / known, mean_b - count @ mean_b / known
     pairs = (off_a, off_a), (off_b, off_b), (off_a, off_b)
     a_a, b_b, a_b = (float(p.sum() + count @ (u * v)) / known for p, (u, v) in zip(products, pairs, strict=True))
     power = a_a * b_b
-    return a_b / math.sqrt(power) if power > _FLAT**2 else math.nan
+    return a_b / math.sqrt(power) if power > _LEAST_VARIANCE**2 else math.nan
 
 
 def chunked_correlation(first: AnyArray, second: AnyArray, *, valid: BoolArray, side: int) -> float:
-    """Chunked Pearson correlation: the mean of r over squares of `side` px that tile the images (y, x).
+    """Compute the chunked Pearson correlation: the mean of r over squares of `side` px that tile the images (y, x).
 
-    A square counts where at least half of it is valid and neither image is constant in it. NaN if none counts, also
-    because the images are smaller than one square.
+    A square counts if at least half of it is valid and neither image is constant in it. The result is NaN if none
+    counts, also because the images are smaller than one square.
     """
     columns, pixels = first.shape[1] // side, side * side
     if first.shape[0] < side or columns == 0:
         return math.nan
-    ones, found = np.ones(pixels), []
-    for y in range(0, first.shape[0] - side + 1, side):  # a row of squares at a time, which the caches hold
+    ones, rows = np.ones(pixels), []
+    for y in range(0, first.shape[0] - side + 1, side):  # one row of squares at a time, which fits the caches
         known = _squares(valid, y, side=side)
         a, b = (_squares(image, y, side=side).astype(np.float64) for image in (first, second))
         full = bool(known.all())
@@ -65,19 +65,19 @@ def chunked_correlation(first: AnyArray, second: AnyArray, *, valid: BoolArray, 
             if not full:
                 values *= known
         power_a, power_b, covariance = (_dots(u, v) / safe for u, v in ((a, a), (b, b), (a, b)))
-        usable = (count >= _FILLED * pixels) & (power_a > _FLAT) & (power_b > _FLAT)
-        found.append(covariance[usable] / np.sqrt(power_a[usable] * power_b[usable]))
-    correlations = np.concatenate(found)
+        usable = (count >= _LEAST_VALID * pixels) & (power_a > _LEAST_VARIANCE) & (power_b > _LEAST_VARIANCE)
+        rows.append(covariance[usable] / np.sqrt(power_a[usable] * power_b[usable]))
+    correlations = np.concatenate(rows)
     return float(correlations.mean()) if correlations.size else math.nan
 
 
 def _squares(image: AnyArray, y: int, *, side: int) -> AnyArray:
-    """The squares `(n, pixels)` side by side from row `y` on."""
+    """Cut the row of squares from pixel row `y` on: `(n, pixels)`."""
     columns = image.shape[1] // side
     cut = image[y : y + side, : columns * side].reshape(side, columns, side)
     return np.asarray(cut.swapaxes(0, 1).reshape(columns, side * side))
 
 
 def _dots(first: Float64Array, second: Float64Array) -> Float64Array:
-    """The product of each row with its counterpart."""
+    """Compute the dot product of each row with its counterpart."""
     return np.asarray((first[:, None, :] @ second[:, :, None])[:, 0, 0])

@@ -1,13 +1,14 @@
-"""Empty space: where a section carries no tissue.
+"""Masks of tissue: empty space is constant.
 
-Law: a pixel is empty exactly where some square of 9 × 9 px (`side`) that contains it is constant, whatever the value;
-so every pixel of textured tissue stays tissue, up to its very border, and empty space does not depend on black or white
+Law: a pixel is empty exactly if some square of 9 × 9 px (`side`) that contains it is constant, whatever the value. So
+every pixel of textured tissue stays tissue, up to its very border, and the mask does not depend on black or white
 padding.
 """
 
 from functools import lru_cache
 
 import torch
+from jaxtyping import Bool, Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -15,23 +16,22 @@ EMPTY_SIDE = 9
 """Side in px of the smallest constant square that counts as empty; smaller ones are vesicles, dirt or saturation."""
 
 
-def tissue_mask(image: Tensor, *, side: int = EMPTY_SIDE) -> Tensor:
-    """Where a section shows something.
+def tissue_mask(image: Shaped[Tensor, "*z y x"], *, side: int = EMPTY_SIDE) -> Bool[Tensor, "*z y x"]:
+    """Compute the mask of tissue.
 
     Args:
         image: `(y, x)` or `(z, y, x)`, any intensity unit, any real dtype; NaN is empty.
-        side: of the smallest constant square that counts as empty, px; odd, at least 3. Of pooled px fewer do.
+        side: side of the smallest constant square that counts as empty, px; odd, at least 3; less for pooled images.
 
     Returns:
-        bool, the same shape: False in empty space. At the border of the image the part of a square that lies inside
-        decides.
+        False in empty space. At the border of the image only the part of a square inside it counts.
 
     Raises:
         ValueError: the image has neither 2 nor 3 axes.
     """
     if image.ndim not in (2, 3):
         raise ValueError(f"tissue_mask: got {image.ndim} axes {tuple(image.shape)}, wanted (y, x) or (z, y, x).")
-    if _nothing_is_constant(image, side=side):
+    if _has_no_empty_space(image, side=side):
         return torch.ones_like(image, dtype=torch.bool)
     values = image
     known = torch.ones_like(image, dtype=torch.bool)
@@ -39,25 +39,25 @@ def tissue_mask(image: Tensor, *, side: int = EMPTY_SIDE) -> Tensor:
         known = torch.isfinite(image)
         values = torch.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)
     reach = side // 2
-    # A square is constant where all pairs of adjacent pixels in it are equal; pairs beyond the border are.
+    # A square is constant if all pairs of adjacent pixels in it are equal; pairs beyond the border count as equal.
     across = pad(values[..., 1:] == values[..., :-1], (reach, reach, reach, reach), value=True)
     down = pad(values[..., 1:, :] == values[..., :-1, :], (reach, reach, reach, reach), value=True)
-    constant = _all_in_a_row(_all_in_a_row(across, 2 * reach, -1), side, -2)
-    constant &= _all_in_a_row(_all_in_a_row(down, 2 * reach, -2), side, -1)
+    constant = _all_in_run(_all_in_run(across, 2 * reach, -1), side, -2)
+    constant &= _all_in_run(_all_in_run(down, 2 * reach, -2), side, -1)
     outside_all = pad(~constant, (reach, reach, reach, reach), value=True)
-    return known & _all_in_a_row(_all_in_a_row(outside_all, side, -1), side, -2)
+    return known & _all_in_run(_all_in_run(outside_all, side, -1), side, -2)
 
 
-def _nothing_is_constant(image: Tensor, *, side: int) -> bool:
-    """Whether a look at few pixels shows already that there is no empty space.
+def _has_no_empty_space(image: Tensor, *, side: int) -> bool:
+    """Check few pixels, which usually suffices to show that there is no empty space.
 
-    A square of which at least half a side lies inside contains one of the blocks of half a side, side by side from the
-    first pixel on or at the very end; so where none of them is constant, no square is.
+    A square of which at least half a side is inside the image contains one of the blocks of half a side that tile it
+    from the first pixel on, or one at the very end. If none of these is constant, no square is.
     """
     block = (side + 1) // 2
     if block < 3 or min(image.shape[-2:]) < block or not bool(torch.isfinite(image.sum(dtype=torch.float32))):
         return False
-    rows, columns = (_firsts(n, block, image.device) for n in image.shape[-2:])
+    rows, columns = (_block_starts(n, block, image.device) for n in image.shape[-2:])
     corner = image[..., rows[:, None], columns]
     last, middle = block - 1, block // 2
     same = torch.ones_like(corner, dtype=torch.bool)
@@ -75,14 +75,15 @@ def _nothing_is_constant(image: Tensor, *, side: int) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _firsts(count: int, block: int, device: torch.device) -> Tensor:
-    """First pixels of the blocks along an axis; kept, since to bring them to a GPU takes as long as the look itself."""
+def _block_starts(count: int, block: int, device: torch.device) -> Tensor:
+    """List the first pixels of the blocks along an axis; cached, since copying to a GPU takes as long as the check."""
     with torch.inference_mode(False):
         return torch.tensor([*range(0, count - block + 1, block), count - block], device=device)
 
 
-def _all_in_a_row(values: Tensor, length: int, axis: int) -> Tensor:
-    """Whether each `length` values in a row along an axis are all True; the axis is `length - 1` shorter then."""
+def _all_in_run(values: Tensor, length: int, axis: int) -> Tensor:
+    """Check whether each run of `length` values along an axis is all True; the axis becomes `length - 1` shorter."""
+    # Doubling: a run of 2 n is two runs of n, so log2(length) passes suffice.
     done = 1
     while done < length:
         step = min(done, length - done)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ssem_dask.errors import SourceError
-from ssem_dask.field.affine import affine_seen_from, apply_affine, invert_affine
+from ssem_dask.field.affine import apply_affine, invert_affine, localise_affine
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.warp import sample_image
 from ssem_dask.geometry.box import Box
@@ -143,7 +143,7 @@ def read_codes(masks: ZarrArray, *, z: int, mip: int, box: Box, affine: Float64A
         affine: `(2, 3)` aligned → source, mip-0 px.
     """
     grid = Grid.of_box(box)
-    local = affine_seen_from(affine, target=grid.origin, source=(0.0, 0.0))
+    local = localise_affine(affine, target=grid.origin, source=(0.0, 0.0))
     where = apply_affine(local, grid.relative_to(grid.origin).positions())
     height, width = masks.shape[1:]
     y, x = ((where[axis] / 2**mip).floor().long().clamp(0, n - 1).numpy() for axis, n in enumerate((height, width)))
@@ -191,7 +191,7 @@ def _detected_codes(job: Job, box: Box) -> tuple[AnyArray, int]:
         positions = target.relative_to(target.origin).positions()
         carried = []
         for i, found in zip(core, codes, strict=True):
-            back = affine_seen_from(invert_affine(affines[i]), target=target.origin, source=source.origin)
+            back = localise_affine(invert_affine(affines[i]), target=target.origin, source=source.origin)
             values, _ = sample_image(
                 found.float()[None],
                 grid=source.relative_to(source.origin),

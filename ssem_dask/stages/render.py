@@ -17,7 +17,7 @@ from ssem_dask.errors import ConfigError
 from ssem_dask.field.affine import IDENTITY
 from ssem_dask.field.device import CPU, compute_device
 from ssem_dask.field.grid import Grid
-from ssem_dask.field.interpolate import Kind, sample_known, sample_lattice
+from ssem_dask.field.interpolate import Interpolation, sample_known, sample_lattice
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes, chunk_count
 from ssem_dask.geometry.mip import ceil_div
@@ -273,7 +273,13 @@ def read_nodes(url: str, *, sections: range, box: Box, spacing: int) -> list[Nod
 
 
 def warped_sections(
-    source: Volume, *, fields: Sequence[Nodes], sections: range, box: Box, kind: Kind, device: torch.device = CPU
+    source: Volume,
+    *,
+    fields: Sequence[Nodes],
+    sections: range,
+    box: Box,
+    kind: Interpolation,
+    device: torch.device = CPU,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the warped pixels `(y, x)` of a box of some sections, and the masks of known pixels.
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ssem_dask.errors import SourceError
-from ssem_dask.field.affine import affine_seen_from, apply_affine
+from ssem_dask.field.affine import apply_affine, localise_affine
 from ssem_dask.field.device import CPU
 from ssem_dask.field.grid import Grid
-from ssem_dask.field.interpolate import Kind
+from ssem_dask.field.interpolate import Interpolation
 from ssem_dask.field.warp import sample_image
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
@@ -215,7 +215,7 @@ def read_aligned_sections(
     """
     target = Grid.of_box(box)
     positions = target.relative_to(target.origin).positions(device)
-    maps = [affine_seen_from(affine, target=target.origin, source=(0.0, 0.0)) for affine in affines]
+    maps = [localise_affine(affine, target=target.origin, source=(0.0, 0.0)) for affine in affines]
     # An affine map reaches farthest at the corners.
     h, w = (n * target.spacing for n in target.shape)
     corners = torch.tensor([[0.0, 0.0, h, h], [0.0, w, 0.0, w]], dtype=torch.float64)
@@ -235,7 +235,7 @@ def read_aligned_sections(
 
 
 def sample_sections(
-    volume: Volume, sampling: Sampling, *, kind: Kind, empty_side: int = EMPTY_SIDE, device: torch.device = CPU
+    volume: Volume, sampling: Sampling, *, kind: Interpolation, empty_side: int = EMPTY_SIDE, device: torch.device = CPU
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Sample sections at source positions; read no more than the positions can reach.
 
@@ -261,7 +261,7 @@ def sample_sections(
             section = next(pixels)[None]
             grid = Grid.of_box(box)
             local_grid = grid.relative_to(grid.origin)
-            local = affine_seen_from(affine, target=(0.0, 0.0), source=grid.origin)
+            local = localise_affine(affine, target=(0.0, 0.0), source=grid.origin)
             mask = tissue_mask(section[0], side=empty_side)
             tissue = None if bool(mask.all()) else mask  # a mask that hides nothing only costs time
             for rows in _bands(sampling.shape, device):

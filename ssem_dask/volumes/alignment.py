@@ -5,7 +5,7 @@ import torch
 
 from ssem_dask.errors import SourceError
 from ssem_dask.field.grid import Grid
-from ssem_dask.field.interpolate import Kind, sample_known
+from ssem_dask.field.interpolate import Interpolation, sample_known
 from ssem_dask.geometry.box import Box
 from ssem_dask.stages.render import read_nodes, to_dtype, warped_sections
 from ssem_dask.stages.run_arrays import COARSE, SECTION
@@ -57,7 +57,7 @@ class Alignment:
         """Return the affines `(z, 2, 3)`, aligned → source, that the fields start from."""
         return np.asarray(open_coarse(COARSE.at(self.url))[:], dtype=np.float64)
 
-    def warp(self, volume: Volume, *, z: int, box: Box | None = None, kind: Kind = "bilinear") -> AnyArray:
+    def warp(self, volume: Volume, *, z: int, box: Box | None = None, kind: Interpolation = "bilinear") -> AnyArray:
         """Warp section z of a volume in the source's frame, for example another channel.
 
         Args:

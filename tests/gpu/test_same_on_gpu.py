@@ -9,7 +9,7 @@ from ssem_dask.evaluation.phantom import PhantomConfig
 from ssem_dask.evaluation.simulate import simulate_phantom
 from ssem_dask.evaluation.simulated_damage import DamageConfig
 from ssem_dask.field.grid import Grid
-from ssem_dask.field.interpolate import resample
+from ssem_dask.field.interpolate import sample_known
 from ssem_dask.field.warp import warp
 from ssem_dask.geometry.box import Box
 from ssem_dask.image.similarity import normalised_correlation
@@ -77,7 +77,7 @@ def test_ssemnet_finds_fields_as_good(sections: AnyArray) -> None:
     alike = []
     for device in ("cpu", "cuda"):
         field = _found(images, "ssemnet", device).fields[0, 2].cpu()
-        dense = resample(field, grid=NODES, onto=GRID)
+        dense = sample_known(field, grid=NODES, positions=GRID.positions())
         warped, mask = warp(images[1][None], field=dense, spacing=1.0)
         alike.append(normalised_correlation(images[2].numpy(), warped[0].numpy(), valid=mask.numpy()))
     still = normalised_correlation(images[2].numpy(), images[1].numpy(), valid=np.ones(SHAPE[1:], dtype=bool))

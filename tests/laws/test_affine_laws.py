@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from ssem_dask.field.affine import (
     IDENTITY,
-    affine_seen_from,
     apply_affine,
     compose_affine,
     fit_affine,
     invert_affine,
+    localise_affine,
     rotation_about,
 )
 from ssem_dask.types import Float64Array
@@ -68,7 +68,7 @@ def test_local_coordinates_name_the_same_map(
     a: Float64Array, target: tuple[float, float], source: tuple[float, float]
 ) -> None:
     t, s = (torch.tensor(v, dtype=torch.float64)[:, None] for v in (target, source))
-    local = apply_affine(affine_seen_from(a, target=target, source=source), POINTS)
+    local = apply_affine(localise_affine(a, target=target, source=source), POINTS)
     assert torch.allclose(local + s, apply_affine(a, POINTS + t), atol=1e-6)
 
 

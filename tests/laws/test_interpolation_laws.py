@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssem_dask.field.grid import Grid
-from ssem_dask.field.interpolate import Kind, resample, sample, sample_known, sample_known_batch, sample_lattice
+from ssem_dask.field.interpolate import Interpolation, sample, sample_known, sample_known_batch, sample_lattice
 from tests.support.strategies import smooth_noise
 
-KINDS: list[Kind] = ["nearest", "bilinear", "bicubic", "bspline"]
-LINEAR: list[Kind] = ["bilinear", "bicubic", "bspline"]
+KINDS: list[Interpolation] = ["nearest", "bilinear", "bicubic", "bspline"]
+LINEAR: list[Interpolation] = ["bilinear", "bicubic", "bspline"]
 REACH = 14  # nodes; the spline's response to the border has died away
 
 laws = settings(max_examples=20, deadline=None)
@@ -29,7 +29,9 @@ def random_positions(grid: Grid, *, margin: float, seed: int) -> torch.Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 @laws
 @given(shape=shapes, spacing=spacings, seed=st.integers(0, 1000))
-def test_at_a_node_the_value_is_the_nodes(kind: Kind, shape: tuple[int, int], spacing: float, seed: int) -> None:
+def test_at_a_node_the_value_is_the_nodes(
+    kind: Interpolation, shape: tuple[int, int], spacing: float, seed: int
+) -> None:
     values = torch.randn(2, *shape, generator=torch.Generator().manual_seed(seed))
     grid = Grid(shape, spacing, (3.0 * spacing, -2.0 * spacing))
     assert torch.allclose(sample(values, grid=grid, positions=grid.positions(), kind=kind), values, atol=2e-4)
@@ -39,7 +41,7 @@ def test_at_a_node_the_value_is_the_nodes(kind: Kind, shape: tuple[int, int], sp
 @laws
 @given(shape=shapes, spacing=spacings, seed=st.integers(0, 1000), level=st.floats(-100, 100))
 def test_constants_are_kept_even_outside(
-    kind: Kind, shape: tuple[int, int], spacing: float, seed: int, level: float
+    kind: Interpolation, shape: tuple[int, int], spacing: float, seed: int, level: float
 ) -> None:
     grid = Grid(shape, spacing)
     positions = random_positions(grid, margin=-30.0, seed=seed)
@@ -50,7 +52,7 @@ def test_constants_are_kept_even_outside(
 @pytest.mark.parametrize("kind", ["bilinear", "bspline"])
 @laws
 @given(slope=st.tuples(st.floats(-2, 2), st.floats(-2, 2)), seed=st.integers(0, 1000))
-def test_linear_ramps_are_kept_inside(kind: Kind, slope: tuple[float, float], seed: int) -> None:
+def test_linear_ramps_are_kept_inside(kind: Interpolation, slope: tuple[float, float], seed: int) -> None:
     grid = Grid((40, 44), 4.0, (100.0, 200.0))
     ramp = (torch.tensor(slope)[:, None, None] * grid.positions()).sum(dim=0, keepdim=True)
     positions = random_positions(grid, margin=REACH, seed=seed)
@@ -85,7 +87,7 @@ def test_nearest_only_gives_values_that_exist(seed: int) -> None:
 @pytest.mark.parametrize("kind", LINEAR)
 @laws
 @given(seed=st.integers(0, 1000), a=st.floats(-3, 3))
-def test_sampling_is_linear_in_the_values(kind: Kind, seed: int, a: float) -> None:
+def test_sampling_is_linear_in_the_values(kind: Interpolation, seed: int, a: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     f, g = torch.randn(1, 12, 14, generator=generator), torch.randn(1, 12, 14, generator=generator)
     grid = Grid((12, 14), 8.0)
@@ -118,7 +120,7 @@ def test_resampling_onto_a_shifted_crop_reads_the_same_nodes() -> None:
     field = smooth_noise(2, (20, 24), seed=0, cycles=2)
     field[:, 3, 3] = torch.nan
     crop = Grid((6, 5), 16.0, (2 * 16.0, 3 * 16.0))
-    out = resample(field, grid=Grid((20, 24), 16.0), onto=crop)
+    out = sample_known(field, grid=Grid((20, 24), 16.0), positions=crop.positions())
     assert torch.allclose(out, field[:, 2:8, 3:8], atol=1e-5, equal_nan=True)
 
 

@@ -1,14 +1,16 @@
-"""The convolutional autoencoder whose encoder gives the features of the founding method.
+"""Convolutional autoencoder whose encoder gives the features of ssEMnet.
 
 h = f(x), y = g(h) (Yoo et al. 2017, arXiv 1707.07833): the encoder has one block of convolution + ReLU at input
 resolution, two at the next scale, two at the next, and a bottleneck; the decoder mirrors it with transposed
-convolutions + ReLU. The paper gives neither channels nor kernels. Ours: 3x3 kernels; few channels, since the cost on a
-CPU is that of moving them through memory; between scales the mean of 2x2 px, which keeps a feature's centre at the
-centre of its pixels (C3) and aliases less than a maximum or a stride, hence gives better sub-pixel gradients; the last
-layer of the decoder has no ReLU, because its target, a normalised image, has negative values.
+convolutions + ReLU. The paper gives neither channels nor kernels. This network has 3x3 kernels, and few channels, since
+the cost on a CPU is that of moving them through memory. Between scales it takes the mean of 2x2 px: that keeps a
+feature's centre at the centre of its pixels (C3) and aliases less than a maximum or a stride, hence gives better
+sub-pixel gradients. The last layer of the decoder has no ReLU, because its target, a normalised image, has negative
+values.
 """
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, pad
 
@@ -20,7 +22,7 @@ class Autoencoder(nn.Module):
     """Encoder f and decoder g.
 
     Args:
-        channels: of the three scales, fine to coarse, and of the bottleneck.
+        channels: number of channels of the three scales, fine to coarse, and of the bottleneck.
     """
 
     def __init__(self, channels: Channels) -> None:
@@ -44,8 +46,8 @@ class Autoencoder(nn.Module):
             _transposed(a, 1),
         )
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Features `(n, c, ceil(y/4), ceil(x/4))` of normalised images `(n, y, x)`; differentiable in them."""
+    def encode(self, images: Float[Tensor, "n y x"]) -> Float[Tensor, "n c h w"]:
+        """Encode normalised images to features of a quarter of their size, rounded up; differentiable."""
         down, right = (-images.shape[-2]) % SPACING, (-images.shape[-1]) % SPACING
         values = images[:, None]
         if down or right:
@@ -53,14 +55,14 @@ class Autoencoder(nn.Module):
         features: Tensor = self.coarse(avg_pool2d(self.middle(avg_pool2d(self.fine(values), 2)), 2))
         return features
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Reconstructions `(n, y, x)` of normalised images whose sides are multiples of 4."""
-        images_again: Tensor = self.decoder(self.encode(images))
-        return images_again[:, 0]
+    def forward(self, images: Float[Tensor, "n y x"]) -> Float[Tensor, "n y x"]:
+        """Reconstruct normalised images whose sides are multiples of 4."""
+        reconstructed: Tensor = self.decoder(self.encode(images))
+        return reconstructed[:, 0]
 
 
-def reconstruction_loss(model: Autoencoder, images: Tensor, *, decay: float) -> Tensor:
-    """Eq. 3: Σ‖x - g(f(x))‖² + λ(Σ‖θ‖² + Σ‖φ‖²), divided by the number of pixels, so that λ does not depend on it."""
+def reconstruction_loss(model: Autoencoder, images: Float[Tensor, "n y x"], *, decay: float) -> Float[Tensor, ""]:
+    """Compute eq. 3, Σ‖x - g(f(x))‖² + λ(Σ‖θ‖² + Σ‖φ‖²), divided by the number of pixels: λ does not depend on it."""
     error: Tensor = (images - model(images)).square().mean()
     weights = torch.stack([p.square().sum() for p in model.parameters() if p.ndim > 1]).sum()
     return error + decay * weights

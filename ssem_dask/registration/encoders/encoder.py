@@ -1,12 +1,11 @@
 """Encoders: image → features at a spacing, behind one protocol.
 
-A registration compares `encode(normalised(image))` of two images. `normalised` is apart because it belongs to the
-section as observed: it is done once, before warping, and gradients flow through `encode` only.
+A registration compares `encode(normalise(image))` of two images. `normalise` is a step of its own because it belongs to
+the section as observed: it is done once, before warping, and gradients flow through `encode` only.
 
 Built in: `metric` and `autoencoder` (weights shipped with the package), `lcn` (local-contrast-normalised intensity,
-pooled) and `pixels` (the same, not pooled: what features are compared with). Anything else is the path of a safetensors
-file.
-A later kind of encoder registers itself with `register_encoder`.
+pooled) and `pixels` (the same without pooling, a baseline for features). Anything else is the path of a safetensors
+file. Another kind of encoder is one more entry of `ENCODERS`.
 """
 
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ssem_dask.errors import WeightsError
@@ -23,7 +23,7 @@ from ssem_dask.registration.encoders import autoencoder, metric
 from ssem_dask.registration.encoders.autoencoder import Autoencoder
 from ssem_dask.registration.encoders.local_contrast import normalise_contrast
 from ssem_dask.registration.encoders.metric import MetricNetwork
-from ssem_dask.registration.encoders.stored_autoencoder import weights_of
+from ssem_dask.registration.encoders.stored_autoencoder import build_autoencoder
 from ssem_dask.registration.encoders.weights_file import read_weights
 
 SHIPPED = {
@@ -33,15 +33,15 @@ SHIPPED = {
 """Encoders whose weights come with the package, and the sha256 of each file."""
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights"
-"""Where they lie: NAME.safetensors and NAME.md, the model card."""
+"""Folder of the weights: NAME.safetensors and NAME.md, the model card."""
 
-_LCN_WINDOW = 64
+_INTENSITY_WINDOW = 64  # px, side of the surroundings that normalise the contrast
 _LCN_SPACING = 2
 
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Image → features."""
+    """Map from images to features."""
 
     @property
     def spacing(self) -> int:
@@ -49,21 +49,23 @@ class Encoder(Protocol):
 
     @property
     def digest(self) -> str:
-        """Identifies what the features are: sha256 of the weights, or a name."""
+        """Identity of the features: sha256 of the weights, or a name."""
 
     def to(self, device: torch.device | str) -> "Encoder":
-        """The same encoder on another device."""
+        """Return the same encoder on another device."""
 
-    def normalised(self, images: Tensor, *, valid: Tensor) -> Tensor:
-        """Images `(n, y, x)` as the network wants them: contrast normalised, 0 where `valid` `(n, y, x)` is False."""
+    def normalise(self, images: Float[Tensor, "n y x"], *, valid: Bool[Tensor, "n y x"]) -> Float[Tensor, "n y x"]:
+        """Normalise the contrast of images for the network; 0 where `valid` is False."""
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Features `(n, c, ceil(y/spacing), ceil(x/spacing))` float32 of normalised images; differentiable in them."""
+    def encode(self, images: Float[Tensor, "n y x"]) -> Float[Tensor, "n c h w"]:
+        """Encode normalised images to features of 1 / `spacing` of their size, rounded up; differentiable."""
 
 
-def features(encoder: Encoder, images: Tensor, *, valid: Tensor) -> Tensor:
-    """Features `(n, c, y, x)` of images `(n, y, x)` as observed."""
-    return encoder.encode(encoder.normalised(images, valid=valid))
+def encode_observed(
+    encoder: Encoder, images: Float[Tensor, "n y x"], *, valid: Bool[Tensor, "n y x"]
+) -> Float[Tensor, "n c h w"]:
+    """Normalise and encode images as observed."""
+    return encoder.encode(encoder.normalise(images, valid=valid))
 
 
 class IntensityEncoder:
@@ -84,15 +86,15 @@ class IntensityEncoder:
         return self._name
 
     def to(self, device: torch.device | str) -> "IntensityEncoder":  # noqa: ARG002  nothing to move
-        """Itself: nothing lies on a device."""
+        """Return itself: it has nothing on a device."""
         return self
 
-    def normalised(self, images: Tensor, *, valid: Tensor) -> Tensor:
-        """See `normalise_contrast`."""
-        return normalise_contrast(images, valid=valid, window=_LCN_WINDOW)
+    def normalise(self, images: Float[Tensor, "n y x"], *, valid: Bool[Tensor, "n y x"]) -> Float[Tensor, "n y x"]:
+        """Normalise the contrast; see `normalise_contrast`."""
+        return normalise_contrast(images, valid=valid, window=_INTENSITY_WINDOW)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """The pooled image as the only channel."""
+    def encode(self, images: Float[Tensor, "n y x"]) -> Float[Tensor, "n 1 h w"]:
+        """Pool the image to the only channel."""
         return pool(images, self._spacing)[:, None] if self._spacing > 1 else images[:, None]
 
 
@@ -117,73 +119,61 @@ class NetworkEncoder:
         return self._digest
 
     def to(self, device: torch.device | str) -> "NetworkEncoder":
-        """The same encoder on another device."""
+        """Return the same encoder on another device."""
         moved = self._model.to(device)
         return NetworkEncoder(moved, spacing=self._spacing, window=self._window, digest=self._digest)
 
-    def normalised(self, images: Tensor, *, valid: Tensor) -> Tensor:
-        """As in training, see `normalise_contrast`."""
+    def normalise(self, images: Float[Tensor, "n y x"], *, valid: Bool[Tensor, "n y x"]) -> Float[Tensor, "n y x"]:
+        """Normalise the contrast as in training; see `normalise_contrast`."""
         return normalise_contrast(images, valid=valid, window=self._window)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """The features."""
-        out: Tensor = self._model.encode(images)
-        return out
-
-
-Factory = Callable[[str | None], Encoder]
-"""digest that is wanted, or None -> encoder."""
-
-_REGISTRY: dict[str, Factory] = {}
-
-
-def register_encoder(name: str, factory: Factory) -> None:
-    """Make an encoder known under a name."""
-    _REGISTRY[name] = factory
-
-
-def encoder_names() -> tuple[str, ...]:
-    """Names that `load_encoder` knows."""
-    return tuple(sorted(_REGISTRY))
+    def encode(self, images: Float[Tensor, "n y x"]) -> Float[Tensor, "n c h w"]:
+        """Encode normalised images."""
+        features: Tensor = self._model.encode(images)
+        return features
 
 
 def load_encoder(name_or_path: str, *, digest: str | None) -> Encoder:
-    """An encoder by name, or from a `.safetensors` file.
+    """Load an encoder by name, or from a `.safetensors` file.
 
     Args:
-        name_or_path: one of `encoder_names()`, or a path.
+        name_or_path: name of a built-in encoder, or a path.
         digest: sha256 that the weights must have; None accepts any.
 
     Raises:
         WeightsError: unknown name, missing file, another digest, not a safetensors file, or another kind of weights.
     """
-    if name_or_path in _REGISTRY:
-        return _REGISTRY[name_or_path](digest)
+    if name_or_path in ENCODERS:
+        return ENCODERS[name_or_path](digest)
     if not name_or_path.endswith(".safetensors"):
         raise WeightsError(
             f"register encoder: {name_or_path!r} is neither a built-in encoder "
-            f"({', '.join(encoder_names())}) nor the path of a .safetensors file; give one of these."
+            f"({', '.join(sorted(ENCODERS))}) nor the path of a .safetensors file; give one of these."
         )
     return _from_file(Path(name_or_path), digest)
 
 
 def encoder_on(name_or_path: str, *, digest: str | None, device: torch.device | str) -> Encoder:
-    """`load_encoder`, on a device; what comes with the package is read once a process.
+    """Load an encoder to a device; built-in encoders are read once per process.
 
     Raises:
-        WeightsError: as of `load_encoder`.
+        WeightsError: see `load_encoder`.
     """
-    if name_or_path in _REGISTRY:
-        return _kept(name_or_path, digest, str(device))
+    if name_or_path in ENCODERS:
+        return _load_cached(name_or_path, digest, str(device))
     return load_encoder(name_or_path, digest=digest).to(device)
 
 
 @lru_cache(maxsize=8)
-def _kept(name: str, digest: str | None, device: str) -> Encoder:
+def _load_cached(name: str, digest: str | None, device: str) -> Encoder:
     return load_encoder(name, digest=digest).to(device)
 
 
-def _intensity(name: str, spacing: int) -> Factory:
+Factory = Callable[[str | None], Encoder]
+"""Wanted digest, or None → encoder."""
+
+
+def _intensity_factory(name: str, spacing: int) -> Factory:
     def make(digest: str | None) -> Encoder:
         if digest is not None and digest != name:
             raise WeightsError(
@@ -198,19 +188,21 @@ def _intensity(name: str, spacing: int) -> Factory:
 def _from_file(path: Path, digest: str | None) -> Encoder:
     stored = read_weights(path, digest=digest)
     if stored.format == metric.FORMAT:
-        network: Autoencoder | MetricNetwork = metric.metric_weights_of(stored).model
+        network: Autoencoder | MetricNetwork = metric.build_metric(stored).model
         spacing = metric.SPACING
     else:
-        network, spacing = weights_of(stored).model, autoencoder.SPACING
+        network, spacing = build_autoencoder(stored).model, autoencoder.SPACING
     window = int(stored.metadata["normalisation"]["window"])
     return NetworkEncoder(network, spacing=spacing, window=window, digest=stored.digest)
 
 
-def _shipped(name: str) -> Factory:
+def _shipped_factory(name: str) -> Factory:
     return lambda digest: _from_file(SHIPPED_WEIGHTS / f"{name}.safetensors", digest or SHIPPED[name])
 
 
-for _name in SHIPPED:
-    register_encoder(_name, _shipped(_name))
-register_encoder("lcn", _intensity("lcn", _LCN_SPACING))
-register_encoder("pixels", _intensity("pixels", 1))
+ENCODERS: dict[str, Factory] = {
+    **{name: _shipped_factory(name) for name in SHIPPED},
+    "lcn": _intensity_factory("lcn", _LCN_SPACING),
+    "pixels": _intensity_factory("pixels", 1),
+}
+"""Built-in encoders by name."""

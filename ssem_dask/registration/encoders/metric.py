@@ -1,9 +1,9 @@
-"""The metric network: few features that say where a piece of tissue is, and little else.
+"""Metric network: few features that locate a piece of tissue and depend on little else.
 
-Trained so that patches find themselves again in the neighbouring sections (`metric_train`), it keeps what persists
-from section to section and drops stain, noise and charging. 4 channels at a spacing of 4 px: the image is normalised by
-its surroundings, averaged over 2x2 px, then 3x3 convolutions, one of 4x4 with stride 2 (even, so that a feature's
-centre is the centre of its pixels, C3) and a 1x1 projection.
+It is trained so that patches match themselves in the neighbouring sections (`train_metric`): it keeps structures that
+persist from section to section and drops stain, noise and charging. It has 4 channels at a spacing of 4 px. The image
+is normalised by its surroundings and averaged over 2x2 px; 3x3 convolutions follow, one of 4x4 with stride 2 (even, so
+that a feature's centre is the centre of its pixels, C3) and a 1x1 projection.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, pad
 
@@ -20,15 +21,15 @@ from ssem_dask.registration.encoders.weights_file import StoredWeights, write_we
 FORMAT = "ssem_dask.metric/1"
 SPACING = 4
 MARGIN = 4
-"""Features at the border of an image that see beyond it (3 do, and one is to spare)."""
+"""Features at the border of an image whose receptive field extends beyond it: 3, and one spare."""
 
 
 class MetricNetwork(nn.Module):
-    """Normalised image → features.
+    """Network from normalised images to features.
 
     Args:
-        width: channels inside.
-        channels: of the features.
+        width: channels inside the network.
+        channels: channels of the features.
     """
 
     def __init__(self, *, width: int, channels: int) -> None:
@@ -46,19 +47,20 @@ class MetricNetwork(nn.Module):
             nn.Conv2d(width, channels, 1),
         )
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Features `(n, c, ceil(y/4), ceil(x/4))` of normalised images `(n, y, x)`; differentiable in them."""
+    def encode(self, images: Float[Tensor, "n y x"]) -> Float[Tensor, "n c h w"]:
+        """Encode normalised images to features of a quarter of their size, rounded up; differentiable."""
         down, right = (-images.shape[-2]) % SPACING, (-images.shape[-1]) % SPACING
         values = avg_pool2d(pad(images[:, None], (0, right, 0, down), mode="replicate"), 2)
-        # Continued beyond its border: zeros there would look like an edge that moves with the image.
-        around = 2 * MARGIN
-        padded = pad(values, (around, around, around, around), mode="replicate")
+        # Replicated beyond the border: zeros there would look like an edge that moves with the image.
+        border = 2 * MARGIN
+        padded = pad(values, (border, border, border, border), mode="replicate")
         features: Tensor = self._in_half(padded) if _without_gradient(padded) else self.layers(padded)
         return features[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
 
     def _in_half(self, values: Tensor) -> Tensor:
-        """On a GPU: half precision, whose rounding is far below the noise of images, channels innermost, and each
-        convolution with its bias and ReLU in one kernel.
+        """Run the layers on a GPU in half precision, whose rounding is far below the noise of images.
+
+        Channels are innermost, and each convolution is one kernel with its bias and ReLU.
         """
         values = values.half().contiguous(memory_format=torch.channels_last)
         convolutions = [layer for layer in self.layers if isinstance(layer, nn.Conv2d)]
@@ -83,7 +85,7 @@ def _without_gradient(values: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class MetricWeights:
-    """A trained network and what is known about it."""
+    """A trained network and its metadata."""
 
     model: MetricNetwork
     metadata: dict[str, Any]
@@ -91,7 +93,7 @@ class MetricWeights:
 
 
 def save_metric(weights: MetricWeights, path: Path) -> str:
-    """Write a safetensors file; returns its digest.
+    """Write a safetensors file, and return its digest.
 
     Raises:
         WeightsError: the file cannot be written.
@@ -99,11 +101,11 @@ def save_metric(weights: MetricWeights, path: Path) -> str:
     return write_weights(weights.model.state_dict(), weights.metadata, path)
 
 
-def metric_weights_of(stored: StoredWeights) -> MetricWeights:
-    """The network in a file.
+def build_metric(stored: StoredWeights) -> MetricWeights:
+    """Build the network of stored weights.
 
     Raises:
-        WeightsError: weights of another kind.
+        WeightsError: the weights are of another kind of network.
     """
     if stored.format != FORMAT:
         raise WeightsError(
@@ -114,13 +116,13 @@ def metric_weights_of(stored: StoredWeights) -> MetricWeights:
         model = MetricNetwork(width=int(stored.metadata["width"]), channels=int(stored.metadata["channels"]))
         model.load_state_dict(stored.tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise stored.unfit() from error
+        raise stored.mismatch_error() from error
     model.eval().requires_grad_(False)
     return MetricWeights(model, stored.metadata)
 
 
-def initialised(*, width: int, channels: int, generator: torch.Generator) -> MetricNetwork:
-    """A network with He-normal weights drawn from `generator`, whatever the global random state is."""
+def initialise_metric(*, width: int, channels: int, generator: torch.Generator) -> MetricNetwork:
+    """Make a network with He-normal weights drawn from `generator`, independent of the global random state."""
     model = MetricNetwork(width=width, channels=channels)
     for parameter in model.parameters():
         with torch.no_grad():

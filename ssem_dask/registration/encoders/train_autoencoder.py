@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 from ssem_dask.errors import SourceError
 from ssem_dask.registration.encoders.autoencoder import SPACING, Autoencoder, Channels, reconstruction_loss
 from ssem_dask.registration.encoders.local_contrast import normalise_contrast
-from ssem_dask.registration.encoders.stored_autoencoder import FORMAT, Weights
+from ssem_dask.registration.encoders.stored_autoencoder import FORMAT, AutoencoderWeights
 from ssem_dask.types import AnyArray, ConfigBase
 
 PatchSampler = Callable[[int, torch.Generator], Tensor]
@@ -41,7 +41,7 @@ class TrainConfig(ConfigBase):
     decay: float = Field(default=1e-4, ge=0)
     """λ of eq. 3, weight of the squared network weights."""
     scales: tuple[float, ...] = (2.0, 1.0, 0.5)
-    """Magnifications at which sections are seen: registration encodes several levels of a pyramid."""
+    """Magnifications of the training sections: registration encodes several levels of a pyramid."""
     held_out: float = Field(default=0.1, ge=0, lt=1)
     """Share of the sections, the last ones, kept back to measure the reconstruction."""
 
@@ -55,7 +55,7 @@ def train_encoder(
     seed: int,
     device: torch.device | str,
     progress: Progress,
-) -> Weights:
+) -> AutoencoderWeights:
     """Train on whole sections: the body of `ssem-dask train`.
 
     Args:
@@ -63,7 +63,7 @@ def train_encoder(
         pixel_size: nm per pixel of the sections, for the record.
         command: the command line, for the record.
         config: training parameters.
-        seed: of the weights' start and of the patches.
+        seed: seed of the initial weights and of the patches.
         device: torch device.
         progress: called after every step.
 
@@ -75,7 +75,7 @@ def train_encoder(
     train_set, test_set = images[: len(images) - kept_back], images[len(images) - kept_back :]
     sampler = section_patches(train_set, config=config)
     weights = train_autoencoder(sampler, config=config, seed=seed, device=device, progress=progress)
-    known = {
+    record = {
         "pixel_size_nm": pixel_size,
         "sections": len(train_set),
         "command": command,
@@ -86,23 +86,25 @@ def train_encoder(
             ),
         },
     }
-    return Weights(weights.model, {**weights.metadata, "training": {**weights.metadata["training"], **known}})
+    return AutoencoderWeights(
+        weights.model, {**weights.metadata, "training": {**weights.metadata["training"], **record}}
+    )
 
 
 def train_autoencoder(
     sample_patches: PatchSampler, *, config: TrainConfig, seed: int, device: torch.device | str, progress: Progress
-) -> Weights:
+) -> AutoencoderWeights:
     """Minimise eq. 3 over patches.
 
     Args:
-        sample_patches: gives normalised patches.
+        sample_patches: sampler of normalised patches.
         config: training parameters.
-        seed: of the weights' start and of the patches.
+        seed: seed of the initial weights and of the patches.
         device: torch device.
         progress: called after every step.
     """
     generator = torch.Generator().manual_seed(seed)
-    model = _initialised(config.channels, generator).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = _initialise(config.channels, generator).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.steps)
     for step in range(config.steps):
@@ -120,22 +122,22 @@ def train_autoencoder(
         "normalisation": {"kind": "local_contrast", "window": config.normalisation_window},
         "training": {"seed": seed, **config.model_dump(mode="json", exclude={"channels", "normalisation_window"})},
     }
-    return Weights(model, metadata)
+    return AutoencoderWeights(model, metadata)
 
 
 def section_patches(sections: Sequence[Tensor], *, config: TrainConfig) -> PatchSampler:
-    """A sampler of normalised patches at random places, scales, quarter turns, flips, contrasts and polarities.
+    """Make a sampler of normalised patches at random positions, scales, rotations by 90°, flips, contrasts, polarities.
 
     Raises:
         SourceError: no section is large enough for a patch.
     """
-    # Imported magnifications are normalised as whole images, as in registration.
+    # Magnified sections are normalised as whole images, as in registration.
     images = [
         normalise_contrast(
             image[None], valid=torch.ones_like(image[None], dtype=torch.bool), window=config.normalisation_window
         )[0]
         for section in sections
-        for image in (_magnified(section, scale) for scale in config.scales)
+        for image in (_magnify(section, scale) for scale in config.scales)
         if min(image.shape) >= config.patch
     ]
     if not images:
@@ -151,7 +153,7 @@ def section_patches(sections: Sequence[Tensor], *, config: TrainConfig) -> Patch
 
 
 def reconstruction_figures(model: Autoencoder, sample_patches: PatchSampler, *, seed: int) -> dict[str, float]:
-    """Mean squared error of the reconstruction over 256 patches, relative to their variance, and its complement r²."""
+    """Measure the mean squared error over 256 patches, relative to their variance, and its complement r²."""
     with torch.inference_mode():
         patches = sample_patches(256, torch.Generator().manual_seed(seed)).to(next(model.parameters()).device)
         error = float((patches - model(patches)).double().square().mean())
@@ -159,8 +161,8 @@ def reconstruction_figures(model: Autoencoder, sample_patches: PatchSampler, *, 
     return {"relative_squared_error": round(error / variance, 4), "r2": round(1 - error / variance, 4)}
 
 
-def _initialised(channels: Channels, generator: torch.Generator) -> Autoencoder:
-    """A network with He-normal weights drawn from `generator`, whatever the global random state is."""
+def _initialise(channels: Channels, generator: torch.Generator) -> Autoencoder:
+    """Make a network with He-normal weights drawn from `generator`, independent of the global random state."""
     model = Autoencoder(channels)
     for parameter in model.parameters():
         with torch.no_grad():
@@ -172,7 +174,7 @@ def _initialised(channels: Channels, generator: torch.Generator) -> Autoencoder:
     return model
 
 
-def _magnified(section: Tensor, scale: float) -> Tensor:
+def _magnify(section: Tensor, scale: float) -> Tensor:
     if scale == 1.0:
         return section
     large = interpolate(
@@ -182,14 +184,14 @@ def _magnified(section: Tensor, scale: float) -> Tensor:
 
 
 def _patch(images: Sequence[Tensor], side: int, generator: torch.Generator) -> Tensor:
-    def below(n: int) -> int:
+    def random_below(n: int) -> int:
         return int(torch.randint(n, (), generator=generator))
 
-    image = images[below(len(images))]
-    y, x = below(image.shape[0] - side + 1), below(image.shape[1] - side + 1)
-    patch = torch.rot90(image[y : y + side, x : x + side], below(4))
-    if below(2):
+    image = images[random_below(len(images))]
+    y, x = random_below(image.shape[0] - side + 1), random_below(image.shape[1] - side + 1)
+    patch = torch.rot90(image[y : y + side, x : x + side], random_below(4))
+    if random_below(2):
         patch = patch.flip(0)
-    # Some volumes are shown inverted, and contrast differs: the code must hold for both.
+    # Some volumes are inverted, and contrast differs: the code must be valid for all of them.
     contrast = 0.7 + 0.6 * float(torch.rand((), generator=generator))
-    return patch * (-contrast if below(2) else contrast)
+    return patch * (-contrast if random_below(2) else contrast)

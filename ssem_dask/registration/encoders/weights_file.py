@@ -1,7 +1,7 @@
-"""The files that network weights live in.
+"""Files of network weights.
 
-A safetensors file (never pickle) whose single metadata entry `ssem_dask` is a JSON object with at least `format`, the
-kind of network. The file's digest is its sha256. One metadata entry keeps the bytes the same in every run.
+A file is a safetensors file (never pickle) whose single metadata entry `ssem_dask` is a JSON object with at least
+`format`, the kind of network. Its digest is its sha256. With one metadata entry the bytes are the same in every run.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from ssem_dask.errors import WeightsError
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """What a file holds."""
+    """Contents of a file."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, Any]
@@ -33,8 +33,8 @@ class StoredWeights:
         """The kind of network."""
         return str(self.metadata["format"])
 
-    def unfit(self) -> WeightsError:
-        """The error of tensors that are not what the metadata say."""
+    def mismatch_error(self) -> WeightsError:
+        """Make the error for tensors that do not match the metadata."""
         return WeightsError(
             f"Encoder weights {self.path}: the tensors do not fit the network that the file describes; "
             "train them again with 'ssem-dask train'."
@@ -42,7 +42,7 @@ class StoredWeights:
 
 
 def write_weights(tensors: Mapping[str, Tensor], metadata: dict[str, Any], path: Path) -> str:
-    """Write a file; returns its digest.
+    """Write a file, and return its digest.
 
     Raises:
         WeightsError: the file cannot be written.
@@ -73,18 +73,18 @@ def read_weights(path: Path, *, digest: str | None) -> StoredWeights:
             f"Encoder weights {path}: cannot be read ({error.strerror}); give the path of a file that "
             "'ssem-dask train' wrote, or the name of a built-in encoder."
         ) from error
-    found = hashlib.sha256(payload).hexdigest()
-    if digest is not None and digest.lower() != found:
+    file_digest = hashlib.sha256(payload).hexdigest()
+    if digest is not None and digest.lower() != file_digest:
         raise WeightsError(
-            f"Encoder weights {path}: the file's sha256 is {found}, but {digest} is wanted; use the file that the "
-            "digest was taken from, or set encoder_digest to this file's digest."
+            f"Encoder weights {path}: the file's sha256 is {file_digest}, but {digest} is wanted; use the file that "
+            "the digest was taken from, or set encoder_digest to this file's digest."
         )
     metadata = _metadata(payload, path)
-    return StoredWeights(safetensors.torch.load(payload), metadata, found, path)
+    return StoredWeights(safetensors.torch.load(payload), metadata, file_digest, path)
 
 
 def _metadata(payload: bytes, path: Path) -> dict[str, Any]:
-    """The JSON metadata of a safetensors payload: 8 bytes length, then a JSON header."""
+    """Parse the JSON metadata of a safetensors payload: 8 bytes of length, then a JSON header."""
     try:
         safetensors.deserialize(payload)  # type: ignore[no-untyped-call]
         length = int.from_bytes(payload[:8], "little")

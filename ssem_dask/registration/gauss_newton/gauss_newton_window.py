@@ -19,7 +19,7 @@ from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_batch
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.image.pooling import pool
-from ssem_dask.registration.encoders.encoder import Encoder, encoder_on, features, load_encoder
+from ssem_dask.registration.encoders.encoder import Encoder, encode_observed, encoder_on, load_encoder
 from ssem_dask.registration.gauss_newton.confidence import (
     Evidence,
     find_folds,
@@ -323,7 +323,7 @@ def encode_sections(window: WindowImages, *, encoder: Encoder, device: torch.dev
     # One by one: the network's activations are many times as large as an image.
     for image, tissue in zip(window.images, window.valid, strict=True):
         inside = tissue.to(device)
-        values = features(encoder, torch.nan_to_num(image.to(device))[None], valid=inside[None])
+        values = encode_observed(encoder, torch.nan_to_num(image.to(device))[None], valid=inside[None])
         encoded.append(pool(values, factor)[0])
         share = pool(inside.float(), spacing)
         masks.append(_erode((share > 0.99).float()))

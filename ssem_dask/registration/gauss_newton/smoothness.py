@@ -1,4 +1,4 @@
-"""Choice of the smoothness length L from the data: does what shorter lengths add look like distortion or like tissue?
+"""Choice of the smoothness length L from the data, by whether shorter lengths add distortion or tissue.
 
 The fields of neighbours (k = 1) are found with several lengths. Going from one length to the next shorter one adds
 Δ_z to the field of each section. Along z distortion and tissue differ (docs/decisions/0006): a distorted section is

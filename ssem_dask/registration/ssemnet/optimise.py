@@ -125,7 +125,7 @@ def observe_levels(
     levels = []
     for scale in scales:
         pooled, inside = masked_pool(image, tissue, scale)
-        normalised = encoder.normalised(torch.nan_to_num(pooled)[None], valid=inside[None])[0]
+        normalised = encoder.normalise(torch.nan_to_num(pooled)[None], valid=inside[None])[0]
         shape = (pooled.shape[-2], pooled.shape[-1])
         levels.append(ObservedLevel(normalised, inside.float(), Grid(shape, grid.spacing * scale, grid.origin)))
     return levels

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from ssem_dask.errors import ConfigError, WeightsError
 from ssem_dask.field.grid import Grid
-from ssem_dask.field.interpolate import resample, sample, sample_known
+from ssem_dask.field.interpolate import sample, sample_known
 from ssem_dask.registration.encoders.encoder import load_encoder
 from ssem_dask.registration.gauss_newton.gauss_newton_window import GaussNewton
 from ssem_dask.registration.gauss_newton.solver import GaussNewtonConfig
@@ -271,7 +271,7 @@ def test_the_lattice_holds_the_nodes_and_surrounds_the_image(top, left, ny, nx, 
         assert lattice.origin[axis] <= image.origin[axis]
         assert lattice.origin[axis] + lattice.shape[axis] * 8.0 >= image.origin[axis] + side
     values = torch.rand(2, *lattice.shape, generator=torch.Generator().manual_seed(1))
-    assert resample(values, grid=lattice, onto=nodes).shape == (2, ny, nx)
+    assert sample_known(values, grid=lattice, positions=nodes.positions()).shape == (2, ny, nx)
 
 
 def test_local_correlation_knows_equal_from_unrelated():

@@ -15,10 +15,10 @@ from ssem_dask.field.affine import IDENTITY, apply_affine, compose_affine, inver
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.warp import sample_image
 from ssem_dask.registration.coarse_alignment.flat_contrast import blur
-from ssem_dask.stages import coarse
 from ssem_dask.stages import source_sections as sections
 from ssem_dask.stages.coarse import CoarseStage
 from ssem_dask.stages.job import Job
+from ssem_dask.stages.run_arrays import SectionState
 from ssem_dask.storage.arrays import create_array, open_array
 from ssem_dask.storage.fields import open_coarse
 from ssem_dask.task import Outcome, Result
@@ -76,8 +76,10 @@ def run(job: Job) -> Result:
 def written(job: Job) -> tuple[Float64Array, list[int]]:
     """Affines, and the sections marked as bridged."""
     state = np.asarray(open_array(job.url("fields", "coarse_state"), mode="r")[:])
-    assert np.isin(state, (coarse.TIED, coarse.BRIDGED)).all()
-    return np.asarray(open_coarse(job.url("fields", "coarse"))[:]), np.flatnonzero(state == coarse.BRIDGED).tolist()
+    assert np.isin(state, (SectionState.TIED, SectionState.BRIDGED)).all()
+    return np.asarray(open_coarse(job.url("fields", "coarse"))[:]), np.flatnonzero(
+        state == SectionState.BRIDGED
+    ).tolist()
 
 
 def errors(found: Float64Array, truth: Float64Array, *, gauge: int) -> Float64Array:

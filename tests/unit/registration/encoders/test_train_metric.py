@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from ssem_dask.errors import SourceError, WeightsError
 from ssem_dask.registration.encoders.encoder import load_encoder
-from ssem_dask.registration.encoders.metric import MetricNetwork, metric_weights_of, save_metric
-from ssem_dask.registration.encoders.stored_autoencoder import load_weights
+from ssem_dask.registration.encoders.metric import MetricNetwork, build_metric, save_metric
+from ssem_dask.registration.encoders.stored_autoencoder import build_autoencoder
 from ssem_dask.registration.encoders.train_metric import (
     MetricTrainConfig,
     correlation_surface,
@@ -75,13 +75,13 @@ def test_weights_survive_the_file_and_are_an_encoder(tmp_path):
     path = tmp_path / "m.safetensors"
     digest = save_metric(weights, path)
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert metric_weights_of(read_weights(path, digest=digest)).metadata == weights.metadata
+    assert build_metric(read_weights(path, digest=digest)).metadata == weights.metadata
     encoder = load_encoder(str(path), digest=digest)
     assert encoder.spacing == 4
     images = torch.randn(1, 64, 64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(encoder.encode(images), weights.model.encode(images))
     with pytest.raises(WeightsError, match=r"of the kind 'ssem_dask\.metric/1'"):
-        load_weights(path, digest=None)
+        build_autoencoder(read_weights(path, digest=None))
 
 
 def test_wrong_metric_weights_are_one_clear_sentence(tmp_path):
