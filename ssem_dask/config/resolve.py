@@ -1,11 +1,15 @@
-"""Resolve a configuration: choose every value that was left open, from pixel size and section size."""
+"""Resolve a configuration: choose every value that was left open, from pixel size and section size.
+
+Each stage resolves its own table. The resolved tables are types of their own (`stages.configs`), in which nothing that
+was chosen is optional.
+"""
 
 from ssem_dask.config.digest import with_digests
 from ssem_dask.config.schema import RunConfig
 from ssem_dask.errors import SourceError
 from ssem_dask.geometry.mip import level_count
 from ssem_dask.registration.methods import encoder_digest
-from ssem_dask.stages.configs import DownsampleStageConfig, RegisterStageConfig
+from ssem_dask.stages.configs import DownsampleStageConfig, ResolvedRegister
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.pipeline_order import STAGES
 from ssem_dask.storage.volume import Volume, VolumeInfo, check_image_dtype, check_sections
@@ -24,11 +28,9 @@ def resolve(config: RunConfig) -> tuple[Job, list[str]]:
         SourceError: the source is missing, unreadable or too small to align.
         ConfigError: values that do not fit the volume or each other.
     """
-    pixel, thickness = config.volume.pixel_size, config.volume.section_thickness
-    source = Volume.open(config.source, pixel_size=pixel, section_thickness=thickness)
+    sizes = config.volume
+    source = Volume.open(config.source, pixel_size=sizes.pixel_size, section_thickness=sizes.section_thickness)
     info = source.info
-    pixel, thickness = pixel or info.pixel_size, thickness or info.section_thickness
-    info = VolumeInfo(shape=info.shape, dtype=info.dtype, pixel_size=pixel, section_thickness=thickness)
     _check_source(config.source, info)
     tables: dict[str, ConfigBase] = {}
     choices: list[str] = []
@@ -37,7 +39,7 @@ def resolve(config: RunConfig) -> tuple[Job, list[str]]:
             tables[stage.name], reasons = stage.resolve(config.table(stage.name), info)
             choices += reasons
     register, downsample = tables["register"], tables["downsample"]
-    assert isinstance(register, RegisterStageConfig)
+    assert isinstance(register, ResolvedRegister)
     assert isinstance(downsample, DownsampleStageConfig)
     job = Job(
         source=config.source,
@@ -53,12 +55,13 @@ def resolve(config: RunConfig) -> tuple[Job, list[str]]:
 
 
 def _check_source(url: str, info: VolumeInfo) -> None:
+    """Raise SourceError if the source cannot be a series of sections."""
     check_sections(url, info.shape)
     check_image_dtype(url, info.dtype)
     if min(info.shape[1:]) < _MIN_SIDE_PX:
         raise SourceError(
             f"{url}: sections are {info.shape[1]} × {info.shape[2]} px, but at least {_MIN_SIDE_PX} × {_MIN_SIDE_PX} "
-            "px are needed to find anything again; give whole sections."
+            "px are needed to register them; give whole sections."
         )
     if info.section_thickness < info.pixel_size / 4:
         raise SourceError(

@@ -1,19 +1,20 @@
-"""What a run is going to cost, from a short timed sample of it.
+"""The cost of a run, predicted from a short timed sample of it.
 
-A crop of the source, as large as one window is read, goes through all stages on the cluster itself: real pixels, real
-tasks, the real store. A stage's work is taken to grow with the bytes that it reads, as its `estimate` counts them for
-the crop and for the whole; so a task is as long as the sample's per byte. Two things grow otherwise:
-- coarse looks at thumbnails of whole sections: one of its tasks is timed on the whole sections, where they can be read
-  in reasonable time;
-- a task that is the only one of its kind (`coarse/sections`, `compose/affines-all`) keeps all other workers waiting: it
-  grows with the sections, or with the memory that the stage's largest task takes.
+A crop of the source, as large as the box that one window reads, passes through all stages on the cluster itself: real
+pixels, real tasks, the real store. The work of a stage is assumed to grow with the bytes that it reads, as its
+`estimate` counts them for the crop and for the whole volume. So the time per byte is that of the sample. Two kinds of
+tasks grow differently:
+- Stage coarse compares thumbnails of whole sections. One of its tasks is timed on whole sections, if they can be read
+  in reasonable time.
+- A singleton task (`coarse/sections`, `compose/affines-all`) keeps all other workers waiting. Its time grows with the
+  number of sections, or with the memory that the stage's largest task takes.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from itertools import islice
+from dataclasses import asdict, dataclass, replace
+from itertools import islice, product
 from typing import Any
 from uuid import uuid4
 
@@ -24,6 +25,7 @@ from ssem_dask.config.schema import make_config
 from ssem_dask.driver.pipeline import Plan, plan, run
 from ssem_dask.errors import ConfigError
 from ssem_dask.geometry.box import Box
+from ssem_dask.geometry.chunks import round_up
 from ssem_dask.runtime.events import SilentObserver
 from ssem_dask.runtime.execute import execute
 from ssem_dask.runtime.executor import Executor
@@ -37,37 +39,39 @@ from ssem_dask.storage.location import delete, join
 from ssem_dask.storage.volume import Volume, create_volume
 from ssem_dask.task import Outcome, TaskReport
 
-_SIDE = 4096
+_MAX_SIDE_PX = 4096
 """Longest side of the crop, mip-0 px."""
-_COARSE_BYTES = 4 << 30
-"""Up to this a task of coarse reads whole sections for the sample."""
-_PATCH = 256
-_COARSEST = 6
-"""mip of the coarsest level of a crop, of which it has at most 64 px: no stage looks at less of a section."""
-_PLACES = (0.5, 0.25, 0.75)
+_MAX_COARSE_BYTES = 4 << 30
+"""Largest number of bytes for which a task of stage coarse is timed on whole sections."""
+_PATCH_PX = 256
+"""Side of the patch, in the middle of a candidate crop, whose contrast is measured."""
+_MAX_CROP_MIP = 6
+"""Coarsest level of a crop, where it has at most 64 px: no stage reads a section at fewer."""
+_CANDIDATE_SHARES = (0.5, 0.25, 0.75)
+"""Positions of candidate crops in y and x, as shares of the free space; the middle comes first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageCost:
-    """What a stage is going to take."""
+    """The predicted cost of a stage."""
 
     stage: str
     tasks: int
-    """Of the whole run."""
+    """Number of tasks of the whole run."""
     timed: int
-    """Tasks of the sample; 0: the sample has none, and the cost is not known."""
+    """Number of timed tasks of the sample; 0: the sample has none, and the cost is unknown."""
     timed_seconds: float
-    """Of all tasks of the sample together."""
+    """Worker time of all timed tasks together."""
     factor: float
-    """By how many times the whole reads more than the sample."""
+    """Bytes that the whole run reads, divided by those of the sample."""
     parallel_seconds: float
-    """Worker time of the tasks that can run beside each other."""
+    """Worker time of the tasks that can run in parallel."""
     serial_seconds: float
-    """Time of the tasks that are the only ones of their kind."""
+    """Time of the singleton tasks, which no other task runs beside."""
     gpu: bool
     """Whether the time is that of workers with a GPU."""
     workers: int
-    """That the wall time is for."""
+    """Number of workers that the wall time assumes."""
 
     @property
     def worker_hours(self) -> float:
@@ -76,32 +80,34 @@ class StageCost:
 
     @property
     def wall_seconds(self) -> float:
-        """From begin to end, with all `workers` at work."""
-        abreast = max(1, min(self.workers, self.tasks))
+        """Time from begin to end with `workers` workers."""
+        concurrent = max(1, min(self.workers, self.tasks))
+        # More workers than tasks make no task shorter.
         longest = self.parallel_seconds / max(1, self.tasks)
-        return max(self.parallel_seconds / abreast, longest) + self.serial_seconds
+        return max(self.parallel_seconds / concurrent, longest) + self.serial_seconds
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What a run is going to take."""
+    """The predicted cost of a run."""
 
     crop: Box
-    stages: list[StageCost] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-    """What the figures rest on."""
+    """The sample, mip 0."""
+    stages: tuple[StageCost, ...]
+    remarks: tuple[str, ...]
+    """Sentences on how the figures were obtained."""
 
     def hours(self, *, gpu: bool) -> float:
-        """Worker-hours with, or without, a GPU."""
+        """Return the worker-hours with, or without, a GPU."""
         return sum(cost.worker_hours for cost in self.stages if cost.gpu is gpu)
 
     @property
     def wall_seconds(self) -> float:
-        """Of all stages, one after the other."""
+        """Time of all stages, one after the other."""
         return sum(cost.wall_seconds for cost in self.stages)
 
     def as_json(self) -> dict[str, Any]:
-        """All as plain values."""
+        """Return everything as plain values."""
         stages = {
             cost.stage: {**asdict(cost), "worker_hours": cost.worker_hours, "wall_seconds": cost.wall_seconds}
             for cost in self.stages
@@ -112,24 +118,36 @@ class Cost:
             "cpu_worker_hours": self.hours(gpu=False),
             "gpu_worker_hours": self.hours(gpu=True),
             "wall_seconds": self.wall_seconds,
-            "remarks": self.remarks,
+            "remarks": list(self.remarks),
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sample:
+    """The timed tasks."""
+
+    plan: Plan
+    """Plan of the run on the crop."""
+    reports: tuple[TaskReport, ...]
+    """Reports of its tasks."""
+    coarse: TaskReport | None
+    """Report of a task of stage coarse on whole sections; None: they are too large."""
 
 
 def measure_cost(
     planned: Plan, *, executor: Executor, workers: Callable[[str], int | None], note: Callable[[str], None]
 ) -> Cost:
-    """Run a sample of a plan, and say what the whole would take.
+    """Run a sample of a plan, and predict the cost of the whole run.
 
     Args:
-        planned: the whole.
-        executor: of the cluster that the whole would run on.
-        workers: that the whole would have while a stage runs; None: those that the cluster has now.
-        note: told what goes on.
+        planned: plan of the whole run.
+        executor: executor of the cluster on which the whole run would compute.
+        workers: number of workers of a stage, by its name; None: those that the cluster has now.
+        note: called with a sentence about the sample.
 
     Raises:
         ConfigError: a task of the sample failed.
-        SourceError: the source shows nothing where the sample was taken.
+        SourceError: the sample's part of the source shows nothing.
         OutputError: nothing can be written beside the output.
     """
     job = planned.job
@@ -138,94 +156,78 @@ def measure_cost(
     note(f"Timing a sample: {z} sections of {y} × {x} px at z {crop.start[0]}, y {crop.start[1]}, x {crop.start[2]}")
     with _scratch(job.output) as folder:
         copy_crop(job, crop, join(folder, "crop.zarr"))
-        sample = plan(make_config(_sample_tree(job, crop, folder), where="The sample"))
-        summary = run(sample, executor=executor, observer=SilentObserver())
-        if summary.failed:
-            first = summary.failed[0]
-            raise ConfigError(
-                f"The sample cannot be timed, since {first.key} failed ({first.cause}: {first.message}); a run would "
-                "fail of the same."
-            )
-        reports = list(open_ledger(sample.job.output).reports(None))
-        whole = _timed_coarse(planned, executor, folder)
+        sample = _timed_sample(planned, crop, executor=executor, folder=folder)
     load = executor.load()
-    gpu_stages = {stage.name for stage in STAGES if stage.uses_gpu}
-    cost = Cost(crop)
-    for stage in planned.estimates:
-        own = [report for report in reports if report.stage == stage]
-        gpu = stage in gpu_stages and load.gpus > 0
-        wanted = workers(stage) or (load.gpus if gpu else load.workers)
-        cost.stages.append(
-            _stage_cost(stage, planned, sample, own, whole=whole, gpus=load.gpus if gpu else 0, workers=wanted)
+    gpus = {stage.name: load.gpus if stage.uses_gpu else 0 for stage in STAGES}
+    stages = tuple(
+        _stage_cost(
+            stage,
+            planned=planned,
+            sample=sample,
+            gpus=gpus[stage],
+            workers=workers(stage) or gpus[stage] or load.workers,
         )
-    cost.remarks = _remarks(cost, planned, whole)
-    return cost
+        for stage in planned.estimates
+    )
+    return Cost(crop=crop, stages=stages, remarks=_remarks(crop, planned, stages=stages, coarse=sample.coarse))
 
 
 def choose_crop(job: Job) -> Box:
-    """A place of the source to take the sample from: as large as one window is read, where there is most to be seen."""
+    """Return the part of the source for the sample: the size of the box that a window reads, at the highest contrast.
+
+    Its borders are at whole nodes, and at whole pixels of every level that the crop has.
+    """
     volume = Volume.open(job.source, like=job.info)
-    window, halo, spacing = job.register.window, job.register.halo, job.spacing
-    assert window is not None
-    assert halo is not None
-    unit = math.lcm(spacing, 1 << _crop_mips(volume)[-1])
+    unit = math.lcm(job.spacing, 1 << _crop_mips(volume)[-1])
     depth = min(job.shape[0], 2 * job.register.sections)
     z = (job.shape[0] - depth) // 2
-    sides = [_whole(min(extent, window + 2 * halo, _SIDE), unit) for extent in job.shape[1:]]
-    best, contrast = None, -1.0
-    for share_y in _PLACES:
-        for share_x in _PLACES:
-            y, x = (
-                _whole(round((extent - side) * share), unit, least=0)
-                for extent, side, share in zip(job.shape[1:], sides, (share_y, share_x), strict=True)
-            )
-            box = Box((z, y, x), (z + depth, min(y + sides[0], job.shape[1]), min(x + sides[1], job.shape[2])))
-            middle = ((box.start[1] + box.stop[1]) // 2, (box.start[2] + box.stop[2]) // 2)
-            patch = Box((z, *middle), (z + 1, middle[0] + _PATCH, middle[1] + _PATCH)).clipped(job.shape)
-            found = float(np.std(volume.read(patch))) if patch.size else 0.0
-            if found > contrast:
-                best, contrast = box, found
-    assert best is not None
-    return best
+    read_side = min(job.register.window + 2 * job.register.halo, _MAX_SIDE_PX)
+    # A section that is smaller than one unit is taken whole.
+    sides = [min(n, read_side) // unit * unit or min(n, read_side) for n in job.shape[1:]]
+    candidates = []
+    for shares in product(_CANDIDATE_SHARES, repeat=2):
+        y, x = (
+            round((extent - side) * share) // unit * unit
+            for extent, side, share in zip(job.shape[1:], sides, shares, strict=True)
+        )
+        candidates.append(Box((z, y, x), (z + depth, min(y + sides[0], job.shape[1]), min(x + sides[1], job.shape[2]))))
+    return max(candidates, key=lambda box: _contrast(volume, box))
+
+
+def _contrast(volume: Volume, box: Box) -> float:
+    """Return the standard deviation of a patch in the middle of a box's first section."""
+    z = box.start[0]
+    y, x = ((start + stop) // 2 for start, stop in zip(box.start[1:], box.stop[1:], strict=True))
+    patch = Box((z, y, x), (z + 1, y + _PATCH_PX, x + _PATCH_PX)).clipped(volume.info.shape)
+    return float(np.std(volume.read(patch))) if patch.size else 0.0
 
 
 def copy_crop(job: Job, crop: Box, url: str) -> Volume:
-    """Copy a part of the source, with the levels that show something of it, into a volume of its own."""
+    """Copy a part of the source, with its levels, into a volume of its own."""
     volume = Volume.open(job.source, like=job.info)
-    info = job.info.__class__(
-        shape=crop.shape,
-        dtype=job.info.dtype,
-        pixel_size=job.info.pixel_size,
-        section_thickness=job.info.section_thickness,
-    )
     mips = _crop_mips(volume)
-    made = create_volume(url, info=info, chunk=(1, 256, 256), shard=(8, 2048, 2048), mips=len(mips))
+    info = replace(job.info, shape=crop.shape)
+    copied = create_volume(url, info=info, chunk=(1, 256, 256), shard=(8, 2048, 2048), mips=len(mips))
     for mip in mips:
-        shape = made.shape_at(mip)
-        place = Box((0, 0, 0), shape, mip).shifted((crop.start[0], crop.start[1] >> mip, crop.start[2] >> mip))
-        source = place.clipped(volume.shape_at(mip))
-        values = np.zeros(shape, dtype=job.info.dtype)
-        z, y, x = source.shape
-        values[:z, :y, :x] = volume.read(source)
-        made.write(Box((0, 0, 0), shape, mip), values)
-    return made
+        shape = copied.shape_at(mip)
+        box = Box((0, 0, 0), shape, mip).shifted((crop.start[0], crop.start[1] >> mip, crop.start[2] >> mip))
+        source_box = box.clipped(volume.shape_at(mip))
+        values = np.zeros(shape, dtype=info.dtype)
+        z, y, x = source_box.shape
+        values[:z, :y, :x] = volume.read(source_box)
+        copied.write(Box((0, 0, 0), shape, mip), values)
+    return copied
 
 
 def _crop_mips(volume: Volume) -> tuple[int, ...]:
-    """The stored mips that a crop takes along: it lies in whole pixels of each, so none may be too coarse for it."""
-    return volume.mips[: _COARSEST + 1]
-
-
-def _whole(extent: int, unit: int, *, least: int | None = None) -> int:
-    """Rounded down to a multiple of `unit`; an extent that is smaller stays."""
-    rounded = extent // unit * unit
-    return rounded if rounded or least is not None else extent
+    """Return the stored mips that a crop has; its borders are at whole pixels of each, so none may be too coarse."""
+    return volume.mips[: _MAX_CROP_MIP + 1]
 
 
 def _sample_tree(job: Job, crop: Box, folder: str) -> dict[str, Any]:
-    """The run's own configuration for the crop: one window, which is all that a window of the run would read."""
+    """Return the run's configuration for the crop, with one window that covers all that a window of the run reads."""
     tree = stored_config(job)
-    side = -(-max(crop.shape[1:]) // job.spacing) * job.spacing
+    side = round_up(max(crop.shape[1:]), multiple=job.spacing)
     tree["register"] = {**tree["register"], "window": side, "halo": 0}
     tree["coarse"] = {**tree["coarse"], "initial": None, "initial_digest": None}
     tree["mask"] = {**tree["mask"], "user": None}
@@ -234,7 +236,7 @@ def _sample_tree(job: Job, crop: Box, folder: str) -> dict[str, Any]:
 
 @contextmanager
 def _scratch(output: str) -> Iterator[str]:
-    """A folder beside the output, where workers reach it, and as fast; gone afterwards."""
+    """Yield the URL of a folder beside the output, in the store that workers use, and delete the folder at the end."""
     folder = f"{output.rstrip('/').removesuffix('.zarr')}-sample-{uuid4().hex[:8]}"
     try:
         yield folder
@@ -243,67 +245,79 @@ def _scratch(output: str) -> Iterator[str]:
             delete(folder, recursive=True)
 
 
-def _timed_coarse(planned: Plan, executor: Executor, folder: str) -> TaskReport | None:
-    """A task of coarse on whole sections, in the middle of the volume; None where that would read too much."""
+def _timed_sample(planned: Plan, crop: Box, *, executor: Executor, folder: str) -> _Sample:
+    """Run all stages on the crop; raise ConfigError if a task fails."""
+    sample = plan(make_config(_sample_tree(planned.job, crop, folder), where="The sample"))
+    summary = run(sample, executor=executor, observer=SilentObserver())
+    if summary.failed:
+        first = summary.failed[0]
+        raise ConfigError(
+            f"The sample cannot be timed, since {first.key} failed ({first.cause}: {first.message}); a full run would "
+            "fail for the same reason."
+        )
+    reports = tuple(open_ledger(sample.job.output).reports(None))
+    return _Sample(plan=sample, reports=reports, coarse=_timed_coarse(planned, executor=executor, folder=folder))
+
+
+def _timed_coarse(planned: Plan, *, executor: Executor, folder: str) -> TaskReport | None:
+    """Run a task of coarse on whole sections, in the middle of the volume; return None if that would read too much."""
     job = planned.job
     volume = Volume.open(job.source, like=job.info)
     mip = volume.stored_mip(thumbnail_mip(job))
     sections = SECTIONS_PER_THUMBNAIL_TASK + job.coarse.neighbours
-    if (sections * job.shape[1] * job.shape[2] * job.info.dtype.itemsize) >> (2 * mip) > _COARSE_BYTES:
+    if (sections * job.section_pixels * job.info.dtype.itemsize) >> (2 * mip) > _MAX_COARSE_BYTES:
         return None
-    own = _moved(job, join(folder, "coarse.zarr"))
+    moved = replace(job, output=join(folder, "coarse.zarr"))
     coarse = CoarseStage()
-    coarse.prepare(own)
-    pairs = next(iter(coarse.generations(own)))
+    coarse.prepare(moved)
+    pair_tasks = next(iter(coarse.generations(moved)))
     middle = max(0, (planned.estimates[coarse.name].tasks - 1) // 2 - 1)
-    tasks = list(islice(pairs, middle, middle + 1))
-    reports = list(executor.map(execute, tasks))
+    reports = list(executor.map(execute, islice(pair_tasks, middle, middle + 1)))
     return reports[0] if reports and reports[0].outcome is not Outcome.FAILED else None
 
 
-def _moved(job: Job, output: str) -> Job:
-    values = {name: getattr(job, name) for name in job.__dataclass_fields__}
-    return Job(**{**values, "output": output})
+def _is_singleton(report: TaskReport) -> bool:
+    """Return whether a task runs alone: its key has no coordinates.
 
-
-def _is_only_one(report: TaskReport) -> bool:
-    """A key that names no place is that of the only task of its kind; fits of spectra are few, and side by side."""
+    Fits of spectra count as singletons as well: they have numbers, but there are few, however large the volume is.
+    """
     return report.key.startswith("compose/fit") or not any(letter.isdigit() for letter in report.key)
 
 
-def _stage_cost(
-    stage: str,
-    planned: Plan,
-    sample: Plan,
-    reports: list[TaskReport],
-    *,
-    whole: TaskReport | None,
-    gpus: int,
-    workers: int,
-) -> StageCost:
-    estimate = planned.estimates[stage]
-    of_sample = sample.estimates.get(stage)
-    factor = estimate.bytes_read / of_sample.bytes_read if of_sample and of_sample.bytes_read else 1.0
-    alone = [report for report in reports if _is_only_one(report)]
-    abreast = [report for report in reports if not _is_only_one(report)]
-    parallel = factor * sum(report.seconds for report in abreast)
-    serial = sum(report.seconds for report in alone)
-    timed, seconds = len(reports), sum(report.seconds for report in reports)
+def _stage_cost(stage: str, *, planned: Plan, sample: _Sample, gpus: int, workers: int) -> StageCost:
+    """Return the cost of a stage.
+
+    Args:
+        stage: its name.
+        planned: plan of the whole run.
+        sample: timed tasks.
+        gpus: number of the cluster's GPUs that the stage uses.
+        workers: number of workers for the wall time.
+    """
+    estimate, sample_estimate = planned.estimates[stage], sample.plan.estimates.get(stage)
+    reports = [report for report in sample.reports if report.stage == stage]
+    singletons = [report for report in reports if _is_singleton(report)]
+    concurrent = [report for report in reports if not _is_singleton(report)]
+    factor = 1.0
+    if sample_estimate and sample_estimate.bytes_read:
+        factor = estimate.bytes_read / sample_estimate.bytes_read
+    parallel = factor * sum(report.seconds for report in concurrent)
+    serial = sum(report.seconds for report in singletons)
     if stage == CoarseStage.name:
-        serial *= planned.job.shape[0] / sample.job.shape[0]
-        if whole is not None:
-            parallel = whole.seconds * planned.job.size / max(1, whole.pixels)
-            timed, seconds = timed + 1, seconds + whole.seconds
-    elif of_sample is not None:
-        serial *= max(1.0, estimate.memory / max(1, of_sample.memory))
+        serial *= planned.job.shape[0] / sample.plan.job.shape[0]
+        if sample.coarse is not None:
+            parallel = sample.coarse.seconds * planned.job.size / max(1, sample.coarse.pixels)
+            reports.append(sample.coarse)
+    elif sample_estimate is not None:
+        serial *= max(1.0, estimate.memory / max(1, sample_estimate.memory))
     if gpus:
-        # Tasks of one worker take turns on its GPU, and the time that one waits is another's.
-        parallel /= max(1, min(GPU_THREADS, len(abreast) // gpus))
+        # Tasks of one worker take turns on its GPU, and while one waits, another computes.
+        parallel /= max(1, min(GPU_THREADS, len(concurrent) // gpus))
     return StageCost(
         stage=stage,
         tasks=estimate.tasks,
-        timed=timed,
-        timed_seconds=round(seconds, 3),
+        timed=len(reports),
+        timed_seconds=round(sum(report.seconds for report in reports), 3),
         factor=factor,
         parallel_seconds=parallel,
         serial_seconds=serial,
@@ -312,19 +326,20 @@ def _stage_cost(
     )
 
 
-def _remarks(cost: Cost, planned: Plan, whole: TaskReport | None) -> list[str]:
-    z, y, x = cost.crop.shape
-    share = cost.crop.size / planned.job.size
-    timed, seconds = sum(c.timed for c in cost.stages), sum(c.timed_seconds for c in cost.stages)
+def _remarks(crop: Box, planned: Plan, *, stages: tuple[StageCost, ...], coarse: TaskReport | None) -> tuple[str, ...]:
+    """Return sentences on how the figures were obtained."""
+    z, y, x = crop.shape
+    share = crop.size / planned.job.size
+    timed, seconds = sum(cost.timed for cost in stages), sum(cost.timed_seconds for cost in stages)
     remarks = [
         f"Based on {timed} tasks timed in {seconds:.0f} worker-seconds: {z} sections of {y} × {x} px, {share:.2g} of "
-        "the volume, taken to its size by the bytes that each stage reads; right within a factor of two or so."
+        "the volume, scaled by the bytes that each stage reads; correct within about a factor of two."
     ]
-    if whole is not None:
-        remarks.append(f"coarse: {whole.key} timed on whole sections.")
+    if coarse is not None:
+        remarks.append(f"coarse: {coarse.key} was timed on whole sections.")
     elif share < 1:
-        remarks.append("coarse: whole sections are too large to be read for a sample, so its time is an upper bound.")
-    unknown = [c.stage for c in cost.stages if not c.timed]
+        remarks.append("coarse: whole sections are too large to read for a sample, so its time is an upper bound.")
+    unknown = [cost.stage for cost in stages if not cost.timed]
     if unknown:
         remarks.append(f"Not timed, and left out: {', '.join(unknown)}.")
-    return remarks
+    return tuple(remarks)

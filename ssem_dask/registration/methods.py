@@ -64,14 +64,27 @@ class RegisterConfig(ConfigBase):
 
 def resolve(config: RegisterConfig, *, pixel_size: float) -> RegisterConfig:
     """Fill in everything that is None from the pixel size (nm per mip-0 px): nothing is left to tune."""
-    changes: dict[str, Any] = {
-        name: method.resolve(getattr(config, name), pixel_size=pixel_size) for name, method in METHODS.items()
-    }
+    changes: dict[str, Any] = dict(resolved_methods(config, pixel_size=pixel_size))
     if config.mip is None:
-        changes["mip"] = mip_for_pixel_size(pixel_size, wanted=_WORKING_PIXEL_NM)
+        changes["mip"] = default_mip(pixel_size)
     if config.spacing is None:
-        changes["spacing"] = max(4, 2 ** mip_for_pixel_size(pixel_size, wanted=_FIELD_SPACING_NM))
+        changes["spacing"] = default_spacing(pixel_size)
     return config.model_copy(update=changes)
+
+
+def resolved_methods(config: RegisterConfig, *, pixel_size: float) -> dict[str, ConfigBase]:
+    """Return the parameters of every method, by its name, with those chosen that follow from the pixel size."""
+    return {name: method.resolve(getattr(config, name), pixel_size=pixel_size) for name, method in METHODS.items()}
+
+
+def default_mip(pixel_size: float) -> int:
+    """Return the scale level whose pixel is nearest to 5 nm."""
+    return mip_for_pixel_size(pixel_size, wanted=_WORKING_PIXEL_NM)
+
+
+def default_spacing(pixel_size: float) -> int:
+    """Return the node spacing of about 80 nm, a power of two, mip-0 px."""
+    return max(4, 1 << mip_for_pixel_size(pixel_size, wanted=_FIELD_SPACING_NM))
 
 
 def encoder_digest(config: RegisterConfig) -> str:

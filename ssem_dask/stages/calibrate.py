@@ -29,7 +29,7 @@ from ssem_dask.registration.gauss_newton.smoothness import (
     probe_window,
 )
 from ssem_dask.registration.registration_method import WindowImages
-from ssem_dask.stages.configs import RegisterStageConfig
+from ssem_dask.stages.configs import ResolvedRegister
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import CALIBRATION, COARSE, calibration_window
 from ssem_dask.stages.source_sections import open_source, read_aligned_sections
@@ -121,7 +121,7 @@ class ChooseTask(JobTask):
         else:
             names = [f.name for f in fields(LengthStep)]
             steps = [[LengthStep(**{name: step[name] for name in names}) for step in w["steps"]] for w in windows]
-            choice = choose_smoothness(steps, pixel_size=job.info.pixel_size * 2.0 ** (job.register.mip or 0))
+            choice = choose_smoothness(steps, pixel_size=job.info.pixel_size * 2.0 ** (job.register.mip))
         chosen_by = "user" if given is not None else "data" if any(w["steps"] for w in windows) else "default"
         scales = median_scales([ResidualScales.model_validate(w["scales"]) for w in windows if w.get("scales")])
         written = CALIBRATION.write(
@@ -183,7 +183,7 @@ class CalibrateStage(Stage):
         return Estimate(
             tasks=len(boxes) + _wanted(job),
             pixels=pixels,
-            bytes_read=job.source_bytes(pixels, mip=job.register.mip or 0),
+            bytes_read=job.source_bytes(pixels, mip=job.register.mip),
             bytes_written=2000 * (len(boxes) + _wanted(job)),
             files=len(boxes) + _wanted(job),
             memory=memory,
@@ -191,7 +191,7 @@ class CalibrateStage(Stage):
         )
 
 
-def calibrated(job: Job) -> RegisterStageConfig:
+def calibrated(job: Job) -> ResolvedRegister:
     """Return the settings of registration with the chosen smoothness and the measured scales."""
     if not _wanted(job):
         return job.register
@@ -206,7 +206,6 @@ def calibrated(job: Job) -> RegisterStageConfig:
 def sample_windows(job: Job) -> list[tuple[Box, ...]]:
     """Return the sample windows, each with its candidate boxes, spread over the volume by a fixed rule."""
     mip = job.register.mip
-    assert mip is not None
     if job.shape[0] < 2:
         return []
     extent = job.shape[0], *shape_at_mip((job.shape[1], job.shape[2]), mip=mip)

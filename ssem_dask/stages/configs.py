@@ -68,6 +68,26 @@ class RegisterStageConfig(RegisterConfig):
     """Sections in a window's core; the neighbours before them are its halo in z."""
 
 
+class ResolvedMask(MaskStageConfig):
+    """`[mask]` of a run: every value is chosen."""
+
+    mip: int
+    """Scale level of the masks."""
+
+
+class ResolvedRegister(RegisterStageConfig):
+    """`[register]` of a run: every value is chosen."""
+
+    mip: int
+    """Scale level of the images that are registered: the working images."""
+    spacing: int
+    """Spacing of the pair fields, mip-0 px."""
+    window: int
+    """Side of a window's core, mip-0 px."""
+    halo: int
+    """Width read around a window's core, mip-0 px."""
+
+
 class ReferenceConfig(ConfigBase):
     """External evidence of where sections belong: an X-ray or block-face volume, an atlas.
 

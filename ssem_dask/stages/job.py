@@ -11,9 +11,9 @@ from ssem_dask.stages.configs import (
     CoarseStageConfig,
     ComposeStageConfig,
     DownsampleStageConfig,
-    MaskStageConfig,
-    RegisterStageConfig,
     RenderStageConfig,
+    ResolvedMask,
+    ResolvedRegister,
 )
 from ssem_dask.storage.location import join_below
 from ssem_dask.storage.volume import VolumeInfo
@@ -50,14 +50,14 @@ class Job:
         return cast(CoarseStageConfig, self.tables["coarse"])
 
     @property
-    def mask(self) -> MaskStageConfig:
+    def mask(self) -> ResolvedMask:
         """Settings of stage mask."""
-        return cast(MaskStageConfig, self.tables["mask"])
+        return cast(ResolvedMask, self.tables["mask"])
 
     @property
-    def register(self) -> RegisterStageConfig:
+    def register(self) -> ResolvedRegister:
         """Settings of stages calibrate and register."""
-        return cast(RegisterStageConfig, self.tables["register"])
+        return cast(ResolvedRegister, self.tables["register"])
 
     @property
     def compose(self) -> ComposeStageConfig:
@@ -97,7 +97,6 @@ class Job:
     @property
     def spacing(self) -> int:
         """mip-0 px between nodes of the fields."""
-        assert self.register.spacing is not None
         return self.register.spacing
 
     @property
@@ -109,7 +108,6 @@ class Job:
     def window_core(self) -> ShapeZYX:
         """Extent (z, y, x) of a register window's core, mip-0 px: no larger than the volume, in whole nodes."""
         window, spacing = self.register.window, self.spacing
-        assert window is not None
         y, x = (min(window, node_count(n, spacing=spacing) * spacing) for n in self.shape_yx)
         return min(self.register.sections, self.shape[0]), y, x
 

@@ -23,7 +23,7 @@ from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import mip_for_pixel_size, shape_at_mip
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.registration.damage import DAMAGED, HALO_PX, MASK_PIXEL_NM, TEAR, Z_REACH, detect_damage, pool_codes
-from ssem_dask.stages.configs import MaskStageConfig
+from ssem_dask.stages.configs import MaskStageConfig, ResolvedMask
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import COARSE, DAMAGE, mask_shape, mask_shard
 from ssem_dask.stages.source_sections import open_source, read_aligned_sections
@@ -51,7 +51,7 @@ class MaskTask(JobTask):
         if job.mask.detects:
             codes, read = _detected_codes(job, box)
         if job.mask.user is not None:
-            codes = np.maximum(codes, _user_codes(job, box))
+            codes = np.maximum(codes, _user_codes(job, job.mask.user, box))
         z, y, x = box.slices
         return Result(bytes_read=read, bytes_written=DAMAGE.write(job, codes, z=z, y=y, x=x))
 
@@ -81,14 +81,14 @@ class MaskStage(Stage):
         """
         assert isinstance(config, MaskStageConfig)
         if config.user is not None:
-            user_mip(config, info.shape)
-        if config.mip is not None:
-            return config, []
-        mip = mip_for_pixel_size(info.pixel_size, wanted=MASK_PIXEL_NM)
-        choice = (
-            f"mask.mip = {mip}: its pixel, {info.pixel_size * 2**mip:.3g} nm, is the nearest to {MASK_PIXEL_NM:.0f} nm"
-        )
-        return config.model_copy(update={"mip": mip}), [choice] if config.active else []
+            user_mip(config.user, info.shape)
+        mip, choices = config.mip, []
+        if mip is None:
+            mip = mip_for_pixel_size(info.pixel_size, wanted=MASK_PIXEL_NM)
+            pixel = info.pixel_size * 2**mip
+            if config.active:
+                choices.append(f"mask.mip = {mip}: its pixel, {pixel:.3g} nm, is the nearest to {MASK_PIXEL_NM:.0f} nm")
+        return ResolvedMask.model_validate({**dict(config), "mip": mip}), choices
 
     def decisive(self, job: Job) -> dict[str, Any]:
         """Return the settings; nothing if there are no masks."""
@@ -124,7 +124,7 @@ class MaskStage(Stage):
         return Estimate(
             tasks=len(boxes),
             pixels=sum(_mip0_box(job, box).size for box in boxes),
-            bytes_read=job.source_bytes(read, mip=_mip(job)) if job.mask.detects else 0,
+            bytes_read=job.source_bytes(read, mip=job.mask.mip) if job.mask.detects else 0,
             bytes_written=sum(box.size for box in boxes),
             files=len(boxes),
             # Images, normalised images and masks of all sections; three cues each; shifts of the pairs; one read band.
@@ -151,31 +151,28 @@ def read_codes(masks: ZarrArray, *, z: int, mip: int, box: Box, affine: Float64A
     return torch.from_numpy(pixels[y - y.min(), x - x.min()])
 
 
-def user_mip(config: MaskStageConfig, shape: ShapeZYX) -> int:
-    """Return the mip of the user's mask, which follows from its shape.
+def user_mip(user: str, shape: ShapeZYX) -> int:
+    """Return the mip of the user's mask at a URL, by its shape.
 
     Raises:
         SourceError: it cannot be read, is not made of integers, or fits the sections at no mip.
     """
-    assert config.user is not None
-    with contextlib.closing(open_any_format(config.user)) as opened:
+    with contextlib.closing(open_any_format(user)) as opened:
         info = opened.info
     if info.dtype.kind not in "iub":
-        raise SourceError(
-            f"[mask] user = {config.user}: its values are {info.dtype}, but codes are integers; convert it."
-        )
+        raise SourceError(f"[mask] user = {user}: its values are {info.dtype}, but codes are integers; convert it.")
     for mip in range(max(shape[1:]).bit_length() + 1):
         if info.shape == (shape[0], *shape_at_mip(shape[1:], mip=mip)):
             return mip
     raise SourceError(
-        f"[mask] user = {config.user}: has shape {info.shape}, but the source has {shape}; give a mask of that shape, "
+        f"[mask] user = {user}: has shape {info.shape}, but the source has {shape}; give a mask of that shape, "
         "or with y and x divided by a power of two and rounded up."
     )
 
 
 def _detected_codes(job: Job, box: Box) -> tuple[AnyArray, int]:
     """Return the codes (z, y, x) that detection finds, and the bytes read."""
-    mip, volume = _mip(job), open_source(job)
+    mip, volume = job.mask.mip, open_source(job)
     read = box.grown(before=(Z_REACH, 0, 0), after=(Z_REACH, 0, 0)).clipped(mask_shape(job))
     affines = COARSE.read(job, z=read.sections)
     core = range(box.start[0] - read.start[0], box.stop[0] - read.start[0])
@@ -212,13 +209,12 @@ def _aligned_box(box: Box, affines: list[Float64Array]) -> Box:
     return Box((box.start[0], int(low[0]), int(low[1])), (box.stop[0], int(high[0]), int(high[1])), box.mip)
 
 
-def _user_codes(job: Job, box: Box) -> AnyArray:
-    """Return the user's codes (z, y, x) at the mip of the masks."""
-    assert job.mask.user is not None
-    mip, theirs = _mip(job), user_mip(job.mask, job.shape)
+def _user_codes(job: Job, user: str, box: Box) -> AnyArray:
+    """Return the codes (z, y, x) of the user's mask at a URL, at the mip of the masks."""
+    mip, theirs = job.mask.mip, user_mip(user, job.shape)
     wanted = box.at_mip(theirs) if theirs <= mip else Box(box.start, box.stop, mip).at_mip(theirs)
     wanted = wanted.clipped((job.shape[0], *shape_at_mip(job.shape[1:], mip=theirs)))
-    with contextlib.closing(open_any_format(job.mask.user)) as opened:
+    with contextlib.closing(open_any_format(user)) as opened:
         band = opened.read(
             z_start=wanted.start[0], z_stop=wanted.stop[0], y_start=wanted.start[1], y_stop=wanted.stop[1]
         )
@@ -233,14 +229,9 @@ def _user_codes(job: Job, box: Box) -> AnyArray:
     return codes[:, y][:, :, x]
 
 
-def _mip(job: Job) -> int:
-    assert job.mask.mip is not None
-    return job.mask.mip
-
-
 def _boxes(job: Job) -> Iterator[Box]:
     if job.mask.active:
-        yield from chunk_boxes(mask_shape(job), chunk=mask_shard(job), mip=_mip(job))
+        yield from chunk_boxes(mask_shape(job), chunk=mask_shard(job), mip=job.mask.mip)
 
 
 def _mip0_box(job: Job, box: Box) -> Box:

@@ -137,7 +137,7 @@ class RegisterStage(Stage):
     def estimate(self, job: Job) -> Estimate:
         """Return the cost. Each task reads its window with halo and writes a shard of pairs and one of confidence."""
         count, read, largest = read_sizes(job.shape, **_tiling(job))
-        mip = job.register.mip or 0
+        mip = job.register.mip
         nodes = math.prod(job.grid.shape)
         itemsize = job.info.dtype.itemsize
         return Estimate(
@@ -164,7 +164,6 @@ def windows(job: Job) -> Iterator[Window]:
 def _tiling(job: Job) -> dict[str, ShapeZYX]:
     """Return core and halos of the windows."""
     halo = job.register.halo
-    assert halo is not None
     return {
         "core": job.window_core,
         "halo_before": (job.register.neighbours, halo, halo),
@@ -197,8 +196,6 @@ def _parts(task: RegisterTask) -> list[Window]:
     """Return the task's window, or the smaller windows that its configuration wants, all sections deep."""
     job, whole = task.job, task.window
     side, halo = job.register.window, job.register.halo
-    assert side is not None
-    assert halo is not None
     if max(whole.core.shape_yx) <= side:
         return [whole]
     to_place = (0, whole.core.start[1], whole.core.start[2])
@@ -213,7 +210,6 @@ def _parts(task: RegisterTask) -> list[Window]:
 def _registered(job: Job, window: Window) -> _Registered:
     """Read and register a window."""
     mip = job.register.mip
-    assert mip is not None
     volume = open_source(job)
     coarse = COARSE.read(job, z=window.read.sections)
     box, device = window.read.at_mip(mip), compute_device()
@@ -259,11 +255,9 @@ def _nodes_of(core: Box, job: Job, *, origin: Box) -> tuple[slice, slice]:
 def _codes(job: Job, window: Window, coarse: Float64Array) -> Tensor:
     """Return the masks (z, y, x) of the window's sections, coarse-aligned like their images."""
     mip = job.register.mip
-    assert mip is not None
     box = window.read.at_mip(mip)
     if not job.mask.active:
         return torch.full(box.shape, TISSUE, dtype=torch.uint8)
-    assert job.mask.mip is not None
     masks = DAMAGE.open(job)
     return torch.stack(
         [

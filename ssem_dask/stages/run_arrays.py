@@ -164,7 +164,7 @@ MASK_SHARD_PX, MASK_CHUNK_PX, MASK_SECTIONS = 1024, 256, 8
 
 def mask_shape(job: Job) -> tuple[int, int, int]:
     """Return the shape (z, y, x) of `masks/damage`."""
-    return job.shape[0], *shape_at_mip(job.shape_yx, mip=_mask_mip(job))
+    return job.shape[0], *shape_at_mip(job.shape_yx, mip=job.mask.mip)
 
 
 def mask_shard(job: Job) -> tuple[int, int, int]:
@@ -174,18 +174,13 @@ def mask_shard(job: Job) -> tuple[int, int, int]:
     return min(MASK_SECTIONS, z), y, x
 
 
-def _mask_mip(job: Job) -> int:
-    assert job.mask.mip is not None
-    return job.mask.mip
-
-
 DAMAGE = RunArray(
     path="masks/damage",
     meaning="0 tissue, 1 empty, 2 damaged, 3 tear (fold or crack); only if damage is detected or masks are given",
     axes=(
         _Z,
-        Axis("y", lambda job: mask_shape(job)[1], "y", lambda job: 1 << _mask_mip(job)),
-        Axis("x", lambda job: mask_shape(job)[2], "x", lambda job: 1 << _mask_mip(job)),
+        Axis("y", lambda job: mask_shape(job)[1], "y", lambda job: 1 << job.mask.mip),
+        Axis("x", lambda job: mask_shape(job)[2], "x", lambda job: 1 << job.mask.mip),
     ),
     dtype="uint8",
     frame=Frame.SOURCE,
@@ -197,7 +192,7 @@ DAMAGE = RunArray(
         "axes": ["z", "y", "x"],
         "frame": "source",
         "mip": job.mask.mip,
-        "pixel_size": job.info.pixel_size * 2 ** _mask_mip(job),
+        "pixel_size": job.info.pixel_size * 2**job.mask.mip,
         "shape_mip0": list(job.shape),
         "codes": {"0": "tissue", "1": "empty", "2": "damaged", "3": "tear"},
     },

@@ -16,7 +16,7 @@ WINDOW_PX = 128
 def quality_info(job: Job) -> QualityInfo:
     """Return where a run is measured."""
     _, y, x = job.window_core
-    mip = min(job.register.mip or 0, job.mips - 1)
+    mip = min(job.register.mip, job.mips - 1)
     extent = shape_at_mip(job.shape_yx, mip=mip)
     height, width = (min(PROBE_PX, n) for n in extent)
     top, left = (extent[0] - height) // 2, (extent[1] - width) // 2
