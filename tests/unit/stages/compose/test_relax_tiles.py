@@ -118,7 +118,7 @@ def test_thinning_takes_affine_maps_out_exactly(tmp_path: Path) -> None:
     assert restriction_factor(job) == 3  # of 80 nodes the last block holds two
     affines = read(job, "pair_affines")[0, 1:]
     np.testing.assert_allclose(affines, np.broadcast_to(turn + IDENTITY, affines.shape), atol=1e-3)
-    assert np.nanmax(np.abs(read(job, "thin_pairs"))) < 0.01
+    assert np.nanmax(np.abs(read(job, "restricted_pairs"))) < 0.01
 
 
 def test_memory_does_not_grow_with_the_section(tmp_path: Path) -> None:
