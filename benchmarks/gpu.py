@@ -124,16 +124,8 @@ def _solver(side: int, device: torch.device) -> dict[str, Any]:
         row: dict[str, Any] = {}
         for name, levels in (("fused", pyramid), ("fused_half", half)):
             found = register_fused(levels, pairs, image=image, start=None, smoothness=22.6, config=config)
-            cold = _median(
-                lambda levels=levels, pairs=pairs: register_fused(
-                    levels, pairs, image=image, start=None, smoothness=22.6, config=config
-                )
-            )
-            warm = _median(
-                lambda levels=levels, pairs=pairs, found=found: register_fused(
-                    levels, pairs, image=image, start=found, smoothness=22.6, config=config
-                )
-            )
+            solve = partial(register_fused, levels, pairs, image=image, smoothness=22.6, config=config)
+            cold, warm = _median(partial(solve, start=None)), _median(partial(solve, start=found))
             row[name] = {"cold_ms": cold, "warm_ms": warm, **_rates(cold, warm, n, side)}
             row[name + "_values"] = found
         if n <= 8:

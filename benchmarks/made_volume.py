@@ -52,10 +52,10 @@ def make_volume(url: str, *, sections: int, side: int, pixel_size: float) -> Non
     ):
         written: list[Future[None]] = []
         for (start, stop, _), images in zip(jobs, pool.map(_tissue, jobs), strict=True):
-            sections = displacing.map(
+            displaced = displacing.map(
                 partial(_displaced, side=side, tissue_side=tissue_side), images, range(start, stop)
             )
-            pixels = np.stack(list(sections))
+            pixels = np.stack(list(displaced))
             for done in written[:-1]:  # two slabs are held at most beside the one that is made
                 done.result()
             written.append(writers.submit(volume.write, Box((start, 0, 0), (stop, side, side)), pixels))

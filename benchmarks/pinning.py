@@ -55,7 +55,9 @@ def jump_table(count: int, seeds: range) -> Table:
     """Jumps, left in and undone."""
     table = Table(f"jump before {count // 3} of {count}", "found", "found elsewhere", "left in, px", "undone, px")
     for name, jump in JUMPS.items():
-        found, elsewhere, left, undone = 0, 0, [], []
+        found, elsewhere = 0, 0
+        left: list[float] = []
+        undone: list[float] = []
         for seed in seeds:
             made = affine_volume(seed, count=count, jumps=None if jump is None else {count // 3: jump})
             kept, undone_volume = made.separated(undo_jumps=False), made.separated()

@@ -19,7 +19,6 @@ import gc
 import heapq
 import json
 import resource
-import sys
 import tempfile
 import time
 import zlib
@@ -38,7 +37,7 @@ from ssem_dask.driver import pipeline
 from ssem_dask.geometry.box import Box
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.events import SilentObserver
-from ssem_dask.runtime.executor import ExecutorLoad, Work
+from ssem_dask.runtime.executor import Executor, ExecutorLoad, Work
 from ssem_dask.stages import register
 from ssem_dask.storage.ledger import Ledger, encode
 from ssem_dask.storage.volume import VolumeInfo, create_volume
@@ -92,7 +91,7 @@ class Spent:
     """CPU seconds in the package's own code: making tasks, and taking reports."""
 
 
-class SimulatedExecutor:
+class SimulatedExecutor(Executor):
     """Ends each task after its time, in the order in which the largest of some simulated clusters would."""
 
     dashboard: str | None = None
@@ -394,4 +393,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

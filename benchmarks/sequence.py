@@ -288,7 +288,8 @@ def table_of(records: Sequence[dict[str, Any]]) -> Table:
     table = Table("sequence", "sections", "px", "mode", "damage", *_COLUMNS.values())
     rows: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for r in with_cost_of_damage(records):
-        key = r["kind"], f"{r['sections']:5d}", f"{r.get('size', '')}", r["mode"], r.get("damage", UNDAMAGED)
+        size, damage = f"{r.get('size', '')}", r.get("damage", UNDAMAGED)
+        key: tuple[str, ...] = r["kind"], f"{r['sections']:5d}", size, r["mode"], damage
         rows.setdefault(key, []).append(r)
     for key, same in sorted(rows.items()):
         table.add_row(*key, *(_told([r[name] for r in same]) for name in _COLUMNS))

@@ -41,7 +41,7 @@ def sections_only(page: Page, *layers: str) -> AnyArray:
     settle(page)
     panel = page.locator(".neuroglancer-rendered-data-panel").first.bounding_box()
     assert panel is not None
-    shot = page.screenshot(clip=panel)  # type: ignore[arg-type]
+    shot = page.screenshot(clip=panel)
     return np.asarray(Image.open(io.BytesIO(shot)).convert("L"), dtype=np.float64)
 
 
@@ -71,7 +71,7 @@ def test_a_link_of_the_report_leads_to_the_pixels_of_the_place(
     link = found.page.locator("article.hotspot a.open").nth(1)
     wanted = {
         key: float(value[0])
-        for key, value in parse_qs(urlparse(link.get_attribute("href")).query).items()
+        for key, value in parse_qs(urlparse(link.get_attribute("href") or "").query).items()
         if key != "run"
     }
     with found.page.context.expect_page() as opening:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -116,13 +117,13 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(
     url = "s3://test/entry"
     location.write_bytes(url, b"before")
     proxy.dead = True
-    slept = []
+    slept: list[float] = []
 
     def sleep(seconds: float) -> None:
         slept.append(seconds)
         proxy.dead = len(slept) < 2
 
-    monkeypatch.setattr(retry.time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", sleep)
     with retry.retry_for(retry.LONG_RETRY_S):
         assert location.read_bytes(url) == b"before"
     assert len(slept) == 2
@@ -136,7 +137,7 @@ def test_what_is_not_there_and_what_is_forbidden_is_not_waited_for(
     def sleep(seconds: float) -> None:
         raise AssertionError(f"waited for {seconds} s")
 
-    monkeypatch.setattr(retry.time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", sleep)
     with retry.retry_for(retry.LONG_RETRY_S):
         with pytest.raises(FileNotFoundError):
             location.read_bytes("s3://test/nothing")
@@ -170,7 +171,7 @@ def test_a_chunk_that_cannot_be_read_is_never_taken_for_one_that_is_not_there(
     proxy.share = 0.3
     with retry.retry_for(retry.LONG_RETRY_S):
         for _ in range(5):
-            assert (target[:] == pixels).all()
+            np.testing.assert_array_equal(target[:], pixels)
     proxy.dead = True
     with pytest.raises(Exception) as caught, retry.retry_for(0.5):  # noqa: PT011  the clients have many names for it
         target[:]

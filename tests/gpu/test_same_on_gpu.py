@@ -1,5 +1,7 @@
 """The same code on CPU and GPU: the same fields and losses within a stated tolerance."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +87,10 @@ def test_ssemnet_finds_fields_as_good(sections: AnyArray) -> None:
     assert alike[0] == pytest.approx(alike[1], abs=0.02)
 
 
+def _add_loss(losses: list[float], _step: int, loss: float) -> None:
+    losses.append(loss)
+
+
 def test_training_goes_the_same_way(sections: AnyArray) -> None:
     config = MetricTrainConfig(
         width=8, pixels=(8.0,), crop=96, patches=(8, 12), search=6, batch=4, steps=30, held_out=0.0
@@ -99,7 +105,7 @@ def test_training_goes_the_same_way(sections: AnyArray) -> None:
             config=config,
             seed=0,
             device=device,
-            progress=lambda _step, loss, found=found: found.append(loss),
+            progress=partial(_add_loss, found),
         )
     np.testing.assert_allclose(losses["cuda"][:5], losses["cpu"][:5], rtol=0.02)
     assert np.mean(losses["cuda"][-5:]) < np.mean(losses["cuda"][:5])

@@ -138,8 +138,8 @@ def test_the_crop_is_the_source_at_every_mip(larger: str, tmp_path: Path) -> Non
 
 
 def stage_cost(**changed: Any) -> StageCost:
-    given = {"tasks": 100, "parallel_seconds": 1000.0, "serial_seconds": 50.0, "workers": 10, **changed}
-    fixed = {"stage": "register", "timed": 2, "timed_seconds": 20.0, "factor": 50.0, "gpu": False}
+    given: dict[str, Any] = {"tasks": 100, "parallel_seconds": 1000.0, "serial_seconds": 50.0, "workers": 10, **changed}
+    fixed: dict[str, Any] = {"stage": "register", "timed": 2, "timed_seconds": 20.0, "factor": 50.0, "gpu": False}
     return StageCost(**fixed, **given)
 
 

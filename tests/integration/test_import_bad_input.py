@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import imagecodecs
@@ -23,8 +24,8 @@ from ssem_dask.storage import run_group as run
 from ssem_dask.storage.volume import Volume, VolumeInfo
 from ssem_dask.volumes.importing import import_volume, plan_import
 
-SIZES = {"pixel_size": 4.0, "section_thickness": 40.0}
-SMALL = {"chunk": (1, 16, 16), "shard": (2, 32, 32)}
+SIZES: dict[str, Any] = {"pixel_size": 4.0, "section_thickness": 40.0}
+SMALL: dict[str, Any] = {"chunk": (1, 16, 16), "shard": (2, 32, 32)}
 
 
 def sections(count: int = 6, *, dtype: str = "uint8") -> np.ndarray:
@@ -134,8 +135,8 @@ def test_truncated_tiff(series: Path, tmp_path: Path, compression: str | None, k
 
 
 def test_truncated_stack(tmp_path: Path):
-    for name, options in {"pages.tif": {}, "imagej.tif": {"imagej": True}}.items():
-        tifffile.imwrite(tmp_path / name, sections(), **options)
+    for name, imagej in {"pages.tif": False, "imagej.tif": True}.items():
+        tifffile.imwrite(tmp_path / name, sections(), imagej=imagej)
         content = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(content[: len(content) * 3 // 4])
         check_refused(tmp_path / name, tmp_path / "a.zarr", name)

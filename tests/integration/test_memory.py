@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,7 @@ def test_workers_of_this_machine_share_its_memory(monkeypatch: pytest.MonkeyPatc
 
 def test_tasks_that_share_a_gpus_worker_must_fit_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "MEMORY_LIMIT", 32_000_000_000)
-    monkeypatch.setattr(local.os, "sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
     monkeypatch.setattr(clusters, "visible_gpus", lambda: ["0"])
 
     def refuse(task_memory: int, **table: int) -> None:
@@ -69,7 +70,7 @@ def test_no_more_workers_share_a_gpu_than_its_memory_holds(
     monkeypatch: pytest.MonkeyPatch, card: int | None, task: int, workers: int
 ) -> None:
     """A worker has three tasks and what CUDA takes; one worker there always is, and halves what does not fit."""
-    monkeypatch.setattr(local.os, "sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
     monkeypatch.setattr(local, "gpu_memory", lambda: None if card is None else card * 10**9)
     assert local.shares_on_gpus(1, per_gpu=None, task_gpu_memory=task * 10**9)[0] == workers
     assert local.shares_on_gpus(1, per_gpu=2, task_gpu_memory=task * 10**9)[0] == 2
@@ -91,7 +92,7 @@ def test_plan_refuses_tasks_that_share_a_shard(observed: str, monkeypatch: pytes
     plan(make_config(tree))
     own = render.render_tasks
 
-    def halved(warping, **given):  # type: ignore[no-untyped-def]
+    def halved(warping: Any, **given: Any) -> Any:
         from dataclasses import replace
 
         z, y, x = warping.config.shard

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -135,7 +136,8 @@ def test_links_lead_to_places_of_this_run_only(files: str) -> None:
     assert other.status_code == 404
     assert "another run" in other.text
     with requests.get(f"{base}/events/mark-3-10.5-20.0-64?c=1&gs=", timeout=20, stream=True) as events:
-        line = next(line for line in events.iter_lines(decode_unicode=True) if line.startswith("data: "))
+        lines = (line.decode() for line in events.iter_lines())
+        line = next(line for line in lines if line.startswith("data: "))
     told = json.loads(line.removeprefix("data: "))
     assert told["s"] == {"data": f"{base}/data/mark", "viewpoint": "Viewpoint(z=3, y=10.5, x=20.0, side=64.0)"}
 
@@ -190,7 +192,7 @@ def test_the_state_names_layers_and_places(run: str) -> None:
     assert len(state["layers"][-1]["annotations"]) == len(marked)
 
 
-def test_mistakes_are_one_sentence(run: str, observed: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_mistakes_are_one_sentence(run: str, observed: str, tmp_path: Path) -> None:
     assert_one_sentence(command("view", str(tmp_path / "none.zarr")), naming="none.zarr")
     assert_one_sentence(command("view", run, "--labels", join(run, "fields", "section")), naming="fields/section")
     with Serving(Site("m", {}, lambda data, viewpoint: {})) as base:

@@ -33,7 +33,7 @@ class AffineVolume:
         self, *, undo_jumps: bool = True, known_jumps: tuple[int, ...] = (), anchors: Anchors | None = None
     ) -> AffineSeparation:
         """What composition makes of it."""
-        known = np.isfinite(self.pairs).all(axis=(2, 3)).astype(np.float64)
+        known = np.asarray(np.isfinite(self.pairs).all(axis=(2, 3)), dtype=np.float64)
         return separate_affines(
             self.pairs,
             known,

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 
-from playwright.sync_api import Page
+from playwright.sync_api import ConsoleMessage, Page
 
 
 @dataclass
@@ -18,9 +18,11 @@ class Watched:
     requests: list[str] = field(default_factory=list)
 
     def watch(self, page: Page) -> Page:
-        page.on(
-            "console", lambda m: m.type in ("error", "warning") and self.complaints.append(f"{m.text} {m.location}")
-        )
+        def hear(message: ConsoleMessage) -> None:
+            if message.type in ("error", "warning"):
+                self.complaints.append(f"{message.text} {message.location}")
+
+        page.on("console", hear)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("request", lambda request: self.requests.append(request.url))
         return page

@@ -132,6 +132,6 @@ def _show(source: Volume, aligned: Volume, *, bad: tuple[int, int, int], chance:
     for mip in aligned.mips[:4]:
         depth, *unit = aligned.write_unit(mip)
         start = (z - z % depth, *(n // 2**mip // u * u for n, u in zip((y, x), unit, strict=True)))
-        part = Box(start, tuple(a + u for a, u in zip(start, (depth, *unit), strict=True)), mip)  # type: ignore[arg-type]
+        part = Box(start, tuple(a + u for a, u in zip(start, (depth, *unit), strict=True)), mip)
         part = part.clipped(aligned.shape_at(mip))
         aligned.write(part, chance.integers(1, 255, part.shape, "uint8"))

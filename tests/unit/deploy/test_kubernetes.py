@@ -58,7 +58,7 @@ def test_the_operators_schema_refuses_a_cluster_without_workers() -> None:
 
 @pytest.mark.parametrize("role", ["scheduler", "worker"])
 def test_pods_of_the_cluster_are_what_the_api_takes(role: str) -> None:
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": role}, "spec": pods()[role]}
+    pod: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": role}, "spec": pods()[role]}
     for version in VERSIONS:
         kubernetes_validate.validate(pod, version, strict=True)
     pod["spec"]["containers"][0]["livenesProbe"] = {}

@@ -152,7 +152,8 @@ class Invalidation(RuleBasedStateMachine):
     def needed(self, selection: Selection | None, overrides: dict[str, Any] | None = None) -> set[str]:
         """Keys of the tasks that have to run, by comparing every task's footprint with every other one's."""
         entries, changed = self.entries(), [] if selection is not None else self.changed_source()
-        run, rewritten = set(), []
+        run: set[str] = set()
+        rewritten: list[Region] = []
         for task in self.job.tasks():
             entry, footprint = entries.get(task.key), task.footprint()
             current = entry is not None and entry.digest == task.digest and not meet(footprint.reads, changed)

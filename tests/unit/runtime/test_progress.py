@@ -71,7 +71,8 @@ def play(observer: Observer, clock: Clock, *, tasks: int, seconds: float, failed
 
 
 def test_lines_of_a_hundred_thousand_tasks_are_few() -> None:
-    clock, said = Clock(), []
+    clock = Clock()
+    said: list[str] = []
     lines = Lines(said.append, lambda: ExecutorLoad(8, 4), clock=clock)
     list(play(lines, clock, tasks=100_000, seconds=600.0, failed=5000))
     assert len(said) <= 60 + 2 + 20

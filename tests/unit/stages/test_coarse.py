@@ -32,7 +32,7 @@ CENTRE = (SIDE / 2, SIDE / 2)
 def texture(seed: int) -> torch.Tensor:
     noise = torch.randn(3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
     layers = [blur(noise[i : i + 1], sigma)[0] for i, sigma in enumerate((1.0, 2.5, 6.0))]
-    return 128 + sum(12 * layer / layer.std() for layer in layers)
+    return torch.stack([12 * layer / layer.std() for layer in layers]).sum(dim=0) + 128
 
 
 def volume() -> tuple[AnyArray, Float64Array]:

@@ -71,7 +71,8 @@ def test_no_key_of_a_task_leads_out_of_the_ledger(key: str, tmp_path: Path) -> N
 def test_no_level_of_an_image_lies_outside_of_it(path: str, tmp_path: Path) -> None:
     info = VolumeInfo(shape=(2, 32, 32), dtype=np.dtype(np.uint8), pixel_size=4.0, section_thickness=40.0)
     create_volume(str(tmp_path / "image.zarr"), info=info, chunk=(1, 32, 32), shard=(1, 32, 32), mips=1)
-    zarr.save_array(str(tmp_path / "secret"), np.ones((2, 32, 32), dtype=np.uint8))
+    secret = zarr.create_array(str(tmp_path / "secret"), shape=(2, 32, 32), dtype="uint8")
+    secret[:] = 1
     metadata = tmp_path / "image.zarr" / "zarr.json"
     tree = json.loads(metadata.read_text())
     tree["attributes"]["ome"]["multiscales"][0]["datasets"][0]["path"] = path

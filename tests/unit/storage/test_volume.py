@@ -1,6 +1,7 @@
 import dataclasses
 import uuid
 from collections.abc import Iterator
+from typing import Any, Literal
 
 import numpy as np
 import ome_zarr_models.v05
@@ -16,7 +17,7 @@ from ssem_dask.storage import arrays, location, ngff
 from ssem_dask.storage.volume import IMPORT_KEY, Volume, VolumeInfo, check_image_dtype, check_sections, create_volume
 
 INFO = VolumeInfo(shape=(5, 37, 70), dtype=np.dtype(np.uint8), pixel_size=4.0, section_thickness=40.0)
-LAYOUT = {"chunk": (1, 8, 8), "shard": (2, 16, 32), "mips": 3}
+LAYOUT: dict[str, Any] = {"chunk": (1, 8, 8), "shard": (2, 16, 32), "mips": 3}
 
 
 def filled(url: str, *, seed: int) -> tuple[Volume, dict[int, np.ndarray]]:
@@ -45,7 +46,8 @@ def test_what_is_made_is_what_is_opened(place: str):
 @st.composite
 def boxes(draw: st.DrawFn, shape: tuple[int, int, int]) -> Box:
     ends = [sorted(draw(st.lists(st.integers(0, n), min_size=2, max_size=2))) for n in shape]
-    return Box(tuple(a for a, _ in ends), tuple(b for _, b in ends))
+    (z0, z1), (y0, y1), (x0, x1) = ends
+    return Box((z0, y0, x0), (z1, y1, x1))
 
 
 @pytest.fixture(scope="module")
@@ -132,15 +134,15 @@ def test_reads_ome_zarr_0_4_in_micrometres(place: str):
     shapes = [(4, 20, 30), (4, 10, 15), (4, 3, 4)]
     for mip, shape in enumerate(shapes):
         root.create_array(f"s{mip}", shape=shape, chunks=(1, 8, 8), dtype="uint16")[:] = mip + 1
-    axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
-    datasets = [
+    axes: list[Any] = [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
+    datasets: list[Any] = [
         {
             "path": f"s{mip}",
             "coordinateTransformations": [{"type": "scale", "scale": [0.05, 0.002 * 2**mip, 0.002 * 2**mip]}],
         }
         for mip in range(3)
     ]
-    common = [{"type": "scale", "scale": [1, 2, 2]}]
+    common: list[Any] = [{"type": "scale", "scale": [1, 2, 2]}]
     root.attrs["multiscales"] = [
         {"version": "0.4", "axes": axes, "datasets": datasets, "coordinateTransformations": common}
     ]
@@ -153,7 +155,7 @@ def test_reads_ome_zarr_0_4_in_micrometres(place: str):
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
-def test_reads_a_plain_array_whose_sizes_are_given(place: str, zarr_format: int):
+def test_reads_a_plain_array_whose_sizes_are_given(place: str, zarr_format: Literal[2, 3]):
     values = np.random.default_rng(0).integers(0, 2**16, (3, 20, 30), dtype=np.uint16)
     array = zarr.create_array(
         location.open_store(place, read_only=False),

@@ -38,7 +38,7 @@ def level(url: str, mip: int) -> AnyArray:
 
 def downsampled(values: AnyArray, url: str, *, mips: int, labels: bool) -> str:
     """A volume of which stage downsample made all levels but the first."""
-    info = VolumeInfo(shape=values.shape, dtype=values.dtype, **SIZES)  # type: ignore[arg-type]
+    info = VolumeInfo(shape=values.shape, dtype=values.dtype, **SIZES)
     config = RenderStageConfig(chunk=(4, 128, 128), shard=(4, 1024, 1024))
     warping = Warping(source="", info=info, fields="", spacing=1, target=url, mips=mips, config=config, labels=labels)
     warping.create()

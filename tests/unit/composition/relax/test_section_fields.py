@@ -187,7 +187,8 @@ def test_few_sections_are_made_to_match_in_their_affine_part_too() -> None:
 
 def test_shifts_of_a_dozen_sections_that_happen_to_run_slowly_are_not_taken_for_motion() -> None:
     model = SequenceModel(np.ones((2, 14)))
-    errors, blind = [], []
+    errors: list[float] = []
+    blind: list[float] = []
     for seed in range(8):
         rng = np.random.default_rng(100 + seed)
         d = rng.uniform(-15, 15, size=(14, 2))

@@ -18,7 +18,7 @@ def texture(shape: ShapeYX, seed: int) -> torch.Tensor:
     """Blobs and membranes-like ridges at several scales."""
     noise = torch.randn(3, *shape, generator=torch.Generator().manual_seed(seed))
     layers = [blur(noise[i : i + 1], sigma)[0] for i, sigma in enumerate((1.0, 2.5, 6.0))]
-    return 128 + sum(20 * layer / layer.std() for layer in layers)
+    return torch.stack([20 * layer / layer.std() for layer in layers]).sum(dim=0) + 128
 
 
 def moved(image: torch.Tensor, pull: Float64Array) -> tuple[torch.Tensor, torch.Tensor]:

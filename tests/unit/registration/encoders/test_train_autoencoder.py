@@ -17,7 +17,7 @@ def _sections(n: int = 6, side: int = 96) -> list[np.ndarray]:
     """Blobs of two sizes, uint8."""
     noise = torch.randn(n, 1, side, side, generator=torch.Generator().manual_seed(0))
     blobs = torch.nn.functional.avg_pool2d(noise, 15, stride=1, padding=7)[:, 0]
-    return [np.uint8(np.clip(s.numpy() * 600 + 128, 0, 255)) for s in blobs]
+    return [np.clip(s.numpy() * 600 + 128, 0, 255).astype(np.uint8) for s in blobs]
 
 
 def _train(seed: int, config: TrainConfig = CONFIG):

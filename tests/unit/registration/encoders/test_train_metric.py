@@ -31,7 +31,7 @@ def _stack(n: int = 20, side: int = 128, *, alike: bool = True) -> list[np.ndarr
     if alike:
         blobs = torch.stack([blobs[z : z + 8].sum(dim=0) for z in range(n)]) / 8**0.5
     worn = blobs[:n] * 600 + 25 * torch.randn(n, side, side, generator=generator) + 128
-    return [np.uint8(np.clip(s.numpy(), 0, 255)) for s in worn]
+    return [np.clip(s.numpy(), 0, 255).astype(np.uint8) for s in worn]
 
 
 def _train(seed: int, config: MetricTrainConfig = CONFIG, *, alike: bool = True):

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from ssem_dask.registration.methods import register_window
+from ssem_dask.registration.registration_method import PairFields
 from ssem_dask.runtime.clusters import warm_gpu
 
 
@@ -20,9 +22,8 @@ def ended(name: str) -> None:
 
 def test_it_runs_through_registration(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU the same calls are made; nothing of them may be refused."""
-    called = []
-    original = warm_gpu.register_window
-    monkeypatch.setattr(warm_gpu, "register_window", lambda *a, **k: called.append(original(*a, **k)))
+    called: list[PairFields] = []
+    monkeypatch.setattr(warm_gpu, "register_window", lambda *a, **k: called.append(register_window(*a, **k)))
     warm_gpu.warm(torch.device("cpu"))
     assert called[0].fields.shape == (3, 2, 2, 16, 16)
 

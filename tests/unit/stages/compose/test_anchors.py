@@ -56,7 +56,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
     url = str(tmp_path_factory.mktemp("reference") / "source.zarr")
     noise = torch.randn(3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
     layers = [blur(noise[i : i + 1], sigma)[0] for i, sigma in enumerate((1.0, 2.5, 6.0))]
-    texture = 128 + sum(12 * layer / layer.std() for layer in layers)
+    texture = torch.stack([12 * layer / layer.std() for layer in layers]).sum(dim=0) + 128
     grid = Grid((SIDE, SIDE), 1.0)
     array = create_array(
         url,
@@ -125,7 +125,7 @@ def wander(job: Job) -> Float64Array:
         design = np.column_stack([at - np.asarray(CENTRE), np.ones(len(at))])
         found = np.linalg.lstsq(design, back - np.asarray(CENTRE), rcond=None)[0]
         left.append([found[2, 0], found[2, 1], np.rad2deg(np.arctan2(found[0, 1], found[0, 0]))])
-    return np.abs(np.subtract(*left))
+    return np.abs(np.subtract(left[0], left[1]))
 
 
 def landmark_file(folder: Path, *, nm: bool) -> str:

@@ -16,7 +16,7 @@ from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.fields import FieldInfo, create_coarse, create_field
 from ssem_dask.storage.run_group import create_run
 from ssem_dask.storage.volume import VolumeInfo, create_volume
-from ssem_dask.types import Float64Array, ShapeZYX
+from ssem_dask.types import Float32Array, Float64Array, ShapeZYX
 
 SECTIONS, NODES, SPACING = 18, (72, 80), 16
 
@@ -34,7 +34,7 @@ def waves(rng: np.random.Generator, count: int, *, size: float, power: float, r:
 
 
 @pytest.fixture(scope="module")
-def observed() -> tuple[Float64Array, Float64Array]:
+def observed() -> tuple[Float32Array, Float64Array]:
     """Pair fields `(k, z, 2, y, x)`, with a hole in one section, and the distortion in them."""
     rng = np.random.default_rng(0)
     d, m = waves(rng, SECTIONS, size=3.0, power=1.0), waves(rng, SECTIONS, size=1.0, power=1.5, r=0.9)
@@ -51,7 +51,7 @@ def _info(shape: ShapeZYX) -> VolumeInfo:
     return VolumeInfo(shape=shape, dtype=np.dtype("uint8"), pixel_size=5.0, section_thickness=40.0)
 
 
-def composed(folder: Path, pairs: Float64Array, **relax: int | bool) -> Job:
+def composed(folder: Path, pairs: Float32Array, **relax: int | bool) -> Job:
     """Compose pair fields as a run with these settings does."""
     shape = SECTIONS, NODES[0] * SPACING, NODES[1] * SPACING
     source, output = str(folder / "source.zarr"), str(folder / "out.zarr")
@@ -85,7 +85,7 @@ def read(job: Job, name: str) -> Float64Array:
     return np.asarray(open_array(job.url("fields", name), mode="r")[:], dtype=np.float64)
 
 
-def test_tiles_give_what_whole_planes_give(observed: tuple[Float64Array, Float64Array], tmp_path: Path) -> None:
+def test_tiles_give_what_whole_planes_give(observed: tuple[Float32Array, Float64Array], tmp_path: Path) -> None:
     pairs, distortion = observed
     quick = {"rounds": 2, "iterations": 4, "keep_natural": True}
     whole = composed(tmp_path / "whole", pairs, window=16, **quick)

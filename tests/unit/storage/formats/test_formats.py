@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any, Literal
 
 import h5py
 import imagecodecs
@@ -38,7 +39,7 @@ def tiff_series(folder: Path, dtype: str, **options) -> str:
 def png_series(folder: Path, dtype: str) -> str:
     folder.mkdir()
     for z, section in enumerate(volume(dtype)):
-        (folder / f"s{z}.PNG").write_bytes(imagecodecs.png_encode(section))
+        (folder / f"s{z}.PNG").write_bytes(bytes(imagecodecs.png_encode(section)))
     return str(folder)
 
 
@@ -51,7 +52,7 @@ def png_glob(folder: Path, dtype: str) -> str:
 def png_series_in_memory(folder: Path, dtype: str) -> str:
     url = f"memory://{folder.name}-{dtype}"
     for z, section in enumerate(volume(dtype)):
-        location.write_bytes(location.join(url, f"s{z}.png"), imagecodecs.png_encode(section))
+        location.write_bytes(location.join(url, f"s{z}.png"), bytes(imagecodecs.png_encode(section)))
     return url
 
 
@@ -95,7 +96,7 @@ def hdf5_big_endian(folder: Path, dtype: str) -> str:
     return str(folder / "a.hdf5")
 
 
-def zarr_array(folder: Path, dtype: str, *, zarr_format: int) -> str:
+def zarr_array(folder: Path, dtype: str, *, zarr_format: Literal[2, 3]) -> str:
     values = volume(dtype)
     array = zarr.create_array(
         str(folder / "a.zarr"), shape=values.shape, chunks=(3, 10, 10), dtype=values.dtype, zarr_format=zarr_format
@@ -107,9 +108,9 @@ def zarr_array(folder: Path, dtype: str, *, zarr_format: int) -> str:
 def five_axes(folder: Path, dtype: str) -> str:
     group = zarr.open_group(str(folder / "a.zarr"), mode="w", zarr_format=2)
     group.create_array("0", data=volume(dtype)[None, None], chunks=(1, 1, 3, 10, 10))
-    axes = [{"name": "t", "type": "time"}, {"name": "c", "type": "channel"}]
+    axes: list[Any] = [{"name": "t", "type": "time"}, {"name": "c", "type": "channel"}]
     axes += [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
-    scale = [{"type": "scale", "scale": [1, 1, 0.05, 0.004, 0.004]}]
+    scale: list[Any] = [{"type": "scale", "scale": [1, 1, 0.05, 0.004, 0.004]}]
     group.attrs["multiscales"] = [
         {"version": "0.4", "axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}
     ]
