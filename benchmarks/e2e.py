@@ -20,9 +20,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ from ssem_dask.geometry.region import Footprint
 from ssem_dask.runtime.clusters.local import start_local, start_on_gpus
 from ssem_dask.runtime.events import SilentObserver
 from ssem_dask.runtime.executor import Executor
-from ssem_dask.stages import downsample
-from ssem_dask.stages.render import RenderTask, Warping, render_tasks
+from ssem_dask.stages.downsample import warp_level_tasks
+from ssem_dask.stages.render import Warping, WarpTask, warp_tasks
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.volume import Volume
 from ssem_dask.task import Outcome, Result, Task, TaskReport
@@ -355,36 +355,31 @@ def _copy(source: Path, target: Path, executor: Executor) -> tuple[float, dict[s
     )
     warping.create()
     stages = {}
-    rounds: Iterator[tuple[str, Any, Callable[[Task], Result]]] = chain(
-        [("copy", render_tasks(warping, output=str(target), digest=""), _copied)],
-        (
-            (f"mip {mip}", tasks, downsample.run)
-            for mip, tasks in enumerate(downsample.downsample_tasks(warping, output=str(target), digest=""), start=1)
-        ),
+    copies = (
+        CopyTask(**{f.name: getattr(task, f.name) for f in fields(task)}) for task in warp_tasks(warping, digest="")
     )
-    for name, tasks, work in rounds:
+    levels = ((f"mip {mip}", tasks) for mip, tasks in enumerate(warp_level_tasks(warping, digest=""), start=1))
+    for name, tasks in chain([("copy", copies)], levels):
         since = time.perf_counter()
-        reports = list(executor.map(_Plain(work), tasks))
+        reports = list(executor.map(_run_without_ledger, tasks))
         assert all(report.outcome is not Outcome.FAILED for report in reports), reports
         stages[name] = round(time.perf_counter() - since, 2)
     return round(time.perf_counter() - begin, 2), stages
 
 
-@dataclass(frozen=True)
-class _Plain:
-    """Does a task without a ledger."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyTask(WarpTask):
+    """One shard that is copied as it is."""
 
-    work: Callable[[Task], Result]
+    def run(self) -> Result:
+        """Read the shard and write it."""
+        Volume.open(self.warping.target).write(self.box, self.warping.open_source().read(self.box))
+        return Result()
 
-    def __call__(self, task: Task) -> TaskReport:
-        self.work(task)
-        return TaskReport(key=task.key, digest="", outcome=Outcome.OK)
 
-
-def _copied(task: Task) -> Result:
-    assert isinstance(task, RenderTask)
-    Volume.open(task.warping.target).write(task.box, task.warping.open_source().read(task.box))
-    return Result()
+def _run_without_ledger(task: Task) -> TaskReport:
+    task.run()
+    return TaskReport(key=task.key, digest="", outcome=Outcome.OK)
 
 
 if __name__ == "__main__":

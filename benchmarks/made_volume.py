@@ -7,6 +7,7 @@ import os
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from multiprocessing import get_context
+from operator import methodcaller
 
 import numpy as np
 import torch
@@ -16,8 +17,8 @@ from ssem_dask.evaluation.phantom.phantom_config import PhantomConfig
 from ssem_dask.field.device import compute_device
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import level_count
-from ssem_dask.stages import downsample
 from ssem_dask.stages.configs import RenderStageConfig
+from ssem_dask.stages.downsample import warp_level_tasks
 from ssem_dask.stages.render import Warping
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 from ssem_dask.types import AnyArray
@@ -70,8 +71,8 @@ def make_volume(url: str, *, sections: int, side: int, pixel_size: float) -> Non
             mips=mips,
             config=RenderStageConfig(chunk=CHUNK, shard=SHARD),
         )
-        for tasks in downsample.downsample_tasks(warping, output=url, digest=""):
-            list(pool.map(downsample.run, tasks))
+        for tasks in warp_level_tasks(warping, digest=""):
+            list(pool.map(methodcaller("run"), tasks))
 
 
 def _tissue(job: tuple[int, int, int]) -> AnyArray:

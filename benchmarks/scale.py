@@ -38,7 +38,6 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.events import SilentObserver
 from ssem_dask.runtime.executor import Executor, ExecutorLoad, Work
-from ssem_dask.stages import register
 from ssem_dask.storage.ledger import Ledger, encode
 from ssem_dask.storage.volume import VolumeInfo, create_volume
 from ssem_dask.task import Cause, Outcome, Task, TaskReport
@@ -105,7 +104,7 @@ class SimulatedExecutor(Executor):
         self.makespans: dict[str, list[float]] = {}
         """By stage, for each cluster, the time at which it ended."""
 
-    def map(self, work: Work, tasks: Iterable[FunctionTask]) -> Iterator[TaskReport]:
+    def map(self, work: Work, tasks: Iterable[Task]) -> Iterator[TaskReport]:
         """Run no task; see above."""
         waiting = iter(tasks)
         limit = 2 * self.clusters[-1].workers
@@ -314,7 +313,7 @@ def show(measured: Measured, console: Console) -> None:
     console.print(
         f"{measured.sections:,} sections of {measured.side:,}² px = {measured.bytes / 1e12:,.1f} TB, "
         f"{'1/' + format(share, '.3g') if share > 1 else 'all'} of a petabyte; {measured.tasks:,} tasks, "
-        f"windows of {register.name} as planned"
+        f"windows of register as planned"
     )
     console.print(
         f"plan: {measured.plan_seconds:.2f} s. driver: {measured.driver_microseconds:.1f} µs CPU a task, peak "

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -171,7 +172,7 @@ def _point_to(output: Path, source: Path) -> None:
         ledger.replace_all([replace(entry, digest=digests[entry.stage])])
 
 
-def _digests(output: Path) -> dict[str, str]:
+def _digests(output: Path) -> Mapping[str, str]:
     from ssem_dask.config.resolve import resolve
     from ssem_dask.config.schema import make_config
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def _with(**register: Any) -> dict[str, Any]:
     return {**QUICK, "register": {**QUICK["register"], **register}}
 
 
-def _digests(observed: str, tree: dict[str, Any]) -> dict[str, str]:
+def _digests(observed: str, tree: dict[str, Any]) -> Mapping[str, str]:
     return pipeline.plan(make_config({"source": observed, "output": "unused.zarr", **tree})).job.digests
 
 

@@ -20,7 +20,7 @@ from ssem_dask.storage.ledger import page_of
 from ssem_dask.storage.run_group import create_run
 from ssem_dask.storage.volume import Volume, create_volume
 from tests.support.file_trace import trace_files
-from tests.support.runs import SETTINGS
+from tests.support.runs import SETTINGS, SMALL
 
 
 class Regions:

@@ -4,14 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ssem_dask.config.schema import make_config
 from ssem_dask.driver.pipeline import plan
 from ssem_dask.errors import ConfigError, PlanError
+from ssem_dask.geometry.box import Box
 from ssem_dask.runtime import clusters
 from ssem_dask.runtime.clusters import local, refuse_small_workers
 from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
@@ -90,15 +92,13 @@ def test_plan_refuses_jobs_whose_workers_are_too_small(observed: str, tmp_path: 
 def test_plan_refuses_tasks_that_share_a_shard(observed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = {"source": observed, "output": "memory://never-made.zarr", **SMALL}
     plan(make_config(tree))
-    own = render.render_tasks
+    shard_boxes = render.shard_boxes
 
-    def halved(warping: Any, **given: Any) -> Any:
-        from dataclasses import replace
-
+    def halved(warping: render.Warping) -> Iterator[tuple[str, Box]]:
         z, y, x = warping.config.shard
         narrow = warping.config.model_copy(update={"shard": (z, y, x // 2)})
-        return own(replace(warping, config=narrow), **given)
+        return shard_boxes(replace(warping, config=narrow))
 
-    monkeypatch.setattr(render, "render_tasks", halved)
+    monkeypatch.setattr(render, "shard_boxes", halved)
     with pytest.raises(PlanError, match="another task could write the same file"):
         plan(make_config(tree))

@@ -10,7 +10,7 @@ import ssem_dask
 from ssem_dask.evaluation.phantom import PhantomConfig, generate
 from ssem_dask.field.folding import fold_rate
 from ssem_dask.geometry.box import Box
-from ssem_dask.stages import coarse
+from ssem_dask.stages.run_arrays import SectionState
 from ssem_dask.storage.arrays import create_array, open_array
 from ssem_dask.storage.fields import open_field
 from ssem_dask.storage.location import join
@@ -69,7 +69,7 @@ def test_a_blank_section_is_bridged_and_uncertain(sections: AnyArray, tmp_path: 
     assert np.isfinite(sigma).all()
     assert sigma[BLANK].mean() > 2 * np.median(sigma.mean(axis=(1, 2)))
     state = np.asarray(open_array(join(run, "fields", "coarse_state"), mode="r")[:])
-    assert np.flatnonzero(state != coarse.TIED).tolist() == [BLANK]
+    assert np.flatnonzero(state != SectionState.TIED).tolist() == [BLANK]
     natural, _ = open_field(join(run, "fields", "natural"))
     assert natural.shape == fields.shape
     assert np.isnan(natural[0]).all()
@@ -80,5 +80,5 @@ def test_order_is_told_of_and_left_as_it_is(sections: AnyArray, tmp_path: Path) 
     order = [0, 1, 2, 4, 3, 5, 6, 7, 8, 9, 10, 11, 11, 12, 13, 14]
     run = aligned(sections[order], tmp_path)
     state = np.asarray(open_array(join(run, "fields", "coarse_state"), mode="r")[:])
-    assert np.flatnonzero(state == coarse.MISPLACED).tolist() == [3, 4]
-    assert np.flatnonzero(state == coarse.TWICE).tolist() == [12]
+    assert np.flatnonzero(state == SectionState.MISPLACED).tolist() == [3, 4]
+    assert np.flatnonzero(state == SectionState.REPEATED).tolist() == [12]

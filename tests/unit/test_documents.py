@@ -38,7 +38,9 @@ def test_links_and_named_paths_exist(path: Path) -> None:
 def test_every_decision_has_a_status_and_is_in_the_index() -> None:
     index = (ROOT / "docs" / "decisions" / "README.md").read_text()
     for path in DECISIONS:
-        number, title = re.fullmatch(r"# (\d{4}) (.+)", path.read_text().split("\n", 1)[0]).groups()
+        heading = re.fullmatch(r"# (\d{4}) (.+)", path.read_text().split("\n", 1)[0])
+        assert heading is not None, path.name
+        number, title = heading.groups()
         assert "*Status: " in path.read_text(), path.name
         assert f"| [{number}]({path.name}) | {title} |" in index, path.name
     assert [path.name[:4] for path in DECISIONS] == [f"{n + 1:04d}" for n in range(len(DECISIONS))]

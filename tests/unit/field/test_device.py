@@ -64,7 +64,7 @@ def too_large(task: Task) -> Result:
 
 
 def test_a_single_item_that_does_not_fit_fails_with_that_cause(tmp_path: Path) -> None:
-    report = execute(FunctionTask(key="register/0", output=str(tmp_path), digest="d", pixels=1), run=too_large)
+    report = execute(FunctionTask(key="register/0", output=str(tmp_path), digest="d", pixels=1, work=too_large))
     assert report.outcome is Outcome.FAILED
     assert report.cause is Cause.GPU_OUT_OF_MEMORY
 
