@@ -9,7 +9,7 @@ from ssem_dask.field.affine import affine_field, apply_affine, compose_affine, i
 from ssem_dask.field.compose import compose
 from ssem_dask.field.folding import fold_rate, jacobian_determinant, strain
 from ssem_dask.field.grid import Grid
-from ssem_dask.field.interpolate import Kind, sample, sample_affine
+from ssem_dask.field.interpolate import Interpolation, sample, sample_affine
 from ssem_dask.field.inverse import inverse
 from ssem_dask.field.warp import warp
 from tests.support.strategies import MARGIN, SHAPE, SPACING, fields, images, interior
@@ -25,7 +25,7 @@ GRID = Grid(SHAPE, SPACING)
     dx=st.integers(-5, 5),
     kind=st.sampled_from(["nearest", "bilinear", "bicubic", "bspline"]),
 )
-def test_c5_constant_whole_pixel_field_is_a_shift(image: torch.Tensor, dy: int, dx: int, kind: Kind) -> None:
+def test_c5_constant_whole_pixel_field_is_a_shift(image: torch.Tensor, dy: int, dx: int, kind: Interpolation) -> None:
     field = torch.tensor([dy, dx], dtype=torch.float32)[:, None, None].expand(2, *SHAPE) * SPACING
     warped, mask = warp(image, field=field, spacing=SPACING, kind=kind)
     # warp(p) = image(p + u): what is at p + u comes to p.
