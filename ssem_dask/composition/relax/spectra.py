@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 from scipy.fft import dct, dctn, idctn
 from torch import Tensor
 
-from ssem_dask.types import AnyArray, Float64Array, ShapeYX
+from ssem_dask.types import AnyArray, BoolArray, Float64Array, IndexArray, ShapeYX
 
 MIN_COEFFICIENTS = 8
 """A band of fewer coefficients is merged with the next: too few to fit three variances to."""
@@ -67,7 +66,7 @@ class CosineTransform:
 class Bands:
     """The band of each coefficient."""
 
-    index: Int[NDArray[np.intp], "y x"]
+    index: Int[IndexArray, "y x"]
     """Band of each coefficient, low to high frequency."""
     wavelengths: Float[Float64Array, " bands"]
     """Shortest wavelength of each band, in nodes."""
@@ -104,7 +103,7 @@ class Bands:
             wavelengths = [*wavelengths[:last], shortest]
         return cls(index=index, wavelengths=np.asarray(wavelengths))
 
-    def elastic(self, band: int) -> NDArray[np.bool_]:
+    def elastic(self, band: int) -> BoolArray:
         """Return which coefficients `(y, x)` belong to a band, without those that hold the affine part of a field."""
         # A constant and the longest cosine along either axis, which is nearly a slope.
         i, j = np.indices(self.index.shape)

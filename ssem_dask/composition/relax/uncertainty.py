@@ -34,7 +34,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ssem_dask.composition.relax.node_weights import observed_mask, pair_weights
@@ -43,7 +42,7 @@ from ssem_dask.composition.separation.affine_log import GROUPS, rms_radius
 from ssem_dask.composition.separation.sequence import SequenceModel, Variances, regularised_variances
 from ssem_dask.field.device import plane_batches
 from ssem_dask.field.grid import Grid
-from ssem_dask.types import BoolArray, Float64Array, ShapeYX
+from ssem_dask.types import BoolArray, Float64Array, IndexArray, ShapeYX
 
 _SIGHT = 0.03
 """Standard deviation, in a band's shortest wavelengths, of the Gaussian by which the band sees what is observed about a
@@ -287,7 +286,7 @@ def _courses(observed: BoolArray, *, reach: int) -> list[list[tuple[int, float]]
     return out
 
 
-def _combinations(courses: list[list[tuple[int, float]]]) -> tuple[NDArray[np.intp], Float64Array]:
+def _combinations(courses: list[list[tuple[int, float]]]) -> tuple[IndexArray, Float64Array]:
     """Return three sections `(Z, 3)`, each section itself first, and their coefficients against its course."""
     sections = np.tile(np.arange(len(courses))[:, None], 3)
     parts = np.zeros(sections.shape)
@@ -298,7 +297,7 @@ def _combinations(courses: list[list[tuple[int, float]]]) -> tuple[NDArray[np.in
     return sections, parts
 
 
-def _quadratic_form(covariance: Float64Array, sections: NDArray[np.intp], parts: Float64Array) -> Float64Array:
+def _quadratic_form(covariance: Float64Array, sections: IndexArray, parts: Float64Array) -> Float64Array:
     """Return the variances `(Z,)` of weighted sums over sections `(Z, n)`, from a banded covariance."""
     one, other = sections[:, :, None], sections[:, None, :]
     between = covariance[np.abs(one - other), np.minimum(one, other)]

@@ -11,11 +11,11 @@ from jaxtyping import Float, Int
 from scipy.sparse import csr_array, diags_array, hstack, vstack
 
 from ssem_dask.composition.separation.affine_log import from_parameters, to_parameters, unit_displacements
-from ssem_dask.composition.separation.anchored_system import Index, Rows, section_design
+from ssem_dask.composition.separation.anchored_system import Rows, section_design
 from ssem_dask.composition.separation.sequence import SequenceModel
 from ssem_dask.field.affine import IDENTITY, compose_affine, fit_affine, invert_affine
 from ssem_dask.field.robust import robust_weights, weights_of_squares
-from ssem_dask.types import Float64Array, ShapeYX
+from ssem_dask.types import Float64Array, IndexArray, ShapeYX
 
 OUTLIER = 4.0
 """Standard deviations at which a landmark or a far pair has lost half of its weight."""
@@ -32,7 +32,7 @@ _MAD_OF_SIGMA = 0.6745
 class Landmarks:
     """Points of sections, and their places in a reference."""
 
-    z: Int[Index, " n"]
+    z: Int[IndexArray, " n"]
     """Section."""
     source: Float[Float64Array, "n 2"]
     """Place in the source section, mip-0 px."""
@@ -46,9 +46,9 @@ class Landmarks:
 class FarPairs:
     """Maps between sections that are far from each other."""
 
-    z: Int[Index, " n"]
+    z: Int[IndexArray, " n"]
     """Fixed section."""
-    step: Int[Index, " n"]
+    step: Int[IndexArray, " n"]
     """k, the moving section is z - k."""
     affines: Float[Float64Array, "n 2 3"]
     """Fixed → moving, source frames, full map, mip-0 px."""

@@ -40,11 +40,11 @@ from ssem_dask.composition.separation.anchor_observations import (
     landmark_rows,
     observe_far_pairs,
 )
-from ssem_dask.composition.separation.anchored_system import SECTION_UNKNOWNS, AnchoredSystem, Index, Rows, pair_design
+from ssem_dask.composition.separation.anchored_system import SECTION_UNKNOWNS, AnchoredSystem, Rows, pair_design
 from ssem_dask.composition.separation.sequence import SequenceModel, Variances
 from ssem_dask.field.affine import compose_affine
 from ssem_dask.field.robust import robust_weights, weights_of_squares
-from ssem_dask.types import Float64Array, ShapeYX
+from ssem_dask.types import Float64Array, IndexArray, ShapeYX
 
 SHARES = (1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5, 0.9)
 """Shares of the walk along z (variance) of what passes for motion that are tried for drift; the first is none."""
@@ -85,7 +85,7 @@ class DriftResult:
     """Reference → aligned."""
     landmark_errors: Float[Float64Array, " n"]
     """Distance of each landmark from where it should be, px."""
-    landmark_outliers: Int[Index, " m"]
+    landmark_outliers: Int[IndexArray, " m"]
     """Landmarks that contradict the others, and lost more than half of their weight."""
     far_pairs: int
     """Number of far pairs."""

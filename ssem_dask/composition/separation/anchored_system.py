@@ -9,16 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 from scipy.sparse import block_diag, coo_array, csc_array, csr_array, diags_array, hstack, vstack
 from scipy.sparse.linalg import splu
 
 from ssem_dask.composition.separation.affine_log import GROUPS
 from ssem_dask.composition.separation.jumps import longest_piece
 from ssem_dask.composition.separation.sequence import UNKNOWNS, SequenceModel, Variances
-from ssem_dask.types import Float64Array
-
-Index = NDArray[np.intp]
+from ssem_dask.types import Float64Array, IndexArray
 
 SECTION_UNKNOWNS = UNKNOWNS + 1
 """Unknowns of a section and a parameter: d, m, s, g."""
@@ -121,7 +118,7 @@ class AnchoredSystem:
 def _chain_precision(count: int, *, r: float, gauge: float) -> csc_array:
     """Return the prior precision of d, m, s, g of all sections for one parameter, each in units of its scale."""
     first = np.arange(count) * SECTION_UNKNOWNS
-    rows: list[tuple[Index, Index, Float64Array]] = [(first + i, first + i, np.ones(count)) for i in (0, 2)]
+    rows: list[tuple[IndexArray, IndexArray, Float64Array]] = [(first + i, first + i, np.ones(count)) for i in (0, 2)]
     # m is an AR(1) sequence, g a random walk: both have tridiagonal precisions.
     motion = np.full(count, (1 + r**2) / (1 - r**2))
     motion[0] = motion[-1] = 1 / (1 - r**2) if count > 1 else 1.0
@@ -170,7 +167,7 @@ def pair_design(model: SequenceModel) -> csr_array:
     return csr_array(coo_array((values, (rows, columns)), shape=shape))
 
 
-def section_design(model: SequenceModel, *, z: Index) -> csr_array:
+def section_design(model: SequenceModel, *, z: IndexArray) -> csr_array:
     """Return a of sections `z` `(n,)` in the unknowns of one parameter: d + g, and the jumps before the section."""
     n, row = len(z), np.arange(len(z))
     rows, columns = [row, row], [SECTION_UNKNOWNS * z, SECTION_UNKNOWNS * z + _DRIFT]

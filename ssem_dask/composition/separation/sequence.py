@@ -25,11 +25,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 from numpy.lib.stride_tricks import as_strided
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from ssem_dask.composition.separation.banded import BandedCholesky
-from ssem_dask.types import AnyArray, Float64Array
+from ssem_dask.types import AnyArray, Float64Array, IndexArray
 
 DISPLACED_EVIDENCE = 1.25
 """Evidence (nats) per pair of neighbours at which P(displaced) is 1/2. Sections that are displaced in every way, by
@@ -143,7 +142,7 @@ class SequenceModel:
         return np.asarray(self._design.T @ values)
 
     @property
-    def indices(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    def indices(self) -> tuple[IndexArray, IndexArray]:
         """(k - 1, z) of each observation, `(n,)` each."""
         return self._k, self._z
 
