@@ -49,7 +49,7 @@ def mark_damaged(
     damaged = []
     for stage in stages:
         for tasks in _done_tasks(stage, job):
-            suspects = (task for task in tasks if reads.meets(task.footprint().writes))
+            suspects = (task for task in tasks if reads.overlaps_any(task.footprint().writes))
             damaged += [report for report in executor.map(verify_task, suspects) if report.restore]
     return damaged
 

@@ -149,9 +149,9 @@ def find_stale(
                     classification = classify(
                         task,
                         entry,
-                        source_changed=source_regions.meets(footprint.reads),
+                        source_changed=source_regions.overlaps_any(footprint.reads),
                         chosen=None if selection is None else selection(task, entry, footprint),
-                        reads_redone=redone.meets(footprint.reads),
+                        reads_redone=redone.overlaps_any(footprint.reads),
                         overrides=overrides or {},
                     )
                     if classification.redone:

@@ -52,7 +52,7 @@ class Selection:
         return (
             (not self.causes or (entry is not None and entry.cause in self.causes))
             and (not self.stages or task.stage in self.stages)
-            and (self.sections is None or footprint.shows(self.sections))
+            and (self.sections is None or footprint.writes_any_of(self.sections))
             and (not self.chunks or task.key in self.chunks)
         )
 

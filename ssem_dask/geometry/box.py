@@ -26,7 +26,7 @@ class Box:
     def __post_init__(self) -> None:
         (a, b, c), (d, e, f) = self.start, self.stop  # no loop, since millions of boxes are made
         if d < a or e < b or f < c:
-            raise ValueError(f"Box: stop {self.stop} lies before start {self.start}; give start <= stop on every axis.")
+            raise ValueError(f"Box: stop {self.stop} is before start {self.start}; give start <= stop on every axis.")
 
     @property
     def shape(self) -> ShapeZYX:
@@ -61,13 +61,13 @@ class Box:
         return range(self.start[0], self.stop[0])
 
     def grown(self, *, before: ShapeZYX, after: ShapeZYX) -> "Box":
-        """Grown by `before` and `after` pixels on the low and high side of each axis; may leave the volume."""
+        """Grow by `before` and `after` pixels on the low and high side of each axis; may leave the volume."""
         start = _triple(a - h for a, h in zip(self.start, before, strict=True))
         stop = _triple(b + h for b, h in zip(self.stop, after, strict=True))
         return replace(self, start=start, stop=stop)
 
     def clipped(self, shape: ShapeZYX) -> "Box":
-        """The part that lies in a volume of `shape` (at this box's mip); empty where it lies outside."""
+        """Clip to a volume of `shape` (at this box's mip); empty if it is outside."""
         (a, b, c), (d, e, f), (z, y, x) = self.start, self.stop, shape
         if a >= 0 and b >= 0 and c >= 0 and d <= z and e <= y and f <= x:
             return self
@@ -75,19 +75,19 @@ class Box:
         return Box(start, (max(min(d, z), start[0]), max(min(e, y), start[1]), max(min(f, x), start[2])), self.mip)
 
     def shifted(self, by: ShapeZYX) -> "Box":
-        """Moved by `by`."""
+        """Move by `by`."""
         start = _triple(a + d for a, d in zip(self.start, by, strict=True))
         stop = _triple(b + d for b, d in zip(self.stop, by, strict=True))
         return replace(self, start=start, stop=stop)
 
     def contains(self, other: "Box") -> bool:
-        """Whether `other` (same mip) lies inside."""
+        """Check whether `other` (same mip) is inside."""
         return all(a <= c for a, c in zip(self.start, other.start, strict=True)) and all(
             d <= b for b, d in zip(self.stop, other.stop, strict=True)
         )
 
     def at_mip(self, mip: int) -> "Box":
-        """The smallest box at `mip` that covers this one."""
+        """Return the smallest box at `mip` that covers this one."""
         if mip >= self.mip:
             scale = 2 ** (mip - self.mip)
             return Box(

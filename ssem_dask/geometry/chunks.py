@@ -1,4 +1,4 @@
-"""The grid of chunks or shards that an array is stored in."""
+"""Grid of the chunks or shards in which an array is stored."""
 
 import math
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from ssem_dask.types import ShapeZYX
 
 
 def chunk_boxes(shape: ShapeZYX, *, chunk: ShapeZYX, mip: int = 0) -> Iterator[Box]:
-    """Boxes that tile `shape` in units of `chunk`, z slowest; the last ones are clipped to the shape."""
+    """Yield boxes that tile `shape` in units of `chunk`, z slowest; the last ones are clipped to the shape."""
     along_z, along_y, along_x = (chunk_spans(n, chunk=c) for n, c in zip(shape, chunk, strict=True))
     for z, z_stop in along_z:
         for y, y_stop in along_y:
@@ -18,15 +18,15 @@ def chunk_boxes(shape: ShapeZYX, *, chunk: ShapeZYX, mip: int = 0) -> Iterator[B
 
 
 def chunk_spans(extent: int, *, chunk: int) -> list[tuple[int, int]]:
-    """Start and stop of the chunks along one axis; the last is clipped to the extent."""
+    """List start and stop of the chunks along one axis; the last is clipped to the extent."""
     return [(start, min(start + chunk, extent)) for start in range(0, extent, chunk)]
 
 
 def chunk_count(shape: ShapeZYX, *, chunk: ShapeZYX) -> int:
-    """How many boxes `chunk_boxes` yields."""
+    """Count the boxes that `chunk_boxes` yields."""
     return math.prod(ceil_div(n, c) for n, c in zip(shape, chunk, strict=True))
 
 
 def round_up(value: int, *, multiple: int) -> int:
-    """The smallest multiple of `multiple` that is at least `value`."""
+    """Return the smallest multiple of `multiple` that is at least `value`."""
     return ceil_div(value, multiple) * multiple

@@ -11,17 +11,17 @@ def ceil_div(value: int, divisor: int) -> int:
 
 
 def shape_at_mip(shape: ShapeYX, *, mip: int) -> ShapeYX:
-    """Shape (y, x) at `mip` of a section whose mip-0 shape is `shape`; a partial last pixel counts."""
+    """Compute the shape (y, x) at `mip` of a section of mip-0 `shape`; a partial last pixel counts."""
     scale = 2**mip
     return ceil_div(shape[0], scale), ceil_div(shape[1], scale)
 
 
 def level_count(shape: ShapeYX, *, smallest: int) -> int:
-    """Levels of a pyramid, mip 0 among them, that goes on until the longer side is at most `smallest` px (at least 1).
+    """Count the levels, with mip 0, of a pyramid that ends when the longer side is at most `smallest` px.
 
     Args:
         shape: (y, x) at mip 0.
-        smallest: px of the coarsest level.
+        smallest: largest side of the coarsest level, px; at least 1.
     """
     levels = 1
     while max(shape_at_mip(shape, mip=levels - 1)) > smallest:
@@ -30,7 +30,7 @@ def level_count(shape: ShapeYX, *, smallest: int) -> int:
 
 
 def mip_for_pixel_size(pixel_size: float, *, wanted: float) -> int:
-    """The mip whose pixel is nearest to `wanted` nm on a log scale, never below 0.
+    """Choose the mip whose pixel is nearest to `wanted` nm on a log scale, never below 0.
 
     Args:
         pixel_size: nm per mip-0 pixel.

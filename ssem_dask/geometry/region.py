@@ -1,7 +1,7 @@
-"""Parts of stored arrays, as mip-0 boxes: what a task reads and what it writes.
+"""Regions of stored arrays, as mip-0 boxes: what a task reads and what it writes.
 
-Law: a task depends on another one exactly if a region that it reads meets a region that the other writes. So what is to
-be done again after a change follows from geometry, and no list of dependencies is kept anywhere.
+Law: a task depends on another one exactly if a region that it reads overlaps a region that the other writes. The tasks
+to repeat after a change therefore follow from geometry, and no list of dependencies is kept anywhere.
 """
 
 from collections import defaultdict
@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ssem_dask.geometry.box import Box
+from ssem_dask.geometry.mip import ceil_div
 
-_BUCKET = 8
-"""Sections that a bucket of a `RegionSet` holds."""
+_BUCKET_SECTIONS = 8
+"""Sections per bucket of a `RegionSet`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +22,11 @@ class Region:
     name: str
     """Path inside the run, for example `fields/pairs`; `source` is the source volume."""
     box: Box
-    """mip-0 px, whatever the array holds; axes that the array lacks are whole."""
+    """mip-0 px, whatever the array contains; axes that the array lacks are whole."""
 
-    def meets(self, other: "Region") -> bool:
-        """Whether the two have a pixel in common."""
-        return self.name == other.name and _meet(self.box, other.box)
+    def overlaps(self, other: "Region") -> bool:
+        """Check whether the two have a pixel in common."""
+        return self.name == other.name and _overlap(self.box, other.box)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +36,22 @@ class Footprint:
     reads: tuple[Region, ...]
     writes: tuple[Region, ...]
 
-    def shows(self, sections: range) -> bool:
-        """Whether the task writes something of these sections."""
+    def writes_any_of(self, sections: range) -> bool:
+        """Check whether the task writes something of these sections."""
         return any(r.box.start[0] < sections.stop and sections.start < r.box.stop[0] for r in self.writes)
 
 
 class RegionSet:
-    """Regions that can be asked whether another one meets any of them; the cost does not grow with the volume.
+    """A set of regions with a fast test for overlap, whose cost does not grow with the volume.
 
-    Boxes that come one after the other and make up a larger box are kept as that one, so that tasks in their order,
-    however many, take a few boxes for each bucket of sections.
+    Consecutive boxes whose union is a box are stored as that one. Tasks in their order, however many, therefore take a
+    few boxes per bucket of sections.
     """
 
     def __init__(self) -> None:
         self._buckets: dict[tuple[str, int], list[Box]] = defaultdict(list)
         self._last: dict[str, list[Box]] = {}
-        """Of each name the latest boxes, which the next one may make larger; all of one range of buckets."""
+        """Latest boxes of each name, which the next one may extend; all of one range of buckets."""
 
     def __bool__(self) -> bool:
         return bool(self._buckets)
@@ -73,15 +74,15 @@ class RegionSet:
             last.append(box)
             for bucket in buckets:
                 boxes = self._buckets[region.name, bucket]
-                del boxes[len(boxes) - merged :]  # what may grow is what was added last
+                del boxes[len(boxes) - merged :]  # only boxes that were added last are extended
                 boxes.append(box)
 
-    def meets(self, regions: Iterable[Region]) -> bool:
-        """Whether any of `regions` has a pixel in common with any of the set."""
+    def overlaps_any(self, regions: Iterable[Region]) -> bool:
+        """Check whether any of `regions` has a pixel in common with any of the set."""
         if not self._buckets:
             return False
         return any(
-            _meet(region.box, box)
+            _overlap(region.box, box)
             for region in regions
             for bucket in _buckets(region.box)
             for box in self._buckets.get((region.name, bucket), ())
@@ -89,7 +90,7 @@ class RegionSet:
 
 
 def _union(a: Box, b: Box) -> Box | None:
-    """The box that two boxes make up together, if they do, or that one of them is."""
+    """Return the union of two boxes if it is a box, else None."""
     if a.contains(b):
         return a
     differing = [i for i in range(3) if a.start[i] != b.start[i] or a.stop[i] != b.stop[i]]
@@ -98,7 +99,7 @@ def _union(a: Box, b: Box) -> Box | None:
     return None
 
 
-def _meet(a: Box, b: Box) -> bool:
+def _overlap(a: Box, b: Box) -> bool:
     return all(
         max(low, other_low) < min(high, other_high)
         for low, high, other_low, other_high in zip(a.start, a.stop, b.start, b.stop, strict=True)
@@ -106,4 +107,4 @@ def _meet(a: Box, b: Box) -> bool:
 
 
 def _buckets(box: Box) -> range:
-    return range(box.start[0] // _BUCKET, -(-box.stop[0] // _BUCKET))
+    return range(box.start[0] // _BUCKET_SECTIONS, ceil_div(box.stop[0], _BUCKET_SECTIONS))

@@ -1,6 +1,6 @@
 """Windows: the unit of registration, a core that one task writes and a halo that it only reads.
 
-Law: the cores of a tiling are disjoint and cover the volume; every read box contains its core and lies in the volume.
+Law: the cores of a tiling are disjoint and cover the volume; every read box contains its core and is in the volume.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def tile_windows(shape: ShapeZYX, *, core: ShapeZYX, halo_before: ShapeZYX, halo
     Args:
         shape: (z, y, x) of the volume, mip 0.
         core: (z, y, x) of a core.
-        halo_before: sections and pixels read before the core; in z these are the neighbours that pairs look back to.
+        halo_before: sections and pixels read before the core; in z these are the predecessors of the core's sections.
         halo_after: sections and pixels read after it.
     """
     axes = [
@@ -42,7 +42,7 @@ def tile_windows(shape: ShapeZYX, *, core: ShapeZYX, halo_before: ShapeZYX, halo
 
 
 def read_spans(extent: int, *, core: int, before: int, after: int) -> list[tuple[int, int, int, int]]:
-    """Along one axis, of each window: start and stop of its core, and of what is read, clipped to the extent."""
+    """List, along one axis, start and stop of each window's core, and of its read box, clipped to the extent."""
     return [
         (start, stop, max(start - before, 0), min(stop + after, extent))
         for start, stop in chunk_spans(extent, chunk=core)
@@ -50,7 +50,7 @@ def read_spans(extent: int, *, core: int, before: int, after: int) -> list[tuple
 
 
 def read_sizes(shape: ShapeZYX, *, core: ShapeZYX, halo_before: ShapeZYX, halo_after: ShapeZYX) -> tuple[int, int, int]:
-    """Number of the windows of `tile_windows`, and sum and maximum of the pixels they read, without making them."""
+    """Count the windows of `tile_windows`, and sum and maximise the pixels they read, without making them."""
     count, total, largest = 1, 1, 1
     for n, c, b, a in zip(shape, core, halo_before, halo_after, strict=True):
         extents = [last - first for _, _, first, last in read_spans(n, core=c, before=b, after=a)]

@@ -96,10 +96,10 @@ def test_tasks_touch_nothing_that_their_footprint_does_not_name(
                 # What a task writes it may read too: a shard that is there is replaced.
                 allowed = (*footprint.reads, *footprint.writes)
                 for region in files.of(trace.read):
-                    assert any(region.meets(other) for other in allowed), (task.key, "reads", region)
+                    assert any(region.overlaps(other) for other in allowed), (task.key, "reads", region)
                     looked_at += 1
                 for region in files.of(trace.written):
-                    assert any(region.meets(other) for other in footprint.writes), (task.key, "writes", region)
+                    assert any(region.overlaps(other) for other in footprint.writes), (task.key, "writes", region)
                 assert stage.name != "render" or list(files.of(trace.written))
     assert looked_at > 100
     if mode == "pyramid":
@@ -117,7 +117,7 @@ def test_outputs_of_a_stage_do_not_overlap(observed: str, tmp_path: Path) -> Non
             for generation in stage.generations(job):
                 written = [region for task in generation for region in task.footprint().writes]
                 for i, region in enumerate(written):
-                    assert not any(region.meets(other) for other in written[i + 1 :]), region
+                    assert not any(region.overlaps(other) for other in written[i + 1 :]), region
 
 
 def test_every_section_of_every_level_is_written_by_someone(observed: str, tmp_path: Path) -> None:

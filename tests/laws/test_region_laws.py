@@ -21,7 +21,7 @@ def regions(draw: st.DrawFn) -> Region:
 def test_a_set_meets_what_one_of_its_regions_meets(held: list[Region], asked: list[Region]) -> None:
     found = RegionSet()
     found.add(held)
-    assert found.meets(asked) == any(a.meets(b) for a in asked for b in held)
+    assert found.overlaps_any(asked) == any(a.overlaps(b) for a in asked for b in held)
 
 
 @given(regions(), regions())
@@ -30,4 +30,4 @@ def test_regions_meet_exactly_if_they_share_a_pixel(a: Region, b: Region) -> Non
         z, y, x = (range(low, high) for low, high in zip(region.box.start, region.box.stop, strict=True))
         return {(region.name, i, j, k) for i in z for j in y for k in x}
 
-    assert a.meets(b) == b.meets(a) == bool(pixels(a) & pixels(b))
+    assert a.overlaps(b) == b.overlaps(a) == bool(pixels(a) & pixels(b))

@@ -299,7 +299,7 @@ class Invalidation(RuleBasedStateMachine):
 
 
 def meet(some: Iterable[Region], others: list[Region]) -> bool:
-    return any(region.meets(other) for region in some for other in others)
+    return any(region.overlaps(other) for region in some for other in others)
 
 
 TestInvalidation = Invalidation.TestCase

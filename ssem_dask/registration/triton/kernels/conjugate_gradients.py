@@ -1,4 +1,4 @@
-"""The right side with its smoothness term, and the preconditioned conjugate gradients that solve the equations."""
+"""Kernels of the right side with its smoothness term, and of the preconditioned conjugate gradients."""
 
 import triton
 import triton.language as tl
@@ -8,14 +8,14 @@ from ssem_dask.registration.triton.kernels import NODE_COUNTS
 
 @triton.jit
 def _total(partial, pair, programs, stride: tl.constexpr, block: tl.constexpr):
-    """Sum of a pair's partial sums."""
+    """Add a pair's partial sums."""
     index = tl.arange(0, block)
     return tl.sum(tl.load(partial + (pair * programs + index) * stride, mask=index < programs, other=0.0))
 
 
 @triton.jit
 def _at(a, b, scale, i, j, ny, nx, here):
-    """a + scale · b at node (i, j), 0 beyond the border."""
+    """Load a + scale · b at node (i, j), 0 beyond the border."""
     inside = here & (i >= 0) & (i < ny) & (j >= 0) & (j < nx)
     offset = i * nx + j
     return tl.load(a + offset, mask=inside, other=0.0) + scale * tl.load(b + offset, mask=inside, other=0.0)
@@ -23,7 +23,7 @@ def _at(a, b, scale, i, j, ny, nx, here):
 
 @triton.jit
 def _curvature(a, b, scale, i, j, ny, nx, here):
-    """R v and v at the nodes (i, j), for v = a + scale · b; see `regularisation.curvature`."""
+    """Compute R v and v at the nodes (i, j), for v = a + scale · b; see `regularisation.curvature`."""
     c = _at(a, b, scale, i, j, ny, nx, here)
     n = _at(a, b, scale, i - 1, j, ny, nx, here)
     s = _at(a, b, scale, i + 1, j, ny, nx, here)
@@ -65,7 +65,7 @@ def right_side(
     block: tl.constexpr,
     reduce: tl.constexpr,
 ):
-    """-b - c₂ R (u - smooth), and what the other kernels scale with.
+    """Compute -b - c₂ R (u - smooth), and the scales that the other kernels use.
 
     Args:
         equations: `(n, 5, ny, nx)`.
@@ -73,15 +73,15 @@ def right_side(
         moments: `(n, 2)`.
         given: `(2,)`: h̄ last; 0: each pair's own.
         u: `(n, 2, ny, nx)`.
-        smooth: the same: what u is smooth relative to.
+        smooth: `(n, 2, ny, nx)`: displacements that u is smooth relative to.
         relative: `(1,)`: (L / S)⁴.
         left: `(n, 2, ny, nx)`, written.
         scales: `(n, 4)`, written: c₂, the damping, and the diagonals of the preconditioner along y and x.
         ny, nx: nodes.
         cell: s², px.
         damping: relative to the mean of T.
-        programs: a pair.
-        block: nodes a program.
+        programs: programs per pair.
+        block: nodes per program.
         reduce: a power of two of at least `programs`.
     """
     pair = tl.program_id(1).to(tl.int64)
@@ -109,7 +109,7 @@ def right_side(
 
 @triton.jit(do_not_specialize=NODE_COUNTS)
 def precondition(modes, spectrum, scales, product, ny, nx, block: tl.constexpr):
-    """Divide the cosine modes of a residual by the preconditioner; of every program the sum of residual · result.
+    """Divide the cosine modes of a residual by the preconditioner; sum residual · result for each program.
 
     Args:
         modes: `(n, 2, ny, nx)`, overwritten.
@@ -117,7 +117,7 @@ def precondition(modes, spectrum, scales, product, ny, nx, block: tl.constexpr):
         scales: `(n, 4)`.
         product: `(n, programs)`, written.
         ny, nx: nodes.
-        block: nodes a program.
+        block: nodes per program.
     """
     pair = tl.program_id(1).to(tl.int64)
     node = tl.program_id(0) * block + tl.arange(0, block)
@@ -151,7 +151,7 @@ def apply_system(
     block: tl.constexpr,
     reduce: tl.constexpr,
 ):
-    """The next direction of conjugate gradients, and the system applied to it.
+    """Compute the next direction of conjugate gradients, and apply the system to it.
 
     Args:
         equations: `(n, 5, ny, nx)`.
@@ -161,12 +161,12 @@ def apply_system(
         direction: written.
         applied: written.
         product: `(n, programs)`: residual · scaled.
-        product_before: of the iteration before.
+        product_before: `product` of the iteration before.
         energy: `(n, programs)`, written: direction · applied.
         ny, nx: nodes.
-        programs: a pair.
+        programs: programs per pair.
         first: whether there is no last direction.
-        block: nodes a program.
+        block: nodes per program.
         reduce: a power of two of at least `programs`.
     """
     pair = tl.program_id(1).to(tl.int64)
@@ -215,22 +215,22 @@ def advance(
     block: tl.constexpr,
     reduce: tl.constexpr,
 ):
-    """One step along a direction; at the last one u is moved by all of them, by no more than `largest` px.
+    """Take one step along a direction; at the last one move u by the sum of all steps, by at most `largest` px.
 
     Args:
-        step: δ so far `(n, 2, ny, nx)`, changed.
-        left: the residual, changed.
-        direction: of this step.
+        step: δ so far `(n, 2, ny, nx)`, updated.
+        left: residual, updated.
+        direction: direction of this step.
         applied: the system applied to it.
         product: `(n, programs)`: residual · scaled.
         energy: `(n, programs)`: direction · applied.
-        u: `(n, 2, ny, nx)`, changed at the last step.
+        u: `(n, 2, ny, nx)`, updated at the last step.
         ny, nx: nodes.
-        programs: a pair.
+        programs: programs per pair.
         largest: px of the level.
         first: whether δ is 0 so far.
         last: whether this ends the iteration.
-        block: nodes a program.
+        block: nodes per program.
         reduce: a power of two of at least `programs`.
     """
     pair = tl.program_id(1).to(tl.int64)

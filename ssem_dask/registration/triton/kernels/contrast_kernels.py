@@ -1,4 +1,4 @@
-"""Local contrast of images."""
+"""Kernels of the local contrast of images."""
 
 import triton
 import triton.language as tl
@@ -6,7 +6,7 @@ import triton.language as tl
 
 @triton.jit
 def block_moments(images, valid, moments, h, w, rows, columns, side: tl.constexpr, blocks: tl.constexpr):
-    """Of every block of `side` px: how many are valid, their mean, and the sum of squares about it.
+    """Compute moments of every block of `side` px: number of valid px, their mean, the sum of squares about it.
 
     Args:
         images: `(n, h, w)` float32.
@@ -15,7 +15,7 @@ def block_moments(images, valid, moments, h, w, rows, columns, side: tl.constexp
         h, w: px.
         rows, columns: blocks.
         side: px along a block, a power of two.
-        blocks: blocks a program, along x.
+        blocks: blocks per program, along x.
     """
     image = tl.program_id(2).to(tl.int64)
     row = tl.program_id(1)
@@ -45,21 +45,21 @@ def block_moments(images, valid, moments, h, w, rows, columns, side: tl.constexp
 def normalise(
     images, valid, mean, deviation, centre, spread, out, h, w, rows, columns, side, clip, block: tl.constexpr
 ):
-    """Contrast of every px relative to mean and deviation about it, which are bilinear between the blocks.
+    """Normalise every px by local mean and deviation, interpolated bilinearly between the blocks.
 
     Args:
         images: `(n, h, w)` float32.
         valid: `(n, h, w)` bool.
         mean: `(n, rows, columns)`, of the centred and scaled image.
-        deviation: the same.
-        centre: `(n,)`, what the image is centred and
-        spread: scaled with.
+        deviation: `(n, rows, columns)`, of the centred and scaled image.
+        centre: `(n,)`, subtracted from the image.
+        spread: `(n,)`, divides the centred image.
         out: `(n, h, w)` float32, written.
         h, w: px.
         rows, columns: blocks.
         side: px along a block.
         clip: largest contrast.
-        block: px a program.
+        block: px per program.
     """
     image = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0) * block + tl.arange(0, block)

@@ -1,4 +1,4 @@
-"""Normal equations of a step: sums over the cells between nodes, then over the nodes."""
+"""Kernels of the normal equations: sums over the cells between nodes, then over the nodes."""
 
 import triton
 import triton.language as tl
@@ -25,7 +25,7 @@ def cell_sums(
     ratio: tl.constexpr,
     cells: tl.constexpr,
 ):
-    """What the px of every cell between four nodes add to T and b of these nodes.
+    """Sum the contributions of every cell between four nodes to T and b of these nodes.
 
     A cell is `ratio` px wide, and a pixel belongs to one cell, so no two programs add to the same number.
 
@@ -39,11 +39,11 @@ def cell_sums(
             above right, below left and below right.
         cutoff: rc.
         h, w: px of the level.
-        offset_y, offset_x: the first pixel of cell 0; may be below 0.
+        offset_y, offset_x: first pixel of cell 0; may be below 0.
         first_y, first_x: index of pixel 0 on the nodes.
         channels: c.
         ratio: px along a cell, a power of two.
-        cells: cells a program, along x.
+        cells: cells per program, along x.
     """
     pair = tl.program_id(2).to(tl.int64)
     cy = tl.program_id(1)
@@ -115,7 +115,7 @@ def cell_sums(
 
 @triton.jit
 def _store_corners(out, value, ty, tx, plane, wanted, cells: tl.constexpr, ratio: tl.constexpr):
-    """Sums of `value` `(y, x)` over every cell, weighted with the four corners' functions."""
+    """Sum `value` `(y, x)` over every cell, weighted with the four corners' functions."""
     upper = tl.sum(value * (1 - ty), axis=0)
     lower = tl.sum(value * ty, axis=0)
     tl.store(out, tl.sum(tl.reshape(upper * (1 - tx), [cells, ratio]), axis=1), mask=wanted)
@@ -126,15 +126,15 @@ def _store_corners(out, value, ty, tx, plane, wanted, cells: tl.constexpr, ratio
 
 @triton.jit(do_not_specialize=NODE_COUNTS)
 def node_sums(sums, equations, traces, ny, nx, ncy, ncx, block: tl.constexpr):
-    """T and b from the sums of the cells.
+    """Add the sums of the cells to T and b.
 
     Args:
         sums: `(n, 20, ncy, ncx)`.
         equations: `(n, 5, ny, nx)`, written: yy, yx, xx, by, bx.
         traces: `(n, programs, 2)`, written: sums of yy and of xx over the program's nodes.
         ny, nx: nodes.
-        ncy, ncx: cells that hold px, at most one less.
-        block: nodes a program.
+        ncy, ncx: cells that contain px, at most one less than nodes.
+        block: nodes per program.
     """
     pair = tl.program_id(1).to(tl.int64)
     node = tl.program_id(0) * block + tl.arange(0, block)

@@ -1,4 +1,4 @@
-"""What the confidence of a field is averaged from."""
+"""Kernel of the maps whose averages give the confidence of a field."""
 
 import triton
 import triton.language as tl
@@ -8,7 +8,7 @@ import triton.language as tl
 def evidence_maps(
     features, pairs, warped, seen, moments, maps, cutoff, h, w, channels: tl.constexpr, block: tl.constexpr
 ):
-    """What `confidence.evidence` averages, px by px.
+    """Compute the maps that `confidence.average_evidence` takes.
 
     Args:
         features: `(z, c, h, w)`.
@@ -20,7 +20,7 @@ def evidence_maps(
         cutoff: rc.
         h, w: px of the level.
         channels: c.
-        block: px a program.
+        block: px per program.
     """
     pair = tl.program_id(1).to(tl.int64)
     fixed = tl.load(pairs + 2 * pair).to(tl.int64)

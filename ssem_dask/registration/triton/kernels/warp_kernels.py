@@ -1,4 +1,4 @@
-"""Features of the moving sections where a field takes them, and how far they are from the fixed ones."""
+"""Kernels that warp features of the moving sections, and measure their distance from those of the fixed ones."""
 
 import triton
 import triton.language as tl
@@ -23,7 +23,7 @@ def warp_features(
     channels: tl.constexpr,
     block: tl.constexpr,
 ):
-    """B(x + u) and where both sections are valid; of every program the sum of e and the number of valid px.
+    """Compute B(x + u) and where both sections are valid; for each program sum e and count the valid px.
 
     Args:
         features: `(z, c, h, w)`.
@@ -38,7 +38,7 @@ def warp_features(
         first_y, first_x: index of pixel 0 on the nodes.
         step: nodes per px.
         channels: c.
-        block: px a program.
+        block: px per program.
     """
     pair = tl.program_id(1).to(tl.int64)
     fixed = tl.load(pairs + 2 * pair).to(tl.int64)
@@ -115,8 +115,9 @@ def warp_features(
 
 @triton.jit
 def mean_error(partial, moments, given, programs, block: tl.constexpr):
-    """Of every pair ē, as `given` `(2,)` first or else the mean of e over its valid px, and their number: `moments`
-    `(n, 2)`, written.
+    """Compute each pair's ē: the first of `given` `(2,)`, or the mean of e over its valid px if that is 0.
+
+    ē and the number of valid px are written to `moments` `(n, 2)`.
     """
     pair = tl.program_id(0).to(tl.int64)
     error = tl.zeros([block], dtype=tl.float32)
