@@ -32,7 +32,7 @@ def kvstore_spec(url: str) -> dict[str, Any]:
     if protocol in ("http", "https"):
         return {"driver": "http", "base_url": url.rstrip("/") + "/"}
     raise SourceError(
-        f"{url}: N5 and precomputed need a folder, s3:// or gs://, or http(s):// for reading; use one of these."
+        f"{url}: N5 and precomputed need a folder, s3:// or gs://, or an HTTP server for reading; use one of these."
     )
 
 

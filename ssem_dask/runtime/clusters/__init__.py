@@ -1,4 +1,4 @@
-"""Clusters by name: from what a user writes after `--cluster` to an executor."""
+"""Clusters by name: from the value of `--cluster` to an executor."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,11 @@ from ssem_dask.runtime.clusters.devices import visible_gpus
 from ssem_dask.runtime.clusters.local import local_share, shares_on_gpus, start_local, start_local_gpu
 from ssem_dask.runtime.clusters.scheduler_address import join_scheduler
 from ssem_dask.runtime.clusters.security import named_security
-from ssem_dask.runtime.clusters.slurm import refuse_small, start_slurm
+from ssem_dask.runtime.clusters.slurm import refuse_small_jobs, start_slurm
 from ssem_dask.runtime.executor import Executor, SerialExecutor
 from ssem_dask.runtime.placement import GPU_THREADS
 
-_RESIZED = ("local", "slurm")
+_RESIZABLE = ("local", "slurm")
 
 
 def open_cluster(
@@ -30,28 +30,27 @@ def open_cluster(
         name: `serial` (this process), `local` (worker processes on this machine), `local-gpu` (for each GPU),
             `slurm` (batch jobs), or a scheduler's address.
         workers: number of workers; what None means depends on the cluster.
-        settings: the rest of the `[cluster]` table; its name and workers do not count. None: the defaults.
-        task_memory: bytes that the largest task holds; 0 where that is not known.
+        settings: the rest of the `[cluster]` table; its name and workers are ignored. None: the defaults.
+        task_memory: bytes that the largest task holds; 0 if unknown.
         task_gpu_memory: bytes of a GPU that the largest task takes; decides how many workers share one.
-        note: told what a user may want to know of the cluster's own doings.
+        note: callback for user-facing messages about the cluster.
 
     Raises:
-        ConfigError: an unknown name, nobody answers at the address, or the cluster cannot do the run.
+        ConfigError: the name is unknown, nothing answers at the address, or the cluster cannot run the tasks.
     """
     settings = settings or ClusterConfig()
-    if settings.stage_workers and name not in _RESIZED:
+    if settings.stage_workers and name not in _RESIZABLE:
         raise ConfigError(
-            f"[cluster] stage_workers: the number of workers of --cluster {name} is not ours to change; leave it "
-            f"out, or use {' or '.join(_RESIZED)}."
+            f"[cluster] stage_workers: --cluster {name} cannot be resized; remove stage_workers, or use "
+            f"{' or '.join(_RESIZABLE)}."
         )
-    stage_workers: dict[str, int] = {str(stage): wanted for stage, wanted in settings.stage_workers.items()}
     if name == "serial":
         return SerialExecutor()
     refuse_small_workers(
         name, workers=workers, settings=settings, task_memory=task_memory, task_gpu_memory=task_gpu_memory
     )
     if name == "local":
-        return start_local(workers, deadline=settings.deadline, stage_workers=stage_workers)
+        return start_local(workers, deadline=settings.deadline, stage_workers=settings.stage_workers)
     if name == "local-gpu":
         return start_local_gpu(
             workers, per_gpu=settings.gpu_workers, task_gpu_memory=task_gpu_memory, deadline=settings.deadline
@@ -65,7 +64,7 @@ def open_cluster(
             resources=settings.resources,
             task_memory=task_memory,
             deadline=settings.deadline,
-            stage_workers=stage_workers,
+            stage_workers=settings.stage_workers,
             note=note,
         )
     if "://" in name:
@@ -85,36 +84,35 @@ def open_cluster(
 def refuse_small_workers(
     name: str, *, workers: int | None, settings: ClusterConfig, task_memory: int, task_gpu_memory: int = 0
 ) -> None:
-    """Make sure, without starting anything, that a worker could hold the largest task.
+    """Raise ConfigError if a worker could not hold the largest task, without starting anything.
 
-    Of a scheduler by address that is known only when it is joined.
+    The workers of a scheduler by address are known, and checked, only when it is joined.
 
     Args:
-        name: of the cluster.
-        workers: number of them; None: as the cluster chooses.
+        name: name of the cluster.
+        workers: number of workers; None: the cluster's default.
         settings: the `[cluster]` table.
-        task_memory: bytes of the largest task, with the process that runs it.
-        task_gpu_memory: as of `open_cluster`.
+        task_memory: bytes of the largest task, including the process that runs it.
+        task_gpu_memory: as in `open_cluster`.
 
     Raises:
-        ConfigError: it could not.
+        ConfigError: a worker would be too small.
     """
     if name == "slurm":
-        config = settings.slurm
-        refuse_small(config, task_memory=task_memory)
+        refuse_small_jobs(settings.slurm, task_memory=task_memory)
     if name == "local":
-        share = local_share(workers, {str(stage): wanted for stage, wanted in settings.stage_workers.items()})
-        which, fewer = "worker", "use fewer --workers"
+        share = local_share(workers, settings.stage_workers)
+        which, remedy = "worker", "use fewer --workers"
     elif name == "local-gpu":
-        gpus = max(1, len(visible_gpus()[:workers]))  # without any, its start says so
-        # Of a worker's tasks one at least must fit: the largest are those that compute on a GPU, and take turns there.
+        gpus = max(1, len(visible_gpus()[:workers]))  # without any GPU, `start_local_gpu` raises
+        # One task per worker must fit: the largest tasks are those that compute on a GPU, where they take turns.
         shares = shares_on_gpus(gpus, per_gpu=settings.gpu_workers, task_gpu_memory=task_gpu_memory)
         share = GPU_THREADS * shares[2]
-        which, fewer = "worker with a GPU", "use a machine with more memory for each core"
+        which, remedy = "worker with a GPU", "use a machine with more memory for each core"
     else:
         return
     if share < task_memory:
         raise ConfigError(
             f"--cluster {name}: each {which} has {share / 1e9:.2f} GB of this machine's memory, but the "
-            f"largest task needs {task_memory / 1e9:.2f} GB; {fewer}, or {SMALLER_TASKS}."
+            f"largest task needs {task_memory / 1e9:.2f} GB; {remedy}, or {SMALLER_TASKS}."
         )

@@ -1,7 +1,7 @@
-"""Preload of a worker that shares a job or a machine with others: of the GPUs it sees, leave it one.
+"""Preload of a worker that shares a job or a machine with others: restrict it to one of the GPUs that it sees.
 
 The n-th worker, by the number at the end of its name, takes the n-th GPU. This runs before the first task, so before
-CUDA looks at the variable.
+CUDA reads `CUDA_VISIBLE_DEVICES`.
 """
 
 import os
@@ -11,7 +11,7 @@ from ssem_dask.runtime.clusters.devices import named_gpus
 
 
 def dask_setup(worker: Any) -> None:
-    """Called by Dask when the worker starts.
+    """Set up the worker; called by Dask when it starts.
 
     Raises:
         RuntimeError: there are fewer GPUs than workers; the worker does not start.
@@ -20,14 +20,14 @@ def dask_setup(worker: Any) -> None:
 
 
 def assign_gpu(worker: str, gpus: list[str]) -> str:
-    """The GPU of a worker.
+    """Return the GPU of a worker.
 
     Args:
-        worker: its name, ending in `-n`; other names take the first GPU.
-        gpus: names of those that the job or machine has.
+        worker: name of the worker, ending in `-n`; other names take the first GPU.
+        gpus: names of the GPUs of the job or machine.
 
     Raises:
-        RuntimeError: there is none of that number.
+        RuntimeError: there are fewer GPUs.
     """
     number = worker.rpartition("-")[2]
     index = int(number) if number.isdecimal() else 0

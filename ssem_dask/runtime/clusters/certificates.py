@@ -1,8 +1,8 @@
-"""Certificates of one cluster: a folder with an authority, and the one identity that it vouches for.
+"""Certificates of one cluster: a folder with an authority and the single identity that it signs.
 
-Whoever holds a certificate may run code on the workers, as client, scheduler or worker alike; Dask does not tell the
-three apart, so there is one identity and no pretence of more. The authority's key is thrown away at once: nothing can
-be signed later, and a folder that leaked is replaced as a whole.
+Whoever holds the certificate may run code on the workers, as client, scheduler or worker: Dask does not distinguish the
+three, so there is only one identity. The authority's key is discarded at once: nothing can be signed later, and if a
+folder leaks, a new one replaces it.
 """
 
 import os
@@ -19,12 +19,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from ssem_dask.errors import ConfigError, OutputError
 
 AUTHORITY, CERTIFICATE, KEY = "ca.pem", "cert.pem", "key.pem"
-_SKEW = timedelta(hours=1)  # clocks of a cluster's machines differ
+_SKEW = timedelta(hours=1)  # the clocks of a cluster's machines differ
 
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """The files of one cluster's certificates, and until when they hold."""
+    """Files of one cluster's certificates, and their expiry."""
 
     authority: str
     certificate: str
@@ -33,11 +33,11 @@ class Certificates:
 
 
 def make_certificates(directory: str, *, days: int) -> Certificates:
-    """Make the certificates of a cluster.
+    """Create the certificates of a cluster.
 
     Args:
-        directory: folder to write `ca.pem`, `cert.pem` and `key.pem` to; made if it is not there.
-        days: how long they hold.
+        directory: folder to write `ca.pem`, `cert.pem` and `key.pem` to; created if missing.
+        days: days until they expire.
 
     Raises:
         OutputError: the folder has certificates already, or cannot be written.
@@ -67,7 +67,7 @@ def make_certificates(directory: str, *, days: int) -> Certificates:
 
 
 def read_certificates(directory: str) -> Certificates:
-    """Find the certificates in a folder, and make sure that they still hold.
+    """Read the certificates of a folder, and check that they are valid.
 
     Raises:
         ConfigError: a file is missing, unreadable or no certificate, or the certificates have expired.
@@ -106,7 +106,7 @@ def _signed(
     by: ec.EllipticCurvePrivateKey,
     expires: datetime,
 ) -> x509.Certificate:
-    """A certificate for `key`, signed `by` the issuer's key; by itself, as an authority, without issuer."""
+    """Return a certificate for `key`, signed `by` the issuer's key; without issuer that of an authority."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     authority = issuer is None
     usage = x509.KeyUsage(
@@ -134,13 +134,13 @@ def _signed(
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(by.public_key()), critical=False)
     )
     if not authority:
-        # Dask verifies the authority and no host name: workers come and go on addresses nobody knows beforehand.
+        # Dask verifies the authority and no host name: the addresses of workers are not known in advance.
         both = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
         builder = builder.add_extension(both, critical=False)
     return builder.sign(by, SHA256())
 
 
 def _write(path: Path, content: bytes, *, mode: int) -> None:
-    """Write a new file that never, not even for a moment, has wider permissions than `mode`."""
+    """Write a new file that never, not even briefly, has wider permissions than `mode`."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(content)

@@ -1,4 +1,4 @@
-"""The `[cluster]` table: where the tasks run. Nothing in it decides a result, so none of it is part of a digest."""
+"""The `[cluster]` table: where the tasks run. It never changes results, so it is not part of a digest."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -16,14 +16,14 @@ SMALLER_TASKS = "make tasks smaller ([register] window; for a warp [render] shar
 
 
 class SlurmConfig(ConfigBase):
-    """Jobs that `--cluster slurm` submits. A job is a batch of workers on one node: one a GPU, or one a core."""
+    """Jobs that `--cluster slurm` submits. A job holds the workers of one node: one per GPU, or one per core."""
 
     partition: str | None = None
     """None: the site's default."""
     account: str | None = None
     """None: your default account."""
     walltime_minutes: int = Field(default=240, ge=1)
-    """Time limit of a job. Its workers leave a little earlier, each at another time, and a new job takes its place."""
+    """Time limit of a job. Its workers end a little earlier, at different times, and a new job replaces it."""
     cores: int = Field(default=4, ge=1)
     """CPU cores of a job."""
     memory: str = "16 GB"
@@ -35,9 +35,9 @@ class SlurmConfig(ConfigBase):
     prologue: tuple[str, ...] = ()
     """Shell lines that a job runs before its workers."""
     image: str | None = None
-    """Apptainer image that the workers run in; None: the Python that runs this command, which nodes must see."""
+    """Apptainer image of the workers; None: the Python that runs this command, which the nodes must see."""
     image_options: tuple[str, ...] = ()
-    """Words after `apptainer exec`, e.g. `["--bind", "/scratch"]`."""
+    """Arguments after `apptainer exec`, e.g. `["--bind", "/scratch"]`."""
     directives: tuple[str, ...] = ()
     """Further `#SBATCH` options, e.g. `["--constraint=a100"]`."""
     interface: str | None = None
@@ -47,7 +47,7 @@ class SlurmConfig(ConfigBase):
     logs: str | None = None
     """Folder for the jobs' output; None: `~/.local/state/ssem-dask/slurm/logs`."""
     check_seconds: float = Field(default=30.0, gt=0)
-    """How often `squeue` is asked whether a job ended and must be replaced."""
+    """Seconds between two calls of `squeue`, which show whether a job ended and must be replaced."""
 
 
 class ClusterConfig(ConfigBase):
@@ -56,42 +56,42 @@ class ClusterConfig(ConfigBase):
     name: str = "local"
     """`serial`, `local`, `local-gpu`, `slurm`, or the address of a Dask scheduler (`tls://host:8786`)."""
     workers: int | None = Field(default=None, ge=1)
-    """Workers; None: one a core with `local`, those of one job with `slurm`. With `local-gpu` the number of GPUs to
-    use; None: all. A scheduler by address has its own."""
+    """Workers; None: one per core with `local`, those of one job with `slurm`. With `local-gpu` the number of GPUs to
+    use; None: all. A scheduler by address has its own workers."""
     gpu_workers: int | None = Field(default=None, ge=1)
-    """Worker processes that share each GPU with `local-gpu`; None: one for each 5 cores that a GPU has, at most 3
-    and no more than its memory holds: each has its own part of it, of three tasks as `plan` states them."""
+    """Worker processes that share each GPU with `local-gpu`; None: one per 5 cores of each GPU, at most 3, and no
+    more than its memory holds: each worker takes the memory of three tasks, as `plan` states it."""
     stage_workers: dict[str, Annotated[int, Field(ge=1)]] = Field(default={})
-    """Workers while a stage runs, where not `workers`, e.g. `{ register = 40, compose = 4 }`; for `local` and
+    """Workers while a stage runs, instead of `workers`, e.g. `{ register = 40, compose = 4 }`; for `local` and
     `slurm`."""
     tls: str | None = None
     """Folder made by `ssem-dask certs`; None: that of `$SSEM_DASK_TLS`, else what Dask's own configuration names."""
     resources: dict[str, float] = Field(default={})
-    """Labels a worker must have to be given tasks, with the amount that a task takes, e.g. `{ GPU = 1 }`."""
+    """Labels that a worker must have to run tasks, with the amount that a task takes, e.g. `{ GPU = 1 }`."""
     deadline: float | None = Field(default=None, gt=0)
-    """Seconds that a task may run: then its worker is restarted and the task given out again; the second time it has
-    failed. None: 20 times the longest of its stage so far, at least 10 min."""
+    """Seconds that a task may run. Then its worker is restarted and the task is tried again; the second time it fails.
+    None: 20 times the longest task of its stage so far, at least 10 min."""
     wait_minutes: float | None = Field(default=None, gt=0)
     """Longest wait for the first worker; None: 10 minutes, and a day with `slurm`, where jobs queue."""
     slurm: SlurmConfig = SlurmConfig()
 
     def remembered(self) -> dict[str, Any]:
-        """What a run keeps of it: not the rest, which may hold what is no business of those who can read the run."""
+        """Return the part that a run stores; the rest may be private, and others may read the run."""
         return {"name": self.name, "workers": self.workers}
 
 
 def remembered_cluster(run: str, kept: Mapping[str, Any]) -> ClusterConfig:
-    """The cluster that a run was begun on, as far as that may be taken from a store.
+    """Return the cluster that a run was begun on, if it may be taken from a store.
 
     Whoever can write to a store must not be able to choose what runs on this machine: neither the shell lines of batch
-    jobs, nor a scheduler that is sent tasks and answers them. So only clusters of this machine are.
+    jobs, nor a scheduler that receives tasks. So only clusters of this machine are accepted.
 
     Args:
-        run: URL, for the message.
-        kept: as `ClusterConfig.remembered` made it.
+        run: URL of the run, for the message.
+        kept: result of `ClusterConfig.remembered`.
 
     Raises:
-        ConfigError: the user must say where to run.
+        ConfigError: the user must name a cluster.
     """
     name, workers = kept.get("name", "local"), kept.get("workers")
     if name not in OF_THIS_MACHINE:
@@ -103,10 +103,10 @@ def remembered_cluster(run: str, kept: Mapping[str, Any]) -> ClusterConfig:
 
 
 def worker_processes(config: SlurmConfig) -> int:
-    """Workers of one job."""
+    """Return the number of workers of one job."""
     return config.gpus or config.cores
 
 
 def worker_threads(config: SlurmConfig) -> int:
-    """Threads of a worker."""
+    """Return the number of threads of a worker."""
     return GPU_THREADS if config.gpus else 1

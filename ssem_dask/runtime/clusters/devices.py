@@ -6,18 +6,18 @@ import torch
 
 
 def visible_gpus() -> list[str]:
-    """Names of the CUDA GPUs that torch can use: indices, or UUIDs where the variable holds these; may be empty."""
+    """Return the names of the CUDA GPUs that torch can use: indices, or UUIDs if the variable holds these."""
     return named_gpus()[: torch.cuda.device_count()]
 
 
 def gpu_memory() -> int | None:
-    """Bytes of the GPU that has least of those that this process may use; None if it has none."""
+    """Return the bytes of the smallest GPU that this process may use; None if it has none."""
     sizes = [torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())]
     return min(sizes, default=None)
 
 
 def named_gpus() -> list[str]:
-    """Names of the CUDA GPUs in the variable, or of all that the driver shows where it is not set."""
+    """Return the names of the CUDA GPUs in the variable, or of all GPUs of the driver if it is not set."""
     value = os.environ.get("CUDA_VISIBLE_DEVICES")
     if value is None:
         return [str(index) for index in range(torch.cuda.device_count())]  # starts no CUDA context in this process

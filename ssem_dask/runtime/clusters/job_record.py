@@ -1,8 +1,8 @@
-"""Which batch jobs belong to which driver, written down before the first is submitted.
+"""Record of a driver's batch jobs, written before the first one is submitted.
 
-A driver that ends, by Ctrl-C or a signal too, cancels its jobs and removes its record. One that is killed cannot: its
-record stays, and the next driver cancels what it names. The workers of a dead driver also leave by themselves, within
-the death timeout; the record is what finds jobs that have not even started.
+A driver that ends, also by Ctrl-C or a signal, cancels its jobs and removes its record. A driver that is killed cannot:
+its record remains, and the next driver cancels the jobs that it names. The workers of a dead driver also end by
+themselves, within the death timeout; the record is needed for jobs that have not started.
 """
 
 import json
@@ -18,12 +18,12 @@ import psutil
 
 from ssem_dask.runtime.clusters.slurm_commands import cancel_jobs, live_jobs
 
-_CANCEL_SECONDS = 90.0  # above SLURM's usual KillWait of 30
+_CANCEL_SECONDS = 90.0  # above SLURM's usual KillWait of 30 s
 
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """A process, told from any later one with the same id."""
+    """A process, distinguished from any later one with the same id."""
 
     host: str
     pid: int
@@ -34,13 +34,13 @@ class Driver:
 
     @classmethod
     def this(cls) -> "Driver":
-        """This process."""
+        """Return the driver in this process."""
         pid = os.getpid()
         started = psutil.Process(pid).create_time()
         return cls(host=socket.gethostname(), pid=pid, started=started, job=os.environ.get("SLURM_JOB_ID"))
 
     def is_known_to_be_dead(self) -> bool:
-        """Whether the process is gone for certain; on another machine that cannot be told."""
+        """Return whether the process has certainly ended; False on another machine, where that is unknown."""
         if self.host != socket.gethostname():
             return False
         try:
@@ -51,7 +51,7 @@ class Driver:
 
 
 class JobRecord:
-    """The record of this driver's jobs: a folder with a file, and room for the run's throwaway certificates."""
+    """Record of this driver's jobs: a folder with a file, and with the run's temporary certificates."""
 
     def __init__(self, folder: Path, *, name: str, driver: Driver) -> None:
         self.folder, self.name, self._driver = folder, name, driver
@@ -74,7 +74,7 @@ class JobRecord:
             self._write()
 
     def end(self) -> bool:
-        """Cancel the jobs, and forget them once none is left; False if some are still there."""
+        """Cancel the jobs, and delete the record once none is left; return False if some remain."""
         gone = cancel_jobs(self.name, seconds=_CANCEL_SECONDS)
         if gone:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -87,7 +87,7 @@ class JobRecord:
 
 
 def cancel_orphaned_jobs() -> list[str]:
-    """Cancel the jobs of drivers that are gone; returns the ids of those that still waited or ran."""
+    """Cancel the jobs of drivers that have ended; return the ids of those that still waited or ran."""
     ended: list[str] = []
     for file in sorted((state_folder() / "runs").glob("*/jobs.json")):
         try:
@@ -103,6 +103,6 @@ def cancel_orphaned_jobs() -> list[str]:
 
 
 def state_folder() -> Path:
-    """Where records and logs of batch jobs are kept: a folder that login and worker nodes share."""
+    """Return the folder for records and logs of batch jobs, which login and worker nodes share."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(base) / "ssem-dask" / "slurm"

@@ -1,12 +1,12 @@
-"""Keeps the number of a run's batch jobs: looks now and then, and replaces what ended.
+"""Keep the number of a run's batch jobs constant: poll SLURM, and replace jobs that ended.
 
-A job that ends before any of its workers reported is broken rather than unlucky: replacing such ones slows down, and
-while no worker has ever reported it stops after a few.
+A job that ends before any of its workers reported is broken rather than unlucky. Replacing such jobs slows down by
+exponential backoff, and stops after a few of them if no worker has ever reported.
 """
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ssem_dask.runtime.clusters.job_record import JobRecord
@@ -14,12 +14,12 @@ from ssem_dask.runtime.clusters.slurm_cluster import ReplacingCluster
 from ssem_dask.runtime.clusters.slurm_commands import live_jobs
 from ssem_dask.units import plural
 
-_BROKEN_JOBS = 3
+_MAX_BROKEN_JOBS = 3
 _LONGEST_PAUSE_SECONDS = 600.0
 
 
 class Keeper:
-    """A thread beside the run."""
+    """A thread that replaces batch jobs while a run is driven."""
 
     def __init__(
         self,
@@ -35,11 +35,11 @@ class Keeper:
 
         Args:
             cluster: submits the jobs.
-            jobs: how many there shall be.
-            record: told of every job id.
-            seconds: between two looks.
+            jobs: number of jobs to keep.
+            record: stores every job id.
+            seconds: seconds between two polls.
             logs: folder of the jobs' output.
-            note: told of every job that is replaced.
+            note: receives a message about every job that is replaced.
         """
         self._cluster, self._jobs, self._record, self._logs = cluster, jobs, record, logs
         self._seconds, self._note = seconds, note
@@ -50,7 +50,7 @@ class Keeper:
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="slurm jobs", daemon=True)
         self.failure: str | None = None
-        """Why there will be no workers, once that is certain."""
+        """Reason why there will be no workers; None while there may be."""
 
     def start(self) -> None:
         """Submit the jobs, and watch them until `stop`."""
@@ -65,43 +65,44 @@ class Keeper:
             self._cluster.scale(jobs=jobs)
 
     def stop(self) -> None:
-        """Replace nothing any more."""
+        """Stop replacing jobs."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def _watch(self) -> None:
         while not self._stopping.wait(self._seconds):
-            self._look()
-
-    def _look(self) -> None:
-        with self._lock:
-            self._replace()
+            with self._lock:
+                self._replace()
 
     def _replace(self) -> None:
-        submitted = self._cluster.job_ids()  # before squeue: a job of a moment later must not count as ended
+        submitted = self._cluster.job_ids()  # before squeue: a job submitted in between must not count as ended
         self._record.keep(job for job in submitted.values() if job)
         self._reported.update(name for name in submitted if self._cluster.has_workers_of(name))
         live = live_jobs(self._record.name)
         if live is None or self.failure or time.monotonic() < self._pause_until:
             return
         ended = [name for name, job in submitted.items() if job not in live]
-        broken = [name for name in ended if name not in self._reported]
-        if any(name in self._reported for name in submitted if name not in ended):
-            self._broken = 0
-        if broken:
-            self._broken += len(broken)
-            self._pause_until = time.monotonic() + min(_LONGEST_PAUSE_SECONDS, self._seconds * 2.0**self._broken)
-        if self._broken >= _BROKEN_JOBS and not self._reported:
-            self.failure = f"{self._broken} jobs ended before a worker reported{self._last_words(submitted)}"
+        self._count_broken(submitted, ended)
+        if self._broken >= _MAX_BROKEN_JOBS and not self._reported:
+            self.failure = f"{self._broken} jobs ended before a worker reported{self._last_log_line(submitted)}"
             return
         self._cluster.replace(ended, jobs=self._jobs)
         if ended:
             ids = ", ".join(submitted[name] or "(not submitted)" for name in ended)
             self._note(f"slurm: {ids} ended before the run did; replaced")
 
-    def _last_words(self, submitted: dict[str, str | None]) -> str:
-        """The last line that one of the jobs wrote."""
+    def _count_broken(self, submitted: Iterable[str], ended: list[str]) -> None:
+        """Count the jobs that ended before a worker reported, and pause before the next replacement."""
+        if any(name in self._reported for name in submitted if name not in ended):
+            self._broken = 0
+        broken = [name for name in ended if name not in self._reported]
+        if broken:
+            self._broken += len(broken)
+            self._pause_until = time.monotonic() + min(_LONGEST_PAUSE_SECONDS, self._seconds * 2.0**self._broken)
+
+    def _last_log_line(self, submitted: dict[str, str | None]) -> str:
+        """Return the last line that one of the jobs wrote to its log."""
         for job in submitted.values():
             path = self._logs / f"{self._record.name}-{job}.err"
             lines = path.read_text(errors="replace").split("\n") if path.exists() else []

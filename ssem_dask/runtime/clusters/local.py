@@ -1,7 +1,7 @@
-"""Workers on this machine: one a core, or one a GPU and some beside them.
+"""Workers on this machine: one per core, or some per GPU and others for the remaining cores.
 
-They listen on the loopback address, which every user of the machine can reach; so they too speak TLS, with a
-certificate that exists in memory only and is gone with the cluster.
+They listen on the loopback address, which every user of the machine can reach. So they use TLS too, with a certificate
+that exists only in memory and ends with the cluster.
 """
 
 import os
@@ -23,16 +23,16 @@ _HOST = "127.0.0.1"
 _WARM = "ssem_dask.runtime.clusters.warm_gpu"
 _QUIET = "ssem_dask.runtime.quiet_worker"
 _DASHBOARD = f"{_HOST}:0"
-_CORES_OF_A_WORKER = 5
-_MOST_PER_GPU = 3
-_CONTEXT = 1_000_000_000
-"""Bytes of a GPU that each process takes for CUDA and its libraries; .5 to .9 GB were seen."""
+_CORES_PER_WORKER = 5
+_MAX_WORKERS_PER_GPU = 3
+_CONTEXT_BYTES = 1_000_000_000
+"""Bytes of a GPU that each process takes for CUDA and its libraries; 0.5 to 0.9 GB were measured."""
 
 
 def start_local(
     workers: int | None, *, deadline: float | None = None, stage_workers: Mapping[str, int] | None = None
 ) -> DaskExecutor:
-    """Start worker processes of one thread each, which see no GPU; one a core if None."""
+    """Start worker processes of one thread each, which see no GPU; None: one per core."""
     _one_death_is_blamed()
     limit = local_share(workers, stage_workers)
     workers = workers or len(os.sched_getaffinity(0))
@@ -44,7 +44,7 @@ def start_local(
         security=Security.temporary(),
         dashboard_address=_DASHBOARD,
         memory_limit=limit,
-        env={"CUDA_VISIBLE_DEVICES": ""},  # not all of them on the first GPU
+        env={"CUDA_VISIBLE_DEVICES": ""},  # otherwise all of them would use the first GPU
         preload=[_QUIET],
     )
     pool = Pool(cluster.scale, workers, stage_workers or {})
@@ -52,7 +52,7 @@ def start_local(
 
 
 def local_share(workers: int | None, stage_workers: Mapping[str, int] | None = None) -> int:
-    """Bytes that each of some workers on this machine may hold: all of them together what the machine has."""
+    """Return the bytes that each worker on this machine may hold; together they may hold all of its memory."""
     return int(MEMORY_LIMIT) // max(workers or len(os.sched_getaffinity(0)), *(stage_workers or {"": 1}).values())
 
 
@@ -63,7 +63,7 @@ def start_local_gpu(
     task_gpu_memory: int = 0,
     deadline: float | None = None,
 ) -> DaskExecutor:
-    """Start workers for each GPU of this machine, or for the first `gpus_wanted` of them; see `start_on_gpus`.
+    """Start workers for each GPU of this machine, or for the first `gpus_wanted` GPUs; see `start_on_gpus`.
 
     Raises:
         ConfigError: there is no GPU, or fewer than `gpus_wanted`.
@@ -71,7 +71,7 @@ def start_local_gpu(
     gpus = visible_gpus()
     if not gpus:
         raise ConfigError(
-            "--cluster local-gpu: torch sees no CUDA GPU on this machine; use --cluster local, or see that "
+            "--cluster local-gpu: torch sees no CUDA GPU on this machine; use --cluster local, or check that "
             "`nvidia-smi` lists one and torch is a CUDA build (make env TORCH=cuda)."
         )
     if gpus_wanted is not None and gpus_wanted > len(gpus):
@@ -85,17 +85,17 @@ def start_local_gpu(
 def start_on_gpus(
     gpus: Sequence[str], *, per_gpu: int | None = None, task_gpu_memory: int = 0, deadline: float | None = None
 ) -> DaskExecutor:
-    """Start workers for each GPU named as in `CUDA_VISIBLE_DEVICES`, and workers without one for the cores left.
+    """Start workers for each GPU, and workers without a GPU for the remaining cores.
 
     A worker with a GPU sees no other, is labelled GPU = 1, and has three threads, so that it reads and writes while it
-    computes. Several share a GPU where there are cores and memory for it: reading, decoding and launching kernels keep
-    one process busier than the GPU. Stages that use no GPU go to all workers.
+    computes. Several workers share a GPU if there are cores and memory for them: reading, decoding and launching
+    kernels keep one process busier than the GPU. Stages that use no GPU go to all workers.
 
     Args:
-        gpus: their names.
-        per_gpu: workers that share a GPU; None: one for each `_CORES_OF_A_WORKER` cores that a GPU has, at most
-            `_MOST_PER_GPU`, and no more than its memory holds.
-        task_gpu_memory: bytes of a GPU that the largest task takes; 0 where that is not known.
+        gpus: names as in `CUDA_VISIBLE_DEVICES`.
+        per_gpu: workers that share a GPU; None: one per `_CORES_PER_WORKER` cores of each GPU, at most
+            `_MAX_WORKERS_PER_GPU`, and no more than its memory holds.
+        task_gpu_memory: bytes of a GPU that the largest task takes; 0 if unknown.
         deadline: as in `DaskExecutor`.
     """
     _one_death_is_blamed()
@@ -120,24 +120,24 @@ def start_on_gpus(
 
 
 def shares_on_gpus(gpus: int, *, per_gpu: int | None, task_gpu_memory: int = 0) -> tuple[int, int, int]:
-    """Workers that share each GPU, workers without one, and the bytes that each task of all may hold.
+    """Return the workers per GPU, the workers without a GPU, and the bytes that each of their tasks may hold.
 
     Args:
-        gpus: number of them.
-        per_gpu: see `start_on_gpus`.
-        task_gpu_memory: as well.
+        gpus: number of GPUs.
+        per_gpu: as in `start_on_gpus`.
+        task_gpu_memory: as in `start_on_gpus`.
     """
     cores = len(os.sched_getaffinity(0))
     if per_gpu is None:
-        # Tasks of a worker take turns to compute, but each holds what it computes with, and torch keeps what it had.
-        held, room = GPU_THREADS * task_gpu_memory + _CONTEXT, gpu_memory()
-        fitting = _MOST_PER_GPU if room is None else room // held
-        per_gpu = max(min(cores // (_CORES_OF_A_WORKER * gpus), _MOST_PER_GPU, fitting), 1)
+        # A worker's tasks take turns to compute, but each holds its arrays, and torch keeps the memory that they free.
+        worker_bytes, gpu_bytes = GPU_THREADS * task_gpu_memory + _CONTEXT_BYTES, gpu_memory()
+        fitting = _MAX_WORKERS_PER_GPU if gpu_bytes is None else gpu_bytes // worker_bytes
+        per_gpu = max(min(cores // (_CORES_PER_WORKER * gpus), _MAX_WORKERS_PER_GPU, fitting), 1)
     threads = GPU_THREADS * per_gpu * gpus
     without = max(1, cores - threads)
     return per_gpu, without, int(MEMORY_LIMIT) // (threads + without)
 
 
 def _one_death_is_blamed() -> None:
-    # No local worker is preempted: one that dies twice of a task dies of that task.
+    # No local worker is preempted: if a task's workers die twice, the task kills them.
     dask.config.set({"distributed.scheduler.allowed-failures": 1})

@@ -1,7 +1,8 @@
-"""Is there a Dask scheduler at an address that will have us? Asked before Dask itself is.
+"""Check of a scheduler's address before Dask connects: is there a Dask scheduler, and does it accept us?
 
-`distributed.Client` has no time limit once a connection stands: from a port that accepts and then says nothing, such as
-that of a TLS scheduler asked without TLS, it never returns. A Dask listener greets first, so one byte tells.
+`distributed.Client` has no time limit once it is connected: it never returns from a port that accepts a connection and
+then sends nothing, such as that of a TLS scheduler addressed without TLS. A Dask listener sends a greeting first, so
+receiving one byte suffices.
 """
 
 import socket
@@ -17,15 +18,15 @@ _RETRY_SECONDS = 0.5
 
 
 def refuse_unanswered(address: str, *, security: Security | None, seconds: float) -> None:
-    """Make sure that a scheduler greets us at a `tcp://` or `tls://` address; others are not looked at.
+    """Raise ConfigError unless a scheduler sends a greeting at a `tcp://` or `tls://` address; skip other addresses.
 
     Args:
-        address: of the scheduler.
-        security: our certificates; None: as Dask's own configuration says.
-        seconds: how long to try.
+        address: address of the scheduler.
+        security: our certificates; None: according to Dask's own configuration.
+        seconds: longest time to try.
 
     Raises:
-        ConfigError: says what to do about it.
+        ConfigError: nothing answers, or our certificates are refused.
     """
     scheme, _, place = address.partition("://")
     if scheme not in ("tcp", "tls"):
@@ -45,7 +46,7 @@ def refuse_unanswered(address: str, *, security: Security | None, seconds: float
     deadline = time.monotonic() + seconds
     while True:
         try:
-            return _greeted(host, port, context, seconds=max(1.0, deadline - time.monotonic()))
+            return _await_greeting(host, port, context, seconds=max(1.0, deadline - time.monotonic()))
         except (ssl.SSLError, ConnectionResetError) as error:
             raise ConfigError(
                 f"--cluster {address}: it answers, but refuses our certificates or does not speak TLS ({error}); use "
@@ -53,8 +54,8 @@ def refuse_unanswered(address: str, *, security: Security | None, seconds: float
             ) from error
         except TimeoutError as error:
             raise ConfigError(
-                f"--cluster {address}: accepted the connection but said nothing for {seconds:g} s; "
-                f"{_silent_cure(scheme, place)}"
+                f"--cluster {address}: accepted the connection but sent nothing for {seconds:g} s; "
+                f"{_remedy_for_silence(scheme, place)}"
             ) from error
         except OSError as error:
             if time.monotonic() > deadline:
@@ -65,7 +66,7 @@ def refuse_unanswered(address: str, *, security: Security | None, seconds: float
             time.sleep(_RETRY_SECONDS)
 
 
-def _greeted(host: str, port: int, context: ssl.SSLContext | None, *, seconds: float) -> None:
+def _await_greeting(host: str, port: int, context: ssl.SSLContext | None, *, seconds: float) -> None:
     with socket.create_connection((host, port), timeout=seconds) as connection:
         secured = connection if context is None else context.wrap_socket(connection, server_hostname=host)
         # In TLS 1.3 a refused certificate shows only at the first read.
@@ -73,7 +74,7 @@ def _greeted(host: str, port: int, context: ssl.SSLContext | None, *, seconds: f
             raise ConnectionResetError("the connection was closed at once")
 
 
-def _silent_cure(scheme: str, place: str) -> str:
+def _remedy_for_silence(scheme: str, place: str) -> str:
     if scheme == "tcp":
         return f"if it is a scheduler with TLS, write tls://{place} and give its certificates."
-    return "see what listens there: a Dask scheduler greets at once."
+    return "check what listens there: a Dask scheduler sends a greeting at once."

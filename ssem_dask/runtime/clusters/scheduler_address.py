@@ -1,4 +1,4 @@
-"""A Dask scheduler that somebody else started: join it, and make sure that its workers can do the run."""
+"""Join a Dask scheduler that somebody else started, and check that its workers can run the tasks."""
 
 import math
 import time
@@ -35,14 +35,14 @@ def join_scheduler(
 
     Args:
         address: `tls://host:port` or `tcp://host:port`.
-        security: certificates; None: as Dask's own configuration says.
+        security: certificates; None: according to Dask's own configuration.
         wait_minutes: longest wait for the first worker that has the resources; None: 10.
-        resources: labels, with amounts, that the tasks take.
-        task_memory: bytes that the largest task of the run holds; 0 where that is not known.
+        resources: labels with the amounts that each task takes.
+        task_memory: bytes that the largest task of the run holds; 0 if unknown.
         deadline: seconds that a task may run, see `DaskExecutor`.
 
     Raises:
-        ConfigError: nobody answers, the certificates are refused, versions differ, or no worker can do the tasks.
+        ConfigError: nothing answers, the certificates are refused, versions differ, or no worker can run the tasks.
     """
     refuse_unanswered(address, security=security, seconds=CONNECT_SECONDS)
     connect = partial(Client, address, timeout=CONNECT_SECONDS, security=security)
@@ -61,34 +61,34 @@ def join_scheduler(
 
 
 def check_versions(versions: Mapping[str, Any], address: str) -> None:
-    """Make sure that client, scheduler and workers run the same code.
+    """Raise ConfigError unless client, scheduler and workers run the same code.
 
     Args:
-        versions: as `distributed.Client.get_versions` gives them.
-        address: named in the message.
+        versions: result of `distributed.Client.get_versions`.
+        address: address of the scheduler, for the message.
 
     Raises:
-        ConfigError: names the first one that differs, and how.
+        ConfigError: names the first process that differs, and the difference.
     """
-    wanted = _code_of(versions["client"])
+    wanted = _code_versions(versions["client"])
     others = {"the scheduler": versions["scheduler"]}
-    others.update({f"worker {name}": found for name, found in versions["workers"].items()})
-    for who, found in others.items():
-        got = _code_of(found)
+    others.update({f"worker {name}": theirs for name, theirs in versions["workers"].items()})
+    for process, theirs in others.items():
+        got = _code_versions(theirs)
         differ = [name for name in wanted if got[name] != wanted[name]]
         if differ:
-            there = ", ".join(f"{name} {got[name] or 'missing'}" for name in differ)
-            here = ", ".join(f"{name} {wanted[name]}" for name in differ)
+            theirs_shown = ", ".join(f"{name} {got[name] or 'missing'}" for name in differ)
+            ours_shown = ", ".join(f"{name} {wanted[name]}" for name in differ)
             raise ConfigError(
-                f"--cluster {address}: {who} has {there}, but this client has {here}; run client, scheduler and "
-                "workers from one environment or image."
+                f"--cluster {address}: {process} has {theirs_shown}, but this client has {ours_shown}; run client, "
+                "scheduler and workers from one environment or image."
             )
 
 
 def check_workers(
     workers: Mapping[str, Mapping[str, Any]], address: str, resources: Mapping[str, float], *, task_memory: int
 ) -> None:
-    """Make sure that every worker that may be given a task can hold it.
+    """Raise ConfigError unless every worker that may be given a task can hold it.
 
     Raises:
         ConfigError: a worker has less memory for each of its threads than the largest task holds.
@@ -114,11 +114,11 @@ def _wait_for_workers(client: Client, address: str, resources: Mapping[str, floa
     labels = ", ".join(f"{name} = {amount:g}" for name, amount in resources.items())
     got = f"{plural(len(workers), 'worker')}, but none with {labels}" if workers else "no workers"
     raise ConfigError(
-        f"--cluster {address}: the scheduler has {got} after {minutes:g} min; start some"
+        f"--cluster {address}: the scheduler has {got} after {minutes:g} min; start workers"
         f"{f' with --resources {labels!r}' if labels else ''}, or set [cluster] wait_minutes higher."
     )
 
 
-def _code_of(versions: Mapping[str, Any]) -> dict[str, str | None]:
+def _code_versions(versions: Mapping[str, Any]) -> dict[str, str | None]:
     python = ".".join(str(versions["host"]["python"]).split(".")[:2])
     return {"python": python, **{name: versions["packages"].get(name) for name in _SAME}}

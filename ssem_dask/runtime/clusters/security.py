@@ -1,4 +1,4 @@
-"""Which certificates a cluster uses: what the user names, else the environment, else Dask's own configuration."""
+"""Choice of a cluster's certificates: those that the user names, else the environment, else Dask's configuration."""
 
 import os
 
@@ -10,10 +10,10 @@ VARIABLE = "SSEM_DASK_TLS"
 
 
 def named_security(directory: str | None) -> Security | None:
-    """TLS with the certificates of a folder.
+    """Return the TLS settings for the certificates of a folder.
 
     Args:
-        directory: made by `ssem-dask certs`; None: the one that `$SSEM_DASK_TLS` names.
+        directory: folder made by `ssem-dask certs`; None: the folder that `$SSEM_DASK_TLS` names.
 
     Returns:
         None if neither names a folder.

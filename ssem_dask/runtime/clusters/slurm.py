@@ -1,4 +1,4 @@
-"""`--cluster slurm`: the scheduler runs in the driver, the workers in batch jobs that live no longer than it."""
+"""`--cluster slurm`: the scheduler runs in the driver, the workers in batch jobs that end with it."""
 
 import logging
 import math
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 _WAIT_MINUTES = 24 * 60.0
 _ALLOWED_DEATHS = 3
-"""Workers that may die of a task before it is suspected: preempted jobs are no fault of their tasks."""
+"""Workers that may die while they run a task before the task is suspected: jobs may also be preempted."""
 
 
 class SlurmExecutor(DaskExecutor):
-    """Runs tasks in batch jobs, and ends the jobs with itself."""
+    """Runs tasks in batch jobs, and cancels the jobs when it is closed."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class SlurmExecutor(DaskExecutor):
         """Stop the scheduler and cancel every job."""
         try:
             self._keeper.stop()
-            # Workers that are cut off while the scheduler ends are no news; Dask logs them as errors at times.
+            # Dask may log workers that lose their scheduler during the shutdown as errors.
             with silence_logging_cmgr(logging.CRITICAL):
                 super().close()
         finally:
@@ -78,17 +78,17 @@ def start_slurm(
 
     Args:
         config: the `[cluster.slurm]` table.
-        workers: wanted; rounded up to whole jobs. None: one job.
-        tls: folder of certificates that the nodes see too; None: that of the environment, else a throwaway one.
+        workers: number of workers, rounded up to whole jobs. None: one job.
+        tls: folder of certificates that the nodes see too; None: that of the environment, else a temporary one.
         wait_minutes: longest wait; None: a day.
-        resources: labels, with amounts, that the tasks take.
-        task_memory: bytes that the largest task holds; 0 where that is not known.
+        resources: labels with the amounts that each task takes.
+        task_memory: bytes that the largest task holds; 0 if unknown.
         deadline: seconds that a task may run, see `DaskExecutor`.
-        stage_workers: wanted while a stage runs, where not `workers`.
-        note: told what happens to the jobs.
+        stage_workers: number of workers while a stage runs, instead of `workers`.
+        note: receives messages about the jobs.
 
     Raises:
-        ConfigError: SLURM is not here or refuses the jobs, a worker would be too small, or none reports in time.
+        ConfigError: SLURM is not installed or refuses the jobs, a worker would be too small, or none reports in time.
     """
     require_commands()
     ctrl_c = signal.getsignal(signal.SIGINT)
@@ -97,15 +97,15 @@ def start_slurm(
         from ssem_dask.runtime.clusters.keeper import Keeper
         from ssem_dask.runtime.clusters.slurm_cluster import make_cluster
     finally:
-        # dask-jobqueue, when it is imported, makes Ctrl-C end the process as if all were well.
+        # Importing dask-jobqueue makes Ctrl-C end the process with exit code 0.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, ctrl_c)
     processes = worker_processes(config)
     jobs = math.ceil((workers or processes) / processes)
-    refuse_small(config, task_memory=task_memory)
-    left = cancel_orphaned_jobs()
-    if left:
-        note(f"slurm: cancelled {', '.join(left)}, left behind by a run that was killed")
+    refuse_small_jobs(config, task_memory=task_memory)
+    orphans = cancel_orphaned_jobs()
+    if orphans:
+        note(f"slurm: cancelled {', '.join(orphans)}, left behind by a run that was killed")
     logs = Path(config.logs).expanduser() if config.logs else state_folder() / "logs"
     dask.config.set({"distributed.scheduler.allowed-failures": _ALLOWED_DEATHS})
     record = JobRecord.begin()
@@ -140,9 +140,9 @@ def _security(tls: str | None, record: JobRecord) -> Security:
     named = named_security(tls)
     if named is not None:
         return named
-    throwaway = record.folder / "tls"
-    make_certificates(str(throwaway), days=60)
-    security = named_security(str(throwaway))
+    temporary = record.folder / "tls"
+    make_certificates(str(temporary), days=60)
+    security = named_security(str(temporary))
     assert security is not None
     return security
 
@@ -151,7 +151,7 @@ def _wait(client: Client, keeper: "Keeper", *, minutes: float) -> None:
     deadline = time.monotonic() + 60 * minutes
     while not client.scheduler_info(n_workers=1)["workers"]:
         if keeper.failure:
-            raise ConfigError(f"--cluster slurm: {keeper.failure}; mend [cluster.slurm] or the nodes.")
+            raise ConfigError(f"--cluster slurm: {keeper.failure}; fix [cluster.slurm] or the nodes.")
         if time.monotonic() > deadline:
             raise ConfigError(
                 f"--cluster slurm: no job started within {minutes:g} min; see `squeue --me` for the reason, ask for "
@@ -160,8 +160,8 @@ def _wait(client: Client, keeper: "Keeper", *, minutes: float) -> None:
         time.sleep(0.5)
 
 
-def refuse_small(config: SlurmConfig, *, task_memory: int) -> None:
-    """ConfigError if one of a job's threads has less memory than the largest task holds."""
+def refuse_small_jobs(config: SlurmConfig, *, task_memory: int) -> None:
+    """Raise ConfigError if one of a job's threads has less memory than the largest task holds."""
     threads = worker_processes(config) * worker_threads(config)
     try:
         share = parse_bytes(config.memory) // threads

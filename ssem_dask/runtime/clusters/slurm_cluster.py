@@ -1,6 +1,6 @@
-"""dask-jobqueue's SLURM cluster, made to replace jobs that ended.
+"""dask-jobqueue's SLURM cluster, extended to replace jobs that ended.
 
-dask-jobqueue submits as many jobs as `scale` asked for, once: a job that is cancelled, preempted, out of time, or dead
+dask-jobqueue submits the jobs that `scale` requests only once: a job that is cancelled, preempted, out of time, or dead
 before its workers reported is not submitted again.
 """
 
@@ -16,7 +16,7 @@ from distributed.security import Security
 from ssem_dask.runtime.clusters.cluster_config import SlurmConfig, worker_processes, worker_threads
 
 DEATH_TIMEOUT_SECONDS = 60
-"""After this time without scheduler a worker, and with it its job, ends by itself."""
+"""Seconds without a scheduler after which a worker, and with it its job, ends by itself."""
 
 
 class ReplacingCluster(SLURMCluster):  # type: ignore[misc]  # dask-jobqueue is untyped
@@ -27,15 +27,15 @@ class ReplacingCluster(SLURMCluster):  # type: ignore[misc]  # dask-jobqueue is 
         super().__init__(*args, **kwargs)
 
     def _new_worker_name(self, _number: int) -> str:
-        # The scheduler refuses a second worker of one name, and may learn late that the first one is gone.
+        # The scheduler refuses a second worker of the same name, and may learn late that the first one has ended.
         return f"{self._name}-{next(self._numbers)}"
 
     def job_ids(self) -> dict[str, str | None]:
-        """Job id by job name; None if submitting failed."""
+        """Return the job id by job name; None if submitting failed."""
         return {str(name): job.job_id for name, job in list(self.workers.items())}
 
     def has_workers_of(self, name: str) -> bool:
-        """Whether a worker of a job has reported."""
+        """Return whether a worker of a job has reported."""
         known = [str(worker["name"]) for worker in self.scheduler_info["workers"].values()]
         return any(worker == name or worker.startswith(f"{name}-") for worker in known)
 
@@ -56,8 +56,8 @@ def make_cluster(config: SlurmConfig, *, name: str, security: Security, logs: Pa
 
     Args:
         config: the `[cluster.slurm]` table.
-        name: of the jobs.
-        security: certificates, in files that the nodes see too.
+        name: name of the jobs.
+        security: certificates in files that the nodes see too.
         logs: folder for the jobs' output.
     """
     processes = worker_processes(config)

@@ -1,4 +1,4 @@
-"""SLURM's own commands, for the jobs of one name; a run's jobs share a name that no other jobs have."""
+"""SLURM's own commands for the jobs of one name; the jobs of a run share a name that no other jobs have."""
 
 import shutil
 import subprocess
@@ -7,12 +7,12 @@ from contextlib import suppress
 
 from ssem_dask.errors import ConfigError
 
-_SECONDS = 60  # a busy controller answers late
-_OVER = {"COMPLETING", "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "OUT_OF_MEMORY"}
+_TIMEOUT_S = 60  # a busy controller answers late
+_ENDED_STATES = {"COMPLETING", "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "OUT_OF_MEMORY"}
 
 
 def require_commands() -> None:
-    """Make sure that SLURM is here.
+    """Raise ConfigError unless SLURM is installed here.
 
     Raises:
         ConfigError: a command is missing.
@@ -26,19 +26,19 @@ def require_commands() -> None:
 
 
 def live_jobs(name: str) -> dict[str, str] | None:
-    """State of the jobs of a name that wait or run, by job id; None if the controller did not answer."""
+    """Return the states of the waiting and running jobs of a name by id; None if the controller did not answer."""
     try:
-        asked = _run("squeue", "--noheader", f"--name={name}", "--format=%i %T")
+        answer = _run("squeue", "--noheader", f"--name={name}", "--format=%i %T")
     except (OSError, subprocess.TimeoutExpired):
         return None
-    if asked.returncode:
+    if answer.returncode:
         return None
-    pairs = (line.split() for line in asked.stdout.splitlines() if line.strip())
-    return {pair[0]: pair[1] for pair in pairs if pair[1] not in _OVER}
+    pairs = (line.split() for line in answer.stdout.splitlines() if line.strip())
+    return {pair[0]: pair[1] for pair in pairs if pair[1] not in _ENDED_STATES}
 
 
 def cancel_jobs(name: str, *, seconds: float) -> bool:
-    """Cancel the jobs of a name and wait until none is left; False if some still are after `seconds`."""
+    """Cancel the jobs of a name and wait until none is left; return False if some remain after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         live = live_jobs(name)
@@ -52,17 +52,17 @@ def cancel_jobs(name: str, *, seconds: float) -> bool:
 
 
 def refuse_unacceptable(script: str) -> None:
-    """Ask SLURM whether it would take a job script.
+    """Raise ConfigError if SLURM would refuse a job script.
 
     Raises:
-        ConfigError: it would not; gives SLURM's reason.
+        ConfigError: gives SLURM's reason.
     """
-    asked = _run("sbatch", "--test-only", given=script)
-    if asked.returncode:
-        lines = [line for line in (asked.stderr + asked.stdout).splitlines() if line.strip()]
+    answer = _run("sbatch", "--test-only", stdin=script)
+    if answer.returncode:
+        lines = [line for line in (answer.stderr + answer.stdout).splitlines() if line.strip()]
         reason = "; ".join(line.removeprefix("sbatch: error: ").strip() for line in lines)
-        raise ConfigError(f"--cluster slurm: SLURM refuses the job ({reason}); mend [cluster.slurm].")
+        raise ConfigError(f"--cluster slurm: SLURM refuses the job ({reason}); fix [cluster.slurm].")
 
 
-def _run(*command: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, input=given, capture_output=True, text=True, check=False, timeout=_SECONDS)
+def _run(*command: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)

@@ -1,7 +1,7 @@
-"""Preload of a worker with a GPU: load what registration loads once, while it waits for the first window.
+"""Preload of a worker with a GPU: load the libraries and kernels of registration before the first window arrives.
 
-Libraries of CUDA are loaded when they are first called, kernels compiled when they first run on a machine: seconds, and
-many of them there. The first stage of a run, `coarse`, leaves the GPU alone; this is done meanwhile, in a thread.
+CUDA libraries are loaded at their first call, and kernels are compiled at their first run on a machine. That takes many
+seconds. The first stage of a run, `coarse`, does not use the GPU; a thread warms it up meanwhile.
 """
 
 import logging
@@ -18,19 +18,19 @@ from ssem_dask.registration.registration_method import PairRequest, WindowImages
 
 _LOG = logging.getLogger(__name__)
 _SIDE = 256  # px
-_SECTIONS = 5  # pairs of every distance, among them such as start from composed fields
+_SECTIONS = 5  # gives pairs of every distance, including those that start from composed fields
 
 
 def dask_setup(worker: Any) -> None:
-    """Called by Dask when the worker starts, after preloads that choose its GPU."""
+    """Start to warm up; called by Dask when the worker starts, after the preload that assigns its GPU."""
     threading.Thread(target=_warm, name=f"warm-gpu {worker.name}", daemon=True).start()
 
 
 def warm(device: torch.device) -> None:
-    """Register some sections of noise, as the stages calibrate and register do it.
+    """Register some sections of noise like the stages calibrate and register.
 
     Args:
-        device: where registration will run.
+        device: device on which registration will run.
     """
     images = torch.rand(_SECTIONS, _SIDE, _SIDE, generator=torch.Generator().manual_seed(0)).to(device)
     valid = torch.ones_like(images, dtype=torch.bool)
@@ -50,5 +50,5 @@ def _warm() -> None:
             return
         with computing_on(device):
             warm(device)
-    except Exception as error:  # noqa: BLE001  nothing hangs on it: a task that meets the same will say so
-        _LOG.info("what registration needs was not loaded beforehand: %s", error)
+    except Exception as error:  # noqa: BLE001  optional: a task that meets the same error reports it
+        _LOG.info("The GPU was not warmed up: %s", error)
