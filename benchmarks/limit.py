@@ -44,7 +44,7 @@ def main() -> None:
     options = parser.parse_args()
     motion, grid = _motion(options.still)
     truth = Truth.open(options.deformed)
-    error = _left(motion, _distortion(truth, grid))
+    error = remaining_error(motion, _distortion(truth, grid))
     margin = margin_of(truth.shape[1:])
     y, x = (
         (places >= margin) & (places <= side - margin)
@@ -78,7 +78,7 @@ def _distortion(truth: Truth, grid: Grid) -> Float64Array:
     return -torch.stack(sampled).double().numpy()
 
 
-def _left(motion: Float64Array, distortion: Float64Array) -> Float64Array:
+def remaining_error(motion: Float64Array, distortion: Float64Array) -> Float64Array:
     """Jumps of the error between neighbours `(Z - 1, 2, y, x)`, px."""
     between = np.diff(distortion, axis=0)
     course, waves, own = (dctn(v, axes=(2, 3), norm="ortho") for v in (motion, between, distortion))

@@ -62,7 +62,7 @@ MODES: dict[str, dict[str, Any]] = {
 UNDAMAGED = "none"
 DAMAGES = (UNDAMAGED, "5%", "10%", "missing")
 """Shares of damaged sections, of the usual kinds; `missing`: two in a row are lost, at a third and at two thirds."""
-_COLOURS = {"default": ("#0072b2", "#e69f00"), "chain": ("#d55e00", "#cc79a7"), "matched": ("#009e73", "#000000")}
+COLOURS = {"default": ("#0072b2", "#e69f00"), "chain": ("#d55e00", "#cc79a7"), "matched": ("#009e73", "#000000")}
 """Of each mode: smooth, rough."""
 _LINEAR = 20.0
 """px of drift up to which a plot's axis is linear; logarithmic beyond, where there are modes that drift."""
@@ -323,7 +323,7 @@ def plot(records: Sequence[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     z = np.arange(longest) - longest // 2
     for (mode, preset), drifts in sorted(lines.items()):
-        colour = _COLOURS[mode][preset == "rough"]
+        colour = COLOURS[mode][preset == "rough"]
         axes.fill_between(z, np.min(drifts, axis=0), np.max(drifts, axis=0), color=colour, alpha=0.25, lw=0)
         axes.plot(z, np.mean(drifts, axis=0), color=colour, lw=1, label=f"{mode}, {preset}")
     axes.set(xlabel="section, from the middle one", ylabel="drift, px", xlim=(z[0], z[-1]))

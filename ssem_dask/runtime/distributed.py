@@ -136,6 +136,11 @@ class DaskExecutor(Executor):
         logging.getLogger("tornado.application").addFilter(_is_no_interrupted_request)
 
     @property
+    def client(self) -> Client:
+        """The Dask client, for what the executor's interface does not offer."""
+        return self._client
+
+    @property
     def dashboard(self) -> str | None:
         """Address of Dask's dashboard."""
         link = self._client.dashboard_link
@@ -188,7 +193,7 @@ class DaskExecutor(Executor):
     def close(self) -> None:
         """Disconnect, and stop the cluster if this client started it."""
         cluster = self._client.cluster
-        with _silenced():
+        with silenced_loggers():
             self._client.close()
             if cluster is not None:
                 cluster.close()
@@ -335,7 +340,7 @@ class DaskExecutor(Executor):
 
 
 @contextmanager
-def _silenced() -> Iterator[None]:
+def silenced_loggers() -> Iterator[None]:
     """Silence shutdown log messages that users would mistake for errors."""
     loggers = [logging.getLogger(name) for name in _CLUSTER_LOGGERS]
     levels = [logger.level for logger in loggers]

@@ -119,7 +119,7 @@ def test_a_server_that_is_no_scheduler(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_local_cluster_refuses_other_users_of_the_machine(tmp_path: Path) -> None:
     with open_cluster("local", workers=1) as executor:
         assert isinstance(executor, DaskExecutor)
-        addresses = [executor._client.scheduler.address, *executor._client.scheduler_info()["workers"]]
+        addresses = [executor.client.scheduler.address, *executor.client.scheduler_info()["workers"]]
         assert all(re.match(r"tls://127\.0\.0\.1:", address) for address in addresses), addresses
         make_certificates(str(tmp_path), days=1)
         settings = ClusterConfig(tls=str(tmp_path))
@@ -182,12 +182,12 @@ def test_other_versions_are_named(changed: dict[str, str | None], named: str) ->
 def on_gpus() -> Iterator[DaskExecutor]:
     """A worker for each of two made-up GPUs, and one without; the names are all that is made up."""
     with start_on_gpus(["0", "GPU-5f3a"]) as executor:
-        executor._client.wait_for_workers(3, timeout=60)
+        executor.client.wait_for_workers(3, timeout=60)
         yield executor
 
 
 def test_each_gpu_has_a_worker_that_sees_no_other(on_gpus: DaskExecutor) -> None:
-    client = on_gpus._client
+    client = on_gpus.client
     seen = client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"])
     workers = client.scheduler_info(n_workers=-1)["workers"]
     gpus = {seen[address]: worker for address, worker in workers.items() if worker["resources"] == {"GPU": 1}}
@@ -216,18 +216,20 @@ def test_tasks_that_compute_on_a_gpu_go_where_one_is_and_others_anywhere(on_gpus
     assert told(on_gpus, "downsample", tmp_path, 18) == {"", "0", "GPU-5f3a"}
 
 
-_INSIDE, _MET = threading.Semaphore(0), threading.Event()
+_inside: set[int] = set()
+"""Threads of this process that run `meet_two_others` now."""
+_MET = threading.Event()
 
 
 def meet_two_others(task: Task) -> Result:
     """Ends at once when three are inside of the same process, else after a while."""
-    _INSIDE.release()
+    _inside.add(threading.get_ident())
     deadline = time.monotonic() + 30
     while not _MET.is_set() and time.monotonic() < deadline:
-        if _INSIDE._value >= 3:
+        if len(_inside) >= 3:
             _MET.set()
         time.sleep(0.01)
-    _INSIDE.acquire()
+    _inside.discard(threading.get_ident())
     return Result(message=f"{os.environ['CUDA_VISIBLE_DEVICES']} {_MET.is_set()}")
 
 
@@ -240,7 +242,7 @@ def test_tasks_of_one_gpu_overlap(on_gpus: DaskExecutor, tmp_path: Path) -> None
 def test_workers_of_local_see_no_gpu() -> None:
     with open_cluster("local", workers=1) as executor:
         assert isinstance(executor, DaskExecutor)
-        assert set(executor._client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"]).values()) == {""}
+        assert set(executor.client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"]).values()) == {""}
 
 
 def wait(task: Task) -> Result:

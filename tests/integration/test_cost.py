@@ -77,7 +77,7 @@ def test_the_command_times_a_sample_on_the_cluster(larger: str, tmp_path: Path) 
 @pytest.fixture
 def on_gpus() -> Iterator[Any]:
     with start_on_gpus(["0", "1"]) as executor:
-        executor._client.wait_for_workers(3, timeout=60)
+        executor.client.wait_for_workers(3, timeout=60)
         yield executor
 
 

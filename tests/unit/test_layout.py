@@ -38,6 +38,12 @@ def test_no_module_imports_a_test_module(path: Path) -> None:
     assert [name for name in imported_modules(path) if is_test_module(name)] == []
 
 
+@pytest.mark.parametrize("path", [*TESTS, *BENCHMARKS], ids=str)
+def test_no_module_imports_a_private_name(path: Path) -> None:
+    names = [name.rpartition(".")[2] for name in imported_modules(path)]
+    assert [name for name in names if name.startswith("_") and name not in ("__main__", "__version__")] == []
+
+
 @pytest.mark.parametrize("path", [p for p in TESTS if p.parts[1] == "support"], ids=str)
 def test_support_imports_no_folder_of_tests(path: Path) -> None:
     imported = [name for name in imported_modules(path) if name.startswith("tests.")]

@@ -68,7 +68,7 @@ def _gauss_newton_step(affine: Affine, *, fixed: Level, moving: Level) -> Affine
     weight = inside / (residual / (2 * scale)).square_().add_(1.0)  # Cauchy weight
     middle = np.asarray(fixed.grid.shape) * fixed.grid.spacing / 2
     half = float(middle.max())
-    normal, right = _normal_equations(gradient, residual, weight, half=half / fixed.grid.spacing)
+    normal, right = affine_normal_equations(gradient, residual, weight, half=half / fixed.grid.spacing)
     # Levenberg damping, far below any determined parameter.
     normal += np.eye(6) * (1e-6 * np.trace(normal) / 6 + 1e-12)
     solution = np.linalg.solve(normal, -right).reshape(2, 3)
@@ -76,7 +76,7 @@ def _gauss_newton_step(affine: Affine, *, fixed: Level, moving: Level) -> Affine
     return np.column_stack([linear, solution[:, 0] + middle - linear @ middle])
 
 
-def _normal_equations(
+def affine_normal_equations(
     gradient: Sequence[Float[Tensor, "y x"]],
     residual: Float[Tensor, "y x"],
     weight: Float[Tensor, "y x"],

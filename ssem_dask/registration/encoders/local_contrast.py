@@ -35,7 +35,7 @@ def normalise_contrast(
     block = max(1, window // _BLOCKS)
     # The kernels have no gradient, and compute block indices by shifts.
     if kernels_run_on(images.device) and not images.requires_grad and block.bit_count() == 1:
-        return _normalise_on_gpu(images, valid, block)
+        return normalise_contrast_on_gpu(images, valid, block)
     weight = valid.float()
     count = weight.sum(dim=(1, 2), keepdim=True).clamp(min=1.0)
     # Centre and scale first: the squares of 16-bit intensities do not fit float32's precision.
@@ -52,7 +52,7 @@ def normalise_contrast(
     return torch.where(valid, contrast.clamp(-_CLIP, _CLIP), torch.zeros_like(contrast))
 
 
-def _normalise_on_gpu(images: Tensor, valid: Tensor, block: int) -> Tensor:
+def normalise_contrast_on_gpu(images: Tensor, valid: Tensor, block: int) -> Tensor:
     """Normalise in two passes over the pixels; everything between happens on blocks."""
     from ssem_dask.registration.triton.contrast_launch import block_moments, normalise_blocks
 

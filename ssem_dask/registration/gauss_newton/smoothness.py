@@ -118,7 +118,7 @@ def probe_window(
             return ()
         values = [field.values[:, :, inner[0], inner[1]] / grid.spacing for field in fields]
         return tuple(
-            _step(values[i] - values[i + 1], known=known, shorter=_LENGTHS[i], longer=_LENGTHS[i + 1])
+            measure_step(values[i] - values[i + 1], known=known, shorter=_LENGTHS[i], longer=_LENGTHS[i + 1])
             for i in range(len(_LENGTHS) - 1)
         )
 
@@ -176,7 +176,7 @@ def _inner(nodes: Grid, *, image: Grid) -> tuple[slice, slice]:
     return ranges[0], ranges[1]
 
 
-def _step(
+def measure_step(
     added: Float[Tensor, "z 2 y x"], *, known: Bool[Tensor, "z y x"], shorter: float, longer: float
 ) -> LengthStep:
     """Compute the autocorrelation of Δ along z where it is known; outliers are shortened."""

@@ -165,7 +165,7 @@ def test_each_worker_of_a_job_has_a_gpu_of_its_own(tmp_path: Path) -> None:
     tasks = [FunctionTask(key=f"gpu/{i}", output=str(tmp_path), digest="d", pixels=1) for i in range(4)]
     with open_cluster("slurm", workers=2, settings=site(gpus=2, cores=2)) as executor:
         assert isinstance(executor, DaskExecutor)
-        executor._client.wait_for_workers(2, timeout=60)
+        executor.client.wait_for_workers(2, timeout=60)
         reports = list(executor.map(execute, running(tell_own_gpu, tasks)))
         assert len(jobs()) == 1
     assert {report.message for report in reports} == {"0", "1"}

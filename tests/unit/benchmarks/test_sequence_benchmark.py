@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.sequence import _COLOURS, MODES, plot, slope_beyond, table_of, with_cost_of_damage
+from benchmarks.sequence import COLOURS, MODES, plot, slope_beyond, table_of, with_cost_of_damage
 
 
 def record(seed: int, *, damage: str = "none", size: int = 224, jumps: float = 1.0, mode: str = "default") -> Any:
@@ -50,7 +50,7 @@ def test_sequences_of_another_width_have_their_own_row() -> None:
 def test_a_picture_where_there_is_something_to_draw(tmp_path: Path, records: list[Any], drawn: bool) -> None:
     plot(records, tmp_path / "drift.png")
     assert (tmp_path / "drift.png").exists() == drawn
-    assert set(_COLOURS) == set(MODES)
+    assert set(COLOURS) == set(MODES)
 
 
 def test_bounded_drift_has_no_slope_and_a_constant_rate_has_one() -> None:

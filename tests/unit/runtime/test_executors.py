@@ -12,7 +12,7 @@ import pytest
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
-from ssem_dask.runtime.distributed import DaskExecutor, _silenced
+from ssem_dask.runtime.distributed import DaskExecutor, silenced_loggers
 from ssem_dask.runtime.execute import cause_of, execute
 from ssem_dask.runtime.executor import Executor, SerialExecutor
 from ssem_dask.storage.ledger import open_ledger
@@ -142,7 +142,7 @@ def test_a_task_that_hangs_is_given_out_again_after_its_deadline(tmp_path: Path)
 
 def test_a_cluster_that_goes_is_not_heard_and_later_ones_are(caplog: pytest.LogCaptureFixture) -> None:
     """Heartbeats that meet a closed connection end in tracebacks, which a user would take for an error."""
-    with _silenced():
+    with silenced_loggers():
         for name in ("tornado.application", "distributed.core"):
             logging.getLogger(name).error("Exception in callback of %s", name)
     assert not caplog.text

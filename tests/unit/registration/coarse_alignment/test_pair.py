@@ -9,7 +9,7 @@ from ssem_dask.image.tissue import tissue_mask
 from ssem_dask.registration.coarse_alignment.coarse_config import CoarseConfig
 from ssem_dask.registration.coarse_alignment.flat_contrast import blur, flatten_contrast
 from ssem_dask.registration.coarse_alignment.pair import CoarsePair, estimate_pair
-from ssem_dask.registration.coarse_alignment.refine import _normal_equations
+from ssem_dask.registration.coarse_alignment.refine import affine_normal_equations
 from ssem_dask.registration.coarse_alignment.thumbnail import CoarseSection
 from ssem_dask.types import Float64Array, ShapeYX
 
@@ -213,7 +213,7 @@ def test_sums_by_row_and_column_are_the_normal_equations() -> None:
     gradient = torch.randn(2, *shape, generator=random)
     residual, weight = (torch.rand(shape, generator=random) for _ in range(2))
     weight[:5] = 0.0
-    normal, right = _normal_equations((gradient[0], gradient[1]), residual, weight, half=half)
+    normal, right = affine_normal_equations((gradient[0], gradient[1]), residual, weight, half=half)
     y, x = ((torch.arange(n) + 0.5 - n / 2) / half for n in shape)
     places = torch.stack([torch.ones(shape), y[:, None].expand(shape), x.expand(shape)])
     design = torch.cat([gradient[0] * places, gradient[1] * places]).flatten(1).double().numpy()

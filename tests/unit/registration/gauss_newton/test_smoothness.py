@@ -9,7 +9,7 @@ from ssem_dask.evaluation.phantom import PhantomConfig, generate
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample
 from ssem_dask.geometry.box import Box
-from ssem_dask.registration.gauss_newton.smoothness import LengthStep, _step, choose_smoothness, probe_window
+from ssem_dask.registration.gauss_newton.smoothness import LengthStep, choose_smoothness, measure_step, probe_window
 from ssem_dask.registration.gauss_newton.solver import DEFAULT_SMOOTHNESS, GaussNewtonConfig
 from ssem_dask.registration.registration_method import WindowImages
 
@@ -22,7 +22,7 @@ def _independent(n: int, *, seed: int = 1) -> torch.Tensor:
 
 def _share(added: torch.Tensor) -> float:
     known = torch.ones(len(added), *added.shape[2:], dtype=torch.bool)
-    return _step(added, known=known, shorter=16.0, longer=22.6).distortion
+    return measure_step(added, known=known, shorter=16.0, longer=22.6).distortion
 
 
 def test_the_share_tells_distortion_from_tissue_and_from_noise():
@@ -47,7 +47,7 @@ def test_damage_and_unknown_places_do_not_decide():
     known[:, :5] = False
     hidden = added.clone()
     hidden[:, :, :5] = 77.0
-    step, same = (_step(v, known=known, shorter=1.0, longer=2.0) for v in (added, hidden))
+    step, same = (measure_step(v, known=known, shorter=1.0, longer=2.0) for v in (added, hidden))
     assert step == same
 
 

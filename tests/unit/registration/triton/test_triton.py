@@ -12,7 +12,7 @@ if DEVICE.type == "cpu":
 pytest.importorskip("triton")
 
 from ssem_dask.field.grid import Grid  # noqa: E402
-from ssem_dask.registration.encoders.local_contrast import _normalise_on_gpu, normalise_contrast  # noqa: E402
+from ssem_dask.registration.encoders.local_contrast import normalise_contrast, normalise_contrast_on_gpu  # noqa: E402
 from ssem_dask.registration.gauss_newton.confidence import measure_evidence  # noqa: E402
 from ssem_dask.registration.gauss_newton.scales import ResidualScale  # noqa: E402
 from ssem_dask.registration.gauss_newton.solver import (  # noqa: E402
@@ -120,7 +120,7 @@ def test_contrast_is_that_of_the_plain_code(offset: float) -> None:
     valid[0, 20:45, 10:30] = False
     valid[1] = False
     expected = normalise_contrast(images, valid=valid, window=32)
-    found = _normalise_on_gpu(images.to(DEVICE), valid.to(DEVICE), 4).cpu()
+    found = normalise_contrast_on_gpu(images.to(DEVICE), valid.to(DEVICE), 4).cpu()
     assert float(expected[0].std()) > 0.5
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
     count, mean, _ = block_moments(images.to(DEVICE), valid=valid.to(DEVICE), side=4).cpu()
