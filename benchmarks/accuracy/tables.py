@@ -125,20 +125,20 @@ def ablation(*, seeds: int) -> TableSpec:
 
 
 def claims(*, seeds: int) -> TableSpec:
-    """What the founding method claims, on small crops of the VNC."""
+    """List the modes that test the claims of ssEMnet, on small crops of the VNC."""
 
-    def founding(name: str, title: str, **changes: Any) -> Mode:
+    def ssemnet(name: str, title: str, **changes: Any) -> Mode:
         config = {"encoder": "autoencoder"} | changes
         return Mode(f"claims-{name}", title, _CHAIN | {"register": {"method": "ssemnet", "ssemnet": config}})
 
     methods: Sequence[Method] = (
-        founding("features", "autoencoder features, n = 3, loss drop, mask"),
-        founding("pixels", "pixels instead of features", encoder="pixels"),
-        founding("lcn", "LCN at 2 px instead of features", encoder="lcn"),
-        founding("single", "one neighbour, n = 1", neighbour_weights=(1.0,)),
-        founding("no-drop", "without loss drop", loss_drop=0.0),
-        founding("no-mask", "without mask", mask=False),
-        founding("no-drop-no-mask", "without loss drop and mask", loss_drop=0.0, mask=False),
+        ssemnet("features", "autoencoder features, n = 3, loss drop, mask"),
+        ssemnet("pixels", "pixels instead of features", encoder="pixels"),
+        ssemnet("lcn", "LCN at 2 px instead of features", encoder="lcn"),
+        ssemnet("single", "one neighbour, n = 1", neighbour_weights=(1.0,)),
+        ssemnet("no-drop", "without loss drop", loss_drop=0.0),
+        ssemnet("no-mask", "without mask", mask=False),
+        ssemnet("no-drop-no-mask", "without loss drop and mask", loss_drop=0.0, mask=False),
         Mode("claims-coarse", "coarse only", _CHAIN, coarse_only=True),
     )
     recovery = ("recovery_median", "recovery_p95")

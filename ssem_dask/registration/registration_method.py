@@ -1,4 +1,4 @@
-"""What a registration method takes and returns.
+"""Interface of registration methods: what they take and return.
 
 A method takes the images of a window (`WindowImages`) and the pairs that are wanted (`PairRequest`), and returns their
 fields (`PairFields`). Each method is a `RegistrationMethod` in a folder of its own; `methods.METHODS` lists them.

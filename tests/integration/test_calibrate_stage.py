@@ -85,7 +85,7 @@ def test_windows_lie_in_the_volume(observed: str) -> None:
             assert box.size > 0
 
 
-def test_the_founding_method_has_nothing_to_choose(observed: str) -> None:
+def test_ssemnet_has_nothing_to_choose(observed: str) -> None:
     planned = pipeline.plan(
         make_config({"source": observed, "output": "unused.zarr", "register": {"method": "ssemnet"}})
     )

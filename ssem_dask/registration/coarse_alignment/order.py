@@ -125,8 +125,8 @@ def _link(a: int, b: int) -> Link:
 
 def _unlikeness(unlike: Float64Array, link: Link) -> float:
     """Return u of a pair of sections; NaN if it is unknown or they are too far apart."""
-    before, after = link
-    k = after - before
-    if before < 0 or after >= unlike.shape[1] or not 1 <= k <= len(unlike):
+    earlier, later = link
+    k = later - earlier
+    if earlier < 0 or later >= unlike.shape[1] or not 1 <= k <= len(unlike):
         return float("nan")
-    return float(unlike[k - 1, after])
+    return float(unlike[k - 1, later])

@@ -198,12 +198,12 @@ def _far_from(a: int, i: int, j: int, *, angles: Tensor, shape: ShapeYX, side: i
     return torch.hypot(rows.float(), columns.float())[None] > near + at_edge[:, None, None]
 
 
-def _parabola(before: float, at: float, after: float) -> float:
+def _parabola(previous: float, middle: float, following: float) -> float:
     """Compute the offset, in (-1/2, 1/2), of the top of the parabola through three samples."""
-    curvature = before - 2 * at + after
+    curvature = previous - 2 * middle + following
     if curvature >= 0:
         return 0.0
-    return max(-0.5, min(0.5, 0.5 * (before - after) / curvature))
+    return max(-0.5, min(0.5, 0.5 * (previous - following) / curvature))
 
 
 def _parabola_2d(surface: Tensor, i: int, j: int) -> tuple[float, float]:

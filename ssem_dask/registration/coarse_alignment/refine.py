@@ -45,7 +45,7 @@ def refine_affine(rigid: Affine, *, fixed: tuple[Level, ...], moving: tuple[Leve
             step = _gauss_newton_step(affine, fixed=fixed_level, moving=moving_level)
             if step is None:
                 return rigid
-            # Inverse-compositional form: the step is applied first, in the fixed section's frame, so it does not
+            # Compositional form: the step is applied first, in the fixed section's frame, so it does not
             # depend on the rotation.
             affine = compose_affine(outer=affine, inner=step)
     finest = fixed[-1].grid.shape

@@ -33,7 +33,7 @@ def normalise_contrast(
         Contrast in [-4, 4], 0 where not valid.
     """
     block = max(1, window // _BLOCKS)
-    # The kernels have no gradient, and compute block indices by shifts.
+    # The kernels have no gradient, and blocks whose side is a power of two.
     if kernels_run_on(images.device) and not images.requires_grad and block.bit_count() == 1:
         return normalise_contrast_on_gpu(images, valid, block)
     weight = valid.float()
@@ -56,11 +56,12 @@ def normalise_contrast_on_gpu(images: Tensor, valid: Tensor, block: int) -> Tens
     """Normalise in two passes over the pixels; everything between happens on blocks."""
     from ssem_dask.registration.triton.contrast_launch import block_moments, normalise_blocks
 
-    count, mean, about = block_moments(images, valid=valid, side=block).double()
+    count, mean, squares_about_mean = block_moments(images, valid=valid, side=block).double()
     total = count.sum(dim=(1, 2), keepdim=True).clamp(min=1.0)
     centre = (count * mean).sum(dim=(1, 2), keepdim=True) / total
     offset = mean - centre
-    power = about + count * offset.square()
+    # Steiner: squares about the overall centre are those about the block's mean and the offset of this mean.
+    power = squares_about_mean + count * offset.square()
     spread = (power.sum(dim=(1, 2), keepdim=True) / total).sqrt().clamp(min=1e-6)
     sums = torch.stack([count, count * offset / spread, power / spread.square()], dim=1).float() / block**2
     share, mean, square = _box(sums.flatten(0, 1)[:, None]).reshape(sums.shape).unbind(1)

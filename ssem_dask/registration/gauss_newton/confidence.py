@@ -67,10 +67,12 @@ def measure_evidence(
     inside = moving.grid.contains(positions.transpose(0, 1)) & (warped[:, -1] > 0.5)
     valid = fixed.valid * inside
     a, b = fixed.features, warped[:, :-1]
+    # Gradients of both sections, as in the solver (`solver` module): the Hessian then does not favour either.
     (ay, ax), (by, bx) = gradients(a), gradients(b)
     weight = robust_weights(b - a, valid=valid, cutoff=cutoff, mean=error)
     # ½ tr(w g gᵀ) with g = ½ (∇A + ∇(B ∘ T)): the factor is ½ · (½)².
     hessian = 0.125 * ((ay + by).square() + (ax + bx).square()).sum(dim=1) * weight
+    # One average of all maps gives every local moment of the correlation.
     both = valid[:, None]
     products = [(of * both).sum(dim=1, keepdim=True) for of in (a * b, a.square(), b.square())]
     maps = torch.cat([a * both, b * both, *products, hessian[:, None], both], dim=1)
@@ -134,6 +136,7 @@ def find_folds(fields: Float[Tensor, "n 2 y x"], *, spacing: float) -> Bool[Tens
     """Find nodes at a corner of a cell with |J| <= 0."""
     if min(fields.shape[-2:]) < 2:
         return torch.zeros_like(fields[:, 0], dtype=torch.bool)
+    # A cell is a square between four nodes; max pooling marks all four.
     cells = (jacobian_determinant(fields, spacing=spacing) <= 0).float()
     return max_pool2d(cells[:, None], 2, stride=1, padding=1)[:, 0] > 0
 
@@ -143,6 +146,7 @@ def _square_means(values: Float[Tensor, "n c h w"], pixels: Grid, nodes: Grid) -
 
     Means about nodes are interpolated bilinearly between means about pixels.
     """
+    # Separable: one small matrix per axis holds both the mean over the square and the interpolation.
     y, x = (_square_weights(pixels, nodes, axis, values.device) for axis in (0, 1))
     return y @ (values @ x.T)
 

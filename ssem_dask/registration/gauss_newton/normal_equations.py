@@ -95,6 +95,7 @@ def assemble(
         scale: ē and h̄; None: each pair's own.
     """
     weight = robust_weights(residual, valid=valid, cutoff=cutoff, mean=None if scale is None else scale.error)
+    # T is symmetric: three entries of it and two of b per node.
     products = [
         (a * b).sum(dim=1) * weight
         for a, b in (
@@ -106,6 +107,7 @@ def assemble(
         )
     ]
     mean = mean_hessian(products[0] + products[2], valid=valid)
+    # A common unit for all windows, so that fields on both sides of a border agree (docs/decisions/0022).
     if scale is not None:
         mean = torch.full_like(mean, scale.hessian)
     yy, yx, xx, by, bx = basis.gather(torch.stack(products)).unbind()
@@ -125,6 +127,7 @@ def robust_weights(
     """
     error = residual.square().sum(dim=1)
     unit = mean_error(residual, valid=valid)[:, None, None] if mean is None else error.new_tensor(mean)
+    # Redescending: the influence of an outlier falls to 0, which it does not with Huber weights.
     return valid / (1.0 + error / (cutoff**2 * unit).clamp(min=1e-12)).square()
 
 
@@ -157,8 +160,10 @@ def solve_step(
         iterations: iterations of conjugate gradients.
         weights: weights of the second differences; None if nothing is torn.
     """
+    # Relative to the data's own stiffness, so that L means the same for any encoder and contrast.
     c2 = equations.stiffness * smoothness
     damping = DAMPING * equations.stiffness
+    # The preconditioner replaces T by its mean over the nodes, so that the cosine transform diagonalises the system.
     traces = torch.stack([equations.yy.mean(dim=(1, 2)), equations.xx.mean(dim=(1, 2))], dim=1)[:, :, None, None]
     # A pair without any data has T = 0 and a right side of 0; the bound makes its step 0 instead of NaN.
     diagonal = (traces + damping).clamp(min=1e-12)
@@ -168,6 +173,7 @@ def solve_step(
         data = torch.stack([equations.yy * y + equations.yx * x, equations.yx * y + equations.xx * x], dim=1)
         return data + c2 * curvature(d, weights) + damping * d
 
+    # The gradient of the objective at u; the data term b is assembled there.
     remainder = -equations.b - c2 * curvature(u, weights)
     step = torch.zeros_like(u)
     direction = scaled = basis.solve(remainder, diagonal=diagonal, smoothness=c2)
@@ -175,6 +181,7 @@ def solve_step(
     # A fixed number of iterations, without a test of convergence, which would wait for a GPU each time.
     for _ in range(iterations):
         applied = apply_system(direction)
+        # The bounds of this loop avoid 0 / 0 once a pair has converged or has no data.
         length = product / _dot(direction, applied).clamp(min=1e-30)
         step = step + length * direction
         remainder = remainder - length * applied

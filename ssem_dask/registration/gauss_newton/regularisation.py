@@ -33,6 +33,7 @@ class CurvatureWeights:
 def curvature(u: Float[Tensor, "*n y x"], weights: CurvatureWeights | None = None) -> Float[Tensor, "*n y x"]:
     """Compute R u; with weights Dᵀ W D u."""
     out = torch.zeros_like(u)
+    # Each block takes second differences D u, weights them, and adds Dᵀ of them: no matrix is built.
     if u.shape[-2] > 2:
         yy = u[..., 2:, :] - 2.0 * u[..., 1:-1, :] + u[..., :-2, :]
         if weights is not None:
@@ -82,6 +83,7 @@ class CosineBasis:
         smoothness: Float[Tensor, "n 1 1 1"],
     ) -> Float[Tensor, "n 2 ny nx"]:
         """Compute (diagonal + smoothness · Laplacian²)⁻¹ u; the diagonal must be above 0."""
+        # Two small products per transform; a fast transform gains nothing at these sizes.
         modes = self.y @ u @ self.x.T / (diagonal + smoothness * self.spectrum)
         return self.y.T @ modes @ self.x
 
@@ -91,5 +93,6 @@ def _cosines(n: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
     k = torch.arange(n, dtype=torch.float64)
     matrix = torch.cos(math.pi / n * k[:, None] * (k[None, :] + 0.5)) * math.sqrt(2.0 / n)
     matrix[0] /= math.sqrt(2.0)
+    # Eigenvalues of minus the second difference with reflecting ends, which the DCT-II diagonalises exactly.
     eigenvalues = 2.0 - 2.0 * torch.cos(math.pi / n * k)
     return matrix.float().to(device), eigenvalues.float().to(device)

@@ -104,7 +104,9 @@ def probe_window(
         pyramid = feature_pyramid(finest, levels=max(config.levels) + 1)
         index = torch.arange(sections, device=finest.features.device)
         fixed, moving = ([level.select(side) for level in pyramid] for side in (index[1:], index[:-1]))
+        # Neighbours only: the autocorrelations of the module's docstring are those of k = 1.
         batch = PairBatch(fixed=fixed, moving=moving, image=grid)
+        # Passes would follow deformations finer than the length, and blur the difference between lengths.
         one_pass = config.model_copy(update={"passes": 1})
         fields: list[NodeFields] = [
             register_pairs(batch, start=None, smoothness=length, config=one_pass).fields for length in _LENGTHS
@@ -139,6 +141,7 @@ def choose_smoothness(windows: Sequence[Sequence[LengthStep]], *, pixel_size: fl
         )
     shares = [float(np.median([steps[i].distortion for steps in probed])) for i in range(len(probed[0]))]
     middles = [math.sqrt(step.shorter * step.longer) for step in probed[0]]
+    # Distortion is lost at the first length whose added part is mainly distortion.
     lost = _crossing(middles, shares)
     chosen = min(max(_LENGTH_FACTOR * lost, _CHOICE_RANGE[0]), _CHOICE_RANGE[1])
     table = ", ".join(f"{share:.2f} at {middle:.0f} px" for share, middle in zip(shares, middles, strict=True))

@@ -172,6 +172,7 @@ def feature_pyramid(finest: FeatureLevel, *, levels: int) -> list[FeatureLevel]:
     for _ in range(levels - 1):
         finer = pyramid[-1]
         weight = _halve(finer.valid[:, None])
+        # Normalised averaging: invalid px, whose features are 0, must not darken those beside them.
         features = _halve(finer.features) / weight.clamp(min=1e-6)
         valid = (weight >= 0.5).float()
         grid = Grid((weight.shape[-2], weight.shape[-1]), finer.grid.spacing * 2, finer.grid.origin)
@@ -193,6 +194,7 @@ def plan_steps(config: GaussNewtonConfig, finest: Grid, *, warm: bool) -> list[S
         for step in zip(config.levels, config.node_spacing, config.iterations, strict=True)
         if ceil_div(shorter_side, 2 ** step[0]) >= _LEAST_CELLS or step[0] == config.levels[-1]
     ]
+    # A warm start is close already, so the coarse levels are not needed.
     return plan[-config.warm_levels :] if warm else plan + plan[-1:] * (config.passes - 1)
 
 
@@ -227,6 +229,7 @@ def register_pairs(
     for number, (level, spacing, iterations) in enumerate(plan, start=1):
         a, b = fixed[min(level, len(fixed) - 1)], moving[min(level, len(moving) - 1)]
         nodes = covering_nodes(image, spacing=spacing * image.spacing)
+        # Nodes are those of this step: fields of a coarser one are interpolated to them.
         if fields is None:
             zero = a.features.new_zeros(a.features.shape[0], 2, *nodes.shape)
             fields = NodeFields(zero, nodes, config.interpolation)

@@ -32,6 +32,7 @@ def curvature_weights(tears: Tears, *, nodes: Grid) -> CurvatureWeights:
     """Compute the weights of the second differences on `nodes`."""
     y, x = (_torn_edges(tears, nodes=nodes, axis=axis) for axis in (0, 1))
     cells = y[..., 1:] | y[..., :-1] | x[..., 1:, :] | x[..., :-1, :]
+    # A second difference spans two edges, the mixed one four.
     yy, xx, yx = (
         torch.where(torn, _TORN_WEIGHT, 1.0)[:, None]
         for torn in (y[:, 1:] | y[:, :-1], x[..., 1:] | x[..., :-1], cells)
@@ -45,6 +46,7 @@ def _torn_edges(tears: Tears, *, nodes: Grid, axis: int) -> Bool[Tensor, "n edge
     positions = positions.narrow(axis + 1, 0, nodes.shape[axis] - 1)
     steps = ceil_div(round(nodes.spacing), round(tears.grid.spacing))
     torn = torch.zeros(len(tears.mask), *positions.shape[1:], dtype=torch.bool, device=tears.mask.device)
+    # Sampled at least once per feature px, so that no tear is missed.
     for step in range(steps + 1):
         on_edge = positions.clone()
         on_edge[axis] += nodes.spacing * step / steps

@@ -121,10 +121,10 @@ def correlate_locally(
 
 def _crop(values: Tensor, *, lattice: Grid, nodes: Grid) -> Tensor:
     """Cut the nodes out of the lattice that covers them."""
-    top, left = (
+    row, column = (
         round((inner - outer) / nodes.spacing) for inner, outer in zip(nodes.origin, lattice.origin, strict=True)
     )
-    return values[..., top : top + nodes.shape[0], left : left + nodes.shape[1]]
+    return values[..., row : row + nodes.shape[0], column : column + nodes.shape[1]]
 
 
 def _shows_tissue(tissue: Tensor, *, grid: Grid, positions: Tensor, side: float) -> Tensor:

@@ -41,7 +41,7 @@ def measure_evidence_fused(
     index = torch.tensor(pairs, dtype=torch.int32, device=device)
     blocks = triton.cdiv(h * w, _PIXELS)
     warped = torch.empty(n, channels, h, w, device=device)
-    seen = torch.empty(n, h, w, dtype=torch.int8, device=device)
+    counted = torch.empty(n, h, w, dtype=torch.int8, device=device)
     partial, moments = torch.empty(n, blocks, 2, device=device), torch.empty(n, 2, device=device)
     warp_features[blocks, n](
         sections.features.contiguous(),
@@ -49,7 +49,7 @@ def measure_evidence_fused(
         index,
         (fields.values / sections.grid.spacing).contiguous(),
         warped,
-        seen,
+        counted,
         partial,
         h,
         w,
@@ -67,7 +67,7 @@ def measure_evidence_fused(
         sections.features.contiguous(),
         index,
         warped,
-        seen,
+        counted,
         moments,
         maps,
         cutoff,

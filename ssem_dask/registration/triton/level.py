@@ -173,10 +173,10 @@ class LevelStep:
             reduce=reduce,
         )
         for i in range(self._iterations):
-            now, before = self._products[i % 2], self._products[(i + 1) % 2]
+            product, last_product = self._products[i % 2], self._products[(i + 1) % 2]
             direction, previous = self._directions[i % 2], self._directions[(i + 1) % 2]
             self._transform(self._left, self._x_t, self._y, into=self._modes)
-            precondition[grid](self._modes, self._spectrum, self._scales, now, ny, nx, block=_NODES)
+            precondition[grid](self._modes, self._spectrum, self._scales, product, ny, nx, block=_NODES)
             self._transform(self._modes, self._x, self._y_t, into=self._scaled)
             apply_system[grid](
                 self._equations,
@@ -185,8 +185,8 @@ class LevelStep:
                 previous,
                 direction,
                 self._applied,
-                now,
-                before,
+                product,
+                last_product,
                 self._energy,
                 ny,
                 nx,
@@ -200,7 +200,7 @@ class LevelStep:
                 self._left,
                 direction,
                 self._applied,
-                now,
+                product,
                 self._energy,
                 self.u,
                 ny,

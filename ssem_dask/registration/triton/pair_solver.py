@@ -195,8 +195,8 @@ class _Solver:
                 sections.valid.copy_(pyramid[level].valid)
             for spacing, relative in self._relative.items():
                 relative.fill_((smoothness / spacing) ** 4)
-            own = [(0.0, 0.0)] * len(self._scales)
-            self._scales.copy_(torch.tensor(own if scales is None else [(s.error, s.hessian) for s in scales]))
+            per_pair = [(0.0, 0.0)] * len(self._scales)  # 0: the kernels take each pair's own
+            self._scales.copy_(torch.tensor(per_pair if scales is None else [(s.error, s.hessian) for s in scales]))
             if start is not None:
                 self._start[:n] = start
                 self._start[n:] = start[-1]
@@ -221,27 +221,27 @@ class _Solver:
         """Run the whole plan, `start` to `out`; see `register_pairs`."""
         passes = 1 if self._warm else self._config.passes
         spacing_before = self._plan[-1][1]
-        found = anchor = self._start if self._warm else None
+        fields = anchor = self._start if self._warm else None
         done = 0
         for number, (level, spacing, iterations) in enumerate(self._plan, start=1):
             step = self._steps[level, spacing]
             unit = step.sections.grid.spacing
             basis = self._bases.get((spacing_before, spacing))
-            for target, values in ((step.u, found), (step.smooth, anchor)):
+            for target, values in ((step.u, fields), (step.smooth, anchor)):
                 if values is None:
                     target.zero_()
                 else:
                     torch.div(values if basis is None else basis.spread(values), unit, out=target)
             step.run(self._scales[done : done + iterations])
             done += iterations
-            found = step.u * unit
+            fields = step.u * unit
             if self._warm:
                 anchor = self._on(anchor, basis)
             elif number > len(self._plan) - passes:
-                anchor = found
+                anchor = fields
             spacing_before = spacing
-        assert found is not None
-        self._out.copy_(found)
+        assert fields is not None
+        self._out.copy_(fields)
 
     @staticmethod
     def _on(values: Tensor | None, basis: NodeBasis | None) -> Tensor | None:
