@@ -60,7 +60,7 @@ def measure(folder: Path, *, sections: int, side: int, settings: dict[str, Any])
         peaks = [_peak(task) for task in firsts]
         found[stage.name] = {"stated": planned.estimates[stage.name].memory, "measured": max(peaks)}
     _give_back()
-    found["process"] = {"stated": pipeline.PROCESS, "measured": _status("VmRSS")}
+    found["process"] = {"stated": pipeline.PROCESS_BYTES, "measured": _status("VmRSS")}
     return found
 
 

@@ -165,7 +165,7 @@ def _measure_cost(planned: "Plan", settings: "RunConfig", *, cluster: str, worke
 
 
 def _show_plan(planned: "Plan") -> None:
-    from ssem_dask.driver.pipeline import PROCESS
+    from ssem_dask.driver.pipeline import PROCESS_BYTES
 
     for choice in planned.choices:
         console.note(choice)
@@ -199,7 +199,7 @@ def _show_plan(planned: "Plan") -> None:
         rows=rows,
     )
     console.note(
-        f"Peak memory of a worker: {si(planned.worker_memory, 'B')}, of which {si(PROCESS, 'B')} are the process "
+        f"Peak memory of a worker: {si(planned.worker_memory, 'B')}, of which {si(PROCESS_BYTES, 'B')} are the process "
         "itself."
     )
 

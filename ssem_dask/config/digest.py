@@ -1,4 +1,4 @@
-"""Digests of what determines a run's results, and the configuration as it is stored."""
+"""Digests of what determines a run's results, and the configuration in its stored form."""
 
 import hashlib
 import json

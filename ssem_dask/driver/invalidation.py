@@ -25,7 +25,7 @@ TaskFilter: TypeAlias = Callable[[Task, TaskReport | None, Footprint], bool]
 
 
 class EntryState(Enum):
-    """State of a task's ledger entry, compared with the run as it is planned now."""
+    """State of a task's ledger entry, compared with the present plan of the run."""
 
     ABSENT = auto()
     """The task has no entry, or a torn one."""
@@ -123,7 +123,7 @@ def find_stale(
     complete, takes little time.
 
     Args:
-        job: the run as it is planned now.
+        job: the run by its present plan.
         stages: stages of the pipeline, in order.
         ledger: the run's ledger.
         changed_source: source regions that changed since they were read.
@@ -206,10 +206,10 @@ def classify(
     | PENDING  | any            | any          | yes    | unchanged (if damaged and read redone: stale)   |
 
     The first row that fits holds. "All" means that the user chose nothing in particular (`chosen` is None), so that
-    all failed tasks run again; otherwise a failed task that was not chosen stays as it is.
+    all failed tasks run again; otherwise a failed task that was not chosen is left unchanged.
 
     Args:
-        task: the task as it is planned now.
+        task: the task by the present plan of the run.
         entry: its entry in the ledger; None: it has none.
         source_changed: whether part of the source that it reads has changed.
         chosen: whether the user chose it; None: the user made no choice.

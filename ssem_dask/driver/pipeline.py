@@ -18,7 +18,7 @@ from ssem_dask.driver.invalidation import Invalidation, TaskFilter, find_stale, 
 from ssem_dask.driver.overrides import TaskOverrides
 from ssem_dask.driver.run_status import Summary
 from ssem_dask.driver.source_fingerprints import changed_sections, read_fingerprints, save_fingerprints
-from ssem_dask.driver.tasks import run_generations
+from ssem_dask.driver.tasks import StageWork, run_generations
 from ssem_dask.errors import LayoutError, LeaseLostError, OutputError
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.runtime.clusters import open_cluster
@@ -35,7 +35,7 @@ from ssem_dask.storage.location import delete, exists
 from ssem_dask.storage.run_group import create_run, read_run_record, read_writable_run, update_run
 from ssem_dask.units import plural, shortened
 
-PROCESS = 420 << 20
+PROCESS_BYTES = 420 << 20
 """Bytes that a worker's process holds before its first task, with all that it has imported."""
 _PACKAGES = ("numpy", "torch", "scipy", "zarr", "dask")
 """Packages whose versions a run records."""
@@ -61,7 +61,7 @@ class Plan:
     @property
     def worker_memory(self) -> int:
         """Peak bytes of a worker that runs the largest task, its process included."""
-        return PROCESS + max((estimate.memory for estimate in self.estimates.values()), default=0)
+        return PROCESS_BYTES + max((estimate.memory for estimate in self.estimates.values()), default=0)
 
     @property
     def gpu_memory(self) -> int:
@@ -173,18 +173,25 @@ def resume(
             if line is not None:
                 observer.note(line)
         _note_invalidation(invalidation, observer)
-        only = None if selection is None else frozenset(invalidation.chosen)
+        allowed = None if selection is None else frozenset(invalidation.chosen)  # failed tasks that may run again
         for _ in range(_REPAIR_ROUNDS):
             summary = Summary(output=output, state="complete", choices=list(plan.choices))
             summary.again = invalidation.keys()
-            _run_stages(plan, summary, executor=executor, observer=observer, allow_missing=allow_missing, only=only)
-            tried = [report for report in summary.failed if only is None or report.key in only]
+            _run_stages(
+                plan,
+                summary,
+                executor=executor,
+                observer=observer,
+                allow_missing=allow_missing,
+                allowed_failures=allowed,
+            )
+            tried = [report for report in summary.failed if allowed is None or report.key in allowed]
             damaged = mark_damaged(tried, plan.job, stages=STAGES, executor=executor)
             if not damaged:
                 break
             for report in damaged:
                 observer.note(f"{report.key}: its output is damaged and is written again: {report.message}")
-            only = None if only is None else only | {report.key for report in damaged}
+            allowed = None if allowed is None else allowed | {report.key for report in damaged}
         update_run(output, state=summary.state)
         return summary
     except LeaseLostError:
@@ -225,7 +232,7 @@ def _run_stages(
     executor: Executor,
     observer: Observer,
     allow_missing: bool,
-    only: frozenset[str] | None,
+    allowed_failures: frozenset[str] | None,
 ) -> None:
     """Run all stages once and count their tasks in the summary."""
     job = plan.job
@@ -233,16 +240,18 @@ def _run_stages(
     for stage in (stage for stage in STAGES if stage.name in plan.estimates):
         _prepare(stage, job)
         run_generations(
-            stage.name,
-            stage.generations(job),
-            estimate=plan.estimates[stage.name],
-            digest=job.digests[stage.name],
+            StageWork(
+                name=stage.name,
+                generations=stage.generations(job),
+                estimate=plan.estimates[stage.name],
+                digest=job.digests[stage.name],
+            ),
             summary=summary,
             executor=executor,
             observer=observer,
             overrides=overrides,
             allow_missing=allow_missing,
-            allowed_failures=only,
+            allowed_failures=allowed_failures,
         )
         if summary.failed and not allow_missing:
             break

@@ -6,7 +6,7 @@ held at a time, however many tasks there are.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from ssem_dask.driver.run_status import Summary
@@ -20,12 +20,21 @@ from ssem_dask.storage.ledger import Ledger, open_ledger, page_of
 from ssem_dask.task import Outcome, Task, TaskReport
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageWork:
+    """The tasks of one stage, pending or done, and their cost."""
+
+    name: str
+    generations: Iterable[Iterable[Task]]
+    """Sets of tasks: those of one set are independent, and need the sets before."""
+    estimate: Estimate
+    digest: str
+    """Digest that the ledger entry of a done task carries."""
+
+
 def run_generations(
-    name: str,
-    generations: Iterable[Iterable[Task]],
+    stage: StageWork,
     *,
-    estimate: Estimate,
-    digest: str,
     summary: Summary,
     executor: Executor,
     observer: Observer,
@@ -36,38 +45,35 @@ def run_generations(
     """Run the pending tasks of one stage and count them in `summary`; stop after a generation with a failure.
 
     Args:
-        name: name of the stage.
-        generations: tasks of the stage.
-        estimate: cost of the stage.
-        digest: digest that the ledger entry of a done task carries.
+        stage: tasks of the stage.
         summary: summary of the run so far; it is changed.
         executor: runs the tasks.
         observer: receives events.
         overrides: gives a task the configuration that its ledger entry asks for; None: no entry asks for any.
         allow_missing: continue after a generation in which a task failed.
-        allowed_failures: keys of failed tasks that run again, no others; None: all run again.
+        allowed_failures: keys of the only failed tasks that run again; None: all failed tasks do.
     """
     observer = PublishingObserver(observer, executor)
     ledger = open_ledger(summary.output)
-    pages = set(ledger.pages(name))
-    summary.counts.setdefault(name, {})
+    pages = set(ledger.pages(stage.name))
+    summary.counts.setdefault(stage.name, {})
     done_tasks, done_pixels = 0, 0
-    for report in ledger.reports(name) if pages else ():
-        if report.digest == digest and _is_kept(report, allowed_failures):
+    for report in ledger.reports(stage.name) if pages else ():
+        if report.digest == stage.digest and _is_kept(report, allowed_failures):
             summary.add(report)
             done_tasks, done_pixels = done_tasks + 1, done_pixels + report.pixels
     observer.stage_started(
         StageStarted(
-            stage=name,
-            tasks=estimate.tasks,
-            pixels=estimate.pixels,
+            stage=stage.name,
+            tasks=stage.estimate.tasks,
+            pixels=stage.estimate.pixels,
             done_tasks=done_tasks,
             done_pixels=done_pixels,
         )
     )
     writer = PageWriter(ledger)
-    for generation in generations:
-        pending = _pending(generation, ledger, pages, writer, digest=digest, allowed_failures=allowed_failures)
+    for generation in stage.generations:
+        pending = _pending(generation, ledger, pages, writer, digest=stage.digest, allowed_failures=allowed_failures)
         for report in executor.map(execute, pending if overrides is None else map(overrides, pending)):
             writer.task_ended(report)
             observer.task_ended(report)
@@ -76,7 +82,7 @@ def run_generations(
             summary.state = "incomplete"
             if not allow_missing:
                 break
-    observer.stage_ended(name)
+    observer.stage_ended(stage.name)
 
 
 def _is_kept(report: TaskReport, allowed_failures: frozenset[str] | None) -> bool:

@@ -11,20 +11,20 @@ from typing import Any, Literal
 
 from ssem_dask.config.digest import digest_of
 from ssem_dask.driver.run_status import Summary
+from ssem_dask.driver.tasks import StageWork
 from ssem_dask.errors import ConfigError, OutputError, SourceError
 from ssem_dask.runtime.events import Observer
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.stages import export
 from ssem_dask.stages.run_arrays import ALIGNED
-from ssem_dask.storage import arrays, location
-from ssem_dask.storage import run_group as run
+from ssem_dask.storage import arrays, location, run_group
 from ssem_dask.storage.exports.precomputed import PrecomputedTarget
 from ssem_dask.storage.exports.target import Target
 from ssem_dask.storage.exports.zarr_v2 import ZarrV2Target
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.volume import WARP_KEY, Volume, holds_labels
 from ssem_dask.types import ShapeZYX
-from ssem_dask.volumes.volume_stages import VolumeStage, VolumeWork, run_on_cluster, run_stages
+from ssem_dask.volumes.volume_stages import VolumeWork, run_on_cluster, run_stages
 
 Form = Literal["ngff-0.4", "precomputed"]
 PRECOMPUTED_CHUNK: ShapeZYX = (64, 64, 64)
@@ -49,12 +49,12 @@ class ExportPlan:
         """Return the stage that writes the export."""
         return VolumeWork(
             output=self.target.url,
-            digest=self.digest,
             stages=(
-                VolumeStage(
+                StageWork(
                     name=export.NAME,
                     generations=[export.export_tasks(self.source, self.target, digest=self.digest)],
                     estimate=export.estimate_export(self.target),
+                    digest=self.digest,
                 ),
             ),
             prepare=self.target.prepare,
@@ -65,7 +65,7 @@ class ExportPlan:
     def record_state(self, state: str) -> None:
         """Write the file at the destination that records what is exported, and the export's state."""
         record = {"source": self.source, "form": self.target.FORM, "digest": self.digest, "state": state}
-        run.write_export(self.target.url, record)
+        run_group.write_export(self.target.url, record)
 
 
 def export_volume(
@@ -175,13 +175,13 @@ def run_export(plan: ExportPlan, *, executor: Executor, observer: Observer) -> S
 def _resolve_source(source: str) -> tuple[str, str, dict[str, Any]]:
     """Return the URL of the volume to export, its state, and its group's attributes."""
     attributes = arrays.group_attributes(source) or {}
-    if run.KEY not in attributes:
+    if run_group.KEY not in attributes:
         return source, attributes.get(WARP_KEY, {}).get("state", "complete"), attributes
     aligned = location.join(source, ALIGNED)
     aligned_attributes = arrays.group_attributes(aligned)
     if aligned_attributes is None:
         raise SourceError(f"{source}: this run has no aligned volume yet; finish it with 'ssem-dask run' first.")
-    return aligned, run.parse_run_record(source, attributes[run.KEY]).state, aligned_attributes
+    return aligned, run_group.parse_run_record(source, attributes[run_group.KEY]).state, aligned_attributes
 
 
 def _destination_state(plan: ExportPlan) -> str | None:
@@ -192,7 +192,7 @@ def _destination_state(plan: ExportPlan) -> str | None:
     """
     url = plan.target.url
     with location.writing(url), location.as_output_error():
-        record = run.read_export(url)
+        record = run_group.read_export(url)
         if record is None:
             if location.is_occupied(url):
                 raise OutputError(f"{url}: something else is already there; choose another destination or delete it.")

@@ -1,33 +1,21 @@
 """Work on a volume outside a run: a sequence of stages whose ledger and recorded state are beside the written volume.
 
-So an interrupted warp or export resumes, and two drivers cannot write one volume at the same time, as it is in a run.
+So, like a run, an interrupted warp or export resumes, and two drivers cannot write one volume at the same time.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ssem_dask.config.schema import cluster_settings
-from ssem_dask.driver.pipeline import PROCESS
+from ssem_dask.driver.pipeline import PROCESS_BYTES
 from ssem_dask.driver.run_status import Summary
-from ssem_dask.driver.tasks import run_generations
+from ssem_dask.driver.tasks import StageWork, run_generations
 from ssem_dask.errors import LeaseLostError
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
 from ssem_dask.runtime.events import Observer, SilentObserver
 from ssem_dask.runtime.exclusive_driver import exclusive_driver
 from ssem_dask.runtime.executor import Executor, dashboard_message
-from ssem_dask.stages.stage import Estimate
-from ssem_dask.task import Task
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VolumeStage:
-    """One stage of the work on a volume."""
-
-    name: str
-    generations: Iterable[Iterable[Task]]
-    """Sets of tasks: those of one set are independent, and need the sets before."""
-    estimate: Estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +24,7 @@ class VolumeWork:
 
     output: str
     """URL of the written volume, which holds the ledger."""
-    digest: str
-    """Digest that a ledger entry must carry to count as done."""
-    stages: tuple[VolumeStage, ...]
+    stages: tuple[StageWork, ...]
     prepare: Callable[[], None]
     """Creates the arrays; does nothing if they exist."""
     record_state: Callable[[str], None]
@@ -49,7 +35,7 @@ class VolumeWork:
     @property
     def worker_memory(self) -> int:
         """Peak bytes of a worker that runs the largest task, its process included."""
-        return PROCESS + max(stage.estimate.memory for stage in self.stages)
+        return PROCESS_BYTES + max(stage.estimate.memory for stage in self.stages)
 
     @property
     def gpu_memory(self) -> int:
@@ -68,15 +54,7 @@ def run_stages(work: VolumeWork, *, executor: Executor, observer: Observer) -> S
         try:
             work.prepare()
             for stage in work.stages:
-                run_generations(
-                    stage.name,
-                    stage.generations,
-                    estimate=stage.estimate,
-                    digest=work.digest,
-                    summary=summary,
-                    executor=guarded,
-                    observer=observer,
-                )
+                run_generations(stage, summary=summary, executor=guarded, observer=observer)
                 if summary.failed:
                     break
             if summary.state == "complete":

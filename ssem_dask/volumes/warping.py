@@ -10,6 +10,7 @@ from typing import Any
 
 from ssem_dask.config.digest import digest_of
 from ssem_dask.driver.run_status import Summary
+from ssem_dask.driver.tasks import StageWork
 from ssem_dask.errors import OutputError, SourceError
 from ssem_dask.geometry.mip import level_count
 from ssem_dask.runtime.events import Observer
@@ -21,7 +22,7 @@ from ssem_dask.stages.run_arrays import SECTION
 from ssem_dask.storage import arrays, location
 from ssem_dask.storage.volume import WARP_KEY, Volume, VolumeInfo, check_image_dtype
 from ssem_dask.volumes.alignment import Alignment, open_alignment
-from ssem_dask.volumes.volume_stages import VolumeStage, VolumeWork, run_on_cluster, run_stages
+from ssem_dask.volumes.volume_stages import VolumeWork, run_on_cluster, run_stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class WarpPlan:
 
     warping: Warping
     attributes: dict[str, Any]
-    """What is warped by which alignment, with a digest; stored in the written volume."""
+    """Alignment and volume, with a digest; stored as attributes of the written volume."""
     digest: str
     """Digest that the ledger's entries carry."""
 
@@ -39,17 +40,18 @@ class WarpPlan:
         warping, output = self.warping, self.warping.target
         return VolumeWork(
             output=output,
-            digest=self.digest,
             stages=(
-                VolumeStage(
+                StageWork(
                     name=RenderStage.name,
                     generations=[warp_tasks(warping, digest=self.digest)],
                     estimate=estimate_rendering(warping),
+                    digest=self.digest,
                 ),
-                VolumeStage(
+                StageWork(
                     name=DownsampleStage.name,
                     generations=warp_level_tasks(warping, digest=self.digest),
                     estimate=estimate_downsampling(warping),
+                    digest=self.digest,
                 ),
             ),
             prepare=warping.create,

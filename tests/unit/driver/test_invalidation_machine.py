@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from ssem_dask.driver.invalidation import find_stale, mark_stale
 from ssem_dask.driver.rerun import Selection
 from ssem_dask.driver.run_status import Summary
-from ssem_dask.driver.tasks import run_generations
+from ssem_dask.driver.tasks import StageWork, run_generations
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.region import Region
 from ssem_dask.runtime.events import SilentObserver
@@ -135,10 +135,12 @@ class Invalidation(RuleBasedStateMachine):
         summary = Summary(output=self.output, state="complete")
         for stage in job.stages:
             run_generations(
-                stage.name,
-                stage.generations(job.as_job()),
-                estimate=stage.estimate(job.as_job()),
-                digest=job.digests[stage.name],
+                StageWork(
+                    name=stage.name,
+                    generations=stage.generations(job.as_job()),
+                    estimate=stage.estimate(job.as_job()),
+                    digest=job.digests[stage.name],
+                ),
                 summary=summary,
                 executor=KillableExecutor(self.world),
                 observer=SilentObserver(),
