@@ -112,8 +112,7 @@ class ReferenceConfig(ConfigBase):
     fields, rms over the section. None: 100 nm."""
     frame: Literal["own", "reference"] = "own"
     """Frame of the aligned sections. `own`: near their present positions; one affine map for all sections, fitted to
-    the
-    data, leads to the reference. `reference`: the frame of the reference, which must be within the volume's frame."""
+    the data, leads to the reference. `reference`: that of the reference, which must be within the volume's frame."""
     digest: str | None = None
     """SHA-256 of all evidence; None: that at the time of planning."""
 
@@ -131,8 +130,7 @@ class FarConfig(ConfigBase):
 
     distances: tuple[int, ...] = ()
     """Distances in sections, 4 to 64, for example [8, 16, 32]; none: not used. Tissue that does rotate or swell along
-    z,
-    such as a twisted nerve, is straightened by it."""
+    z, such as a twisted nerve, is straightened by it."""
 
 
 class ComposeStageConfig(ConfigBase):
