@@ -27,7 +27,7 @@ OPTIONAL = [
     "tensorstore",
     "tifffile",
 ]
-"""What the extras bring, but for packages that a dependency of the core brings as well."""
+"""Packages that only the extras bring: a dependency of the core may bring the others."""
 WITHOUT_EXTRAS = f"""
 import sys
 sys.modules.update(dict.fromkeys({OPTIONAL}))  # an import of any of them fails
