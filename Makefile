@@ -85,7 +85,8 @@ wheel: $(STAMP)  ## Build dist/*.whl, check it, install it into a fresh environm
 	$(BIN)/twine check --strict dist/*.whl dist/*.tar.gz
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-wheel
 	$(BIN)/uv pip install --quiet --python $(VENV)-wheel/bin/python $(TORCH_SOURCE_$(TORCH)) dist/*.whl
-	cd dist && ../$(VENV)-wheel/bin/ssem-dask --version && ../$(VENV)-wheel/bin/ssem-dask --help > /dev/null
+	$(VENV)-wheel/bin/ssem-dask --version
+	$(VENV)-wheel/bin/ssem-dask --help > /dev/null
 
 test-browser: env  ## Open report and viewer in Chromium; installs Debian's package if it is missing
 	@command -v chromium > /dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq chromium; }
