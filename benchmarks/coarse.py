@@ -1,10 +1,10 @@
-"""How often the coarse stage finds a section again, on real neighbours that are turned and shifted at random.
+"""How often the coarse stage finds a section again, on real neighbours that are rotated and shifted at random.
 
-A draw takes two real sections that lie k apart in a published alignment, turns the moving one by up to ±30° and shifts
-it by up to ±25 % of its side on each axis; what leaves the frame is lost. Error: median distance over the overlap to
-the map that the same pair gives undrawn (searched within 2° and 3 % of the published alignment), in px of about 5 nm.
-An accepted pair with an error above 10 px is a failure. Unrelated pairs are drawn the same way from sections that have
-nothing to find: a mirrored neighbour, one turned by 90°, one of another volume.
+A draw takes two real sections that are k apart in a published alignment, rotates the moving one by up to ±30° and
+shifts it by up to ±25 % of its side on each axis; what leaves the frame is lost. Error: median distance over the
+overlap to the map that the same pair gives undrawn (searched within 2° and 3 % of the published alignment), in px of
+about 5 nm. An accepted pair with an error above 10 px is a failure. Unrelated pairs are drawn the same way from
+sections that have nothing to find: a mirrored neighbour, one rotated by 90°, one of another volume.
 
     python -m benchmarks.coarse --seed 1 --draws 200 --json coarse.json
 """
@@ -83,7 +83,7 @@ class Row:
 
 
 def stacks() -> list[Stack]:
-    """VNC as it is, and every 4th plane of the FIB-SEM volume along each axis."""
+    """VNC unchanged, and every 4th plane of the FIB-SEM volume along each axis."""
     vnc = tifffile.imread(DATA_DIR / "vnc_sstem" / "images.tif")
     fibsem = tifffile.imread(DATA_DIR / "flyem_fibsem" / "images.tif")
     turned = [Stack(f"FIB-SEM axis {axis}", np.moveaxis(fibsem, axis, 0)[::4], 2.0) for axis in range(3)]

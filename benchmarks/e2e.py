@@ -2,13 +2,13 @@
 
     python -m benchmarks.e2e --dir /data --sections 104 --side 4096 --gpus 1 2 --kill
 
-The volume is made-up tissue at 2.5 nm (registration works at 5 nm) or 5 nm, each section displaced by a smooth random
-field; it has a pyramid, as an imported volume has. The copy reads and writes every shard of level 0 and makes the
-pyramid with the pipeline's own tasks. Both run on one cluster that is up already; what its start costs stands beside.
-`--gpus 0` is `--cluster local`. With `--kill` the last run is done once more, a worker is killed while it registers,
-and the results are compared. `--cores` gives each number of GPUs its share of the cores, to see what a machine of that
-size would do. A run that takes long can be done in several calls: `--gpus` without a number makes the volume alone,
-`--go-on` goes on with an alignment that was begun.
+The volume is synthetic tissue at 2.5 nm (registration works at 5 nm) or 5 nm, each section displaced by a smooth
+random field; it has a pyramid, as an imported volume has. The copy reads and writes every shard of level 0 and makes
+the pyramid with the pipeline's own tasks. Both run on one cluster that is up already; the cost of its start is
+reported separately. `--gpus 0` is `--cluster local`. With `--kill` the last run is repeated, a worker is killed while
+it registers, and the results are compared. `--cores` gives each number of GPUs its share of the cores, to see what a
+machine of that size would do. A run that takes long can be done in several calls: `--gpus` without a number makes the
+volume alone, `--go-on` resumes an alignment that was begun.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--per-gpu", type=int, help="worker processes that share a GPU")
     parser.add_argument("--cores", type=int, nargs="+", help="cores to use with each of these numbers; all without")
     parser.add_argument("--config", default="{}", help="JSON of further configuration")
-    parser.add_argument("--kill", action="store_true", help="once more, with a worker killed")
+    parser.add_argument("--kill", action="store_true", help="repeat the last run with a worker killed")
     parser.add_argument("--keep", action="store_true", help="leave the aligned volumes")
     parser.add_argument("--no-copy", action="store_true", help="align only")
     parser.add_argument("--go-on", action="store_true", help="with the alignment that is there")
@@ -160,7 +160,7 @@ def _measured(source: Path, options: argparse.Namespace, gpus: int, *, last: boo
 
 
 def _disturbed(source: Path, options: argparse.Namespace, gpus: int) -> dict[str, Any]:
-    """The alignment once more with a worker killed while it registers, and how far the result is from the last one."""
+    """Repeat the alignment with a worker killed while it registers; return how far the result is from the last one."""
     row: dict[str, Any] = {"gpus": gpus, "killed": True}
     output = options.dir / "disturbed.zarr"
     with _cluster(gpus, options.per_gpu, row) as executor:
@@ -369,7 +369,7 @@ def _copy(source: Path, target: Path, executor: Executor) -> tuple[float, dict[s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyTask(WarpTask):
-    """One shard that is copied as it is."""
+    """One shard that is copied unchanged."""
 
     def run(self) -> Result:
         """Read the shard and write it."""

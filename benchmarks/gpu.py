@@ -41,7 +41,7 @@ from ssem_dask.registration.triton.pair_solver import register_fused
 
 _RUNS = 5
 _FLOWS = {"patch 160, step 40": (160, 40), "patch 96, step 24": (96, 24)}
-"""Of SOFIMA: as its own examples have it, and as our tables run it."""
+"""Patch and step of SOFIMA: those of its own examples, and those of our tables."""
 
 
 def main() -> None:

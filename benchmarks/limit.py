@@ -4,12 +4,12 @@
     python -m benchmarks.limit STILL.zarr DEFORMED.zarr
 
 DEFORMED.zarr is a simulated volume with its truth, STILL.zarr the run on the same sections before they were deformed:
-its pair fields k = 1 are the tissue's own motion m_z. Between deformed neighbours lies Δd_z + m_z, d_z the distortion.
+its pair fields k = 1 are the tissue's own motion m_z. Between deformed neighbours it is Δd_z + m_z, d_z the distortion.
 In cosines on the nodes, and along z in frequencies ω, the best linear estimate of Δd is the Wiener filter A / (A + S),
 A = |1 - e^iω|² D² and S the spectra of Δd and of m. Here they are those of these very sections, pooled over rings of
 cosines, S by multitaper; no aligner knows them. What the filter leaves of Δd, and what it takes of m, is the jump of
-the error between neighbours. Pairs of k = 2 and 3 are left out: they tell nothing more of distortion, but a little of
-the noise of k = 1, which counts as motion here.
+the error between neighbours. Pairs of k = 2 and 3 are left out: they contain no more about distortion, but a little
+about the noise of k = 1, which counts as motion here.
 """
 
 import argparse

@@ -90,7 +90,7 @@ def _displaced(image: AnyArray, seed: int, *, side: int, tissue_side: int) -> An
     wide = np.concatenate([tall if c % 2 == 0 else tall[:, ::-1] for c in range(repeats)], axis=1)
     device = compute_device()
     tissue = torch.from_numpy(wide[:tissue_side, :tissue_side].astype(np.float32)).to(device)[None, None]
-    # Mirrored tissue shows nothing in thumbnails; this does, and lies still in it.
+    # Mirrored tissue shows nothing in thumbnails; this structure does, and it does not move.
     wide_structure = torch.randn(1, 1, _STRUCTURES, _STRUCTURES, generator=torch.Generator().manual_seed(1))
     size = (tissue_side, tissue_side)
     tissue += _BRIGHTNESS * torch.nn.functional.interpolate(

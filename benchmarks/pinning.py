@@ -1,4 +1,4 @@
-"""What jumps, landmarks and far pairs are worth, on made volumes of affine sections with everything known.
+"""Gain of jumps, landmarks and far pairs, on synthetic volumes of affine sections with known truth.
 
     python -m benchmarks.pinning --sections 40 --seeds 3
 

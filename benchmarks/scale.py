@@ -83,7 +83,7 @@ class Cluster:
 
 @dataclass
 class Spent:
-    """What a driver spent, over all stages."""
+    """Cost of a driver, over all stages."""
 
     tasks: int = 0
     driver: float = 0.0
@@ -164,7 +164,7 @@ class SimulatedExecutor(Executor):
 
 @dataclass
 class Measured:
-    """What a simulated run came to."""
+    """Result of a simulated run."""
 
     sections: int
     side: int
@@ -179,13 +179,13 @@ class Measured:
     """CPU seconds of a second run that does again what had failed, and finds all else done."""
     done_again: int
     peak_bytes: int
-    """Of this process, with all that it has imported."""
+    """Peak memory of this process, with everything that it has imported."""
     imported_bytes: int
-    """Of this process before the plan."""
+    """Memory of this process before the plan."""
     pages: int
     ledger_bytes: int
     overhead_microseconds: float
-    """Of driver, Dask's client and scheduler, a task."""
+    """CPU seconds of driver, Dask's client and scheduler per task."""
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
     clusters: list[dict[str, float]] = field(default_factory=list)
 
@@ -226,7 +226,7 @@ def simulate_run(
     driver_seconds: float = 20e-6,
     failing: float = _FAILING,
 ) -> Measured:
-    """Plan a volume and run it on simulated workers, then once more.
+    """Plan a volume and run it on simulated workers, twice.
 
     Args:
         folder: for the source's metadata and the run.

@@ -63,7 +63,7 @@ UNDAMAGED = "none"
 DAMAGES = (UNDAMAGED, "5%", "10%", "missing")
 """Shares of damaged sections, of the usual kinds; `missing`: two in a row are lost, at a third and at two thirds."""
 COLOURS = {"default": ("#0072b2", "#e69f00"), "chain": ("#d55e00", "#cc79a7"), "matched": ("#009e73", "#000000")}
-"""Of each mode: smooth, rough."""
+"""Values per mode: smooth, rough."""
 _LINEAR = 20.0
 """px of drift up to which a plot's axis is linear; logarithmic beyond, where there are modes that drift."""
 _FAR = 50
@@ -227,7 +227,7 @@ def _damage_of(case: Case) -> DamageConfig:
 
 
 def _errors(run_url: str, observed: str) -> tuple[tuple[float, ...], list[float], list[int]]:
-    """Of each section: drift, and the median jump of the error from the one before it; the damaged sections."""
+    """Return, per section, drift and the median jump of the error from the one before it; the damaged sections."""
     truth, meter = Truth.open(observed), DriftMeter()
     aligned = next(c for c in EvaluatedRun.open(run_url).candidates() if c.name == "aligned")
     jumps, before = [], None
@@ -265,7 +265,7 @@ def with_cost_of_damage(records: Sequence[dict[str, Any]]) -> list[dict[str, Any
 
 
 def cases(options: argparse.Namespace) -> Iterator[Case]:
-    """What is asked for, the longest first."""
+    """Return the requested cells, the longest first."""
     damages = dict.fromkeys((UNDAMAGED, *options.damage))
     for count in sorted(options.sections, reverse=True):
         for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):

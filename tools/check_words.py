@@ -36,7 +36,7 @@ def read_rules() -> list[tuple[re.Pattern[str], bool, str]]:
         if line and not line.startswith("#"):
             phrase, advice = line.split(" => ")
             body = phrase.removeprefix("summary: ").replace(" ", r"\s+")
-            start = r"\A\w{0,2}[\"']+\s*" if phrase.startswith("summary: ") else ""
+            start = r"\A\w{0,2}[\"']+" if phrase.startswith("summary: ") else ""
             edge = "" if phrase.startswith("(?<") else r"\b"
             rules.append((re.compile(f"{start}{edge}(?P<hit>{body}){edge}", re.IGNORECASE), bool(start), advice))
     return rules
@@ -44,9 +44,10 @@ def read_rules() -> list[tuple[re.Pattern[str], bool, str]]:
 
 def texts_of_python(source: str) -> Iterator[tuple[int, str, bool]]:
     """Yield (line, text, whether a docstring) of every comment, docstring and string literal with a space."""
-    previous = tokenize.ENCODING
+    previous, depth = tokenize.ENCODING, 0  # depth of brackets
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        docstring = token.type == tokenize.STRING and previous in DOCSTRING_FOLLOWS
+        depth += (token.string in {"(", "[", "{"}) - (token.string in {")", "]", "}"})
+        docstring = token.type == tokenize.STRING and previous in DOCSTRING_FOLLOWS and depth == 0
         if token.type == tokenize.COMMENT or docstring or (token.type in STRINGS and " " in token.string):
             yield token.start[0], re.sub(r"`[^`\n]*`|\{[^{}\n]*\}", _blank, token.string), docstring
         previous = token.type

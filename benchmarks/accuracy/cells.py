@@ -38,21 +38,21 @@ class Cell:
 
     @property
     def path(self) -> Path:
-        """Of its record."""
+        """Path of the record."""
         return self.work / "cells" / self.method.name / f"{self.scene.name}.json"
 
     @property
     def fields(self) -> Path:
-        """Of the fields that the method found."""
+        """Path of the fields that the method found."""
         return self.work / "fields" / self.method.name / f"{self.scene.name}.npz"
 
     @property
     def undeformed(self) -> "Cell":
-        """The same method on the undeformed sections."""
+        """Cell of the same method on the undeformed sections."""
         return Cell(self.method, self.scene.undeformed, self.work, self.data)
 
     def record(self) -> dict[str, Any] | None:
-        """What is known of it; None where it has not been run."""
+        """Return the record of the cell; None if it has not been run."""
         return json.loads(self.path.read_text()) if self.path.exists() else None
 
 
@@ -145,7 +145,7 @@ def _write(cell: Cell, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cpu_seconds() -> float:
-    """Of this process and of the children that it has waited for."""
+    """Return the CPU seconds of this process and of the children that it has waited for."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 

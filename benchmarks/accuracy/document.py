@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def write_between(page: Path, *, name: str, text: str) -> None:
-    """Replace what stands between `<!-- NAME -->` and `<!-- end of NAME -->` on their own lines.
+    """Replace the text between `<!-- NAME -->` and `<!-- end of NAME -->` on their own lines.
 
     Raises:
         ValueError: the page lacks the markers.

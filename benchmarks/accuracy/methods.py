@@ -1,4 +1,4 @@
-"""What the benchmark asks of a method: a name, what it depends on, and one field per section."""
+"""Interface of a method in the benchmark: a name, its dependencies, and one field per section."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +43,7 @@ class SectionFields:
             return cls(stored["values"], int(stored["spacing"]))
 
     def candidate(self, name: str) -> Candidate:
-        """As the protocol wants them: bilinear between the nodes."""
+        """Return the fields in the form of the protocol: bilinear between the nodes."""
         _, _, rows, columns = self.values.shape
         nodes = Grid((rows, columns), self.spacing)
 
@@ -62,7 +62,7 @@ class Method(Protocol):
 
     @property
     def title(self) -> str:
-        """As the tables say it."""
+        """Name of the method in the tables."""
 
     def versions(self) -> dict[str, str]:
         """Packages and their versions that decide the result.

@@ -59,7 +59,7 @@ class Scene:
 
     @property
     def group(self) -> str:
-        """What all seeds of this scene have in common."""
+        """Key of the part that all seeds of this scene share."""
         kind = "undeformed" if self.seed is None else "damaged" if self.damaged else "warped"
         return f"{self.crop.name}-{kind}"
 
@@ -86,7 +86,7 @@ class PreparedScene:
 
     @property
     def truth(self) -> Truth | None:
-        """What is known of the deformation; None where there is none."""
+        """Known deformation; None if there is none."""
         return None if self.scene.seed is None else Truth.open(self.url)
 
     def read(self) -> AnyArray:

@@ -48,13 +48,13 @@ class Table:
     notes: tuple[str, ...]
 
     def markdown(self) -> str:
-        """As in docs."""
+        """Return the table as Markdown, for the documents."""
         lines = ["| " + " | ".join(self.columns) + " |", "|---" * len(self.columns) + "|"]
         lines += ["| " + " | ".join(row) + " |" for row in self.rows]
         return "\n".join([*lines, "", *self.notes]) + "\n"
 
     def rich(self) -> RichTable:
-        """As on a terminal."""
+        """Return the table for a terminal."""
         table = RichTable(title=self.title, show_lines=False)
         for column in self.columns:
             table.add_column(column)

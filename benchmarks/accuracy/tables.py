@@ -27,7 +27,7 @@ _MATCHED: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class TableSpec:
-    """What is asked for one table."""
+    """Specification of one table."""
 
     name: str
     title: str
@@ -88,7 +88,7 @@ def full(name: str, title: str, **gauss_newton: Any) -> Mode:
 
 
 def ablation(*, seeds: int) -> TableSpec:
-    """What each ingredient is worth: all of them, then one changed at a time."""
+    """Contribution of each ingredient: all of them, then one changed at a time."""
     whole = Mode("default", "all: `gauss_newton`, metric, K = 3, chosen L, relax, `separate`")
     single = {
         "register": _GAUSS_NEWTON | {"neighbours": 1},
@@ -121,7 +121,7 @@ def ablation(*, seeds: int) -> TableSpec:
     plain = comparison(seeds=seeds)
     kept = tuple(scene for scene in plain.scenes if not scene.damaged)
     columns = tuple(c for c in plain.columns if c.group != "vnc-damaged")
-    return TableSpec("ablation", "What each ingredient is worth", methods, kept, columns, rate=True)
+    return TableSpec("ablation", "Contribution of each ingredient", methods, kept, columns, rate=True)
 
 
 def claims(*, seeds: int) -> TableSpec:

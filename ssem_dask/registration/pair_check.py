@@ -137,7 +137,7 @@ def _measure(
 
 
 def _judge(tissue: float, known: float, folded: float, at_end: float, likeness: float) -> PairDefect | None:
-    """Name the first bound that a pair exceeds; the most telling one comes first."""
+    """Name the first bound that a pair exceeds; the most informative one comes first."""
     if tissue < _LEAST_TISSUE:
         return None
     if known < _LEAST_KNOWN:

@@ -22,7 +22,7 @@ Sizes = Callable[[Job], tuple[int, ...]]
 
 
 class Frame(StrEnum):
-    """The coordinates in which an array's nodes or pixels lie."""
+    """The coordinates of an array's nodes or pixels."""
 
     ALIGNED = "aligned"
     COARSE_ALIGNED = "coarse-aligned"

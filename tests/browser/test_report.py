@@ -107,7 +107,7 @@ def test_hovering_tells_values(watched: Callable[[str], Watched], report: Path) 
     over.hover()
     legend = page.locator("#chart-confidence .u-legend").inner_text()
     assert "0." in legend
-    # The cursor is shared: the other charts tell the same section's values.
+    # The cursor is shared: the other charts show the values of the same section.
     assert "0." in page.locator("#chart-similarity .u-legend").inner_text()
     page.locator("#chart-windows .u-over").hover()
     assert page.locator("#mapvalue").inner_text().startswith("section ")

@@ -32,7 +32,7 @@ def settle(page: Page) -> None:
 
 
 def sections_only(page: Page, *layers: str) -> AnyArray:
-    """What is drawn where sections are seen face on, without annotations and lines; (y, x) gray."""
+    """Return the part of the picture that shows sections face on, without annotations and lines; (y, x) gray."""
     page.evaluate(_SHOW, list(layers))
     page.evaluate(
         """() => { viewer.layout.restoreState("xy"); viewer.showAxisLines.value = false;
@@ -120,7 +120,7 @@ def test_every_layer_shows_something(watched: Callable[[str], Watched], run: str
 def test_a_plain_array_as_source_and_labels(
     zarr_format: int, watched: Callable[[str], Watched], run: str, tmp_path: Path
 ) -> None:
-    """Arrays that know no pixel size lie where they belong all the same."""
+    """Arrays without a pixel size are shown in the right place too."""
     output = str(tmp_path / "out.zarr")
     shutil.copytree(run, output)
     volume = Volume.open(read_run(run)["source"])

@@ -40,7 +40,7 @@ def only_proxy(server: Server) -> Iterator[BadProxy]:
 
 @pytest.fixture
 def proxy(only_proxy: BadProxy) -> BadProxy:
-    """Well-behaved until it is told otherwise."""
+    """A proxy that forwards every request until a test changes that."""
     only_proxy.share, only_proxy.dead, only_proxy.requests = 0.0, False, 0
     only_proxy.faults.clear()
     return only_proxy
@@ -48,7 +48,7 @@ def proxy(only_proxy: BadProxy) -> BadProxy:
 
 @pytest.fixture
 def environment(proxy: BadProxy, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Of processes that reach the server through the proxy; this one reaches it so too."""
+    """Environment of processes that reach the server through the proxy, as this one does."""
     variables = {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}", "AWS_DEFAULT_REGION": "us-east-1"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

@@ -43,7 +43,7 @@ def test_a_damaged_source_chunk_is_named_and_mending_it_suffices(
     chunk.write_bytes(whole)
     ended = ssem_dask("rerun", str(output), "--failed", "--cluster", "serial")
     assert ended.returncode == 0, ended.stderr
-    assert_undisturbed(output, undisturbed, fault="a torn source chunk, mended", redone=2)
+    assert_undisturbed(output, undisturbed, fault="a torn source chunk, repaired", redone=2)
 
 
 def test_going_on_over_a_hole_and_filling_it_later(undisturbed: str, source: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The same code on CPU and GPU: the same fields and losses within a stated tolerance."""
+"""CPU and GPU give the same fields and losses within a stated tolerance."""
 
 from functools import partial
 

@@ -102,7 +102,7 @@ def test_the_table_says_what_it_is_based_on(observed: str, tmp_path: Path) -> No
 
 def test_a_sample_that_fails_is_one_sentence_and_leaves_nothing(larger: str, tmp_path: Path) -> None:
     class Failing(SerialExecutor):
-        """What render reads is gone when it begins."""
+        """The arrays that render reads are gone when it begins."""
 
         def map(self, work: Any, tasks: Any) -> Any:
             def broken(task: Any) -> Any:

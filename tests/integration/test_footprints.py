@@ -1,4 +1,4 @@
-"""What tasks say they read and write is what they read and write: every file that is opened is looked at."""
+"""Tasks read and write what their footprints say: every file that is opened is checked."""
 
 import json
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""What `plan` states of memory is what tasks take, and a plan that no worker could hold is refused."""
+"""Tasks take the memory that `plan` states, and a plan that no worker could hold is refused."""
 
 import json
 import os

@@ -63,7 +63,7 @@ def test_a_fold_and_a_jump_are_seen_where_they_are(observed: str, run: str, tmp_
     """The measure stage alone is done again on fields that were spoilt in one window of one section."""
     output = str(tmp_path / "out.zarr")
     shutil.copytree(run, output)
-    # An earlier run goes on under its new name as the same one, but for its output.
+    # An earlier run resumes under its new name as the same one, but for its output.
     field = open_array(join(output, "fields", "section"), mode="r+")
     values = np.asarray(field[5])
     values[0, 1:4, 1:4] += np.array([[0.0, 60.0, 0.0], [0.0, -60.0, 0.0], [0.0, 0.0, 0.0]])
@@ -193,7 +193,7 @@ _, status, used = os.wait4(process.pid, 0)
 seconds, processor = time.monotonic() - start, used.ru_utime + used.ru_stime
 print(json.dumps(dict(status=status, seconds=seconds, processor_seconds=processor, peak_kib=used.ru_maxrss)))
 """
-"""Runs a command and tells what it used. It is a small process of its own, since the kernel counts towards a child's
+"""Run a command and report what it used. It is a small process of its own, since the kernel counts towards a child's
 peak memory what its parent had held: here that would be pytest, with whatever tests came before."""
 
 

@@ -53,7 +53,7 @@ def rerun(output: str, *words: str, code: int = 0) -> dict[str, Any]:
 
 
 def done_again(before: dict[str, int], output: str) -> set[str]:
-    """Tasks whose entry was written since, and stands: not the ones that are only marked as stale."""
+    """Return the tasks whose entry was written since and is valid: not those that are only marked as stale."""
     standing = open_ledger(output).done(None)
     return {key for key, written in entries(output).items() if before.get(key) != written and key in standing}
 

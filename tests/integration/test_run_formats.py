@@ -40,7 +40,7 @@ def set_format(output: Path, run_format: int) -> None:
 
 
 def reading(output: Path, observed: str) -> dict[str, tuple[str, ...]]:
-    """Arguments of each command that reads a run and leaves it as it is."""
+    """Arguments of each command that reads a run without changing it."""
     run, folder = str(output), output.parent
     (folder / "points.csv").write_text("z,y,x\n1,40,40\n")
     serial = ("--cluster", "serial")

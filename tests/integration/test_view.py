@@ -1,4 +1,4 @@
-"""The viewer's server over HTTP: ranges, CORS, what it refuses, and data that lie on an object store."""
+"""The viewer's server over HTTP: ranges, CORS, what it refuses, and data that are on an object store."""
 
 import asyncio
 import json

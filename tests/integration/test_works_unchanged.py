@@ -24,7 +24,7 @@ Images = np.ndarray[Any, np.dtype[Any]]
 
 METHOD: dict[str, Any] = {
     "register": {"method": "gauss_newton"},
-    # The coarse stage has tests of its own; here it shall not take the time.
+    # The coarse stage has tests of its own; here it should not take time.
     "coarse": {"neighbours": 1, "thumbnail": 128},
 }
 RMS, SPACING = 24.0, 800.0  # nm, of the distortion
@@ -135,7 +135,7 @@ def test_few_and_oblong_sections(shape: tuple[int, int, int], tmp_path: Path) ->
 
 
 def test_a_strip_of_16384_px(tmp_path: Path) -> None:
-    """Sections that are only shifted come to lie on each other from one end to the other."""
+    """Sections that are only shifted are aligned from one end to the other."""
     piece = tissue((3, 144, 528), pixel=8.0)
     wide = np.concatenate([piece, piece[:, :, ::-1], piece[:, ::-1], piece[:, ::-1, ::-1]] * 8, axis=2)
     shifts = ((8, 8), (3, 14), (12, 2))

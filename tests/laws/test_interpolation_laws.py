@@ -1,4 +1,4 @@
-"""What every kind of interpolation promises."""
+"""Laws of every kind of interpolation."""
 
 import pytest
 import torch

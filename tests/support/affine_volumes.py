@@ -32,7 +32,7 @@ class AffineVolume:
     def separated(
         self, *, undo_jumps: bool = True, known_jumps: tuple[int, ...] = (), anchors: Anchors | None = None
     ) -> AffineSeparation:
-        """What composition makes of it."""
+        """Compose the volume."""
         known = np.asarray(np.isfinite(self.pairs).all(axis=(2, 3)), dtype=np.float64)
         return separate_affines(
             self.pairs,
@@ -54,7 +54,7 @@ class AffineVolume:
 def affine_volume(
     seed: int, *, count: int, jumps: Mapping[int, list[float]] | None = None, slow: Float64Array | None = None
 ) -> AffineVolume:
-    """Random sections: 5 px of shift, 3 px of rotation, 1 px of the rest; motion of .5 and .15 px, AR(1) along z.
+    """Random sections: 5 px of shift, 3 px of rotation, 1 px of the rest; motion of 0.5 and 0.15 px, AR(1) along z.
 
     Args:
         seed: of everything that is random.
@@ -114,7 +114,7 @@ def landmarks(
 
 
 def far_pairs(made: AffineVolume, rng: np.random.Generator, *, count: int = COUNT) -> FarPairs:
-    """8, 16 and 32 apart; of no worth for shift and shear."""
+    """Pairs 8, 16 and 32 apart, without weight for shift and shear."""
     z = np.concatenate([np.arange(k, count) for k in (8, 16, 32)])
     k = np.concatenate([np.full(count - k, k) for k in (8, 16, 32)])
     noise = homogeneous(from_parameters(rng.normal(size=(len(z), 6)) * [9, 9, 1, 1, 5, 5], shape_yx=SHAPE))

@@ -124,7 +124,7 @@ def difference(output: str | Path, reference: str) -> tuple[float, int]:
 
 
 FAULT_ROWS: list[tuple[str, int, str]] = []
-"""Of the test that runs."""
+"""Name of the running test."""
 
 
 def tell(fault: str, *, redone: int, fields: float, pixels: int) -> None:
@@ -133,7 +133,7 @@ def tell(fault: str, *, redone: int, fields: float, pixels: int) -> None:
 
 
 def assert_undisturbed(output: str | Path, reference: str, *, fault: str, redone: int) -> None:
-    """The volume equals the undisturbed one, every task is in the ledger; told as a row of the table of faults."""
+    """The volume equals the undisturbed one, every task is in the ledger; adds a row to the table of faults."""
     fields, pixels = difference(output, reference)
     tell(fault, redone=redone, fields=fields, pixels=pixels)
     assert fields < 1e-3

@@ -1,4 +1,4 @@
-"""Every file that this process opens, whoever opens it: Python itself tells its audit hook of each."""
+"""Record every file that this process opens, in whatever way: Python reports each to its audit hook."""
 
 import os
 import sys

@@ -26,7 +26,7 @@ SEPARATE: dict[str, Any] = {
     "coarse": {"sections": "separate"},
     "compose": {"method": "relax"},
 }
-"""The same with the default modes."""
+"""Configuration with the default modes."""
 
 
 def simulate_small(url: Path) -> str:

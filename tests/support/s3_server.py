@@ -1,4 +1,4 @@
-"""A real S3 server (SeaweedFS, one process), and a proxy before it that answers badly as often as it is told to."""
+"""A real S3 server (SeaweedFS, one process), and a proxy before it that fails requests as often as a test asks for."""
 
 import http.client
 import http.server
@@ -28,7 +28,7 @@ def weed() -> str | None:
 
 
 def free_port() -> int:
-    """A port whose number plus 10000 is free too: the server's gRPC ports lie there."""
+    """A port whose number plus 10000 is free too: the server's gRPC ports are there."""
     while True:
         with socket.socket() as low, socket.socket() as high:
             low.bind(("127.0.0.1", 0))
@@ -91,7 +91,7 @@ class BadProxy:
 
     def __init__(self, target: int, *, seed: int) -> None:
         self.share = 0.0
-        """Of the requests that go wrong, by chance; but at least one in `2 / share`."""
+        """Share of the requests that fail, at random; but at least one in `2 / share`."""
         self.dead = False
         """Every connection is cut."""
         self.faults: Counter[str] = Counter()

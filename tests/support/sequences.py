@@ -42,14 +42,14 @@ class Sequence:
                     self.pairs[k - 1, z + k, :, *box] = torch.nan
 
     def relaxed(self) -> RelaxResult:
-        """What composition makes of it."""
+        """Compose the sequence."""
         known = torch.isfinite(self.pairs).all(dim=2).float()
         coarse = np.broadcast_to(IDENTITY, (self.pairs.shape[1], 2, 3)).copy()
         return relax(self.pairs, known, coarse=coarse, spacing=SPACING, thickness=THICKNESS, config=RelaxConfig())
 
 
 def sequence(seed: int, *, count: int, distorted: bool = True) -> Sequence:
-    """A sequence of which everything is drawn as the model has it: 3 px distortion, 1 px motion, .15 px noise."""
+    """A sequence of which everything is drawn as the model has it: 3 px distortion, 1 px motion, 0.15 px noise."""
     rng = np.random.default_rng(seed)
     size = 3.0 if distorted else 0.0
     elastic, moved = coloured(rng, count, size=size, power=1.0), coloured(rng, count, size=1.0, power=1.5, r=0.9)
@@ -59,7 +59,7 @@ def sequence(seed: int, *, count: int, distorted: bool = True) -> Sequence:
     pairs = np.full((3, count, 2, *NODES), np.nan)
     for z in range(1, count):
         at = nodes.copy()
-        for _ in range(12):  # where in the undistorted section what is seen at the nodes lies
+        for _ in range(12):  # the position, in the undistorted section, of what is seen at the nodes
             at = nodes - _displacement(elastic[z], affine[z], at)
         for k in range(1, min(z, 3) + 1):
             at = at + _displacement(moved[z - k + 1], natural[z - k + 1], at)
@@ -93,7 +93,7 @@ def _correlated(white: Float64Array, *, r: float) -> Float64Array:
 
 
 def _displacement(elastic: Float64Array, affine: Float64Array, at: Float64Array) -> Float64Array:
-    """Of an elastic field, continued as its cosines are, and of an affine map, at positions `(2, y, x)`."""
+    """Return an elastic field, continued like its cosines, plus an affine map, at positions `(2, y, x)`."""
     smooth = np.stack([map_coordinates(c, at / SPACING - 0.5, order=3, mode="reflect") for c in elastic])
     points = torch.from_numpy(at)
     return np.asarray(smooth + (apply_affine(affine, points) - points).numpy())

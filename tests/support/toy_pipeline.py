@@ -33,7 +33,7 @@ class Killed(BaseException):
 
 @dataclass(frozen=True)
 class Input:
-    """What every task of a generation reads of an earlier one."""
+    """The part of an earlier generation that every task of a generation reads."""
 
     generation: int
     """Number of the earlier generation in the pipeline, or SOURCE."""
@@ -76,7 +76,7 @@ class Pipeline:
         return replace(self, settings={**self.settings, stage: value})
 
     def with_depth(self, number: int, depth: int) -> "Pipeline":
-        """The same with another layout of one generation: other tasks, with other keys."""
+        """Return the pipeline with another layout of one generation: other tasks, with other keys."""
         changed = (replace(g, depth=depth) if g.number == number else g for g in self.generations)
         return replace(self, generations=tuple(changed))
 
@@ -97,7 +97,7 @@ def digest_of(*values: Any) -> str:
 
 @dataclass
 class World:
-    """What is stored, and what is going to happen."""
+    """The stored values, and the events to come."""
 
     source: list[int] = field(default_factory=lambda: [0] * SECTIONS)
     """Content of each section of the source."""
@@ -138,14 +138,14 @@ class ToyTask(Task):
     world: World = field(repr=False, compare=False)
     reads: tuple[Region, ...]
     named: tuple[Region, ...]
-    """What its footprint says that it reads: no less."""
+    """Return what the task reads, as its footprint says."""
     target: Region
 
     def footprint(self) -> Footprint:
         return Footprint(reads=self.named, writes=(self.target,))
 
     def values(self, world: World, *, changes: Any) -> dict[Cell, str]:
-        """What it writes in some world."""
+        """Return what the task writes in a world."""
         read = [world.read(cell) for region in self.reads for cell in cells_of(region)]
         return {cell: digest_of(cell, self.digest, changes, read) for cell in cells_of(self.target)}
 
@@ -183,7 +183,7 @@ class ToyJob:
         return self.pipeline.digests()
 
     def as_job(self) -> Job:
-        """The same for a type checker: the code under test hands a job through to stages, and does not look inside."""
+        """Return the job for a type checker: the code under test passes it to stages and does not inspect it."""
         return cast(Job, self)
 
     @property

@@ -24,7 +24,7 @@ BSPLINE: dict[str, str] = {
     "NewSamplesEveryIteration": "true",
 }
 """On top of the package's default parameter maps `affine` and `bspline`. Control points every 32 px: the deformation's
-own lie 64 to 128 px apart. The `bspline` map's bending energy penalty is not used with a single metric."""
+own are 64 to 128 px apart. The `bspline` map's bending energy penalty is not used with a single metric."""
 
 
 @dataclass(frozen=True)

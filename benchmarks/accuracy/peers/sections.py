@@ -1,4 +1,4 @@
-"""What all peers share: versions of packages, and maps from section to section composed to one field per section.
+"""Code that all peers share: versions of packages, and maps from section to section composed to one field per section.
 
 Peers know pixel centres at integers, we at i + 1/2 (C3); a displacement is the same in both. They match each section to
 the one before, and the field of a section is the composition of its maps down to the first section, which stays: no

@@ -29,7 +29,7 @@ class StackRegAffine:
         return {"model": "AFFINE", "reference": "previous"}
 
     def align(self, scene: PreparedScene, *, folder: Path) -> SectionFields:
-        """As the package's own `register_stack`."""
+        """Register like the package's own `register_stack`."""
         from pystackreg import StackReg
 
         sections = scene.read()

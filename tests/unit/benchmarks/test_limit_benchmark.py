@@ -7,7 +7,7 @@ from benchmarks.limit import remaining_error
 
 
 def test_without_motion_all_of_distortion_is_found_but_a_constant_course() -> None:
-    """Which nothing tells from a tilt of the tissue."""
+    """A drift that cannot be distinguished from a tilt of the tissue."""
     distortion = np.random.default_rng(0).normal(size=(61, 2, 6, 6))
     left = remaining_error(np.zeros((60, 2, 6, 6)), distortion)
     np.testing.assert_allclose(left, np.broadcast_to(np.diff(distortion, axis=0).mean(axis=0), left.shape), atol=1e-9)

@@ -9,7 +9,7 @@ from benchmarks.scale import Cluster, simulate_run
 
 
 def json_microseconds() -> float:
-    """CPU time of writing and reading a small record: what this machine is worth at the moment."""
+    """CPU time of writing and reading a small record: the present speed of this machine."""
     record = {f"name{i}": [i, str(i), i / 3] for i in range(10)}
     begun = time.process_time()
     for _ in range(5_000):
@@ -22,7 +22,7 @@ def test_a_driver_takes_microseconds_a_task_and_a_second_run_does_what_had_faile
     measured = simulate_run(tmp_path, sections=24, side=100_000, workers=[10, 1000], dask_seconds=1e-3, failing=1e-3)
     yardstick = max(yardstick, json_microseconds())
     assert measured.tasks > 11_000
-    # Measured: 15 to 34 µs, .6 to 1.9 of the yardstick. More than 60 only where the machine shows that it is slow.
+    # Measured: 15 to 34 µs, 0.6 to 1.9 of the yardstick. More than 60 only if the machine shows that it is slow.
     assert measured.stages["render"]["driver_microseconds"] < max(60.0, 3 * yardstick)
     assert 0 < measured.done_again < 0.1 * measured.tasks
     assert measured.clusters[0]["efficiency"] > 0.97

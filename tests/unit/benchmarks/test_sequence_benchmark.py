@@ -1,4 +1,4 @@
-"""What the benchmark of long sequences makes of its records: cost of damage, rows of the table, the picture."""
+"""The benchmark of long sequences evaluates its records: cost of damage, rows of the table, the picture."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from benchmarks.sequence import COLOURS, MODES, plot, slope_beyond, table_of, wi
 
 
 def record(seed: int, *, damage: str = "none", size: int = 224, jumps: float = 1.0, mode: str = "default") -> Any:
-    """Of six sections; section 3 is damaged where any is."""
+    """Record of six sections; section 3 is damaged if any is."""
     return {
         "kind": "phantom smooth",
         "sections": 6,

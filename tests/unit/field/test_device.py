@@ -1,4 +1,4 @@
-"""What the GPU cannot hold is halved until it fits; a single item that does not fit fails with that cause."""
+"""A batch that the GPU cannot hold is halved until it fits; a single item that does not fit fails with that cause."""
 
 import threading
 import time

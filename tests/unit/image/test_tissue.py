@@ -79,7 +79,7 @@ def test_mask_moves_with_the_tissue(top: int, left: int, seed: int) -> None:
 def test_a_constant_square_is_found_wherever_it_lies(
     shape: tuple[int, int], top: int, left: int, side: int, seed: int
 ) -> None:
-    """What is inside of a 9 × 9 square that is constant is empty, and nothing else, at the border as well."""
+    """The inside of a constant 9 × 9 square is empty, and nothing else, at the border as well."""
     image = textured(*shape, seed=seed)
     rows, columns = slice(max(top, 0), max(top + side, 0)), slice(max(left, 0), max(left + side, 0))
     image[rows, columns] = 80.0

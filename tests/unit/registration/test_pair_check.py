@@ -47,7 +47,7 @@ def test_sound_pairs_are_left_as_they_are():
 def test_a_jump_beyond_the_search_is_found_by_the_wider_one():
     wide, margin = texture(2, SIDE + 320), 160
     jump = SEARCH_RANGE_PX + 40, -(SEARCH_RANGE_PX + 20)
-    # What lies at y in the fixed section lies at y + jump in the moving one.
+    # The point y of the fixed section is at y + jump in the moving one.
     rows, columns = (slice(margin - j, margin - j + SIDE) for j in jump)
     fixed, moving = wide[margin : margin + SIDE, margin : margin + SIDE], wide[rows, columns]
     images = torch.stack([moving, fixed])

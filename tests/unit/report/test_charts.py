@@ -49,7 +49,7 @@ def test_what_is_not_known_is_left_out() -> None:
 
 
 def test_the_course_of_the_tissue_is_the_sum_of_what_is_left() -> None:
-    """Each section lies 0.5 px further: the motion points from a section back to the one before."""
+    """Each section is 0.5 px further: the motion points from a section back to the one before."""
     data = report_data(sections=21, side=512, cut=8)
     data.sections["motion_dy"][:] = -0.5
     data.sections["motion_dx"][:] = 0.0

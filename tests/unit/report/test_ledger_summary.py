@@ -1,4 +1,4 @@
-"""What the ledger tells, summarise_ledgered in one pass."""
+"""The summary of a ledger, made in one pass."""
 
 from ssem_dask.report.ledger_summary import FAILED, LOW_QUALITY, NOT_DONE, OK, summarise_ledger
 from ssem_dask.task import Cause, Outcome, TaskReport

@@ -19,7 +19,7 @@ from ssem_dask.task import Cause, Outcome, TaskReport
 
 
 class Clock:
-    """Time that goes by when it is told to."""
+    """A clock that advances when a test says so."""
 
     def __init__(self) -> None:
         self.now = 100.0

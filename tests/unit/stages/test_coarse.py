@@ -106,7 +106,7 @@ def test_sections_that_match_nothing_are_named_marked_and_bridged(lost: list[int
     assert bridged == lost
     good = [z for z in range(COUNT) if z not in lost]
     assert errors(found, truth, gauge=good[3])[good].max() < 1.0
-    # Placed as the sections about it lie, which here are turned by up to 24° from each other.
+    # Placed like the sections around it, which are rotated by up to 24° against each other here.
     for z in lost:
         near = [g for g in good if abs(g - z) <= 2]
         assert np.linalg.norm((found[near] - found[z]) @ np.array([*CENTRE, 1.0]), axis=1).min() < 20

@@ -1,4 +1,4 @@
-"""Of four ids the most frequent one is kept, exactly, and of equally frequent ones the largest."""
+"""The most frequent of four ids is kept exactly, and the largest of equally frequent ones."""
 
 from collections import Counter
 
@@ -19,7 +19,7 @@ from ssem_dask.stages.downsample import halve_labels, pool_labels
 def test_the_most_frequent_id_and_of_equals_the_largest(
     shape: tuple[int, int, int], dtype: type[np.integer], ids: int, seed: int
 ) -> None:
-    largest = np.iinfo(dtype).max  # a float would not tell it from the one before it
+    largest = np.iinfo(dtype).max  # a float could not represent it beside the one before it
     labels = dtype(largest) - np.random.default_rng(seed).integers(0, ids, shape).astype(dtype)
     halved = halve_labels(labels)
     assert halved.dtype == dtype

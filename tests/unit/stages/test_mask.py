@@ -1,4 +1,4 @@
-"""The mask stage: found and given masks, where they lie, and what is refused."""
+"""The mask stage: found and given masks, their position, and input that is refused."""
 
 from pathlib import Path
 from typing import Any

@@ -22,7 +22,7 @@ DEFAULT = "zarr.core.codec_pipeline.BatchedCodecPipeline"
 
 
 class FusedCodecPipeline(BatchedCodecPipeline):
-    """Stands in for that of zarr >= 3.3."""
+    """Replacement for the pipeline of zarr >= 3.3."""
 
 
 @pytest.fixture

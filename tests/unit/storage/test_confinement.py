@@ -1,4 +1,4 @@
-"""What a file or a user names lies inside the group it belongs to, and nothing that a store holds is unpickled."""
+"""Names from files and users stay inside their group, and nothing from a store is unpickled."""
 
 import json
 import os

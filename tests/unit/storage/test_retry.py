@@ -1,4 +1,4 @@
-"""Requests are made again as long as patience lasts; what no repetition mends is raised at once."""
+"""Requests are retried until the time limit; errors that no repetition fixes are raised at once."""
 
 import errno
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""`export`: what other tools read is what we have, at every level; interrupted it goes on, half-done it is nothing."""
+"""`export`: other tools read our values, at every level; it resumes after an interrupt; half an export is no volume."""
 
 import importlib.util
 import json
@@ -68,7 +68,7 @@ def values_of(url: str, mip: int) -> AnyArray:
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    """Without the ledger, which tells of times."""
+    """Return the files without the ledger, which has times."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")

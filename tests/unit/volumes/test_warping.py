@@ -28,9 +28,9 @@ from ssem_dask.volumes.warping import warp_volume
 
 SHAPE = (3, 150, 130)
 SHIFT = (7, -11)
-"""Of section 0, whole px; section 1 stays, of section 2 nothing is known."""
+"""Motion of section 0 by whole px; section 1 stays, section 2 is unknown."""
 BIG = 2**63
-"""An id that no floating-point number next to it could tell apart."""
+"""An id that is not a floating-point number, nor are those next to it."""
 
 
 def make_volume(path: Path, values: np.ndarray, *, dtype: str) -> str:
@@ -74,7 +74,7 @@ def run(tmp_path: Path) -> str:
 
 
 def expected(values: np.ndarray) -> np.ndarray:
-    """What the fields of `run` make of a volume."""
+    """Warp a volume with the fields of `run`."""
     out = np.zeros_like(values)
     out[0, : SHAPE[1] - SHIFT[0], -SHIFT[1] :] = values[0, SHIFT[0] :, : SHIFT[1]]
     out[1] = values[1]

@@ -1,4 +1,4 @@
-"""What is thinned comes back as the spline through the blocks, and what the blocks cannot carry is left."""
+"""Restricted fields are prolonged to the spline through the blocks; the rest is what blocks cannot represent."""
 
 import numpy as np
 import torch
@@ -31,6 +31,6 @@ def test_slopes_stay_slopes_up_to_the_border() -> None:
     mean, known = restrict(slope, torch.ones(WHOLE.shape), factor=3)
     assert known.shape == blocks.shape
     back = prolong(mean, blocks=blocks, grid=TILE.read_grid(WHOLE))
-    # The last block of 58 nodes along x holds one node, so its mean lies elsewhere; the tile keeps away from it.
+    # The last block of 58 nodes along x holds one node, so its mean is elsewhere; the tile keeps away from it.
     assert torch.allclose(back, slope[:, TILE.read[0], TILE.read[1]], atol=0.05)
     assert float(high_frequencies(slope[None, None].float(), grid=WHOLE, factor=3).abs().max()) < 0.05

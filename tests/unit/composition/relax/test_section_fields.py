@@ -236,7 +236,7 @@ def _matrices(affines: Float64Array) -> Float64Array:
 
 
 def test_erratic_motion_is_doubted_as_far_as_there_is_distortion() -> None:
-    """Half of it (rms) at most; and none where sections lie as they were."""
+    """Half of it (rms) at most, and none if sections were not displaced."""
     kept = [
         regularised_variances(Variances(distortion, 4.0, 0.8, 0.1, erratic=1.0), certainty=0.0).erratic
         for distortion in (0.0, 1e-6, 1.0, 4.0, 1e6)

@@ -80,8 +80,8 @@ def test_errors_are_as_often_within_the_uncertainty_as_they_should(
     damaged: list[tuple[Float64Array, Float64Array, RelaxResult]],
 ) -> None:
     one, two = within(np.concatenate([ratios[GOOD] for ratios, _, _ in damaged]))
-    assert 0.60 < one < 0.80  # Gauss has .68
-    assert 0.92 < two < 0.99  # and .95
+    assert 0.60 < one < 0.80  # Gauss has 0.68
+    assert 0.92 < two < 0.99  # and 0.95
 
 
 @pytest.mark.parametrize("gap", GAPS)
@@ -187,7 +187,7 @@ def test_outliers_are_worth_no_more_than_they_are_off_by() -> None:
 
 
 def totals(weights: Float64Array) -> Float64Array:
-    """Worth of all pairs that a section belongs to `(Z, …)`, one pair after the other."""
+    """Return the weights of all pairs that a section belongs to `(Z, …)`, one pair after the other."""
     out = np.zeros(weights.shape[1:])
     for k in range(1, len(weights) + 1):
         for z in range(k, weights.shape[1]):

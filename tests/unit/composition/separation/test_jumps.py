@@ -1,4 +1,4 @@
-"""Jumps: what displaces all later sections alike is found, undone and told; nothing else is."""
+"""Jumps: a displacement of all later sections alike is found, undone and reported; nothing else is."""
 
 import numpy as np
 import pytest

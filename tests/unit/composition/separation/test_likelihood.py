@@ -33,7 +33,7 @@ def model_of(*, jumps: tuple[int, ...] = (), pairs: int = ALL) -> SequenceModel:
 
 
 def covariance(model: SequenceModel, variances: Variances) -> Float64Array:
-    """Of the observations, from that of the unknowns."""
+    """Return the covariance of the observations, from that of the unknowns."""
     lag = np.abs(np.subtract.outer(range(COUNT), range(COUNT)))
     prior = np.zeros((3 * COUNT + 1, 3 * COUNT + 1))
     prior[0:-1:3, 0:-1:3] = variances.distortion * np.eye(COUNT)

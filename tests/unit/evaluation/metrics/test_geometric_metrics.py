@@ -147,7 +147,7 @@ def test_drift_copes_with_missing_sections() -> None:
 
 
 def bent(z: int) -> torch.Tensor:
-    """What a method does to undeformed section z: it bends tissue that runs obliquely."""
+    """Field of a method for undeformed section z: it bends tissue that runs obliquely."""
     return section_deformation(DeformationConfig.preset("smooth"), seed=9, z=z, shape_yx=SHAPE, grid=GRID) * 0.5
 
 

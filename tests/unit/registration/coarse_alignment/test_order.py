@@ -35,7 +35,7 @@ def alike(order: list[int], *, damaged: tuple[int, ...] = (), seed: int = 0) -> 
 
 
 def similarity(images: AnyArray) -> Float64Array:
-    """As the coarse stage measures it."""
+    """Measure as the coarse stage does."""
     factor = max(1, int(np.ceil(max(images.shape[1:]) / 256)))
     thumbnails = [pool(torch.from_numpy(image.astype(np.float32)), factor) for image in images]
     sections = [CoarseSection(t, mask=tissue_mask(t), config=CoarseConfig()) for t in thumbnails]

@@ -39,7 +39,7 @@ def test_equal_features_correlate_fully_and_unrelated_ones_do_not():
 
 def test_only_the_right_displacement_correlates():
     a = _features(2)
-    moved = torch.roll(a, shifts=(0, 2), dims=(2, 3))  # what lies at x in a lies 2 px = 8 mip-0 px further in moved
+    moved = torch.roll(a, shifts=(0, 2), dims=(2, 3))  # the point x of a is 2 px = 8 mip-0 px further in moved
     right = _evidence(a, moved, shift=(0.0, 8.0)).correlation[..., 2:-2]
     assert float(right.min()) == pytest.approx(1.0, abs=1e-3)
     assert float(_evidence(a, moved).correlation.mean()) < 0.6

@@ -129,7 +129,7 @@ def test_b_is_the_derivative_of_the_squared_residual():
     nodes = covering_nodes(grid, spacing=8.0)
     basis = NodeBasis.between(nodes=nodes, pixels=grid, kind="bilinear", device="cpu")
     basis = NodeBasis(basis.y.double(), basis.x.double(), basis.cell)
-    # A plane wave: its interpolation is as smooth as it is, so that differences of samples are its derivative.
+    # A plane wave: its interpolation is equally smooth, so that differences of samples are its derivative.
     y, x = grid.positions().double()
     moving = torch.stack([torch.sin(y / 4 + x / 5), torch.cos(x / 6 - y / 7)])[None]
     fixed = fixed[:, :2] * 0.1 + moving
@@ -264,7 +264,7 @@ def test_a_shift_of_20_px_is_found():
     truth = _texture(5, SIDE + 64)
     observed = torch.stack([truth[32 : 32 + SIDE, 32 : 32 + SIDE], truth[12 : 12 + SIDE, 46 : 46 + SIDE]])
     found = _register(observed)
-    # What lies at y in section 1 is the truth at y + (12, 46), which section 0 shows at y + (-20, 14).
+    # The point y of section 1 is the truth at y + (12, 46), which section 0 shows at y + (-20, 14).
     inner = found.fields[0, 1][:, 3:-3, 3:-3]
     assert float(inner[0].nanmedian()) == pytest.approx(-20.0, abs=0.2)
     assert float(inner[1].nanmedian()) == pytest.approx(14.0, abs=0.2)

@@ -1,4 +1,4 @@
-"""The choice of L: distortion is told from tissue, the choice follows, and too little to see gives the default."""
+"""The choice of L: distortion is separated from tissue, the choice follows, and too little to see gives the default."""
 
 import numpy as np
 import pytest

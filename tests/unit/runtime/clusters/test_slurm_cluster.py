@@ -1,4 +1,4 @@
-"""What a SLURM cluster's jobs are called, and what their workers load; no job is submitted."""
+"""Names of the jobs of a SLURM cluster, and the modules that their workers load; no job is submitted."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +12,7 @@ from ssem_dask.runtime.clusters.cluster_config import SlurmConfig
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **table: Any) -> dict[str, Any]:
-    """What the cluster is asked for."""
+    """Settings of the cluster."""
     given: dict[str, Any] = {}
     monkeypatch.setattr(slurm_cluster, "ReplacingCluster", lambda **options: given.update(options))
     config = SlurmConfig.model_validate({"cores": 4, "memory": "8 GB", **table})

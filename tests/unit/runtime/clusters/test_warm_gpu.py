@@ -1,4 +1,4 @@
-"""What a worker with a GPU loads before its first window."""
+"""Libraries that a worker with a GPU loads before its first window."""
 
 import logging
 import threading

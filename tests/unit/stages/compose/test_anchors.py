@@ -1,4 +1,4 @@
-"""What is given beside the sections, from the user's files through the stage to the fields; and what is refused."""
+"""Anchors, from the user's files through the stage to the fields; and input that is refused."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ LINES = {
 
 
 def maps() -> Float64Array:
-    """Aligned → source: random shifts and turns, and slow turning and shift that nothing tells from tissue."""
+    """Aligned → source: random shifts and rotations, and slow rotation and shift that look like tissue."""
     rng = np.random.default_rng(0)
     t = np.linspace(-1, 1, COUNT)
     return np.array(
@@ -129,7 +129,7 @@ def wander(job: Job) -> Float64Array:
 
 
 def landmark_file(folder: Path, *, nm: bool) -> str:
-    """Three landmarks in every fourth section; the reference lies shifted by 7 and 3 px."""
+    """Three landmarks in every fourth section; the reference is shifted by 7 and 3 px."""
     rng, scale = np.random.default_rng(1), PIXEL if nm else 1.0
     rows = ["z,y,x,ref_y,ref_x"]
     for z in range(0, COUNT, 4):
@@ -213,7 +213,7 @@ def test_far_thumbnails_pin_turning_alone(source: str, alone: Float64Array, tmp_
     [
         ({"method": "chain", "reference": "landmarks"}, 'method = "relax"'),
         ({"relax": {"natural_motion": "remove"}, "reference": "affines"}, 'natural_motion = "keep"'),
-        ({"relax": {"known_jumps": [4, 28]}}, "before section 28 of 28"),
+        ({"relax": {"known_jumps": [4, 28]}}, "section 28 of 28"),
         ({"relax": {"known_jumps": [4], "jumps": "keep"}}, "leave one of them out"),
         ({"far": {"distances": [8, 100]}}, "from 4 to 64"),
         ({"far": {"distances": [8, 8]}}, "different numbers"),
@@ -235,7 +235,7 @@ def test_what_cannot_be_used_is_refused(tables: dict[str, Any], naming: str, sou
 def test_points_outside_and_a_wrong_digest_are_refused(source: str, tmp_path: Path) -> None:
     path = tmp_path / "landmarks.csv"
     path.write_text("z,y,x,ref_y,ref_x\n1,10,20,10,20\n1,10,200,10,20\n")
-    with pytest.raises(ConfigError, match=r"row 2: \(10, 200\) px lies outside"):
+    with pytest.raises(ConfigError, match=r"row 2: \(10, 200\) px is outside"):
         job_of(source, tmp_path, reference={"landmarks": str(path)})
     path.write_text(LINES["landmarks"])
     with pytest.raises(ConfigError, match="sha256"):

@@ -1,4 +1,4 @@
-"""What a task of an export writes: whole files, of bounded size."""
+"""A task of an export writes whole files, of bounded size."""
 
 import importlib.util
 from pathlib import Path
