@@ -51,15 +51,15 @@ demo: env  ## Align a synthetic volume with known truth; prints the error before
 
 ##@ Check
 
-lint: env  ## Check style, types and layers, as CI does
+lint: env words  ## Check style, types, layers and wording, as CI does
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-words: env  ## Report wording of docs/words.txt, long lines of documents and misspelt words (PATHS="docs ssem_dask/cli")
-	-$(BIN)/python tools/check_words.py $(PATHS)
-	-$(BIN)/codespell $(PATHS)
+words: env  ## Check wording (docs/words.txt), spelling and long lines of documents (PATHS="docs ssem_dask/cli")
+	$(BIN)/python tools/check_words.py $(PATHS)
+	git ls-files -z -- $(PATHS) | xargs -0 $(BIN)/codespell
 
 format: env  ## Format the code
 	$(BIN)/ruff format .

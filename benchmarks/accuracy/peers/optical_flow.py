@@ -1,5 +1,4 @@
-"""SIFT similarity, then dense optical flow (DIS, Kroeger et al. 2016, OpenCV), smoothed: a few lines that are hard to
-beat."""
+"""SIFT similarity, then smoothed dense optical flow (DIS, Kroeger et al. 2016, OpenCV): short, and hard to beat."""
 
 from dataclasses import dataclass
 from pathlib import Path

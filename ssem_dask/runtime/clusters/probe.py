@@ -1,4 +1,4 @@
-"""Check of a scheduler's address before Dask connects: is there a Dask scheduler, and does it accept us?
+"""Check of a scheduler's address before Dask connects: whether a Dask scheduler is there and accepts us.
 
 `distributed.Client` has no time limit once it is connected: it never returns from a port that accepts a connection and
 then sends nothing, such as that of a TLS scheduler addressed without TLS. A Dask listener sends a greeting first, so
