@@ -3,7 +3,7 @@
 The code under test is `driver.invalidation`, `driver.tasks` and the ledger; the tasks are toys whose values are digests
 of what they read. Two laws hold after every step, also after a kill:
 
-- a result that stands is what its task would make of what is stored now;
+- a valid result is what its task would make of what is stored now;
 - a run does the tasks that a naive search over all pairs of footprints finds, and no others.
 """
 
@@ -287,9 +287,9 @@ class Invalidation(RuleBasedStateMachine):
             if entry is None or entry.digest != task.digest or not entry.outcome.is_done:
                 continue
             if meet(task.reads, changed):
-                continue  # the next run compares the source with what it was
+                continue  # the next run compares the source with its recorded state
             for cell, value in task.values(whole, changes=sorted(entry.changes.items())).items():
-                assert self.world.cells[cell] == value, f"{task.key} stands, but is not made of what is stored"
+                assert self.world.cells[cell] == value, f"{task.key} is valid, but is not made of what is stored"
 
     @invariant()
     def a_page_says_what_its_entries_say(self) -> None:
