@@ -268,7 +268,7 @@ class Invalidation(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 100), noticed=st.booleans())
     def damage(self, which: int, noticed: bool) -> None:
-        """What a task wrote is damaged; `verify` may notice it."""
+        """The output of a task is damaged; `verify` may notice it."""
         done = self.done_tasks()
         if done:
             self.world.damaged |= set(cells_of(done[which % len(done)].target))
