@@ -359,7 +359,7 @@ def test_bad_chunks_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", ["memory://out", "http://localhost/out"])
 def test_places_that_precomputed_is_not_written_to(tmp_path: Path, url: str) -> None:
     source = make_volume(str(tmp_path / "v.zarr"))
-    with pytest.raises(OutputError, match="(choose|use) one of these"):
+    with pytest.raises(OutputError, match=r"(choose|use) one of these"):
         export_volume(source, url, form="precomputed", cluster="serial")
 
 
