@@ -50,7 +50,7 @@ def save_evaluation(result: "Evaluation") -> None:
     from ssem_dask.storage.evaluation_file import read_evaluation, write_evaluation
     from ssem_dask.storage.run_group import read_run
 
-    digest = str(read_run(result.run)["config_digest"])
+    digest = read_run(result.run).config_digest
     saved = read_evaluation(result.run, config_digest=digest)
     if result.truth is None and saved is not None and saved.truth:
         return

@@ -101,7 +101,7 @@ def _cluster_table(output: str, cluster: str | None) -> "ClusterConfig | None":
     from ssem_dask.runtime.clusters.cluster_config import remembered_cluster
     from ssem_dask.storage.run_group import read_run
 
-    return None if cluster else remembered_cluster(output, read_run(output)["given"].get("cluster", {}))
+    return None if cluster else remembered_cluster(output, read_run(output).given.get("cluster", {}))
 
 
 def _show_plan(planned: "RerunPlan", *, as_json: bool) -> None:

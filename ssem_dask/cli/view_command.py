@@ -48,7 +48,7 @@ def view(
     site, missing = make_site(output, labels=labels, worst=worst)
     for line in missing:
         console.note(line)
-    requested_port = default_port(str(read_run(output)["config_digest"])) if port is None else port
+    requested_port = default_port(read_run(output).config_digest) if port is None else port
 
     async def serve() -> None:
         server = ViewerServer(site)

@@ -60,7 +60,7 @@ def _repeat(
     sleep: Callable[[float], None],
 ) -> None:
     while True:
-        state = str(read_run(output)["state"])  # read before the ledger, so that the last update misses nothing
+        state = read_run(output).state  # read before the ledger, so that the last update misses nothing
         show(state, ledger.poll())
         if state != RUNNING:
             return

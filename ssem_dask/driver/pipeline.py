@@ -32,7 +32,7 @@ from ssem_dask.stages.source_sections import refuse_blank
 from ssem_dask.stages.stage import Estimate, Stage
 from ssem_dask.storage.ledger import Ledger, open_ledger
 from ssem_dask.storage.location import delete, exists
-from ssem_dask.storage.run_group import create_run, read_run_record, read_writable_run, update_run
+from ssem_dask.storage.run_group import create_run, read_run, read_writable_run, update_run
 from ssem_dask.units import plural, shortened
 
 PROCESS_BYTES = 420 << 20
@@ -101,7 +101,7 @@ def stored_plan(output: str) -> Plan:
         OutputError: something else is there.
         ConfigError: the run was begun by another version of this package, with unknown settings.
     """
-    record = read_run_record(output)
+    record = read_run(output)
     tree = {**record.config, "source": record.source, "output": output}
     return plan(make_config(tree, where=f"Run {output}"))
 

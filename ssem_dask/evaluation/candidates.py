@@ -58,15 +58,15 @@ class EvaluatedRun:
             OutputError: something that is not a run is there.
             ConventionError: its fields follow other conventions.
         """
-        attributes = runs.read_run(url)
+        record = runs.read_run(url)
         section_url = SECTION.at(url)
         if not exists(section_url):
             raise SourceError(f"{url}: this alignment has no fields/section yet; complete it first.")
         section, info = open_field(section_url)
         return cls(
             url=url,
-            state=str(attributes.get("state")),
-            source=str(attributes["source"]),
+            state=record.state,
+            source=record.source,
             shape=info.shape_mip0,
             section=section,
             info=info,

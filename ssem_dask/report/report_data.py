@@ -18,7 +18,7 @@ from ssem_dask.storage.evaluation_file import Evaluation, read_evaluation
 from ssem_dask.storage.fields import open_coarse
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.quality import SECTION_COLUMNS, WINDOW_COLUMNS, QualityInfo
-from ssem_dask.storage.run_group import read_run
+from ssem_dask.storage.run_group import RunRecord, read_run
 from ssem_dask.storage.volume import Volume
 from ssem_dask.task import TaskReport, box_name
 from ssem_dask.types import AnyArray, Float32Array, ShapeYX, ShapeZYX
@@ -54,25 +54,24 @@ class RunHeader:
     """Versions and digests by name."""
 
     @classmethod
-    def of_attributes(cls, url: str, attributes: Mapping[str, Any]) -> "RunHeader":
-        """Return the header that the attributes of a run's group describe."""
-        config = attributes["config"]
-        environment = attributes.get("environment") or {}
+    def of_record(cls, url: str, record: RunRecord) -> "RunHeader":
+        """Return the header of a run."""
+        config = record.config
         return cls(
             url=url,
-            source=str(attributes["source"]),
-            state=str(attributes.get("state")),
-            config_digest=str(attributes["config_digest"]),
+            source=record.source,
+            state=record.state,
+            config_digest=record.config_digest,
             neighbours=int(config["register"]["neighbours"]),
             depth=int(config["register"]["sections"]),
             volume=config["volume"],
             parameters=tuple(flat(config)),
             versions=(
-                ("ssem_dask", str(attributes.get("version"))),
-                ("format", str(attributes.get("format"))),
-                ("config digest", str(attributes["config_digest"])),
-                ("encoder digest", str(attributes.get("encoder_digest")) or "no encoder"),
-                *((str(name), str(version)) for name, version in environment.items()),
+                ("ssem_dask", record.version),
+                ("format", str(record.format)),
+                ("config digest", record.config_digest),
+                ("encoder digest", record.encoder_digest or "no encoder"),
+                *record.environment.items(),
             ),
         )
 
@@ -143,12 +142,11 @@ def read_report_data(url: str) -> ReportData:
         SourceError: there is no run, or its source has to be asked for its size and is gone.
         OutputError: something that is not a run is there.
     """
-    attributes = read_run(url)
-    config = attributes["config"]
-    run = RunHeader.of_attributes(url, attributes)
+    record = read_run(url)
+    run = RunHeader.of_record(url, record)
     shape = _volume_shape(run)
     info = quality.read_info(url) if quality.has_quality(url) else None
-    window = info.window if info is not None else _window_extent(config["register"], shape)
+    window = info.window if info is not None else _window_extent(record.config["register"], shape)
     counts = ceil_div(shape[1], window[0]), ceil_div(shape[2], window[1])
     ledger = summarise_ledger(
         open_ledger(url).reports(None),
@@ -160,8 +158,8 @@ def read_report_data(url: str) -> ReportData:
     data = ReportData(
         run=run,
         shape=shape,
-        pixel_size=float(config["volume"]["pixel_size"]),
-        section_thickness=float(config["volume"]["section_thickness"]),
+        pixel_size=record.pixel_size,
+        section_thickness=record.section_thickness,
         window=window,
         ledger=ledger,
         quality=info,

@@ -30,9 +30,8 @@ def draw_reslices(run: str, *, picture: Path) -> None:
     from matplotlib.ticker import MaxNLocator
 
     alignment = Alignment(run)
-    config = alignment.attributes["config"]["volume"]
     volumes = {
-        "before": Volume.open(alignment.attributes["source"], **config),
+        "before": alignment.record.open_source(),
         "after": Volume.open(join(run, ALIGNED)),
     }
     info = volumes["after"].info

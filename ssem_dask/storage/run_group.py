@@ -14,7 +14,7 @@ from typing import Any
 
 from ssem_dask.errors import OutputError, SourceError
 from ssem_dask.storage import arrays, location
-from ssem_dask.storage.volume import WARP_KEY
+from ssem_dask.storage.volume import WARP_KEY, Volume
 
 KEY = "ssem_dask"
 """Group attribute that makes a group a run."""
@@ -46,6 +46,20 @@ class RunRecord:
     environment: dict[str, str] = field(default_factory=dict)
     """Versions of Python and of the packages that decide results."""
 
+    @property
+    def pixel_size(self) -> float:
+        """nm per mip-0 pixel in y and x."""
+        return float(self.config["volume"]["pixel_size"])
+
+    @property
+    def section_thickness(self) -> float:
+        """nm per section."""
+        return float(self.config["volume"]["section_thickness"])
+
+    def open_source(self) -> Volume:
+        """Open the source volume; SourceError if it is gone."""
+        return Volume.open(self.source, pixel_size=self.pixel_size, section_thickness=self.section_thickness)
+
 
 def is_run(url: str) -> bool:
     """Return whether there is a run at `url`; SourceError if the location cannot be reached."""
@@ -72,14 +86,7 @@ def create_run(url: str, *, attributes: dict[str, Any]) -> None:
         arrays.create_group(url, attributes={KEY: {"format": FORMAT, **attributes}})
 
 
-def read_run(url: str) -> dict[str, Any]:
-    """Return the attributes of a run as they are stored; errors as in `read_run_record`."""
-    attributes = _run_attributes(url)
-    parse_run_record(url, attributes)
-    return attributes
-
-
-def read_run_record(url: str) -> RunRecord:
+def read_run(url: str) -> RunRecord:
     """Read the record of a run, in order to read the run.
 
     Raises:

@@ -32,7 +32,7 @@ class Alignment:
             ConventionError: its fields carry other conventions.
         """
         self.url = url
-        self.attributes = read_run(url)
+        self.record = read_run(url)
         self._field_url = SECTION.at(url)
         self._field, info = open_field(self._field_url)
         self.spacing: int = info.spacing
@@ -43,7 +43,7 @@ class Alignment:
     @property
     def state(self) -> str:
         """`complete`, or `incomplete` if some of its results are missing."""
-        return str(self.attributes["state"])
+        return self.record.state
 
     def field(self, z: int) -> Float32Array:
         """Return the field `(2, y, x)` of section z on its nodes; NaN is unknown (C8)."""

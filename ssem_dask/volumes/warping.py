@@ -96,7 +96,7 @@ def warp_volume(
 def plan_warp(alignment: str, volume: str, destination: str, *, labels: bool) -> WarpPlan:
     """Check everything and plan the warp, without changing anything; errors as in `warp_volume`."""
     opened = open_alignment(alignment)
-    config = opened.attributes["config"]
+    config = opened.record.config
     info = _volume_info(opened, volume, labels=labels)
     warping = Warping(
         source=volume,
@@ -109,9 +109,7 @@ def plan_warp(alignment: str, volume: str, destination: str, *, labels: bool) ->
         labels=labels,
     )
     attributes = {"alignment": alignment, "source": volume, "labels": labels}
-    digest = digest_of(
-        {**attributes, "run": opened.attributes["config_digest"], "shape": info.shape, "dtype": info.dtype.str}
-    )
+    digest = digest_of({**attributes, "run": opened.record.config_digest, "shape": info.shape, "dtype": info.dtype.str})
     return WarpPlan(warping=warping, attributes={**attributes, "digest": digest}, digest=digest[:16])
 
 
@@ -125,8 +123,8 @@ def run_warp(plan: WarpPlan, *, executor: Executor, observer: Observer) -> Summa
 
 
 def _volume_info(alignment: Alignment, url: str, *, labels: bool) -> VolumeInfo:
-    sizes = alignment.attributes["config"]["volume"]
-    info = Volume.open(url, pixel_size=sizes["pixel_size"], section_thickness=sizes["section_thickness"]).info
+    record = alignment.record
+    info = Volume.open(url, pixel_size=record.pixel_size, section_thickness=record.section_thickness).info
     if info.shape != alignment.shape:
         raise SourceError(
             f"{url}: has shape {info.shape}, but the alignment {alignment.url} is for {alignment.shape}; give a volume "

@@ -104,7 +104,7 @@ def test_every_layer_shows_something(watched: Callable[[str], Watched], run: str
     names = found.page.evaluate("viewer.layerManager.managedLayers.map((l) => l.name)")
     confidence, uncertainty = "confidence (0 … 1, coarse-aligned)", "uncertainty (px)"
     assert names == ["source", "coarse-aligned", "aligned", confidence, uncertainty, "worst places"]
-    source = Volume.open(read_run(run)["source"])
+    source = Volume.open(read_run(run).source)
     shown = sections_only(found.page, "source")
     assert likeness(shown, expected(source, found.page, shown.shape)) > 0.95
     for name in ("coarse-aligned", confidence, uncertainty):
@@ -123,7 +123,7 @@ def test_a_plain_array_as_source_and_labels(
     """Arrays without a pixel size are shown in the right place too."""
     output = str(tmp_path / "out.zarr")
     shutil.copytree(run, output)
-    volume = Volume.open(read_run(run)["source"])
+    volume = Volume.open(read_run(run).source)
     pixels = volume.read(Box((0, 0, 0), volume.info.shape))
     for name, values in (("plain", pixels), ("labels", (pixels // 64 + 1).astype("uint32"))):
         array = zarr.create_array(

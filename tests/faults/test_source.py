@@ -66,7 +66,7 @@ def test_going_on_over_a_hole_and_filling_it_later(undisturbed: str, source: Pat
     assert ended.returncode == 1
     told = json.loads(ended.stdout)
     failed = {report["key"] for report in told["failed"]}
-    assert told["state"] == "incomplete" == read_run(str(output))["state"]
+    assert told["state"] == "incomplete" == read_run(str(output)).state
     assert failed
     assert all(key.startswith(("render/z000004", "measure/")) for key in failed)  # measuring looks at the source too
     assert sum(told["counts"]["downsample"].values()) == 6
@@ -84,7 +84,7 @@ def test_going_on_over_a_hole_from_the_first_stage_on(undisturbed: str, source: 
     whole = chunk.read_bytes()
     chunk.write_bytes(whole[:50])
     first = package.align(str(source), str(output), cluster="serial", allow_missing=True, **SETTINGS)
-    assert first.state == "incomplete" == read_run(str(output))["state"]
+    assert first.state == "incomplete" == read_run(str(output)).state
     assert {report.cause for report in first.failed} == {Cause.BAD_INPUT}
     assert {report.stage for report in first.failed} >= {"coarse", "register", "render"}
     assert sum(first.counts["downsample"].values()) == 6
@@ -176,5 +176,5 @@ def _digests(output: Path) -> Mapping[str, str]:
     from ssem_dask.config.resolve import resolve
     from ssem_dask.config.schema import make_config
 
-    job, _ = resolve(make_config({**read_run(str(output))["given"], "output": str(output)}))
+    job, _ = resolve(make_config({**read_run(str(output)).given, "output": str(output)}))
     return job.digests

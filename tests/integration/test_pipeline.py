@@ -69,12 +69,12 @@ def test_every_section_but_the_first_has_pair_fields(serial_run: str) -> None:
 
 
 def test_the_run_says_what_it_is(observed: str, serial_run: str) -> None:
-    attributes = read_run(serial_run)
-    assert attributes["state"] == "complete"
-    assert attributes["source"] == observed
-    assert len(attributes["config_digest"]) == 64
-    assert attributes["encoder_digest"] == SHIPPED["metric"]
-    assert attributes["config"]["register"]["spacing"] == 16
+    record = read_run(serial_run)
+    assert record.state == "complete"
+    assert record.source == observed
+    assert len(record.config_digest) == 64
+    assert record.encoder_digest == SHIPPED["metric"]
+    assert record.config["register"]["spacing"] == 16
     assert {r.stage for r in open_ledger(serial_run).reports(None)} == STAGES
 
 

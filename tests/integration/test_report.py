@@ -100,8 +100,8 @@ def test_it_needs_no_network(run: str) -> None:
 
 def test_it_shows_all_parameters_versions_and_digests(run: str) -> None:
     html = make_report(run, worst=0, viewer=None).html
-    attributes = read_run(run)
-    for shown in (attributes["config_digest"], attributes["encoder_digest"], "register.neighbours", "torch"):
+    record = read_run(run)
+    for shown in (record.config_digest, str(record.encoder_digest), "register.neighbours", "torch"):
         assert shown in html
 
 
@@ -109,7 +109,7 @@ def test_links_lead_to_the_place(run: str) -> None:
     report = make_report(run, worst=3, viewer="http://127.0.0.1:1234")
     assert len(report.hotspots) == 3
     for shown in report.hotspots:
-        assert shown.link.startswith(f"http://127.0.0.1:1234/at?run={read_run(run)['config_digest'][:16]}&z=")
+        assert shown.link.startswith(f"http://127.0.0.1:1234/at?run={read_run(run).config_digest[:16]}&z=")
         assert shown.link.replace("&", "&amp;") in report.html
         assert [p.name for p in shown.pictures] == ["fixed", "moving", "warped", "field"]
         assert all(p.uri.startswith("data:image/") for p in shown.pictures), [p.note for p in shown.pictures]
@@ -124,7 +124,7 @@ def test_with_a_truth_the_true_errors_appear(observed: str, run: str) -> None:
     assert lines["aligned"][0] is None
     aligned, observed_ = np.median(lines["aligned"][1:]), np.median(lines["before alignment"][1:])
     assert aligned < observed_
-    digest = read_run(run)["config_digest"]
+    digest = read_run(run).config_digest
     evaluation = read_evaluation(run, config_digest=digest)
     assert evaluation is not None
     # An evaluation without the truth does not take the errors away; one of another configuration does not count.

@@ -152,7 +152,7 @@ def test_a_changed_configuration_makes_stale_what_it_concerns(output: str) -> No
     told = rerun(output, "--set", "render.interpolation=bilinear")
     assert {key.split("/")[0] for key in done_again(before, output)} == {"render", "downsample", "measure"}
     assert told["state"] == "complete"
-    assert read_run(output)["config"]["render"]["interpolation"] == "bilinear"
+    assert read_run(output).config["render"]["interpolation"] == "bilinear"
     # A table of a method that is not used concerns nothing.
     before = entries(output)
     rerun(output, "--set", "compose.relax.window=32")
@@ -270,7 +270,7 @@ def test_where_a_command_runs_is_never_taken_from_a_store(output: str, cluster: 
 
 def test_a_run_does_not_keep_how_to_reach_a_cluster(output: str) -> None:
     table = {"name": "slurm", "tls": "/home/me/tls", "slurm": {"prologue": ["export TOKEN=secret"]}}
-    config = make_config({"source": read_run(output)["source"], "output": output, "cluster": table})
+    config = make_config({"source": read_run(output).source, "output": output, "cluster": table})
     assert plan(config).given["cluster"] == {"name": "slurm", "workers": None}
 
 
@@ -290,4 +290,4 @@ def test_a_shell_loop_brings_a_run_to_its_end(observed: str, tmp_path: Path) -> 
     chunk.write_bytes(whole)
     ended = subprocess.run(["bash", "-c", loop, sys.executable, output], check=False, capture_output=True)
     assert ended.returncode == 0, ended.stderr.decode()
-    assert read_run(output)["state"] == "complete"
+    assert read_run(output).state == "complete"

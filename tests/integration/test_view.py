@@ -153,7 +153,7 @@ def test_coarse_chunks_are_what_the_stages_see(run: str) -> None:
     chunk = np.frombuffer(coarse.read("0/c/4/0/0", start=0, stop=1 << 20), dtype=metadata["data_type"]).reshape(
         256, 256
     )
-    volume = Volume.open(read_run(run)["source"])
+    volume = Volume.open(read_run(run).source)
     affine = np.asarray(open_coarse(join(run, "fields", "coarse"))[4])
     image, mask = read_aligned(volume, z=4, box=Box((4, 0, 0), (5, 160, 160)), affine=affine)
     np.testing.assert_allclose(chunk[:160, :160], image.clamp(0, 255).numpy(), atol=0.51)

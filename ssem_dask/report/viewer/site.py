@@ -18,7 +18,7 @@ from ssem_dask.stages.run_arrays import ALIGNED, COARSE
 from ssem_dask.storage.arrays import is_node
 from ssem_dask.storage.fields import open_field
 from ssem_dask.storage.location import join
-from ssem_dask.storage.run_group import read_run
+from ssem_dask.storage.run_group import RunRecord, read_run
 from ssem_dask.storage.volume import Volume
 
 _FEWEST_MARKED = 3
@@ -38,8 +38,8 @@ def make_site(run: str, *, labels: str | None, worst: int) -> tuple[Site, list[s
         SourceError: there is no run, or nothing of it can be shown yet.
         OutputError: something that is not a run is there.
     """
-    attributes = read_run(run)
-    images = _open_images(run, attributes)
+    record = read_run(run)
+    images = _open_images(run, record)
     node_files, leading_axes, spacing = _serve_node_arrays(run)
     files = {**images.files, **node_files}
     volume = images.most_aligned
@@ -71,7 +71,7 @@ def make_site(run: str, *, labels: str | None, worst: int) -> tuple[Site, list[s
     def state(data: str, viewpoint: Viewpoint | None) -> dict[str, Any]:
         return make_state(scene(), data=data, viewpoint=viewpoint)
 
-    return Site(run_token(str(attributes["config_digest"])), files, state), images.missing
+    return Site(run_token(record.config_digest), files, state), images.missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +96,12 @@ class _Images:
         return {name: self.volumes[name].zarr_format if name in self.volumes else 3 for name in self.files}
 
 
-def _open_images(run: str, attributes: dict[str, Any]) -> _Images:
+def _open_images(run: str, record: RunRecord) -> _Images:
     files: dict[str, ServedFiles] = {}
     missing: list[str] = []
     volumes: dict[str, Volume] = {}
     try:
-        volumes["source"] = Volume.open(attributes["source"], **attributes["config"]["volume"])
+        volumes["source"] = record.open_source()
         files["source"] = serve_volume(volumes["source"])
         coarse = COARSE.at(run)
         if is_node(coarse):

@@ -9,7 +9,6 @@ from ssem_dask.storage.run_group import (
     create_run,
     is_run,
     read_run,
-    read_run_record,
     read_writable_run,
     update_run,
 )
@@ -20,8 +19,7 @@ def test_a_run_keeps_its_attributes(place: str):
     create_run(place, attributes={"state": "incomplete", "config": {"a": [1]}})
     assert is_run(place)
     update_run(place, state="complete", extra=1)
-    assert read_run(place) == {"format": FORMAT, "state": "complete", "config": {"a": [1]}, "extra": 1}
-    record = read_run_record(place)
+    record = read_run(place)
     assert (record.format, record.state, record.config) == (FORMAT, "complete", {"a": [1]})
     assert read_writable_run(place) == record
 
@@ -33,7 +31,7 @@ def test_a_run_of_another_format_is_never_written(place: str, run_format: object
         with pytest.raises(OutputError, match=f"format {run_format}, but .* writes format {FORMAT}; .* ssem_dask 0.7"):
             write(place)
     if run_format == 1:
-        assert read_run_record(place).state == "complete"
+        assert read_run(place).state == "complete"
     else:
         with pytest.raises(SourceError, match=f"format {run_format}, but .* reads formats 1 and 2"):
             read_run(place)
