@@ -48,12 +48,12 @@ class RunRecord:
 
     @property
     def pixel_size(self) -> float:
-        """nm per mip-0 pixel in y and x."""
+        """Nm per mip-0 pixel in y and x."""
         return float(self.config["volume"]["pixel_size"])
 
     @property
     def section_thickness(self) -> float:
-        """nm per section."""
+        """Nm per section."""
         return float(self.config["volume"]["section_thickness"])
 
     def open_source(self) -> Volume:
