@@ -1,7 +1,6 @@
-"""Documents agree with the code and with each other; names of modules are unique (decision 0026)."""
+"""Documents agree with the code and with each other."""
 
 import re
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -45,9 +44,3 @@ def test_every_decision_has_a_status_and_is_in_the_index() -> None:
         assert "*Status: " in path.read_text(), path.name
         assert f"| [{number}]({path.name}) | {title} |" in index, path.name
     assert [path.name[:4] for path in DECISIONS] == [f"{n + 1:04d}" for n in range(len(DECISIONS))]
-
-
-def test_no_two_modules_of_the_package_have_the_same_name() -> None:
-    paths = sorted((ROOT / "ssem_dask").rglob("*.py"))
-    names = Counter(path.stem for path in paths if not path.stem.startswith("__"))
-    assert [name for name, number in names.items() if number > 1] == []
