@@ -85,6 +85,7 @@ class GaussNewton(RegistrationMethod[GaussNewtonConfig]):
                 index = tuple(torch.tensor(rows, device=device).T)
                 fields[index], raw[index], known[index] = judged.fields, judged.confidence, judged.known
         fields = torch.where(known[:, :, None], fields, torch.full_like(fields, torch.nan))
+        # The run's unit, since medians of windows differ and fields would jump between them (docs/decisions/0022).
         unit = None if config.scales is None else config.scales.confidence
         return PairFields(fields, relative_confidence(raw, known=known, unit=unit))
 
@@ -108,6 +109,7 @@ def measure_scales(
         solver = _WindowSolver(window, encoder=encoder, config=config, device=device, measure_scales=True)
         pairs = solver.register([(z, z - k) for k in range(1, neighbours + 1) for z in range(k, len(window.images))])
         scales = solver.scales
+        # All other units build on those of neighbours, so a window without such a pair is left out.
         if 1 not in scales:
             return None
         judged = solver.judge(pairs, nodes=solver.nodes)
@@ -163,6 +165,7 @@ class _WindowSolver:
         self._has_tears = [bool(tears.any()) for tears in self._tears]
         self._pyramid = feature_pyramid(finest, levels=max(config.levels) + 1)
         self._measure_scales = measure_scales
+        # The kernels do not return the units of single pairs.
         self._use_kernels = not measure_scales and _kernels_suit(self._pyramid, image=window.grid, config=config)
 
     @property
@@ -177,6 +180,7 @@ class _WindowSolver:
         Returns:
             The pairs that were found: those whose sections exist and show tissue.
         """
+        # Neighbours first: farther pairs start from their composed fields (docs/decisions/0007).
         self._register_all(_neighbour_pairs(pairs))
         self._register_all(pairs)
         return [pair for pair in pairs if pair in self.fields]
@@ -191,6 +195,7 @@ class _WindowSolver:
         basis = NodeBasis.between(nodes=forward.nodes, pixels=nodes, kind="bilinear", device=values.device)
         disagreement = basis.spread(disagreement[:, None])[:, 0]
         pixel = self._image.spacing
+        # Each test rejects another failure: no tissue, an ambiguous match, a match out of reach, a fold.
         known = (
             (evidence.tissue >= _LEAST_SURROUNDING_TISSUE)
             & (disagreement <= _MAX_DISAGREEMENT_PX * pixel)
@@ -208,6 +213,7 @@ class _WindowSolver:
             return measure_evidence_fused(
                 self._pyramid[0], pairs, fields=forward, nodes=nodes, cutoff=self._config.cutoff, error=error
             )
+        # Plain PyTorch, the reference: on CPUs, and where the kernels do not suit (docs/decisions/0020).
         index = torch.tensor(pairs, device=self._pyramid[0].features.device)
         fixed, moving = (self._pyramid[0].select(index[:, side]) for side in (0, 1))
         return measure_evidence(
@@ -216,6 +222,7 @@ class _WindowSolver:
 
     def _register_all(self, pairs: Iterable[Pair]) -> None:
         """Find pairs in both directions, if their sections exist and show tissue."""
+        # Both directions, since a node is judged by how well they agree.
         missing = [
             pair
             for z, other in pairs
@@ -234,10 +241,12 @@ class _WindowSolver:
                 pass
 
     def _register_batch(self, pairs: Sequence[Pair], *, distance: int, warm: bool, torn: bool) -> None:
+        # Composed fields carry the errors of all pairs between; the pair's own images correct them.
         start = NodeFields(self._compose(pairs), self.nodes, self._config.interpolation) if warm else None
         smoothness = self._config.smoothness_for(distance)
         scales = self._iteration_scales(distance, warm=warm)
         if self._use_kernels and not torn:
+            # On a GPU these features are in half precision, all sums and solves in single (docs/decisions/0020).
             from ssem_dask.registration.triton.pair_solver import register_fused
 
             fields = register_fused(
@@ -291,6 +300,7 @@ class _WindowSolver:
         return Tears(torch.maximum(fixed, _dilate(moving)), self._pyramid[0].grid)
 
     def _can_compose(self, pair: Pair) -> bool:
+        # A section without tissue in between breaks the path; such a pair starts at 0, like a neighbour.
         return abs(pair[0] - pair[1]) > 1 and all(step in self.fields for step in _path(pair))
 
     def _compose(self, pairs: Sequence[Pair]) -> Tensor:
@@ -299,6 +309,7 @@ class _WindowSolver:
         total = torch.zeros_like(positions).expand(len(pairs), *positions.shape)
         for steps in zip(*map(_path, pairs), strict=True):
             fields = torch.stack([self.fields[step] for step in steps])
+            # Each field is read where the ones before it have led.
             total = total + sample_batch(fields, grid=self.nodes, positions=positions + total)
         return total
 
@@ -308,6 +319,7 @@ class _WindowSolver:
 
 def _kernels_suit(pyramid: Sequence[FeatureLevel], *, image: Grid, config: GaussNewtonConfig) -> bool:
     """Check whether the kernels can be used: the features are on a GPU and the kernels support the plan of steps."""
+    # First, because `pair_solver` imports Triton, which only comes with torch for CUDA.
     if not kernels_run_on(pyramid[0].features.device):
         return False
     from ssem_dask.registration.triton.pair_solver import suits
@@ -326,6 +338,7 @@ def encode_sections(window: WindowImages, *, encoder: Encoder, device: torch.dev
         values = encode_observed(encoder, torch.nan_to_num(image.to(device))[None], valid=inside[None])
         encoded.append(pool(values, factor)[0])
         share = pool(inside.float(), spacing)
+        # Only px wholly in tissue count, and of these not the outermost: the encoder sees what is beside them.
         masks.append(_erode((share > 0.99).float()))
     mask = torch.stack(masks)
     level = torch.stack(encoded) * mask[:, None]

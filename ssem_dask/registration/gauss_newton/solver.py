@@ -174,6 +174,7 @@ def feature_pyramid(finest: FeatureLevel, *, levels: int) -> list[FeatureLevel]:
         weight = _halve(finer.valid[:, None])
         # Normalised averaging: invalid px, whose features are 0, must not darken those beside them.
         features = _halve(finer.features) / weight.clamp(min=1e-6)
+        # From a half on, so that the border of tissue neither grows nor shrinks from level to level.
         valid = (weight >= 0.5).float()
         grid = Grid((weight.shape[-2], weight.shape[-1]), finer.grid.spacing * 2, finer.grid.origin)
         pyramid.append(FeatureLevel(features * valid, valid[:, 0], grid))
@@ -194,7 +195,8 @@ def plan_steps(config: GaussNewtonConfig, finest: Grid, *, warm: bool) -> list[S
         for step in zip(config.levels, config.node_spacing, config.iterations, strict=True)
         if ceil_div(shorter_side, 2 ** step[0]) >= _LEAST_CELLS or step[0] == config.levels[-1]
     ]
-    # A warm start is close already, so the coarse levels are not needed.
+    # A warm start is close already, so the coarse levels are not needed. A start at 0 repeats the finest step,
+    # since one regularised solve is too flat (docs/decisions/0007).
     return plan[-config.warm_levels :] if warm else plan + plan[-1:] * (config.passes - 1)
 
 
@@ -223,6 +225,7 @@ def register_pairs(
     """
     fixed, moving, image = batch.fixed, batch.moving, batch.image
     plan = plan_steps(config, fixed[0].grid, warm=start is not None)
+    # Farther pairs are smooth relative to composed fields: smooth in u they would be pulled flat (docs/decisions/0007).
     fields = anchor = start
     first_iteration = 0
     measured: list[ResidualScale] = []
@@ -233,6 +236,7 @@ def register_pairs(
         if fields is None:
             zero = a.features.new_zeros(a.features.shape[0], 2, *nodes.shape)
             fields = NodeFields(zero, nodes, config.interpolation)
+        # A window by itself has units of its own; those of a run share them (docs/decisions/0022).
         step_scales: Sequence[ResidualScale | None] = [None] * iterations
         if scales is not None:
             step_scales = scales[first_iteration : first_iteration + iterations]
@@ -300,6 +304,7 @@ class _LevelSystem:
         features = warped[:, :-1]
         moving_gradient = gradients(features)
         valid = self._fixed.valid * inside
+        # Invalid px have a residual too; their weight is 0.
         residual = features - self._fixed.features
         equations = assemble(
             residual=residual,
@@ -345,6 +350,7 @@ def _descend(
     measured: list[ResidualScale] = []
     for scale in scales:
         linearisation = system.linearise(u, scale=scale)
+        # Each iteration has units of its own, because residuals fall from one to the next.
         if measure_scales:
             measured.append(linearisation.median_scale(system.basis))
         step = solve_step(
@@ -362,6 +368,7 @@ def _descend(
 
 
 def _positive_median(values: Tensor) -> float:
+    # The solver divides by units, and a pair without contrast has 0.
     return max(float(values.median()), 1e-12)
 
 
