@@ -18,8 +18,6 @@ from ssem_dask.composition.relax.elastic import fit_elastic
 from ssem_dask.composition.relax.node_weights import node_weights
 from ssem_dask.composition.relax.relative import SplitPairs, split_pairs, subtract_affines
 from ssem_dask.composition.relax.relax_report import band_records
-from ssem_dask.composition.relax.uncertainty import elastic_variance
-from ssem_dask.composition.separation.sequence import UNKNOWNS
 from ssem_dask.field.device import computing_on
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.stages.compose.far_pairs import far_tasks, prepare_far, with_far
@@ -29,9 +27,12 @@ from ssem_dask.stages.compose.section_windows import (
     AFFINE_ARRAYS,
     create_shared,
     elastic_problem,
+    pairs_leading_out,
+    read_depth,
     read_pairs,
     result_arrays,
     sections_result,
+    solve_bytes,
     solve_window,
     write_sections,
 )
@@ -141,10 +142,8 @@ class PlaneSectionsTask(JobTask):
         fitted, certainty = read_statistics(job, SPECTRA)
         correction = AFFINE_CORRECTION.read(job, z=window.read)
         problem = elastic_problem(job, split, weights, affine_correction=correction, grid=job.grid, certainty=certainty)
-        elastic = solve_window(problem, fitted)
+        elastic, variance = solve_window(problem, fitted)
         core = window.core_in_read
-        with computing_on(weights.device):
-            variance = elastic_variance(elastic.weights, variances=elastic.variances, certainty=certainty)
         written = write_sections(
             job,
             window.core,
@@ -196,9 +195,7 @@ class PlanesMethod(ComposeMethod):
         """Return the cost. A task holds the pair fields of its window with overlap; whole planes of nodes."""
         config, plane = job.compose.relax, math.prod(job.grid.shape)
         windows, fits, k = window_count(job), len(fitted_windows(job)), pair_steps(job)
-        sections = min(job.shape[0], window_depth(job) + 2 * config.overlap)
-        # The solve holds some copies of the observations, and the unknowns.
-        solved = plane * sections * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 4 * 3)
+        sections, solved = read_depth(job), solve_bytes(job, nodes=plane)
         return with_far(
             job,
             Estimate(
@@ -217,6 +214,6 @@ def _read_window(job: Job, sections: range) -> tuple[Tensor, SplitPairs]:
     """Read weights and pair fields of some sections, without the pairs that lead out of them."""
     pairs, confidence = read_pairs(job, sections)
     affines = PAIR_AFFINES.read(job, z=sections)
-    for k in range(1, len(pairs) + 1) if sections.start > 0 else ():
-        pairs[k - 1, :k], affines[k - 1, :k] = torch.nan, np.nan
+    outside = pairs_leading_out(sections, steps=len(pairs))
+    pairs[outside], affines[outside] = torch.nan, np.nan
     return node_weights(pairs, confidence), SplitPairs(affines, subtract_affines(pairs, affines, grid=job.grid))

@@ -19,8 +19,6 @@ from ssem_dask.composition.relax.coarsening import Tile
 from ssem_dask.composition.relax.elastic import LowFrequencies, fit_elastic, relax_elastic
 from ssem_dask.composition.relax.relative import fit_robust_affines
 from ssem_dask.composition.relax.relax_report import band_records
-from ssem_dask.composition.relax.uncertainty import elastic_variance
-from ssem_dask.composition.separation.sequence import UNKNOWNS
 from ssem_dask.field.device import computing_on
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.stages.compose.far_pairs import far_tasks, prepare_far, with_far
@@ -32,7 +30,6 @@ from ssem_dask.stages.compose.layout import (
     section_window,
     tile_side,
     window_count,
-    window_depth,
 )
 from ssem_dask.stages.compose.method import ComposeMethod, compose_fields
 from ssem_dask.stages.compose.restricted_windows import (
@@ -48,8 +45,10 @@ from ssem_dask.stages.compose.section_windows import (
     AFFINE_ARRAYS,
     create_shared,
     elastic_problem,
+    read_depth,
     result_arrays,
     sections_result,
+    solve_bytes,
     solve_window,
     write_sections,
 )
@@ -230,9 +229,7 @@ class LowFrequencyTask(JobTask):
             grid=restricted_grid(job),
             certainty=certainty,
         )
-        elastic = solve_window(problem, fitted)
-        with computing_on(weights.device):
-            variance = elastic_variance(elastic.weights, variances=elastic.variances, certainty=certainty)
+        elastic, variance = solve_window(problem, fitted)
         core = window.core_in_read
         written = sum(
             array.write(job, values[core].cpu().numpy(), z=window.core)
@@ -280,16 +277,15 @@ class TileSectionsTask(JobTask):
             certainty=certainty,
             low_frequencies=LowFrequencies(base, restriction_factor(job)),
         )
-        elastic = solve_window(problem, fitted)
+        elastic, variance = solve_window(problem, fitted)
         low_natural, low_variance = (
             read_low_frequency(job, array, window.core).to(device)
             for array in (LOW_FREQUENCY_NATURAL, LOW_FREQUENCY_VARIANCE)
         )
         core = window.core_in_read
         with computing_on(device):
-            variance = elastic_variance(elastic.weights, variances=elastic.variances, certainty=certainty)[core]
             # Prolongation overshoots at steps; a variance may not become negative.
-            variance += prolong_to_tile(job, low_variance, tile).clamp(min=0.0)
+            variance = variance[core] + prolong_to_tile(job, low_variance, tile).clamp(min=0.0)
             fields = (base + elastic.fields)[core]
             natural = prolong_to_tile(job, low_natural, tile) + elastic.natural[core]
         written = write_sections(
@@ -357,14 +353,14 @@ class TilesMethod(ComposeMethod):
         config, factor, k = job.compose.relax, restriction_factor(job), pair_steps(job)
         plane, tiles = math.prod(job.grid.shape), section_tiles(job)
         windows, fits = window_count(job), len(fitted_windows(job))
-        sections = min(job.shape[0], window_depth(job) + 2 * config.overlap)
+        sections = read_depth(job)
         tile_nodes = [(t.read[0].stop - t.read[0].start) * (t.read[1].stop - t.read[1].start) for t in tiles]
         nodes = max(*tile_nodes, plane // factor**2)
         overread = sum(tile_nodes) / plane
         # A band of rows of some sections; of one of them in double precision with its positions and block means.
         band = tile_side(job) * job.grid.shape[1] * k * (4 * 8 * 4 + job.register.sections * 6 * 4)
         restricted = plane // factor**2 * 4 * (k * 3 + 5)
-        solved = nodes * sections * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 4 * 3)
+        solved = solve_bytes(job, nodes=nodes)
         return with_far(
             job,
             Estimate(

@@ -15,9 +15,7 @@ from ssem_dask.stages.compose.layout import (
     restriction_factor,
     tile_side,
 )
-from ssem_dask.stages.compose.section_windows import (
-    read_pairs,
-)
+from ssem_dask.stages.compose.section_windows import pairs_leading_out, read_pairs
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import (
     CONFIDENCE,
@@ -89,8 +87,8 @@ def read_tile(job: Job, window: SectionWindow, tile: Tile) -> tuple[Tensor, Spli
 def _within(job: Job, rest: Tensor, weights: Tensor, sections: range) -> tuple[Tensor, SplitPairs]:
     """Return weights and split pairs with the pairs that lead out of `sections`, and unknown nodes, at weight 0."""
     affines = PAIR_AFFINES.read(job, z=sections)
-    for k in range(1, len(rest) + 1) if sections.start > 0 else ():
-        rest[k - 1, :k], affines[k - 1, :k], weights[k - 1, :k] = torch.nan, np.nan, 0.0
+    outside = pairs_leading_out(sections, steps=len(rest))
+    rest[outside], affines[outside] = torch.nan, np.nan
     known = torch.isfinite(rest).all(dim=2)
     return torch.where(known, weights, torch.zeros_like(weights)), SplitPairs(affines, rest)
 

@@ -1,5 +1,6 @@
 """Reading, solving and writing a window of sections: the steps that both variants of method `relax` share."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,11 +15,11 @@ from ssem_dask.composition.relax.elastic import (
 from ssem_dask.composition.relax.node_weights import observed_mask
 from ssem_dask.composition.relax.relative import SplitPairs
 from ssem_dask.composition.relax.section_fields import join_affine_and_elastic, join_natural_motion, section_extent
-from ssem_dask.composition.relax.uncertainty import affine_variance
-from ssem_dask.composition.separation.sequence import Variances
+from ssem_dask.composition.relax.uncertainty import affine_variance, elastic_variance
+from ssem_dask.composition.separation.sequence import UNKNOWNS, Variances
 from ssem_dask.field.device import compute_device, computing_on
 from ssem_dask.field.grid import Grid
-from ssem_dask.stages.compose.layout import SectionWindow, pair_steps
+from ssem_dask.stages.compose.layout import SectionWindow, pair_steps, window_depth
 from ssem_dask.stages.compose.method import named_sections
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import (
@@ -35,7 +36,7 @@ from ssem_dask.stages.run_arrays import (
 )
 from ssem_dask.stages.stored_array import RunArray
 from ssem_dask.task import Outcome, Result
-from ssem_dask.types import Float64Array
+from ssem_dask.types import BoolArray, Float64Array
 
 AFFINE_ARRAYS = AFFINE_CORRECTION, AFFINE_NATURAL, AFFINE_VARIANCE
 """The affine level of all sections."""
@@ -76,10 +77,26 @@ def elastic_problem(
     )
 
 
-def solve_window(problem: ElasticProblem, variances: list[Variances] | None) -> ElasticSolution:
-    """Solve with the variances of the run, or with the window's own if there are none; one task at a time per GPU."""
+def solve_window(problem: ElasticProblem, variances: list[Variances] | None) -> tuple[ElasticSolution, Tensor]:
+    """Solve with the variances of the run, or with the window's own if there are none; one task at a time per GPU.
+
+    Returns:
+        The solution, and the variance `(z, y, x)` of its fields.
+    """
     with computing_on(problem.weights.device):
-        return relax_elastic(problem) if variances is None else solve_elastic(problem, variances)
+        solution = relax_elastic(problem) if variances is None else solve_elastic(problem, variances)
+        return solution, elastic_variance(solution.weights, variances=solution.variances, certainty=problem.certainty)
+
+
+def read_depth(job: Job) -> int:
+    """Return the largest number of sections that a window reads: its core and both overlaps."""
+    return min(job.shape[0], window_depth(job) + 2 * job.compose.relax.overlap)
+
+
+def solve_bytes(job: Job, *, nodes: int) -> int:
+    """Return the memory of solving a window of sections of `nodes` nodes: copies of the observations, and unknowns."""
+    k = pair_steps(job)
+    return nodes * read_depth(job) * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 4 * 3)
 
 
 def write_sections(
@@ -126,6 +143,15 @@ def read_pairs(job: Job, sections: range, *, nodes: tuple[slice, slice] = _EVERY
     fields = PAIRS.read(job, k=k, z=sections, y=y, x=x)
     confidence = CONFIDENCE.read(job, k=k, z=sections, y=y, x=x)
     return torch.from_numpy(fields).to(device), torch.from_numpy(confidence).to(device)
+
+
+def pairs_leading_out(sections: range, *, steps: int) -> BoolArray:
+    """Return which pairs `(K, z)` of some sections with the 1st to `steps`-th section before lead out of them.
+
+    Pairs of the volume's first sections lead nowhere; they are unknown already.
+    """
+    before, within = np.arange(1, steps + 1)[:, None], np.arange(len(sections))
+    return np.asarray((within < before) & (sections.start > 0))
 
 
 def sections_result(window: SectionWindow, weights: Tensor, *, bytes_read: int, bytes_written: int) -> Result:
