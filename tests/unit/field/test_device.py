@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssem_dask.field.device import computing_on, in_batches
@@ -16,6 +16,7 @@ from ssem_dask.task import Cause, Outcome, Result, Task
 from tests.support.function_tasks import FunctionTask
 
 
+@settings(max_examples=25)  # what failed is collected as garbage, which takes its time
 @given(items=st.lists(st.integers()), size=st.integers(1, 9), room=st.integers(1, 9))
 def test_batches_are_all_items_in_order_and_fit(items: list[int], size: int, room: int) -> None:
     tried: list[int] = []
