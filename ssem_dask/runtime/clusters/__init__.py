@@ -7,7 +7,6 @@ from ssem_dask.runtime.clusters.cluster_config import SMALLER_TASKS, ClusterConf
 from ssem_dask.runtime.clusters.devices import visible_gpus
 from ssem_dask.runtime.clusters.local import local_share, shares_on_gpus, start_local, start_local_gpu
 from ssem_dask.runtime.clusters.scheduler_address import join_scheduler
-from ssem_dask.runtime.clusters.security import named_security
 from ssem_dask.runtime.clusters.slurm import refuse_small_jobs, start_slurm
 from ssem_dask.runtime.executor import Executor, SerialExecutor
 from ssem_dask.runtime.placement import GPU_THREADS
@@ -56,26 +55,9 @@ def open_cluster(
             workers, per_gpu=settings.gpu_workers, task_gpu_memory=task_gpu_memory, deadline=settings.deadline
         )
     if name == "slurm":
-        return start_slurm(
-            settings.slurm,
-            workers=workers,
-            tls=settings.tls,
-            wait_minutes=settings.wait_minutes,
-            resources=settings.resources,
-            task_memory=task_memory,
-            deadline=settings.deadline,
-            stage_workers=settings.stage_workers,
-            note=note,
-        )
+        return start_slurm(settings, workers=workers, task_memory=task_memory, note=note)
     if "://" in name:
-        return join_scheduler(
-            name,
-            security=named_security(settings.tls),
-            wait_minutes=settings.wait_minutes,
-            resources=settings.resources,
-            task_memory=task_memory,
-            deadline=settings.deadline,
-        )
+        return join_scheduler(name, settings, task_memory=task_memory)
     raise ConfigError(
         f"--cluster {name}: unknown cluster; use serial, local, local-gpu, slurm or a scheduler address like tls://host:8786."
     )

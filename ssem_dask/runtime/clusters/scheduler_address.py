@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any
 
 from distributed import Client
-from distributed.security import Security
 
 from ssem_dask.errors import ConfigError
-from ssem_dask.runtime.clusters.cluster_config import SMALLER_TASKS
+from ssem_dask.runtime.clusters.cluster_config import SMALLER_TASKS, ClusterConfig
 from ssem_dask.runtime.clusters.probe import refuse_unanswered
+from ssem_dask.runtime.clusters.security import named_security
 from ssem_dask.runtime.distributed import DaskExecutor
 from ssem_dask.runtime.placement import has_labels
 from ssem_dask.units import plural
@@ -22,28 +22,18 @@ _SAME = ("ssem_dask", "dask", "distributed")
 """Packages whose version must be the client's everywhere: tasks are pickled by one and run by the other."""
 
 
-def join_scheduler(
-    address: str,
-    *,
-    security: Security | None,
-    wait_minutes: float | None,
-    resources: Mapping[str, float],
-    task_memory: int,
-    deadline: float | None,
-) -> DaskExecutor:
+def join_scheduler(address: str, settings: ClusterConfig, *, task_memory: int) -> DaskExecutor:
     """Connect to a running scheduler.
 
     Args:
         address: `tls://host:port` or `tcp://host:port`.
-        security: certificates; None: according to Dask's own configuration.
-        wait_minutes: longest wait for the first worker that has the resources; None: 10.
-        resources: labels with the amounts that each task takes.
+        settings: the `[cluster]` table: certificates, labels, deadline, and longest wait for a worker (10 min if None).
         task_memory: bytes that the largest task of the run holds; 0 if unknown.
-        deadline: seconds that a task may run, see `DaskExecutor`.
 
     Raises:
         ConfigError: nothing answers, the certificates are refused, versions differ, or no worker can run the tasks.
     """
+    security, resources = named_security(settings.tls), settings.resources
     refuse_unanswered(address, security=security, seconds=CONNECT_SECONDS)
     connect = partial(Client, address, timeout=CONNECT_SECONDS, security=security)
     try:
@@ -51,13 +41,13 @@ def join_scheduler(
     except (OSError, ValueError) as error:
         raise ConfigError(f"--cluster {address}: cannot be joined ({' '.join(str(error).split())}).") from error
     try:
-        _wait_for_workers(client, address, resources, minutes=wait_minutes or _WAIT_MINUTES)
+        _wait_for_workers(client, address, resources, minutes=settings.wait_minutes or _WAIT_MINUTES)
         check_versions(client.get_versions(packages=list(_SAME)), address)
         check_workers(client.scheduler_info(n_workers=-1)["workers"], address, resources, task_memory=task_memory)
     except BaseException:
         client.close()
         raise
-    return DaskExecutor(client, resources=resources, reconnect=connect, deadline=deadline)
+    return DaskExecutor(client, resources=resources, reconnect=connect, deadline=settings.deadline)
 
 
 def check_versions(versions: Mapping[str, Any], address: str) -> None:

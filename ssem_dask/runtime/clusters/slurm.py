@@ -19,7 +19,13 @@ from distributed.utils import silence_logging_cmgr
 from ssem_dask.errors import ConfigError
 from ssem_dask.extras import require_extra
 from ssem_dask.runtime.clusters.certificates import make_certificates
-from ssem_dask.runtime.clusters.cluster_config import SMALLER_TASKS, SlurmConfig, worker_processes, worker_threads
+from ssem_dask.runtime.clusters.cluster_config import (
+    SMALLER_TASKS,
+    ClusterConfig,
+    SlurmConfig,
+    worker_processes,
+    worker_threads,
+)
 from ssem_dask.runtime.clusters.job_record import JobRecord, cancel_orphaned_jobs, state_folder
 from ssem_dask.runtime.clusters.security import named_security
 from ssem_dask.runtime.clusters.slurm_commands import refuse_unacceptable, require_commands
@@ -63,33 +69,20 @@ class SlurmExecutor(DaskExecutor):
 
 
 def start_slurm(
-    config: SlurmConfig,
-    *,
-    workers: int | None,
-    tls: str | None,
-    wait_minutes: float | None,
-    resources: Mapping[str, float],
-    task_memory: int,
-    deadline: float | None,
-    stage_workers: Mapping[str, int],
-    note: Callable[[str], None],
+    settings: ClusterConfig, *, workers: int | None, task_memory: int, note: Callable[[str], None]
 ) -> SlurmExecutor:
     """Submit jobs, and wait for the first worker.
 
     Args:
-        config: the `[cluster.slurm]` table.
+        settings: the `[cluster]` table; its name and workers are ignored.
         workers: number of workers, rounded up to whole jobs. None: one job.
-        tls: folder of certificates that the nodes see too; None: that of the environment, else a temporary one.
-        wait_minutes: longest wait; None: a day.
-        resources: labels with the amounts that each task takes.
         task_memory: bytes that the largest task holds; 0 if unknown.
-        deadline: seconds that a task may run, see `DaskExecutor`.
-        stage_workers: number of workers while a stage runs, instead of `workers`.
         note: receives messages about the jobs.
 
     Raises:
         ConfigError: SLURM is not installed or refuses the jobs, a worker would be too small, or none reports in time.
     """
+    config = settings.slurm
     require_commands()
     ctrl_c = signal.getsignal(signal.SIGINT)
     require_extra("slurm", purpose="--cluster slurm")
@@ -111,7 +104,7 @@ def start_slurm(
     record = JobRecord.begin()
     keeper, cluster, client = None, None, None
     try:
-        cluster = make_cluster(config, name=record.name, security=_security(tls, record), logs=logs)
+        cluster = make_cluster(config, name=record.name, security=_security(settings.tls, record), logs=logs)
         refuse_unacceptable(cluster.job_script())
         keeper = Keeper(cluster, jobs=jobs, record=record, seconds=config.check_seconds, logs=logs, note=note)
         client = Client(cluster)
@@ -120,16 +113,17 @@ def start_slurm(
             f"slurm: submitted {plural(jobs, 'job')} of {plural(processes, 'worker')} named {record.name}; "
             "waiting for the first"
         )
-        _wait(client, keeper, minutes=wait_minutes or _WAIT_MINUTES)
+        _wait(client, keeper, minutes=settings.wait_minutes or _WAIT_MINUTES)
     except BaseException:
         for part, stop in ((keeper, "stop"), (client, "close"), (cluster, "close")):
             if part is not None:
                 getattr(part, stop)()
         record.end()
         raise
-    resize = partial(_resize, keeper, processes)
-    pool = Pool(resize, workers or processes, stage_workers)
-    return SlurmExecutor(client, keeper=keeper, record=record, resources=resources, deadline=deadline, pool=pool)
+    pool = Pool(partial(_resize, keeper, processes), workers or processes, settings.stage_workers)
+    return SlurmExecutor(
+        client, keeper=keeper, record=record, resources=settings.resources, deadline=settings.deadline, pool=pool
+    )
 
 
 def _resize(keeper: "Keeper", processes: int, workers: int) -> None:
