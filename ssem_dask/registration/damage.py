@@ -188,7 +188,7 @@ def _cues(
         warped, inside = sample_image(
             torch.stack([images[other], known[other].float()]), grid=grid, positions=shifted, kind="bilinear"
         )
-        # A neighbour is evidence only where all px within the search are tissue.
+        # A neighbour counts only where all px within the search are tissue.
         outside = _local_maximum(_local_maximum((~inside | (warped[1] < 0.99)).float()[None]))[0] > 0
         ignored = torch.where(outside, torch.inf, 0.0)
         near = _box(warped[:1], _SMOOTH)

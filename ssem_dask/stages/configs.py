@@ -89,9 +89,9 @@ class ResolvedRegister(RegisterStageConfig):
 
 
 class ReferenceConfig(ConfigBase):
-    """External evidence of where sections belong: an X-ray or block-face volume, an atlas.
+    """Anchors, external information on where sections belong: an X-ray or block-face volume, an atlas.
 
-    It pins distortion that changes slowly along z, which the sections alone cannot separate from the shape of the
+    They pin distortion that changes slowly along z, which the sections alone cannot separate from the shape of the
     tissue. Method `relax` only.
     """
 
@@ -108,22 +108,22 @@ class ReferenceConfig(ConfigBase):
     """URL of a field array (z, 2, y, x) like `fields/section`: reference → source, mip-0 px of this volume, any
     spacing, NaN if unknown. Only the affine part of each section is used."""
     standard_deviation: float | None = Field(default=None, gt=0)
-    """Standard deviation of the evidence, px at mip 0: of a landmark without its own, per component; of affines and
+    """Standard deviation of the anchors, px at mip 0: of a landmark without its own, per component; of affines and
     fields, rms over the section. None: 100 nm."""
     frame: Literal["own", "reference"] = "own"
     """Frame of the aligned sections. `own`: near their present positions; one affine map for all sections, fitted to
     the data, leads to the reference. `reference`: that of the reference, which must be within the volume's frame."""
     digest: str | None = None
-    """SHA-256 of all evidence; None: that at the time of planning."""
+    """SHA-256 of the content of all anchors; None: that at the time of planning."""
 
     @property
-    def given(self) -> bool:
-        """Whether there is any evidence."""
+    def has_anchors(self) -> bool:
+        """Whether any anchors are configured."""
         return any((self.landmarks, self.affines, self.fields))
 
 
 class FarConfig(ConfigBase):
-    """Rotation and scale between sections far from each other, from thumbnails.
+    """Anchors from thumbnails: rotation and scale between sections far from each other.
 
     They pin slow rotation and swelling, all of which is then taken for distortion. Method `relax` only.
     """

@@ -112,7 +112,7 @@ def _observed_sections(pairs: Tensor) -> list[bool]:
 
 
 def _vote_in_two_rounds(candidates: Tensor, *, weights: Tensor, guessed: Tensor, config: ChainConfig) -> Vote:
-    """Vote with the candidates that rest on evidence; where there are none, with those that rest on guessed nodes."""
+    """Vote with the candidates that come from observed nodes; where there are none, with those from guessed nodes."""
     # NaN has no vote.
     nothing = torch.full_like(candidates, torch.nan)
     solid = torch.where(guessed[:, None], nothing, candidates)

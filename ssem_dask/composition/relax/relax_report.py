@@ -198,9 +198,9 @@ class AffineReport:
     statistics: dict[str, MotionStatistics]
     """Statistics of each group of parameters; empty if there were too few sections."""
     evidence: float
-    """Log Bayes factor of distortion."""
+    """Log posterior ratio of distortion against none."""
     certainty: float
-    """P(displaced)."""
+    """Calibrated score read as P(displaced)."""
     jumps: tuple[JumpRecord, ...]
     drift: DriftRecord | None
     """Drift that was undone; None without anchors."""

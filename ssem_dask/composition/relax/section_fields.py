@@ -73,9 +73,9 @@ class AffineLevel:
     variances: dict[str, Variances]
     """Fitted variances of each group of parameters, px²; empty if there were too few sections."""
     evidence: float
-    """Log Bayes factor of distortion, see `evidence_of_distortion`."""
+    """Log posterior ratio of distortion against none, see `evidence_of_distortion`."""
     certainty: float
-    """P(displaced), see `certainty_from_evidence`."""
+    """Calibrated score read as P(displaced), see `certainty_from_evidence`."""
     weights: Float[Float64Array, "K Z"]
     """Robust weights of the pairs' affine parts, outliers discounted."""
     jumps: tuple[Jump, ...] = ()
@@ -99,9 +99,9 @@ class RelaxResult:
     band_variances: list[Variances]
     """Fitted variances of each band, per coefficient, px²; empty if there were too few sections."""
     evidence: float
-    """Log Bayes factor of distortion, see `evidence_of_distortion`."""
+    """Log posterior ratio of distortion against none, see `evidence_of_distortion`."""
     certainty: float
-    """P(displaced), see `certainty_from_evidence`."""
+    """Calibrated score read as P(displaced), see `certainty_from_evidence`."""
     unobserved: Bool[Tensor, "Z y x"]
     """Where no pair says anything."""
 
@@ -181,7 +181,7 @@ def correct_affines(
         grid: of the pair fields.
         thickness: of a section, mip-0 px.
         config: whether natural motion is kept; if not, the elastic solve answers for the affine part as well.
-        anchors: evidence that determines drift.
+        anchors: landmarks and far pairs that determine drift.
     """
     known: BoolArray = np.asarray(np.isfinite(affine).all(axis=(2, 3)))
     # Two fallbacks, both without statistics: the elastic solve then makes neighbours match, affine part included.

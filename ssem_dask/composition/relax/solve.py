@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ssem_dask.composition.relax.spectra import Bands, CosineTransform
-from ssem_dask.composition.separation.sequence import UNKNOWNS, SequenceModel, Variances
+from ssem_dask.composition.separation.sequence import UNKNOWNS_PER_SECTION, SequenceModel, Variances
 from ssem_dask.types import Float64Array
 
 
@@ -69,7 +69,7 @@ def solve_on_nodes(
     transform = CosineTransform.of(shape, device=device)
     # Two matrices per band: from observations to unknowns, and from observations to predicted observations.
     exact = [_posterior_matrix(model, v).to(device) for v in priors]
-    design = torch.from_numpy(model.apply(np.eye(UNKNOWNS * model.count + 1))).to(device)
+    design = torch.from_numpy(model.apply(np.eye(UNKNOWNS_PER_SECTION * model.count + 1))).to(device)
     posteriors, projections = [p.float() for p in exact], [(design @ p).float() for p in exact]
     order = _BandOrder.of(bands, device=device)
 
@@ -92,7 +92,11 @@ def solve_on_nodes(
     everywhere = torch.zeros_like(observed)
     everywhere[pairs] = guess
     # The last unknown is the mean motion, which belongs to the motion of every section.
-    return Solution(distortion=fields[0:-1:UNKNOWNS], motion=fields[1:-1:UNKNOWNS] + fields[-1], expected=everywhere)
+    return Solution(
+        distortion=fields[0:-1:UNKNOWNS_PER_SECTION],
+        motion=fields[1:-1:UNKNOWNS_PER_SECTION] + fields[-1],
+        expected=everywhere,
+    )
 
 
 @dataclass(frozen=True, slots=True)

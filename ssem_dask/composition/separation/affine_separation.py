@@ -60,9 +60,9 @@ class AffineSeparation:
     variances: dict[str, Variances]
     """Fitted variances of each group of parameters, px²."""
     evidence: float
-    """Log Bayes factor of distortion, see `evidence_of_distortion`; NaN if the certainty was given."""
+    """Log posterior ratio of distortion against none, see `evidence_of_distortion`; NaN if `certainty` was passed."""
     certainty: float
-    """P(displaced), see `certainty_from_evidence`."""
+    """Calibrated score read as P(displaced), see `certainty_from_evidence`."""
     weights: Float[Float64Array, "K Z"]
     """Robust weights, 1 for a pair that agrees with the others."""
     jumps: tuple[Jump, ...]
@@ -113,7 +113,7 @@ class _Problem:
         )
 
     def evidence(self, displacements: Float64Array, model: SequenceModel, fits: dict[str, Fit]) -> float:
-        """Return the log Bayes factor of distortion, summed over the groups."""
+        """Return the evidence of distortion, see `evidence_of_distortion`, summed over the groups."""
         return sum(
             evidence_of_distortion(
                 model,
@@ -180,7 +180,7 @@ def separate_affines(
         certainty: P(displaced), see `regularised_variances`; None computes it from the evidence.
         undo_jumps: whether to find places where all later sections are displaced alike, and to undo that.
         known_jumps: sections before which there certainly is such a place.
-        anchors: evidence that determines drift; None leaves drift in.
+        anchors: landmarks and far pairs that determine drift; None leaves drift in.
 
     Raises:
         ValueError: too few pairs, see `enough_pairs`.

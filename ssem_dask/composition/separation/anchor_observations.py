@@ -56,7 +56,7 @@ class FarPairs:
 
 @dataclass(frozen=True, slots=True)
 class Anchors:
-    """Evidence of where sections belong that does not come from their neighbours."""
+    """Observations of where sections belong that do not come from their neighbours."""
 
     landmarks: Landmarks | None
     far: FarPairs | None

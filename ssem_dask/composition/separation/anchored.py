@@ -1,4 +1,4 @@
-"""Drift: distortion that changes slowly along z, determined by anchors, that is by evidence other than neighbour pairs.
+"""Drift: distortion that changes slowly along z, determined by anchors: observations other than neighbour pairs.
 
 To `sequence` such a distortion looks just like motion of the tissue. Two kinds of anchors separate them:
 
@@ -40,7 +40,7 @@ from ssem_dask.composition.separation.anchor_observations import (
     landmark_rows,
     observe_far_pairs,
 )
-from ssem_dask.composition.separation.anchored_system import SECTION_UNKNOWNS, AnchoredSystem, Rows, pair_design
+from ssem_dask.composition.separation.anchored_system import UNKNOWNS_WITH_DRIFT, AnchoredSystem, Rows, pair_design
 from ssem_dask.composition.separation.sequence import SequenceModel, Variances
 from ssem_dask.field.affine import compose_affine
 from ssem_dask.field.robust import robust_weights, weights_of_squares
@@ -169,8 +169,8 @@ class AnchoredSolver:
             reference_shift = from_parameters(unknowns[-6:], shape_yx=self.shape_yx)
             frame = compose_affine(outer=reference_shift, inner=state.frame)
             state = AnchorState(frame, state.landmark_weights, state.far_weights)
-        sections, mean_motion = unknowns[: 6 * model.count * SECTION_UNKNOWNS], unknowns[-12:-6]
-        d, m, s, g = (part.T for part in np.moveaxis(sections.reshape(6, model.count, SECTION_UNKNOWNS), 2, 0))
+        sections, mean_motion = unknowns[: 6 * model.count * UNKNOWNS_WITH_DRIFT], unknowns[-12:-6]
+        d, m, s, g = (part.T for part in np.moveaxis(sections.reshape(6, model.count, UNKNOWNS_WITH_DRIFT), 2, 0))
         return AnchoredSolution(
             sections=d + g,
             drift=g,

@@ -14,10 +14,10 @@ from scipy.sparse.linalg import splu
 
 from ssem_dask.composition.separation.affine_log import GROUPS
 from ssem_dask.composition.separation.jumps import longest_piece
-from ssem_dask.composition.separation.sequence import UNKNOWNS, SequenceModel, Variances
+from ssem_dask.composition.separation.sequence import UNKNOWNS_PER_SECTION, SequenceModel, Variances
 from ssem_dask.types import Float64Array, IndexArray
 
-SECTION_UNKNOWNS = UNKNOWNS + 1
+UNKNOWNS_WITH_DRIFT = UNKNOWNS_PER_SECTION + 1
 """Unknowns of a section and a parameter: d, m, s, g."""
 _DRIFT = 3
 """Place of g among them."""
@@ -102,7 +102,7 @@ class AnchoredSystem:
             v = self.variances[name]
             r, share = v.correlation, shares[name]
             for p in members:
-                scale = np.empty((count, SECTION_UNKNOWNS))
+                scale = np.empty((count, UNKNOWNS_WITH_DRIFT))
                 # Drift takes its share from the motion, so that neighbour pairs are as likely as without it.
                 scale[:, 0], scale[:, 1] = max(v.distortion, 1e-12) ** 0.5, max((1 - share) * v.motion, 1e-12) ** 0.5
                 scale[:, 2], scale[:, _DRIFT] = max((1 - share) * v.erratic, 1e-12) ** 0.5, share**0.5 * self.walk[p]
@@ -117,7 +117,7 @@ class AnchoredSystem:
 
 def _chain_precision(count: int, *, r: float, gauge: float) -> csc_array:
     """Return the prior precision of d, m, s, g of all sections for one parameter, each in units of its scale."""
-    first = np.arange(count) * SECTION_UNKNOWNS
+    first = np.arange(count) * UNKNOWNS_WITH_DRIFT
     rows: list[tuple[IndexArray, IndexArray, Float64Array]] = [(first + i, first + i, np.ones(count)) for i in (0, 2)]
     # m is an AR(1) sequence, g a random walk: both have tridiagonal precisions.
     motion = np.full(count, (1 + r**2) / (1 - r**2))
@@ -131,7 +131,7 @@ def _chain_precision(count: int, *, r: float, gauge: float) -> csc_array:
         before, after = first[:-1] + member, first[1:] + member
         rows += [(before, after, np.full(count - 1, link)), (after, before, np.full(count - 1, link))]
     i, j, values = (np.concatenate(part) for part in zip(*rows, strict=True))
-    return csc_array(coo_array((values, (i, j)), shape=(count * SECTION_UNKNOWNS, count * SECTION_UNKNOWNS)))
+    return csc_array(coo_array((values, (i, j)), shape=(count * UNKNOWNS_WITH_DRIFT, count * UNKNOWNS_WITH_DRIFT)))
 
 
 def _neighbour_rows(displacements: Float64Array, model: SequenceModel, variances: dict[str, Variances]) -> Rows:
@@ -155,28 +155,28 @@ def pair_design(model: SequenceModel) -> csr_array:
     """Return H of one parameter: d, m, s as in `SequenceModel`, and g beside each d."""
     plain = coo_array(model.design)
     row, column = plain.coords
-    section, member = column // UNKNOWNS, column % UNKNOWNS
-    is_mean = column == UNKNOWNS * model.count
-    new_column = np.where(is_mean, SECTION_UNKNOWNS * model.count, SECTION_UNKNOWNS * section + member)
+    section, member = column // UNKNOWNS_PER_SECTION, column % UNKNOWNS_PER_SECTION
+    is_mean = column == UNKNOWNS_PER_SECTION * model.count
+    new_column = np.where(is_mean, UNKNOWNS_WITH_DRIFT * model.count, UNKNOWNS_WITH_DRIFT * section + member)
     # Neighbour pairs see d + g, so g repeats the entries of d.
     is_distortion = (member == 0) & ~is_mean
     rows = np.concatenate([row, row[is_distortion]])
     columns = np.concatenate([new_column, new_column[is_distortion] + _DRIFT])
     values = np.concatenate([plain.data, plain.data[is_distortion]])
-    shape = (plain.shape[0], SECTION_UNKNOWNS * model.count + 1)
+    shape = (plain.shape[0], UNKNOWNS_WITH_DRIFT * model.count + 1)
     return csr_array(coo_array((values, (rows, columns)), shape=shape))
 
 
 def section_design(model: SequenceModel, *, z: IndexArray) -> csr_array:
     """Return a of sections `z` `(n,)` in the unknowns of one parameter: d + g, and the jumps before the section."""
     n, row = len(z), np.arange(len(z))
-    rows, columns = [row, row], [SECTION_UNKNOWNS * z, SECTION_UNKNOWNS * z + _DRIFT]
+    rows, columns = [row, row], [UNKNOWNS_WITH_DRIFT * z, UNKNOWNS_WITH_DRIFT * z + _DRIFT]
     values = [np.ones(n), np.ones(n)]
     # Jumps displace the pieces against the longest one, which stays (`jumps.jump_offsets`).
     origin = longest_piece(model.jumps, count=model.count)
     for jump in model.jumps:
         rows.append(row)
-        columns.append(np.full(n, SECTION_UNKNOWNS * jump + 2))
+        columns.append(np.full(n, UNKNOWNS_WITH_DRIFT * jump + 2))
         values.append(np.where(origin >= jump, 1.0, 0.0) - np.where(z >= jump, 1.0, 0.0))
     i, j, v = (np.concatenate(part) for part in (rows, columns, values))
-    return csr_array(coo_array((v, (i, j)), shape=(n, SECTION_UNKNOWNS * model.count)))
+    return csr_array(coo_array((v, (i, j)), shape=(n, UNKNOWNS_WITH_DRIFT * model.count)))

@@ -22,7 +22,7 @@ from scipy.linalg import LinAlgError, lapack
 from scipy.linalg.blas import dsyrk, dtrsm
 from scipy.sparse import csr_array
 
-from ssem_dask.composition.separation.sequence import UNKNOWNS, SequenceModel, Variances
+from ssem_dask.composition.separation.sequence import UNKNOWNS_PER_SECTION, SequenceModel, Variances
 from ssem_dask.types import Float64Array
 
 _ROUNDING = 1e-15
@@ -46,7 +46,7 @@ class DenseLikelihood:
         size = self._size
         weight_root = np.sqrt(model.precision)[:, None]
         # The columns of m_1, m_2, … in the full design are those of Δ here.
-        design = model.design[:, UNKNOWNS + 1 : -1 : UNKNOWNS].toarray()
+        design = model.design[:, UNKNOWNS_PER_SECTION + 1 : -1 : UNKNOWNS_PER_SECTION].toarray()
         triangle: Float64Array = np.asarray(
             np.linalg.qr(weight_root * np.concatenate([design, values], axis=1), mode="r")
         )

@@ -187,7 +187,10 @@ def evidence_of_distortion(
     expected: float | None,
     tilt: float | None,
 ) -> float:
-    """Return the log Bayes factor (nats) of T with distortion over T without any, each at its best variances.
+    """Return the log ratio (nats) of the maximised posteriors of T with distortion and of T without any.
+
+    Each model is taken at its own best variances, so this approximates the log Bayes factor: a true one would integrate
+    over the variances.
 
     Args:
         model: as passed to `fit_variances`.

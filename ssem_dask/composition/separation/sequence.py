@@ -12,9 +12,10 @@ All is Gaussian, so the variances are those of maximum likelihood (`likelihood`)
 from one banded Cholesky factor of the posterior precision of (d_z, m_z, s_z), so the cost is O(Z). Missing observations
 have w = 0 and are left out.
 
-Two numbers say whether there is distortion at all. The *evidence* is the log Bayes factor (at the fitted variances) of
-the model with distortion over the one without. The *certainty* is the probability, given this evidence, that the
-sections were displaced one by one: P(displaced).
+Two numbers say whether there is distortion at all. The *evidence* is the log ratio of the maximised posteriors of the
+model with distortion and the one without, an approximation of the log Bayes factor. The *certainty* is a calibrated
+score between 0 and 1, read as P(displaced): the probability that the sections were displaced one by one. It is a
+logistic function of the evidence per pair, calibrated on volumes with known deformations (docs/decisions/0008, 0009).
 
 Source: empirical Bayes; the precision form of AR(1) is in Rue & Held, Gaussian Markov Random Fields, 2005, §1.1.
 """
@@ -30,21 +31,25 @@ from scipy.sparse import csr_array
 from ssem_dask.composition.separation.banded import BandedCholesky
 from ssem_dask.types import AnyArray, Float64Array, IndexArray
 
+# Both values were calibrated on 155 stacks of FIB-SEM and serial-section images (docs/decisions/0009).
 DISPLACED_EVIDENCE = 1.25
 """Evidence (nats) per pair of neighbours at which P(displaced) is 1/2. Sections that are displaced in every way, by
 shifts, rotations, stretches and shears, have 1.5 and more in real volumes; those that were only shifted at most 1.1."""
 _EVIDENCE_WIDTH = 0.05
 """Nats per pair about `DISPLACED_EVIDENCE` over which P(displaced) rises: the scale of a logistic function."""
+# Without least values the fit takes distortion of cut sections for motion: of the VNC's, 2.5 px instead of 1.5 remained
+# (docs/decisions/0009). At short wavelengths distortion really is less than the motion (docs/decisions/0017).
 MIN_DISTORTION = 3.0
 """Least expected distortion (rms) of displaced sections, in units of natural motion: for affine parameters."""
 MIN_DISTORTION_LOW_FREQUENCY, MIN_DISTORTION_HIGH_FREQUENCY = 2.5, 0.5
 """Least expected distortion (rms) of displaced sections, in units of natural motion: for elastic coefficients. A
 section bends like a sheet, hardly at short wavelengths; there tissue moves by more."""
 ERRATIC_KEPT = 0.5
-"""Share of the fitted erratic motion (rms) that is kept if there is much distortion, which easily passes for it."""
+"""Share of the fitted erratic motion (rms) that is kept if there is much distortion, because distortion is easily
+mistaken for erratic motion (docs/decisions/0008, 0025)."""
 _DISTORTION_FACTOR = 4.0
 """Distortion of half the motion (rms) is enough to discount half of the erratic motion (docs/decisions/0025)."""
-UNKNOWNS = 3
+UNKNOWNS_PER_SECTION = 3
 """Unknowns per section: distortion, natural motion, erratic motion."""
 
 
@@ -76,8 +81,8 @@ class SequenceModel:
 
         Args:
             weights: of the pairs, 0 if nothing was observed.
-            jumps: sections z before which natural motion is interrupted: anything may have happened between z-1 and
-                z, and s_z takes it up.
+            jumps: sections z before which natural motion is interrupted. The motion from z to z-1 has no prior there;
+                the model assigns the whole jump to s_z.
             jump_sd: standard deviation of a jump, unit of the observations; far more than anything else.
         """
         steps, count = weights.shape
@@ -89,18 +94,20 @@ class SequenceModel:
         self._k = k
         self._shape = weights.shape
         self.count = count
+        # Index k is distance k + 1. A pair's variance grows with its square: var e = k² σ_e² / w, as above.
         self.precision: Float64Array = weights[k, self._z] / (k + 1.0) ** 2
         """Precision of each observation, in units of 1/σ_e²."""
         self._design = self._build_design()
         # A pair couples unknowns that are at most K sections apart: this is the width of the band.
-        self.bands = UNKNOWNS * min(steps + 1, count) - 1
+        self.bands = UNKNOWNS_PER_SECTION * min(steps + 1, count) - 1
         gram = csr_array(self._design.T @ (self._design * self.precision[:, None]))
-        size = UNKNOWNS * count
+        size = UNKNOWNS_PER_SECTION * count
         self.gram = np.zeros((self.bands + 1, size), order="F")  # Fortran's order, as LAPACK takes it
         """Hᵀ W H for unit variances, lower banded, without the mean motion."""
         for offset in range(self.bands + 1):
             self.gram[offset, : size - offset] = gram.diagonal(-offset)[: size - offset]
-        # The mean motion touches every observation, so its row would be dense: it is kept apart as a border.
+        # The mean motion touches every observation, so its row would be dense: it is stored separately, as
+        # the border of a bordered band matrix.
         border = gram[[-1]].toarray()[0]
         self.border: Float64Array = border[:-1]
         """Hᵀ W H between the mean motion and the other unknowns."""
@@ -118,13 +125,13 @@ class SequenceModel:
         # An observation over k sections has k entries of motion: for sections z, z-1, …, z-k+1.
         motion_row = np.repeat(row, step)
         sections_back = np.arange(len(motion_row)) - np.repeat(np.cumsum(step) - step, step)
-        mean_column = UNKNOWNS * self.count
-        motion_column = UNKNOWNS * (self._z[motion_row] - sections_back)
+        mean_column = UNKNOWNS_PER_SECTION * self.count
+        motion_column = UNKNOWNS_PER_SECTION * (self._z[motion_row] - sections_back)
         rows = np.concatenate([row, row, row, motion_row, motion_row])
         columns = np.concatenate(
             [
-                UNKNOWNS * (self._z - step),
-                UNKNOWNS * self._z,
+                UNKNOWNS_PER_SECTION * (self._z - step),
+                UNKNOWNS_PER_SECTION * self._z,
                 np.full(len(row), mean_column),
                 motion_column + 1,
                 motion_column + 2,
@@ -172,19 +179,21 @@ class SequenceModel:
         unknowns = self.factor(variances).solve(self.adjoint(self.precision[:, None] * values / variances.noise))
         residual = values - self.apply(unknowns)
         return Posterior(
-            distortion=unknowns[0:-1:UNKNOWNS],
-            motion=unknowns[1:-1:UNKNOWNS] + unknowns[-1],
-            erratic=unknowns[2:-1:UNKNOWNS],
+            distortion=unknowns[0:-1:UNKNOWNS_PER_SECTION],
+            motion=unknowns[1:-1:UNKNOWNS_PER_SECTION] + unknowns[-1],
+            erratic=unknowns[2:-1:UNKNOWNS_PER_SECTION],
             residual=self.scatter(residual),
         )
 
 
 def certainty_from_evidence(evidence: float, *, pairs: int) -> float:
-    """Return P(displaced): how certain it is that sections were displaced one by one, as cut and mounted ones are.
+    """Return the certainty: a calibrated score, 0 to 1, read as P(displaced).
+
+    It says how certain it is that sections were displaced one by one, as cut and mounted ones are.
 
     Args:
-        evidence: log Bayes factor, see `evidence_of_distortion`, summed over the affine parameters.
-        pairs: number of pairs of neighbours that it rests on.
+        evidence: see `evidence_of_distortion`, summed over the affine parameters.
+        pairs: number of pairs of neighbours from which the evidence was computed.
     """
     excess = (evidence / max(pairs, 1) - DISPLACED_EVIDENCE) / _EVIDENCE_WIDTH
     # A logistic function; clipped so that the exponential does not overflow.
@@ -194,10 +203,10 @@ def certainty_from_evidence(evidence: float, *, pairs: int) -> float:
 def regularised_variances(fitted: Variances, *, certainty: float) -> Variances:
     """Return the prior variances of a solve, from fitted ones.
 
-    If nothing was displaced, next to no distortion was fitted, and sections stay where they are. Two things change:
+    Without distortion the fitted variances are returned nearly unchanged. Otherwise two of them are adjusted:
 
-    - Erratic motion is discounted: the more distortion there is beside the motion, the more of what passes for erratic
-      motion is distortion as well.
+    - Erratic motion is discounted: the larger the distortion beside the motion, the larger the share of the fitted
+      erratic motion that is really distortion.
     - Displaced sections are expected to be distorted by at least `min_distortion` times the natural motion. Losing
       motion is less bad than leaving distortion in, and the two are hard to separate where tissue moves most.
 
@@ -206,6 +215,9 @@ def regularised_variances(fitted: Variances, *, certainty: float) -> Variances:
         certainty: P(displaced), see `certainty_from_evidence`.
     """
     floor = certainty * fitted.min_distortion**2 * fitted.motion
+    # The discount is a D / (a D + M), with D and M the variances of distortion and motion. It is 0 without distortion,
+    # so that undisplaced sections stay unchanged, and nears 1 with much (docs/decisions/0025). Sections that certainly
+    # were displaced get all of it (docs/decisions/0009).
     distortion = _DISTORTION_FACTOR * fitted.distortion
     discount = max(certainty, distortion / (distortion + fitted.motion) if distortion > 0 else 0.0)
     # Full discount leaves ERRATIC_KEPT of the rms, that is its square of the variance.
@@ -228,26 +240,26 @@ class _MotionPrior:
     """The precision matrix of an AR(1) sequence of variance 1: tridiagonal (Rue & Held 2005, §1.1)."""
 
     def __init__(self, count: int, r: float) -> None:
-        # Variance of what is new in each element, given the one before.
+        # The innovation variance Var(x_i | x_{i-1}).
         innovation = 1.0 - r**2
-        self._neighbours = np.full(count, 2.0)
+        self._neighbour_counts = np.full(count, 2.0)
         """Number of neighbours of each element: 1 at either end."""
-        self._neighbours[[0, -1]] = 1.0
-        self._neighbours *= count > 1
-        self._slopes = 2.0 * r / innovation**2, -(1.0 + r**2) / innovation**2
-        self.diagonal: Float64Array = 1.0 + self._neighbours * r**2 / innovation
+        self._neighbour_counts[[0, -1]] = 1.0
+        self._neighbour_counts *= count > 1
+        self._derivatives_by_r = 2.0 * r / innovation**2, -(1.0 + r**2) / innovation**2
+        self.diagonal: Float64Array = 1.0 + self._neighbour_counts * r**2 / innovation
         self.below = -r / innovation
         self.logdet = -(count - 1) * float(np.log(innovation))
         self.logdet_derivative = (count - 1) * 2.0 * r / innovation
 
-    def expected(self, variance: Float64Array, covariance: Float64Array) -> float:
+    def trace_with(self, variance: Float64Array, covariance: Float64Array) -> float:
         """Return the trace with a covariance matrix, given its diagonal and its first off-diagonal."""
         return float(self.diagonal @ variance + 2.0 * self.below * covariance.sum())
 
-    def expected_derivative(self, variance: Float64Array, covariance: Float64Array) -> float:
-        """Return the derivative of `expected` by r, the covariance matrix held fixed."""
-        diagonal, below = self._slopes
-        return float(diagonal * (self._neighbours @ variance) + 2.0 * below * covariance.sum())
+    def trace_derivative(self, variance: Float64Array, covariance: Float64Array) -> float:
+        """Return the derivative of `trace_with` by r, the covariance matrix held fixed."""
+        diagonal, below = self._derivatives_by_r
+        return float(diagonal * (self._neighbour_counts @ variance) + 2.0 * below * covariance.sum())
 
 
 class PosteriorFactor:
@@ -256,25 +268,26 @@ class PosteriorFactor:
     def __init__(self, model: SequenceModel, variances: Variances) -> None:
         """Factor it, unknowns scaled to unit prior variance so that a vanishing one does no harm."""
         count = model.count
-        size = UNKNOWNS * count
+        size = UNKNOWNS_PER_SECTION * count
+        # The zeros after the last unknown are needed: `rows` below reads up to `bands` entries beyond it.
         scale = np.zeros(size + 1 + model.bands)
-        scale[0:size:UNKNOWNS] = variances.distortion**0.5
-        scale[1:size:UNKNOWNS] = variances.motion**0.5
-        scale[2:size:UNKNOWNS] = variances.erratic**0.5
-        # At a jump anything may have happened between z-1 and z: its prior is as good as flat.
+        scale[0:size:UNKNOWNS_PER_SECTION] = variances.distortion**0.5
+        scale[1:size:UNKNOWNS_PER_SECTION] = variances.motion**0.5
+        scale[2:size:UNKNOWNS_PER_SECTION] = variances.erratic**0.5
+        # The motion from z to z-1 is unknown at a jump: its prior is as good as flat.
         for z in model.jumps:
-            scale[UNKNOWNS * z + 2] = model.jump_sd
+            scale[UNKNOWNS_PER_SECTION * z + 2] = model.jump_sd
         self._prior = _MotionPrior(count, variances.correlation)
         # Entry [o, j] of the band is scaled by its column j and its row j + o: the latter is a view of `scale` that is
-        # shifted by o. The zeros after the last row are those of the band.
+        # shifted by o. Past the last row it reads the trailing zeros of `scale`: the mean motion is set below.
         rows = as_strided(scale, (size, model.bands + 1), (scale.itemsize, scale.itemsize), writeable=False).T
         precision = model.gram * (scale[:size] / variances.noise)
         precision *= rows
         # The prior precision: 1 for d and s, AR(1) for m.
         precision[0] += 1.0
-        precision[0, 1::UNKNOWNS] += self._prior.diagonal - 1.0
+        precision[0, 1::UNKNOWNS_PER_SECTION] += self._prior.diagonal - 1.0
         if count > 1:
-            precision[UNKNOWNS, 1 : size - UNKNOWNS : UNKNOWNS] += self._prior.below
+            precision[UNKNOWNS_PER_SECTION, 1 : size - UNKNOWNS_PER_SECTION : UNKNOWNS_PER_SECTION] += self._prior.below
         scale = scale[: size + 1]
         scale[-1] = variances.tilt
         border = scale[:-1] * model.border * (scale[-1] / variances.noise)
@@ -287,7 +300,7 @@ class PosteriorFactor:
         self._corner = 1.0 + model.corner * scale[-1] ** 2 / variances.noise - border @ self._eliminated
         self.logdet = float(self._factor.logdet + np.log(self._corner) - self._prior.logdet)
         """log det of posterior over prior precision, of the unscaled unknowns."""
-        # At a jump s_z has the variance of a jump, so it says nothing about σ_s².
+        # At a jump s_z has the variance of a jump, so it is excluded from the estimate of σ_s².
         self._without_jump = np.ones(count, dtype=np.bool_)
         """Sections whose erratic motion has the variance σ_s²."""
         self._without_jump[list(model.jumps)] = False
@@ -306,13 +319,16 @@ class PosteriorFactor:
 
     def logdet_derivatives(self) -> "Derivatives":
         """Return the derivatives of `logdet`, from the posterior covariance near its diagonal."""
-        band = self._factor.inverse_band(width=UNKNOWNS)
+        band = self._factor.inverse_band(width=UNKNOWNS_PER_SECTION)
         # Eliminating the mean motion adds a matrix of rank one to the inverse of the banded part.
         variance = band[0] + self._eliminated**2 / self._corner
-        d, m, s = (variance[i::UNKNOWNS] for i in range(UNKNOWNS))
-        by_mean = self._eliminated[1::UNKNOWNS]
-        covariance = band[UNKNOWNS, 1::UNKNOWNS][:-1] + by_mean[:-1] * by_mean[1:] / self._corner
-        motion = self._prior.expected(m, covariance)
+        d, m, s = (variance[i::UNKNOWNS_PER_SECTION] for i in range(UNKNOWNS_PER_SECTION))
+        mean_response = self._eliminated[1::UNKNOWNS_PER_SECTION]
+        covariance = (
+            band[UNKNOWNS_PER_SECTION, 1::UNKNOWNS_PER_SECTION][:-1]
+            + mean_response[:-1] * mean_response[1:] / self._corner
+        )
+        motion = self._prior.trace_with(m, covariance)
         # All derivatives follow from traces tr(Q A⁻¹): unknowns that the data determine fully contribute 0.
         trace = float(d.sum() + s.sum()) + motion + 1.0 / float(self._corner)
         return Derivatives(
@@ -320,7 +336,7 @@ class PosteriorFactor:
             motion=len(m) - motion,
             noise=trace - (len(variance) + 1),
             erratic=float((1.0 - s)[self._without_jump].sum()),
-            correlation=self._prior.expected_derivative(m, covariance) - self._prior.logdet_derivative,
+            correlation=self._prior.trace_derivative(m, covariance) - self._prior.logdet_derivative,
         )
 
     def prior_derivatives(self, unknowns: Float64Array) -> "Derivatives":
@@ -332,35 +348,37 @@ class PosteriorFactor:
             unknowns: x as `solve_scaled` returns it.
         """
         squares = np.vecdot(unknowns, unknowns)
-        d, m, s = (squares[i:-1:UNKNOWNS] for i in range(UNKNOWNS))
-        values = unknowns[1:-1:UNKNOWNS]
+        d, m, s = (squares[i:-1:UNKNOWNS_PER_SECTION] for i in range(UNKNOWNS_PER_SECTION))
+        values = unknowns[1:-1:UNKNOWNS_PER_SECTION]
         products = np.vecdot(values[:-1], values[1:])
-        motion = self._prior.expected(m, products)
+        motion = self._prior.trace_with(m, products)
         return Derivatives(
             distortion=-float(d.sum()),
             motion=-motion,
             noise=-(float(d.sum() + s.sum() + squares[-1]) + motion),
             erratic=-float(s[self._without_jump].sum()),
-            correlation=self._prior.expected_derivative(m, products),
+            correlation=self._prior.trace_derivative(m, products),
         )
 
     def erratic_variance(self) -> tuple[Float[Float64Array, " Z"], Float[Float64Array, " Z"]]:
         """Return posterior and prior variance of s_z."""
-        prior = self.scale[2:-1:UNKNOWNS] ** 2
-        scaled = self._factor.inverse_band(width=0)[0, 2::UNKNOWNS]
-        return (scaled + self._eliminated[2::UNKNOWNS] ** 2 / self._corner) * prior, prior
+        prior = self.scale[2:-1:UNKNOWNS_PER_SECTION] ** 2
+        scaled = self._factor.inverse_band(width=0)[0, 2::UNKNOWNS_PER_SECTION]
+        return (scaled + self._eliminated[2::UNKNOWNS_PER_SECTION] ** 2 / self._corner) * prior, prior
 
     def distortion_covariance(self, *, reach: int) -> Float[Float64Array, "lags Z"]:
         """Return the posterior covariance of d_z and d_{z+k}, k = 0 … reach; 0 if z + k does not exist."""
-        band = self._factor.inverse_band(width=UNKNOWNS * reach)[::UNKNOWNS, ::UNKNOWNS]
-        by_mean = self._eliminated[::UNKNOWNS]
-        scale = self.scale[0:-1:UNKNOWNS]
+        band = self._factor.inverse_band(width=UNKNOWNS_PER_SECTION * reach)[
+            ::UNKNOWNS_PER_SECTION, ::UNKNOWNS_PER_SECTION
+        ]
+        mean_response = self._eliminated[::UNKNOWNS_PER_SECTION]
+        scale = self.scale[0:-1:UNKNOWNS_PER_SECTION]
         count = len(scale)
         # Scaled back from unit prior variance, and with the part of the mean motion, which all sections share.
         out = np.zeros_like(band)
         for k in range(min(reach, count - 1) + 1):
             first, second = slice(0, count - k), slice(k, count)
-            shared = by_mean[first] * by_mean[second] / self._corner
+            shared = mean_response[first] * mean_response[second] / self._corner
             out[k, first] = (band[k, first] + shared) * scale[first] * scale[second]
         return out
 

@@ -1,7 +1,7 @@
 """Initial affines of the sections, given by the user, and corrections of them.
 
 With I_z the initial map aligned → source, pairs and sections relative to it are M' = I_{z-k}⁻¹ ∘ M ∘ I_z and
-A'_z = I_z⁻¹ ∘ A_z. Everything that is solved for in this frame is a correction: sections without any evidence keep
+A'_z = I_z⁻¹ ∘ A_z. Everything that is solved for in this frame is a correction: sections without any observation keep
 their initial affine, and the aligned frame stays that of the initial affines.
 """
 

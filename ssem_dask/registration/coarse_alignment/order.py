@@ -29,7 +29,7 @@ NEIGHBOUR_TOLERANCE = 0.5
 REPEATED_SHARE = 0.35
 """Share of the median u of neighbours below which two sections show the same image; thin sections reach 0.54."""
 LEAST_STEP = 0.02
-"""Least step that is evidence: below it the sections are all alike, or all unlike."""
+"""Least step that shows an order: below it the sections are all alike, or all unlike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def _reorderings(first: int, *, count: int, reach: int) -> Iterator[tuple[list[i
 def _is_better(unlike: Float64Array, z: int, *, added: list[Link], removed: list[Link]) -> bool:
     """Check whether all new links are closer than those that they replace, and as close as neighbours are."""
     neighbours, step = _local_medians(unlike, z)
-    new = float(np.max([_unlikeness(unlike, link) for link in added]))  # NaN, unknown, stays NaN and is no evidence
+    new = float(np.max([_unlikeness(unlike, link) for link in added]))  # NaN, unknown, stays NaN and shows nothing
     old = float(np.min([_unlikeness(unlike, link) for link in removed]))
     if not step > LEAST_STEP:
         return False

@@ -40,7 +40,7 @@ def resolve_compose(config: ComposeStageConfig, info: VolumeInfo) -> ComposeStag
     """
     _check_jumps(config, sections=info.shape[0])
     _check_distances(config, sections=info.shape[0])
-    if not config.reference.given:
+    if not config.reference.has_anchors:
         return config
     _check_method(config, "[compose.reference]")
     if info.shape[0] < LEAST_SECTIONS:
@@ -62,7 +62,7 @@ def resolve_compose(config: ComposeStageConfig, info: VolumeInfo) -> ComposeStag
 def landmarks_of(job: Job) -> Landmarks | None:
     """Return everything that the user gave as landmarks; None if nothing was given. Errors as in `resolve_compose`."""
     config = job.compose.reference
-    if not config.given:
+    if not config.has_anchors:
         return None
     landmarks, digest = _read(config, job.info)
     if config.digest is not None and digest != config.digest:

@@ -16,7 +16,7 @@ from ssem_dask.composition.relax.node_weights import observed_mask
 from ssem_dask.composition.relax.relative import SplitPairs
 from ssem_dask.composition.relax.section_fields import join_affine_and_elastic, join_natural_motion, section_extent
 from ssem_dask.composition.relax.uncertainty import affine_variance, elastic_variance
-from ssem_dask.composition.separation.sequence import UNKNOWNS, Variances
+from ssem_dask.composition.separation.sequence import UNKNOWNS_PER_SECTION, Variances
 from ssem_dask.field.device import compute_device, computing_on
 from ssem_dask.field.grid import Grid
 from ssem_dask.stages.compose.layout import SectionWindow, pair_steps, window_depth
@@ -96,7 +96,7 @@ def read_depth(job: Job) -> int:
 def solve_bytes(job: Job, *, nodes: int) -> int:
     """Return the memory of solving a window of sections of `nodes` nodes: copies of the observations, and unknowns."""
     k = pair_steps(job)
-    return nodes * read_depth(job) * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS * 2 * 4 * 3)
+    return nodes * read_depth(job) * (k * 2 * 8 * 8 + k * 3 * 4 + k * 8 + UNKNOWNS_PER_SECTION * 2 * 4 * 3)
 
 
 def write_sections(
