@@ -20,7 +20,7 @@ FIRST, SECOND = ["stage/a-0", "stage/a-1", "stage/a-2"], ["stage/b-0", "stage/b-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded(Task):
-    """A task that tells when it runs, and fails if it is told to."""
+    """A task that records when it runs, and fails if its stage says so."""
 
     began: Callable[[Task], None] = field(repr=False, compare=False)
 
