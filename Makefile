@@ -29,7 +29,7 @@ TORCH_SOURCE_cuda =
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-browser test-faults test-slurm test-compose bench-coarse bench-accuracy bench-sequence \
+.PHONY: help env demo quick test test-browser test-faults test-slurm test-compose bench-coarse bench-accuracy bench-sequence \
 	bench-scale bench-gpu bench-e2e bench-multi-gpu bench-cpu lint words test-minimal wheel docs pictures format clean
 
 ##@ Begin
@@ -65,9 +65,12 @@ format: env  ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+quick: env  ## Run the laws and the quick unit tests, in less than a minute
+	$(PYTEST) -n $(TEST_JOBS) --dist worksteal -m "not slow" tests/laws tests/unit
+
 test: env  ## Run all tests but those of browser, faults and clusters, with coverage
 	@rm -f .coverage .coverage.*
-	$(PYTEST) -n $(TEST_JOBS) --dist worksteal --cov --cov-report term:skip-covered
+	$(PYTEST) -n $(TEST_JOBS) --dist worksteal --durations=20 --cov --cov-report term:skip-covered
 
 # The extra `test` and not `dev`: of the tools of `make lint`, some do not go with dependencies that are this old.
 # Warnings do not fail here, since most are those of old packages about each other.

@@ -12,6 +12,8 @@ from ssem_dask.errors import MissingExtraError
 from ssem_dask.extras import require_extra
 from tests.support.cli import Ended, assert_one_sentence
 
+pytestmark = pytest.mark.slow
+
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 OPTIONAL = [
     "PIL",

@@ -5,7 +5,11 @@ import time
 import tracemalloc
 from pathlib import Path
 
+import pytest
+
 from benchmarks.scale import Cluster, simulate_run
+
+pytestmark = pytest.mark.slow
 
 
 def json_microseconds() -> float:

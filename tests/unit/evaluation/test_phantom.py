@@ -20,6 +20,8 @@ from ssem_dask.field.warp import warp
 from ssem_dask.geometry.box import Box
 from ssem_dask.types import AnyArray, Float64Array
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (3, 400, 530)
 LIKE_VNC = PhantomConfig(shape=(5, 768, 768), pixel_size=4.6, section_thickness=47.0)
 

@@ -283,6 +283,7 @@ def test_local_correlation_knows_equal_from_unrelated():
     assert (correlate_locally(a, a, mask=0 * mask, grid=grid, side=9).values == 0).all()
 
 
+@pytest.mark.slow
 def test_real_sections_come_back(real_sections: Callable[[str], Path]) -> None:
     """Planes 40 nm apart: a deformed run against a run on the undeformed planes, which holds the natural motion."""
     planes = tifffile.imread(real_sections("flyem_fibsem/images.tif"))[:9:4]

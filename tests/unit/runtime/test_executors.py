@@ -19,6 +19,8 @@ from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.task import Cause, Outcome, Result, Task, TaskReport
 from tests.support.function_tasks import FunctionTask, running
 
+pytestmark = pytest.mark.slow
+
 
 def make_tasks(output: Path, count: int) -> list[FunctionTask]:
     return [FunctionTask(key=f"count/{i:03d}", output=str(output), digest="d", pixels=i) for i in range(count)]

@@ -89,6 +89,7 @@ def errors(found: Float64Array, truth: Float64Array, *, gauge: int) -> Float64Ar
     return np.linalg.norm((found - expected) @ np.array([*CENTRE, 1.0]), axis=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lost", "how"), [([3], "noise"), ([6], "other"), ([2], "empty"), ([0, 8], "noise"), ([4, 5], "other")]
 )

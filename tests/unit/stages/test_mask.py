@@ -25,6 +25,8 @@ from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.fields import create_coarse
 from ssem_dask.storage.run_group import create_run
 
+pytestmark = pytest.mark.slow
+
 SECTIONS, SIDE = 6, 320
 
 

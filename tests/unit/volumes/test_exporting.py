@@ -29,6 +29,8 @@ from ssem_dask.types import AnyArray
 from ssem_dask.volumes.exporting import export_volume
 from ssem_dask.volumes.importing import import_volume
 
+pytestmark = pytest.mark.slow
+
 HAS_TENSORSTORE = importlib.util.find_spec("tensorstore") is not None
 needs_tensorstore = pytest.mark.skipif(not HAS_TENSORSTORE, reason="needs tensorstore")
 SHAPE = (13, 150, 131)

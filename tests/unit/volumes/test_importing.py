@@ -49,6 +49,7 @@ def downsampled(values: AnyArray, url: str, *, mips: int, labels: bool) -> str:
     return url
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 3, 100], ids=lambda n: f"bands of {n} shards")
 @pytest.mark.parametrize(
     ("shape", "chunk", "shard", "levels"),

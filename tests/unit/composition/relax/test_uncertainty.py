@@ -13,6 +13,8 @@ from ssem_dask.field.folding import jacobian_determinant
 from ssem_dask.types import Float64Array
 from tests.support.sequences import SPACING, Sequence, coloured, sequence
 
+pytestmark = pytest.mark.slow
+
 COUNT = 36
 SEEDS = (1, 2, 3)
 GAPS = ([6], [12, 13], [19, 20, 21])

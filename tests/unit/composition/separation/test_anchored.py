@@ -7,6 +7,8 @@ from ssem_dask.composition.relax.relax_report import DriftRecord, describe_drift
 from ssem_dask.composition.separation.anchor_observations import Anchors
 from tests.support.affine_volumes import COUNT, FRAME, SHAPE, affine_volume, far_pairs, landmarks, slow_drift, wander
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_landmarks_pin_what_passes_for_motion(seed: int) -> None:

@@ -88,6 +88,7 @@ def test_few_pairs_are_no_evidence(steps: int) -> None:
     assert check_order(np.full((3, 1), np.nan)) == IN_ORDER
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["in order", "swapped", "twice"])
 @pytest.mark.parametrize("name", ["vnc", "phantom"])
 def test_images(name: str, kind: str, real_sections: Callable[[str], Path]) -> None:
@@ -101,6 +102,7 @@ def test_images(name: str, kind: str, real_sections: Callable[[str], Path]) -> N
     assert check_order(similarity(images[order[kind]])) == expected[kind]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 4])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_real_sections_of_any_thickness_are_in_order(

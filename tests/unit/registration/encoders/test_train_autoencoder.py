@@ -10,6 +10,8 @@ from ssem_dask.registration.encoders.stored_autoencoder import build_autoencoder
 from ssem_dask.registration.encoders.train_autoencoder import TrainConfig, train_encoder
 from ssem_dask.registration.encoders.weights_file import read_weights
 
+pytestmark = pytest.mark.slow
+
 CONFIG = TrainConfig(channels=(8, 8, 16, 8), patch=32, batch=8, steps=150, scales=(1.0,))
 
 

@@ -18,6 +18,8 @@ from ssem_dask.registration.encoders.train_metric import (
 )
 from ssem_dask.registration.encoders.weights_file import read_weights, write_weights
 
+pytestmark = pytest.mark.slow
+
 CONFIG = MetricTrainConfig(
     width=8, pixels=(8.0,), crop=96, patches=(8, 12), search=6, batch=4, steps=60, held_out=0.3, learning_rate=1e-2
 )

@@ -106,6 +106,7 @@ def _observed(kind: str) -> torch.Tensor:
     return torch.stack(seen)
 
 
+@pytest.mark.slow
 def test_a_rough_warp_of_the_same_tissue_is_given_a_shorter_length():
     choices = {}
     for kind in ("smooth", "rough"):

@@ -28,6 +28,8 @@ from ssem_dask.registration.triton.contrast_launch import block_moments  # noqa:
 from ssem_dask.registration.triton.evidence_launch import measure_evidence_fused  # noqa: E402
 from ssem_dask.registration.triton.pair_solver import forget_solvers, register_fused, suits  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 # 4 feature px to a cell on one level, 8 on the other; sides that are no multiple of anything.
 SHAPE = (27, 33)
 IMAGE = Grid((SHAPE[0] * 4 - 2, SHAPE[1] * 4 - 1), 2.0)

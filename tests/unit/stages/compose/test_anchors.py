@@ -25,6 +25,8 @@ from ssem_dask.storage.run_group import create_run
 from ssem_dask.task import Outcome, Result
 from ssem_dask.types import Float64Array
 
+pytestmark = pytest.mark.slow
+
 COUNT, SIDE, SPACING, PIXEL = 28, 128, 16, 8.0
 CENTRE = (SIDE / 2, SIDE / 2)
 SHAPE = (COUNT, SIDE, SIDE)

@@ -18,6 +18,8 @@ from ssem_dask.storage.run_group import create_run
 from ssem_dask.storage.volume import VolumeInfo, create_volume
 from ssem_dask.types import Float32Array, Float64Array, ShapeZYX
 
+pytestmark = pytest.mark.slow
+
 SECTIONS, NODES, SPACING = 18, (72, 80), 16
 
 
