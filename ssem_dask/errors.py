@@ -51,4 +51,4 @@ class MissingExtraError(SsemDaskError, ImportError):
 
 
 class PlanError(SsemDaskError, ValueError):
-    """A plan cannot be executed, for example because two tasks would write one file."""
+    """A plan cannot be executed: two tasks would write one file, or a measurement is not in the table that shows it."""

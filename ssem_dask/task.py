@@ -1,7 +1,14 @@
 """A task: one unit of work of one stage, what it reads and writes, and how it ended.
 
 A task is small, frozen and picklable: it carries URLs and boxes, never arrays. It owns whole shards of what it writes,
-so no two tasks ever write the same file, and running it twice writes the same result.
+so no two tasks ever write the same file, and running it twice on one kind of device writes the same result.
+
+Definitions, used by all of the package:
+
+- A task is *done* if its ledger entry has the digest of the current configuration and `Outcome.is_done`: its outcome is
+  neither failed nor stale. Every other task is *pending*.
+- An entry is *stale* if it was marked so: something that its task read is recomputed, or the user asked for it.
+- An entry with another digest is *outdated*: it was made by another configuration, and counts as none.
 """
 
 import re
@@ -28,7 +35,7 @@ class Outcome(StrEnum):
 
     @property
     def is_done(self) -> bool:
-        """Whether the task need not run again."""
+        """Whether the task need not run again, as long as its digest is the current one."""
         return self not in (Outcome.FAILED, Outcome.STALE)
 
 
@@ -57,7 +64,7 @@ class Task(ABC):
     output: str
     """URL of the Zarr group that the task writes to and that holds the ledger."""
     digest: str
-    """Digest of everything that determines the result: a ledger entry with another digest is stale."""
+    """Digest of the configuration that determines the result: a ledger entry with another digest is outdated."""
     pixels: int
     """Source pixels (mip 0) that the task covers; the unit of the progress rate."""
     uses_gpu: bool = False

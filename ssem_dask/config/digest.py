@@ -18,7 +18,7 @@ def stored_config(job: Job) -> dict[str, Any]:
 
 
 def config_digest(job: Job) -> str:
-    """Return the digest of source, weights and configuration: two runs with the same digest give the same result."""
+    """Return the digest of source, weights and configuration: on one device, equal digests give equal results."""
     return digest_of({**_source(job), "weights": job.encoder_digest, **stored_config(job)})
 
 

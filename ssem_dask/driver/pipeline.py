@@ -325,8 +325,8 @@ def align(
     Args:
         source: URL of the source volume (Zarr; see `ssem-dask import` for other formats).
         output: URL of the run's Zarr group, created if it does not exist, resumed if it does.
-        cluster: `serial`, `local`, `local-gpu`, the address of a Dask scheduler, or a TOML file with a `[cluster]`
-            table.
+        cluster: `serial`, `local`, `local-gpu`, `slurm`, the address of a Dask scheduler, or a TOML file with a
+            `[cluster]` table.
         workers: number of workers of a started cluster; None: one per core.
         observer: receives events; None: nobody does.
         allow_missing: as in `run`.

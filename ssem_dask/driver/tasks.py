@@ -1,8 +1,7 @@
 """Run the pending tasks of one stage, or of any other sequence of task generations.
 
-A task is done if its ledger entry carries the digest of the current configuration and did not fail. Every other task is
-pending, except failed tasks that the user did not select, if the user selected any. The entries of one ledger page are
-held at a time, however many tasks there are.
+`ssem_dask.task` defines when a task is done. Every other task is pending, except failed tasks that the user did not
+select, if the user selected any. The entries of one ledger page are held at a time, however many tasks there are.
 """
 
 from collections.abc import Callable, Iterable, Iterator

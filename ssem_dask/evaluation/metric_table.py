@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from ssem_dask.errors import PlanError
 from ssem_dask.storage.evaluation_file import EvaluationRow, Metric
 
 
@@ -47,7 +48,14 @@ METRICS: Final[Mapping[str, Metric]] = {metric.name: metric for metric in _metri
 
 
 def measured_metrics(rows: Sequence[EvaluationRow]) -> tuple[Metric, ...]:
-    """Return the metrics that at least one row has, in the order in which they are shown."""
+    """Return the metrics that at least one row has, in the order in which they are shown.
+
+    Raises:
+        PlanError: a metric was measured that the table does not describe, so nobody would see it.
+    """
+    unknown = {name for row in rows for name in row.values} - set(METRICS)
+    if unknown:
+        raise PlanError(f"Measured, but not in METRICS of evaluation.metric_table: {', '.join(sorted(unknown))}.")
     return tuple(
         metric
         for name, metric in METRICS.items()

@@ -25,8 +25,9 @@ _CPU_BATCH, _GPU_BATCH = 1 << 16, 1 << 22
 def compute_device() -> torch.device:
     """Return the GPU that this process sees (of several the first), or the CPU.
 
-    Workers of the local cluster see no GPU, those of `local-gpu` one each (`CUDA_VISIBLE_DEVICES`). Results depend on
-    the device by rounding only, so it is not part of a run's configuration.
+    Workers of the local cluster see no GPU, those of `local-gpu` one each (`CUDA_VISIBLE_DEVICES`). CPU and GPU results
+    differ by rounding, which registration can amplify (`runtime.placement`). The device is not part of a run's
+    configuration or digests.
     """
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else CPU
 

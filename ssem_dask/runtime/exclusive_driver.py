@@ -1,8 +1,8 @@
-"""One driver per run: two processes never write to the same run at once.
+"""One driver per run: a second one is refused, and one that was replaced stops.
 
 How it works, from the outside in:
 
-1. A driver enters `exclusive_driver` before it changes a run. This takes the run's *lease*, the file
+1. A driver enters `exclusive_driver` before it hands out tasks. This takes the run's *lease*, the file
    `ledger/driver.lease`, created atomically (`storage.lease`): of two drivers that start together, one gets it and the
    other ends with `OutputError`.
 2. While it works, a thread renews the lease every few seconds. A lease that is no longer renewed belongs to a dead
@@ -10,8 +10,15 @@ How it works, from the outside in:
 3. *Fencing*: a driver that only stalled (a suspended laptop, a network partition) may return after its lease was taken
    over. The renewing thread then finds another holder in the file, and `FencedExecutor` raises `LeaseLostError` at the
    next report, before the driver submits further tasks or changes the run's state.
-4. Tasks that the stalled driver still had in flight do no harm: a task owns whole shards and is idempotent, so whoever
-   runs it writes the same bytes (`ssem_dask.task`).
+4. Tasks that the stalled driver still had in flight do no harm: a task owns whole shards and is idempotent
+   (`ssem_dask.task`). Both drivers write the same bytes if they have the same configuration and kind of device.
+
+Limits:
+
+- The lease is checked per report, not per write. Between the takeover and its next report, a stalled driver may hand
+  out tasks and write pages of the ledger.
+- Renewing is two requests, a read and a write (`storage.lease`).
+- `driver.pipeline.run` creates the run's group, or checks an existing one, before it takes the lease.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,9 +1,11 @@
 """Placement: which workers the tasks of a stage go to.
 
 In a cluster with workers labelled `GPU`, stages that compute on a GPU go to these workers alone. Other stages go to any
-worker, and compute on its CPU even if it has a GPU. Results must not depend on which worker was free: GPUs and CPUs
-round differently, and a difference in the last digit of the coarse affines becomes a tenth of a pixel after
-registration.
+worker, and compute on its CPU even if it has a GPU. So results do not depend on which worker was free.
+
+On one kind of device, runs repeat to the bit. GPUs and CPUs round differently, and registration can amplify this: a
+difference in the last digit of the coarse affines becomes up to about 0.1 px at single nodes. Digests do not include
+the device, so a run that is continued on another kind of device has results of both.
 
 A worker with the label sees exactly one GPU (`CUDA_VISIBLE_DEVICES`), which it may share with other workers. A worker
 of `local`, and a worker of `local-gpu` without the label, sees none. So these stages compute on a GPU if and only if

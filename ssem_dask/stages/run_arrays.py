@@ -1,7 +1,8 @@
 """The arrays and records of a run: one table of names, axes, types, layout, frames and units.
 
 Stages create, read and write arrays through their rows here. Footprints, the files of a task, the check of stored files
-and the list in docs/conventions.md follow from the same rows, so a misspelt array is an AttributeError.
+and the list in docs/conventions.md follow from the same rows, so a misspelt array is an AttributeError. `ARRAYS` lists
+them all; an array that is not listed there cannot be found by its path.
 """
 
 from collections.abc import Callable
@@ -383,7 +384,7 @@ def _restricted(path: str, meaning: str, *, leading: bool, components: bool, uni
             *inner,
             *_restricted_shape(job),
         ),
-        attributes=_field(axes, spacing=_restricted_spacing),
+        attributes=_field(axes, spacing=_restricted_spacing, unit=unit),
     )
 
 
@@ -413,10 +414,10 @@ LOW_FREQUENCY_NATURAL = _restricted(
 )
 LOW_FREQUENCY_VARIANCE = _restricted(
     "fields/low_frequency_variance",
-    "posterior variance of fields/low_frequency, px²@mip0",
+    "posterior variance of fields/low_frequency",
     leading=False,
     components=False,
-    unit="1",
+    unit="px²@mip0",
 )
 MEDIAN_CONFIDENCE = RunArray(
     path="fields/median_confidence",

@@ -2,6 +2,21 @@
 
 A stage only enumerates tasks; a task itself says what it does (`run`) and what it reads and writes (`footprint`). To
 add a stage, write one module with a subclass of `Stage` and list an instance in `stages.pipeline_order`.
+`tests/support/added_stage.py` is a worked example.
+
+What the driver relies on, beside the signatures:
+
+- *Keys* (`task_fields`, `storage.ledger.page_of`): the tasks of one page of the ledger belong to one generation and
+  follow one another in it. The page is the key without y and x, or else without the part after its last dash. Keys
+  without a dash all share one page, so they belong to one generation. Wrong: `sum` in one generation and `mean` in the
+  next; right: `sum-all`, then `mean`. Several boxes are named by `task.box_name`.
+- *Cost* (`driver.cost`): a task whose key has no digit counts as the only one of its kind. Its time is not divided
+  among workers. The time of all other tasks grows with `Estimate.bytes_read`.
+- *Arrays*: each array that a task reads or writes is a row in `ARRAYS` of `stages.run_arrays`. The check of stored
+  files finds an array there by the path in the footprint.
+- *Whole shards*: a task writes whole shards, so no two tasks of a stage write one file, and none reads what it writes.
+- *Configuration*: `config_type()` works without arguments, so every field of the table has a default.
+- *GPU*: `uses_gpu` is decided per stage, since it determines which workers its tasks go to (`runtime.placement`).
 """
 
 import math
@@ -77,12 +92,14 @@ class Stage(ABC):
     upstream: ClassVar[tuple[str, ...]]
     """Stages whose results this stage reads."""
     config_type: ClassVar[type[ConfigBase] | None] = None
-    """Type of the configuration table `[name]`; None: the stage has no settings of its own."""
+    """Type of the configuration table `[name]`; None: the stage has no settings of its own. It must be callable without
+    arguments."""
     layout_keys: ClassVar[tuple[str, ...]] = ()
-    """Keys of the table that determine where results are stored or which tasks there are. They cannot differ between
-    tasks. Empty with a table: all keys."""
+    """Keys of the table that determine where results are stored or which tasks there are; () means every key of the
+    table. These cannot be changed for single tasks (`rerun --set` with selected tasks). Example: stage render has
+    `("chunk", "shard")`; `interpolation` is not listed, so single tasks can be rendered with another one."""
     uses_gpu: ClassVar[bool] = False
-    """Whether the tasks compute on a GPU if their worker has one."""
+    """Whether the tasks compute on a GPU if their worker has one; the same for all tasks of the stage."""
 
     def resolve(self, config: ConfigBase, info: VolumeInfo) -> tuple[ConfigBase, list[str]]:
         """Choose every value of the stage's table that was left open, and check it against the source.
@@ -98,7 +115,12 @@ class Stage(ABC):
         return config, []
 
     def decisive(self, job: Job) -> dict[str, Any]:
-        """Return everything of the configuration that determines the stage's results, as plain JSON values."""
+        """Return everything of the configuration that determines the stage's results, as plain JSON values.
+
+        The digest of the stage's tasks is made of this and of the digests of `upstream`. Example: stage compose returns
+        its table without `[compose.chain]` if the method is relax, so a change of an unused setting makes no result
+        outdated. The default is the whole table.
+        """
         return job.tables[self.name].model_dump(mode="json") if self.config_type is not None else {}
 
     @abstractmethod
@@ -107,7 +129,7 @@ class Stage(ABC):
 
     @abstractmethod
     def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
-        """Yield sets of tasks: those of one set are independent, and need the sets before."""
+        """Yield sets of tasks: those of one set are independent, and need the sets before; see the module for keys."""
 
     @abstractmethod
     def estimate(self, job: Job) -> Estimate:
@@ -122,7 +144,7 @@ class Stage(ABC):
 
         Args:
             job: the run.
-            name: unique name of the task in the stage.
+            name: unique name of the task in the stage. It determines the page of its ledger entry; see the module.
             pixels: source pixels (mip 0) that the task covers.
         """
         return TaskFields(

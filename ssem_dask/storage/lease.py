@@ -1,7 +1,7 @@
-"""The lease of a run: a small file that the run's only driver holds and renews while it lives.
+"""A small file that marks the one active driver of a run; the driver renews it.
 
-Law: at most one driver holds a lease. The file is created atomically, only if there is none, so one of several drivers
-that start together succeeds. Another driver
+The file is created atomically, only if there is none, so one of several drivers that start together succeeds. Another
+driver
 
 - is refused while the holder is alive;
 - takes over at once from a dead process of its own host, which it can look up;
@@ -9,8 +9,13 @@ that start together succeeds. Another driver
   watched: clocks of different machines are never compared.
 
 Fencing: a holder that merely stalled is taken for dead. When it returns, it finds another name in the file, stops
-renewing, and `Lease.check` raises `LeaseLostError`. Nothing is lost by then, because tasks are idempotent and own what
-they write. `runtime.exclusive_driver` puts this check in front of every report that a driver receives.
+renewing, and `Lease.check` raises `LeaseLostError`. No result is lost by then, because tasks are idempotent and own
+what they write. `runtime.exclusive_driver` puts this check in front of every report that a driver receives.
+
+Limits: a store has no request that renews a file only if its content is as expected. A holder reads the file, then
+writes it; a driver that takes over reads it, then deletes it. If a takeover falls between the two requests of another
+driver, that driver overwrites or deletes the new lease. The driver whose name is no longer in the file finds this at
+its next renewal and stops at its next report. Until then, both may hand out tasks.
 """
 
 import contextlib
@@ -72,7 +77,7 @@ class Lease:
         if self._successor is not None:
             raise LeaseLostError(
                 f"{self.url}: {_description(self._successor)} has taken this run over, since this driver stopped "
-                "renewing its lease; nothing is lost, let that one finish."
+                "renewing its lease; no result is lost; wait for that driver to finish."
             )
 
     def release(self) -> None:

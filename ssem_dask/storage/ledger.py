@@ -31,10 +31,15 @@ _POSITION_YX = re.compile(r"-y\d+-x\d+$")
 
 
 def page_of(key: str) -> str:
-    """Return the page that a task's entry belongs to: its key without y and x, or else without the last number.
+    """Return the page that a task's entry belongs to: its key without y and x, or else up to the last dash.
 
-    Law: the tasks of one page belong to one generation and follow one another in it. So all tasks of a stage whose keys
-    have no dash belong to one generation.
+    Law: the tasks of one page belong to one generation and follow one another in it, since a driver holds one page at a
+    time and completes it before the next. So all tasks of a stage whose keys have no dash belong to one generation.
+
+    Examples: `render/z000000-y0002048-x0000000` → `render/z000000`; `compose/fit-00001` → `compose/fit`;
+    `compose/fit` → `compose`. A stage whose generations are `thing/sum` and then `thing/mean` breaks
+    the law, since both are in page `thing`; name the first `thing/sum-all`. So does a stage that yields `thing/a-0`,
+    `thing/b-0`, `thing/a-1`.
     """
     position = key.rfind("-y")
     if position > 0 and _POSITION_YX.match(key, position):
@@ -148,7 +153,7 @@ class Ledger:
                     yield report
 
     def done(self, stage: str | None) -> dict[str, str]:
-        """Return key → digest of the tasks that ended well; an entry with another digest than its task is stale."""
+        """Return key → digest of the tasks that ended well; an entry with another digest than its task is outdated."""
         return {report.key: report.digest for report in self.reports(stage) if report.outcome.is_done}
 
     def delete(self, key: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 
-from ssem_dask.errors import ConventionError
+from ssem_dask.errors import ConventionError, PlanError
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import ceil_div
@@ -117,15 +117,18 @@ def write_sections(run: str, *, start: int, values: dict[str, AnyArray]) -> int:
 
     Returns:
         Bytes written, raw.
+
+    Raises:
+        PlanError: a name is not in `SECTION_COLUMNS`.
     """
-    rows = np.stack([_column(values, name) for name in SECTION_COLUMNS], axis=-1).astype(np.float32)
+    rows = np.stack(_columns(values, SECTION_COLUMNS), axis=-1).astype(np.float32)
     arrays.open_array(join(run, SECTIONS_PATH), mode="r+")[start : start + len(rows)] = rows
     return rows.nbytes
 
 
 def write_windows(run: str, *, start: int, values: dict[str, AnyArray]) -> int:
     """Write rows of `quality/windows`, like `write_sections`, with values `(sections, y, x)` of the windows."""
-    rows = np.stack([_column(values, name) for name in WINDOW_COLUMNS]).astype(np.float32)
+    rows = np.stack(_columns(values, WINDOW_COLUMNS)).astype(np.float32)
     arrays.open_array(join(run, WINDOWS_PATH), mode="r+")[:, start : start + rows.shape[1]] = rows
     return rows.nbytes
 
@@ -199,6 +202,10 @@ def _names(array: arrays.ZarrArray) -> list[str]:
     return [str(column["name"]) for column in columns]
 
 
-def _column(values: dict[str, AnyArray], name: str) -> AnyArray:
-    shape = next(iter(values.values())).shape
-    return np.asarray(values.get(name, np.full(shape, np.nan)))
+def _columns(values: dict[str, AnyArray], columns: dict[str, Column]) -> list[AnyArray]:
+    """Return the values of each column, NaN if there are none; PlanError if the table has no such column."""
+    unknown = set(values) - set(columns)
+    if unknown:
+        raise PlanError(f"Measured, but not a column of storage.quality: {', '.join(sorted(unknown))}.")
+    missing = np.full(next(iter(values.values())).shape, np.nan)
+    return [np.asarray(values.get(name, missing)) for name in columns]

@@ -2,9 +2,15 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from typer.models import OptionInfo
 
+from ssem_dask.cli import options
+from ssem_dask.driver.pipeline import align
+from ssem_dask.runtime.clusters import open_cluster
+from ssem_dask.runtime.clusters.cluster_config import CLUSTER_NAMES, OF_THIS_MACHINE, RESIZABLE, ClusterConfig
 from tools.layer_figure import with_figure
 
 ROOT = Path(__file__).parents[2]
@@ -44,3 +50,37 @@ def test_every_decision_has_a_status_and_is_in_the_index() -> None:
         assert "*Status: " in path.read_text(), path.name
         assert f"| [{number}]({path.name}) | {title} |" in index, path.name
     assert [path.name[:4] for path in DECISIONS] == [f"{n + 1:04d}" for n in range(len(DECISIONS))]
+
+
+def new_things() -> list[str]:
+    """Return the rows of the table of architecture.md that says where a new thing goes."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rows = [line for line in text[text.index("## Where does") :].splitlines() if line.startswith("| ")]
+    return rows[1:]  # without the heading
+
+
+@pytest.mark.parametrize("row", new_things(), ids=lambda row: row.split("|")[1].strip())
+def test_the_places_for_a_new_thing_exist(row: str) -> None:
+    words = re.findall(r"`([^`]+)`", row)
+    paths = [ROOT / word for word in words if "/" in word]
+    assert paths
+    assert [path for path in paths if not path.exists()] == []
+    modules = [module for path in paths for module in (path.rglob("*.py") if path.is_dir() else [path])]
+    code = "\n".join(module.read_text() for module in modules if module.suffix == ".py")
+    identifiers = [word for word in words if re.fullmatch(r"\w+", word)]
+    defined = r"^(?:class |def )?{}\b(?:\[\w+\])?(?:\(|:| =)"
+    assert [name for name in identifiers if not re.search(defined.format(name), code, re.MULTILINE)] == []
+    targets = [word.removeprefix("make ") for word in words if word.startswith("make ")]
+    makefile = (ROOT / "Makefile").read_text()
+    assert [target for target in targets if not re.search(f"^{target}:", makefile, re.MULTILINE)] == []
+
+
+@pytest.mark.parametrize("name", CLUSTER_NAMES)
+def test_help_texts_name_every_kind_of_cluster(name: str) -> None:
+    (option,) = [item for item in get_args(options.Cluster) if isinstance(item, OptionInfo)]
+    texts = (option.help, align.__doc__, open_cluster.__doc__, ClusterConfig.model_fields["name"].description)
+    assert [text for text in texts if name not in re.findall(r"[\w-]+", text or "")] == []
+
+
+def test_the_groups_of_clusters_are_of_known_kinds() -> None:
+    assert {*OF_THIS_MACHINE, *RESIZABLE} <= set(CLUSTER_NAMES)

@@ -1,4 +1,4 @@
-"""Mode `chain`: per-section fields from pair fields by composition, voting, blocks and decay.
+"""Method `chain`: per-section fields from pair fields by composition, voting, blocks and decay.
 
 Frames: a_z pulls aligned positions to section z, relative to the coarse affines; pair k at z points from z to z-k
 (C5), so that with maps written as fields (C6)

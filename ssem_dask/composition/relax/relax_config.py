@@ -1,4 +1,4 @@
-"""Configuration of mode `relax`."""
+"""Configuration of method `relax`."""
 
 from typing import Literal
 

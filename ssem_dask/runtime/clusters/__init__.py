@@ -1,17 +1,18 @@
-"""Clusters by name: from the value of `--cluster` to an executor."""
+"""Clusters by name: from the value of `--cluster` to an executor.
+
+`cluster_config` lists the names, those of this machine and those that can be resized.
+"""
 
 from collections.abc import Callable
 
 from ssem_dask.errors import ConfigError
-from ssem_dask.runtime.clusters.cluster_config import SMALLER_TASKS, ClusterConfig
+from ssem_dask.runtime.clusters.cluster_config import CLUSTER_NAMES, RESIZABLE, SMALLER_TASKS, ClusterConfig
 from ssem_dask.runtime.clusters.devices import visible_gpus
 from ssem_dask.runtime.clusters.local import local_share, shares_on_gpus, start_local, start_local_gpu
 from ssem_dask.runtime.clusters.scheduler_address import join_scheduler
 from ssem_dask.runtime.clusters.slurm import refuse_small_jobs, start_slurm
 from ssem_dask.runtime.executor import Executor, SerialExecutor
 from ssem_dask.runtime.placement import GPU_THREADS
-
-_RESIZABLE = ("local", "slurm")
 
 
 def open_cluster(
@@ -38,10 +39,10 @@ def open_cluster(
         ConfigError: the name is unknown, nothing answers at the address, or the cluster cannot run the tasks.
     """
     settings = settings or ClusterConfig()
-    if settings.stage_workers and name not in _RESIZABLE:
+    if settings.stage_workers and name not in RESIZABLE:
         raise ConfigError(
             f"[cluster] stage_workers: --cluster {name} cannot be resized; remove stage_workers, or use "
-            f"{' or '.join(_RESIZABLE)}."
+            f"{' or '.join(RESIZABLE)}."
         )
     if name == "serial":
         return SerialExecutor()
@@ -59,7 +60,8 @@ def open_cluster(
     if "://" in name:
         return join_scheduler(name, settings, task_memory=task_memory)
     raise ConfigError(
-        f"--cluster {name}: unknown cluster; use serial, local, local-gpu, slurm or a scheduler address like tls://host:8786."
+        f"--cluster {name}: unknown cluster; use {', '.join(CLUSTER_NAMES)} or a scheduler address like "
+        "tls://host:8786."
     )
 
 

@@ -9,8 +9,12 @@ from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.placement import GPU_THREADS
 from ssem_dask.types import ConfigBase
 
+CLUSTER_NAMES = ("serial", "local", "local-gpu", "slurm")
+"""Clusters that have a name; any other is a scheduler's address."""
 OF_THIS_MACHINE = ("serial", "local", "local-gpu")
-"""Clusters that need nothing but this machine."""
+"""Clusters that need nothing but this machine; only these are remembered in a run."""
+RESIZABLE = ("local", "slurm")
+"""Clusters whose number of workers can change between stages."""
 SMALLER_TASKS = "make tasks smaller ([register] window; for a warp [render] shard; for an export --chunk)"
 """Advice in messages about workers with too little memory."""
 

@@ -121,6 +121,8 @@ def statistics_generations(
     job: Job, *, spectra: type[SpectraTask], statistics: type[StatisticsTask]
 ) -> Iterator[Iterable[JobTask]]:
     """Yield the affines, the spectra of some windows, and their mean."""
+    # A dash in the name gives this task a ledger page of its own. Without it, the task would share page `compose` with
+    # `fit`, which belongs to a later generation (`storage.ledger.page_of`).
     yield [AffinesTask(**compose_fields(job, "affines-all"))]
     yield [spectra(**compose_fields(job, f"fit-{w:05d}"), window=w) for w in fitted_windows(job)]
     yield [statistics(**compose_fields(job, "fit"))]

@@ -25,7 +25,15 @@ from ssem_dask.stages.measure.quality_frame import PROBE_PX, WINDOW_PX, quality_
 from ssem_dask.stages.run_arrays import ALIGNED, QUALITY_SECTIONS, QUALITY_WINDOWS, RESLICES, aligned_level
 from ssem_dask.stages.source_sections import open_source, read_pooled_sections
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
-from ssem_dask.storage.quality import BLOCK, QualityInfo, window_boxes, write_sections, write_windows
+from ssem_dask.storage.quality import (
+    BLOCK,
+    SECTION_COLUMNS,
+    WINDOW_COLUMNS,
+    QualityInfo,
+    window_boxes,
+    write_sections,
+    write_windows,
+)
 from ssem_dask.storage.volume import Volume
 from ssem_dask.task import Result
 from ssem_dask.types import AnyArray, Float64Array
@@ -78,9 +86,12 @@ class MeasureStage(Stage):
     upstream = ("compose", "downsample")
 
     def decisive(self, job: Job) -> dict[str, Any]:
-        """Return the number of sections per task, which the layout of the tables follows."""
+        """Return what determines the layout of the tables: sections per task, and columns.
+
+        So a run that is measured again has a column that was added since.
+        """
         del job
-        return {"block": BLOCK}
+        return {"block": BLOCK, "columns": [*SECTION_COLUMNS], "window_columns": [*WINDOW_COLUMNS]}
 
     def prepare(self, job: Job) -> None:
         """Create the tables of `quality/`."""
@@ -113,6 +124,7 @@ class MeasureStage(Stage):
             tasks=tasks,
             pixels=job.size,
             bytes_read=z * (2 * probe * job.info.dtype.itemsize + y * x * job.info.dtype.itemsize + nodes * 4 * 6),
+            # 18 columns per section are more than there are, so that a few more do not change the estimate.
             bytes_written=z * (18 * 4 + 5 * 4 * math.prod(info.windows) + 4 * PROBE_PX * job.info.dtype.itemsize),
             files=tasks * 6,
             # In turn: the probe, a band of windows, and fields with the nodes kept for medians.

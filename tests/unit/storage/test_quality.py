@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssem_dask.errors import ConventionError, SourceError
+from ssem_dask.errors import ConventionError, PlanError, SourceError
 from ssem_dask.geometry.box import Box
 from ssem_dask.storage import quality
 from ssem_dask.storage.arrays import create_array, open_array
@@ -84,6 +84,13 @@ def test_windows_come_back_by_column(run: str) -> None:
     assert np.isnan(quality.read_window_column(run, "motion")[: 2 * BLOCK]).all()
     assert np.isnan(quality.read_window_column(run, "confidence")).all()
     assert np.isnan(quality.read_window_column(run, "of a later version")).all()
+
+
+def test_values_without_a_column_are_refused(run: str) -> None:
+    with pytest.raises(PlanError, match=r"but not a column of storage\.quality: brightness"):
+        quality.write_sections(run, start=0, values={"ncc": np.zeros(BLOCK), "brightness": np.zeros(BLOCK)})
+    with pytest.raises(PlanError, match=r"but not a column of storage\.quality: ncc"):
+        quality.write_windows(run, start=0, values={"ncc": np.zeros((BLOCK, *INFO.windows))})
 
 
 def test_cuts_come_back(run: str) -> None:
