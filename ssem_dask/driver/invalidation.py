@@ -2,10 +2,11 @@
 
 Law: an entry of the ledger is valid only as long as everything that its task read is valid. So before a task runs
 again, the entries of all tasks that read what it writes are marked stale, those of the last stages first. Whatever is
-killed in between, no result is ever taken for one that was made from newer data than it was.
+killed in between, a result made from old data is never mistaken for a result of the new data.
 
 Dependencies follow from the footprints of the tasks. An entry whose data was damaged after its task had ended well
-(`restore`) is only rewritten, which makes nothing stale: nothing was ever read through a wrong checksum.
+(`restore`) is only rewritten, which makes nothing stale: a read of damaged data fails, so no result was computed from
+it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -72,7 +73,7 @@ class Classification(NamedTuple):
     dependent: bool
     """Whether it is redone only because it reads what other tasks write again."""
     redone: bool
-    """Whether what it writes may change, so that whatever reads it must run again."""
+    """Whether what it writes may change, so that its readers must run again."""
     update: EntryUpdate | None
     """Change to its ledger entry; None: the entry stays."""
 
@@ -198,12 +199,14 @@ def classify(
     | OUTDATED | any            | any          | yes    | stale, without overrides (*changed*)            |
     | FAILED   | with overrides | any          | yes    | failed, with the overrides                      |
     | FAILED   | yes or all     | any          | yes    | unchanged                                       |
-    | FAILED   | no             | as read      | = read | unchanged                                       |
+    | FAILED   | no             | yes          | yes    | unchanged                                       |
+    | FAILED   | no             | no           | no     | unchanged                                       |
     | DAMAGED  | with overrides | any          | yes    | failed, to be rewritten, with the overrides     |
     | DAMAGED  | any            | yes          | yes    | stale, no longer one that is only rewritten     |
     | DAMAGED  | any            | no           | no     | unchanged                                       |
     | PENDING  | with overrides | any          | yes    | the same outcome, with the overrides            |
-    | PENDING  | any            | any          | yes    | unchanged (if damaged and read redone: stale)   |
+    | PENDING  | any            | yes          | yes    | unchanged; stale if it was only to be rewritten |
+    | PENDING  | any            | no           | yes    | unchanged                                       |
 
     The first row that fits holds. "All" means that the user chose nothing in particular (`chosen` is None), so that
     all failed tasks run again; otherwise a failed task that was not chosen is left unchanged.

@@ -32,7 +32,7 @@ from ssem_dask.stages.source_sections import refuse_blank
 from ssem_dask.stages.stage import Estimate, Stage
 from ssem_dask.storage.ledger import Ledger, open_ledger
 from ssem_dask.storage.location import delete, exists
-from ssem_dask.storage.run_group import create_run, read_run, read_writable_run, update_run
+from ssem_dask.storage.run_group import create_run, read_writable_run, update_run
 from ssem_dask.units import plural, shortened
 
 PROCESS_BYTES = 420 << 20
@@ -40,7 +40,8 @@ PROCESS_BYTES = 420 << 20
 _PACKAGES = ("numpy", "torch", "scipy", "zarr", "dask")
 """Packages whose versions a run records."""
 _REPAIR_ROUNDS = 3
-"""Rounds over the stages; a further one only if damage was found and marked."""
+"""Rounds over the stages at most. A further round only if damage was found and marked; tasks that still fail after the
+last one are reported as failed."""
 _SPANS_SHOWN = 10
 
 
@@ -98,10 +99,9 @@ def stored_plan(output: str) -> Plan:
 
     Raises:
         SourceError: there is no run, or its source is gone.
-        OutputError: something else is there.
-        ConfigError: the run was begun by another version of this package, with unknown settings.
+        OutputError: something else is there, or a run of another format, whose tasks this version does not know.
     """
-    record = read_run(output)
+    record = read_writable_run(output)
     tree = {**record.config, "source": record.source, "output": output}
     return plan(make_config(tree, where=f"Run {output}"))
 
@@ -156,7 +156,7 @@ def resume(
     try:
         ledger = open_ledger(output)
         fingerprints = read_fingerprints(plan.job)
-        # If the user chooses, nothing else runs again: a change of the source is left for another time.
+        # If the user chooses tasks, nothing else runs again: the next run without a selection handles a changed source.
         changed = changed_sections(plan.job, fingerprints) if selection is None else []
         invalidation = find_stale(
             plan.job,
@@ -185,8 +185,8 @@ def resume(
                 allow_missing=allow_missing,
                 allowed_failures=allowed,
             )
-            tried = [report for report in summary.failed if allowed is None or report.key in allowed]
-            damaged = mark_damaged(tried, plan.job, stages=STAGES, executor=executor)
+            failed_attempts = [report for report in summary.failed if allowed is None or report.key in allowed]
+            damaged = mark_damaged(failed_attempts, plan.job, stages=STAGES, executor=executor)
             if not damaged:
                 break
             for report in damaged:
@@ -263,7 +263,7 @@ def _prepare(stage: Stage, job: Job) -> None:
     Raises:
         LayoutError: such an array holds results that are still valid.
     """
-    while True:
+    while True:  # each round deletes one array, of which there are few
         try:
             stage.prepare(job)
         except LayoutError as error:

@@ -50,7 +50,7 @@ def run_generations(
         observer: receives events.
         overrides: gives a task the configuration that its ledger entry asks for; None: no entry asks for any.
         allow_missing: continue after a generation in which a task failed.
-        allowed_failures: keys of the only failed tasks that run again; None: all failed tasks do.
+        allowed_failures: keys of failed tasks that may run again; None: all may.
     """
     observer = PublishingObserver(observer, executor)
     ledger = open_ledger(summary.output)

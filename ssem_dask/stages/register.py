@@ -33,7 +33,7 @@ from ssem_dask.stages.source_sections import open_source, read_aligned_sections
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
 from ssem_dask.storage.volume import VolumeInfo
 from ssem_dask.task import Outcome, Result, box_name
-from ssem_dask.types import ConfigBase, Float64Array, ShapeZYX
+from ssem_dask.types import ConfigBase, Float64Array, ShapeYX, ShapeZYX
 from ssem_dask.units import plural
 
 _NAMED_PAIRS = 5
@@ -49,37 +49,39 @@ class RegisterTask(JobTask):
     def run(self) -> Result:
         """Read the window's sections, register them, write the core's pair fields.
 
-        A window that is larger than the configuration wants (this task alone was given smaller ones, to save memory) is
-        registered in parts and written as a whole, since it is one shard.
+        If an override for this task makes windows smaller (to save memory), its window is registered in parts and
+        written as a whole, since it is one shard.
         """
         job, core = self.job, self.window.core
         y, x = node_count(core.shape[1], spacing=job.spacing), node_count(core.shape[2], spacing=job.spacing)
         fields = np.full((job.register.neighbours, core.shape[0], 2, y, x), np.nan, dtype=np.float32)
         confidence = np.zeros((job.register.neighbours, core.shape[0], y, x), dtype=np.float32)
-        read, tissue, faults = 0, False, list[PairFault]()
+        bytes_read, has_tissue, faults = 0, False, list[PairFault]()
         for window in _parts(self):
             registered = _registered(job, window)
-            read += registered.bytes_read
+            bytes_read += registered.bytes_read
             faults += registered.faults
             if registered.pairs is None:
                 continue
-            tissue = True
-            rows, columns = _nodes_of(window.core, job, origin=core)
+            has_tissue = True
+            rows, columns = _nodes_of(window.core, job, corner=core.start_yx)
             fields[:, :, :, rows, columns] = registered.pairs.fields.cpu().numpy()
             confidence[:, :, rows, columns] = registered.pairs.confidence.cpu().numpy()
-        if not tissue:
-            return Result(outcome=Outcome.NO_TISSUE, message="The window is empty in every section.", bytes_read=read)
-        rows, columns = _nodes_of(core, job, origin=core.shifted((0, -core.start[1], -core.start[2])))
+        if not has_tissue:
+            return Result(
+                outcome=Outcome.NO_TISSUE, message="The window is empty in every section.", bytes_read=bytes_read
+            )
+        rows, columns = _nodes_of(core, job, corner=(0, 0))
         written = PAIRS.write(job, fields, z=core.sections, y=rows, x=columns)
         written += CONFIDENCE.write(job, confidence, z=core.sections, y=rows, x=columns)
-        known = float(np.isfinite(fields[0]).mean())
-        # The first section of the volume has no neighbour before it.
-        any_node = known > 0 or core.stop[0] == 1
-        sound = any_node and all(fault.recovered for fault in faults)
+        # Pairs of direct neighbours decide, since farther pairs start from them. A core of the volume's first section
+        # alone has no neighbour before it.
+        any_known = bool(np.isfinite(fields[0]).any()) or core.stop[0] == 1
+        all_recovered = all(fault.recovered for fault in faults)
         return Result(
-            outcome=Outcome.OK if sound else Outcome.LOW_QUALITY,
-            message=_remark(faults) if any_node else "No node of the window could be registered.",
-            bytes_read=read,
+            outcome=Outcome.OK if any_known and all_recovered else Outcome.LOW_QUALITY,
+            message=_remark(faults) if any_known else "No node of the window could be registered.",
+            bytes_read=bytes_read,
             bytes_written=written,
         )
 
@@ -110,7 +112,7 @@ class RegisterStage(Stage):
         return resolve_register(config, info)
 
     def decisive(self, job: Job) -> dict[str, Any]:
-        """Return the settings but those of methods that are not used, and the encoder."""
+        """Return the settings without those of unused methods, and the encoder."""
         register = job.register.model_dump(mode="json")
         unused = METHODS.keys() - {job.register.method}
         return {key: value for key, value in register.items() if key not in unused} | {"weights": job.encoder_digest}
@@ -146,12 +148,13 @@ class RegisterStage(Stage):
             bytes_read=job.source_bytes(read, mip=mip),
             bytes_written=nodes * job.shape[0] * job.register.neighbours * 3 * 4,
             files=2 * count,
-            # Images and masks of the window and their source; for one section the network's activations and gradients.
+            # Bytes per working px, measured (`benchmarks.memory`): 6 for images and masks of the window, 4 * 52 for one
+            # section's activations and gradients of the network; the source as it is read.
             memory=TASK_OVERHEAD_BYTES
             + largest // 4**mip * 6
             + largest // job.register.sections // 4**mip * 4 * 52
             + largest * itemsize,
-            # Images, features and masks of the window; per section what the solvers keep for 32 pairs at a time.
+            # Measured too: images, features and masks of the window; per section the solver's buffers for 32 pairs.
             gpu_memory=largest // 4**mip * 12 + largest // job.register.sections // 4**mip * 160,
         )
 
@@ -183,7 +186,7 @@ class _Registered:
 
 
 def _remark(faults: list[PairFault]) -> str:
-    """Return one line on the pairs that failed their checks, and failed again; empty if there are none."""
+    """Return one line on the pairs that failed their check twice; empty if there are none."""
     lost = [fault for fault in faults if not fault.recovered]
     if not lost:
         return ""
@@ -198,10 +201,9 @@ def _parts(task: RegisterTask) -> list[Window]:
     side, halo = job.register.window, job.register.halo
     if max(whole.core.shape_yx) <= side:
         return [whole]
-    to_place = (0, whole.core.start[1], whole.core.start[2])
     parts = []
     for box in chunk_boxes(whole.core.shape, chunk=(whole.core.shape[0], side, side)):
-        core = box.shifted((whole.core.start[0], *to_place[1:]))
+        core = box.shifted(whole.core.start)
         read = core.grown(before=(0, halo, halo), after=(0, halo, halo)).clipped(job.shape)
         parts.append(Window(core, Box((whole.read.start[0], *read.start[1:]), (whole.read.stop[0], *read.stop[1:]))))
     return parts
@@ -220,9 +222,9 @@ def _registered(job: Job, window: Window) -> _Registered:
         images[i], valid[i] = section
     codes = _codes(job, window, coarse).to(device)
     valid &= codes == TISSUE
-    read = job.source_bytes(images.numel() * 4**mip, mip=mip)
+    bytes_read = job.source_bytes(images.numel() * 4**mip, mip=mip)
     if not valid.any():
-        return _Registered(None, [], read)
+        return _Registered(None, [], bytes_read)
     grid = Grid.of_box(box)
     config = calibrated(job)
     with computing_on(device):
@@ -237,18 +239,14 @@ def _registered(job: Job, window: Window) -> _Registered:
             device=device,
         )
     faults = [replace(fault, z=fault.z + window.read.start[0]) for fault in checked.faults]
-    return _Registered(checked.pairs, faults, read)
+    return _Registered(checked.pairs, faults, bytes_read)
 
 
-def _nodes_of(core: Box, job: Job, *, origin: Box) -> tuple[slice, slice]:
-    """Return rows and columns of a core's nodes, counted from the corner of `origin`."""
-    rows, columns = (
-        slice(first, first + node_count(extent, spacing=job.spacing))
-        for first, extent in (
-            ((start - zero) // job.spacing, extent)
-            for start, zero, extent in zip(core.start[1:], origin.start[1:], core.shape[1:], strict=True)
-        )
-    )
+def _nodes_of(core: Box, job: Job, *, corner: ShapeYX) -> tuple[slice, slice]:
+    """Return rows and columns of a core's nodes, counted from a corner (y, x), mip-0 px."""
+    starts = ((start - zero) // job.spacing for start, zero in zip(core.start_yx, corner, strict=True))
+    counts = (node_count(extent, spacing=job.spacing) for extent in core.shape_yx)
+    rows, columns = (slice(start, start + count) for start, count in zip(starts, counts, strict=True))
     return rows, columns
 
 

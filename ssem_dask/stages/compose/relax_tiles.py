@@ -1,9 +1,9 @@
 """Stage compose, method `relax`, for sections of more nodes than are solved for at once (`[compose.relax] max_nodes`).
 
 The same as `relax_planes`, but split by frequency (`composition.relax.coarsening`), so that a task's memory does not
-grow with the section. Generation 1 reads the pair fields band by band, restricts them to blocks of nodes and takes
-their affine parts out. Then the sections' affines and the spectra are found (`statistics`), on restricted planes and on
-one tile. The last but one generation solves for the low frequencies of each window of sections, the last for the high
+grow with the section. Generation 1 reads the pair fields band by band, restricts them to blocks of nodes and subtracts
+their affine parts. Generations 2 to 4 find the sections' affines and the spectra (`statistics`), on restricted planes
+and on one tile. Generation 5 solves for the low frequencies of each window of sections, generation 6 for the high
 frequencies of each tile of each window, and writes `fields/section`.
 """
 
@@ -99,7 +99,7 @@ class RestrictTask(JobTask):
 
     @torch.inference_mode()
     def run(self) -> Result:
-        """Restrict the pair fields band by band and take their affine parts out."""
+        """Restrict the pair fields band by band and subtract their affine parts."""
         job, k = self.job, pair_steps(self.job)
         core = section_window(job, self.window).core
         median = sections_median_confidence(job, core)
@@ -108,23 +108,23 @@ class RestrictTask(JobTask):
         affines = np.full((k, len(core), 2, 3), np.nan)
         pairs, weights = np.full((k, len(core), 2, *blocks), np.nan), np.zeros((k, len(core), *blocks))
         # As many sections at a time as a shard of the pair fields holds, so that each file is opened once.
-        read, slab = 0, job.register.sections
+        bytes_read, slab = 0, job.register.sections
         for first in range(core.start, core.stop, slab):
             sections = range(first, min(first + slab, core.stop))
             restricted, size = restrict_sections(job, sections, median=median)
-            read += size
+            bytes_read += size
             for i, (displacement, position, weight) in enumerate(restricted, start=first - core.start):
-                points, moved = (values.flatten(2).mT for values in (position, displacement))
-                fitted = fit_robust_affines(points, moved, weight.flatten(1).double())
-                rest = points + moved - points @ fitted[:, :, :2].mT - fitted[:, None, :, 2]
+                points, displacements = (values.flatten(2).mT for values in (position, displacement))
+                fitted = fit_robust_affines(points, displacements, weight.flatten(1).double())
+                residual = points + displacements - points @ fitted[:, :, :2].mT - fitted[:, None, :, 2]
                 known = torch.isfinite(fitted).all(dim=2).all(dim=1)
                 affines[:, i] = fitted.cpu().numpy()
-                pairs[:, i] = rest.mT.reshape(displacement.shape).cpu().numpy()
+                pairs[:, i] = residual.mT.reshape(displacement.shape).cpu().numpy()
                 weights[:, i] = (weight * known[:, None, None]).cpu().numpy()
         PAIR_AFFINES.write(job, affines, z=core)
         written = RESTRICTED_PAIRS.write(job, pairs.astype(np.float32), z=core)
         written += RESTRICTED_WEIGHTS.write(job, weights.astype(np.float32), z=core)
-        return Result(bytes_read=read, bytes_written=written)
+        return Result(bytes_read=bytes_read, bytes_written=written)
 
     def footprint(self) -> Footprint:
         """Read the pair fields of the window; write their affine parts and the restricted rest."""
@@ -357,7 +357,8 @@ class TilesMethod(ComposeMethod):
         tile_nodes = [(t.read[0].stop - t.read[0].start) * (t.read[1].stop - t.read[1].start) for t in tiles]
         nodes = max(*tile_nodes, plane // factor**2)
         overread = sum(tile_nodes) / plane
-        # A band of rows of some sections; of one of them in double precision with its positions and block means.
+        # A band of rows of all nodes: in double precision displacements, positions and block means of one section
+        # (4 * 8 * 4 bytes per node and pair), and pair fields and confidences of a shard of sections as read.
         band = tile_side(job) * job.grid.shape[1] * k * (4 * 8 * 4 + job.register.sections * 6 * 4)
         restricted = plane // factor**2 * 4 * (k * 3 + 5)
         solved = solve_bytes(job, nodes=nodes)
