@@ -4,8 +4,9 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +16,7 @@ from ssem_dask.errors import ConfigError, WeightsError
 from ssem_dask.extras import require_extra
 
 if TYPE_CHECKING:
+    from ssem_dask.registration.encoders.weights_file import TrainedWeights
     from ssem_dask.storage.volume import Volume
     from ssem_dask.types import AnyArray
 
@@ -237,8 +239,7 @@ def train(
     command = shlex.join(["ssem-dask", "train", source, file, "--encoder", encoder.value, "--seed", str(seed)])
     if steps is not None:
         command = f"{command} --steps {steps}"
-    train_kind = _train_metric if encoder is EncoderKind.METRIC else _train_autoencoder
-    trained = train_kind(volume, path, command=command, seed=seed, steps=steps)
+    trained = _train_encoder(volume, path, encoder=encoder, command=command, seed=seed, steps=steps)
     picture = path.with_suffix(".loss.png")
     draw_loss(trained.losses, title=f"{path.name}: {encoder.value}, seed {seed}", picture=picture)
     if as_json:
@@ -266,43 +267,33 @@ def train(
     console.out.print(f"Loss of every step: {picture}")
 
 
-def _train_metric(volume: "Volume", path: Path, *, command: str, seed: int, steps: int | None) -> _Trained:
-    from ssem_dask.registration.encoders.metric import save_metric
-    from ssem_dask.registration.encoders.train_metric import MetricTrainConfig, train_metric
+def _train_encoder(
+    volume: "Volume", path: Path, *, encoder: EncoderKind, command: str, seed: int, steps: int | None
+) -> _Trained:
+    run: Callable[..., TrainedWeights[Any]]
+    if encoder is EncoderKind.METRIC:
+        from ssem_dask.registration.encoders.train_metric import MetricTrainConfig, train_metric
 
-    config = MetricTrainConfig() if steps is None else MetricTrainConfig(steps=steps)
-    with console.training_progress(config.steps) as show:
+        metric_config = MetricTrainConfig() if steps is None else MetricTrainConfig(steps=steps)
+        run = partial(train_metric, config=metric_config, section_thickness=volume.info.section_thickness)
+        read, figures, total = _consecutive_sections, "matching", metric_config.steps
+    else:
+        from ssem_dask.registration.encoders.train_autoencoder import TrainConfig, train_encoder
+
+        config = TrainConfig() if steps is None else TrainConfig(steps=steps)
+        run = partial(train_encoder, config=config)
+        read, figures, total = _spread_sections, "reconstruction", config.steps
+    with console.training_progress(total) as show:
         recorder = _LossRecorder(show)
-        weights = train_metric(
-            _consecutive_sections(volume),
+        weights = run(
+            read(volume),
             pixel_size=volume.info.pixel_size,
-            section_thickness=volume.info.section_thickness,
             command=command,
-            config=config,
             seed=seed,
             device="cpu",
             progress=recorder,
         )
-    return _Trained(save_metric(weights, path), weights.metadata["training"]["matching"], recorder.losses)
-
-
-def _train_autoencoder(volume: "Volume", path: Path, *, command: str, seed: int, steps: int | None) -> _Trained:
-    from ssem_dask.registration.encoders.stored_autoencoder import save_autoencoder
-    from ssem_dask.registration.encoders.train_autoencoder import TrainConfig, train_encoder
-
-    config = TrainConfig() if steps is None else TrainConfig(steps=steps)
-    with console.training_progress(config.steps) as show:
-        recorder = _LossRecorder(show)
-        weights = train_encoder(
-            _spread_sections(volume),
-            pixel_size=volume.info.pixel_size,
-            command=command,
-            config=config,
-            seed=seed,
-            device="cpu",
-            progress=recorder,
-        )
-    return _Trained(save_autoencoder(weights, path), weights.metadata["training"]["reconstruction"], recorder.losses)
+    return _Trained(weights.save(path), weights.metadata["training"][figures], recorder.losses)
 
 
 def _consecutive_sections(volume: "Volume") -> "list[AnyArray]":

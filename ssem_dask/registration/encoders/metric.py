@@ -6,17 +6,14 @@ is normalised by its surroundings and averaged over 2x2 px; 3x3 convolutions fol
 that a feature's centre is the centre of its pixels, C3) and a 1x1 projection.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, pad
 
-from ssem_dask.errors import WeightsError
-from ssem_dask.registration.encoders.weights_file import StoredWeights, write_weights
+from ssem_dask.registration.encoders.weights_file import StoredWeights, TrainedWeights
 
 FORMAT = "ssem_dask.metric/1"
 SPACING = 4
@@ -83,22 +80,7 @@ def _without_gradient(values: Tensor) -> bool:
     return values.is_cuda and not torch.is_grad_enabled()
 
 
-@dataclass(frozen=True)
-class MetricWeights:
-    """A trained network and its metadata."""
-
-    model: MetricNetwork
-    metadata: dict[str, Any]
-    """JSON values: format, width, channels, normalisation, training."""
-
-
-def save_metric(weights: MetricWeights, path: Path) -> str:
-    """Write a safetensors file, and return its digest.
-
-    Raises:
-        WeightsError: the file cannot be written.
-    """
-    return write_weights(weights.model.state_dict(), weights.metadata, path)
+MetricWeights: TypeAlias = TrainedWeights[MetricNetwork]
 
 
 def build_metric(stored: StoredWeights) -> MetricWeights:
@@ -107,18 +89,11 @@ def build_metric(stored: StoredWeights) -> MetricWeights:
     Raises:
         WeightsError: the weights are of another kind of network.
     """
-    if stored.format != FORMAT:
-        raise WeightsError(
-            f"Encoder weights {stored.path}: these are of the kind {stored.format!r}, but {FORMAT!r} is wanted; give "
-            "weights that 'ssem-dask train --encoder metric' wrote."
-        )
-    try:
-        model = MetricNetwork(width=int(stored.metadata["width"]), channels=int(stored.metadata["channels"]))
-        model.load_state_dict(stored.tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise stored.mismatch_error() from error
-    model.eval().requires_grad_(False)
-    return MetricWeights(model, stored.metadata)
+    return stored.load(
+        lambda metadata: MetricNetwork(width=int(metadata["width"]), channels=int(metadata["channels"])),
+        kind=FORMAT,
+        advice="weights that 'ssem-dask train --encoder metric' wrote",
+    )
 
 
 def initialise_metric(*, width: int, channels: int, generator: torch.Generator) -> MetricNetwork:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import Module
 from torch.nn.functional import interpolate
 
 from ssem_dask.errors import SourceError
@@ -20,7 +21,7 @@ from ssem_dask.types import AnyArray, ConfigBase
 PatchSampler = Callable[[int, torch.Generator], Tensor]
 """(count, generator) -> `(count, y, x)` float32 normalised patches."""
 Progress = Callable[[int, float], None]
-"""(steps done, reconstruction loss of the last one) -> None."""
+"""(steps done, loss of the last one) -> None."""
 
 
 class TrainConfig(ConfigBase):
@@ -105,17 +106,12 @@ def train_autoencoder(
     """
     generator = torch.Generator().manual_seed(seed)
     model = _initialise(config.channels, generator).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.steps)
-    for step in range(config.steps):
+
+    def loss() -> Tensor:
         patches = sample_patches(config.batch, generator).to(device)
-        optimizer.zero_grad()
-        loss = reconstruction_loss(model, patches, decay=config.decay)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-        progress(step + 1, float(loss.detach()))
-    model.eval().requires_grad_(False)
+        return reconstruction_loss(model, patches, decay=config.decay)
+
+    minimise_loss(model, loss, steps=config.steps, learning_rate=config.learning_rate, progress=progress)
     metadata = {
         "format": FORMAT,
         "channels": list(config.channels),
@@ -123,6 +119,30 @@ def train_autoencoder(
         "training": {"seed": seed, **config.model_dump(mode="json", exclude={"channels", "normalisation_window"})},
     }
     return AutoencoderWeights(model, metadata)
+
+
+def minimise_loss(
+    model: Module, loss: Callable[[], Tensor], *, steps: int, learning_rate: float, progress: Progress
+) -> None:
+    """Train a network by Adam (Kingma and Ba 2015), with a learning rate that falls to 0 along a cosine.
+
+    Args:
+        model: network; afterwards it is in evaluation mode, without gradients.
+        loss: draws a sample and computes its loss.
+        steps: steps of Adam.
+        learning_rate: rate at the start.
+        progress: called after every step.
+    """
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+    for step in range(steps):
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        progress(step + 1, float(value.detach()))
+    model.eval().requires_grad_(False)
 
 
 def section_patches(sections: Sequence[Tensor], *, config: TrainConfig) -> PatchSampler:

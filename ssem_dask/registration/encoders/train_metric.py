@@ -7,7 +7,7 @@ sections must be aligned to a few px. Same sections, config and seed give the sa
 count.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,10 +20,8 @@ from ssem_dask.errors import SourceError
 from ssem_dask.image.tissue import tissue_mask
 from ssem_dask.registration.encoders.local_contrast import normalise_contrast
 from ssem_dask.registration.encoders.metric import FORMAT, SPACING, MetricNetwork, MetricWeights, initialise_metric
+from ssem_dask.registration.encoders.train_autoencoder import Progress, minimise_loss
 from ssem_dask.types import AnyArray, ConfigBase
-
-Progress = Callable[[int, float], None]
-"""(steps done, loss of the last one) -> None."""
 
 _SECTION_DISTANCE_NM = 40.0  # sections closer than this are almost copies, and teach nothing
 _NEIGHBOURS = 3
@@ -104,16 +102,12 @@ def train_metric(
     model = initialise_metric(width=config.width, channels=config.channels, generator=generator)
     # Convolutions on a CPU are twice as fast with the channels innermost.
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.steps)
-    for step in range(config.steps):
-        loss, _ = _match_patches(model, _draw_pairs(train, distances, config, generator).to(device), config, generator)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-        progress(step + 1, float(loss.detach()))
-    model.eval().requires_grad_(False)
+
+    def loss() -> Tensor:
+        pairs = _draw_pairs(train, distances, config, generator).to(device)
+        return _match_patches(model, pairs, config, generator)[0]
+
+    minimise_loss(model, loss, steps=config.steps, learning_rate=config.learning_rate, progress=progress)
     test = [stack[len(stack) - kept_back :] for stack in stacks] if kept_back else train
     figures = {
         "train": _matched_share(model, train, distances, config, seed=seed + 1),

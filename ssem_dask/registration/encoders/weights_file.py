@@ -6,16 +6,35 @@ A file is a safetensors file (never pickle) whose single metadata entry `ssem_da
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import safetensors
 import safetensors.torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssem_dask.errors import WeightsError
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class TrainedWeights(Generic[Network]):
+    """A trained network and its metadata."""
+
+    model: Network
+    metadata: dict[str, Any]
+    """JSON values: format, channels, normalisation, training; more for some kinds."""
+
+    def save(self, path: Path) -> str:
+        """Write a safetensors file, and return its digest.
+
+        Raises:
+            WeightsError: the file cannot be written.
+        """
+        return write_weights(self.model.state_dict(), self.metadata, path)
 
 
 @dataclass(frozen=True)
@@ -32,6 +51,30 @@ class StoredWeights:
     def format(self) -> str:
         """The kind of network."""
         return str(self.metadata["format"])
+
+    def load(self, build: Callable[[dict[str, Any]], Network], *, kind: str, advice: str) -> TrainedWeights[Network]:
+        """Build the network and load its tensors.
+
+        Args:
+            build: makes a network of the shape that the metadata describe.
+            kind: format that the file must have.
+            advice: what to give instead of a file of another format, for the error message.
+
+        Raises:
+            WeightsError: the weights are of another kind of network.
+        """
+        if self.format != kind:
+            raise WeightsError(
+                f"Encoder weights {self.path}: these are of the kind {self.format!r}, but {kind!r} is wanted; give "
+                f"{advice}."
+            )
+        try:
+            model = build(self.metadata)
+            model.load_state_dict(self.tensors)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise self.mismatch_error() from error
+        model.eval().requires_grad_(False)
+        return TrainedWeights(model, self.metadata)
 
     def mismatch_error(self) -> WeightsError:
         """Make the error for tensors that do not match the metadata."""

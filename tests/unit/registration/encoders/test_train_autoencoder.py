@@ -6,7 +6,7 @@ import torch
 
 from ssem_dask.errors import SourceError, WeightsError
 from ssem_dask.registration.encoders.autoencoder import Autoencoder, reconstruction_loss
-from ssem_dask.registration.encoders.stored_autoencoder import build_autoencoder, save_autoencoder
+from ssem_dask.registration.encoders.stored_autoencoder import build_autoencoder
 from ssem_dask.registration.encoders.train_autoencoder import TrainConfig, train_encoder
 from ssem_dask.registration.encoders.weights_file import read_weights
 
@@ -46,17 +46,17 @@ def test_training_learns_to_reconstruct():
 def test_the_same_seed_gives_the_same_file_and_another_one_does_not(tmp_path):
     short = CONFIG.model_copy(update={"steps": 5})
     torch.manual_seed(7)
-    first = save_autoencoder(_train(3, short)[0], tmp_path / "a.safetensors")
+    first = _train(3, short)[0].save(tmp_path / "a.safetensors")
     torch.manual_seed(8)
-    again = save_autoencoder(_train(3, short)[0], tmp_path / "b.safetensors")
-    other = save_autoencoder(_train(4, short)[0], tmp_path / "c.safetensors")
+    again = _train(3, short)[0].save(tmp_path / "b.safetensors")
+    other = _train(4, short)[0].save(tmp_path / "c.safetensors")
     assert first == again != other
 
 
 def test_weights_survive_the_file_with_their_metadata(tmp_path):
     weights, _ = _train(1, CONFIG.model_copy(update={"steps": 2}))
     path = tmp_path / "e.safetensors"
-    digest = save_autoencoder(weights, path)
+    digest = weights.save(path)
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     stored = read_weights(path, digest=digest)
     assert stored.digest == digest
@@ -73,7 +73,7 @@ def test_weights_survive_the_file_with_their_metadata(tmp_path):
 def test_a_place_that_cannot_be_written_is_one_clear_sentence(tmp_path):
     weights, _ = _train(1, CONFIG.model_copy(update={"steps": 1}))
     with pytest.raises(WeightsError, match="cannot be written"):
-        save_autoencoder(weights, tmp_path / "absent" / "e.safetensors")
+        weights.save(tmp_path / "absent" / "e.safetensors")
 
 
 def test_sections_too_small_for_a_patch_are_one_clear_sentence():

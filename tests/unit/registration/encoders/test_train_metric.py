@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ssem_dask.errors import SourceError, WeightsError
 from ssem_dask.registration.encoders.encoder import load_encoder
-from ssem_dask.registration.encoders.metric import MetricNetwork, build_metric, save_metric
+from ssem_dask.registration.encoders.metric import MetricNetwork, build_metric
 from ssem_dask.registration.encoders.stored_autoencoder import build_autoencoder
 from ssem_dask.registration.encoders.train_metric import (
     MetricTrainConfig,
@@ -65,17 +65,17 @@ def test_training_learns_to_find_patches_again_and_only_where_there_is_something
 def test_the_same_seed_gives_the_same_file_and_another_one_does_not(tmp_path):
     short = CONFIG.model_copy(update={"steps": 3})
     torch.manual_seed(7)
-    first = save_metric(_train(3, short)[0], tmp_path / "a.safetensors")
+    first = _train(3, short)[0].save(tmp_path / "a.safetensors")
     torch.manual_seed(8)
-    again = save_metric(_train(3, short)[0], tmp_path / "b.safetensors")
-    other = save_metric(_train(4, short)[0], tmp_path / "c.safetensors")
+    again = _train(3, short)[0].save(tmp_path / "b.safetensors")
+    other = _train(4, short)[0].save(tmp_path / "c.safetensors")
     assert first == again != other
 
 
 def test_weights_survive_the_file_and_are_an_encoder(tmp_path):
     weights, _ = _train(1, CONFIG.model_copy(update={"steps": 2}))
     path = tmp_path / "m.safetensors"
-    digest = save_metric(weights, path)
+    digest = weights.save(path)
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     assert build_metric(read_weights(path, digest=digest)).metadata == weights.metadata
     encoder = load_encoder(str(path), digest=digest)
