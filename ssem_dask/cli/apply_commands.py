@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssem_dask.cli import console
-from ssem_dask.cli.cluster import open_executor
+from ssem_dask.cli.cluster import observed_executor
 from ssem_dask.cli.options import Cluster, Json, Run, Workers
 from ssem_dask.cli.summary_display import show_summary
 from ssem_dask.errors import SourceError
@@ -50,17 +50,10 @@ def warp(
 
     Safe to interrupt: run the same command again to resume.
     """
-    from ssem_dask.cli.progress_display import observer_for
     from ssem_dask.volumes.warping import plan_warp, run_warp
 
     plan = plan_warp(output, volume, destination, labels=labels)
-    work = plan.work()
-    with (
-        open_executor(
-            cluster, workers=workers, task_memory=work.worker_memory, task_gpu_memory=work.gpu_memory
-        ) as executor,
-        observer_for(executor, as_json=as_json) as observer,
-    ):
+    with observed_executor(cluster, workers=workers, as_json=as_json, work=plan.work()) as (executor, observer):
         summary = run_warp(plan, executor=executor, observer=observer)
     show_summary(summary, as_json=as_json)
 

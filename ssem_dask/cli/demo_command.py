@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssem_dask.cli import console
-from ssem_dask.cli.cluster import open_executor
+from ssem_dask.cli.cluster import observed_executor
 from ssem_dask.cli.evaluate_command import save_evaluation
 from ssem_dask.cli.options import Cluster, Json, Workers
 from ssem_dask.cli.report_command import WORST_PLACES, write_report
@@ -95,17 +95,11 @@ def _simulate(observed: Path, *, seed: int, sections: int, size: int) -> None:
 
 
 def _align(observed: Path, output: Path, *, cluster: str | None, workers: int | None, as_json: bool) -> "Summary":
-    from ssem_dask.cli.progress_display import observer_for
     from ssem_dask.config.schema import make_config
     from ssem_dask.driver import pipeline
 
     plan = pipeline.plan(make_config({"source": str(observed), "output": str(output)}, where="demo"))
-    with (
-        open_executor(
-            cluster, workers=workers, task_memory=plan.worker_memory, task_gpu_memory=plan.gpu_memory
-        ) as executor,
-        observer_for(executor, as_json=as_json) as observer,
-    ):
+    with observed_executor(cluster, workers=workers, as_json=as_json, work=plan) as (executor, observer):
         return pipeline.run(plan, executor=executor, observer=observer)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ssem_dask.cli.cluster import open_executor
+from ssem_dask.cli.cluster import observed_executor
 from ssem_dask.cli.options import Cluster, Json, PixelSize, SectionThickness, Workers
 from ssem_dask.cli.summary_display import show_summary
 from ssem_dask.errors import ConfigError
@@ -57,7 +57,6 @@ def export(
 
     Safe to interrupt: run the same command again to resume.
     """
-    from ssem_dask.cli.progress_display import observer_for
     from ssem_dask.volumes.exporting import plan_export, run_export
 
     if precomputed == (ngff is not None):
@@ -72,12 +71,6 @@ def export(
         pixel_size=pixel_size,
         section_thickness=section_thickness,
     )
-    work = plan.work()
-    with (
-        open_executor(
-            cluster, workers=workers, task_memory=work.worker_memory, task_gpu_memory=work.gpu_memory
-        ) as executor,
-        observer_for(executor, as_json=as_json) as observer,
-    ):
+    with observed_executor(cluster, workers=workers, as_json=as_json, work=plan.work()) as (executor, observer):
         summary = run_export(plan, executor=executor, observer=observer)
     show_summary(summary, as_json=as_json)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssem_dask.cli import console
-from ssem_dask.cli.cluster import open_executor
+from ssem_dask.cli.cluster import observed_executor
 from ssem_dask.cli.options import AllowMissing, Cluster, Json, Run, Workers
 from ssem_dask.cli.summary_display import show_summary
 from ssem_dask.task import Cause
@@ -52,7 +52,6 @@ def rerun(
     Options that select chunks narrow each other down. Without any, everything that failed or is stale is recomputed:
     after a change of settings (--set), weights or source, exactly the chunks that the change affects.
     """
-    from ssem_dask.cli.progress_display import observer_for
     from ssem_dask.driver.overrides import parse_overrides
     from ssem_dask.driver.rerun import Selection, execute_rerun, parse_sections, plan_rerun
 
@@ -67,10 +66,8 @@ def rerun(
     if dry_run:
         _show_plan(planned, as_json=as_json)
         return
-    with (
-        open_executor(cluster, workers=workers, table=_cluster_table(output, cluster)) as executor,
-        observer_for(executor, as_json=as_json) as observer,
-    ):
+    table = _cluster_table(output, cluster)
+    with observed_executor(cluster, workers=workers, as_json=as_json, table=table) as (executor, observer):
         summary = execute_rerun(planned, executor=executor, observer=observer, allow_missing=allow_missing)
     show_summary(summary, as_json=as_json)
 
@@ -85,13 +82,10 @@ def verify(
 
     `rerun --failed` then writes exactly those again. Exit code 0 if the run is complete and undamaged, 1 if not.
     """
-    from ssem_dask.cli.progress_display import observer_for
     from ssem_dask.driver.rerun import verify_run
 
-    with (
-        open_executor(cluster, workers=workers, table=_cluster_table(output, cluster)) as executor,
-        observer_for(executor, as_json=as_json) as observer,
-    ):
+    table = _cluster_table(output, cluster)
+    with observed_executor(cluster, workers=workers, as_json=as_json, table=table) as (executor, observer):
         summary = verify_run(output, executor=executor, observer=observer)
     show_summary(summary, as_json=as_json)
 

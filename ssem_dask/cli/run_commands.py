@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ssem_dask.cli import console
-from ssem_dask.cli.cluster import open_executor
+from ssem_dask.cli.cluster import observed_executor, open_executor
 from ssem_dask.cli.options import AllowMissing, Cluster, Json, PixelSize, SectionThickness, Workers
 from ssem_dask.cli.summary_display import show_summary
 from ssem_dask.units import duration, si
@@ -72,20 +72,11 @@ def run(
 def _run(
     settings: "RunConfig", *, cluster: str | None, workers: int | None, allow_missing: bool, as_json: bool
 ) -> None:
-    from ssem_dask.cli.progress_display import observer_for
     from ssem_dask.driver import pipeline
 
     plan = pipeline.plan(settings)
-    with (
-        open_executor(
-            cluster,
-            workers=workers,
-            table=settings.cluster,
-            task_memory=plan.worker_memory,
-            task_gpu_memory=plan.gpu_memory,
-        ) as executor,
-        observer_for(executor, as_json=as_json) as observer,
-    ):
+    table = settings.cluster
+    with observed_executor(cluster, workers=workers, as_json=as_json, table=table, work=plan) as (executor, observer):
         summary = pipeline.run(plan, executor=executor, observer=observer, allow_missing=allow_missing)
     show_summary(summary, as_json=as_json)
 
@@ -152,13 +143,7 @@ def _measure_cost(planned: "Plan", settings: "RunConfig", *, cluster: str, worke
         update={"stage_workers": {}, "workers": None if where.name == "slurm" else where.workers}
     )
     number = None if where.name == "local-gpu" else where.workers  # there it is the number of GPUs
-    with open_executor(
-        None,
-        workers=None,
-        table=for_sample,
-        task_memory=planned.worker_memory,
-        task_gpu_memory=planned.gpu_memory,
-    ) as executor:
+    with open_executor(None, workers=None, table=for_sample, work=planned) as executor:
         return measure_cost(
             planned, executor=executor, workers=lambda stage: stage_workers.get(stage, number), note=console.note
         )

@@ -1,6 +1,5 @@
 """The record of an evaluation, kept as `quality/evaluation.json`: one row per candidate, one column per metric."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -136,7 +135,7 @@ def write_evaluation(evaluation: Evaluation, *, config_digest: str) -> None:
     url = location.join(evaluation.run, "quality", _FILE)
     record = {**evaluation.to_json(), "config_digest": config_digest}
     with location.writing(url):
-        location.write_bytes(url, json.dumps(record, indent=1).encode())
+        location.write_json(url, record)
 
 
 def read_evaluation(run: str, *, config_digest: str) -> Evaluation | None:

@@ -9,7 +9,6 @@ The attribute `columns` lists the columns with unit and meaning. Values that wer
 (C8). Rows are written in blocks of `BLOCK` sections, one file per block.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -186,11 +185,7 @@ def read_reslice(run: str, *, cut: str, time: str) -> AnyArray:
 
 def read_record(run: str, name: str) -> dict[str, Any] | None:
     """Return a JSON record of `quality/` that a stage wrote; None if there is none."""
-    try:
-        record = json.loads(location.read_bytes(join(run, "quality", name)))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return record if isinstance(record, dict) else None
+    return location.read_json_object(join(run, "quality", name))
 
 
 def _column_attributes(columns: dict[str, Column]) -> list[dict[str, str]]:

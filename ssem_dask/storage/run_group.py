@@ -7,7 +7,6 @@ Warped and exported volumes have a state too: the former in a group attribute, t
 because their formats have no place for it.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -172,17 +171,13 @@ def read_state(url: str) -> str:
 
 def read_export(url: str) -> dict[str, Any] | None:
     """Return the record of an exported volume: {"source", "form", "digest", "state"}; None if there is none."""
-    try:
-        record = json.loads(location.read_bytes(_export_record_url(url)))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-    return record if isinstance(record, dict) else None
+    return location.read_json_object(_export_record_url(url))
 
 
 def write_export(url: str, record: dict[str, Any]) -> None:
     """Write the record of an exported volume; see `read_export`."""
     with location.writing(url):
-        location.write_bytes(_export_record_url(url), json.dumps(record, indent=1).encode())
+        location.write_json(_export_record_url(url), record)
 
 
 def _run_attributes(url: str) -> dict[str, Any]:

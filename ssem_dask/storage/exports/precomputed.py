@@ -9,7 +9,6 @@ A shard holds the chunks whose compressed Morton codes agree in all but the lowe
 are the chunks of a box, so a task can own whole shards.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -83,7 +82,7 @@ class PrecomputedTarget(Target):
             scales.append({**scale, "chunk_sizes": [scale.pop("chunk_size")]})
         info = {"@type": "neuroglancer_multiscale_volume", **self._multiscale(), "scales": scales}
         with location.writing(self.url):
-            location.write_bytes(location.join(self.url, "info"), json.dumps(info, indent=1).encode())
+            location.write_json(location.join(self.url, "info"), info)
 
     def _open(self, mip: int) -> Any:
         spec = {

@@ -1,6 +1,5 @@
 """OME-Zarr 0.4 on Zarr v2: one file per chunk, `0/z/y/x`, compressed by Blosc (zstd), which every reader supports."""
 
-import json
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -49,7 +48,7 @@ class ZarrV2Target(Target):
             labels=self.labels,
         )
         with location.writing(self.url):
-            location.write_bytes(location.join(self.url, ".zattrs"), json.dumps(attributes, indent=1).encode())
+            location.write_json(location.join(self.url, ".zattrs"), attributes)
 
     def _create(self, mip: int) -> None:
         if location.exists(location.join(self._level(mip), ".zarray")):

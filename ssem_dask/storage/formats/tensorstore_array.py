@@ -3,7 +3,7 @@
 Both store x before y before z; this module transposes them (C1). The finest level of a multiscale volume is read.
 """
 
-import json
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -94,11 +94,10 @@ def _n5_dataset(url: str) -> str | None:
 
 
 def _read_json(url: str) -> dict[str, Any] | None:
-    try:
-        tree = json.loads(location.read_bytes(url))
-    except (OSError, ValueError):
-        return None
-    return tree if isinstance(tree, dict) else None
+    # A file that cannot be read counts as none: this only finds out the format, and opening the volume reports errors.
+    with contextlib.suppress(OSError):
+        return location.read_json_object(url)
+    return None
 
 
 def _sizes(resolution: Any, *, unit: str) -> tuple[float | None, float | None]:
