@@ -1,4 +1,4 @@
-"""Division of the volume for method `relax` and `chain`: windows and blocks of sections, restricted grids, tiles."""
+"""Division of the volume for methods `relax` and `chain`: windows and blocks of sections, restricted grids, tiles."""
 
 from dataclasses import dataclass
 

@@ -21,10 +21,11 @@ from ssem_dask.composition.relax.relax_report import band_records
 from ssem_dask.field.device import computing_on
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.stages.compose.far_pairs import far_tasks, prepare_far, with_far
-from ssem_dask.stages.compose.layout import pair_steps, section_window, window_count, window_depth
+from ssem_dask.stages.compose.layout import pair_steps, window_count, window_depth
 from ssem_dask.stages.compose.method import ComposeMethod, compose_fields
 from ssem_dask.stages.compose.section_windows import (
     AFFINE_ARRAYS,
+    WindowTask,
     create_shared,
     elastic_problem,
     pairs_leading_out,
@@ -38,7 +39,6 @@ from ssem_dask.stages.compose.section_windows import (
 )
 from ssem_dask.stages.compose.statistics import (
     SPECTRA,
-    SpectraTask,
     StatisticsTask,
     fitted_windows,
     mean_spectra,
@@ -64,16 +64,13 @@ from ssem_dask.task import Result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SplitTask(JobTask):
+class SplitTask(WindowTask):
     """The affine part of each pair field of a window of sections."""
-
-    window: int
-    """Number of the window along z."""
 
     @torch.inference_mode()
     def run(self) -> Result:
         """Fit an affine map to each pair field."""
-        job, window = self.job, section_window(self.job, self.window)
+        job, window = self.job, self.sections
         pairs, confidence = read_pairs(job, window.core)
         with computing_on(pairs.device):
             split = split_pairs(pairs, node_weights(pairs, confidence), grid=job.grid)
@@ -82,21 +79,17 @@ class SplitTask(JobTask):
 
     def footprint(self) -> Footprint:
         """Read the pair fields of the window; write their affine parts."""
-        core = section_window(self.job, self.window).core
-        return Footprint(
-            reads=tuple(array.region(self.job, core.start, core.stop) for array in (PAIRS, CONFIDENCE)),
-            writes=(PAIR_AFFINES.region(self.job, core.start, core.stop),),
-        )
+        return Footprint(reads=self.core_regions(PAIRS, CONFIDENCE), writes=self.core_regions(PAIR_AFFINES))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlaneSpectraTask(SpectraTask):
+class PlaneSpectraTask(WindowTask):
     """The spectra fitted to one window of sections, on all their nodes."""
 
     @torch.inference_mode()
     def run(self) -> Result:
         """Fit the spectra."""
-        job, window = self.job, section_window(self.job, self.window)
+        job, window = self.job, self.sections
         correction, certainty = read_affine_level(job, window.read)
         weights, split = _read_window(job, window.read)
         problem = elastic_problem(job, split, weights, affine_correction=correction, grid=job.grid, certainty=certainty)
@@ -107,10 +100,10 @@ class PlaneSpectraTask(SpectraTask):
 
     def footprint(self) -> Footprint:
         """Read pair fields and the affine level of the window and its overlap; write the spectra."""
-        job, read = self.job, section_window(self.job, self.window).read
+        job = self.job
         arrays = PAIR_AFFINES, PAIRS, CONFIDENCE, *AFFINE_ARRAYS
         return Footprint(
-            reads=(*(a.region(job, read.start, read.stop) for a in arrays), AFFINE_STATISTICS.region(job)),
+            reads=(*self.read_regions(*arrays), AFFINE_STATISTICS.region(job)),
             writes=(spectrum_fit(self.window).region(job),),
         )
 
@@ -128,16 +121,13 @@ class PlaneStatisticsTask(StatisticsTask):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlaneSectionsTask(JobTask):
+class PlaneSectionsTask(WindowTask):
     """The fields of a window's sections."""
-
-    window: int
-    """Number of the window along z."""
 
     @torch.inference_mode()
     def run(self) -> Result:
         """Solve for the elastic part, join it with the affine level, write the fields."""
-        job, window = self.job, section_window(self.job, self.window)
+        job, window = self.job, self.sections
         weights, split = _read_window(job, window.read)
         fitted, certainty = read_statistics(job, SPECTRA)
         correction = AFFINE_CORRECTION.read(job, z=window.read)
@@ -157,12 +147,10 @@ class PlaneSectionsTask(JobTask):
 
     def footprint(self) -> Footprint:
         """Read pair fields and the affine level of the window and its overlap, and the statistics; write the result."""
-        job, window = self.job, section_window(self.job, self.window)
-        arrays = PAIRS, CONFIDENCE, PAIR_AFFINES, COARSE, *AFFINE_ARRAYS
-        read, core = window.read, window.core
+        job, arrays = self.job, (PAIRS, CONFIDENCE, PAIR_AFFINES, COARSE, *AFFINE_ARRAYS)
         return Footprint(
-            reads=(*(a.region(job, read.start, read.stop) for a in arrays), RELAX_STATISTICS.region(job)),
-            writes=tuple(a.region(job, core.start, core.stop) for a in result_arrays(job)),
+            reads=(*self.read_regions(*arrays), RELAX_STATISTICS.region(job)),
+            writes=self.core_regions(*result_arrays(job)),
         )
 
 

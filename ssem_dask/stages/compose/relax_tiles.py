@@ -43,6 +43,7 @@ from ssem_dask.stages.compose.restricted_windows import (
 )
 from ssem_dask.stages.compose.section_windows import (
     AFFINE_ARRAYS,
+    WindowTask,
     create_shared,
     elastic_problem,
     read_depth,
@@ -54,7 +55,6 @@ from ssem_dask.stages.compose.section_windows import (
 )
 from ssem_dask.stages.compose.statistics import (
     SPECTRA,
-    SpectraTask,
     StatisticsTask,
     fitted_windows,
     mean_spectra,
@@ -91,17 +91,14 @@ _LOW_FREQUENCY_ARRAYS = LOW_FREQUENCY, LOW_FREQUENCY_NATURAL, LOW_FREQUENCY_VARI
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RestrictTask(JobTask):
+class RestrictTask(WindowTask):
     """The affine part of each pair field of a window of sections, and the rest on the restricted grid."""
-
-    window: int
-    """Number of the window along z."""
 
     @torch.inference_mode()
     def run(self) -> Result:
         """Restrict the pair fields band by band and subtract their affine parts."""
         job, k = self.job, pair_steps(self.job)
-        core = section_window(job, self.window).core
+        core = self.sections.core
         median = sections_median_confidence(job, core)
         MEDIAN_CONFIDENCE.write(job, np.full(len(core), median), z=core)
         blocks = restricted_grid(job).shape
@@ -128,21 +125,17 @@ class RestrictTask(JobTask):
 
     def footprint(self) -> Footprint:
         """Read the pair fields of the window; write their affine parts and the restricted rest."""
-        core = section_window(self.job, self.window).core
-        return Footprint(
-            reads=tuple(a.region(self.job, core.start, core.stop) for a in (PAIRS, CONFIDENCE)),
-            writes=tuple(a.region(self.job, core.start, core.stop) for a in _RESTRICTED_ARRAYS),
-        )
+        return Footprint(reads=self.core_regions(PAIRS, CONFIDENCE), writes=self.core_regions(*_RESTRICTED_ARRAYS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TileSpectraTask(SpectraTask):
+class TileSpectraTask(WindowTask):
     """The spectra fitted to one window: low frequencies on restricted planes, high frequencies on one tile."""
 
     @torch.inference_mode()
     def run(self) -> Result:
         """Fit the spectra of both."""
-        job, window = self.job, section_window(self.job, self.window)
+        job, window = self.job, self.sections
         correction, certainty = read_affine_level(job, window.read)
         weights, split = read_restricted(job, window.read)
         problem = elastic_problem(
@@ -174,10 +167,10 @@ class TileSpectraTask(SpectraTask):
 
     def footprint(self) -> Footprint:
         """Read pair fields, whole and restricted, and the affine level of window and overlap; write the spectra."""
-        job, read = self.job, section_window(self.job, self.window).read
+        job = self.job
         arrays = *_RESTRICTED_ARRAYS, PAIRS, CONFIDENCE, *AFFINE_ARRAYS
         return Footprint(
-            reads=(*(a.region(job, read.start, read.stop) for a in arrays), AFFINE_STATISTICS.region(job)),
+            reads=(*self.read_regions(*arrays), AFFINE_STATISTICS.region(job)),
             writes=(spectrum_fit(self.window).region(job),),
         )
 
@@ -209,16 +202,13 @@ class TileStatisticsTask(StatisticsTask):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LowFrequencyTask(JobTask):
+class LowFrequencyTask(WindowTask):
     """The low frequencies of a window's sections."""
-
-    window: int
-    """Number of the window along z."""
 
     @torch.inference_mode()
     def run(self) -> Result:
         """Solve for the elastic part on the restricted grid."""
-        job, window = self.job, section_window(self.job, self.window)
+        job, window = self.job, self.sections
         weights, split = read_restricted(job, window.read)
         fitted, certainty = read_statistics(job, SPECTRA)
         problem = elastic_problem(
@@ -240,27 +230,24 @@ class LowFrequencyTask(JobTask):
 
     def footprint(self) -> Footprint:
         """Read restricted pair fields, affine level and statistics of window and overlap; write low frequencies."""
-        job, window = self.job, section_window(self.job, self.window)
-        read, core = window.read, window.core
+        job = self.job
         arrays = *_RESTRICTED_ARRAYS, *AFFINE_ARRAYS
         return Footprint(
-            reads=(*(a.region(job, read.start, read.stop) for a in arrays), RELAX_STATISTICS.region(job)),
-            writes=tuple(a.region(job, core.start, core.stop) for a in _LOW_FREQUENCY_ARRAYS),
+            reads=(*self.read_regions(*arrays), RELAX_STATISTICS.region(job)),
+            writes=self.core_regions(*_LOW_FREQUENCY_ARRAYS),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TileSectionsTask(JobTask):
+class TileSectionsTask(WindowTask):
     """The fields of a tile of a window's sections."""
 
-    window: int
-    """Number of the window along z."""
     tile: Tile
 
     @torch.inference_mode()
     def run(self) -> Result:
         """Solve for the high frequencies, add the low ones and the affine level, write the fields."""
-        job, tile, window = self.job, self.tile, section_window(self.job, self.window)
+        job, tile, window = self.job, self.tile, self.sections
         weights, split = read_tile(job, window, tile)
         fitted, certainty = read_statistics(job, HIGH_FREQUENCY_SPECTRA)
         device = weights.device
@@ -302,13 +289,13 @@ class TileSectionsTask(JobTask):
 
     def footprint(self) -> Footprint:
         """Read pair fields of the tile with its halo, all else of window and overlap; write the tile of the result."""
-        job, window = self.job, section_window(self.job, self.window)
+        job, window = self.job, self.sections
         sections = COARSE, *_RESTRICTED_ARRAYS, *AFFINE_ARRAYS, *_LOW_FREQUENCY_ARRAYS
         read = nodes_box(job, window.read, self.tile.read)
         core = nodes_box(job, window.core, self.tile.core)
         return Footprint(
             reads=(
-                *(array.region(job, window.read.start, window.read.stop) for array in sections),
+                *self.read_regions(*sections),
                 *(array.region_of(read) for array in (PAIRS, CONFIDENCE)),
                 RELAX_STATISTICS.region(job),
             ),

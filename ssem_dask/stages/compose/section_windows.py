@@ -1,5 +1,7 @@
 """Reading, solving and writing a window of sections: the steps that both variants of method `relax` share."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,7 +21,8 @@ from ssem_dask.composition.relax.uncertainty import affine_variance, elastic_var
 from ssem_dask.composition.separation.sequence import UNKNOWNS_PER_SECTION, Variances
 from ssem_dask.field.device import compute_device, computing_on
 from ssem_dask.field.grid import Grid
-from ssem_dask.stages.compose.layout import SectionWindow, pair_steps, window_depth
+from ssem_dask.geometry.region import Region
+from ssem_dask.stages.compose.layout import SectionWindow, pair_steps, section_window, window_depth
 from ssem_dask.stages.compose.method import named_sections
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import (
@@ -34,6 +37,7 @@ from ssem_dask.stages.run_arrays import (
     SECTION,
     UNCERTAINTY,
 )
+from ssem_dask.stages.stage import JobTask
 from ssem_dask.stages.stored_array import RunArray
 from ssem_dask.task import Outcome, Result
 from ssem_dask.types import BoolArray, Float64Array
@@ -41,6 +45,29 @@ from ssem_dask.types import BoolArray, Float64Array
 AFFINE_ARRAYS = AFFINE_CORRECTION, AFFINE_NATURAL, AFFINE_VARIANCE
 """The affine level of all sections."""
 _EVERYWHERE = slice(None), slice(None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowTask(JobTask):
+    """A task of one window of sections."""
+
+    window: int
+    """Number of the window along z."""
+
+    @property
+    def sections(self) -> SectionWindow:
+        """Sections that the task reads and writes."""
+        return section_window(self.job, self.window)
+
+    def core_regions(self, *arrays: RunArray) -> tuple[Region, ...]:
+        """Return the regions of some arrays that belong to the window's core."""
+        core = self.sections.core
+        return tuple(array.region(self.job, core.start, core.stop) for array in arrays)
+
+    def read_regions(self, *arrays: RunArray) -> tuple[Region, ...]:
+        """Return the regions of some arrays that belong to the window's core and overlap."""
+        read = self.sections.read
+        return tuple(array.region(self.job, read.start, read.stop) for array in arrays)
 
 
 def result_arrays(job: Job) -> tuple[RunArray, ...]:

@@ -33,7 +33,7 @@ from ssem_dask.stages.compose.anchors import landmarks_of
 from ssem_dask.stages.compose.far_pairs import FAR_ARRAYS, read_far_pairs, uses_far_pairs
 from ssem_dask.stages.compose.layout import window_count
 from ssem_dask.stages.compose.method import STAGE, compose_fields
-from ssem_dask.stages.compose.section_windows import AFFINE_ARRAYS
+from ssem_dask.stages.compose.section_windows import AFFINE_ARRAYS, WindowTask
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import (
     AFFINE_CORRECTION,
@@ -96,14 +96,6 @@ class AffinesTask(JobTask):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpectraTask(JobTask):
-    """The spectra fitted to one window of sections. Subclasses say how sections of their width are fitted."""
-
-    window: int
-    """Number of the window along z."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StatisticsTask(JobTask):
     """The mean of the spectra over the windows. Subclasses say which spectra there are."""
 
@@ -118,7 +110,7 @@ class StatisticsTask(JobTask):
 
 
 def statistics_generations(
-    job: Job, *, spectra: type[SpectraTask], statistics: type[StatisticsTask]
+    job: Job, *, spectra: type[WindowTask], statistics: type[StatisticsTask]
 ) -> Iterator[Iterable[JobTask]]:
     """Yield the affines, the spectra of some windows, and their mean."""
     # A dash in the name gives this task a ledger page of its own. Without it, the task would share page `compose` with
