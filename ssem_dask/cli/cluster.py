@@ -2,26 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ssem_dask.cli import console
 
 if TYPE_CHECKING:
+    from ssem_dask.driver.tasks import PlannedWork
     from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
     from ssem_dask.runtime.events import Observer
     from ssem_dask.runtime.executor import Executor
-
-
-class PlannedWork(Protocol):
-    """Tasks whose size is known before they run."""
-
-    @property
-    def worker_memory(self) -> int:
-        """Peak bytes of a worker that runs the largest task."""
-
-    @property
-    def gpu_memory(self) -> int:
-        """Peak bytes of a GPU that the largest task takes."""
 
 
 def open_executor(
@@ -29,32 +18,12 @@ def open_executor(
     *,
     workers: int | None,
     table: "ClusterConfig | None" = None,
-    work: PlannedWork | None = None,
+    work: "PlannedWork | None" = None,
 ) -> "Executor":
-    """Start or join the cluster that the options name; use it as a context manager, which closes it.
+    """Open the cluster that the options name, with notes on stderr; arguments and errors as in `open_cluster_for`."""
+    from ssem_dask.driver.tasks import open_cluster_for
 
-    Args:
-        cluster: a name, an address, or a TOML file with a `[cluster]` table; None: as `table` says.
-        workers: number of workers; None: as `table` says.
-        table: `[cluster]` of the run's configuration; None: the defaults.
-        work: work whose largest task each worker must be able to hold; None if its size is unknown.
-
-    Raises:
-        ConfigError: see `cluster_settings` and `open_cluster`.
-    """
-    from ssem_dask.config.schema import cluster_settings
-    from ssem_dask.runtime.clusters import open_cluster
-    from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
-
-    settings = cluster_settings(cluster, workers=workers, table=table or ClusterConfig())
-    return open_cluster(
-        settings.name,
-        workers=settings.workers,
-        settings=settings,
-        task_memory=0 if work is None else work.worker_memory,
-        task_gpu_memory=0 if work is None else work.gpu_memory,
-        note=console.note,
-    )
+    return open_cluster_for(work, cluster=cluster, workers=workers, table=table, note=console.note)
 
 
 @contextmanager
@@ -64,7 +33,7 @@ def observed_executor(
     workers: int | None,
     as_json: bool,
     table: "ClusterConfig | None" = None,
-    work: PlannedWork | None = None,
+    work: "PlannedWork | None" = None,
 ) -> "Iterator[tuple[Executor, Observer]]":
     """Open an executor as `open_executor` does, with the observer that shows its progress on stderr.
 

@@ -6,23 +6,23 @@ a finished run does nothing.
 
 import platform
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 from ssem_dask import __version__
 from ssem_dask.config.digest import config_digest, stored_config
 from ssem_dask.config.resolve import resolve
-from ssem_dask.config.schema import RunConfig, cluster_settings, make_config
+from ssem_dask.config.schema import RunConfig, make_config
 from ssem_dask.driver.integrity import mark_damaged
 from ssem_dask.driver.invalidation import Invalidation, TaskFilter, find_stale, mark_stale
 from ssem_dask.driver.overrides import TaskOverrides
 from ssem_dask.driver.run_status import Summary
 from ssem_dask.driver.source_fingerprints import changed_sections, read_fingerprints, save_fingerprints
-from ssem_dask.driver.tasks import StageWork, run_generations
+from ssem_dask.driver.tasks import StageWork, run_generations, run_on_cluster
 from ssem_dask.errors import LayoutError, LeaseLostError, OutputError
 from ssem_dask.geometry.mip import ceil_div
-from ssem_dask.runtime.clusters import open_cluster
-from ssem_dask.runtime.events import Observer, SilentObserver
+from ssem_dask.runtime.events import Observer
 from ssem_dask.runtime.exclusive_driver import exclusive_driver
 from ssem_dask.runtime.executor import Executor, dashboard_message
 from ssem_dask.stages.files import refuse_shared_shards
@@ -337,12 +337,11 @@ def align(
     """
     settings = make_config({"source": source, "output": output, **config}, where="align")
     planned = plan(settings)
-    where = cluster_settings(cluster, workers=workers, table=settings.cluster)
-    with open_cluster(
-        where.name,
-        workers=where.workers,
-        settings=where,
-        task_memory=planned.worker_memory,
-        task_gpu_memory=planned.gpu_memory,
-    ) as executor:
-        return run(planned, executor=executor, observer=observer or SilentObserver(), allow_missing=allow_missing)
+    return run_on_cluster(
+        partial(run, planned, allow_missing=allow_missing),
+        planned,
+        cluster=cluster,
+        workers=workers,
+        observer=observer,
+        table=settings.cluster,
+    )

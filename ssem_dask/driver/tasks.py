@@ -7,9 +7,13 @@ select, if the user selected any. The entries of one ledger page are held at a t
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Protocol
 
+from ssem_dask.config.schema import cluster_settings
 from ssem_dask.driver.run_status import Summary
-from ssem_dask.runtime.events import Observer, StageStarted
+from ssem_dask.runtime.clusters import open_cluster
+from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
+from ssem_dask.runtime.events import Observer, SilentObserver, StageStarted
 from ssem_dask.runtime.execute import execute
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.runtime.pages import PageWriter
@@ -29,6 +33,75 @@ class StageWork:
     estimate: Estimate
     digest: str
     """Digest that the ledger entry of a done task carries."""
+
+
+class PlannedWork(Protocol):
+    """Tasks whose size is known before they run."""
+
+    @property
+    def worker_memory(self) -> int:
+        """Peak bytes of a worker that runs the largest task, its process included."""
+
+    @property
+    def gpu_memory(self) -> int:
+        """Peak bytes of a GPU that the largest task takes."""
+
+
+def open_cluster_for(
+    work: PlannedWork | None,
+    *,
+    cluster: str | None,
+    workers: int | None,
+    table: ClusterConfig | None = None,
+    note: Callable[[str], None] = lambda _message: None,
+) -> Executor:
+    """Start or join the cluster that runs some work; use it as a context manager, which closes it.
+
+    Args:
+        work: work whose largest task each worker must be able to hold; None if its size is unknown.
+        cluster: a name, an address, or a TOML file with a `[cluster]` table; None: as `table` says.
+        workers: number of workers; None: as `table` says.
+        table: `[cluster]` of the run's configuration; None: the defaults.
+        note: callback for user-facing messages about the cluster.
+
+    Raises:
+        ConfigError: see `cluster_settings` and `open_cluster`.
+    """
+    settings = cluster_settings(cluster, workers=workers, table=table or ClusterConfig())
+    return open_cluster(
+        settings.name,
+        workers=settings.workers,
+        settings=settings,
+        task_memory=0 if work is None else work.worker_memory,
+        task_gpu_memory=0 if work is None else work.gpu_memory,
+        note=note,
+    )
+
+
+def run_on_cluster(
+    run: Callable[..., Summary],
+    work: PlannedWork,
+    *,
+    cluster: str,
+    workers: int | None,
+    observer: Observer | None,
+    table: ClusterConfig | None = None,
+) -> Summary:
+    """Open a cluster, call `run(executor=…, observer=…)`, and close the cluster.
+
+    Args:
+        run: runs the tasks of `work`.
+        work: as in `open_cluster_for`.
+        cluster: as in `align`.
+        workers: as in `align`.
+        observer: notified of events; None: nobody is.
+        table: as in `open_cluster_for`.
+
+    Raises:
+        ConfigError: the cluster is unknown, or its workers are too small.
+    """
+    with open_cluster_for(work, cluster=cluster, workers=workers, table=table) as executor:
+        return run(executor=executor, observer=observer or SilentObserver())
 
 
 def run_generations(

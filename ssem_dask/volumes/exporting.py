@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ssem_dask.config.digest import digest_of
 from ssem_dask.driver.run_status import Summary
-from ssem_dask.driver.tasks import StageWork
+from ssem_dask.driver.tasks import StageWork, run_on_cluster
 from ssem_dask.errors import ConfigError, OutputError, SourceError
 from ssem_dask.runtime.events import Observer
 from ssem_dask.runtime.executor import Executor
@@ -24,7 +24,7 @@ from ssem_dask.storage.exports.zarr_v2 import ZarrV2Target
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.volume import WARP_KEY, Volume, holds_labels
 from ssem_dask.types import ShapeZYX
-from ssem_dask.volumes.volume_stages import VolumeWork, run_on_cluster, run_stages
+from ssem_dask.volumes.volume_stages import VolumeWork, run_stages
 
 Form = Literal["ngff-0.4", "precomputed"]
 PRECOMPUTED_CHUNK: ShapeZYX = (64, 64, 64)

@@ -6,14 +6,11 @@ So, like a run, an interrupted warp or export resumes, and two drivers cannot wr
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ssem_dask.config.schema import cluster_settings
 from ssem_dask.driver.pipeline import PROCESS_BYTES
 from ssem_dask.driver.run_status import Summary
 from ssem_dask.driver.tasks import StageWork, run_generations
 from ssem_dask.errors import LeaseLostError
-from ssem_dask.runtime.clusters import open_cluster
-from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
-from ssem_dask.runtime.events import Observer, SilentObserver
+from ssem_dask.runtime.events import Observer
 from ssem_dask.runtime.exclusive_driver import exclusive_driver
 from ssem_dask.runtime.executor import Executor, dashboard_message
 
@@ -66,34 +63,3 @@ def run_stages(work: VolumeWork, *, executor: Executor, observer: Observer) -> S
             raise
         work.record_state(summary.state)
     return summary
-
-
-def run_on_cluster(
-    run: Callable[..., Summary],
-    work: VolumeWork,
-    *,
-    cluster: str,
-    workers: int | None,
-    observer: Observer | None,
-) -> Summary:
-    """Open a cluster, call `run(executor=…, observer=…)`, and close the cluster.
-
-    Args:
-        run: runs the stages of `work`.
-        work: work whose largest task each worker must be able to hold.
-        cluster: as in `align`.
-        workers: as in `align`.
-        observer: notified of events; None: nobody is.
-
-    Raises:
-        ConfigError: the cluster is unknown, or its workers are too small.
-    """
-    settings = cluster_settings(cluster, workers=workers, table=ClusterConfig())
-    with open_cluster(
-        settings.name,
-        workers=settings.workers,
-        settings=settings,
-        task_memory=work.worker_memory,
-        task_gpu_memory=work.gpu_memory,
-    ) as executor:
-        return run(executor=executor, observer=observer or SilentObserver())

@@ -10,7 +10,7 @@ from typing import Any
 
 from ssem_dask.config.digest import digest_of
 from ssem_dask.driver.run_status import Summary
-from ssem_dask.driver.tasks import StageWork
+from ssem_dask.driver.tasks import StageWork, run_on_cluster
 from ssem_dask.errors import OutputError, SourceError
 from ssem_dask.geometry.mip import level_count
 from ssem_dask.runtime.events import Observer
@@ -22,7 +22,7 @@ from ssem_dask.stages.run_arrays import SECTION
 from ssem_dask.storage import arrays, location
 from ssem_dask.storage.volume import WARP_KEY, Volume, VolumeInfo, check_image_dtype
 from ssem_dask.volumes.alignment import Alignment, open_alignment
-from ssem_dask.volumes.volume_stages import VolumeWork, run_on_cluster, run_stages
+from ssem_dask.volumes.volume_stages import VolumeWork, run_stages
 
 
 @dataclass(frozen=True, slots=True)
