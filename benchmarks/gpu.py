@@ -26,7 +26,7 @@ from torch import Tensor
 from ssem_dask.field.grid import Grid
 from ssem_dask.registration.encoders.encoder import encode_observed, load_encoder
 from ssem_dask.registration.encoders.local_contrast import normalise_contrast
-from ssem_dask.registration.gauss_newton.confidence import measure_evidence
+from ssem_dask.registration.gauss_newton.confidence import measure_match
 from ssem_dask.registration.gauss_newton.gauss_newton_window import GaussNewton
 from ssem_dask.registration.gauss_newton.solver import (
     FeatureLevel,
@@ -123,13 +123,13 @@ def _solver(side: int, device: torch.device) -> dict[str, Any]:
         fixed, moving = ([level.select(index[:, i]) for level in pyramid] for i in (0, 1))
         row: dict[str, Any] = {}
         for name, levels in (("fused", pyramid), ("fused_half", half)):
-            found = register_fused(levels, pairs, image=image, start=None, smoothness=22.6, config=config)
-            solve = partial(register_fused, levels, pairs, image=image, smoothness=22.6, config=config)
+            found = register_fused(levels, pairs, image_grid=image, start=None, smoothness=22.6, config=config)
+            solve = partial(register_fused, levels, pairs, image_grid=image, smoothness=22.6, config=config)
             cold, warm = _median(partial(solve, start=None)), _median(partial(solve, start=found))
             row[name] = {"cold_ms": cold, "warm_ms": warm, **_rates(cold, warm, n, side)}
             row[name + "_values"] = found
         if n <= 8:
-            batch = PairBatch(fixed=fixed, moving=moving, image=image)
+            batch = PairBatch(fixed=fixed, moving=moving, image_grid=image)
             eager = partial(register_pairs, batch, smoothness=22.6, config=config)
             reference = eager(start=None).fields
             cold = _median(partial(eager, start=None), 3)
@@ -206,12 +206,12 @@ def _window(side: int, sections: int, device: torch.device) -> dict[str, Any]:
     total = sum(row.self_device_time_total for row in profiled.key_averages()) / 1000 / len(core)
     level = _features(1, side, device, torch.float32)[0]
     fields = torch.zeros(1, 2, *level.grid.shape, device=device)
-    judged = _median(lambda: measure_evidence(fields, fixed=level, moving=level, nodes=nodes, cutoff=2.0))
+    judged = _median(lambda: measure_match(fields, fixed=level, moving=level, nodes=nodes, cutoff=2.0))
     return {
         "ms_per_section": ms,
         "gpx_s": side * side / ms / 1e6,
         "peak_gib": peak,
-        "evidence_ms_per_pair": judged,
+        "match_ms_per_pair": judged,
         "kernel_ms_per_section": total,
         "kernels_ms_per_section": kernels,
     }

@@ -1,7 +1,7 @@
 """Registration of a window of sections: one interface, several methods.
 
-`METHODS` is the only list of methods. Stages call `register_window` and ask `RegisterConfig.registration_method`;
-neither names a method.
+`METHODS` is the only list of methods. Stages call `register_window` and ask `RegisterConfig.registration_method`. Only
+stage `calibrate` is made for one method, gauss_newton; it runs if the method `needs_calibration`.
 """
 
 from dataclasses import replace

@@ -31,8 +31,8 @@ _MAX_RELATIVE = 2.0  # raw confidence over the typical one; a few very sharp nod
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
-    """Evidence of the features for a batch of pair fields, on the fields' nodes."""
+class MatchMeasures:
+    """How well the features match under a batch of pair fields, on the fields' nodes."""
 
     hessian: Float[Tensor, "n y x"]
     """h."""
@@ -42,52 +42,53 @@ class Evidence:
     """Share of the surroundings where both sections show tissue."""
 
 
-def measure_evidence(
+def measure_match(
     displacement: Float[Tensor, "n 2 h w"],
     *,
     fixed: FeatureLevel,
     moving: FeatureLevel,
     nodes: Grid,
     cutoff: float,
-    error: float | None = None,
-) -> Evidence:
+    mean_residual: float | None = None,
+) -> MatchMeasures:
     """Compare the fixed sections with the warped moving ones.
 
     Args:
         displacement: displacements on the features' pixels, mip-0 px.
         fixed: features of the fixed sections.
         moving: features of the moving sections.
-        nodes: grid on which evidence is wanted.
+        nodes: grid on which the measures are wanted.
         cutoff: rc of the robust weights.
-        error: ē of the robust weights; None: each pair's own.
+        mean_residual: ē of the robust weights; None: each pair's own.
     """
     positions = fixed.grid.positions(displacement.device) + displacement
     stacked = torch.cat([moving.features, moving.valid[:, None]], dim=1)
     warped = sample_batch(stacked, grid=moving.grid, positions=positions)
+    # The mask is interpolated with the features: a px counts if more than half of its weight comes from tissue.
     inside = moving.grid.contains(positions.transpose(0, 1)) & (warped[:, -1] > 0.5)
     valid = fixed.valid * inside
     a, b = fixed.features, warped[:, :-1]
     # Gradients of both sections, as in the solver (`solver` module): the Hessian then does not favour either.
     (ay, ax), (by, bx) = gradients(a), gradients(b)
-    weight = robust_weights(b - a, valid=valid, cutoff=cutoff, mean=error)
+    weight = robust_weights(b - a, valid=valid, cutoff=cutoff, mean=mean_residual)
     # ½ tr(w g gᵀ) with g = ½ (∇A + ∇(B ∘ T)): the factor is ½ · (½)².
     hessian = 0.125 * ((ay + by).square() + (ax + bx).square()).sum(dim=1) * weight
-    # One average of all maps gives every local moment of the correlation.
-    both = valid[:, None]
-    products = [(of * both).sum(dim=1, keepdim=True) for of in (a * b, a.square(), b.square())]
-    maps = torch.cat([a * both, b * both, *products, hessian[:, None], both], dim=1)
-    return average_evidence(maps, channels=a.shape[1], pixels=fixed.grid, nodes=nodes)
+    # All maps are averaged in one call; the local moments follow from the means.
+    valid_in_both = valid[:, None]
+    sums = [(product * valid_in_both).sum(dim=1, keepdim=True) for product in (a * b, a.square(), b.square())]
+    maps = torch.cat([a * valid_in_both, b * valid_in_both, *sums, hessian[:, None], valid_in_both], dim=1)
+    return average_match_maps(maps, channels=a.shape[1], pixels=fixed.grid, nodes=nodes)
 
 
-def average_evidence(maps: Float[Tensor, "n maps h w"], *, channels: int, pixels: Grid, nodes: Grid) -> Evidence:
-    """Average maps over squares about the nodes, and combine the means to evidence.
+def average_match_maps(maps: Float[Tensor, "n maps h w"], *, channels: int, pixels: Grid, nodes: Grid) -> MatchMeasures:
+    """Average maps over squares about the nodes, and combine the means to match measures.
 
     Args:
         maps: 2 c + 5 maps of each pair: features of both sections, sums over the channels of their product and squares,
             the Hessian, and 1, each 0 where it does not count.
         channels: c.
         pixels: grid of the maps.
-        nodes: grid on which evidence is wanted.
+        nodes: grid on which the measures are wanted.
     """
     means = _square_means(maps, pixels, nodes)
     share = means[:, -1]
@@ -98,42 +99,43 @@ def average_evidence(maps: Float[Tensor, "n maps h w"], *, channels: int, pixels
     variance_a = (aa - mean_a.square().sum(dim=1)).clamp(min=0.0)
     variance_b = (bb - mean_b.square().sum(dim=1)).clamp(min=0.0)
     correlation = covariance / (variance_a * variance_b).sqrt().clamp(min=1e-6)
-    return Evidence(means[:, -2], correlation, share)
+    return MatchMeasures(means[:, -2], correlation, share)
 
 
-def raw_confidence(evidence: Evidence) -> Float[Tensor, "n y x"]:
+def raw_confidence(measures: MatchMeasures) -> Float[Tensor, "n y x"]:
     """Compute n, not yet relative to the volume or the window."""
-    return evidence.hessian * (evidence.correlation - _CHANCE_CORRELATION).clamp(min=0.0).square()
+    return measures.hessian * (measures.correlation - _CHANCE_CORRELATION).clamp(min=0.0).square()
 
 
 def relative_confidence(
-    raw: Float[Tensor, "*n y x"], *, known: Bool[Tensor, "*n y x"], unit: float | None = None
+    raw: Float[Tensor, "*n y x"], *, known: Bool[Tensor, "*n y x"], typical_confidence: float | None = None
 ) -> Float[Tensor, "*n y x"]:
     """Scale raw confidences to [0, 1].
 
     Args:
         raw: raw confidences.
         known: nodes whose field is known; the confidence is 0 elsewhere.
-        unit: typical raw confidence; None: the median over the known nodes.
+        typical_confidence: typical raw confidence; None: the median over the known nodes.
     """
     known_raw = raw[known]
     if not known_raw.numel():
         return torch.zeros_like(raw)
-    relative = raw / (known_raw.median() if unit is None else raw.new_tensor(unit)).clamp(min=1e-12)
+    typical = known_raw.median() if typical_confidence is None else raw.new_tensor(typical_confidence)
+    relative = raw / typical.clamp(min=1e-12)
     return torch.where(known, relative.clamp(max=_MAX_RELATIVE) / _MAX_RELATIVE, torch.zeros_like(raw))
 
 
 def measure_disagreement(
     *, forward: Float[Tensor, "n 2 y x"], backward: Float[Tensor, "n 2 y x"], nodes: Grid
 ) -> Float[Tensor, "n y x"]:
-    """Measure by how many px going forward and back again misses the start."""
+    """Return the length of the round trip forward and back, mip-0 px."""
     back = sample_batch(backward, grid=nodes, positions=nodes.positions(forward.device) + forward)
     distance: Tensor = torch.linalg.vector_norm(forward + back, dim=1)
     return distance
 
 
-def find_folds(fields: Float[Tensor, "n 2 y x"], *, spacing: float) -> Bool[Tensor, "n y x"]:
-    """Find nodes at a corner of a cell with |J| <= 0."""
+def folded_nodes(fields: Float[Tensor, "n 2 y x"], *, spacing: float) -> Bool[Tensor, "n y x"]:
+    """Return whether each node is at a corner of a cell with |J| <= 0."""
     if min(fields.shape[-2:]) < 2:
         return torch.zeros_like(fields[:, 0], dtype=torch.bool)
     # A cell is a square between four nodes; max pooling marks all four.

@@ -1,8 +1,8 @@
 """A window by Gauss-Newton registration: every section encoded once, every pair registered on its own, both ways.
 
-Sections are compared as they were observed, never after rendering, so no error is passed on from pair to pair. Pairs
-k = 1 start at 0. Pairs k > 1 start from the composed k = 1 fields if all sections between show tissue: over that
-distance tissue changes too much to be matched without a start.
+Sections are compared as they were observed, never after rendering, so no error is passed on from pair to pair, except
+as a start. Pairs k = 1 start at 0 (a cold start). Pairs k > 1 start from the composed k = 1 fields (a warm start) if
+all sections between show tissue: over that distance tissue changes too much to be matched without a start.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,10 +21,10 @@ from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.image.pooling import pool
 from ssem_dask.registration.encoders.encoder import Encoder, encode_observed, encoder_on, load_encoder
 from ssem_dask.registration.gauss_newton.confidence import (
-    Evidence,
-    find_folds,
+    MatchMeasures,
+    folded_nodes,
     measure_disagreement,
-    measure_evidence,
+    measure_match,
     raw_confidence,
     relative_confidence,
 )
@@ -80,14 +80,14 @@ class GaussNewton(RegistrationMethod[GaussNewtonConfig]):
         with torch.inference_mode():
             solver = _WindowSolver(window, encoder=encoder, config=config, device=device)
             pairs = solver.register(request.pairs)
-            for chunk, judged in in_batches(partial(solver.judge, nodes=nodes), pairs, size=_BATCH):
-                rows = [(z - other - 1, z - core.start) for z, other in chunk]
+            for batch, judged in in_batches(partial(solver.judge, nodes=nodes), pairs, size=_BATCH):
+                rows = [(fixed - moving - 1, fixed - core.start) for fixed, moving in batch]
                 index = tuple(torch.tensor(rows, device=device).T)
                 fields[index], raw[index], known[index] = judged.fields, judged.confidence, judged.known
         fields = torch.where(known[:, :, None], fields, torch.full_like(fields, torch.nan))
-        # The run's unit, since medians of windows differ and fields would jump between them (docs/decisions/0022).
-        unit = None if config.scales is None else config.scales.confidence
-        return PairFields(fields, relative_confidence(raw, known=known, unit=unit))
+        # The run's, since medians of windows differ and confidences would jump between them (docs/decisions/0022).
+        typical_confidence = None if config.scales is None else config.scales.confidence
+        return PairFields(fields, relative_confidence(raw, known=known, typical_confidence=typical_confidence))
 
 
 def measure_scales(
@@ -115,6 +115,7 @@ def measure_scales(
         judged = solver.judge(pairs, nodes=solver.nodes)
         if not judged.known.any():
             return None
+        # Later a divisor, which a window without contrast would make 0.
         confidence = max(float(judged.confidence[judged.known].median()), 1e-12)
     warm = tuple(scales[k] for k in range(2, neighbours + 1) if k in scales)
     return ResidualScales(cold=scales[1], warm=warm, confidence=confidence)
@@ -156,17 +157,18 @@ class _WindowSolver:
         self.scales: dict[int, tuple[ResidualScale, ...]] = {}
         """Scales of each iteration, by distance of the sections, if they are measured."""
         self._config = config
-        self._image = window.grid
+        self._image_grid = window.grid
         self._nodes: Grid | None = None
-        self._shows_tissue = [float(valid.float().mean()) >= _LEAST_TISSUE for valid in window.valid]
+        self._tissue_flags = [float(valid.float().mean()) >= _LEAST_TISSUE for valid in window.valid]
         finest = encode_sections(window, encoder=encoder, device=device)
-        # While scales are measured, tears are ignored: what they set free says nothing about other windows.
+        # Tears are local, so scales measured with them would not hold for other windows.
         self._tears = _pool_tears(None if measure_scales else window.tears, like=finest)
-        self._has_tears = [bool(tears.any()) for tears in self._tears]
+        # Computed once: reading a tensor per pair would wait for the GPU each time.
+        self._tear_flags = [bool(tears.any()) for tears in self._tears]
         self._pyramid = feature_pyramid(finest, levels=max(config.levels) + 1)
         self._measure_scales = measure_scales
         # The kernels do not return the units of single pairs.
-        self._use_kernels = not measure_scales and _kernels_suit(self._pyramid, image=window.grid, config=config)
+        self._use_kernels = not measure_scales and _kernels_suit(self._pyramid, image_grid=window.grid, config=config)
 
     @property
     def nodes(self) -> Grid:
@@ -175,12 +177,14 @@ class _WindowSolver:
         return self._nodes
 
     def register(self, pairs: Sequence[Pair]) -> list[Pair]:
-        """Find pairs in both directions, after the neighbour pairs that farther ones start from.
+        """Register both directions of each pair.
+
+        Neighbour pairs come first, because farther pairs start from their composition.
 
         Returns:
             The pairs that were found: those whose sections exist and show tissue.
         """
-        # Neighbours first: farther pairs start from their composed fields (docs/decisions/0007).
+        # See docs/decisions/0007 for the start from composed fields.
         self._register_all(_neighbour_pairs(pairs))
         self._register_all(pairs)
         return [pair for pair in pairs if pair in self.fields]
@@ -189,35 +193,45 @@ class _WindowSolver:
         """Interpolate fields of pairs to `nodes`, and judge every node."""
         forward = self._node_fields([self.fields[pair] for pair in pairs])
         backward = self._node_fields([self.fields[moving, fixed] for fixed, moving in pairs])
-        evidence = self._evidence(pairs, forward, nodes)
+        measures = self._match_measures(pairs, forward, nodes)
         values = forward.on(nodes)
         disagreement = measure_disagreement(forward=forward.values, backward=backward.values, nodes=forward.nodes)
         basis = NodeBasis.between(nodes=forward.nodes, pixels=nodes, kind="bilinear", device=values.device)
         disagreement = basis.spread(disagreement[:, None])[:, 0]
-        pixel = self._image.spacing
+        pixel = self._image_grid.spacing
         # Each test rejects another failure: no tissue, an ambiguous match, a match out of reach, a fold.
         known = (
-            (evidence.tissue >= _LEAST_SURROUNDING_TISSUE)
+            (measures.tissue >= _LEAST_SURROUNDING_TISSUE)
             & (disagreement <= _MAX_DISAGREEMENT_PX * pixel)
             & (torch.linalg.vector_norm(values, dim=1) <= SEARCH_RANGE_PX * pixel)
-            & ~find_folds(values, spacing=nodes.spacing)
+            & ~folded_nodes(values, spacing=nodes.spacing)
         )
-        return _JudgedPairs(values, raw_confidence(evidence), known)
+        return _JudgedPairs(values, raw_confidence(measures), known)
 
-    def _evidence(self, pairs: Sequence[Pair], forward: NodeFields, nodes: Grid) -> Evidence:
-        error = None if self._config.scales is None else self._config.scales.error
+    def _match_measures(self, pairs: Sequence[Pair], forward: NodeFields, nodes: Grid) -> MatchMeasures:
+        mean_residual = None if self._config.scales is None else self._config.scales.error
         if self._use_kernels:
             # Triton comes with torch for CUDA alone, so its modules are imported only when they are used.
-            from ssem_dask.registration.triton.evidence_launch import measure_evidence_fused
+            from ssem_dask.registration.triton.match_launch import measure_match_fused
 
-            return measure_evidence_fused(
-                self._pyramid[0], pairs, fields=forward, nodes=nodes, cutoff=self._config.cutoff, error=error
+            return measure_match_fused(
+                self._pyramid[0],
+                pairs,
+                fields=forward,
+                nodes=nodes,
+                cutoff=self._config.cutoff,
+                mean_residual=mean_residual,
             )
         # Plain PyTorch, the reference: on CPUs, and where the kernels do not suit (docs/decisions/0020).
         index = torch.tensor(pairs, device=self._pyramid[0].features.device)
         fixed, moving = (self._pyramid[0].select(index[:, side]) for side in (0, 1))
-        return measure_evidence(
-            forward.on(fixed.grid), fixed=fixed, moving=moving, nodes=nodes, cutoff=self._config.cutoff, error=error
+        return measure_match(
+            forward.on(fixed.grid),
+            fixed=fixed,
+            moving=moving,
+            nodes=nodes,
+            cutoff=self._config.cutoff,
+            mean_residual=mean_residual,
         )
 
     def _register_all(self, pairs: Iterable[Pair]) -> None:
@@ -225,9 +239,9 @@ class _WindowSolver:
         # Both directions, since a node is judged by how well they agree.
         missing = [
             pair
-            for z, other in pairs
-            for pair in ((z, other), (other, z))
-            if pair not in self.fields and min(pair) >= 0 and all(self._shows_tissue[i] for i in pair)
+            for fixed, moving in pairs
+            for pair in ((fixed, moving), (moving, fixed))
+            if pair not in self.fields and min(pair) >= 0 and all(self._tissue_flags[i] for i in pair)
         ]
         # Pairs of one batch share the plan of steps, the smoothness and the solver.
         groups: dict[tuple[int, bool, bool], list[Pair]] = {}
@@ -238,7 +252,7 @@ class _WindowSolver:
             run = partial(self._register_batch, distance=distance, warm=warm, torn=torn)
             # The kernels cut a group into batches themselves; they know no tears.
             for _ in in_batches(run, group, size=len(group) if self._use_kernels and not torn else _BATCH):
-                pass
+                pass  # drained for its effect: `_register_batch` stores the fields itself
 
     def _register_batch(self, pairs: Sequence[Pair], *, distance: int, warm: bool, torn: bool) -> None:
         # Composed fields carry the errors of all pairs between; the pair's own images correct them.
@@ -252,14 +266,15 @@ class _WindowSolver:
             fields = register_fused(
                 self._pyramid,
                 pairs,
-                image=self._image,
+                image_grid=self._image_grid,
                 start=start,
                 smoothness=smoothness,
                 config=self._config,
                 scales=scales,
             )
         else:
-            # Of each distance the first batch is measured; farther pairs only if they start from composed fields.
+            # Scales are measured in the first batch of each distance only. A farther pair that starts cold is not
+            # measured: its residuals would count as those of warm starts.
             measure = self._measure_scales and distance not in self.scales and warm == (distance > 1)
             result = register_pairs(
                 self._batch(pairs, torn=torn),
@@ -288,10 +303,10 @@ class _WindowSolver:
             index = torch.tensor([pair[side] for pair in pairs], device=self._pyramid[0].features.device)
             sides.append([level.select(index) for level in self._pyramid])
         tears = self._pair_tears(pairs) if torn else None
-        return PairBatch(fixed=sides[0], moving=sides[1], image=self._image, tears=tears)
+        return PairBatch(fixed=sides[0], moving=sides[1], image_grid=self._image_grid, tears=tears)
 
     def _is_torn(self, pair: Pair) -> bool:
-        return self._has_tears[pair[0]] or self._has_tears[pair[1]]
+        return self._tear_flags[pair[0]] or self._tear_flags[pair[1]]
 
     def _pair_tears(self, pairs: Sequence[Pair]) -> Tears:
         """Unite the tears of both sections; those of the moving one are widened by the error of its coarse position."""
@@ -301,14 +316,14 @@ class _WindowSolver:
 
     def _can_compose(self, pair: Pair) -> bool:
         # A section without tissue in between breaks the path; such a pair starts at 0, like a neighbour.
-        return abs(pair[0] - pair[1]) > 1 and all(step in self.fields for step in _path(pair))
+        return abs(pair[0] - pair[1]) > 1 and all(hop in self.fields for hop in _path(pair))
 
     def _compose(self, pairs: Sequence[Pair]) -> Tensor:
         """Compose k = 1 fields to fields `(n, 2, ny, nx)` of pairs of one distance, on the finest nodes."""
         positions = self.nodes.positions(self._pyramid[0].features.device)
         total = torch.zeros_like(positions).expand(len(pairs), *positions.shape)
-        for steps in zip(*map(_path, pairs), strict=True):
-            fields = torch.stack([self.fields[step] for step in steps])
+        for hops in zip(*map(_path, pairs), strict=True):
+            fields = torch.stack([self.fields[hop] for hop in hops])
             # Each field is read where the ones before it have led.
             total = total + sample_batch(fields, grid=self.nodes, positions=positions + total)
         return total
@@ -317,14 +332,14 @@ class _WindowSolver:
         return NodeFields(torch.stack(list(values)), self.nodes, self._config.interpolation)
 
 
-def _kernels_suit(pyramid: Sequence[FeatureLevel], *, image: Grid, config: GaussNewtonConfig) -> bool:
+def _kernels_suit(pyramid: Sequence[FeatureLevel], *, image_grid: Grid, config: GaussNewtonConfig) -> bool:
     """Check whether the kernels can be used: the features are on a GPU and the kernels support the plan of steps."""
     # First, because `pair_solver` imports Triton, which only comes with torch for CUDA.
     if not kernels_run_on(pyramid[0].features.device):
         return False
     from ssem_dask.registration.triton.pair_solver import suits
 
-    return suits(pyramid, image=image, config=config)
+    return suits(pyramid, image_grid=image_grid, config=config)
 
 
 def encode_sections(window: WindowImages, *, encoder: Encoder, device: torch.device | str) -> FeatureLevel:
@@ -338,7 +353,8 @@ def encode_sections(window: WindowImages, *, encoder: Encoder, device: torch.dev
         values = encode_observed(encoder, torch.nan_to_num(image.to(device))[None], valid=inside[None])
         encoded.append(pool(values, factor)[0])
         share = pool(inside.float(), spacing)
-        # Only px wholly in tissue count, and of these not the outermost: the encoder sees what is beside them.
+        # Only px wholly in tissue count, and of these not the outermost: the encoder sees what is beside them. 0.99
+        # allows for rounding of the mean; one px of 16 outside tissue gives 0.94.
         masks.append(_erode((share > 0.99).float()))
     mask = torch.stack(masks)
     level = torch.stack(encoded) * mask[:, None]
@@ -365,10 +381,10 @@ def _pool_tears(tears: Tensor | None, *, like: FeatureLevel) -> Tensor:
 
 def _path(pair: Pair) -> list[Pair]:
     """List the neighbour pairs that lead from the fixed section to the moving one."""
-    step = 1 if pair[1] > pair[0] else -1
-    return [(z, z + step) for z in range(pair[0], pair[1], step)]
+    direction = 1 if pair[1] > pair[0] else -1
+    return [(z, z + direction) for z in range(pair[0], pair[1], direction)]
 
 
 def _neighbour_pairs(pairs: Iterable[Pair]) -> list[Pair]:
     """List the k = 1 pairs that the given ones are composed of, each once."""
-    return sorted({step for pair in pairs if min(pair) >= 0 for step in _path(pair)})
+    return sorted({hop for pair in pairs if min(pair) >= 0 for hop in _path(pair)})

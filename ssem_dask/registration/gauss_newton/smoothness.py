@@ -105,7 +105,7 @@ def probe_window(
         index = torch.arange(sections, device=finest.features.device)
         fixed, moving = ([level.select(side) for level in pyramid] for side in (index[1:], index[:-1]))
         # Neighbours only: the autocorrelations of the module's docstring are those of k = 1.
-        batch = PairBatch(fixed=fixed, moving=moving, image=grid)
+        batch = PairBatch(fixed=fixed, moving=moving, image_grid=grid)
         # Passes would follow deformations finer than the length, and blur the difference between lengths.
         one_pass = config.model_copy(update={"passes": 1})
         fields: list[NodeFields] = [

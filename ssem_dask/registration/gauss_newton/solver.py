@@ -140,7 +140,7 @@ class PairBatch:
     """A: pyramid of the fixed sections, level 0 first."""
     moving: Sequence[FeatureLevel]
     """B: pyramid of the moving sections."""
-    image: Grid
+    image_grid: Grid
     """Grid of the working image's pixels."""
     tears: Tears | None = None
     """Tears of the pairs, across which smoothness is cut; None if nothing is torn."""
@@ -187,7 +187,7 @@ def plan_steps(config: GaussNewtonConfig, finest: Grid, *, warm: bool) -> list[S
     Args:
         config: the solver's parameters.
         finest: grid of the features of level 0; steps whose level would show too little of it are left out.
-        warm: whether registration starts from composed fields.
+        warm: whether registration starts from composed fields, a warm start. A cold start is one at 0.
     """
     shorter_side = min(finest.shape)
     plan = [
@@ -223,7 +223,7 @@ def register_pairs(
     Returns:
         Fields on the nodes of the finest step.
     """
-    fixed, moving, image = batch.fixed, batch.moving, batch.image
+    fixed, moving, image_grid = batch.fixed, batch.moving, batch.image_grid
     plan = plan_steps(config, fixed[0].grid, warm=start is not None)
     # Farther pairs are smooth relative to composed fields: smooth in u they would be pulled flat (docs/decisions/0007).
     fields = anchor = start
@@ -231,7 +231,7 @@ def register_pairs(
     measured: list[ResidualScale] = []
     for number, (level, spacing, iterations) in enumerate(plan, start=1):
         a, b = fixed[min(level, len(fixed) - 1)], moving[min(level, len(moving) - 1)]
-        nodes = covering_nodes(image, spacing=spacing * image.spacing)
+        nodes = covering_nodes(image_grid, spacing=spacing * image_grid.spacing)
         # Nodes are those of this step: fields of a coarser one are interpolated to them.
         if fields is None:
             zero = a.features.new_zeros(a.features.shape[0], 2, *nodes.shape)
@@ -329,9 +329,9 @@ class _Linearisation:
 
     def median_scale(self, basis: NodeBasis) -> ResidualScale:
         """Return the median over the pairs of their own ē and h̄."""
-        error = mean_error(self.residual, valid=self.valid)
+        mean_residual = mean_error(self.residual, valid=self.valid)
         hessian = self.equations.stiffness / basis.cell
-        return ResidualScale(error=_positive_median(error), hessian=_positive_median(hessian))
+        return ResidualScale(error=_positive_median(mean_residual), hessian=_positive_median(hessian))
 
 
 def _descend(
@@ -353,7 +353,7 @@ def _descend(
         # Each iteration has units of its own, because residuals fall from one to the next.
         if measure_scales:
             measured.append(linearisation.median_scale(system.basis))
-        step = solve_step(
+        change = solve_step(
             linearisation.equations,
             u=u - u_anchor,
             smoothness=smoothness,
@@ -362,8 +362,8 @@ def _descend(
             weights=system.weights,
         )
         # A trust region: features resemble each other over a few px only, so longer steps leave the linear range.
-        length = torch.linalg.vector_norm(step, dim=1, keepdim=True)
-        u = u + step * (config.largest_step / length.clamp(min=config.largest_step))
+        length = torch.linalg.vector_norm(change, dim=1, keepdim=True)
+        u = u + change * (config.largest_step / length.clamp(min=config.largest_step))
     return RegisteredPairs(NodeFields(u * system.unit, begin.nodes, config.interpolation), tuple(measured))
 
 

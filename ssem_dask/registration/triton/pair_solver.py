@@ -30,10 +30,10 @@ _BATCH = 32
 """Pairs at a time: larger batches are not faster per pair."""
 
 
-def suits(pyramid: Sequence[FeatureLevel], *, image: Grid, config: GaussNewtonConfig) -> bool:
+def suits(pyramid: Sequence[FeatureLevel], *, image_grid: Grid, config: GaussNewtonConfig) -> bool:
     """Check whether the fused kernels can register these sections: bilinear nodes, 4 or 8 feature px apart."""
     return config.interpolation == "bilinear" and all(
-        fits(nodes=covering_nodes(image, spacing=spacing * image.spacing), pixels=pyramid[level].grid)
+        fits(nodes=covering_nodes(image_grid, spacing=spacing * image_grid.spacing), pixels=pyramid[level].grid)
         for level, spacing, _ in plan_steps(config, pyramid[0].grid, warm=False)
     )
 
@@ -42,7 +42,7 @@ def register_fused(
     pyramid: Sequence[FeatureLevel],
     pairs: Sequence[tuple[int, int]],
     *,
-    image: Grid,
+    image_grid: Grid,
     start: NodeFields | None,
     smoothness: float,
     config: GaussNewtonConfig,
@@ -53,7 +53,7 @@ def register_fused(
     Args:
         pyramid: of all sections of the window, level 0 first; `suits` it.
         pairs: (fixed, moving), indices of sections.
-        image: grid of the working image's pixels.
+        image_grid: grid of the working image's pixels.
         start: see `register_pairs`.
         smoothness: L, px of the working image.
         config: the solver's parameters.
@@ -67,7 +67,7 @@ def register_fused(
     def run(batch: Sequence[int]) -> _Registered:
         part = [pairs[i] for i in batch]
         try:
-            solver = _solver(pyramid, pairs=_rounded(len(part)), image=image, warm=warm, config=config)
+            solver = _solver(pyramid, pairs=_rounded(len(part)), image_grid=image_grid, warm=warm, config=config)
             begin = None if start is None else start.values[batch[0] : batch[-1] + 1]
             return _Registered(solver(pyramid, part, start=begin, smoothness=smoothness, scales=scales), solver.nodes)
         except torch.OutOfMemoryError:
@@ -88,7 +88,7 @@ class _Registered:
 class _Key:
     shapes: tuple[tuple[int, ...], ...]
     grid: Grid
-    image: Grid
+    image_grid: Grid
     pairs: int
     warm: bool
     config: GaussNewtonConfig
@@ -106,14 +106,14 @@ def forget_solvers() -> None:
 
 
 def _solver(
-    pyramid: Sequence[FeatureLevel], *, pairs: int, image: Grid, warm: bool, config: GaussNewtonConfig
+    pyramid: Sequence[FeatureLevel], *, pairs: int, image_grid: Grid, warm: bool, config: GaussNewtonConfig
 ) -> "_Solver":
     plain = config.model_copy(update={"smoothness": None, "encoder": "", "encoder_digest": None, "scales": None})
     finest = pyramid[0]
     key = _Key(
         tuple(tuple(level.features.shape) for level in pyramid),
         finest.grid,
-        image,
+        image_grid,
         pairs,
         warm,
         plain,
@@ -124,7 +124,7 @@ def _solver(
         if solver is None:
             while len(_SOLVERS) >= _MAX_SOLVERS:
                 _SOLVERS.popitem(last=False)
-            solver = _Solver(pyramid, pairs=pairs, image=image, warm=warm, config=plain)
+            solver = _Solver(pyramid, pairs=pairs, image_grid=image_grid, warm=warm, config=plain)
         _SOLVERS[key] = solver
         return solver
 
@@ -136,7 +136,7 @@ def _rounded(pairs: int) -> int:
 
 class _Solver:
     def __init__(
-        self, pyramid: Sequence[FeatureLevel], *, pairs: int, image: Grid, warm: bool, config: GaussNewtonConfig
+        self, pyramid: Sequence[FeatureLevel], *, pairs: int, image_grid: Grid, warm: bool, config: GaussNewtonConfig
     ) -> None:
         device = pyramid[0].features.device
         stored = torch.float16 if device.type == "cuda" else torch.float32
@@ -160,7 +160,7 @@ class _Solver:
             self._relative.setdefault(spacing, torch.zeros(1, device=device))
             self._steps[level, spacing] = LevelStep(
                 self._sections[level],
-                nodes=covering_nodes(image, spacing=spacing * image.spacing),
+                nodes=covering_nodes(image_grid, spacing=spacing * image_grid.spacing),
                 pairs=self._pairs,
                 relative=self._relative[spacing],
                 cutoff=config.cutoff,

@@ -1,4 +1,4 @@
-"""Triton kernels of one Gauss-Newton step on nodes, and of the contrast and the evidence before and after it.
+"""Triton kernels of one Gauss-Newton step on nodes, and of the contrast and the match measures before and after it.
 
 The equations of a step are in `normal_equations`. A level has features `(z, c, h, w)` and `valid` `(z, h, w)` of all
 sections of a window; `pairs` `(n, 2)` int32 names the fixed and the moving section of every pair, so that nothing is

@@ -80,7 +80,7 @@ def test_an_image_that_occurs_twice(distance: int) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_few_pairs_are_no_evidence(steps: int) -> None:
+def test_few_pairs_show_no_order(steps: int) -> None:
     order = [0, 1, 2, 3, 5, 4, 6, 7]
     found = check_order(alike(order)[:steps])
     assert found.misplaced == ([] if steps == 1 else [4, 5])

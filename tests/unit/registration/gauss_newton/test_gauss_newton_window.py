@@ -59,7 +59,7 @@ def _register(images, *, config=None, valid=None, neighbours=1, core=None, spaci
 
 
 def _register_features(fixed, moving, *, side=(256, 256)) -> NodeFields:
-    batch = PairBatch(fixed=fixed, moving=moving, image=Grid(side, 1.0))
+    batch = PairBatch(fixed=fixed, moving=moving, image_grid=Grid(side, 1.0))
     return register_pairs(batch, start=None, smoothness=24.0, config=GaussNewtonConfig()).fields
 
 

@@ -64,7 +64,7 @@ def pyramid() -> list[FeatureLevel]:
 
 def test_a_pair_that_is_given_its_own_scales_is_registered_as_before(pyramid: list[FeatureLevel]) -> None:
     fixed, moving = ([level.select(torch.tensor([i])) for level in pyramid] for i in (0, 1))
-    batch = PairBatch(fixed=fixed, moving=moving, image=IMAGE)
+    batch = PairBatch(fixed=fixed, moving=moving, image_grid=IMAGE)
     run = partial(register_pairs, batch, start=None, smoothness=20.0, config=CONFIG)
     own = run(measure_scales=True)
     assert len(own.scales) == sum(count for _, _, count in plan_steps(CONFIG, pyramid[0].grid, warm=False))

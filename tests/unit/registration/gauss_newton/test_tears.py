@@ -62,7 +62,7 @@ def test_a_jump_across_a_tear_is_found_only_if_smoothness_is_cut_there() -> None
         batch = PairBatch(
             fixed=feature_pyramid(fixed, levels=4),
             moving=feature_pyramid(moving, levels=4),
-            image=Grid((384, 384), 1.0),
+            image_grid=Grid((384, 384), 1.0),
             tears=tears,
         )
         found = register_pairs(batch, start=None, smoothness=40.0, config=GaussNewtonConfig()).fields

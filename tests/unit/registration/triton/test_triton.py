@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 
 from ssem_dask.field.grid import Grid  # noqa: E402
 from ssem_dask.registration.encoders.local_contrast import normalise_contrast, normalise_contrast_on_gpu  # noqa: E402
-from ssem_dask.registration.gauss_newton.confidence import measure_evidence  # noqa: E402
+from ssem_dask.registration.gauss_newton.confidence import measure_match  # noqa: E402
 from ssem_dask.registration.gauss_newton.scales import ResidualScale  # noqa: E402
 from ssem_dask.registration.gauss_newton.solver import (  # noqa: E402
     FeatureLevel,
@@ -25,7 +25,7 @@ from ssem_dask.registration.gauss_newton.solver import (  # noqa: E402
     register_pairs,
 )
 from ssem_dask.registration.triton.contrast_launch import block_moments  # noqa: E402
-from ssem_dask.registration.triton.evidence_launch import measure_evidence_fused  # noqa: E402
+from ssem_dask.registration.triton.match_launch import measure_match_fused  # noqa: E402
 from ssem_dask.registration.triton.pair_solver import forget_solvers, register_fused, suits  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -62,7 +62,7 @@ def _reference(
 ) -> NodeFields:
     index = torch.tensor(PAIRS, device=DEVICE)
     fixed, moving = ([level.select(index[:, side]) for level in pyramid] for side in (0, 1))
-    batch = PairBatch(fixed=fixed, moving=moving, image=IMAGE)
+    batch = PairBatch(fixed=fixed, moving=moving, image_grid=IMAGE)
     return register_pairs(batch, start=start, smoothness=smoothness, config=CONFIG, scales=scales).fields
 
 
@@ -71,15 +71,15 @@ TOLERANCE = 0.05 if DEVICE.type == "cuda" else 1e-3
 
 
 def test_pairs_are_registered_as_by_the_plain_code(pyramid: list[FeatureLevel]) -> None:
-    assert suits(pyramid, image=IMAGE, config=CONFIG)
+    assert suits(pyramid, image_grid=IMAGE, config=CONFIG)
     expected = _reference(pyramid, start=None, smoothness=20.0)
-    found = register_fused(pyramid, PAIRS, image=IMAGE, start=None, smoothness=20.0, config=CONFIG)
+    found = register_fused(pyramid, PAIRS, image_grid=IMAGE, start=None, smoothness=20.0, config=CONFIG)
     assert found.nodes == expected.nodes
     assert float(expected.values.abs().max()) > 4.0
     torch.testing.assert_close(found.values, expected.values, atol=TOLERANCE, rtol=0)
     # From there, smooth in what is added.
     expected = _reference(pyramid, start=found, smoothness=14.0)
-    warm = register_fused(pyramid, PAIRS, image=IMAGE, start=found, smoothness=14.0, config=CONFIG)
+    warm = register_fused(pyramid, PAIRS, image_grid=IMAGE, start=found, smoothness=14.0, config=CONFIG)
     assert float((expected.values - found.values).abs().max()) > 0.1
     torch.testing.assert_close(warm.values, expected.values, atol=TOLERANCE, rtol=0)
     forget_solvers()
@@ -89,26 +89,28 @@ def test_given_scales_are_taken_as_by_the_plain_code(pyramid: list[FeatureLevel]
     iterations = sum(count for _, _, count in plan_steps(CONFIG, pyramid[0].grid, warm=False))
     scales = [ResidualScale(error=4.0 + i, hessian=0.5 + 0.1 * i) for i in range(iterations)]
     expected = _reference(pyramid, start=None, smoothness=20.0, scales=scales)
-    found = register_fused(pyramid, PAIRS, image=IMAGE, start=None, smoothness=20.0, config=CONFIG, scales=scales)
-    own = register_fused(pyramid, PAIRS, image=IMAGE, start=None, smoothness=20.0, config=CONFIG)
+    found = register_fused(pyramid, PAIRS, image_grid=IMAGE, start=None, smoothness=20.0, config=CONFIG, scales=scales)
+    own = register_fused(pyramid, PAIRS, image_grid=IMAGE, start=None, smoothness=20.0, config=CONFIG)
     assert float((own.values - found.values).abs().max()) > 0.2
     torch.testing.assert_close(found.values, expected.values, atol=TOLERANCE, rtol=0)
     forget_solvers()
 
 
 def test_only_what_the_kernels_can_do_is_theirs(pyramid: list[FeatureLevel]) -> None:
-    assert not suits(pyramid, image=IMAGE, config=CONFIG.model_copy(update={"interpolation": "bspline"}))
-    assert not suits(pyramid, image=IMAGE, config=CONFIG.model_copy(update={"node_spacing": (32, 24)}))
+    assert not suits(pyramid, image_grid=IMAGE, config=CONFIG.model_copy(update={"interpolation": "bspline"}))
+    assert not suits(pyramid, image_grid=IMAGE, config=CONFIG.model_copy(update={"node_spacing": (32, 24)}))
 
 
-@pytest.mark.parametrize("error", [None, 0.3])
-def test_evidence_is_that_of_the_plain_code(pyramid: list[FeatureLevel], error: float | None) -> None:
+@pytest.mark.parametrize("mean_residual", [None, 0.3])
+def test_match_measures_are_those_of_the_plain_code(pyramid: list[FeatureLevel], mean_residual: float | None) -> None:
     fields = _reference(pyramid, start=None, smoothness=20.0)
     nodes = Grid.of_section((SHAPE[0] * 8, SHAPE[1] * 8), spacing=32)
     index = torch.tensor(PAIRS, device=DEVICE)
     fixed, moving = (pyramid[0].select(index[:, side]) for side in (0, 1))
-    expected = measure_evidence(fields.on(fixed.grid), fixed=fixed, moving=moving, nodes=nodes, cutoff=2.0, error=error)
-    found = measure_evidence_fused(pyramid[0], PAIRS, fields=fields, nodes=nodes, cutoff=2.0, error=error)
+    expected = measure_match(
+        fields.on(fixed.grid), fixed=fixed, moving=moving, nodes=nodes, cutoff=2.0, mean_residual=mean_residual
+    )
+    found = measure_match_fused(pyramid[0], PAIRS, fields=fields, nodes=nodes, cutoff=2.0, mean_residual=mean_residual)
     assert 0.0 < float(expected.tissue.min()) < float(expected.tissue.max())
     for name in ("hessian", "correlation", "tissue"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-4, rtol=1e-3)

@@ -1,4 +1,4 @@
-"""`confidence.measure_evidence` from one kernel over the pixels."""
+"""`confidence.measure_match` from one kernel over the pixels."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,9 @@ import torch
 import triton
 
 from ssem_dask.field.grid import Grid
-from ssem_dask.registration.gauss_newton.confidence import Evidence, average_evidence
+from ssem_dask.registration.gauss_newton.confidence import MatchMeasures, average_match_maps
 from ssem_dask.registration.gauss_newton.solver import FeatureLevel, NodeFields
-from ssem_dask.registration.triton.kernels.evidence_kernels import evidence_maps
+from ssem_dask.registration.triton.kernels.match_kernels import match_maps
 from ssem_dask.registration.triton.kernels.warp_kernels import mean_error, warp_features
 from ssem_dask.registration.vector_map import axis_index
 
@@ -16,24 +16,24 @@ _PIXELS = 1024
 _SUMS = 1024
 
 
-def measure_evidence_fused(
+def measure_match_fused(
     sections: FeatureLevel,
     pairs: Sequence[tuple[int, int]],
     *,
     fields: NodeFields,
     nodes: Grid,
     cutoff: float,
-    error: float | None = None,
-) -> Evidence:
-    """Compare the fixed sections with the warped moving ones; see `confidence.measure_evidence`.
+    mean_residual: float | None = None,
+) -> MatchMeasures:
+    """Compare the fixed sections with the warped moving ones; see `confidence.measure_match`.
 
     Args:
         sections: features of all sections of the window, level 0.
         pairs: (fixed, moving), indices of sections.
         fields: fields of the pairs; bilinear.
-        nodes: grid on which evidence is wanted.
+        nodes: grid on which the measures are wanted.
         cutoff: rc of the robust weights.
-        error: ē of the robust weights; None: each pair's own.
+        mean_residual: ē of the robust weights; None: each pair's own.
     """
     device, n = sections.features.device, len(pairs)
     channels, h, w = sections.features.shape[1:]
@@ -60,10 +60,10 @@ def measure_evidence_fused(
         channels=channels,
         block=_PIXELS,
     )
-    scale = torch.tensor([error or 0.0, 0.0], device=device)  # 0: the kernel takes each pair's own
+    scale = torch.tensor([mean_residual or 0.0, 0.0], device=device)  # 0: the kernel takes each pair's own
     mean_error[n,](partial, moments, scale, blocks, block=_SUMS)
     maps = torch.empty(n, 2 * channels + 5, h, w, device=device)
-    evidence_maps[blocks, n](
+    match_maps[blocks, n](
         sections.features.contiguous(),
         index,
         warped,
@@ -76,4 +76,4 @@ def measure_evidence_fused(
         channels=channels,
         block=_PIXELS,
     )
-    return average_evidence(maps, channels=channels, pixels=sections.grid, nodes=nodes)
+    return average_match_maps(maps, channels=channels, pixels=sections.grid, nodes=nodes)

@@ -5,10 +5,8 @@ import triton.language as tl
 
 
 @triton.jit
-def evidence_maps(
-    features, pairs, warped, seen, moments, maps, cutoff, h, w, channels: tl.constexpr, block: tl.constexpr
-):
-    """Compute the maps that `confidence.average_evidence` takes.
+def match_maps(features, pairs, warped, seen, moments, maps, cutoff, h, w, channels: tl.constexpr, block: tl.constexpr):
+    """Compute the maps that `confidence.average_match_maps` takes.
 
     Args:
         features: `(z, c, h, w)`.
