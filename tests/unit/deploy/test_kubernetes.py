@@ -45,10 +45,12 @@ def test_plain_resources_are_what_the_api_takes(name: str, version: str) -> None
     kubernetes_validate.validate(load(name), version, strict=True)
 
 
+@pytest.mark.slow
 def test_the_cluster_is_what_the_operator_takes() -> None:
     jsonschema.validate(load("cluster.yaml"), operator_schema())
 
 
+@pytest.mark.slow
 def test_the_operators_schema_refuses_a_cluster_without_workers() -> None:
     cluster = load("cluster.yaml")
     del cluster["spec"]["worker"]

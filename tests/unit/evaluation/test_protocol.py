@@ -133,6 +133,7 @@ def full(volumes: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> E
     return evaluate(run, truth=volumes["simulated"], undeformed_run=still)
 
 
+@pytest.mark.slow
 def test_exact_fields_score_as_exact(full: Evaluation) -> None:
     assert [row.name for row in full.rows] == ["observed", "coarse", "aligned", "undeformed"]
     assert full.sections == 5

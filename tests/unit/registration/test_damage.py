@@ -53,6 +53,7 @@ def test_a_round_spot_is_damage_but_no_tear() -> None:
     assert float((codes[~spot] != TISSUE).float().mean()) < 0.05
 
 
+@pytest.mark.slow
 def test_gain_and_offset_of_a_section_and_inversion_of_all_change_nothing() -> None:
     images = _barred(0.0)
     expected = _codes(images)

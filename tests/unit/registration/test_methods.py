@@ -110,6 +110,7 @@ def test_what_does_not_exist_is_unknown():
     assert found.fields[0, 1].isfinite().all()
 
 
+@pytest.mark.slow
 def test_core_names_the_sections_whose_pairs_are_wanted():
     observed, _ = deformed_sections(texture(1).expand(4, -1, -1), rms=1.0)
     whole, part = _register(observed), _register(observed, core=range(2, 4))

@@ -15,6 +15,7 @@ from ssem_dask.task import Outcome, TaskReport, box_name
 from tests.support.made_up_report import report_data
 
 
+@pytest.mark.slow
 def test_fifty_thousand_sections_stay_small() -> None:
     charts = make_charts(report_data(sections=50_000, side=4096, cut=512)).plain()
     size = len(json.dumps(charts))

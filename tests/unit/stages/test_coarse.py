@@ -182,6 +182,7 @@ def test_the_content_of_the_file_is_part_of_the_digest(tmp_path: Path) -> None:
         run(jobs[0])
 
 
+@pytest.mark.slow
 def test_inverted_volume_gives_the_same(tmp_path: Path) -> None:
     images, _ = volume()
     found = []

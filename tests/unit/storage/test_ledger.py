@@ -73,6 +73,7 @@ def test_an_invalid_entry_reads_as_not_done(place: str, content: bytes):
     assert Ledger(place).keys("render") == ["render/a"]
 
 
+@pytest.mark.slow
 def test_ten_thousand_entries_are_listed_and_read_quickly(tmp_path: Path):
     ledger = Ledger(str(tmp_path))
     ledger.write(report("register/z0"))

@@ -150,6 +150,7 @@ def test_nothing_known_gives_identity_and_flags_everything_but_the_frame() -> No
     assert flagged[1:].all()
 
 
+@pytest.mark.slow
 def test_neighbours_stay_together_across_block_borders() -> None:
     truth = smooth_fields(30, rms=4.0, seed=8)
     pairs, confidence = pairs_between(truth)

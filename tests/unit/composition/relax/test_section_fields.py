@@ -112,6 +112,7 @@ def test_sections_affines_undo_distortion_only(lost: bool) -> None:
         assert found.weights[0, 20] < 0.05
 
 
+@pytest.mark.slow
 def test_undeformed_sections_stay_undeformed() -> None:
     rng = np.random.default_rng(4)
     natural = natural_fields(rng, 40, sigma=3.0)
@@ -121,12 +122,14 @@ def test_undeformed_sections_stay_undeformed() -> None:
     assert result.certainty < 0.01
 
 
+@pytest.mark.slow
 def test_distortion_is_undone_and_motion_is_kept() -> None:
     d, found = _relaxed(seed=5)
     error = np.diff(found - d, axis=0)
     assert rms(error) < 0.35 * rms(np.diff(d, axis=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [(20,), (20, 21)])
 def test_sections_that_nothing_is_known_of_are_bridged(missing: tuple[int, ...]) -> None:
     d, found = _relaxed(seed=6, missing=missing)
@@ -135,6 +138,7 @@ def test_sections_that_nothing_is_known_of_are_bridged(missing: tuple[int, ...])
     assert rms(np.diff(rest, axis=0)) < 0.4 * rms(np.diff(d, axis=0))
 
 
+@pytest.mark.slow
 def test_a_wrong_pair_field_is_outweighed() -> None:
     d, clean = _relaxed(seed=7)
     _, found = _relaxed(seed=7, wrong=15)
