@@ -1,5 +1,8 @@
 """Use of a computed alignment: `open_alignment(url)` warps sections and maps points."""
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -44,6 +47,11 @@ class Alignment:
     def state(self) -> str:
         """`complete`, or `incomplete` if some of its results are missing."""
         return self.record.state
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The run's record as plain values, for example to write it as JSON."""
+        return dataclasses.asdict(self.record)
 
     def field(self, z: int) -> Float32Array:
         """Return the field `(2, y, x)` of section z on its nodes; NaN is unknown (C8)."""

@@ -36,6 +36,11 @@ def alignment(tmp_path: Path) -> ssem_dask.Alignment:
     return ssem_dask.open_alignment(url)
 
 
+def test_the_record_is_given_as_plain_values(alignment: ssem_dask.Alignment) -> None:
+    assert alignment.attributes["state"] == alignment.state == "complete"
+    assert alignment.attributes["source"] == alignment.record.source
+
+
 def test_points_follow_the_field(alignment: ssem_dask.Alignment) -> None:
     points = np.array([[0.0, 40.0, 30.0], [0.0, 70.5, 51.25]])
     mapped = alignment.map_points(points, to="source")
