@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import ssem_dask as package
-from tests.support.faults import FAULT_ROWS, SETTINGS, Process, children, kill
+from tests.support.faults import FAULT_ROWS, SETTINGS, Process
 from tests.support.runs import to_toml
 
 
@@ -40,11 +40,7 @@ def start() -> Iterator[Callable[..., Process]]:
 
     yield begin
     for process in started:
-        for child in children(process.popen.pid):
-            kill(child)
-        if process.alive:
-            process.popen.kill()
-        process.popen.wait()
+        process.kill()
 
 
 @pytest.hookimpl(wrapper=True)

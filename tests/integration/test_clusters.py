@@ -48,9 +48,9 @@ class Cluster:
         self._processes.append(self._start("worker", self.address, *place, *words))
 
     def _start(self, role: str, *words: str) -> subprocess.Popen[bytes]:
-        log = (self._folder / f"{role}.log").open("ab")
         command = [sys.executable, "-m", "dask", role, *words, "--host", "127.0.0.1", *self._files]
-        return subprocess.Popen(command, stdout=log, stderr=log)
+        with (self._folder / f"{role}.log").open("ab") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log)
 
     def stop(self) -> None:
         for process in reversed(self._processes):

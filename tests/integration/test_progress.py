@@ -47,25 +47,25 @@ def test_a_run_is_watched_from_another_process(observed: str, tmp_path: Path) ->
     output = str(tmp_path / "out.zarr")
     config = tmp_path / "run.toml"
     config.write_text(to_toml({"source": observed, "output": output, **SMALL}))
-    run = subprocess.Popen(
+    with subprocess.Popen(
         command("run", str(config), "--cluster", "local", "--workers", "1", "--json"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert run.stderr is not None
-    first = []
-    for line in run.stderr:
-        first.append(json.loads(line))
-        if first[-1]["event"] == "stage_started":
-            break
-    # In this process, which is at once there: the run must not be over before somebody watches.
-    watched = CliRunner().invoke(app, ["status", output, "--watch", "--interval", "0.3", "--json"])
-    assert watched.exit_code == 0, watched.stderr
-    rest = [json.loads(line) for line in run.stderr.read().splitlines()]
-    assert run.stdout is not None
-    summary = json.loads(run.stdout.read())
-    assert run.wait() == 0
+    ) as run:
+        assert run.stderr is not None
+        assert run.stdout is not None
+        first = []
+        for line in run.stderr:
+            first.append(json.loads(line))
+            if first[-1]["event"] == "stage_started":
+                break
+        # In this process, which is at once there: the run must not be over before somebody watches.
+        watched = CliRunner().invoke(app, ["status", output, "--watch", "--interval", "0.3", "--json"])
+        assert watched.exit_code == 0, watched.stderr
+        rest = [json.loads(line) for line in run.stderr.read().splitlines()]
+        summary = json.loads(run.stdout.read())
+        assert run.wait() == 0
     events = [*first, *rest]
     assert re.search(r"http://127\.0\.0\.1:\d+/status", events[0]["message"])
     assert [e["stage"] for e in events if e["event"] == "stage_started"] == list(summary["counts"])

@@ -42,5 +42,6 @@ def start_viewer(run: str, *words: str) -> tuple[subprocess.Popen[str], str]:
 
 def stop_viewer(process: subprocess.Popen[str]) -> None:
     """Ctrl-C."""
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 0
+    with process:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 0

@@ -39,8 +39,9 @@ class Process:
 
     def _read(self) -> None:
         assert self.popen.stderr is not None
-        for line in self.popen.stderr:
-            self._lines.append(line)
+        with self.popen.stderr:
+            for line in self.popen.stderr:
+                self._lines.append(line)
 
     def told(self, word: str) -> bool:
         """Whether a line on stderr so far begins with `word`."""
@@ -63,6 +64,17 @@ class Process:
         self._reader.join(10)
         self.errors = "".join(self._lines)
         return self.popen.returncode
+
+    def kill(self) -> None:
+        """Kill it with all its children, and close its files."""
+        for child in children(self.popen.pid):
+            kill(child)
+        if self.alive:
+            self.popen.kill()
+        self.popen.wait()
+        self._reader.join(10)
+        assert self.popen.stdout is not None
+        self.popen.stdout.close()
 
 
 def children(process: int) -> list[int]:

@@ -43,9 +43,10 @@ class Compose:
 
     def start_client(self, *words: str, log: Path) -> "subprocess.Popen[str]":
         command = self.words("run", "--rm", "-T", "client", *words)
-        return subprocess.Popen(
-            command, cwd=self.folder, env=self.environment, text=True, stdout=log.open("a"), stderr=subprocess.STDOUT
-        )
+        with log.open("a") as file:
+            return subprocess.Popen(
+                command, cwd=self.folder, env=self.environment, text=True, stdout=file, stderr=subprocess.STDOUT
+            )
 
     def up(self, *, workers: int) -> None:
         self("up", "-d", "--no-build", "--scale", f"worker={workers}")

@@ -25,14 +25,15 @@ class Command:
         self.words = [sys.executable, "-m", "ssem_dask.cli", "align", source, str(output), *options]
 
     def start(self) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [*self.words, "--json"],
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=(self.output.parent / "stderr").open("a"),
-            # A shell that runs the tests in its background has Ctrl-C ignored, and that is inherited.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
-        )
+        with (self.output.parent / "stderr").open("a") as errors:
+            return subprocess.Popen(
+                [*self.words, "--json"],
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                # A shell that runs the tests in its background has Ctrl-C ignored, and that is inherited.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+            )
 
     def run(self, *options: str, **environment: str) -> dict[str, Any]:
         ended = subprocess.run(
