@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 from functools import partial
@@ -133,8 +134,8 @@ def test_waiting_for_the_queue_has_a_limit() -> None:
 def test_workers_leave_before_the_walltime_and_their_tasks_are_done_by_others(tmp_path: Path) -> None:
     notes: list[str] = []
     tasks = [FunctionTask(key=f"wait/{i:03d}", output=str(tmp_path), digest="d", pixels=1) for i in range(124)]
-    before = set(jobs())
     with open_cluster("slurm", workers=2, settings=site(walltime_minutes=1), note=notes.append) as executor:
+        before = set(jobs())
         reports = list(executor.map(execute, running(wait_a_second, tasks)))
     assert sorted(report.key for report in reports) == [task.key for task in tasks]
     assert {report.outcome for report in reports} == {Outcome.OK}
@@ -182,7 +183,7 @@ def test_certificates_of_a_run_are_private_and_gone_afterwards(tmp_path: Path) -
 
 def test_the_driver_runs_inside_a_job(align: Command, tmp_path: Path) -> None:
     script = tmp_path / "ssem-dask"
-    script.write_text(f'#!/bin/bash\nexec {align.words[0]} -m ssem_dask.cli "$@"\n')
+    script.write_text(f'#!/bin/bash\nexec {shlex.quote(align.words[0])} -m ssem_dask.cli "$@"\n')
     script.chmod(0o755)
     submitted = subprocess.run(
         [
