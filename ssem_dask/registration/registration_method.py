@@ -83,7 +83,7 @@ class RegistrationMethod(ABC, Generic[MethodConfig]):
     name: ClassVar[str]
     """Value of `register.method`, and name of the method's table in the configuration."""
     needs_calibration: ClassVar[bool] = False
-    """Whether the stage `calibrate` measures parameters for the method."""
+    """Whether the stage `calibrate` measures parameters for the method; it knows those of gauss_newton alone."""
 
     @abstractmethod
     def encoder(self, config: MethodConfig) -> Encoder | None:

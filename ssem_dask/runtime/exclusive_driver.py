@@ -19,6 +19,7 @@ Limits:
   out tasks and write pages of the ledger.
 - Renewing is two requests, a read and a write (`storage.lease`).
 - `driver.pipeline.run` creates the run's group, or checks an existing one, before it takes the lease.
+  `volumes.volume_stages` records the state `running` before it takes it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -2,7 +2,7 @@
 
 Stages create, read and write arrays through their rows here. Footprints, the files of a task, the check of stored files
 and the list in docs/conventions.md follow from the same rows, so a misspelt array is an AttributeError. `ARRAYS` lists
-them all; an array that is not listed there cannot be found by its path.
+all arrays; an array that is not listed there cannot be found by its path. Records (`RunJson`) stand at the end.
 """
 
 from collections.abc import Callable

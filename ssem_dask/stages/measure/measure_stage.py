@@ -125,7 +125,8 @@ class MeasureStage(Stage):
             pixels=job.size,
             bytes_read=z * (2 * probe * job.info.dtype.itemsize + y * x * job.info.dtype.itemsize + nodes * 4 * 6),
             # 18 columns per section are more than there are, so that a few more do not change the estimate.
-            bytes_written=z * (18 * 4 + 5 * 4 * math.prod(info.windows) + 4 * PROBE_PX * job.info.dtype.itemsize),
+            bytes_written=z
+            * (18 * 4 + len(WINDOW_COLUMNS) * 4 * math.prod(info.windows) + 4 * PROBE_PX * job.info.dtype.itemsize),
             files=tasks * 6,
             # In turn: the probe, a band of windows, and fields with the nodes kept for medians.
             memory=TASK_OVERHEAD_BYTES + max(probe * 55, band * 24, BLOCK * (patch * 80 + min(nodes, KEPT) * 20)),

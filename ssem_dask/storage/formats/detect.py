@@ -41,7 +41,8 @@ def open_any_format(url: str) -> Source:
             return ZarrSource(url) if not location.is_local(url) else _missing(url)
         if location.is_local(url) and not _is_folder(url):
             raise SourceError(
-                f"{url}: is in no format that can be imported; give TIFF, PNG or JPEG images, HDF5 (*.h5) or Zarr."
+                f"{url}: is in no format that can be imported; give TIFF, PNG or JPEG images, HDF5 (*.h5), Zarr, N5 or "
+                "precomputed."
             )
         return _image_series(url)
 
