@@ -70,7 +70,7 @@ class StageProgress:
         return max(pixels_left, 0) / rate if rate > 0 else None
 
     def numbers(self, now: float, load: ExecutorLoad | None) -> dict[str, Any]:
-        """Return everything as plain values for JSON events and metrics; None stands for unknown."""
+        """Return everything as plain values for JSON events and metrics; None means unknown."""
         seconds_left = self.seconds_left(now)
         return {
             "stage": self.stage,

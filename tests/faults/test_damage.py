@@ -40,9 +40,9 @@ def test_damage_after_the_end_is_found_and_that_chunk_alone_is_written_again(
     key = next(key for key in sorted(entries(output)) if key.startswith(f"{stage}/z000004"))
     harm(output / max(entries(output)[key].files.items(), key=lambda file: file[1])[0])
     before = written(output)
-    told = ssem_dask("verify", str(output), "--cluster", "serial", "--json")
-    assert told.returncode == 1
-    assert [(report["key"], report["cause"]) for report in json.loads(told.stdout)["failed"]] == [(key, "io")]
+    printed = ssem_dask("verify", str(output), "--cluster", "serial", "--json")
+    assert printed.returncode == 1
+    assert [(report["key"], report["cause"]) for report in json.loads(printed.stdout)["failed"]] == [(key, "io")]
     assert ssem_dask("status", str(output)).returncode == 1
     ended = ssem_dask("rerun", str(output), "--failed", "--cluster", "serial")
     assert ended.returncode == 0, ended.stderr

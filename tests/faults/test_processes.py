@@ -33,9 +33,9 @@ def test_a_worker_is_killed_in_every_stage(undisturbed: str, config_file: Path, 
     moments = random.Random(5)
     killed: list[str] = []
     for stage in STAGES:
-        process.wait_for(lambda: process.told(f"{stage.name}: "), every=0.002)  # noqa: B023
+        process.wait_for(lambda: process.reported(f"{stage.name}: "), every=0.002)  # noqa: B023
         process.wait_for(lambda: bool(workers(process)), every=0.002)
-        if not process.told(f"{stage.name}: {len(entries(undisturbed))}"):
+        if not process.reported(f"{stage.name}: {len(entries(undisturbed))}"):
             kill(moments.choice(workers(process)))
             killed.append(stage.name)
     assert process.end() == 0, process.errors

@@ -36,10 +36,10 @@ def test_a_damaged_source_chunk_is_named_and_mending_it_suffices(
     whole = chunk.read_bytes()
     chunk.write_bytes(whole[: len(whole) // 2])
     assert package.align(str(source), str(output), cluster="serial", **SETTINGS).state == "incomplete"
-    told = json.loads(ssem_dask("status", str(output), "--json").stdout)
-    assert {report["key"] for report in told["failed"]} == {"coarse/pairs-z000000", "coarse/pairs-z000008"}
-    assert {report["cause"] for report in told["failed"]} == {Cause.BAD_INPUT}
-    assert all("box (7, 0, 0)" in report["message"] and "damaged" in report["message"] for report in told["failed"])
+    printed = json.loads(ssem_dask("status", str(output), "--json").stdout)
+    assert {report["key"] for report in printed["failed"]} == {"coarse/pairs-z000000", "coarse/pairs-z000008"}
+    assert {report["cause"] for report in printed["failed"]} == {Cause.BAD_INPUT}
+    assert all("box (7, 0, 0)" in report["message"] and "damaged" in report["message"] for report in printed["failed"])
     chunk.write_bytes(whole)
     ended = ssem_dask("rerun", str(output), "--failed", "--cluster", "serial")
     assert ended.returncode == 0, ended.stderr
@@ -64,12 +64,12 @@ def test_going_on_over_a_hole_and_filling_it_later(undisturbed: str, source: Pat
     assert "downsample" not in json.loads(ended.stdout)["counts"]
     ended = ssem_dask(*words, "--allow-missing", "--json")
     assert ended.returncode == 1
-    told = json.loads(ended.stdout)
-    failed = {report["key"] for report in told["failed"]}
-    assert told["state"] == "incomplete" == read_run(str(output)).state
+    printed = json.loads(ended.stdout)
+    failed = {report["key"] for report in printed["failed"]}
+    assert printed["state"] == "incomplete" == read_run(str(output)).state
     assert failed
     assert all(key.startswith(("render/z000004", "measure/")) for key in failed)  # measuring looks at the source too
-    assert sum(told["counts"]["downsample"].values()) == 6
+    assert sum(printed["counts"]["downsample"].values()) == 6
     chunk.write_bytes(whole)
     before = written(output)
     ended = ssem_dask("rerun", str(output), "--failed", "--cluster", "serial")
@@ -118,8 +118,8 @@ def test_a_section_that_was_imaged_again_makes_stale_what_reads_it(
     image = np.asarray(pixels[9])
     pixels[9] = np.roll(image, 3, axis=0)
     before = written(output)
-    told = json.loads(ssem_dask("rerun", str(output), "--dry-run", "--json").stdout)
-    again = {key for keys in told["again"].values() for key in keys}
+    printed = json.loads(ssem_dask("rerun", str(output), "--dry-run", "--json").stdout)
+    again = {key for keys in printed["again"].values() for key in keys}
     # Sections 8 and 9 are compared in one task; the solve, and all that rests on it, depends on that.
     assert {key for key in again if key.startswith("coarse")} == {"coarse/pairs-z000008", "coarse/sections"}
     assert ssem_dask("rerun", str(output), "--cluster", "serial").returncode == 0

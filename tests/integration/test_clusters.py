@@ -204,7 +204,7 @@ def tell_gpu(task: Task) -> Result:
     return Result(message=os.environ["CUDA_VISIBLE_DEVICES"])
 
 
-def told(executor: DaskExecutor, stage: str, tmp_path: Path, tasks: int, *, uses_gpu: bool) -> set[str]:
+def gpus_seen(executor: DaskExecutor, stage: str, tmp_path: Path, tasks: int, *, uses_gpu: bool) -> set[str]:
     fields: dict[str, Any] = {"output": str(tmp_path), "digest": "d", "pixels": 1, "uses_gpu": uses_gpu}
     given = [FunctionTask(key=f"{stage}/{i}", **fields) for i in range(tasks)]
     reports = list(executor.map(execute, running(tell_gpu, given)))
@@ -213,8 +213,8 @@ def told(executor: DaskExecutor, stage: str, tmp_path: Path, tasks: int, *, uses
 
 
 def test_tasks_that_compute_on_a_gpu_go_where_one_is_and_others_anywhere(on_gpus: DaskExecutor, tmp_path: Path) -> None:
-    assert told(on_gpus, "register", tmp_path, 18, uses_gpu=True) == {"0", "GPU-5f3a"}
-    assert told(on_gpus, "downsample", tmp_path, 18, uses_gpu=False) == {"", "0", "GPU-5f3a"}
+    assert gpus_seen(on_gpus, "register", tmp_path, 18, uses_gpu=True) == {"0", "GPU-5f3a"}
+    assert gpus_seen(on_gpus, "downsample", tmp_path, 18, uses_gpu=False) == {"", "0", "GPU-5f3a"}
 
 
 _inside: set[int] = set()

@@ -64,9 +64,9 @@ def test_the_command_times_a_sample_on_the_cluster(larger: str, tmp_path: Path) 
     config.write_text(to_toml({"source": larger, "output": str(tmp_path / "out.zarr"), **SETTINGS}))
     with config.open("a") as file:
         file.write(f"[cluster]\nstage_workers = {{ register = {table['cluster']['stage_workers']['register']} }}\n")
-    told = ssem_dask("plan", str(config), "--cluster", "local", "--workers", "2", "--json")
-    assert told.returncode == 0, told.stderr
-    cost = json.loads(told.stdout)["cost"]
+    printed = ssem_dask("plan", str(config), "--cluster", "local", "--workers", "2", "--json")
+    assert printed.returncode == 0, printed.stderr
+    cost = json.loads(printed.stdout)["cost"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.toml"]
     assert {stage: c["workers"] for stage, c in cost["stages"].items() if c["workers"] != 2} == {"register": 9}
     for stage in cost["stages"].values():
@@ -91,11 +91,11 @@ def test_time_on_gpus_is_counted_apart(larger: str, tmp_path: Path, on_gpus: Any
 def test_the_table_says_what_it_is_based_on(observed: str, tmp_path: Path) -> None:
     config = tmp_path / "run.toml"
     config.write_text(to_toml({"source": observed, "output": str(tmp_path / "out.zarr"), **SETTINGS}))
-    told = ssem_dask("plan", str(config), "--cluster", "serial")
-    assert told.returncode == 0, told.stderr
+    printed = ssem_dask("plan", str(config), "--cluster", "serial")
+    assert printed.returncode == 0, printed.stderr
     for words in ("CPU worker-hours", "GPU worker-hours", "wall time"):
-        assert words.split()[-1] in told.stdout
-    assert "Based on" in told.stderr
+        assert words.split()[-1] in printed.stdout
+    assert "Based on" in printed.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.toml"]
     assert_one_sentence(ssem_dask("plan", str(config), "--cluster", "cloud"), naming="unknown cluster")
 

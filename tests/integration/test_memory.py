@@ -83,9 +83,9 @@ def test_plan_refuses_jobs_whose_workers_are_too_small(observed: str, tmp_path: 
     cluster = {"name": "slurm", "slurm": {"cores": 4, "memory": "1 GB"}}
     config.write_text(to_toml({"source": observed, "output": str(tmp_path / "out.zarr"), "cluster": cluster, **SMALL}))
     assert_one_sentence(ssem_dask("plan", str(config)), naming="0.25 GB for each of a job's 4 threads")
-    told = json.loads(ssem_dask("plan", str(config), "--cluster", "serial", "--json").stdout)
-    assert told["worker_memory"] > max(stage["memory"] for stage in told["stages"].values())
-    assert all(stage["requests"] > stage["files"] for stage in told["stages"].values())
+    printed = json.loads(ssem_dask("plan", str(config), "--cluster", "serial", "--json").stdout)
+    assert printed["worker_memory"] > max(stage["memory"] for stage in printed["stages"].values())
+    assert all(stage["requests"] > stage["files"] for stage in printed["stages"].values())
     assert not (tmp_path / "out.zarr").exists()
 
 

@@ -176,10 +176,10 @@ def test_a_damaged_source_chunk_fails_by_name_and_mending_it_suffices(
         command("run", str(config), "--cluster", "serial", "--json"), capture_output=True, check=False
     )
     assert first.returncode == 1, first.stderr.decode()
-    told = json.loads(first.stdout)
-    assert told["state"] == "incomplete"
+    printed = json.loads(first.stdout)
+    assert printed["state"] == "incomplete"
     # Section 7 is also the neighbour of the sections in the second task.
-    assert {report["key"] for report in told["failed"]} == {"coarse/pairs-z000000", "coarse/pairs-z000008"}
+    assert {report["key"] for report in printed["failed"]} == {"coarse/pairs-z000000", "coarse/pairs-z000008"}
     chunk.write_bytes(whole)
     second = subprocess.run(command("run", str(config), "--cluster", "serial"), capture_output=True, check=False)
     assert second.returncode == 0, second.stderr.decode()

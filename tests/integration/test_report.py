@@ -140,9 +140,9 @@ def test_the_command_writes_beside_the_run(run: str, tmp_path: Path) -> None:
     assert command("report", run, "--worst", "1").returncode == 0
     assert (Path(run).parent / "out.report.html").stat().st_size < 10_000_000
     ended = command("report", run, "--worst", "1", "--file", str(tmp_path / "deep" / "r.html"), "--json")
-    told = json.loads(ended.stdout)
-    assert told["report"] == str(tmp_path / "deep" / "r.html")
-    assert len(told["worst"]) == 1
+    printed = json.loads(ended.stdout)
+    assert printed["report"] == str(tmp_path / "deep" / "r.html")
+    assert len(printed["worst"]) == 1
 
 
 def test_a_run_that_has_only_begun(observed: str, tmp_path: Path) -> None:

@@ -48,8 +48,8 @@ def entries(output: str) -> dict[str, int]:
 def rerun(output: str, *words: str, code: int = 0) -> dict[str, Any]:
     ended = ssem_dask("rerun", output, *words, "--cluster", "serial", "--json")
     assert ended.returncode == code, ended.stderr
-    told: dict[str, Any] = json.loads(ended.stdout)
-    return told
+    printed: dict[str, Any] = json.loads(ended.stdout)
+    return printed
 
 
 def done_again(before: dict[str, int], output: str) -> set[str]:
@@ -68,7 +68,7 @@ def spoil(output: str, key: str, *, cause: Cause) -> None:
 
 def test_one_chunk_and_what_depends_on_it(output: str, finished: str) -> None:
     before = entries(output)
-    told = rerun(output, "--chunk", "render/z000004-y0000128-x0000000")
+    printed = rerun(output, "--chunk", "render/z000004-y0000128-x0000000")
     expected = {
         "render/z000004-y0000128-x0000000",
         "downsample/mip1-z000004-y0000000-x0000000",
@@ -77,9 +77,9 @@ def test_one_chunk_and_what_depends_on_it(output: str, finished: str) -> None:
         "measure/z000008",  # reads the section before its first
     }
     assert done_again(before, output) == expected
-    assert told["again"]["chosen"] == ["render/z000004-y0000128-x0000000"]
-    assert set(told["again"]["dependent"]) == expected - set(told["again"]["chosen"])
-    assert told["state"] == "complete"
+    assert printed["again"]["chosen"] == ["render/z000004-y0000128-x0000000"]
+    assert set(printed["again"]["dependent"]) == expected - set(printed["again"]["chosen"])
+    assert printed["state"] == "complete"
     assert_same(output, finished)
 
 
@@ -97,9 +97,9 @@ def test_a_window_reaches_as_far_as_decay_does(output: str, finished: str) -> No
 
 def test_a_stage_and_sections(output: str, finished: str) -> None:
     before = entries(output)
-    told = rerun(output, "--stage", "render", "--sections", "0:4")
-    assert {key[:14] for key in told["again"]["chosen"]} == {"render/z000000"}
-    assert done_again(before, output) == set(told["again"]["chosen"]) | set(told["again"]["dependent"])
+    printed = rerun(output, "--stage", "render", "--sections", "0:4")
+    assert {key[:14] for key in printed["again"]["chosen"]} == {"render/z000000"}
+    assert done_again(before, output) == set(printed["again"]["chosen"]) | set(printed["again"]["dependent"])
     assert_same(output, finished)
 
 
@@ -108,17 +108,17 @@ def test_what_failed_of_one_cause(output: str) -> None:
     spoil(output, one, cause=Cause.OUT_OF_MEMORY)
     spoil(output, other, cause=Cause.BUG)
     before = entries(output)
-    told = rerun(output, "--cause", "out_of_memory", code=1)
+    printed = rerun(output, "--cause", "out_of_memory", code=1)
     # The pyramid above it waits, since a stage that has a hole is not built upon.
     assert done_again(before, output) == {one}
-    assert told["counts"]["render"] == {"ok": 11, "failed": 1}
-    assert [report["key"] for report in told["failed"]] == [other]
+    assert printed["counts"]["render"] == {"ok": 11, "failed": 1}
+    assert [report["key"] for report in printed["failed"]] == [other]
     entry = open_ledger(output).read(one)
     assert entry is not None
     assert (entry.outcome, entry.attempts) == (Outcome.OK, 2)
-    told = rerun(output, "--failed")
-    assert told["again"]["chosen"] == [other]
-    assert told["state"] == "complete"
+    printed = rerun(output, "--failed")
+    assert printed["again"]["chosen"] == [other]
+    assert printed["state"] == "complete"
 
 
 def test_changed_values_for_the_chunks_that_failed_alone(output: str, finished: str) -> None:
@@ -149,9 +149,9 @@ def test_changed_values_for_the_chunks_that_failed_alone(output: str, finished: 
 
 def test_a_changed_configuration_makes_stale_what_it_concerns(output: str) -> None:
     before = entries(output)
-    told = rerun(output, "--set", "render.interpolation=bilinear")
+    printed = rerun(output, "--set", "render.interpolation=bilinear")
     assert {key.split("/")[0] for key in done_again(before, output)} == {"render", "downsample", "measure"}
-    assert told["state"] == "complete"
+    assert printed["state"] == "complete"
     assert read_run(output).config["render"]["interpolation"] == "bilinear"
     # A table of a method that is not used concerns nothing.
     before = entries(output)
@@ -176,10 +176,10 @@ def test_other_weights_under_the_same_name(observed: str, tmp_path: Path) -> Non
     package.align(observed, output, cluster="serial", **settings)
     before = entries(output)
     assert ssem_dask(*words, "--seed", "2").returncode == 0
-    told = rerun(output)
+    printed = rerun(output)
     again = {key.split("/")[0] for key in done_again(before, output)}
     assert again == {"calibrate", "register", "compose", "render", "downsample", "measure"}
-    assert told["state"] == "complete"
+    assert printed["state"] == "complete"
 
 
 def test_a_torn_entry_brings_its_dependents_along(output: str, finished: str) -> None:
@@ -189,8 +189,8 @@ def test_a_torn_entry_brings_its_dependents_along(output: str, finished: str) ->
     path = Path(ledger.entry_url(key))
     path.write_bytes(path.read_bytes()[:40])
     before = entries(output)
-    told = rerun(output)
-    assert told["state"] == "complete"
+    printed = rerun(output)
+    assert printed["state"] == "complete"
     again = done_again(before, output)
     assert {k.split("/")[0] for k in again} == {"compose", "render", "downsample", "measure"}
     assert {k[:14] for k in again if k.startswith("render")} == {"render/z000008"}
@@ -212,10 +212,10 @@ def test_status_names_every_failed_chunk(output: str) -> None:
     assert ended.returncode == 1
     assert "render/z000000-y0000000-x0000000" in ended.stdout
     assert "1 gpu_out_of_memory, 1 timeout" in ended.stdout
-    told = json.loads(ssem_dask("status", output, "--json").stdout)
-    assert told["state"] == "incomplete"
-    assert {r["key"]: r["cause"] for r in told["failed"]}["render/z000000-y0000000-x0000000"] == "timeout"
-    assert all({"attempts", "worker", "seconds", "log"} <= set(r) for r in told["failed"])
+    printed = json.loads(ssem_dask("status", output, "--json").stdout)
+    assert printed["state"] == "incomplete"
+    assert {r["key"]: r["cause"] for r in printed["failed"]}["render/z000000-y0000000-x0000000"] == "timeout"
+    assert all({"attempts", "worker", "seconds", "log"} <= set(r) for r in printed["failed"])
 
 
 @pytest.mark.parametrize(
@@ -239,8 +239,8 @@ def test_what_cannot_be_meant(words: tuple[str, ...], naming: str, finished: str
 
 def test_killed_while_it_marks_what_is_stale_it_is_still_right(output: str, finished: str) -> None:
     """Half of the marks are written: whatever has none rests on what was not done again."""
-    told = json.loads(ssem_dask("rerun", output, "--stage", "compose", "--dry-run", "--json").stdout)
-    again = told["again"]["chosen"] + told["again"]["dependent"]
+    printed = json.loads(ssem_dask("rerun", output, "--stage", "compose", "--dry-run", "--json").stdout)
+    again = printed["again"]["chosen"] + printed["again"]["dependent"]
     ledger = open_ledger(output)
     found = [ledger.read(key) for key in again[len(again) // 2 :]]
     ledger.replace_all(replace(entry, outcome=Outcome.STALE) for entry in found if entry is not None)
@@ -284,9 +284,9 @@ def test_a_shell_loop_brings_a_run_to_its_end(observed: str, tmp_path: Path) -> 
     chunk.write_bytes(whole[:100])
     output = str(tmp_path / "out.zarr")
     assert package.align(str(source), output, cluster="serial", **SETTINGS).state == "incomplete"
-    told = json.loads(ssem_dask("status", output, "--json").stdout)
-    assert {report["cause"] for report in told["failed"]} == {"bad_input"}
-    assert "source.zarr" in told["failed"][0]["message"]
+    printed = json.loads(ssem_dask("status", output, "--json").stdout)
+    assert {report["cause"] for report in printed["failed"]} == {"bad_input"}
+    assert "source.zarr" in printed["failed"][0]["message"]
     chunk.write_bytes(whole)
     ended = subprocess.run(["bash", "-c", loop, sys.executable, output], check=False, capture_output=True)
     assert ended.returncode == 0, ended.stderr.decode()

@@ -138,8 +138,8 @@ def test_links_lead_to_places_of_this_run_only(files: str) -> None:
     with requests.get(f"{base}/events/mark-3-10.5-20.0-64?c=1&gs=", timeout=20, stream=True) as events:
         lines = (line.decode() for line in events.iter_lines())
         line = next(line for line in lines if line.startswith("data: "))
-    told = json.loads(line.removeprefix("data: "))
-    assert told["s"] == {"data": f"{base}/data/mark", "viewpoint": "Viewpoint(z=3, y=10.5, x=20.0, side=64.0)"}
+    printed = json.loads(line.removeprefix("data: "))
+    assert printed["s"] == {"data": f"{base}/data/mark", "viewpoint": "Viewpoint(z=3, y=10.5, x=20.0, side=64.0)"}
 
 
 def test_coarse_chunks_are_what_the_stages_see(run: str) -> None:

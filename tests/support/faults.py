@@ -43,7 +43,7 @@ class Process:
             for line in self.popen.stderr:
                 self._lines.append(line)
 
-    def told(self, word: str) -> bool:
+    def reported(self, word: str) -> bool:
         """Whether a line on stderr so far begins with `word`."""
         return any(line.startswith(word) for line in list(self._lines))
 

@@ -301,7 +301,7 @@ def _trust(weights: Tensor, by_pair: Float64Array) -> Tensor:
 
 def _fill_untrusted(displacements: Tensor, trust: Tensor, *, expected: Tensor | None) -> Tensor:
     """Return T with untrusted nodes filled: by what the last solve expects, or smoothly before the first one."""
-    # What the last solve predicts is better than smoothness: it knows the neighbour sections.
+    # The prediction of the last solve is better than smoothness: it depends on the neighbour sections.
     if expected is not None:
         return torch.lerp(expected, displacements, trust[:, :, None])
     out = displacements.clone()

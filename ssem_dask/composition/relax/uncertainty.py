@@ -175,7 +175,8 @@ def elastic_variance(
 ) -> Float[Tensor, "Z y x"]:
     """Return the variance, px² per component, of the elastic part of the sections' fields on the nodes.
 
-    What is per section is computed on the CPU, what is per node on the device of the weights, some sections at a time.
+    Values per section are computed on the CPU. Values per node are computed on the device of the weights, some sections
+    at a time.
 
     Args:
         weights: as the last solve used them, outliers discounted.

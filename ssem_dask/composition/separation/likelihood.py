@@ -200,7 +200,7 @@ def evidence_of_distortion(
         tilt: as passed to `fit_variances`.
     """
     best = fitted.variances
-    # What was distortion has to become motion, and a fit that starts without it may not get there by itself.
+    # Distortion of the earlier fit must become motion. A fit that starts without it may not converge to that.
     starts = [best, replace(best, erratic=best.erratic + 2.0 * best.distortion)]
     without = [
         fit_variances(model, observed, start=s, expected=expected, tilt=tilt, distorted=False).log_posterior

@@ -85,10 +85,10 @@ SPEC = TableSpec(
 
 
 def run(work: Path, methods: tuple[Method, ...] = METHODS) -> list[str]:
-    told: list[str] = []
+    printed: list[str] = []
     cells = cells_of(methods, SCENES, work=work, data=work)
-    run_missing(cells, jobs=1, execute=in_this_process, progress=told.append)
-    return told
+    run_missing(cells, jobs=1, execute=in_this_process, progress=printed.append)
+    return printed
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +140,8 @@ def test_a_device_that_is_not_there_is_a_failure_and_says_so(tmp_path: Path) -> 
 
 
 def test_what_is_done_is_not_run_again_but_what_failed_is(work: Path) -> None:
-    told = run(work)
-    assert {line.split(":")[0] for line in told} == {
+    printed = run(work)
+    assert {line.split(":")[0] for line in printed} == {
         *(f"broken on {s.name}" for s in SCENES[1:]),
         *(f"absent on {s.name}" for s in SCENES),
     }

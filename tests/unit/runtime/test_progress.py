@@ -89,12 +89,17 @@ def test_events_are_json_lines_and_few() -> None:
     events = Events(Console(file=stream), lambda: ExecutorLoad(8, 4), clock=clock)
     events.note("[brackets] are text")
     list(play(events, clock, tasks=100_000, seconds=60.0, failed=5000))
-    told = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert len(told) <= 1 + 60 + 2 + 20
-    assert told[0] == {"event": "note", "message": "[brackets] are text"}
-    assert (told[1]["event"], told[-1]["event"]) == ("stage_started", "stage_ended")
-    assert told[2] == {"event": "task_failed", "key": "register/000000", "cause": "io", "message": "the disk is full"}
-    assert (told[-1]["done"], told[-1]["failed"], told[-1]["seconds_left"]) == (95_000, 5000, 0.0)
+    printed = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert len(printed) <= 1 + 60 + 2 + 20
+    assert printed[0] == {"event": "note", "message": "[brackets] are text"}
+    assert (printed[1]["event"], printed[-1]["event"]) == ("stage_started", "stage_ended")
+    assert printed[2] == {
+        "event": "task_failed",
+        "key": "register/000000",
+        "cause": "io",
+        "message": "the disk is full",
+    }
+    assert (printed[-1]["done"], printed[-1]["failed"], printed[-1]["seconds_left"]) == (95_000, 5000, 0.0)
 
 
 def test_bars_fit_into_eighty_columns_and_do_not_grow() -> None:

@@ -68,12 +68,12 @@ def test_what_a_repetition_may_mend(error: Exception, transient: bool) -> None:
 def test_the_clients_errors_tell_by_their_status() -> None:
     botocore = pytest.importorskip("botocore.exceptions")
 
-    def told(status: int) -> Exception:
+    def error_of(status: int) -> Exception:
         response = {"Error": {}, "ResponseMetadata": {"HTTPStatusCode": status}}
         error: Exception = botocore.ClientError(response, "GetObject")
         return error
 
-    assert [is_transient(told(status)) for status in (500, 503, 429, 403, 400)] == [True, True, True, False, False]
+    assert [is_transient(error_of(status)) for status in (500, 503, 429, 403, 400)] == [True, True, True, False, False]
     assert is_transient(botocore.EndpointConnectionError(endpoint_url="http://nowhere"))
     assert not is_transient(botocore.NoCredentialsError())
 

@@ -276,9 +276,9 @@ def test_failed_tasks_leave_no_volume_and_are_done_again(tmp_path: Path) -> None
     done = CliRunner().invoke(app, ["export", source, out, "--ngff", "0.4", "--cluster", "serial"])
     assert done.exit_code == 1
     assert "export/mip0" in done.stdout
-    told = CliRunner().invoke(app, ["status", out, "--json"])
-    assert told.exit_code == 1
-    failed = [report["key"] for report in json.loads(told.stdout)["failed"]]
+    printed = CliRunner().invoke(app, ["status", out, "--json"])
+    assert printed.exit_code == 1
+    failed = [report["key"] for report in json.loads(printed.stdout)["failed"]]
     assert failed == [f"export/mip0-z00000{z}-y0000000-x0000000" for z in (4, 6)]
     with pytest.raises(SourceError, match="without OME-Zarr image metadata"):
         Volume.open(out)

@@ -103,9 +103,9 @@ def test_without_a_pyramid_there_is_mip_0_alone(tmp_path: Path) -> None:
     words = ["import", source, with_it, "--pixel-size", "4", "--section-thickness", "40", "--json"]
     assert plan_import(source, without, pyramid=False, **SIZES).mips == 1
     for url, switches, mips in ((with_it, [], (0, 1)), (without, ["--no-pyramid"], (0,))):
-        told = CliRunner().invoke(app, [*words[:2], url, *words[3:], *switches])
-        assert told.exit_code == 0, told.output
-        assert json.loads(told.stdout)["levels"] == len(mips)
+        printed = CliRunner().invoke(app, [*words[:2], url, *words[3:], *switches])
+        assert printed.exit_code == 0, printed.output
+        assert json.loads(printed.stdout)["levels"] == len(mips)
         assert Volume.open(url).mips == mips
         np.testing.assert_array_equal(level(url, 0), values)
     # What was there before is replaced whole: no level of it is left.
