@@ -30,6 +30,8 @@ from ssem_dask.storage.run_group import create_run
 from ssem_dask.storage.volume import VolumeInfo, create_volume
 from ssem_dask.types import AnyArray
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (6, 256, 288)
 SEED = 11
 DEFORMATION = DeformationConfig(shift=8.0, elastic_spacing=(96.0, 128.0))
@@ -133,7 +135,6 @@ def full(volumes: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> E
     return evaluate(run, truth=volumes["simulated"], undeformed_run=still)
 
 
-@pytest.mark.slow
 def test_exact_fields_score_as_exact(full: Evaluation) -> None:
     assert [row.name for row in full.rows] == ["observed", "coarse", "aligned", "undeformed"]
     assert full.sections == 5

@@ -21,6 +21,8 @@ from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 from ssem_dask.types import AnyArray
 from tests.support.deformations import section_deformation
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (6, 150, 190)
 DAMAGE = DamageConfig(fraction=0.34, kinds=("crack", "contrast"), missing=(2,), blank=(4,))
 

@@ -15,6 +15,8 @@ from ssem_dask.runtime.execute import execute
 from ssem_dask.task import Cause, Outcome, Result, Task
 from tests.support.function_tasks import FunctionTask
 
+pytestmark = pytest.mark.slow
+
 
 @settings(max_examples=25)  # what failed is collected as garbage, which takes its time
 @given(items=st.lists(st.integers()), size=st.integers(1, 9), room=st.integers(1, 9))

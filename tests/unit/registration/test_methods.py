@@ -22,6 +22,8 @@ from ssem_dask.registration.ssemnet.optimise import SsemnetConfig
 from ssem_dask.registration.vector_map import MapInterpolation
 from tests.support.textures import deformed_sections, texture
 
+pytestmark = pytest.mark.slow
+
 SIDE = 192
 FAST = SsemnetConfig(encoder="lcn", node_spacing=48.0, scales=(4, 2, 1), iterations=(30, 20, 10))
 
@@ -110,7 +112,6 @@ def test_what_does_not_exist_is_unknown():
     assert found.fields[0, 1].isfinite().all()
 
 
-@pytest.mark.slow
 def test_core_names_the_sections_whose_pairs_are_wanted():
     observed, _ = deformed_sections(texture(1).expand(4, -1, -1), rms=1.0)
     whole, part = _register(observed), _register(observed, core=range(2, 4))
@@ -284,7 +285,6 @@ def test_local_correlation_knows_equal_from_unrelated():
     assert (correlate_locally(a, a, mask=0 * mask, grid=grid, side=9).values == 0).all()
 
 
-@pytest.mark.slow
 def test_real_sections_come_back(real_sections: Callable[[str], Path]) -> None:
     """Planes 40 nm apart: a deformed run against a run on the undeformed planes, which holds the natural motion."""
     planes = tifffile.imread(real_sections("flyem_fibsem/images.tif"))[:9:4]

@@ -7,6 +7,8 @@ from ssem_dask.composition.relax.relax_report import JumpRecord, describe_jumps
 from ssem_dask.composition.separation.jumps import longest_piece
 from tests.support.affine_volumes import SHAPE, affine_volume
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("jump", "most"),
