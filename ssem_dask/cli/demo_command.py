@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ssem_dask.storage.evaluation_file import Evaluation
 
 _MARKER = "made-by-ssem-dask-demo"
+_WRITTEN = ("observed.zarr", "aligned.zarr", "reslice.png", "report.html")
+"""Names in the folder that a later demo replaces; others in it stay."""
 _ROWS = (
     ("jump between adjacent sections, median", "jitter_median"),
     ("jump between adjacent sections, 95th percentile", "jitter_p95"),
@@ -62,13 +64,17 @@ def demo(
 
 
 def _claim(directory: Path) -> None:
-    """Take a folder that is new, empty, or of an earlier demo; nothing else is ever deleted."""
+    """Take a folder that is new, empty, or of an earlier demo, whose files alone are deleted."""
     try:
         if directory.exists():
             if not directory.is_dir() or (any(directory.iterdir()) and not (directory / _MARKER).exists()):
                 raise OutputError(f"demo: {directory} holds something that is not a demo; give another --dir.")
-            shutil.rmtree(directory)
-        directory.mkdir(parents=True)
+            for path in (directory / name for name in _WRITTEN):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         (directory / _MARKER).touch()
     except OSError as error:
         if isinstance(error, OutputError):

@@ -25,13 +25,15 @@ from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.runtime.events import Observer
 from ssem_dask.runtime.exclusive_driver import exclusive_driver
 from ssem_dask.runtime.executor import Executor, dashboard_message
+from ssem_dask.stages.configs import MaskStageConfig
 from ssem_dask.stages.files import refuse_shared_shards
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.pipeline_order import STAGES
 from ssem_dask.stages.source_sections import refuse_blank
 from ssem_dask.stages.stage import Estimate, Stage
 from ssem_dask.storage.ledger import Ledger, open_ledger
-from ssem_dask.storage.location import delete, exists
+from ssem_dask.storage.location import delete
+from ssem_dask.storage.places import is_occupied, refuse_overlap
 from ssem_dask.storage.run_group import create_run, read_writable_run, update_run
 from ssem_dask.units import plural, shortened
 
@@ -75,7 +77,11 @@ def plan(config: RunConfig) -> Plan:
 
     Raises:
         SourceError, ConfigError, WeightsError: see `config.resolve`.
+        OutputError: the output would be written into the source or the mask, or around it.
     """
+    mask = config.table("mask")
+    assert isinstance(mask, MaskStageConfig)
+    refuse_overlap(config.output, {"the source": config.source, "the mask": mask.user})
     job, choices = resolve(config)
     estimates = {}
     for stage in STAGES:
@@ -121,7 +127,7 @@ def run(plan: Plan, *, executor: Executor, observer: Observer, allow_missing: bo
         OutputError: the output cannot be written, or belongs to something else.
         SourceError: the source is blank, or a location cannot be reached.
     """
-    if not exists(plan.job.output):
+    if not is_occupied(plan.job.output):
         refuse_blank(plan.job)
     open_run(plan)
     with exclusive_driver(plan.job.output, executor) as guarded:
@@ -277,7 +283,7 @@ def _prepare(stage: Stage, job: Job) -> None:
 def open_run(plan: Plan) -> None:
     """Create the run's group, or check that the existing one belongs to this plan."""
     output = plan.job.output
-    if not exists(output):
+    if not is_occupied(output):
         create_run(output, attributes=run_attributes(plan))
         return
     record = read_writable_run(output)

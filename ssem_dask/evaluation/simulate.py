@@ -25,6 +25,7 @@ from ssem_dask.geometry.chunks import round_up
 from ssem_dask.storage import arrays, fields, location
 from ssem_dask.storage.fields import FieldInfo
 from ssem_dask.storage.location import join
+from ssem_dask.storage.places import is_occupied, refuse_overlap
 from ssem_dask.storage.volume import IMPORT_KEY, Volume, VolumeInfo, create_volume
 from ssem_dask.types import AnyArray, ShapeZYX
 
@@ -74,6 +75,7 @@ def simulate(
         OutputError: something is at the destination, or it cannot be written.
         ConfigError: a section that is listed as missing or blank is not in the volume.
     """
+    refuse_overlap(destination, {"the source": source, "the labels": labels})
     return simulate_sections(
         StoredSections(source, labels=labels),
         destination,
@@ -221,7 +223,7 @@ def _claim(url: str, attributes: dict[str, Any]) -> None:
     """Make the group, marked as unfinished; refuse a URL at which anything but the same simulation was started."""
     started = (arrays.group_attributes(url) or {}).get(TRUTH_KEY)
     if started is None:
-        if location.exists(url) and location.list_names(url):
+        if is_occupied(url):
             raise OutputError(f"{url}: something is already there; choose another destination or delete it.")
     elif started != {**attributes, "state": "simulating"}:
         raise OutputError(

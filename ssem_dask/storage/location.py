@@ -167,11 +167,6 @@ def exists(url: str) -> bool:
     return bool(retry(lambda: files.exists(path)))
 
 
-def is_occupied(url: str) -> bool:
-    """Return whether something other than an empty folder is there."""
-    return exists(url) and (bool(list_names(url)) or (is_local(url) and not local_path(url).is_dir()))
-
-
 def read_bytes(url: str) -> bytes:
     """Return the whole content of a file; FileNotFoundError if there is none."""
     if is_local(url):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ssem_dask.errors import OutputError, SourceError
-from ssem_dask.storage import arrays, location
+from ssem_dask.storage import arrays, location, places
 from ssem_dask.storage.volume import WARP_KEY, Volume
 
 KEY = "ssem_dask"
@@ -78,7 +78,7 @@ def create_run(url: str, *, attributes: dict[str, Any]) -> None:
     with location.writing(url), location.as_output_error():
         if is_run(url):
             raise OutputError(f"{url}: an alignment is already there; choose another output or delete it.")
-        if location.is_occupied(url):
+        if places.is_occupied(url):
             raise OutputError(
                 f"{url}: something that is not an alignment is there; choose another output or delete it."
             )

@@ -17,7 +17,7 @@ from ssem_dask.runtime.events import Observer
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.stages import export
 from ssem_dask.stages.run_arrays import ALIGNED
-from ssem_dask.storage import arrays, location, run_group
+from ssem_dask.storage import arrays, location, places, run_group
 from ssem_dask.storage.exports.precomputed import PrecomputedTarget
 from ssem_dask.storage.exports.target import Target
 from ssem_dask.storage.exports.zarr_v2 import ZarrV2Target
@@ -127,6 +127,7 @@ def plan_export(
     section_thickness: float | None,
 ) -> ExportPlan:
     """Check everything and plan the export, without changing anything; arguments and errors as in `export_volume`."""
+    places.refuse_overlap(destination, {"the source": source})
     url, state, attributes = _resolve_source(source)
     volume = Volume.open(url, pixel_size=pixel_size, section_thickness=section_thickness)
     common: dict[str, Any] = {
@@ -194,7 +195,7 @@ def _destination_state(plan: ExportPlan) -> str | None:
     with location.writing(url), location.as_output_error():
         record = run_group.read_export(url)
         if record is None:
-            if location.is_occupied(url):
+            if places.is_occupied(url):
                 raise OutputError(f"{url}: something else is already there; choose another destination or delete it.")
             return None
         if record.get("digest") != plan.digest:

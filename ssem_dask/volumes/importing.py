@@ -19,7 +19,7 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import level_count
 from ssem_dask.stages.configs import DownsampleStageConfig
 from ssem_dask.stages.pyramid_writer import SlabWriter
-from ssem_dask.storage import arrays, location, ngff
+from ssem_dask.storage import arrays, location, ngff, places
 from ssem_dask.storage.formats.detect import open_any_format
 from ssem_dask.storage.formats.source import Source, SourceInfo
 from ssem_dask.storage.volume import (
@@ -246,8 +246,7 @@ def _volume_info(
 
 def _check_destination(destination: str, *, source: str, overwrite: bool) -> bool:
     """Return whether something at the destination must be deleted first; raise OutputError if it must stay."""
-    if _same_place(source, destination):
-        raise OutputError(f"{destination}: is the source itself; choose another destination.")
+    places.refuse_overlap(destination, {"the source": source})
     with location.writing(destination):
         with location.as_output_error():
             state = _state(destination)
@@ -259,7 +258,7 @@ def _check_destination(destination: str, *, source: str, overwrite: bool) -> boo
                     f"{destination}: a volume is already there; choose another name or allow to overwrite."
                 )
             return True
-        if location.is_occupied(destination):
+        if places.is_occupied(destination):
             raise OutputError(
                 f"{destination}: something that is not a volume is there; choose another name or delete it."
             )
@@ -287,9 +286,3 @@ def _delete_volume(destination: str) -> None:
     location.delete(location.join(destination, "zarr.json"), recursive=False)
     if location.is_local(destination):
         location.local_path(destination).rmdir()
-
-
-def _same_place(source: str, destination: str) -> bool:
-    if location.is_local(source) and location.is_local(destination):
-        return location.local_path(source).resolve() == location.local_path(destination).resolve()
-    return source.rstrip("/") == destination.rstrip("/")

@@ -19,7 +19,7 @@ from ssem_dask.stages.configs import DownsampleStageConfig, RenderStageConfig
 from ssem_dask.stages.downsample import DownsampleStage, estimate_downsampling, warp_level_tasks
 from ssem_dask.stages.render import RenderStage, Warping, estimate_rendering, warp_tasks
 from ssem_dask.stages.run_arrays import SECTION
-from ssem_dask.storage import arrays, location
+from ssem_dask.storage import arrays, location, places
 from ssem_dask.storage.volume import WARP_KEY, Volume, VolumeInfo, check_image_dtype
 from ssem_dask.volumes.alignment import Alignment, open_alignment
 from ssem_dask.volumes.volume_stages import VolumeWork, run_stages
@@ -95,6 +95,7 @@ def warp_volume(
 
 def plan_warp(alignment: str, volume: str, destination: str, *, labels: bool) -> WarpPlan:
     """Check everything and plan the warp, without changing anything; errors as in `warp_volume`."""
+    places.refuse_overlap(destination, {"the alignment": alignment, "the volume": volume})
     opened = open_alignment(alignment)
     config = opened.record.config
     info = _volume_info(opened, volume, labels=labels)
@@ -144,5 +145,5 @@ def _check_destination(plan: WarpPlan) -> None:
         stored = (arrays.group_attributes(target) or {}).get(WARP_KEY)
         if stored is not None and stored.get("digest") == plan.attributes["digest"]:
             return
-        if stored is not None or location.is_occupied(target):
+        if stored is not None or places.is_occupied(target):
             raise OutputError(f"{target}: something else is already there; choose another destination or delete it.")

@@ -1,10 +1,14 @@
 """An output that cannot be written: one sentence at the start, named chunks later, and on with it afterwards."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import ssem_dask as package
+from ssem_dask.config.schema import make_config
+from ssem_dask.driver.pipeline import open_run, plan
 from ssem_dask.errors import OutputError
+from ssem_dask.storage.run_group import read_run
 from ssem_dask.task import Cause
 from tests.support.cli import assert_one_sentence, ssem_dask
 from tests.support.runs import SMALL
@@ -31,6 +35,10 @@ def test_a_disk_that_is_full_from_the_start(observed: str, tmp_path: Path) -> No
         (disk / "ballast").write_bytes(bytes(64 * 1024))
         ended = ssem_dask("align", observed, str(disk / "out.zarr"), "--cluster", "serial")
         assert_one_sentence(ended, naming="no space left")
+        (disk / "ballast").unlink()
+        subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+        open_run(plan(make_config({"source": observed, "output": str(disk / "out.zarr"), **SMALL})))
+        assert read_run(str(disk / "out.zarr")).state == "running"
 
 
 @needs_root

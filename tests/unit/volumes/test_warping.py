@@ -125,7 +125,7 @@ def test_what_does_not_fit_is_refused(run: str, ids: np.ndarray, tmp_path: Path)
     labels = make_volume(tmp_path / "labels.zarr", ids, dtype="uint64")
     with pytest.raises(SourceError, match="uint8 or uint16"):
         warp_volume(run, labels, str(tmp_path / "w.zarr"), cluster="serial")
-    with pytest.raises(OutputError, match="something else is already there"):
+    with pytest.raises(OutputError, match="is the alignment itself"):
         warp_volume(run, labels, run, labels=True, cluster="serial")
     info = VolumeInfo(shape=(3, 99, 99), dtype=np.dtype("uint8"), pixel_size=5.0, section_thickness=40.0)
     create_volume(str(tmp_path / "other.zarr"), info=info, chunk=(1, 64, 64), shard=(1, 64, 64), mips=1)
