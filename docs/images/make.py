@@ -35,7 +35,7 @@ def main() -> None:
         )
         try:
             assert viewer.stdout is not None
-            viewer.stdout.readline()  # its address: the server answers now
+            address = viewer.stdout.readline().strip()
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=browser_path, args=ARGUMENTS)
                 page = browser.new_page(viewport={"width": 1200, "height": 1180})
@@ -47,7 +47,11 @@ def main() -> None:
                 page.evaluate("document.getElementById('curves').scrollIntoView()")
                 keep(beside(top, screenshot(page)), "report.png")
                 page.set_viewport_size({"width": 1200, "height": 760})
-                page.goto(page.locator("a.open").first.get_attribute("href") or "")
+                link = page.locator("a.open").first.get_attribute("href") or ""
+                page.goto(address)  # the browser needs the key before the link opens
+                page.wait_for_url("**/v/**")
+                page.goto(link)
+                page.wait_for_url("**/v/**")
                 page.wait_for_function("window.viewer !== undefined && viewer.isReady()", timeout=60_000)
                 page.wait_for_timeout(3000)
                 keep(screenshot(page), "viewer.png")

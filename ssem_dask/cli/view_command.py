@@ -1,6 +1,7 @@
 """The command `view`."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -8,6 +9,9 @@ from ssem_dask.cli import console
 from ssem_dask.cli.options import Json, Run
 from ssem_dask.cli.report_command import WORST_PLACES
 from ssem_dask.extras import require_extra
+
+if TYPE_CHECKING:
+    import contextlib
 
 
 def view(
@@ -27,17 +31,25 @@ def view(
     worst: Annotated[
         int, typer.Option("--worst", min=0, max=100, help="Number of worst places to mark.")
     ] = WORST_PLACES,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-origin",
+            help="Site whose pages may read the data too, if they know its address, for example "
+            "https://neuroglancer-demo.appspot.com; may be repeated. Default: none.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show a run in neuroglancer, in the browser; Ctrl-C stops it.
 
     Serves source, coarsely aligned and aligned volume, confidence and uncertainty on loopback, with everything that the
-    page needs. Links of the run's report open here.
+    page needs. The address contains a key, new at each start, without which nothing is answered: whoever has it can
+    read the volume. Links of the run's report open here once that address is open in the same browser.
     """
     import asyncio
     import contextlib
     import signal
-    import webbrowser
 
     require_extra("view", purpose="view")
     from ssem_dask.report.viewer.http import ViewerServer
@@ -45,7 +57,7 @@ def view(
     from ssem_dask.report.viewer.viewer_address import default_port
     from ssem_dask.storage.run_group import read_run
 
-    site, missing = make_site(output, labels=labels, worst=worst)
+    site, missing = make_site(output, labels=labels, worst=worst, origins=allow_origin or ())
     for line in missing:
         console.note(line)
     requested_port = default_port(read_run(output).config_digest) if port is None else port
@@ -53,26 +65,42 @@ def view(
     async def serve() -> None:
         server = ViewerServer(site)
         actual_port = server.start(port=requested_port)
-        address = f"http://127.0.0.1:{actual_port}/"
+        base = f"http://127.0.0.1:{actual_port}"
+        address = f"{base}/?key={site.key}"
         if as_json:
-            console.show_json({"run": output, "url": address, "port": actual_port})
+            console.show_json({"run": output, "url": address, "port": actual_port, "data": f"{base}/data/{site.key}"})
         else:
             console.out.print(address, soft_wrap=True, highlight=False)
         console.out.file.flush()
-        if print_url:
-            console.note(
-                f"From another machine: ssh -L {actual_port}:127.0.0.1:{actual_port} this-machine, then open the "
-                "address."
-            )
-        elif not as_json and not webbrowser.open(address):
-            console.note("No browser could be started; open the address in one.")
-        console.note("Serving; Ctrl-C stops it.")
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError):
                 loop.add_signal_handler(number, stopped.set)
-        await stopped.wait()
+        with contextlib.ExitStack() as cleanup:
+            if print_url:
+                console.note(
+                    f"From another machine: ssh -L {actual_port}:127.0.0.1:{actual_port} this-machine, then open the "
+                    "address."
+                )
+            elif not as_json and not _open_browser(address, cleanup):
+                console.note("No browser could be started; open the address in one.")
+            console.note("Serving; Ctrl-C stops it.")
+            await stopped.wait()
         server.stop()
 
     asyncio.run(serve())
+
+
+def _open_browser(address: str, cleanup: "contextlib.ExitStack") -> bool:
+    """Start a browser at an address that other users must not see; return whether one was started.
+
+    The arguments of a process are public, so the browser gets a file that leads to the address.
+    """
+    import tempfile
+    import webbrowser
+
+    folder = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="ssem-dask-view-"))  # mode 0700
+    page = Path(folder) / "open.html"
+    page.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={address}">', encoding="utf-8")
+    return webbrowser.open(page.as_uri())

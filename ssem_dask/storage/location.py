@@ -68,6 +68,20 @@ def join_below(url: str, *parts: str) -> str:
     return join(url, *parts)
 
 
+def resolve_below(root: str, url: str) -> str:
+    """Return a location with its symbolic links resolved.
+
+    Raises:
+        FileNotFoundError: nothing is there, or a link leads out of `root`.
+    """
+    if not is_local(url):
+        return url
+    path = local_path(url).resolve(strict=True)
+    if not path.is_relative_to(local_path(root).resolve()):
+        raise FileNotFoundError(url)
+    return str(path)
+
+
 def parent(url: str) -> str | None:
     """Return the location one component up; None at the root of a file system or of a bucket."""
     if is_local(url):

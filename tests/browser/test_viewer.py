@@ -17,7 +17,7 @@ from ssem_dask.storage.location import join
 from ssem_dask.storage.run_group import read_run, update_run
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
-from tests.support.browser import Watched, start_viewer, stop_viewer
+from tests.support.browser import Watched, start_viewer, stop_viewer, wait_until
 
 _LOADED = """() => viewer.isReady() && viewer.layerManager.managedLayers.filter((l) => l.visible).every(
   (l) => l.layer !== null && l.isReady() && l.layer.dataSources.every((d) => d.loadState !== undefined))"""
@@ -25,10 +25,10 @@ _SHOW = "(names) => viewer.layerManager.managedLayers.forEach((l) => l.setVisibl
 
 
 def settle(page: Page) -> None:
-    page.wait_for_function("window.viewer !== undefined", timeout=60_000)
+    wait_until(page, "window.viewer !== undefined")
     for _ in range(3):  # chunks are asked for only once their source is known
         page.wait_for_timeout(400)
-        page.wait_for_function(_LOADED, timeout=60_000)
+        wait_until(page, _LOADED)
 
 
 def sections_only(page: Page, *layers: str) -> AnyArray:
@@ -67,6 +67,7 @@ def test_a_link_of_the_report_leads_to_the_pixels_of_the_place(
     watched: Callable[[str], Watched], report: Path, run: str, viewer: str
 ) -> None:
     found = watched("light")
+    found.page.goto(viewer)  # this browser now has the key
     found.page.goto(report.as_uri())
     link = found.page.locator("article.hotspot a.open").nth(1)
     wanted = {
@@ -93,7 +94,8 @@ def test_a_link_of_the_report_leads_to_the_pixels_of_the_place(
         )
         < right - 0.03
     )
-    assert found.complaints == []
+    # The link itself has no key, so its page is refused, and leads on with the key that this browser has.
+    assert [line for line in found.complaints if "/at?run=" not in line] == []
     assert {urlparse(url).hostname for url in found.requests if url.startswith("http")} == {"127.0.0.1"}
 
 

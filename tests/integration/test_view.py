@@ -1,11 +1,8 @@
-"""The viewer's server over HTTP: ranges, CORS, what it refuses, and data that are on an object store."""
+"""The viewer's server over HTTP: ranges, links, and data that are on an object store; `test_view_access` attacks it."""
 
-import asyncio
 import json
 import sys
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec
@@ -18,7 +15,7 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.report.hotspots import find_hotspots
 from ssem_dask.report.page import make_report
 from ssem_dask.report.report_data import read_report_data
-from ssem_dask.report.viewer.http import Site, ViewerServer
+from ssem_dask.report.viewer.http import Site
 from ssem_dask.report.viewer.served_files import StoredFiles, VirtualFiles
 from ssem_dask.report.viewer.site import make_site
 from ssem_dask.stages.source_sections import read_aligned
@@ -29,39 +26,9 @@ from ssem_dask.storage.volume import Volume
 from tests.support.cli import assert_one_sentence
 from tests.support.cli import ssem_dask as command
 from tests.support.runs import SEPARATE
+from tests.support.serving import Serving
 
 CONTENT = bytes(range(256)) * 4
-
-
-@dataclass
-class Serving:
-    """A server in a thread of its own."""
-
-    site: Site
-    port: int = 0
-
-    def __enter__(self) -> str:
-        self._ready, self._loop = threading.Event(), asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        assert self._ready.wait(20)
-        return f"http://127.0.0.1:{self.port}"
-
-    def _run(self) -> None:
-        async def serve() -> None:
-            self._stop = asyncio.Event()
-            server = ViewerServer(self.site)
-            self.port = server.start(port=0)
-            self._ready.set()
-            await self._stop.wait()
-            server.stop()
-
-        self._loop.run_until_complete(serve())
-        self._loop.close()
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(20)
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +43,13 @@ def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """Address of one file of 1024 bytes, on disk and behind fsspec as on an object store."""
     place = "memory://view-test" if request.param == "memory" else str(tmp_path_factory.mktemp("files"))
     write_bytes(join(place, "a", "b"), CONTENT)
-    with Serving(
-        Site("mark", {"thing": StoredFiles(place)}, lambda data, viewpoint: {"data": data, "viewpoint": str(viewpoint)})
-    ) as base:
-        yield f"{base}/data/mark/thing"
+    site = Site(
+        "mark",
+        {"thing": StoredFiles(place, root=place)},
+        lambda data, viewpoint: {"data": data, "viewpoint": str(viewpoint)},
+    )
+    with Serving(site) as base:
+        yield f"{base}/data/{site.key}/thing"
 
 
 @pytest.mark.parametrize(
@@ -98,48 +68,40 @@ def test_ranges(asked: str, start: int, stop: int, files: str) -> None:
     assert reply.status_code == 206
     assert reply.content == CONTENT[start:stop]
     assert reply.headers["Content-Range"] == f"bytes {start}-{stop - 1}/1024"
-    assert reply.headers["Access-Control-Allow-Origin"] == "*"
-    assert "Content-Range" in reply.headers["Access-Control-Expose-Headers"]
 
 
-def test_whole_files_heads_and_preflights(files: str) -> None:
+def test_whole_files_and_heads(files: str) -> None:
     whole = requests.get(f"{files}/a/b", timeout=20)
     assert (whole.status_code, whole.content) == (200, CONTENT)
     head = requests.head(f"{files}/a/b", timeout=20)
     assert (head.headers["Content-Length"], head.headers["Accept-Ranges"], head.content) == ("1024", "bytes", b"")
-    preflight = requests.options(f"{files}/a/b", timeout=20)
-    assert preflight.status_code == 204
-    assert "Range" in preflight.headers["Access-Control-Allow-Headers"]
 
 
 def test_what_is_not_there(files: str) -> None:
-    for path in ("a/c", "a", "b/a/b", "a//b", "a/%2e%2e/a/b", "..%2f..%2fetc%2fpasswd"):
-        assert requests.get(f"{files}/{path}", timeout=20).status_code == 404, path
+    for path in ("a/c", "a", "b/a/b", "a//b", "a/%2e%2e/a/b", "..%2f..%2fetc%2fpasswd", "a/%00b", "a/" + 300 * "n"):
+        assert requests.get(f"{files}/{path}", timeout=20).status_code in (404, 502), path
     assert requests.get(f"{files}/a/b", headers={"Range": "bytes=1024-"}, timeout=20).status_code == 416
     assert requests.get(files.replace("/thing", "/other") + "/a/b", timeout=20).status_code == 404
-    assert requests.get(files.replace("/mark/", "/guess/") + "/a/b", timeout=20).status_code == 404
-
-
-def test_other_sites_cannot_use_it_under_a_name_of_theirs(files: str) -> None:
-    assert requests.get(f"{files}/a/b", headers={"Host": "evil.example:80"}, timeout=20).status_code == 403
-    assert requests.get(f"{files}/a/b", headers={"Host": "localhost:8000"}, timeout=20).status_code == 200
 
 
 def test_links_lead_to_places_of_this_run_only(files: str) -> None:
-    base = files.partition("/data/")[0]
-    place = f"{base}/at?run=mark&z=3&y=10.5&x=20&side=64"
+    base, _, rest = files.partition("/data/")
+    key = rest.partition("/")[0]
+    place = f"{base}/at?key={key}&run=mark&z=3&y=10.5&x=20&side=64"
     reply = requests.get(place, timeout=20, allow_redirects=False)
-    assert (reply.status_code, reply.headers["Location"]) == (302, "/v/mark-3-10.5-20.0-64/")
-    assert "<title>neuroglancer" in requests.get(place, timeout=20).text
-    assert requests.get(f"{base}/at?run=mark&z=3", timeout=20).status_code == 400
-    other = requests.get(f"{base}/at?run=another&z=3&y=1&x=2&side=3", timeout=20)
+    assert reply.status_code == 200
+    assert f"/v/{key}-3-10.5-20.0-64/" in reply.text
+    client = requests.get(f"{base}/v/{key}-3-10.5-20.0-64/", timeout=20)
+    assert "<title>neuroglancer" in client.text
+    assert requests.get(f"{base}/at?key={key}&run=mark&z=3", timeout=20).status_code == 400
+    other = requests.get(f"{base}/at?key={key}&run=another&z=3&y=1&x=2&side=3", timeout=20)
     assert other.status_code == 404
     assert "another run" in other.text
-    with requests.get(f"{base}/events/mark-3-10.5-20.0-64?c=1&gs=", timeout=20, stream=True) as events:
+    with requests.get(f"{base}/events/{key}-3-10.5-20.0-64?c=1&gs=", timeout=20, stream=True) as events:
         lines = (line.decode() for line in events.iter_lines())
         line = next(line for line in lines if line.startswith("data: "))
     printed = json.loads(line.removeprefix("data: "))
-    assert printed["s"] == {"data": f"{base}/data/mark", "viewpoint": "Viewpoint(z=3, y=10.5, x=20.0, side=64.0)"}
+    assert printed["s"] == {"data": f"{base}/data/{key}", "viewpoint": "Viewpoint(z=3, y=10.5, x=20.0, side=64.0)"}
 
 
 def test_coarse_chunks_are_what_the_stages_see(run: str) -> None:

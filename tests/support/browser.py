@@ -4,9 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from playwright.sync_api import ConsoleMessage, Page
+from playwright.sync_api import ConsoleMessage, Error, Page
 
 
 @dataclass
@@ -26,6 +28,17 @@ class Watched:
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("request", lambda request: self.requests.append(request.url))
         return page
+
+
+def wait_until(page: Page, condition: str, *, timeout: float = 60) -> None:
+    """Until an expression or function of JavaScript is true; Playwright's own way is forbidden by the page's policy."""
+    end = time.monotonic() + timeout
+    while True:
+        with suppress(Error):  # the page leads on to another
+            if page.evaluate(condition):
+                return
+        assert time.monotonic() < end, condition
+        page.wait_for_timeout(100)
 
 
 def start_viewer(run: str, *words: str) -> tuple[subprocess.Popen[str], str]:

@@ -1,16 +1,16 @@
-"""The viewer's HTTP server: neuroglancer's client, the served files with Range and CORS, and links to viewpoints.
+"""The viewer's HTTP server: neuroglancer's client, the served files with Range, and links to viewpoints.
 
-    /                              the whole volume
-    /at?run=…&z=…&y=…&x=…&side=…   a viewpoint; y, x and side in mip-0 px of the aligned section
-    /v/VIEW/…                      the client; VIEW is RUN, or RUN-z-y-x-side
-    /events/VIEW                   server-sent events: the state that the client opens with
-    /data/RUN/NAME/PATH            bytes
+    /?key=KEY                              the whole volume
+    /at?key=KEY&run=…&z=…&y=…&x=…&side=…   a viewpoint; y, x and side in mip-0 px of the aligned section
+    /v/VIEW/…                              the client; VIEW is KEY, or KEY-z-y-x-side
+    /events/VIEW                           server-sent events: the state that the client opens with
+    /state/VIEW                            the client's changes of it
+    /data/KEY/NAME/PATH                    bytes
 
-RUN is the run's token: a link of another run's report leads to a page that says so.
+Nothing is answered without the key (see `access`). A link of another run's report leads to a page that says so.
 
 The state is sent as an event, not in the fragment (#) of the address: there the client loses a layer now and then, if
-restoring the state takes longer than the 0.2 s after which it rewrites the address. Requests are answered only under a
-loopback name, which prevents DNS rebinding: no other site can point its own name at this server.
+restoring the state takes longer than the 0.2 s after which it rewrites the address.
 """
 
 import asyncio
@@ -18,23 +18,27 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import unquote
 
 from neuroglancer import static
 from tornado.httpserver import HTTPServer
+from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
-from tornado.web import Application, HTTPError, RequestHandler
+from tornado.web import Application, HTTPError
 
 from ssem_dask.errors import ConfigError, SsemDaskError
+from ssem_dask.report.viewer.access import CLIENT_POLICY, DoorHandler, GuardedHandler, UnknownHandler, new_key
 from ssem_dask.report.viewer.served_files import ServedFiles
 
 _THREADS = 8
 _RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
-_VIEWPOINT = re.compile(r"^[^-]+-(\d+)-([\d.]+)-([\d.]+)-(\d+)$")
-_LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
+_VIEWPOINT = re.compile(r"^-(\d+)-([\d.]+)-([\d.]+)-(\d+)$")
+_VIEW = r"([0-9a-f]+)(-[^/]*)?"
+"""Pattern of VIEW: key and viewpoint."""
+_CLIENT_FILE = re.compile(r"^[\w.-]*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,10 @@ class Site:
     files: Mapping[str, ServedFiles]
     """Files by the name below which they are served."""
     state: Callable[[str, Viewpoint | None], dict[str, Any]]
-    """Function from the address of `/data/RUN` and a viewpoint to the client's state."""
+    """Function from the address of `/data/KEY` and a viewpoint to the client's state."""
+    origins: frozenset[str] = frozenset()
+    """Foreign origins whose pages may read data, if they know its address."""
+    key: str = field(default_factory=new_key, repr=False)
 
 
 class ViewerServer:
@@ -67,17 +74,17 @@ class ViewerServer:
     def __init__(self, site: Site) -> None:
         self._pool = ThreadPoolExecutor(_THREADS)
         shared = {"site": site, "pool": self._pool}
-        token = re.escape(site.token)
         self._server = HTTPServer(
             Application(
                 [
-                    (r"/(at)?", _Link, shared),
+                    (r"/(at)?", _Door, shared),
                     (r"/favicon\.ico", _NoIcon, shared),
-                    (rf"/v/{token}[^/]*/(.*)", _Client, shared),
-                    (rf"/events/({token}[^/]*)", _Events, shared),
-                    (rf"/state/{token}[^/]*", _ClientState, shared),
-                    (rf"/data/{token}/([^/]+)/(.*)", _Data, shared),
+                    (rf"/v/{_VIEW}/(.*)", _Client, shared),
+                    (rf"/events/{_VIEW}", _Events, shared),
+                    (rf"/state/{_VIEW}", _ClientState, shared),
+                    (r"/data/([0-9a-f]+)/([^/]+)/(.*)", _Data, shared),
                 ],
+                default_handler_class=UnknownHandler,
                 log_function=lambda _: None,
             )
         )
@@ -104,55 +111,36 @@ class ViewerServer:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-class _Handler(RequestHandler):
+class _Handler(GuardedHandler):
     def initialize(self, site: Site, pool: ThreadPoolExecutor) -> None:
         self.site = site
         self.pool = pool
-
-    def prepare(self) -> None:
-        if self.request.host.rpartition(":")[0] not in _LOOPBACK and self.request.host not in _LOOPBACK:
-            raise HTTPError(HTTPStatus.FORBIDDEN, reason="This server answers on loopback only")
-
-    def set_default_headers(self) -> None:
-        self.set_header("Access-Control-Allow-Origin", "*")
-        self.set_header("Access-Control-Allow-Headers", "Range")
-        self.set_header("Access-Control-Expose-Headers", "Accept-Ranges, Content-Range, Content-Length")
-        self.set_header("Cache-Control", "no-cache")
-
-    def compute_etag(self) -> None:
-        """Send no ETag: a digest of every chunk would cost more than it saves."""
-
-    def options(self, *_: str) -> None:
-        self.set_status(HTTPStatus.NO_CONTENT)
-
-    def data_received(self, chunk: bytes) -> None:
-        """Ignore uploads: there are none."""
+        self.key = site.key
 
 
-class _Link(_Handler):
-    """Redirect to the client."""
+class _Door(_Handler, DoorHandler):
+    """Lead to the client."""
 
-    async def get(self, at: str | None) -> None:
-        run = self.get_query_argument("run", self.site.token)
-        if run != self.site.token:
-            self.set_status(HTTPStatus.NOT_FOUND)
-            self.finish(
-                "This viewer shows another run than the report that linked here. "
-                "Start 'ssem-dask view' on the report's run."
-            )
-            return
-        view = run
+    def get(self, at: str | None) -> None:
+        self.check_key(self.get_query_argument("key", ""))
+        place = ""
         if at:
+            if self.get_query_argument("run", self.site.token) != self.site.token:
+                raise HTTPError(
+                    HTTPStatus.NOT_FOUND,
+                    reason="This viewer shows another run than the report that linked here. Start 'ssem-dask view' on "
+                    "the run of the report.",
+                )
             try:
                 z, y, x, side = (float(self.get_query_argument(name)) for name in ("z", "y", "x", "side"))
             except ValueError as error:
                 raise HTTPError(HTTPStatus.BAD_REQUEST, reason="z, y, x and side are numbers") from error
-            view = f"{run}-{z:.0f}-{y:.1f}-{x:.1f}-{side:.0f}"
-        self.redirect(f"/v/{view}/")
+            place = f"-{z:.0f}-{y:.1f}-{x:.1f}-{side:.0f}"
+        self.lead_to(f"/v/{self.key}{place}/")
 
 
 class _NoIcon(_Handler):
-    """Answer requests for an icon, which browsers always send."""
+    """Answer requests for an icon, which browsers always send, with nothing."""
 
     def get(self) -> None:
         self.set_status(HTTPStatus.NO_CONTENT)
@@ -161,7 +149,12 @@ class _NoIcon(_Handler):
 class _Client(_Handler):
     """Send neuroglancer's own files."""
 
-    def get(self, path: str) -> None:
+    policy = CLIENT_POLICY
+
+    def get(self, key: str, _place: str | None, path: str) -> None:
+        self.check_key(key)
+        if _CLIENT_FILE.match(path) is None:
+            raise HTTPError(HTTPStatus.NOT_FOUND)
         try:
             content, kind = static.get_default_static_content_source().get(path, "")
         except ValueError as error:
@@ -173,29 +166,35 @@ class _Client(_Handler):
 class _Events(_Handler):
     """Send the client its state once, and keep the connection open."""
 
-    async def get(self, view: str) -> None:
+    async def get(self, key: str, place: str | None) -> None:
+        self.check_key(key)
+        self.closed = asyncio.Event()
         self.set_header("Content-Type", "text/event-stream")
+        # The page was left, or the viewer ends: both are usual.
+        with suppress(StreamClosedError, asyncio.CancelledError):
+            await self._send(place or "")
+            await self.closed.wait()
+
+    async def _send(self, place: str) -> None:
         self.write(": \n\n")
         await self.flush()
-        # A client that reconnects keeps the view that its user has made.
-        if not self.get_query_argument("gs", ""):
-            # The address that the browser used: another port if it comes through ssh.
-            data = f"{self.request.protocol}://{self.request.host}/data/{self.site.token}"
-            loop = asyncio.get_running_loop()
-            state = await loop.run_in_executor(self.pool, self.site.state, data, _parse_viewpoint(view))
-            self.write(f"data: {json.dumps({'k': 's', 's': state, 'g': 'given'})}\n\n")
-            await self.flush()
-        self.closed = asyncio.Event()
-        await self.closed.wait()
+        if self.get_query_argument("gs", ""):
+            return  # a client that reconnects keeps the view that its user has made
+        # The address that the browser used: another port if it comes through ssh.
+        data = f"{self.request.protocol}://{self.request.host}/data/{self.key}"
+        loop = asyncio.get_running_loop()
+        state = await loop.run_in_executor(self.pool, self.site.state, data, _parse_viewpoint(place))
+        self.write(f"data: {json.dumps({'k': 's', 's': state, 'g': 'given'})}\n\n")
+        await self.flush()
 
     def on_connection_close(self) -> None:
         if hasattr(self, "closed"):
             self.closed.set()
 
 
-def _parse_viewpoint(view: str) -> Viewpoint | None:
+def _parse_viewpoint(place: str) -> Viewpoint | None:
     """Return the viewpoint of an address, or None if it has none."""
-    match = _VIEWPOINT.match(view)
+    match = _VIEWPOINT.match(place)
     if match is None:
         return None
     z, y, x, side = (float(part) for part in match.groups())
@@ -205,27 +204,37 @@ def _parse_viewpoint(view: str) -> Viewpoint | None:
 class _ClientState(_Handler):
     """Accept the client's state after a change by its user; it is not kept."""
 
-    def post(self) -> None:
+    def post(self, key: str, _place: str | None) -> None:
+        self.check_key(key)
         self.finish({"g": "seen"})
 
 
 class _Data(_Handler):
     """Send served files, whole or by range."""
 
-    async def head(self, name: str, path: str) -> None:
-        await self.get(name, path)
+    @property
+    def allowed(self) -> frozenset[str]:  # type: ignore[override]  # a constant of the other handlers
+        """See `GuardedHandler.allowed`."""
+        return self.site.origins
 
-    async def get(self, name: str, path: str) -> None:
+    def options(self, _key: str, _name: str, _path: str) -> None:
+        # A preflight has no content; the browser sends it without asking the page.
+        self.set_status(HTTPStatus.NO_CONTENT)
+
+    async def head(self, key: str, name: str, path: str) -> None:
+        await self.get(key, name, path)
+
+    async def get(self, key: str, name: str, path: str) -> None:
+        self.check_key(key)
         source = self.site.files.get(name)
-        path = unquote(path)
-        if source is None or any(part in ("", ".", "..") for part in path.split("/")):
+        if source is None or "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
             raise HTTPError(HTTPStatus.NOT_FOUND)
         loop = asyncio.get_running_loop()
         try:
             size = await loop.run_in_executor(self.pool, source.size, path)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            raise HTTPError(HTTPStatus.NOT_FOUND) from error
-        except SsemDaskError as error:
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, RuntimeError) as error:
+            raise HTTPError(HTTPStatus.NOT_FOUND) from error  # RuntimeError: a loop of symbolic links
+        except (SsemDaskError, OSError) as error:
             raise HTTPError(HTTPStatus.BAD_GATEWAY, reason="The data cannot be read") from error
         start, stop = self._requested_range(size)
         self.set_header("Accept-Ranges", "bytes")

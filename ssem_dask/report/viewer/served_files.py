@@ -27,20 +27,26 @@ class ServedFiles(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoredFiles:
-    """Files below a URL, any that fsspec knows."""
+    """Files below a URL, any that fsspec knows; on a local disk only those below `root`, links resolved."""
 
     url: str
+    root: str
+    """URL of the volume or array as a whole: links within it may be followed."""
 
     def size(self, path: str) -> int:
         """See `ServedFiles.size`."""
-        size = location.file_size(location.join(self.url, path))
+        size = location.file_size(self._confined(path))
         if size is None:
             raise FileNotFoundError(path)
         return size
 
     def read(self, path: str, *, start: int, stop: int) -> bytes:
         """See `ServedFiles.read`."""
-        return location.read_range(location.join(self.url, path), start=start, stop=stop)
+        return location.read_range(self._confined(path), start=start, stop=stop)
+
+    def _confined(self, path: str) -> str:
+        """Return the URL of a file; FileNotFoundError if a link leads out of the root."""
+        return location.resolve_below(self.root, location.join(self.url, path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +90,7 @@ def serve_volume(volume: Volume) -> VirtualFiles:
         mips=len(volume.mips),
     )
     folders: dict[str, ServedFiles] = {
-        str(mip): StoredFiles(url) for mip, url in zip(volume.mips, volume.level_urls, strict=True)
+        str(mip): StoredFiles(url, root=volume.url) for mip, url in zip(volume.mips, volume.level_urls, strict=True)
     }
     return VirtualFiles(group_files(attributes, zarr_format=volume.zarr_format), folders)
 

@@ -1,5 +1,6 @@
 """The viewer's content for a run: the files to serve and the scene to show."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 from ssem_dask.errors import SourceError, SsemDaskError
 from ssem_dask.report.hotspots import find_hotspots
 from ssem_dask.report.report_data import ReportData, read_report_data
+from ssem_dask.report.viewer.access import parse_origin
 from ssem_dask.report.viewer.coarse_volume import serve_coarse
 from ssem_dask.report.viewer.http import Site, Viewpoint
 from ssem_dask.report.viewer.layers import NodeArray, Scene, make_state, volume_limits
@@ -26,18 +28,21 @@ _FEWEST_MARKED = 3
 _NODE_TITLES = {"confidence": "confidence (0 … 1, coarse-aligned)", "uncertainty": "uncertainty (px)"}
 
 
-def make_site(run: str, *, labels: str | None, worst: int) -> tuple[Site, list[str]]:
+def make_site(run: str, *, labels: str | None, worst: int, origins: Iterable[str] = ()) -> tuple[Site, list[str]]:
     """Return the viewer's content for a run, and a line about everything that is missing.
 
     Args:
         run: URL of the run.
         labels: URL of a segmentation in the frame of the aligned volume, or None.
         worst: largest number of hotspots to mark.
+        origins: sites whose pages may read the data too.
 
     Raises:
+        ConfigError: one of `origins` is not an origin.
         SourceError: there is no run, or nothing of it can be shown yet.
         OutputError: something that is not a run is there.
     """
+    allowed = frozenset(parse_origin(origin) for origin in origins)
     record = read_run(run)
     images = _open_images(run, record)
     node_files, leading_axes, spacing = _serve_node_arrays(run)
@@ -71,7 +76,7 @@ def make_site(run: str, *, labels: str | None, worst: int) -> tuple[Site, list[s
     def state(data: str, viewpoint: Viewpoint | None) -> dict[str, Any]:
         return make_state(scene(), data=data, viewpoint=viewpoint)
 
-    return Site(run_token(record.config_digest), files, state), images.missing
+    return Site(run_token(record.config_digest), files, state, allowed), images.missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +116,7 @@ def _open_images(run: str, record: RunRecord) -> _Images:
     aligned = join(run, ALIGNED)
     if is_node(aligned):
         volumes["aligned"] = Volume.open(aligned)
-        files["aligned"] = StoredFiles(aligned)
+        files["aligned"] = StoredFiles(aligned, root=aligned)
     else:
         missing.append("There is no aligned volume yet.")
     if not volumes:
@@ -128,7 +133,7 @@ def _serve_node_arrays(run: str) -> tuple[dict[str, ServedFiles], dict[str, int]
         url = join(run, "fields", name)
         if is_node(url):
             array, info = open_field(url)
-            files[name] = StoredFiles(url)
+            files[name] = StoredFiles(url, root=url)
             leading_axes[name] = array.ndim - 3
             spacing = info.spacing
     return files, leading_axes, spacing

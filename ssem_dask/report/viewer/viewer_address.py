@@ -4,7 +4,7 @@ _FIRST_PORT, _PORTS = 20000, 20000
 
 
 def run_token(config_digest: str) -> str:
-    """Return the part of an address that identifies a run; it also keeps other web pages from guessing the address."""
+    """Return the part of a link that identifies a run; it is no secret."""
     return config_digest[:16]
 
 
