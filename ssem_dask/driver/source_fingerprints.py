@@ -7,13 +7,19 @@ whatever reads it can run again.
 
 import json
 
+from pydantic import TypeAdapter
+
 from ssem_dask.geometry.region import Region
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.source_sections import open_source
 from ssem_dask.storage import location
+from ssem_dask.storage.untrusted import read_hint, understood
 
 Fingerprints = dict[tuple[int, int, int], str]
 """Fingerprints of sections by (mip, start, stop)."""
+
+
+_TREE = TypeAdapter(dict[str, str])
 
 
 def read_fingerprints(job: Job) -> Fingerprints:
@@ -41,15 +47,13 @@ def save_fingerprints(job: Job, fingerprints: Fingerprints) -> None:
 
 
 def _load(job: Job) -> Fingerprints | None:
-    try:
-        tree = json.loads(location.read_bytes(_url(job)))
-    except (FileNotFoundError, ValueError):
-        return None
-    fingerprints: Fingerprints = {}
-    for key, value in tree.items():
-        mip, start, stop = map(int, key.split(":"))
-        fingerprints[mip, start, stop] = value
-    return fingerprints
+    tree = read_hint(_url(job), _TREE)
+    return None if tree is None else understood(lambda: {_sections_of(key): value for key, value in tree.items()})
+
+
+def _sections_of(key: str) -> tuple[int, int, int]:
+    mip, start, stop = map(int, key.split(":"))
+    return mip, start, stop
 
 
 def _url(job: Job) -> str:

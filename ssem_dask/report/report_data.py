@@ -1,11 +1,11 @@
 """The data of a report: the run's attributes, ledger and quality tables. Neither images nor fields are read."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import ceil_div
@@ -15,10 +15,11 @@ from ssem_dask.stages.run_arrays import COARSE, COARSE_STATE, SectionState
 from ssem_dask.storage import quality
 from ssem_dask.storage.arrays import is_node, open_array
 from ssem_dask.storage.evaluation_file import Evaluation, read_evaluation
-from ssem_dask.storage.fields import open_coarse
+from ssem_dask.storage.fields import open_coarse, shape_mip0_of
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.quality import SECTION_COLUMNS, WINDOW_COLUMNS, QualityInfo
 from ssem_dask.storage.run_group import RunRecord, read_run
+from ssem_dask.storage.untrusted import COUNT
 from ssem_dask.storage.volume import Volume
 from ssem_dask.task import TaskReport, box_name
 from ssem_dask.types import AnyArray, Float32Array, ShapeYX, ShapeZYX
@@ -34,6 +35,11 @@ _STAGE_RECORDS = ("calibration.json", "relax.json")
 """Records in `quality/` whose `summary` is a sentence for the user, in the order of the stages."""
 
 
+_VOLUME_TABLE: TypeAdapter[dict[str, float | None]] = TypeAdapter(
+    dict[Literal["pixel_size", "section_thickness"], float | None]
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunHeader:
     """The attributes of a run."""
@@ -46,7 +52,7 @@ class RunHeader:
     """Previous sections with which each section is registered."""
     depth: int
     """Sections that one register task covers."""
-    volume: Mapping[str, Any]
+    volume: dict[str, float | None]
     """Table `[volume]` of the configuration: options with which the source is opened."""
     parameters: tuple[tuple[str, str], ...]
     """All parameters by dotted name."""
@@ -62,9 +68,9 @@ class RunHeader:
             source=record.source,
             state=record.state,
             config_digest=record.config_digest,
-            neighbours=int(config["register"]["neighbours"]),
-            depth=int(config["register"]["sections"]),
-            volume=config["volume"],
+            neighbours=record.setting("register", "neighbours", wanted=COUNT),
+            depth=record.setting("register", "sections", wanted=COUNT),
+            volume=record.setting("volume", wanted=_VOLUME_TABLE),
             parameters=tuple(flat(config)),
             versions=(
                 ("ssem_dask", record.version),
@@ -77,7 +83,8 @@ class RunHeader:
 
     def open_source(self) -> Volume:
         """Open the source; SourceError if it is gone."""
-        return Volume.open(self.source, **self.volume)
+        pixel_size, thickness = (self.volume.get(name) for name in ("pixel_size", "section_thickness"))
+        return Volume.open(self.source, pixel_size=pixel_size, section_thickness=thickness)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +153,7 @@ def read_report_data(url: str) -> ReportData:
     run = RunHeader.of_record(url, record)
     shape = _volume_shape(run)
     info = quality.read_info(url) if quality.has_quality(url) else None
-    window = info.window if info is not None else _window_extent(record.config["register"], shape)
+    window = info.window if info is not None else _window_extent(record, shape)
     counts = ceil_div(shape[1], window[0]), ceil_div(shape[2], window[1])
     ledger = summarise_ledger(
         open_ledger(url).reports(None),
@@ -185,16 +192,15 @@ def read_report_data(url: str) -> ReportData:
 def _volume_shape(run: RunHeader) -> ShapeZYX:
     coarse = COARSE.at(run.url)
     if is_node(coarse):
-        stored: Any = open_coarse(coarse).attrs["shape_mip0"]
-        z, y, x = stored
-        return int(z), int(y), int(x)
+        return shape_mip0_of(open_coarse(coarse), coarse)
     return run.open_source().info.shape
 
 
-def _window_extent(config: Mapping[str, Any], shape: ShapeZYX) -> ShapeYX:
+def _window_extent(record: RunRecord, shape: ShapeZYX) -> ShapeYX:
     """Return the extent (y, x) of a window's core: no larger than the section, in whole nodes."""
-    spacing = int(config["spacing"])
-    y, x = (min(int(config["window"]), ceil_div(n, spacing) * spacing) for n in shape[1:])
+    spacing = record.setting("register", "spacing", wanted=COUNT)
+    window = record.setting("register", "window", wanted=COUNT)
+    y, x = (min(window, ceil_div(n, spacing) * spacing) for n in shape[1:])
     return y, x
 
 

@@ -7,10 +7,10 @@ entries are the truth, and a reader that finds no file reads them.
 
 from dataclasses import dataclass, field
 
-from ssem_dask.storage.ledger import Ledger, encode, page_of
+from ssem_dask.storage.ledger import MAX_PAGE_REPORTS, Ledger, encode, page_of
 from ssem_dask.task import TaskReport
 
-MAX_HELD_REPORTS = 200_000
+MAX_HELD_REPORTS = MAX_PAGE_REPORTS
 """Reports of open pages that are held at most, about 600 B each; beyond it the oldest open page is dropped."""
 
 

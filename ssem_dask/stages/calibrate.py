@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 
 from ssem_dask.field.device import compute_device
 from ssem_dask.field.grid import Grid
@@ -34,8 +35,10 @@ from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import CALIBRATION, COARSE, calibration_window
 from ssem_dask.stages.source_sections import open_source, read_aligned_sections
 from ssem_dask.stages.stage import Estimate, JobTask, Stage
+from ssem_dask.storage.untrusted import interpreting
 from ssem_dask.task import Outcome, Result
 
+_SMOOTHNESS = TypeAdapter(tuple[float, ...])
 _MAX_WINDOWS = 6
 _VOLUME_SHARE = 0.2  # at most, but for the first window: a pixel costs half of what its registration does
 _SIDE_PX = 384  # px of the working image
@@ -120,10 +123,12 @@ class ChooseTask(JobTask):
             choice = SmoothnessChoice(given, f"smoothness {given} px, given by the user")
         else:
             names = [f.name for f in fields(LengthStep)]
-            steps = [[LengthStep(**{name: step[name] for name in names}) for step in w["steps"]] for w in windows]
-            choice = choose_smoothness(steps, pixel_size=job.info.pixel_size * 2.0 ** (job.register.mip))
-        chosen_by = "user" if given is not None else "data" if any(w["steps"] for w in windows) else "default"
-        scales = median_scales([ResidualScales.model_validate(w["scales"]) for w in windows if w.get("scales")])
+            with interpreting(job.url("quality", "calibration"), what="a record of its sample windows"):
+                steps = [[LengthStep(**{name: step[name] for name in names}) for step in w["steps"]] for w in windows]
+                choice = choose_smoothness(steps, pixel_size=job.info.pixel_size * 2.0 ** (job.register.mip))
+        chosen_by = "user" if given is not None else "data" if any(w.get("steps") for w in windows) else "default"
+        with interpreting(job.url("quality", "calibration"), what="a record of its sample windows"):
+            scales = median_scales([ResidualScales.model_validate(w["scales"]) for w in windows if w.get("scales")])
         written = CALIBRATION.write(
             job,
             {
@@ -195,11 +200,12 @@ def calibrated(job: Job) -> ResolvedRegister:
     """Return the settings of registration with the chosen smoothness and the measured scales."""
     if not _wanted(job):
         return job.register
-    record = CALIBRATION.read(job)
-    solver = job.register.gauss_newton.model_copy(update={"smoothness": tuple(record["smoothness"])})
-    found = record.get("scales")  # runs that were begun by earlier versions have none
-    if solver.scales is None and found is not None:
-        solver = solver.model_copy(update={"scales": ResidualScales.model_validate(found)})
+    with CALIBRATION.reading(job) as record:
+        smoothness = _SMOOTHNESS.validate_python(record["smoothness"])
+        solver = job.register.gauss_newton.model_copy(update={"smoothness": smoothness})
+        found = record.get("scales")  # runs that were begun by earlier versions have none
+        if solver.scales is None and found is not None:
+            solver = solver.model_copy(update={"scales": ResidualScales.model_validate(found)})
     return job.register.model_copy(update={"gauss_newton": solver})
 
 

@@ -4,7 +4,7 @@ Files are the shards (or the chunks of an array without shards, or a JSON file) 
 A shard that holds only the fill value is not stored, so a task's ledger entry lists the files that were written.
 """
 
-import json
+import contextlib
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +18,7 @@ from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import array_at
 from ssem_dask.storage import location
 from ssem_dask.storage.arrays import ZarrArray, open_array, reading_chunks, write_unit
+from ssem_dask.storage.untrusted import JSON_OBJECT, read_json
 
 if TYPE_CHECKING:
     from ssem_dask.stages.stage import Stage
@@ -87,9 +88,8 @@ def refuse_shared_shards(job: Job, stages: Sequence["Stage"]) -> None:
 def _read(job: Job, region: Region) -> None:
     """Decode all chunks of a region, one file's at a time."""
     if region.name.endswith(_JSON):
-        with reading_chunks(job.url(region.name)):
-            if location.exists(job.url(region.name)):
-                json.loads(location.read_bytes(job.url(region.name)))
+        with contextlib.suppress(FileNotFoundError):
+            read_json(job.url(region.name), JSON_OBJECT)
         return
     array = _array(job, region)
     if array is None:

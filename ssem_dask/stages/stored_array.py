@@ -1,7 +1,8 @@
 """Arrays and records of a run: the types of the rows in `stages.run_arrays`."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from ssem_dask.geometry.region import Region
 from ssem_dask.stages.job import Job
 from ssem_dask.storage import location
 from ssem_dask.storage.arrays import ZarrArray, create_array, open_array
+from ssem_dask.storage.untrusted import JSON_OBJECT, interpreting, read_json
 from ssem_dask.types import AnyArray
 
 Extent = Callable[[Job], int]
@@ -157,9 +159,15 @@ class RunJson:
         """Return the URL of the record."""
         return job.url(*self.path.split("/"))
 
-    def read(self, job: Job) -> Any:
-        """Read the record; raise FileNotFoundError if it does not exist."""
-        return json.loads(location.read_bytes(self.url(job)))
+    def read(self, job: Job) -> dict[str, Any]:
+        """Read the record; FileNotFoundError if it does not exist, SourceError if it is no JSON object."""
+        return read_json(self.url(job), JSON_OBJECT)
+
+    @contextmanager
+    def reading(self, job: Job) -> Iterator[dict[str, Any]]:
+        """Read the record; inside the context, any error of interpreting it becomes a SourceError."""
+        with interpreting(self.url(job)):
+            yield self.read(job)
 
     def write(self, job: Job, value: object) -> int:
         """Write the record; return the number of bytes."""

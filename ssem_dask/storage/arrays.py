@@ -5,6 +5,7 @@ the shard of a sharded array, and the chunk of any other. No two tasks may ever 
 partial write reads, changes and rewrites the whole file.
 """
 
+import contextlib
 import json
 import zlib
 from collections.abc import Iterator, Sequence
@@ -19,10 +20,19 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from ssem_dask.errors import LayoutError, OutputError, PlanError, SourceError, SsemDaskError
 from ssem_dask.storage import location
+from ssem_dask.storage.bounded_codecs import bounded
 from ssem_dask.storage.codec_pipeline import fused_codecs
+from ssem_dask.storage.untrusted import interpreting, text_of
 
 ZarrArray: TypeAlias = zarr.Array[Any]
 _PICKLE = "pickle"
+_NO_NODE = (
+    FileNotFoundError,
+    zarr.errors.ContainsArrayError,
+    zarr.errors.ContainsGroupError,
+    zarr.errors.NodeTypeValidationError,
+)
+"""Errors of zarr about a node that is absent, or of the other kind."""
 _METADATA = ("zarr.json", ".zarray", ".zgroup")
 
 
@@ -88,13 +98,12 @@ def open_array(url: str, *, mode: Literal["r", "r+"]) -> ZarrArray:
     with location.reading(url), fused_codecs():
         location.probe(url)
         try:
-            array = zarr.open_array(location.open_store(url, read_only=mode == "r"), mode=mode)
-            _refuse_objects(url, array)
-            return array
-        except (FileNotFoundError, zarr.errors.BaseZarrError) as error:
+            with _interpreting_metadata(url):
+                array = zarr.open_array(location.open_store(url, read_only=mode == "r"), mode=mode)
+                _refuse_objects(url, array)
+                return bounded(array, where=url)
+        except _NO_NODE as error:
             raise SourceError(f"{url}: no Zarr array is there; check the path.") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise SourceError(_damaged(url, error)) from error
 
 
 def create_group(url: str, *, attributes: dict[str, Any]) -> None:
@@ -103,10 +112,11 @@ def create_group(url: str, *, attributes: dict[str, Any]) -> None:
         _make_groups_above(url)
         try:
             # Attributes are written with the group: a process killed between the two would leave a group without them.
-            group = zarr.open_group(
-                location.open_store(url, read_only=False), mode="a", zarr_format=3, attributes=attributes
-            )
-        except zarr.errors.BaseZarrError as error:
+            with location.as_output_error(), _interpreting_metadata(url):
+                group = zarr.open_group(
+                    location.open_store(url, read_only=False), mode="a", zarr_format=3, attributes=attributes
+                )
+        except _NO_NODE as error:
             raise OutputError(f"{url}: a Zarr array is there where a group is to be written; delete it.") from error
         if any(name not in group.attrs or group.attrs[name] != value for name, value in attributes.items()):
             group.update_attributes(attributes)
@@ -117,11 +127,10 @@ def group_attributes(url: str) -> dict[str, Any] | None:
     with location.reading(url):
         location.probe(url)
         try:
-            return dict(zarr.open_group(location.open_store(url, read_only=True), mode="r").attrs)
-        except (FileNotFoundError, zarr.errors.BaseZarrError):
+            with _interpreting_metadata(url):
+                return dict(zarr.open_group(location.open_store(url, read_only=True), mode="r").attrs)
+        except _NO_NODE:
             return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise SourceError(_damaged(url, error)) from error
 
 
 @contextmanager
@@ -132,8 +141,9 @@ def reading_chunks(what: str) -> Iterator[None]:
     except (ValueError, RuntimeError, EOFError, zlib.error) as error:
         if isinstance(error, SsemDaskError) or "memory" in str(error):
             raise
-        cause = " ".join(str(error).split()) or type(error).__name__
-        raise SourceError(f"{what}: a chunk is damaged ({cause}); restore it, then run the command again.") from error
+        raise SourceError(
+            f"{what}: a chunk is damaged ({text_of(error)}); restore it, then run the command again."
+        ) from error
 
 
 def write_unit(array: ZarrArray) -> tuple[int, ...]:
@@ -178,8 +188,16 @@ def _refuse_objects(url: str, array: ZarrArray) -> None:
         )
 
 
-def _damaged(url: str, error: Exception) -> str:
-    return f"{url}: its Zarr metadata cannot be read ({type(error).__name__}: {error}); restore or delete it."
+@contextmanager
+def _interpreting_metadata(url: str) -> Iterator[None]:
+    """Turn any error of interpreting Zarr metadata into a `SourceError`, except those about a node that is absent."""
+    try:
+        with interpreting(url, what="its Zarr metadata"):
+            yield
+    except SourceError as error:
+        if isinstance(error.__cause__, _NO_NODE):
+            raise error.__cause__ from None
+        raise
 
 
 def _make_groups_above(url: str) -> None:
@@ -204,9 +222,15 @@ def _open_or_none(url: str) -> ZarrArray | None:
     if not is_node(url):
         return None
     try:
-        return zarr.open_array(location.open_store(url, read_only=False), mode="r+")
-    except zarr.errors.BaseZarrError as error:
-        raise OutputError(f"{url}: a Zarr group is there where an array is to be written; delete it.") from error
+        with _interpreting_metadata(url):
+            return bounded(zarr.open_array(location.open_store(url, read_only=False), mode="r+"), where=url)
+    except (SourceError, *_NO_NODE) as error:
+        with contextlib.suppress(SourceError):
+            if group_attributes(url) is not None:
+                raise OutputError(
+                    f"{url}: a Zarr group is there where an array is to be written; delete it."
+                ) from error
+        raise LayoutError(url, f"{url}: its Zarr metadata cannot be read ({text_of(error)}); delete it.") from error
 
 
 def _refuse_other_layout(array: ZarrArray, url: str, wanted: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 from ssem_dask.storage import location
 from ssem_dask.storage.quality import read_record
+from ssem_dask.storage.untrusted import understood
 
 Better: TypeAlias = Literal["low", "high", "one", "neither"]
 
@@ -91,11 +92,7 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Evaluation":
-        """Return the record of JSON values, with NaN for unknown ones.
-
-        Raises:
-            KeyError, TypeError, ValueError, AttributeError: the values are no evaluation.
-        """
+        """Return the record of JSON values, with NaN for unknown ones; any exception if they are no evaluation."""
         return cls(
             run=str(record["run"]),
             truth=record["truth"],
@@ -143,10 +140,7 @@ def read_evaluation(run: str, *, config_digest: str) -> Evaluation | None:
     record = read_record(run, _FILE)
     if record is None or record.get("config_digest") != config_digest:
         return None
-    try:
-        return Evaluation.from_json(record)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
+    return understood(lambda: Evaluation.from_json(record))
 
 
 def _to_json(values: Sequence[float]) -> list[float | None]:

@@ -13,6 +13,7 @@ from ssem_dask.errors import ConventionError
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.storage import arrays
 from ssem_dask.storage.arrays import ZarrArray
+from ssem_dask.storage.untrusted import COUNT, SHAPE_ZYX, checked
 from ssem_dask.types import ShapeZYX
 
 _PULL = {"components": ["y", "x"], "direction": "pull", "unit": "px@mip0"}
@@ -104,10 +105,9 @@ def open_field(url: str, *, mode: Literal["r", "r+"] = "r") -> tuple[ZarrArray, 
         raise ConventionError(f"{url}: axes are {axes}, but a field has (k,) z, (c,) y, x; write it in that order.")
     if "c" in axes:
         _check_pull(array, url)
-    spacing, shape = _attribute(array, url, "spacing"), _attribute(array, url, "shape_mip0")
-    if not isinstance(spacing, int) or spacing < 1 or not isinstance(shape, list) or len(shape) != 3:
-        raise ConventionError(f"{url}: spacing {spacing!r} and shape_mip0 {shape!r} do not describe a field.")
-    info = FieldInfo(spacing=spacing, shape_mip0=(shape[0], shape[1], shape[2]))
+    spacing = checked(_attribute(array, url, "spacing"), COUNT, where=url, what="its attribute spacing")
+    shape = shape_mip0_of(array, url)
+    info = FieldInfo(spacing=spacing, shape_mip0=shape)
     expected = (info.shape_mip0[0], *((2,) if "c" in axes else ()), *info.nodes)
     if array.ndim != len(axes) or array.shape[-len(expected) :] != expected:
         raise ConventionError(
@@ -138,6 +138,11 @@ def open_coarse(url: str, *, mode: Literal["r", "r+"] = "r") -> ZarrArray:
         raise ConventionError(f"{url}: shape {array.shape} is not that of one affine (2, 3) per section.")
     _check_pull(array, url)
     return array
+
+
+def shape_mip0_of(array: ZarrArray, url: str) -> ShapeZYX:
+    """Return the attribute `shape_mip0` of a field array, or of one of affines; SourceError if it is no shape."""
+    return checked(_attribute(array, url, "shape_mip0"), SHAPE_ZYX, where=url, what="its attribute shape_mip0")
 
 
 def _attribute(array: ZarrArray, url: str, name: str) -> Any:

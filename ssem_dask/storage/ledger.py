@@ -20,10 +20,19 @@ from pydantic import TypeAdapter, ValidationError
 
 from ssem_dask.storage import location
 from ssem_dask.storage.retry import in_this_context
+from ssem_dask.storage.untrusted import inflated
 from ssem_dask.task import TaskReport
 
+MAX_PAGE_REPORTS = 200_000
+"""Reports of a page's file at most, about 600 bytes each. The entries of a larger page are read one by one."""
+MAX_PAGE_BYTES = 256 << 20
+"""Bytes that a page's file expands to at most."""
+MAX_REPORT_BYTES = 4 << 20
+"""Bytes of a report at most; the log in it has 30 lines."""
+_PIECE_BYTES = 1 << 20
 _REPORT = TypeAdapter(TaskReport)
 _REPORTS = TypeAdapter(list[TaskReport])
+_SEPARATOR = b",\n"
 _SUFFIX = ".json"
 _PAGE = "whole.page"
 _READERS = 16
@@ -73,13 +82,10 @@ class Ledger:
         """Return the report of a task; None if it has not ended or its entry is torn."""
         try:
             content = location.read_bytes(self.entry_url(key))
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             return None
-        try:
-            report = _REPORT.validate_json(content)
-        except ValidationError:
-            return None
-        return report if report.key == key else None
+        report = _decoded(content) if len(content) <= MAX_REPORT_BYTES else None
+        return report if report is not None and report.key == key else None
 
     def pages(self, stage: str | None) -> list[str]:
         """Return the sorted names of the pages of a stage, or of all stages, by listing folders instead of entries."""
@@ -116,10 +122,10 @@ class Ledger:
     def complete_page(self, page: str) -> list[TaskReport] | None:
         """Return the reports of a complete page; None if it is not complete or its file is torn."""
         try:
-            content = location.read_bytes(self._page_url(page))
-            return _REPORTS.validate_json(zlib.decompress(content))
-        except (FileNotFoundError, ValidationError, zlib.error):
+            reports = _decoded_page(location.read_bytes(self._page_url(page)))
+        except (FileNotFoundError, IsADirectoryError, ValidationError, zlib.error):
             return None
+        return reports if all(page_of(report.key) == page for report in reports) else None
 
     def write_page(self, page: str, reports: Sequence[bytes]) -> None:
         """Write the file of a page.
@@ -130,7 +136,7 @@ class Ledger:
         """
         url = self._page_url(page)
         with location.writing(url):
-            location.write_bytes(url, zlib.compress(b"[" + b",".join(reports) + b"]", 1))
+            location.write_bytes(url, zlib.compress(b"[" + _SEPARATOR.join(reports) + b"]", 1))
 
     def forget_page(self, page: str) -> None:
         """Delete the file of a page before its entries change."""
@@ -183,6 +189,38 @@ def open_ledger(output: str) -> Ledger:
 def encode(report: TaskReport) -> bytes:
     """Encode a report as JSON on one line."""
     return _REPORT.dump_json(report)
+
+
+def _decoded(content: bytes) -> TaskReport | None:
+    try:
+        return _REPORT.validate_json(content)
+    except ValidationError:
+        return None
+
+
+def _decoded_page(content: bytes) -> list[TaskReport]:
+    """Return the reports in a page's file.
+
+    A file that fits into `MAX_REPORT_BYTES` is decoded as a whole. A larger one has a line per report, and each line is
+    decoded while the file is expanded. So a small file that expands to gigabytes takes no memory.
+
+    Raises:
+        zlib.error: the file is torn, or larger than a page can be.
+        ValidationError: a line is no report.
+    """
+    reports: list[TaskReport] = []
+    rest = b""
+    for piece in inflated(content, at_once=_PIECE_BYTES, limit=MAX_PAGE_BYTES):
+        rest += piece
+        if len(rest) <= MAX_REPORT_BYTES:
+            continue
+        *lines, rest = rest.split(_SEPARATOR)
+        if not lines or len(reports) + len(lines) > MAX_PAGE_REPORTS:
+            raise zlib.error("its reports are too many or too long")
+        reports += [_REPORT.validate_json(line if reports or i else line[1:]) for i, line in enumerate(lines)]
+    if not reports:
+        return _REPORTS.validate_json(rest)
+    return reports + [_REPORT.validate_json(line) for line in rest.removesuffix(b"]").split(_SEPARATOR)]
 
 
 def _key_at(path: str) -> str:

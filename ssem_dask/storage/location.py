@@ -232,15 +232,6 @@ def write_bytes(url: str, content: bytes) -> None:
         raise
 
 
-def read_json_object(url: str) -> dict[str, Any] | None:
-    """Return the JSON object in a file; None if there is no file, or something else in it."""
-    try:
-        value = json.loads(read_bytes(url))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def write_json(url: str, value: object) -> None:
     """Write a JSON file as `write_bytes` does."""
     write_bytes(url, json.dumps(value, indent=1).encode())

@@ -12,11 +12,12 @@ from typing import Any
 from ome_zarr_models.v04.image import ImageAttrs as ImageAttrsV04
 from ome_zarr_models.v04.image_label import ImageLabelAttrs as ImageLabelAttrsV04
 from ome_zarr_models.v05.image import ImageAttrs
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 
-from ssem_dask.errors import SourceError
+from ssem_dask.storage.untrusted import interpreting
 
 AXES = ("z", "y", "x")
+_NAME = TypeAdapter(str)
 LABEL_KEY = "image-label"
 """Attribute of an image whose values are ids."""
 _NM_PER_UNIT = {
@@ -91,23 +92,19 @@ def parse_multiscale(attributes: Mapping[str, Any], *, where: str) -> Multiscale
     Raises:
         SourceError: the metadata is missing or malformed.
     """
-    try:
+    cure = "give the array itself (for example .../0) with its pixel size and section thickness"
+    with interpreting(where, what="its OME-Zarr metadata", cure=cure):
         image = _multiscales(attributes)[0]
-        axes = tuple(axis["name"] for axis in image["axes"])
+        axes = tuple(_NAME.validate_python(axis["name"]) for axis in image["axes"])
         factors = tuple(_NM_PER_UNIT.get(axis.get("unit", ""), 0.0) for axis in image["axes"])
         shared = _scale(image.get("coordinateTransformations", ()), len(axes))
         paths, scales = [], []
         for dataset in image["datasets"]:
             level_scale = _scale(dataset.get("coordinateTransformations", ()), len(axes))
-            paths.append(str(dataset["path"]))
+            paths.append(_NAME.validate_python(dataset["path"]))
             scales.append(tuple(a * b * (f or 1.0) for a, b, f in zip(level_scale, shared, factors, strict=True)))
         if not paths or len({*axes}) != len(axes):
             raise ValueError("no datasets, or an axis named twice")
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ValidationError) as error:
-        raise SourceError(
-            f"{where}: its OME-Zarr metadata cannot be read ({type(error).__name__}: {error}); "
-            "give the array itself (for example .../0) with its pixel size and section thickness."
-        ) from error
     return Multiscale(axes=axes, paths=tuple(paths), scales=tuple(scales), in_nm=tuple(f > 0 for f in factors))
 
 

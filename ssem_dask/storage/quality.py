@@ -10,16 +10,19 @@ The attribute `columns` lists the columns with unit and meaning. Values that wer
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import numpy as np
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict
 
 from ssem_dask.errors import ConventionError, PlanError
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import ceil_div
-from ssem_dask.storage import arrays, location
+from ssem_dask.storage import arrays
 from ssem_dask.storage.location import join
+from ssem_dask.storage.untrusted import JSON_OBJECT, checked, read_hint
 from ssem_dask.types import AnyArray, Float32Array, ShapeYX, ShapeZYX
 
 BLOCK = 8
@@ -85,6 +88,32 @@ class QualityInfo:
         return y, x
 
 
+_Size: TypeAlias = Annotated[int, Field(gt=0, lt=1 << 40)]
+_Index: TypeAlias = Annotated[int, Field(ge=0, lt=1 << 40)]
+_Mip: TypeAlias = Annotated[int, Field(ge=0, lt=64)]
+
+
+class _StoredBox(TypedDict):
+    start: tuple[_Index, _Index, _Index]
+    stop: tuple[_Size, _Size, _Size]
+    mip: _Mip
+
+
+class _StoredFrame(TypedDict):
+    shape_mip0: tuple[_Size, _Size, _Size]
+    window: tuple[_Size, _Size]
+    probe: _StoredBox
+    similarity_mip: _Mip
+
+
+class _StoredColumn(TypedDict):
+    name: str
+
+
+_FRAME = TypeAdapter(_StoredFrame)
+_COLUMN_LIST = TypeAdapter(list[_StoredColumn])
+
+
 def reslice_path(cut: str, time: str) -> str:
     """Return the path of a cut in a run."""
     return f"quality/reslice/{cut}_{time}"
@@ -144,35 +173,35 @@ def has_quality(run: str) -> bool:
 
 
 def read_info(run: str) -> QualityInfo:
-    """Read the frame of the tables; SourceError if there are none, ConventionError if it is incomplete."""
-    attributes: dict[str, Any] = dict(arrays.open_array(join(run, WINDOWS_PATH), mode="r").attrs)
-    try:
-        z, y, x = attributes["shape_mip0"]
-        wy, wx = attributes["window"]
-        probe = attributes["probe"]
-        return QualityInfo(
-            shape_mip0=(z, y, x),
-            window=(wy, wx),
-            probe=Box(tuple(probe["start"]), tuple(probe["stop"]), probe["mip"]),
-            similarity_mip=attributes["similarity_mip"],
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConventionError(
-            f"{run}: the attributes of quality/windows are incomplete ({error}); run the stage measure again."
-        ) from error
+    """Read the frame of the tables; SourceError if there are none, or if it is incomplete."""
+    url = join(run, WINDOWS_PATH)
+    frame = checked(
+        dict(arrays.open_array(url, mode="r").attrs),
+        _FRAME,
+        where=url,
+        what="the frame in its attributes",
+        cure="run the stage measure again",
+    )
+    return QualityInfo(
+        shape_mip0=frame["shape_mip0"],
+        window=frame["window"],
+        probe=Box(frame["probe"]["start"], frame["probe"]["stop"], frame["probe"]["mip"]),
+        similarity_mip=frame["similarity_mip"],
+    )
 
 
 def read_sections(run: str) -> dict[str, Float32Array]:
     """Return the columns of `quality/sections`, each `(z,)`; NaN is unknown. SourceError if there is no table."""
     array = arrays.open_array(join(run, SECTIONS_PATH), mode="r")
     values = np.asarray(array[:], dtype=np.float32)
-    return {name: values[:, i] for i, name in enumerate(_names(array))}
+    names = _names(array, join(run, SECTIONS_PATH), axis=1)
+    return {name: values[:, i] for i, name in enumerate(names)}
 
 
 def read_window_column(run: str, name: str) -> Float32Array:
     """Return a column `(z, y, x)` of `quality/windows`; all NaN if the table has no such column."""
     array = arrays.open_array(join(run, WINDOWS_PATH), mode="r")
-    names = _names(array)
+    names = _names(array, join(run, WINDOWS_PATH), axis=0)
     if name not in names:
         return np.full(array.shape[1:], np.nan, dtype=np.float32)
     return np.asarray(array[names.index(name)], dtype=np.float32)
@@ -185,16 +214,21 @@ def read_reslice(run: str, *, cut: str, time: str) -> AnyArray:
 
 def read_record(run: str, name: str) -> dict[str, Any] | None:
     """Return a JSON record of `quality/` that a stage wrote; None if there is none."""
-    return location.read_json_object(join(run, "quality", name))
+    return read_hint(join(run, "quality", name), JSON_OBJECT)
 
 
 def _column_attributes(columns: dict[str, Column]) -> list[dict[str, str]]:
     return [{"name": name, "unit": column.unit, "meaning": column.meaning} for name, column in columns.items()]
 
 
-def _names(array: arrays.ZarrArray) -> list[str]:
-    columns: Any = array.attrs["columns"]
-    return [str(column["name"]) for column in columns]
+def _names(array: arrays.ZarrArray, url: str, *, axis: int) -> list[str]:
+    """Return the names of a table's columns, which are along an axis of its array."""
+    columns = checked(array.attrs.get("columns"), _COLUMN_LIST, where=url, what="its attribute columns")
+    if array.ndim <= axis or array.shape[axis] != len(columns):
+        raise ConventionError(
+            f"{url}: has shape {array.shape} but names {len(columns)} columns; run the stage measure again."
+        )
+    return [column["name"] for column in columns]
 
 
 def _columns(values: dict[str, AnyArray], columns: dict[str, Column]) -> list[AnyArray]:

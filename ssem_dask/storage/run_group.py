@@ -9,12 +9,16 @@ because their formats have no place for it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
 
 from ssem_dask.errors import OutputError, SourceError
 from ssem_dask.storage import arrays, location, places
+from ssem_dask.storage.untrusted import JSON_OBJECT, POSITIVE, checked, read_hint, record_in, value_at
 from ssem_dask.storage.volume import WARP_KEY, Volume
 
+T = TypeVar("T")
 KEY = "ssem_dask"
 """Group attribute that makes a group a run."""
 FORMAT = 2
@@ -48,16 +52,24 @@ class RunRecord:
     @property
     def pixel_size(self) -> float:
         """Nm per mip-0 pixel in y and x."""
-        return float(self.config["volume"]["pixel_size"])
+        return self.setting("volume", "pixel_size", wanted=POSITIVE)
 
     @property
     def section_thickness(self) -> float:
         """Nm per section."""
-        return float(self.config["volume"]["section_thickness"])
+        return self.setting("volume", "section_thickness", wanted=POSITIVE)
+
+    def setting(self, *path: str, wanted: TypeAdapter[T]) -> T:
+        """Return a value of the resolved configuration; SourceError if it is absent or of another type."""
+        return value_at(self.config, *path, wanted=wanted, where=f"Configuration of the run of {self.source}")
 
     def open_source(self) -> Volume:
         """Open the source volume; SourceError if it is gone."""
         return Volume.open(self.source, pixel_size=self.pixel_size, section_thickness=self.section_thickness)
+
+
+_RUN_RECORD = TypeAdapter(RunRecord)
+_STAGES = TypeAdapter(tuple[str, ...])
 
 
 def is_run(url: str) -> bool:
@@ -134,13 +146,18 @@ def parse_run_record(url: str, attributes: Mapping[str, Any]) -> RunRecord:
             "which wrote it, or later."
         )
     known = RunRecord.__dataclass_fields__
-    return RunRecord(**{name: value for name, value in attributes.items() if name in known})
+    return checked(
+        {name: value for name, value in attributes.items() if name in known},
+        _RUN_RECORD,
+        where=url,
+        what=f"its attribute {KEY}",
+    )
 
 
 def stage_order(url: str) -> tuple[str, ...]:
     """Return the names of a run's stages in order; empty if the run does not record them, or if it is no run."""
-    attributes = (arrays.group_attributes(url) or {}).get(KEY)
-    return tuple(attributes.get("stages", ())) if isinstance(attributes, dict) else ()
+    attributes = record_in(arrays.group_attributes(url) or {}, KEY, where=url)
+    return checked((attributes or {}).get("stages", ()), _STAGES, where=url, what="its list of stages")
 
 
 def update_run(url: str, **changes: Any) -> None:
@@ -171,7 +188,7 @@ def read_state(url: str) -> str:
 
 def read_export(url: str) -> dict[str, Any] | None:
     """Return the record of an exported volume: {"source", "form", "digest", "state"}; None if there is none."""
-    return location.read_json_object(_export_record_url(url))
+    return read_hint(_export_record_url(url), JSON_OBJECT)
 
 
 def write_export(url: str, record: dict[str, Any]) -> None:

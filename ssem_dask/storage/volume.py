@@ -20,6 +20,7 @@ from ssem_dask.geometry.mip import shape_at_mip
 from ssem_dask.storage import arrays, location, ngff
 from ssem_dask.storage.arrays import ZarrArray
 from ssem_dask.storage.codec_pipeline import fused_codecs
+from ssem_dask.storage.untrusted import record_in
 from ssem_dask.types import AnyArray, ShapeZYX
 
 IMPORT_KEY = "ssem_dask_import"
@@ -27,6 +28,12 @@ IMPORT_KEY = "ssem_dask_import"
 is never opened."""
 WARP_KEY = "ssem_dask_warp"
 """Group attribute of a warped volume: {"alignment", "source", "labels", "digest", "state"}."""
+
+
+MAX_SECTIONS = 4 << 20
+"""Sections of a volume at most: a whole human brain, 140 mm, has 4 million sections of 33 nm."""
+MAX_SIDE_PX = 1 << 26
+"""Pixels of a section's side at most: 270 mm at 4 nm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +102,7 @@ class Volume:
         shape = levels[0].shape
         if len(shape) != 3:
             raise SourceError(f"{url}: the array has shape {shape}, but a volume has three axes (z, y, x).")
+        check_extent(url, (shape[0], shape[1], shape[2]))
         info = VolumeInfo(
             shape=(shape[0], shape[1], shape[2]),
             dtype=np.dtype(levels[0].dtype).newbyteorder("="),
@@ -275,8 +283,18 @@ def check_image_dtype(where: str, dtype: np.dtype[Any]) -> None:
         )
 
 
+def check_extent(where: str, shape: ShapeZYX) -> None:
+    """Raise SourceError if metadata declare a volume that is larger than any tissue."""
+    if shape[0] > MAX_SECTIONS or max(shape[1:]) > MAX_SIDE_PX:
+        raise SourceError(
+            f"{where}: its metadata declare {shape[0]} sections of {shape[1]} × {shape[2]} px, but at most "
+            f"{MAX_SECTIONS} sections of {MAX_SIDE_PX} × {MAX_SIDE_PX} px are read; check the metadata."
+        )
+
+
 def check_sections(where: str, shape: ShapeZYX) -> None:
-    """Raise SourceError if a volume of `shape` has no pixels, or fewer than two sections."""
+    """Raise SourceError if a volume of `shape` has no pixels, fewer than two sections, or more than there can be."""
+    check_extent(where, shape)
     if 0 in shape:
         raise SourceError(f"{where}: the volume has shape {shape}, it is empty; check the export.")
     if shape[0] < 2:
@@ -288,10 +306,15 @@ def _fitted_shard(shape: ShapeZYX, *, chunk: ShapeZYX, shard: ShapeZYX) -> Shape
     return z, y, x
 
 
-def _refuse_other_groups(url: str, attributes: dict[str, Any]) -> None:
-    state = attributes.get(IMPORT_KEY, {}).get("state", "complete")
+def refuse_unfinished_import(url: str, attributes: Mapping[str, Any]) -> None:
+    """Raise SourceError if a group's attributes say that its import was not finished."""
+    state = (record_in(attributes, IMPORT_KEY, where=url) or {}).get("state", "complete")
     if state != "complete":
-        raise SourceError(f"{url}: its import was not finished (state '{state}'); import it again.")
+        raise SourceError(f"{url}: its import was not finished (state {state!r}); import it again.")
+
+
+def _refuse_other_groups(url: str, attributes: dict[str, Any]) -> None:
+    refuse_unfinished_import(url, attributes)
     if ngff.is_image(attributes):
         return
     if "ssem_dask" in attributes:

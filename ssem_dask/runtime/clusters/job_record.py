@@ -12,11 +12,15 @@ import socket
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 from uuid import uuid4
 
 import psutil
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict
 
 from ssem_dask.runtime.clusters.slurm_commands import cancel_jobs, live_jobs
+from ssem_dask.storage.untrusted import read_hint
 
 _CANCEL_SECONDS = 90.0  # above SLURM's usual KillWait of 30 s
 
@@ -26,7 +30,7 @@ class Driver:
     """A process, distinguished from any later one with the same id."""
 
     host: str
-    pid: int
+    pid: Annotated[int, Field(gt=0, lt=1 << 31)]
     started: float
     """Seconds since 1970."""
     job: str | None
@@ -48,6 +52,14 @@ class Driver:
         except psutil.NoSuchProcess:
             return True
         return abs(started - self.started) > 1.0
+
+
+class _StoredRecord(TypedDict):
+    name: str
+    driver: Driver
+
+
+_STORED = TypeAdapter(_StoredRecord)
 
 
 class JobRecord:
@@ -90,11 +102,10 @@ def cancel_orphaned_jobs() -> list[str]:
     """Cancel the jobs of drivers that have ended; return the ids of those that still waited or ran."""
     ended: list[str] = []
     for file in sorted((state_folder() / "runs").glob("*/jobs.json")):
-        try:
-            stored = json.loads(file.read_text())
-            record = JobRecord(file.parent, name=stored["name"], driver=Driver(**stored["driver"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        stored = read_hint(str(file), _STORED)
+        if stored is None:
             continue  # another driver is writing or removing it
+        record = JobRecord(file.parent, name=stored["name"], driver=stored["driver"])
         if record._driver.is_known_to_be_dead():
             live = live_jobs(record.name) or {}
             if record.end():

@@ -128,7 +128,9 @@ def fitted_windows(job: Job) -> list[int]:
 
 def read_affine_level(job: Job, sections: range) -> tuple[Float64Array, float]:
     """Return the affine corrections `(z, 2, 3)` of some sections, and the certainty of independent displacement."""
-    return AFFINE_CORRECTION.read(job, z=sections), float(AFFINE_STATISTICS.read(job)["certainty"])
+    with AFFINE_STATISTICS.reading(job) as record:
+        certainty = float(record["certainty"])
+    return AFFINE_CORRECTION.read(job, z=sections), certainty
 
 
 def write_spectra(job: Job, window: int, variances: Mapping[str, Sequence[Variances]]) -> int:
@@ -145,8 +147,7 @@ def mean_spectra(job: Job, name: str) -> list[Variances]:
     """
     windows, ended = [], False
     for window in fitted_windows(job):
-        with contextlib.suppress(FileNotFoundError):
-            record = spectrum_fit(window).read(job)
+        with contextlib.suppress(FileNotFoundError), spectrum_fit(window).reading(job) as record:
             if record.get("digest") == job.digests[STAGE]:  # else its task failed, and the record is an older run's
                 ended = True
                 windows.append([Variances(**v) for v in record.get(name, [])])
@@ -161,7 +162,8 @@ def mean_spectra(job: Job, name: str) -> list[Variances]:
 def write_statistics(job: Job, *, records: list[BandRecord], variances: dict[str, list[Variances]]) -> Result:
     """Write `quality/relax.json`: the fit in words, in px and as variances for the solve."""
     removed = job.compose.relax.natural_motion == "remove"
-    affine = AffineReport.from_json(AFFINE_STATISTICS.read(job))
+    with AFFINE_STATISTICS.reading(job) as record:
+        affine = AffineReport.from_json(record)
     motion = describe_motion(records, affine=affine.statistics, thickness=job.info.section_thickness)
     message = " ".join([motion, *describe_jumps(affine.jumps), *describe_drift(affine.drift)])
     report = RelaxReport(
@@ -180,8 +182,8 @@ def write_statistics(job: Job, *, records: list[BandRecord], variances: dict[str
 
 def read_statistics(job: Job, name: str) -> tuple[list[Variances] | None, float]:
     """Return the variances of the bands, None if they were not fitted, and the certainty that goes with them."""
-    record = RELAX_STATISTICS.read(job)
-    return [Variances(**v) for v in record[name]] or None, float(record["certainty"])
+    with RELAX_STATISTICS.reading(job) as record:
+        return [Variances(**v) for v in record[name]] or None, float(record["certainty"])
 
 
 def _anchors(job: Job) -> Anchors | None:

@@ -12,6 +12,7 @@ from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
 from ssem_dask.storage.formats.source import SourceInfo, decoding, length_in_nm
 from ssem_dask.storage.tensorstores import kvstore_spec, tensorstore
+from ssem_dask.storage.untrusted import JSON_OBJECT, interpreting, read_hint
 from ssem_dask.types import AnyArray
 
 _N5, _PRECOMPUTED = "attributes.json", "info"
@@ -46,13 +47,15 @@ class TensorStoreSource:
                 "kvstore": kvstore_spec(place),
                 "scale_index": 0,
             }
-            pixel_size, thickness = _sizes(metadata["scales"][0].get("resolution"), unit="nm")
+            with interpreting(url, what="its file info"):
+                pixel_size, thickness = _sizes(metadata["scales"][0].get("resolution"), unit="nm")
         else:
             dataset = _n5_dataset(place) or place
             metadata = _read_json(location.join(dataset, _N5)) or {}
             spec = {"driver": "n5", "kvstore": kvstore_spec(dataset)}
             resolution = metadata.get("pixelResolution") or {"dimensions": metadata.get("resolution"), "unit": "nm"}
-            pixel_size, thickness = _sizes(resolution.get("dimensions"), unit=str(resolution.get("unit", "nm")))
+            with interpreting(url, what="its file attributes.json"):
+                pixel_size, thickness = _sizes(resolution.get("dimensions"), unit=str(resolution.get("unit", "nm")))
         with decoding(url):
             array = tensorstore(url).open(spec, read=True, open=True).result()
         if array.rank == 4 and array.shape[3] == 1:
@@ -96,7 +99,7 @@ def _n5_dataset(url: str) -> str | None:
 def _read_json(url: str) -> dict[str, Any] | None:
     # A file that cannot be read counts as none: this only finds out the format, and opening the volume reports errors.
     with contextlib.suppress(OSError):
-        return location.read_json_object(url)
+        return read_hint(url, JSON_OBJECT)
     return None
 
 

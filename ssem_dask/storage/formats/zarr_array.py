@@ -8,7 +8,7 @@ from ssem_dask.errors import SourceError
 from ssem_dask.storage import arrays, location, ngff
 from ssem_dask.storage.codec_pipeline import fused_codecs
 from ssem_dask.storage.formats.source import SourceInfo, decoding
-from ssem_dask.storage.volume import IMPORT_KEY
+from ssem_dask.storage.volume import refuse_unfinished_import
 from ssem_dask.types import AnyArray
 
 
@@ -62,8 +62,7 @@ class ZarrSource:
 
 
 def _check_group(url: str, attributes: dict[str, Any]) -> None:
-    if attributes.get(IMPORT_KEY, {}).get("state", "complete") != "complete":
-        raise SourceError(f"{url}: its own import was not finished; import it again first.")
+    refuse_unfinished_import(url, attributes)
     if not ngff.is_image(attributes):
         inside = ", ".join(name for name in location.list_names(url) if not name.startswith((".z", "zarr.json")))
         raise SourceError(f"{url}: a Zarr group, not a volume; name an array in it: {inside or 'it is empty'}.")

@@ -1,10 +1,13 @@
+import contextlib
+import json
+
 import numpy as np
 import pytest
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssem_dask.errors import OutputError, PlanError, SourceError
+from ssem_dask.errors import LayoutError, OutputError, PlanError, SourceError
 from ssem_dask.storage import arrays, location
 
 
@@ -119,3 +122,40 @@ def test_damaged_metadata_is_one_sentence(place: str):
         arrays.open_array(place, mode="r")
     with pytest.raises(SourceError, match="metadata cannot be read"):
         arrays.group_attributes(place)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"null",
+        b"5",
+        b'"x"',
+        b"1e999",
+        b"[]",
+        b"[" * 100_000,
+        b"\xff",
+        b'{"zarr_format": 3}',
+        b'{"zarr_format": 9}',
+    ],
+)
+def test_metadata_of_any_kind_are_one_sentence(place: str, content: bytes):
+    """Whether an array or a group should be there, reading and writing end in a sentence that names the place."""
+    make(place)
+    location.write_bytes(location.join(place, "zarr.json"), content)
+    with pytest.raises(SourceError, match=r"metadata cannot be read|no Zarr array"):
+        arrays.open_array(place, mode="r")
+    with pytest.raises(LayoutError):
+        make(place)
+    with pytest.raises(OutputError):
+        arrays.create_group(place, attributes={})
+    with contextlib.suppress(SourceError):
+        assert arrays.group_attributes(place) is None
+
+
+def test_a_fill_value_that_the_type_cannot_hold_is_one_sentence(place: str):
+    make(place)
+    metadata = json.loads(location.read_bytes(location.join(place, "zarr.json")))
+    location.write_bytes(location.join(place, "zarr.json"), json.dumps({**metadata, "fill_value": -1}).encode())
+    with pytest.raises(SourceError, match="Zarr metadata cannot be read"):
+        arrays.open_array(place, mode="r")

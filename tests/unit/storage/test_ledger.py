@@ -1,4 +1,6 @@
 import time
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from ssem_dask.errors import OutputError
 from ssem_dask.storage import location
 from ssem_dask.storage.ledger import Ledger, encode, page_of
 from ssem_dask.task import Cause, Outcome, TaskReport
+from tests.support.peak_memory import peak_growth
 
 
 def report(key: str, *, outcome: Outcome = Outcome.OK, digest: str = "d") -> TaskReport:
@@ -141,3 +144,38 @@ def test_a_ledger_that_cannot_be_written(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="in the way"):
         Ledger(str(tmp_path / "file")).write(report("a/b"))
+
+
+def test_a_page_of_any_size_comes_back(tmp_path: Path):
+    """A small page is decoded as a whole, a large one report by report."""
+    ledger = Ledger(str(tmp_path))
+    for count, log in ((1, 10), (40, 10), (40, 300_000)):
+        reports = [replace(report(f"render/z000000-y{i:07d}-x0000000"), log="[,\n]" * (log // 4)) for i in range(count)]
+        ledger.write_page("render/z000000", [encode(entry) for entry in reports])
+        assert ledger.complete_page("render/z000000") == reports
+
+
+def test_a_page_of_other_tasks_does_not_count(tmp_path: Path):
+    ledger = Ledger(str(tmp_path))
+    ledger.write_page("render/z000000", [encode(report("render/z000004-y0000000-x0000000"))])
+    assert ledger.complete_page("render/z000000") is None
+
+
+def test_a_page_that_expands_beyond_any_page_takes_no_memory(tmp_path: Path):
+    ledger = Ledger(str(tmp_path))
+    for number, piece in enumerate(
+        (b"\0", b"0,", b"0,\n", encode(report("render/z000000-y0000000-x0000000")) + b",\n")
+    ):
+        stream = zlib.compressobj(1)
+        block = piece * ((1 << 20) // len(piece))
+        content = [stream.compress(b"["), *(stream.compress(block) for _ in range(300)), stream.flush()]
+        location.write_bytes(location.join(ledger.url, f"render/z00000{number}/whole.page"), b"".join(content))
+    grown = peak_growth(f"""
+        from ssem_dask.storage.ledger import Ledger
+        ledger = Ledger({str(tmp_path)!r})
+        ledger.complete_page("render/z000009")
+        begin()
+        for number in range(4):
+            assert ledger.complete_page(f"render/z00000{{number}}") is None
+    """)
+    assert grown < 400 << 20

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssem_dask.errors import ConventionError, PlanError, SourceError
+from ssem_dask.errors import PlanError, SourceError
 from ssem_dask.geometry.box import Box
 from ssem_dask.storage import quality
 from ssem_dask.storage.arrays import create_array, open_array
@@ -109,5 +109,5 @@ def test_a_run_without_tables(tmp_path: Path) -> None:
 def test_a_table_that_does_not_say_what_it_is_about(run: str) -> None:
     array = open_array(f"{run}/quality/windows", mode="r+")
     del array.attrs["window"]
-    with pytest.raises(ConventionError, match="run the stage measure again"):
+    with pytest.raises(SourceError, match="run the stage measure again"):
         quality.read_info(run)

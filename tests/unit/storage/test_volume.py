@@ -1,6 +1,7 @@
 import dataclasses
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from ssem_dask.errors import OutputError, PlanError, SourceError
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.storage import arrays, location, ngff
+from ssem_dask.storage.formats.zarr_array import ZarrSource
 from ssem_dask.storage.volume import IMPORT_KEY, Volume, VolumeInfo, check_image_dtype, check_sections, create_volume
 
 INFO = VolumeInfo(shape=(5, 37, 70), dtype=np.dtype(np.uint8), pixel_size=4.0, section_thickness=40.0)
@@ -236,3 +238,30 @@ def test_two_sections_can_be_aligned_and_one_cannot():
     for shape in ((1, 4, 4), (0, 4, 4), (2, 0, 4)):
         with pytest.raises(SourceError):
             check_sections("v", shape)
+
+
+@pytest.mark.parametrize("record", [None, 5, "complete", [], [{"state": "complete"}]])
+def test_a_record_of_another_kind_is_one_sentence(place: str, record: Any):
+    filled(place, seed=1)
+    arrays.create_group(place, attributes={IMPORT_KEY: record})
+    for open_volume in (Volume.open, ZarrSource):
+        with pytest.raises(SourceError, match=f"its attribute {IMPORT_KEY} cannot be read"):
+            open_volume(place)
+
+
+@pytest.mark.parametrize("name", [None, 5, ["z"], {}])
+def test_names_of_axes_that_are_no_names_are_one_sentence(place: str, name: Any):
+    filled(place, seed=1)
+    ome: Any = arrays.group_attributes(place)
+    ome["ome"]["multiscales"][0]["axes"][0]["name"] = name
+    arrays.create_group(place, attributes=ome)
+    for open_volume in (Volume.open, ZarrSource):
+        with pytest.raises(SourceError, match="its OME-Zarr metadata cannot be read"):
+            open_volume(place)
+
+
+@pytest.mark.parametrize("shape", [(10**12, 64, 64), (5, 10**9, 64), (5, 64, 10**9)])
+def test_more_than_any_tissue_is_one_sentence(tmp_path: Path, shape: tuple[int, int, int]):
+    zarr.create_array(str(tmp_path / "a"), shape=shape, chunks=(1, 64, 64), dtype="u1")
+    with pytest.raises(SourceError, match="its metadata declare"):
+        Volume.open(str(tmp_path / "a"), pixel_size=4, section_thickness=40)
