@@ -30,7 +30,7 @@ COMPRESSORS: dict[str, Any] = {
 _PIECE = bytes(1 << 24)
 _FORMS: tuple[tuple[Literal[2, 3], str, Callable[[str], Any]], ...] = (
     (2, "0.0", lambda name: COMPRESSORS[name]),
-    (3, "c/0/0", lambda name: {"name": f"numcodecs.{name}"}),
+    (3, "c/0/0", lambda name: {"name": f"numcodecs.{name}", "configuration": {}}),
 )
 """Formats of Zarr, each with the file of its first chunk and its description of a compressor."""
 EXPANDED = 1 << 30
