@@ -356,9 +356,12 @@ def _copy(source: Path, target: Path, executor: Executor) -> tuple[float, dict[s
     warping.create()
     stages = {}
     copies = (
-        CopyTask(**{f.name: getattr(task, f.name) for f in fields(task)}) for task in warp_tasks(warping, digest="")
+        CopyTask(**{f.name: getattr(task, f.name) for f in fields(task)})
+        for task in warp_tasks(warping, digest=lambda _: "")
     )
-    levels = ((f"mip {mip}", tasks) for mip, tasks in enumerate(warp_level_tasks(warping, digest=""), start=1))
+    levels = (
+        (f"mip {mip}", tasks) for mip, tasks in enumerate(warp_level_tasks(warping, digest=lambda _: ""), start=1)
+    )
     for name, tasks in chain([("copy", copies)], levels):
         since = time.perf_counter()
         reports = list(executor.map(_run_without_ledger, tasks))

@@ -71,7 +71,7 @@ def make_volume(url: str, *, sections: int, side: int, pixel_size: float) -> Non
             mips=mips,
             config=RenderStageConfig(chunk=CHUNK, shard=SHARD),
         )
-        for tasks in warp_level_tasks(warping, digest=""):
+        for tasks in warp_level_tasks(warping, digest=lambda _: ""):
             list(pool.map(methodcaller("run"), tasks))
 
 

@@ -18,7 +18,14 @@ from ssem_dask.driver.integrity import mark_damaged
 from ssem_dask.driver.invalidation import Invalidation, TaskFilter, find_stale, mark_stale
 from ssem_dask.driver.overrides import TaskOverrides
 from ssem_dask.driver.run_status import Summary
-from ssem_dask.driver.source_fingerprints import changed_sections, read_fingerprints, save_fingerprints
+from ssem_dask.driver.source_fingerprints import (
+    changed_sections,
+    changed_while_read,
+    distrust_changed,
+    read_fingerprints,
+    save_fingerprints,
+    spans_of,
+)
 from ssem_dask.driver.tasks import StageWork, run_generations, run_on_cluster
 from ssem_dask.errors import LayoutError, LeaseLostError, OutputError
 from ssem_dask.geometry.mip import ceil_div
@@ -35,7 +42,7 @@ from ssem_dask.storage.ledger import Ledger, open_ledger
 from ssem_dask.storage.location import delete
 from ssem_dask.storage.places import is_occupied, refuse_overlap
 from ssem_dask.storage.run_group import create_run, read_writable_run, update_run
-from ssem_dask.units import plural, shortened
+from ssem_dask.units import plural
 
 PROCESS_BYTES = 420 << 20
 """Bytes that a worker's process holds before its first task, with all that it has imported."""
@@ -44,7 +51,6 @@ _PACKAGES = ("numpy", "torch", "scipy", "zarr", "dask")
 _REPAIR_ROUNDS = 3
 """Rounds over the stages at most. A further round only if damage was found and marked; tasks that still fail after the
 last one are reported as failed."""
-_SPANS_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +179,7 @@ def resume(
             overrides=overrides,
         )
         mark_stale(invalidation, ledger)
-        if selection is None:
-            save_fingerprints(plan.job, fingerprints)
+        (save_fingerprints if selection is None else distrust_changed)(plan.job, fingerprints)
         for line in (dashboard_message(executor), *plan.choices):
             if line is not None:
                 observer.note(line)
@@ -198,6 +203,11 @@ def resume(
             for report in damaged:
                 observer.note(f"{report.key}: its output is damaged and is written again: {report.message}")
             allowed = None if allowed is None else allowed | {report.key for report in damaged}
+        reason = changed_while_read(plan.job, fingerprints)
+        if reason:
+            summary.state = "incomplete"
+            summary.reasons.append(reason)
+            observer.note(reason)
         update_run(output, state=summary.state)
         return summary
     except LeaseLostError:
@@ -214,9 +224,8 @@ def _refuse_changed_source(job: Job) -> None:
         return
     invalidation = find_stale(job, stages=STAGES, ledger=open_ledger(job.output), changed_source=changed)
     if invalidation.changed:
-        spans = shortened([f"{r.box.start[0]}:{r.box.stop[0]}" for r in changed], limit=_SPANS_SHOWN)
         raise OutputError(
-            f"{job.source}: sections {spans} have been written since they were read, "
+            f"{job.source}: sections {spans_of(changed)} have been written since they were read, "
             f"and {len(invalidation.changed)} results were computed from the earlier content; "
             f"recompute them with 'ssem-dask rerun {job.output}', or choose another output."
         )
@@ -250,7 +259,7 @@ def _run_stages(
                 name=stage.name,
                 generations=stage.generations(job),
                 estimate=plan.estimates[stage.name],
-                digest=job.digests[stage.name],
+                digests=(job.digests[stage.name],),
             ),
             summary=summary,
             executor=executor,

@@ -27,6 +27,8 @@ class Summary:
     failed: list[TaskReport] = field(default_factory=list)
     remarks: list[TaskReport] = field(default_factory=list)
     """The first thousand tasks that ended as expected and have a message for the user."""
+    reasons: list[str] = field(default_factory=list)
+    """Why it is incomplete, beside failed tasks: one sentence per reason. Known only where the work was done."""
     choices: list[str] = field(default_factory=list)
     """Values chosen from the data before the run began, as in `Plan`; empty if they are no longer known."""
     again: dict[str, list[str]] = field(default_factory=dict)

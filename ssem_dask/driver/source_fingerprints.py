@@ -2,7 +2,10 @@
 
 A file's fingerprint is the store's ETag, or its size and modification time. The fingerprints are saved when a run
 begins and compared when it resumes. So a section that was imaged again, or restored from a backup, is noticed, and
-whatever reads it can run again.
+whatever reads it can run again. They are compared again before a run counts as complete.
+
+If tasks may have read a section in another state than the saved one, the saved fingerprint is replaced by one that no
+file has. So the section counts as changed, even if it comes back with its old fingerprint.
 """
 
 import json
@@ -14,6 +17,11 @@ from ssem_dask.stages.job import Job
 from ssem_dask.stages.source_sections import open_source
 from ssem_dask.storage import location
 from ssem_dask.storage.untrusted import read_hint, understood
+from ssem_dask.units import shortened
+
+_UNKNOWN = "read while it changed"
+"""Saved in place of the fingerprint of sections that were read in an unknown state."""
+_SPANS_SHOWN = 10
 
 Fingerprints = dict[tuple[int, int, int], str]
 """Fingerprints of sections by (mip, start, stop)."""
@@ -30,11 +38,35 @@ def read_fingerprints(job: Job) -> Fingerprints:
 def changed_sections(job: Job, current: Fingerprints) -> list[Region]:
     """Return the source sections that have changed since the run last began; [] if that is not known."""
     saved = _load(job)
-    if saved is None:
-        return []
-    differing = sorted(key for key in {*saved, *current} if saved.get(key) != current.get(key))
-    spans = dict.fromkeys((start, stop) for _, start, stop in differing)
-    return [job.source_region(start, stop) for start, stop in spans]
+    return [] if saved is None else _regions(job, _differing(saved, current))
+
+
+def distrust_changed(job: Job, current: Fingerprints) -> None:
+    """Remember that tasks may read sections in another state than the saved one, before such tasks run."""
+    saved = _load(job)
+    if saved is not None:
+        save_fingerprints(job, {**saved, **dict.fromkeys(_differing(saved, current), _UNKNOWN)})
+
+
+def changed_while_read(job: Job, before: Fingerprints) -> str:
+    """Compare the source with its state before the tasks began; remember which sections have changed.
+
+    Returns:
+        A sentence for the user; empty if nothing has changed.
+    """
+    differing = _differing(before, read_fingerprints(job))
+    if not differing:
+        return ""
+    save_fingerprints(job, {**(_load(job) or before), **dict.fromkeys(differing, _UNKNOWN)})
+    return (
+        f"{job.source}: sections {spans_of(_regions(job, differing))} were written while this command read them; "
+        f"recompute what read them with 'ssem-dask rerun {job.output}'."
+    )
+
+
+def spans_of(regions: list[Region]) -> str:
+    """Return the sections of some regions as text."""
+    return shortened([f"{r.box.start[0]}:{r.box.stop[0]}" for r in regions], limit=_SPANS_SHOWN)
 
 
 def save_fingerprints(job: Job, fingerprints: Fingerprints) -> None:
@@ -44,6 +76,15 @@ def save_fingerprints(job: Job, fingerprints: Fingerprints) -> None:
     tree = {f"{mip}:{start}:{stop}": value for (mip, start, stop), value in fingerprints.items()}
     with location.writing(_url(job)):
         location.write_bytes(_url(job), json.dumps(tree, indent=0).encode())
+
+
+def _differing(one: Fingerprints, other: Fingerprints) -> list[tuple[int, int, int]]:
+    return sorted(key for key in {*one, *other} if one.get(key) != other.get(key))
+
+
+def _regions(job: Job, keys: list[tuple[int, int, int]]) -> list[Region]:
+    spans = sorted({(start, stop) for _, start, stop in keys})
+    return [job.source_region(start, stop) for start, stop in spans]
 
 
 def _load(job: Job) -> Fingerprints | None:

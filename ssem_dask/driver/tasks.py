@@ -4,7 +4,7 @@
 select, if the user selected any. The entries of one ledger page are held at a time, however many tasks there are.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Protocol
@@ -31,8 +31,9 @@ class StageWork:
     generations: Iterable[Iterable[Task]]
     """Sets of tasks: those of one set are independent, and need the sets before."""
     estimate: Estimate
-    digest: str
-    """Digest that the ledger entry of a done task carries."""
+    digests: Collection[str]
+    """Digests that the ledger entries of done tasks carry, each that of its task; one, unless the tasks differ in what
+    they read."""
 
 
 class PlannedWork(Protocol):
@@ -131,7 +132,7 @@ def run_generations(
     summary.counts.setdefault(stage.name, {})
     done_tasks, done_pixels = 0, 0
     for report in ledger.reports(stage.name) if pages else ():
-        if report.digest == stage.digest and _is_kept(report, allowed_failures):
+        if report.digest in stage.digests and _is_kept(report, allowed_failures):
             summary.add(report)
             done_tasks, done_pixels = done_tasks + 1, done_pixels + report.pixels
     observer.stage_started(
@@ -145,7 +146,7 @@ def run_generations(
     )
     writer = PageWriter(ledger)
     for generation in stage.generations:
-        pending = _pending(generation, ledger, pages, writer, digest=stage.digest, allowed_failures=allowed_failures)
+        pending = _pending(generation, ledger, pages, writer, allowed_failures=allowed_failures)
         for report in executor.map(execute, pending if overrides is None else map(overrides, pending)):
             writer.task_ended(report)
             observer.task_ended(report)
@@ -170,7 +171,6 @@ def _pending(
     pages: set[str],
     writer: PageWriter,
     *,
-    digest: str,
     allowed_failures: frozenset[str] | None,
 ) -> Iterator[Task]:
     """Yield the pending tasks of a generation; hold the entries of one page of the ledger at a time."""
@@ -184,10 +184,12 @@ def _pending(
             continue
         complete = ledger.complete_page(page)
         stored = ledger.loose_entries(page).values() if complete is None else complete
-        entries = {report.key: report for report in stored if report is not None and report.digest == digest}
+        entries = {report.key: report for report in stored if report is not None}
         kept, pending = [], []
         for task in tasks_of_page:
             entry = entries.get(task.key)
+            if entry is not None and entry.digest != task.digest:
+                entry = None  # outdated
             if entry is not None and _is_kept(entry, allowed_failures):
                 kept.append(entry)
             else:

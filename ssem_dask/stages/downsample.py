@@ -1,7 +1,7 @@
 """Stage downsample: the multiscale pyramid, one level after the other, shard by shard."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,14 +110,14 @@ class DownsampleStage(Stage):
         return math.prod(job.render.chunk) * job.info.dtype.itemsize
 
 
-def warp_level_tasks(warping: Warping, *, digest: str) -> Iterator[Iterable[Task]]:
-    """Yield one generation per level of a warped volume that is no run's."""
+def warp_level_tasks(warping: Warping, *, digest: Callable[[range], str]) -> Iterator[Iterable[Task]]:
+    """Yield one generation per level of a warped volume that is no run's; `digest` as in `warp_tasks`."""
     for mip in range(1, warping.mips):
         yield (
             WarpLevelTask(
                 key=f"{DownsampleStage.name}/{name}",
                 output=warping.target,
-                digest=digest,
+                digest=digest(box.sections),
                 pixels=box.size * 4**mip,
                 warping=warping,
                 box=box,

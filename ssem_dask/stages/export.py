@@ -1,6 +1,6 @@
 """Copying a volume into another format, level by level, in boxes of whole files; the stage of `ssem-dask export`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -40,27 +40,32 @@ class ExportTask(Task):
         return Footprint(reads=(Region("source", covered),), writes=(Region(str(self.box.mip), covered),))
 
 
-def export_tasks(source: str, target: Target, *, digest: str) -> Iterator[Task]:
+def export_tasks(source: str, target: Target, *, digest: Callable[[Box], str]) -> Iterator[Task]:
     """Yield all boxes of all levels; they are independent.
 
     Args:
         source: URL of the volume to copy.
         target: the format to write.
-        digest: covers everything that determines the result.
+        digest: returns the digest of everything that determines a box.
     """
     return (
         ExportTask(
             key=f"{NAME}/{box_name(box.start, mip=box.mip)}",
             output=target.url,
-            digest=digest,
+            digest=digest(box),
             pixels=box.size,
             source=source,
             target=target,
             box=box,
         )
-        for box in chain.from_iterable(
-            chunk_boxes(target.shape_at(mip), chunk=target.unit(mip), mip=mip) for mip in range(target.mips)
-        )
+        for box in export_boxes(target)
+    )
+
+
+def export_boxes(target: Target) -> Iterator[Box]:
+    """Yield all boxes of all levels."""
+    return chain.from_iterable(
+        chunk_boxes(target.shape_at(mip), chunk=target.unit(mip), mip=mip) for mip in range(target.mips)
     )
 
 

@@ -5,7 +5,7 @@ are never mixed, neither here nor in the pyramid.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from ssem_dask.field.device import CPU, compute_device
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import Interpolation, sample_known, sample_lattice
 from ssem_dask.geometry.box import Box
-from ssem_dask.geometry.chunks import chunk_boxes, chunk_count
+from ssem_dask.geometry.chunks import chunk_boxes, chunk_count, chunk_spans
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.stages.configs import RenderStageConfig
@@ -112,6 +112,12 @@ def shard_boxes(warping: Warping) -> Iterator[tuple[str, Box]]:
         yield box_name(box.start), box
 
 
+def warp_sections(warping: Warping) -> Iterator[range]:
+    """Yield the sections of each row of shards."""
+    for start, stop in chunk_spans(warping.info.shape[0], chunk=warping.config.shard[0]):
+        yield range(start, stop)
+
+
 def warp_regions(warping: Warping, box: Box) -> tuple[Region, Region]:
     """Return the regions of source and field that a shard reads.
 
@@ -197,13 +203,13 @@ class RenderStage(Stage):
         return estimate_rendering(Warping.of_run(job))
 
 
-def warp_tasks(warping: Warping, *, digest: str) -> Iterator[Task]:
-    """Yield one task per shard of a warped volume that is no run's."""
+def warp_tasks(warping: Warping, *, digest: Callable[[range], str]) -> Iterator[Task]:
+    """Yield one task per shard of a warped volume that is no run's; `digest` returns that of a task by its sections."""
     return (
         WarpTask(
             key=f"{RenderStage.name}/{name}",
             output=warping.target,
-            digest=digest,
+            digest=digest(box.sections),
             pixels=box.size,
             uses_gpu=RenderStage.uses_gpu,
             warping=warping,

@@ -6,6 +6,7 @@ partial write reads, changes and rewrites the whole file.
 """
 
 import contextlib
+import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Sequence
@@ -169,6 +170,25 @@ def chunk_index(name: str) -> tuple[int, ...]:
     """Parse the index in the name of a chunk's or shard's file, in any encoding of Zarr v2 and v3; () for others."""
     parts = name.replace(".", "/").removeprefix("c/").split("/")
     return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else ()
+
+
+def fingerprints_along(url: str, array: ZarrArray) -> dict[tuple[int, int], str]:
+    """Return a fingerprint of each range (start, stop) along the first axis whose values share files.
+
+    Costs one listing. Empty if the location cannot be listed, as behind plain http.
+
+    Args:
+        url: of the array.
+        array: the array.
+    """
+    files: dict[tuple[int, int], list[str]] = {}
+    depth = write_unit(array)[0]
+    for name, fingerprint in sorted(location.file_fingerprints(url).items()):
+        index = chunk_index(name)
+        if len(index) == len(array.shape):
+            start = index[0] * depth
+            files.setdefault((start, min(start + depth, array.shape[0])), []).append(f"{name} {fingerprint}")
+    return {span: hashlib.sha256("\n".join(lines).encode()).hexdigest() for span, lines in files.items()}
 
 
 def is_node(url: str) -> bool:

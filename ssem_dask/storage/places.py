@@ -20,7 +20,7 @@ from ssem_dask.storage.formats.source import HDF5_NAME, IMAGE_SUFFIXES
 _ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs"}
 _NODE_FILES = ("zarr.json", ".zarray", ".zgroup", "attributes.json", "info")
 """Files in a folder that make it a volume, not a folder of images."""
-_LEASE_FILES = re.compile(r"driver\.lease(/|$)")
+_LEASE_FILES = re.compile(r"drivers?\.lease(/|$)")
 """Paths in the folder `ledger` that a command leaves behind that was interrupted when it began."""
 
 

@@ -6,8 +6,7 @@ as 0.
 `shape_at(m)` divides y and x by 2**m and rounds up (C3); z is the same at every mip.
 """
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,22 +185,21 @@ class Volume:
                 self._writable[box.mip] = arrays.open_array(path, mode="r+")
             self._writable[box.mip][box.slices] = values
 
-    def fingerprints(self) -> dict[tuple[int, int, int], str]:
+    def fingerprints(self, *, mips: Iterable[int] | None = None) -> dict[tuple[int, int, int], str]:
         """Return a fingerprint of each group of sections (mip, start, stop) that share files; it changes with them.
 
-        Costs one listing of the volume. Empty if the location cannot be listed, as behind plain http.
+        Costs one listing of each level. Empty if the location cannot be listed, as behind plain http.
+
+        Args:
+            mips: stored mips; None: all.
         """
-        files: dict[tuple[int, int, int], list[str]] = {}
+        fingerprints = {}
         with location.reading(self.url):
-            for mip, (path, level) in enumerate(zip(self._paths, self._levels, strict=True)):
-                depth = arrays.write_unit(level)[0]
-                for name, fingerprint in sorted(location.file_fingerprints(location.join(self.url, path)).items()):
-                    index = arrays.chunk_index(name)
-                    if len(index) == 3:
-                        start = index[0] * depth
-                        sections = (mip, start, min(start + depth, self.info.shape[0]))
-                        files.setdefault(sections, []).append(f"{name} {fingerprint}")
-        return {sections: hashlib.sha256("\n".join(lines).encode()).hexdigest() for sections, lines in files.items()}
+            for mip in self.mips if mips is None else mips:
+                url = location.join(self.url, self._paths[mip])
+                for span, fingerprint in arrays.fingerprints_along(url, self._levels[mip]).items():
+                    fingerprints[mip, *span] = fingerprint
+        return fingerprints
 
     def _check(self, box: Box) -> None:
         if box.mip not in self.mips:

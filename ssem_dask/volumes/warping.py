@@ -1,7 +1,8 @@
 """Apply an alignment to another volume of the same sections: a second channel, or a segmentation.
 
 The tasks are those of the run's own stages render and downsample. Their ledger is beside the volume that is written, so
-that an interrupted warp resumes.
+that an interrupted warp resumes. Its entries carry digests of what the tasks read (`volumes.origins`), so a warp that
+is repeated follows a volume or an alignment that has changed.
 """
 
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from ssem_dask.runtime.events import Observer
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.stages.configs import DownsampleStageConfig, RenderStageConfig
 from ssem_dask.stages.downsample import DownsampleStage, estimate_downsampling, warp_level_tasks
-from ssem_dask.stages.render import RenderStage, Warping, estimate_rendering, warp_tasks
+from ssem_dask.stages.render import RenderStage, Warping, estimate_rendering, warp_sections, warp_tasks
 from ssem_dask.stages.run_arrays import SECTION
 from ssem_dask.storage import arrays, location, places
 from ssem_dask.storage.volume import WARP_KEY, Volume, VolumeInfo, check_image_dtype
 from ssem_dask.volumes.alignment import Alignment, open_alignment
+from ssem_dask.volumes.origins import Fingerprints, Origin, Origins, is_complete
 from ssem_dask.volumes.volume_stages import VolumeWork, run_stages
 
 
@@ -31,32 +33,40 @@ class WarpPlan:
 
     warping: Warping
     attributes: dict[str, Any]
-    """Alignment and volume, with a digest; stored as attributes of the written volume."""
-    digest: str
-    """Digest that the ledger's entries carry."""
+    """Alignment and volume, with a digest of everything that decides the layout; stored as attributes of the written
+    volume."""
+    origins: Origins
+    """Volume and fields that are read."""
 
     def work(self) -> VolumeWork:
         """Return the stages that write the volume."""
         warping, output = self.warping, self.warping.target
+        digests = frozenset(map(self._digest, warp_sections(warping)))
         return VolumeWork(
             output=output,
             stages=(
                 StageWork(
                     name=RenderStage.name,
-                    generations=[warp_tasks(warping, digest=self.digest)],
+                    generations=[warp_tasks(warping, digest=self._digest)],
                     estimate=estimate_rendering(warping),
-                    digest=self.digest,
+                    digests=digests,
                 ),
                 StageWork(
                     name=DownsampleStage.name,
-                    generations=warp_level_tasks(warping, digest=self.digest),
+                    generations=warp_level_tasks(warping, digest=self._digest),
                     estimate=estimate_downsampling(warping),
-                    digest=self.digest,
+                    digests=digests,
                 ),
             ),
+            origins=self.origins,
+            check=partial(_check_destination, self),
             prepare=warping.create,
             record_state=self.record_state,
         )
+
+    def _digest(self, sections: range) -> str:
+        """Return the digest of a task, of any level: all of them are made of the same sections of mip 0."""
+        return self.origins.digest(sections, mip=0)
 
     def record_state(self, state: str) -> None:
         """Write the warp's state to the attributes of the written volume."""
@@ -78,11 +88,15 @@ def warp_volume(
     Args:
         alignment: URL of the run.
         volume: URL of the volume (OME-Zarr or array): the source's shape at mip 0, any integer type.
-        destination: URL of the OME-Zarr image to write. The same warp resumes if it was interrupted.
+        destination: URL of the OME-Zarr image to write. The same warp resumes if it was interrupted, and does the work
+            again whose sections or fields have changed since.
         labels: the values are ids: nearest pixel, and the most frequent id in the pyramid.
         cluster: as in `align`.
         workers: as in `align`.
         observer: notified of events; None: nobody is.
+
+    Returns:
+        The status of the volume; `incomplete` if the alignment is, or changed while it was read.
 
     Raises:
         SourceError: there is no such alignment or volume, or the volume does not fit.
@@ -110,17 +124,34 @@ def plan_warp(alignment: str, volume: str, destination: str, *, labels: bool) ->
         labels=labels,
     )
     attributes = {"alignment": alignment, "source": volume, "labels": labels}
-    digest = digest_of({**attributes, "run": opened.record.config_digest, "shape": info.shape, "dtype": info.dtype.str})
-    return WarpPlan(warping=warping, attributes={**attributes, "digest": digest}, digest=digest[:16])
+    layout = [info.shape, info.dtype.str, warping.config.chunk, warping.config.shard, warping.mips]
+    origins = Origins(
+        options={**attributes, "spacing": opened.spacing, "render": config["render"]},
+        origins=(
+            Origin(name=volume, read=lambda: warping.open_source().fingerprints(mips=(0,))),
+            Origin(name=alignment, read=lambda: _field_fingerprints(alignment)),
+        ),
+    )
+    return WarpPlan(
+        warping=warping,
+        attributes={**attributes, "digest": digest_of({**attributes, "layout": layout})},
+        origins=origins,
+    )
 
 
 def run_warp(plan: WarpPlan, *, executor: Executor, observer: Observer) -> Summary:
     """Run the pending tasks of a plan; errors as in `warp_volume`."""
-    _check_destination(plan)
     alignment = plan.attributes["alignment"]
-    if open_alignment(alignment).state != "complete":
+    if not is_complete(alignment):
         observer.note(f"{alignment} is not complete: pixels whose field is still missing are written as 0.")
     return run_stages(plan.work(), executor=executor, observer=observer)
+
+
+def _field_fingerprints(alignment: str) -> Fingerprints:
+    url = SECTION.at(alignment)
+    with location.reading(url):
+        found = arrays.fingerprints_along(url, arrays.open_array(url, mode="r"))
+    return {(0, *span): fingerprint for span, fingerprint in found.items()}
 
 
 def _volume_info(alignment: Alignment, url: str, *, labels: bool) -> VolumeInfo:
@@ -143,7 +174,11 @@ def _check_destination(plan: WarpPlan) -> None:
     target = plan.warping.target
     with location.writing(target), location.as_output_error():
         stored = (arrays.group_attributes(target) or {}).get(WARP_KEY)
-        if stored is not None and stored.get("digest") == plan.attributes["digest"]:
-            return
-        if stored is not None or places.is_occupied(target):
+        if stored is not None:
+            if stored.get("digest") != plan.attributes["digest"]:
+                raise OutputError(
+                    f"{target}: a warp of {stored.get('source')} by {stored.get('alignment')} is already there, with "
+                    "other options, another type or other chunks; choose another destination or delete it."
+                )
+        elif places.is_occupied(target):
             raise OutputError(f"{target}: something else is already there; choose another destination or delete it.")

@@ -13,6 +13,7 @@ import zarr
 
 import ssem_dask as package
 from ssem_dask.errors import OutputError
+from ssem_dask.runtime.events import SilentObserver, StageStarted
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.run_group import read_run
 from ssem_dask.task import Cause
@@ -131,6 +132,41 @@ def test_a_section_that_was_imaged_again_makes_stale_what_reads_it(
     assert ssem_dask("rerun", str(output), "--cluster", "serial").returncode == 0
     assert package.align(str(source), str(output), cluster="serial", **SETTINGS).state == "complete"
     assert_undisturbed(output, undisturbed, fault="a source section changed and changed back", redone=len(again))
+
+
+class Overwriting(SilentObserver):
+    """Replaces a section of a source when a stage begins."""
+
+    def __init__(self, source: Path, *, stage: str) -> None:
+        self._source, self._stage = source, stage
+
+    def stage_started(self, event: StageStarted) -> None:
+        if event.stage == self._stage:
+            roll_section(self._source)
+
+
+def roll_section(source: Path) -> None:
+    pixels = zarr.open_array(str(source / "0"), mode="r+")
+    pixels[9] = np.roll(np.asarray(pixels[9]), 3, axis=0)
+
+
+def test_a_source_that_changes_while_it_is_read_and_comes_back(undisturbed: str, source: Path, tmp_path: Path) -> None:
+    output, kept = tmp_path / "out.zarr", tmp_path / "kept"
+    shutil.copytree(source / "0", kept)
+    observer = Overwriting(source, stage="compose")
+    first = package.align(str(source), str(output), cluster="serial", observer=observer, **SETTINGS)
+    assert first.state == "incomplete" == read_run(str(output)).state
+    assert first.failed == []
+    assert "sections 9:10 were written while this command read them" in first.reasons[0]
+    # It comes back with its old times, as from a backup.
+    shutil.rmtree(source / "0")
+    shutil.copytree(kept, source / "0")
+    with pytest.raises(OutputError, match=r"sections 9:10 have been written .*ssem-dask rerun"):
+        package.align(str(source), str(output), cluster="serial", **SETTINGS)
+    before = written(output)
+    assert ssem_dask("rerun", str(output), "--cluster", "serial").returncode == 0
+    again = redone(before, output)
+    assert_undisturbed(output, undisturbed, fault="a source section changed while a run read it", redone=len(again))
 
 
 @needs_root

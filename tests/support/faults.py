@@ -119,7 +119,8 @@ def entries(output: str | Path) -> dict[str, TaskReport]:
 def written(output: str | Path) -> dict[str, int]:
     """When each entry of the ledger was written."""
     ledger = open_ledger(str(output))
-    return {key: Path(ledger.entry_url(key)).stat().st_mtime_ns for key in ledger.keys(None)}
+    keys = [key for key in ledger.keys(None) if not key.startswith("export.json")]  # the record of an export
+    return {key: Path(ledger.entry_url(key)).stat().st_mtime_ns for key in keys}
 
 
 def redone(before: dict[str, int], output: str | Path) -> set[str]:

@@ -56,6 +56,11 @@ class PrecomputedTarget(Target):
     def prepare(self) -> None:
         """Do nothing: TensorStore makes folders, and needs no file before it writes others."""
 
+    def reopen(self) -> None:
+        """See `Target.reopen`."""
+        with location.writing(self.url):
+            location.delete(location.join(self.url, "info"), recursive=False)
+
     def unit(self, mip: int) -> ShapeZYX:
         """See `Target.unit`."""
         if not self.sharded:

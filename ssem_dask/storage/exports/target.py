@@ -56,6 +56,10 @@ class Target(ABC):
         """Create everything that `write` needs, unless it exists; OutputError if the location cannot be written."""
 
     @abstractmethod
+    def reopen(self) -> None:
+        """Delete the metadata that makes it a volume, before values change; do nothing if there is none."""
+
+    @abstractmethod
     def unit(self, mip: int) -> ShapeZYX:
         """Return the extent of what one task writes as a whole."""
 

@@ -28,6 +28,11 @@ class ZarrV2Target(Target):
             for mip in range(self.mips):
                 self._create(mip)
 
+    def reopen(self) -> None:
+        """See `Target.reopen`."""
+        with location.writing(self.url):
+            location.delete(location.join(self.url, ".zattrs"), recursive=False)
+
     def unit(self, mip: int) -> ShapeZYX:
         """See `Target.unit`."""
         return grown(self._chunk(mip), shape=self.shape_at(mip), dtype=self.info.dtype, depth=self.depth)

@@ -151,7 +151,7 @@ class Invalidation(RuleBasedStateMachine):
                     name=stage.name,
                     generations=stage.generations(job.as_job()),
                     estimate=stage.estimate(job.as_job()),
-                    digest=job.digests[stage.name],
+                    digests=(job.digests[stage.name],),
                 ),
                 summary=summary,
                 executor=KillableExecutor(self.world),

@@ -1,5 +1,7 @@
 """A source that was changed after it was read is noticed, section by section."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,13 @@ import pytest
 
 from ssem_dask.config.schema import make_config
 from ssem_dask.driver.pipeline import plan
-from ssem_dask.driver.source_fingerprints import changed_sections, read_fingerprints, save_fingerprints
+from ssem_dask.driver.source_fingerprints import (
+    changed_sections,
+    changed_while_read,
+    distrust_changed,
+    read_fingerprints,
+    save_fingerprints,
+)
 from ssem_dask.geometry.box import Box
 from ssem_dask.stages.job import Job
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
@@ -82,3 +90,33 @@ def test_saving_what_is_saved_writes_nothing(job: Job) -> None:
     before = record.stat().st_mtime_ns
     save_fingerprints(job, read_fingerprints(job))
     assert record.stat().st_mtime_ns == before
+
+
+def come_and_go(job: Job, *, sections: range, at: Callable[[], object]) -> None:
+    """Change sections, do something, and restore their files with their times."""
+    kept = Path(job.output) / "kept"
+    shutil.copytree(job.source, kept)
+    write(Volume.open(job.source), value=9, sections=sections)
+    at()
+    shutil.rmtree(job.source)
+    shutil.move(kept, job.source)
+
+
+def test_sections_that_chosen_tasks_read_in_another_state_are_not_trusted_when_they_come_back(job: Job) -> None:
+    save_fingerprints(job, read_fingerprints(job))
+    distrust_changed(job, read_fingerprints(job))
+    assert changed(job) == []
+    come_and_go(job, sections=range(2, 4), at=lambda: distrust_changed(job, read_fingerprints(job)))
+    assert changed(job) == [("source", 2, 4)]
+    save_fingerprints(job, read_fingerprints(job))
+    assert changed(job) == []
+
+
+def test_sections_that_change_while_they_are_read_are_named_and_not_trusted(job: Job) -> None:
+    before = read_fingerprints(job)
+    save_fingerprints(job, before)
+    assert changed_while_read(job, before) == ""
+    told = list[str]()
+    come_and_go(job, sections=range(4, 8), at=lambda: told.append(changed_while_read(job, before)))
+    assert "sections 4:6, 6:8 were written while this command read them" in told[0]
+    assert changed(job) == [("source", 4, 6), ("source", 6, 8)]

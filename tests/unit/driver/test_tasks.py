@@ -58,7 +58,7 @@ class Stage:
             for keys in (FIRST, SECOND)
         ]
         summary = Summary(output=self.output, state="complete")
-        stage = StageWork(name="stage", generations=generations, estimate=ESTIMATE, digest="now")
+        stage = StageWork(name="stage", generations=generations, estimate=ESTIMATE, digests=("now",))
         run_generations(stage, summary=summary, executor=SerialExecutor(), observer=SilentObserver(), **options)
         return summary
 

@@ -23,11 +23,13 @@ from ssem_dask.runtime.clusters import local
 from ssem_dask.stages.export import ExportTask
 from ssem_dask.storage import arrays, location
 from ssem_dask.storage.exports import precomputed, target
-from ssem_dask.storage.run_group import create_run
+from ssem_dask.storage.run_group import create_run, update_run
 from ssem_dask.storage.volume import WARP_KEY, Volume, VolumeInfo, create_volume
 from ssem_dask.types import AnyArray
 from ssem_dask.volumes.exporting import export_volume
 from ssem_dask.volumes.importing import import_volume
+from tests.support.cli import ssem_dask
+from tests.support.faults import redone, written
 
 pytestmark = pytest.mark.slow
 
@@ -336,15 +338,87 @@ def test_something_else_at_the_destination_stays(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("kept")
     for place in (source, str(tmp_path), str(file)):
-        with pytest.raises(OutputError, match="something else is already there"):
+        with pytest.raises(OutputError, match="choose another destination"):
             export_volume(source, place, form="ngff-0.4", cluster="serial")
     assert file.read_text() == "kept"
     export_volume(source, str(out), form="ngff-0.4", cluster="serial")
-    with pytest.raises(OutputError, match="with other content or other options"):
+    with pytest.raises(OutputError, match="with other options"):
         export_volume(source, str(out), form="ngff-0.4", chunk=(1, 64, 64), cluster="serial")
-    make_volume(source, seed=1)  # the same volume, written again
-    with pytest.raises(OutputError, match="with other content or other options"):
-        export_volume(source, str(out), form="ngff-0.4", cluster="serial")
+
+
+@pytest.mark.parametrize("options", EXPORTS)
+def test_sections_that_have_changed_are_exported_again(tmp_path: Path, options: dict[str, Any]) -> None:
+    source, out = make_volume(str(tmp_path / "v.zarr")), tmp_path / "out"
+    export_volume(source, str(out), cluster="serial", **options)
+    before = written(out)
+    volume = Volume.open(source)
+    box = Box((4, 0, 0), (8, *volume.shape_at(1)[1:]), 1)
+    volume.write(box, np.full(box.shape, 7, dtype=np.uint8))
+    assert export_volume(source, str(out), cluster="serial", **options).state == "complete"
+    again = redone(before, out)
+    assert again
+    assert all("/mip1-z000004" in key or "/mip1-z000006" in key or "/mip1-z000000" in key for key in again)
+    fresh = tmp_path / "fresh" / "out"
+    export_volume(source, str(fresh), cluster="serial", **options)
+    assert files_below(out) == files_below(fresh)
+
+
+@pytest.mark.parametrize("options", EXPORTS)
+def test_while_a_changed_source_is_exported_again_there_is_no_volume(
+    tmp_path: Path, options: dict[str, Any], interrupting: Callable[[int], None]
+) -> None:
+    source, out = make_volume(str(tmp_path / "v.zarr")), str(tmp_path / "out")
+    export_volume(source, out, cluster="serial", **options)
+    make_volume(source, seed=1)
+    interrupting(1)
+    with pytest.raises(Interrupted):
+        export_volume(source, out, cluster="serial", **options)
+    assert run_status(out).state == "incomplete"
+    with pytest.raises(SsemDaskError):
+        import_volume(out, str(tmp_path / "back.zarr"))
+
+
+def test_an_export_of_what_is_not_complete_is_not_complete(tmp_path: Path) -> None:
+    run, out = str(tmp_path / "run.zarr"), str(tmp_path / "out.zarr")
+    create_run(run, attributes={"state": "running"})
+    aligned = make_volume(f"{run}/aligned")
+    for source in (run, aligned):
+        words = ("export", source, out, "--ngff", "0.4", "--cluster", "serial")
+        ended = ssem_dask(*words)
+        assert ended.returncode == 1
+        assert "is not complete" in ended.stderr
+        assert run_status(out).state == "incomplete"
+    before = written(out)
+    update_run(run, state="complete")
+    assert export_volume(run, out, form="ngff-0.4", cluster="serial").state == "complete"
+    assert redone(before, out) == set()
+    np.testing.assert_array_equal(values_of(out, 2), values_of(aligned, 2))
+
+
+def test_a_source_that_changes_while_it_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = make_volume(str(tmp_path / "v.zarr")), tmp_path / "out.zarr"
+    shard = tmp_path / "v.zarr" / "0" / "c" / "1" / "1" / "1"
+    original, stat = shard.read_bytes(), shard.stat()
+    run = ExportTask.run
+
+    def watched(task: Any) -> Any:
+        done = run(task)
+        if task.key.startswith("export/mip1-z000000-y0000000-x0000000"):
+            make_volume(source, seed=2)
+        return done
+
+    monkeypatch.setattr(ExportTask, "run", watched)
+    words = ("export", source, str(out), "--ngff", "0.4", "--cluster", "serial")
+    ended = ssem_dask(*words)
+    assert ended.returncode == 1
+    assert "sections 0:4, 4:8, 8:12, 12:13 were written while this command read them" in " ".join(ended.stderr.split())
+    assert not (out / ".zattrs").exists()
+    monkeypatch.setattr(ExportTask, "run", run)
+    # One file is restored, with its time: it is not known which of the two was read.
+    shard.write_bytes(original)
+    os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert ssem_dask(*words).returncode == 0
+    np.testing.assert_array_equal(values_of(str(out), 0), values_of(source, 0))
 
 
 def test_bad_chunks_are_refused(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def downsampled(values: AnyArray, url: str, *, mips: int, labels: bool) -> str:
     warping = Warping(source="", info=info, fields="", spacing=1, target=url, mips=mips, config=config, labels=labels)
     warping.create()
     Volume.open(url).write(Box((0, 0, 0), info.shape), values)
-    for generation in warp_level_tasks(warping, digest=""):
+    for generation in warp_level_tasks(warping, digest=lambda _: ""):
         for task in generation:
             task.run()
     return url

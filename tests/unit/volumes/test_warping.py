@@ -3,11 +3,13 @@
 import csv
 import io
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from typer.testing import CliRunner
 
 from ssem_dask.cli.main import app
@@ -19,12 +21,16 @@ from ssem_dask.errors import ConfigError, OutputError, SourceError
 from ssem_dask.geometry.box import Box
 from ssem_dask.runtime.clusters import local
 from ssem_dask.stages.downsample import pool_labels
+from ssem_dask.stages.render import WarpTask
 from ssem_dask.storage.arrays import group_attributes
 from ssem_dask.storage.fields import FieldInfo, create_field
 from ssem_dask.storage.ledger import Ledger
-from ssem_dask.storage.run_group import create_run
+from ssem_dask.storage.run_group import create_run, update_run
 from ssem_dask.storage.volume import WARP_KEY, Volume, VolumeInfo, create_volume
+from ssem_dask.task import Result
 from ssem_dask.volumes.warping import warp_volume
+from tests.support.cli import ssem_dask
+from tests.support.faults import redone, written
 
 SHAPE = (3, 150, 130)
 SHIFT = (7, -11)
@@ -33,9 +39,9 @@ BIG = 2**63
 """An id that is not a floating-point number, nor are those next to it."""
 
 
-def make_volume(path: Path, values: np.ndarray, *, dtype: str) -> str:
+def make_volume(path: Path, values: np.ndarray, *, dtype: str, depth: int = 3) -> str:
     info = VolumeInfo(shape=SHAPE, dtype=np.dtype(dtype), pixel_size=5.0, section_thickness=40.0)
-    volume = create_volume(str(path), info=info, chunk=(1, 64, 64), shard=(3, 192, 192), mips=1)
+    volume = create_volume(str(path), info=info, chunk=(1, 64, 64), shard=(depth, 192, 192), mips=1)
     volume.write(Box((0, 0, 0), SHAPE), values.astype(dtype))
     return str(path)
 
@@ -119,6 +125,103 @@ def test_an_interrupted_warp_goes_on(run: str, ids: np.ndarray, tmp_path: Path) 
     assert attributes[WARP_KEY]["state"] == "complete"
     stands = run_status(str(target))
     assert (stands.state, set(stands.counts)) == ("complete", {"render", "downsample"})
+
+
+def warped(run: str, labels: str, target: Path) -> set[str]:
+    """Warp again; return the tasks that were done again, after a comparison with a warp from nothing."""
+    before = written(target)
+    assert warp_volume(run, labels, str(target), labels=True, cluster="serial").state == "complete"
+    again = redone(before, target)
+    fresh = target.with_name(f"fresh-{len(list(target.parent.iterdir()))}.zarr")
+    warp_volume(run, labels, str(fresh), labels=True, cluster="serial")
+    for mip in (0, 1, 2):
+        one, two = Volume.open(str(target)), Volume.open(str(fresh))
+        box = Box((0, 0, 0), one.shape_at(mip), mip)
+        np.testing.assert_array_equal(one.read(box), two.read(box))
+    return again
+
+
+def test_labels_or_fields_that_have_changed_are_warped_again(run: str, ids: np.ndarray, tmp_path: Path) -> None:
+    labels, target = make_volume(tmp_path / "labels.zarr", ids, dtype="uint64", depth=1), tmp_path / "warped.zarr"
+    warp_volume(run, labels, str(target), labels=True, cluster="serial")
+    assert warped(run, labels, target) == set()
+    Volume.open(labels).write(Box((2, 0, 0), SHAPE), ids[2:] + np.uint64(1))
+    again = warped(run, labels, target)
+    assert {key.split("z")[1][:6] for key in again} == {"000002"}
+    assert {key.split("/")[0] for key in again} == {"render", "downsample"}
+    field = zarr.open_array(f"{run}/fields/section", mode="r+")
+    field[0] = np.asarray(field[0]) + 1
+    assert {key.split("z")[1][:6] for key in warped(run, labels, target)} == {"000000"}
+    # Replaced as a whole: every file is another one.
+    shutil.rmtree(labels)
+    make_volume(Path(labels), ids[::-1], dtype="uint64")
+    assert len(warped(run, labels, target)) == len(written(target))
+
+
+def test_a_warp_by_what_is_not_complete_is_not_complete(run: str, ids: np.ndarray, tmp_path: Path) -> None:
+    labels, target = make_volume(tmp_path / "labels.zarr", ids, dtype="uint64"), str(tmp_path / "warped.zarr")
+    update_run(run, state="incomplete")
+    words = ("warp", run, labels, target, "--labels", "--cluster", "serial")
+    ended = ssem_dask(*words)
+    assert ended.returncode == 1
+    assert f"{run}: is not complete, so what was made of it is not either" in " ".join(ended.stderr.split())
+    assert run_status(target).state == "incomplete"
+    assert ssem_dask("export", target, str(tmp_path / "e.zarr"), "--ngff", "0.4", "--cluster", "serial").returncode == 1
+    before = written(target)
+    update_run(run, state="complete")
+    assert ssem_dask(*words).returncode == 0
+    assert run_status(target).state == "complete"
+    assert redone(before, target) == set()
+
+
+@pytest.mark.parametrize("changed", ["labels", "fields"])
+def test_what_changes_while_it_is_warped(
+    run: str, ids: np.ndarray, tmp_path: Path, changed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels, target = make_volume(tmp_path / "labels.zarr", ids, dtype="uint64", depth=1), tmp_path / "warped.zarr"
+    field = zarr.open_array(f"{run}/fields/section", mode="r+")
+    work = WarpTask.run
+
+    def watched(task: WarpTask) -> Result:
+        if task.box.start == (2, 0, 0):
+            if changed == "labels":
+                Volume.open(labels).write(Box((1, 0, 0), (2, *SHAPE[1:])), ids[1:2] + np.uint64(1))
+            else:
+                field[1] = 3
+        return work(task)
+
+    monkeypatch.setattr(WarpTask, "run", watched)
+    words = ("warp", run, labels, str(target), "--labels", "--cluster", "serial")
+    ended = ssem_dask(*words)
+    assert ended.returncode == 1
+    assert "sections 1:2 were written while this command read them" in " ".join(ended.stderr.split())
+    assert run_status(str(target)).state == "incomplete"
+    monkeypatch.setattr(WarpTask, "run", work)
+    assert {key.split("z")[1][:6] for key in warped(run, labels, target)} == {"000000"}  # sections 0 and 1
+
+
+def test_a_warp_that_was_killed_while_it_followed_its_labels(run: str, ids: np.ndarray, tmp_path: Path) -> None:
+    """Labels change, come back with their old times while the warp follows them; no entry vouches for half a result."""
+    labels, target = make_volume(tmp_path / "labels.zarr", ids, dtype="uint64"), tmp_path / "warped.zarr"
+    warp_volume(run, labels, str(target), labels=True, cluster="serial")
+    kept = tmp_path / "kept.zarr"
+    shutil.copytree(labels, kept)
+    Volume.open(labels).write(Box((0, 0, 0), SHAPE), ids + np.uint64(1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WarpTask, "run", _write_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            warp_volume(run, labels, str(target), labels=True, cluster="serial")
+    shutil.rmtree(labels)
+    shutil.copytree(kept, labels)
+    assert warped(run, labels, target)
+
+
+_WORK = WarpTask.run
+
+
+def _write_and_die(task: WarpTask) -> Result:
+    _WORK(task)
+    raise KeyboardInterrupt
 
 
 def test_what_does_not_fit_is_refused(run: str, ids: np.ndarray, tmp_path: Path) -> None:
