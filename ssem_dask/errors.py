@@ -31,7 +31,7 @@ class LayoutError(OutputError):
 
 
 class LeaseLostError(OutputError):
-    """Another driver has taken the run over."""
+    """Another process has taken the output over, or the output was removed while it was written."""
 
 
 class ConventionError(SsemDaskError, ValueError):

@@ -52,6 +52,8 @@ class Cause(StrEnum):
     """The task missed its deadline twice."""
     IO = "io"
     """A disk, a network or a store failed."""
+    SUPERSEDED = "superseded"
+    """Another driver has taken the run over: the task wrote nothing, or wrote over the result of the newer driver."""
     BUG = "bug"
 
 

@@ -19,7 +19,13 @@ from ssem_dask.storage.location import delete, join
 from ssem_dask.storage.retry import LONG_RETRY_S, retry_for
 from ssem_dask.task import Cause, Outcome, Task, TaskReport
 
-_CAUSES_BESIDE_DAMAGE = (Cause.OUT_OF_MEMORY, Cause.GPU_OUT_OF_MEMORY, Cause.WORKER_LOST, Cause.TIMEOUT)
+_CAUSES_BESIDE_DAMAGE = (
+    Cause.OUT_OF_MEMORY,
+    Cause.GPU_OUT_OF_MEMORY,
+    Cause.WORKER_LOST,
+    Cause.TIMEOUT,
+    Cause.SUPERSEDED,
+)
 """Causes of failure that damaged input cannot have."""
 
 

@@ -17,7 +17,7 @@ from ssem_dask.config.schema import RunConfig, make_config
 from ssem_dask.driver.integrity import mark_damaged
 from ssem_dask.driver.invalidation import Invalidation, TaskFilter, find_stale, mark_stale
 from ssem_dask.driver.overrides import TaskOverrides
-from ssem_dask.driver.run_status import Summary
+from ssem_dask.driver.run_status import Summary, run_status
 from ssem_dask.driver.source_fingerprints import (
     changed_sections,
     changed_while_read,
@@ -38,6 +38,8 @@ from ssem_dask.stages.job import Job
 from ssem_dask.stages.pipeline_order import STAGES
 from ssem_dask.stages.source_sections import refuse_blank
 from ssem_dask.stages.stage import Estimate, Stage
+from ssem_dask.storage.fence import confirm_fence
+from ssem_dask.storage.late_writes import mark_overwritten
 from ssem_dask.storage.ledger import Ledger, open_ledger
 from ssem_dask.storage.location import delete
 from ssem_dask.storage.places import is_occupied, refuse_overlap
@@ -135,8 +137,10 @@ def run(plan: Plan, *, executor: Executor, observer: Observer, allow_missing: bo
     """
     if not is_occupied(plan.job.output):
         refuse_blank(plan.job)
-    open_run(plan)
+    else:
+        refuse_other_run(plan)  # before the lease: nothing is changed in what is not ours
     with exclusive_driver(plan.job.output, executor) as guarded:
+        open_run(plan)
         _refuse_changed_source(plan.job)
         return resume(plan, None, executor=guarded, observer=observer, allow_missing=allow_missing)
 
@@ -167,6 +171,7 @@ def resume(
     update_run(output, **run_attributes(plan))
     try:
         ledger = open_ledger(output)
+        mark_overwritten(ledger)
         fingerprints = read_fingerprints(plan.job)
         # If the user chooses tasks, nothing else runs again: the next run without a selection handles a changed source.
         changed = changed_sections(plan.job, fingerprints) if selection is None else []
@@ -178,6 +183,7 @@ def resume(
             selection=selection,
             overrides=overrides,
         )
+        confirm_fence()
         mark_stale(invalidation, ledger)
         (save_fingerprints if selection is None else distrust_changed)(plan.job, fingerprints)
         for line in (dashboard_message(executor), *plan.choices):
@@ -198,11 +204,17 @@ def resume(
             )
             failed_attempts = [report for report in summary.failed if allowed is None or report.key in allowed]
             damaged = mark_damaged(failed_attempts, plan.job, stages=STAGES, executor=executor)
-            if not damaged:
+            late = _mark_late(plan.job, ledger)
+            if not damaged and not late:
                 break
+            for key in late:
+                observer.note(f"{key}: a task of an earlier driver ended late and may have overwritten it.")
             for report in damaged:
                 observer.note(f"{report.key}: its output is damaged and is written again: {report.message}")
-            allowed = None if allowed is None else allowed | {report.key for report in damaged}
+            allowed = None if allowed is None else allowed | {report.key for report in damaged} | late
+        if late:  # in the last round as well
+            summary = run_status(output)
+            summary.state = "incomplete"
         reason = changed_while_read(plan.job, fingerprints)
         if reason:
             summary.state = "incomplete"
@@ -213,8 +225,24 @@ def resume(
     except LeaseLostError:
         raise  # another driver holds the run, and writes its state
     except BaseException:
+        confirm_fence()  # an error because the output was removed is reported as that
         update_run(output, state="incomplete")
         raise
+
+
+def _mark_late(job: Job, ledger: Ledger) -> frozenset[str]:
+    """Mark results that late tasks of an earlier driver have overwritten, and all that was made from these results.
+
+    Returns:
+        Keys of the overwritten tasks.
+    """
+    late = mark_overwritten(ledger)
+    if late:
+        dependents = find_stale(
+            job, stages=STAGES, ledger=ledger, selection=lambda task, _entry, _footprint: task.key in late
+        )
+        mark_stale(dependents, ledger)
+    return late
 
 
 def _refuse_changed_source(job: Job) -> None:
@@ -284,17 +312,23 @@ def _prepare(stage: Stage, job: Job) -> None:
         except LayoutError as error:
             if any_done(open_ledger(job.output), stage.name, digest=job.digests[stage.name]):
                 raise
-            delete(error.url, recursive=True)
+            delete(error.url, recursive=True)  # after asking the store whether this driver still holds the lease
         else:
             return
 
 
 def open_run(plan: Plan) -> None:
-    """Create the run's group, or check that the existing one belongs to this plan."""
+    """Create the run's group, or check that the existing one belongs to this plan; the caller holds the lease."""
     output = plan.job.output
     if not is_occupied(output):
         create_run(output, attributes=run_attributes(plan))
-        return
+    else:
+        refuse_other_run(plan)
+
+
+def refuse_other_run(plan: Plan) -> None:
+    """Raise OutputError if something else than this plan's run is at the output."""
+    output = plan.job.output
     record = read_writable_run(output)
     if record.config_digest != plan.digest:
         raise OutputError(

@@ -19,6 +19,7 @@ from ssem_dask.runtime.events import Observer
 from ssem_dask.runtime.exclusive_driver import exclusive_driver
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.stages.pipeline_order import STAGES
+from ssem_dask.storage.late_writes import mark_overwritten
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.run_group import read_writable_run, update_run
 from ssem_dask.task import Cause, Outcome, Task, TaskReport
@@ -145,6 +146,7 @@ def verify_run(output: str, *, executor: Executor, observer: Observer) -> Summar
     """
     planned = plan_rerun(output, Selection()).plan
     with exclusive_driver(output, executor) as guarded:
+        mark_overwritten(open_ledger(output))
         for report in verify(planned.job, stages=STAGES, executor=guarded):
             if report.restore:
                 observer.note(f"{report.key}: {report.message}")

@@ -6,6 +6,7 @@
 from dataclasses import dataclass, field, replace
 
 from ssem_dask.runtime.exclusive_driver import lease_url
+from ssem_dask.storage.late_writes import noted_keys, overwritten
 from ssem_dask.storage.lease import is_held
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.run_group import read_state, stage_order
@@ -56,8 +57,10 @@ def run_status(output: str) -> Summary:
     """
     state = read_state(output)
     summary = Summary(output=output, state=state)
-    for report in open_ledger(output).reports(None):
-        summary.add(report)
+    ledger = open_ledger(output)
+    late = noted_keys(ledger)
+    for report in ledger.reports(None):
+        summary.add(overwritten(report) if report.key in late and report.outcome.is_done else report)
     order = {stage: i for i, stage in enumerate(stage_order(output))}
     summary.counts = dict(sorted(summary.counts.items(), key=lambda item: order.get(item[0], len(order))))
     if state == "running" and not is_held(lease_url(output)):

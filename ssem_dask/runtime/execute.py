@@ -11,10 +11,11 @@ import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from ssem_dask.errors import OutputError, SsemDaskError
+from ssem_dask.errors import LeaseLostError, OutputError, SsemDaskError
 from ssem_dask.field.device import release_gpu_memory
 from ssem_dask.runtime.memory import keep_freed_memory
 from ssem_dask.storage.codec_pipeline import fused_codecs
+from ssem_dask.storage.fence import confirm_fence
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.location import delete, join
 from ssem_dask.storage.retry import LONG_RETRY_S, retry_for
@@ -29,6 +30,9 @@ def execute(task: Task) -> TaskReport:
     Returns:
         The report that was written. Whatever the task raised is in it; only an interrupt, and a ledger that cannot be
         written, are raised.
+
+    Raises:
+        LeaseLostError: another driver has taken the run over (`runtime.exclusive_driver`); no entry was written.
     """
     keep_freed_memory()
     started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -44,6 +48,8 @@ def execute(task: Task) -> TaskReport:
             result = task.run()
             written = task.files()
         outcome, message = result.outcome, result.message
+    except LeaseLostError:
+        raise  # another driver writes the run and its ledger now
     except Exception as error:  # noqa: BLE001  any failure of a task belongs in the ledger
         cause, message = cause_of(error), f"{type(error).__name__}: {error}"
         log = "".join(traceback.format_exception(error)[-_LOG_LINES:])
@@ -68,6 +74,7 @@ def execute(task: Task) -> TaskReport:
         changes=dict(task.changes),
     )
     with retry_for(LONG_RETRY_S):
+        confirm_fence()
         open_ledger(task.output).write(report)
     return report
 

@@ -23,6 +23,7 @@ from ssem_dask.errors import LayoutError, OutputError, PlanError, SourceError, S
 from ssem_dask.storage import location
 from ssem_dask.storage.bounded_codecs import bounded
 from ssem_dask.storage.codec_pipeline import fused_codecs
+from ssem_dask.storage.fence import confirm_fence
 from ssem_dask.storage.untrusted import interpreting, text_of
 
 ZarrArray: TypeAlias = zarr.Array[Any]
@@ -75,6 +76,8 @@ def create_array(
             layout = {"shape": shape, "dtype": np.dtype(dtype), "chunks": chunks, "shards": shards}
             _refuse_other_layout(existing, url, {**layout, "attributes": attributes})
             return existing
+        confirm_fence()
+        location.delete_removed(url)
         _make_groups_above(url)
         return zarr.create_array(
             location.open_store(url, read_only=False),
@@ -110,6 +113,7 @@ def open_array(url: str, *, mode: Literal["r", "r+"]) -> ZarrArray:
 def create_group(url: str, *, attributes: dict[str, Any]) -> None:
     """Create a group, and those between it and the nearest above it; merge `attributes` into those it has."""
     with location.writing(url):
+        confirm_fence()
         _make_groups_above(url)
         try:
             # Attributes are written with the group: a process killed between the two would leave a group without them.

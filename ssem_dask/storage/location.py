@@ -12,8 +12,6 @@ import errno
 import glob
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +19,13 @@ from typing import Any
 
 import fsspec
 import zarr.abc.store
-from zarr.storage import LocalStore
 
+import ssem_dask.storage.local_files as local
 from ssem_dask.errors import MissingExtraError, OutputError, SourceError, SsemDaskError
+from ssem_dask.storage.fence import check_fence, confirm_fence
+from ssem_dask.storage.local_store import FencedLocalStore
 from ssem_dask.storage.retry import RetryingStore, retry
 
-_PARTIAL = ".partial"
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_RIGHT = {errno.EROFS, errno.EACCES, errno.EPERM}
 _PROTOCOL_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
@@ -157,7 +156,7 @@ def open_store(url: str, *, read_only: bool) -> zarr.abc.store.Store:
         SourceError: the protocol is not known, or its package is not installed.
     """
     if is_local(url):
-        return LocalStore(local_path(url), read_only=read_only)
+        return FencedLocalStore(local_path(url), read_only=read_only)
     with _known_protocol(url):
         return RetryingStore.from_url(url, storage_options=_options(url), read_only=read_only)
 
@@ -213,23 +212,13 @@ def read_range(url: str, *, start: int, stop: int) -> bytes:
 
 
 def write_bytes(url: str, content: bytes) -> None:
-    """Write a file atomically, with the folders it needs; replaces an existing file."""
-    if not is_local(url):
-        files, target = _files(url)
-        retry(lambda: files.pipe_file(target, content))
+    """Write a file atomically, with the folders it needs; replaces an existing file. Asks the `storage.fence`."""
+    check_fence()
+    if is_local(url):
+        local.write_file(local_path(url), content)
         return
-    path = local_path(url)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_PARTIAL}")
-    try:
-        with partial.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    files, target = _files(url)
+    retry(lambda: files.pipe_file(target, content))
 
 
 def write_json(url: str, value: object) -> None:
@@ -238,7 +227,11 @@ def write_json(url: str, value: object) -> None:
 
 
 def create_bytes(url: str, content: bytes) -> bool:
-    """Write a file atomically and only if there is none; return False if there is one with another content."""
+    """Write a file and only if there is none; return False if there is one, in a store with another content.
+
+    Amazon's S3, Google's store and many servers refuse the second of two such requests (a conditional put). A server
+    that does not know the condition replaces the file.
+    """
     if not is_local(url):
         files, target = _files(url)
         try:
@@ -249,17 +242,7 @@ def create_bytes(url: str, content: bytes) -> bool:
                 raise
             return read_bytes(url) == content
         return True
-    path = local_path(url)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_PARTIAL}")
-    try:
-        partial.write_bytes(content)
-        path.hardlink_to(partial)
-    except FileExistsError:
-        return False
-    finally:
-        partial.unlink(missing_ok=True)
-    return True
+    return local.create_file(local_path(url), content)
 
 
 def list_names(url: str) -> list[str]:
@@ -272,7 +255,7 @@ def list_names(url: str) -> list[str]:
             names = [name.rstrip("/").rpartition("/")[2] for name in retry(lambda: files.ls(path, detail=False))]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(name for name in names if not name.endswith(_PARTIAL))
+    return sorted(name for name in names if not name.endswith(local.PARTIAL))
 
 
 def file_fingerprints(url: str) -> dict[str, str]:
@@ -307,7 +290,7 @@ def list_files(url: str) -> list[str]:
         files, path = _files(url)
         prefix = path.rstrip("/") + "/"
         names = [name[len(prefix) :] for name in retry(lambda: files.find(path)) if name.startswith(prefix)]
-    return sorted(name for name in names if not name.endswith(_PARTIAL))
+    return sorted(name for name in names if not name.endswith(local.PARTIAL))
 
 
 def is_pattern(url: str) -> bool:
@@ -324,11 +307,12 @@ def glob_urls(pattern: str) -> list[str]:
 
 
 def delete(url: str, *, recursive: bool) -> None:
-    """Delete a file, or with `recursive` a folder; does nothing if nothing is there."""
+    """Delete a file, or with `recursive` a folder; does nothing if nothing is there. Asks the `storage.fence`."""
+    (confirm_fence if recursive else check_fence)()
     if is_local(url):
         path = local_path(url)
-        if path.is_dir() and not path.is_symlink() and recursive:
-            shutil.rmtree(path)
+        if recursive and path.is_dir() and not path.is_symlink():
+            local.remove_folder(path, confirm=confirm_fence)
         else:
             path.unlink(missing_ok=True)
         return
@@ -336,6 +320,19 @@ def delete(url: str, *, recursive: bool) -> None:
     if retry(lambda: files.exists(target)):
         with contextlib.suppress(FileNotFoundError):  # an attempt whose answer was lost may have deleted it
             retry(lambda: files.rm(target, recursive=recursive))
+
+
+def delete_removed(url: str) -> None:
+    """Delete what a killed process had left of the folder that it was to delete."""
+    if is_local(url):
+        local.delete_removed(local_path(url))
+
+
+def delete_empty_folder(url: str) -> None:
+    """Delete a folder if nothing is in it; stores without folders have none."""
+    if is_local(url):
+        with contextlib.suppress(OSError):
+            local_path(url).rmdir()
 
 
 def _fingerprint(info: dict[str, Any]) -> str:

@@ -16,12 +16,11 @@ from pathlib import Path
 from ssem_dask.errors import OutputError
 from ssem_dask.storage import location
 from ssem_dask.storage.formats.source import HDF5_NAME, IMAGE_SUFFIXES
+from ssem_dask.storage.lease import LEASE_PATH
 
 _ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs"}
 _NODE_FILES = ("zarr.json", ".zarray", ".zgroup", "attributes.json", "info")
 """Files in a folder that make it a volume, not a folder of images."""
-_LEASE_FILES = re.compile(r"drivers?\.lease(/|$)")
-"""Paths in the folder `ledger` that a command leaves behind that was interrupted when it began."""
 
 
 class Relation(StrEnum):
@@ -84,8 +83,10 @@ def is_occupied(url: str) -> bool:
     if location.is_local(url) and not location.local_path(url).is_dir():
         return True
     names = location.list_names(url)
-    if names == ["ledger"]:
-        return not all(map(_LEASE_FILES.match, location.list_files(location.join(url, "ledger"))))
+    if names == [LEASE_PATH[0]]:
+        return any(
+            not name.startswith(f"{LEASE_PATH[1]}/") for name in location.list_files(location.join(url, LEASE_PATH[0]))
+        )
     return bool(names)
 
 

@@ -22,6 +22,8 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore
 
+from ssem_dask.storage.fence import current_fence
+
 _T = TypeVar("_T")
 LONG_RETRY_S = 120.0
 """Time limit for requests of work in progress: tasks, the ledger, the lease."""
@@ -89,7 +91,11 @@ def in_this_context(call: Callable[..., _T]) -> Callable[..., _T]:
 
 
 class RetryingStore(FsspecStore):
-    """An fsspec store that retries its requests."""
+    """An fsspec store that retries its requests, and asks the fence under which it was made before it writes."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._fence = current_fence()
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """See `FsspecStore.get`."""
@@ -102,15 +108,21 @@ class RetryingStore(FsspecStore):
 
     async def set(self, key: str, value: Buffer, byte_range: tuple[int, int] | None = None) -> None:
         """See `FsspecStore.set`."""
+        await self._ask_fence()
         await _retry_async(lambda: FsspecStore.set(self, key, value, byte_range))
 
     async def delete(self, key: str) -> None:
         """See `FsspecStore.delete`."""
+        await self._ask_fence()
         await _retry_async(lambda: FsspecStore.delete(self, key))
 
     async def exists(self, key: str) -> bool:
         """See `FsspecStore.exists`."""
         return await _retry_async(lambda: FsspecStore.exists(self, key))
+
+    async def _ask_fence(self) -> None:
+        if self._fence is not None:
+            await asyncio.to_thread(self._fence.check)  # it sends requests of its own
 
 
 def _pauses() -> Iterator[float]:

@@ -81,7 +81,7 @@ def create_run(url: str, *, attributes: dict[str, Any]) -> None:
     """Create an empty run of the current format.
 
     Args:
-        url: group to create; at most an empty folder may be there.
+        url: group to create; at most an empty folder, or what is left of a start, may be there.
         attributes: values of `RunRecord`, without the format.
 
     Raises:

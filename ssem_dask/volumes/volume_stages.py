@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from ssem_dask.driver.pipeline import PROCESS_BYTES
-from ssem_dask.driver.run_status import Summary
+from ssem_dask.driver.run_status import Summary, run_status
 from ssem_dask.driver.tasks import StageWork, run_generations
 from ssem_dask.errors import LeaseLostError
 from ssem_dask.runtime.events import Observer
 from ssem_dask.runtime.exclusive_driver import exclusive_driver
 from ssem_dask.runtime.executor import Executor, dashboard_message
-from ssem_dask.storage.ledger import open_ledger
+from ssem_dask.storage.fence import confirm_fence
+from ssem_dask.storage.late_writes import mark_overwritten
+from ssem_dask.storage.ledger import Ledger, open_ledger
 from ssem_dask.task import Outcome, TaskReport
 from ssem_dask.units import plural
 from ssem_dask.volumes.origins import Origins
@@ -55,17 +57,25 @@ def run_stages(work: VolumeWork, *, executor: Executor, observer: Observer) -> S
     if dashboard is not None:
         observer.note(dashboard)
     summary = Summary(output=work.output, state="complete")
+    ledger = open_ledger(work.output)
     work.check()  # before the lease: nothing is changed in what is not ours
     with exclusive_driver(work.output, executor) as guarded:
         work.check()
         work.record_state("running")
         try:
+            _mark_late(work, ledger)
             _mark_outdated(work, observer)
             work.prepare()
             for stage in work.stages:
                 run_generations(stage, summary=summary, executor=guarded, observer=observer)
                 if summary.failed:
                     break
+            late = _mark_late(work, ledger)
+            for key in late:
+                observer.note(f"{key}: a task of an earlier driver ended late and may have overwritten it.")
+            if late:
+                summary = run_status(work.output)
+                summary.state = "incomplete"
             summary.reasons = _reasons(work)
             if summary.reasons:
                 summary.state = "incomplete"
@@ -76,6 +86,7 @@ def run_stages(work: VolumeWork, *, executor: Executor, observer: Observer) -> S
         except LeaseLostError:
             raise  # another driver writes the volume now, and records its state
         except BaseException:
+            confirm_fence()  # an error because the output was removed is reported as that
             work.record_state("incomplete")
             raise
         work.record_state(summary.state)
@@ -119,3 +130,17 @@ def _mark_stale(output: str, stage: str, is_stale: Callable[[str], bool]) -> int
 
     ledger.replace_all(marked())
     return count
+
+
+def _mark_late(work: VolumeWork, ledger: Ledger) -> frozenset[str]:
+    """Mark results that late tasks of an earlier driver have overwritten, and all that may be made from these results.
+
+    Returns:
+        Keys of the overwritten tasks.
+    """
+    late = mark_overwritten(ledger)
+    if late:
+        # The first stage reads only the source. Those after it make levels from levels.
+        for stage in reversed(work.stages[1:]):
+            _mark_stale(work.output, stage.name, lambda _digest: True)
+    return late

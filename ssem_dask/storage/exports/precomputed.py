@@ -19,6 +19,7 @@ from ssem_dask.errors import OutputError, SourceError, SsemDaskError
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.storage import location
 from ssem_dask.storage.exports.target import UNIT_BYTES, Target, grown
+from ssem_dask.storage.fence import check_fence
 from ssem_dask.storage.tensorstores import kvstore_spec, tensorstore
 from ssem_dask.types import AnyArray, ShapeZYX
 
@@ -72,6 +73,7 @@ class PrecomputedTarget(Target):
         """See `Target.write`; chunks of zeros are written too, because some readers require them."""
         z, y, x = (slice(a, a + n) for a, n in zip(start, values.shape, strict=True))
         with location.writing(self.url):
+            check_fence()  # TensorStore writes past the stores of this package
             try:
                 self._open(mip)[x, y, z, 0].write(values.T).result()
             except (SsemDaskError, MemoryError):

@@ -71,7 +71,7 @@ def test_what_is_read_of_a_source(tmp_path: Path) -> None:
 def test_remains_of_a_start_occupy_nothing(tmp_path: Path) -> None:
     assert not places.is_occupied(str(tmp_path / "new"))
     assert not places.is_occupied(str(tmp_path))
-    location.write_bytes(str(tmp_path / "ledger" / "driver.lease"), b"{}")
+    location.write_bytes(str(tmp_path / "ledger" / "drivers.lease" / "00000001"), b"{}")
     assert not places.is_occupied(str(tmp_path))
     (tmp_path / "ledger" / "render").mkdir()
     assert not places.is_occupied(str(tmp_path))

@@ -1,0 +1,105 @@
+"""Files and folders of this machine: written atomically, created exclusively, removed as a whole.
+
+A process that is killed leaves at most `*.partial` files, which no listing of `storage.location` shows.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+PARTIAL = ".partial"
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+"""Errors of a file system without hard links, such as exFAT and some network file systems."""
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file atomically, with the folders it needs; replaces an existing file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        _write_synced(partial, content)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def create_file(path: Path, content: bytes) -> bool:
+    """Write a file only if there is none, with the folders it needs; return False if there is one.
+
+    The content appears together with the name, except on a file system without hard links: there a reader may see an
+    empty file for a moment, or for ever if the process is killed in that moment.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        _write_synced(partial, content)
+        path.hardlink_to(partial)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS or not partial.exists():
+            raise
+        return _create_in_place(path, content)
+    finally:
+        partial.unlink(missing_ok=True)
+    return True
+
+
+def _create_in_place(path: Path, content: bytes) -> bool:
+    try:
+        _write_synced(path, content)
+    except FileExistsError:
+        return False
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    return True
+
+
+def remove_folder(path: Path, *, confirm: Callable[[], None]) -> None:
+    """Remove a folder with all that is in it.
+
+    The folder loses its name first, and at once. A process that is suspended in the middle of a long removal may find
+    a new folder of that name when it continues, and must not touch it.
+
+    Args:
+        path: of the folder.
+        confirm: raises if the folder may not be removed; then it stays.
+    """
+    confirm()
+    delete_removed(path)
+    removed = _removed_name(path)
+    try:
+        path.rename(removed)
+    except OSError:  # a mount point, or a parent that may not be written: as far as it goes
+        shutil.rmtree(path)
+        return
+    try:
+        confirm()
+    except BaseException:
+        # The suspension was just before the renaming: what got renamed belongs to others.
+        with contextlib.suppress(OSError):
+            removed.rename(path)
+        raise
+    shutil.rmtree(removed)
+
+
+def delete_removed(path: Path) -> None:
+    """Delete what `remove_folder` has left of a folder, if it was killed."""
+    shutil.rmtree(_removed_name(path), ignore_errors=True)
+
+
+def _removed_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.removed{PARTIAL}")
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

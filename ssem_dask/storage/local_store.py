@@ -1,0 +1,72 @@
+"""Zarr's store of local files, with the fence: every file is written or deleted only while its writer may do so."""
+
+import asyncio
+from pathlib import Path
+from typing import Self
+
+from zarr.core.buffer import Buffer
+from zarr.core.common import AccessModeLiteral
+from zarr.storage import LocalStore
+
+from ssem_dask.storage.fence import current_fence
+
+
+class FencedLocalStore(LocalStore):
+    """A local store that asks the `storage.fence` under which it was made before it writes.
+
+    The fence is kept, because Zarr's pool of threads does not pass on the context of its caller.
+    """
+
+    def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
+        super().__init__(root, read_only=read_only)
+        self._fence = current_fence()
+
+    def with_read_only(self, read_only: bool = False) -> Self:
+        """See `LocalStore.with_read_only`."""
+        store = super().with_read_only(read_only)
+        store._fence = self._fence
+        return store
+
+    async def _open(self, *, mode: AccessModeLiteral | None = None) -> None:
+        # Zarr makes the folder of a store that may be written, even if an array is to be opened that was removed.
+        if self._fence is not None and not self.read_only and not self.root.exists():
+            await asyncio.to_thread(self._fence.confirm)
+        await super()._open(mode=mode)
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        """See `LocalStore.set_sync`."""
+        self._ask_fence()
+        super().set_sync(key, value)
+
+    def delete_sync(self, key: str) -> None:
+        """See `LocalStore.delete_sync`."""
+        self._ask_fence()
+        super().delete_sync(key)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """See `LocalStore.set`."""
+        await self._ask_fence_aside()
+        await super().set(key, value)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """See `LocalStore.set_if_not_exists`."""
+        await self._ask_fence_aside()
+        await super().set_if_not_exists(key, value)
+
+    async def delete(self, key: str) -> None:
+        """See `LocalStore.delete`."""
+        await self._ask_fence_aside()
+        await super().delete(key)
+
+    async def delete_dir(self, prefix: str) -> None:
+        """See `LocalStore.delete_dir`."""
+        await self._ask_fence_aside()
+        await super().delete_dir(prefix)
+
+    def _ask_fence(self) -> None:
+        if self._fence is not None:
+            self._fence.check()
+
+    async def _ask_fence_aside(self) -> None:
+        if self._fence is not None:
+            await asyncio.to_thread(self._fence.check)  # it reads files
