@@ -47,7 +47,7 @@ def import_(
         str,
         typer.Argument(
             help="Folder or glob of TIFF, PNG or JPEG sections, multi-page TIFF, HDF5 (file.h5[:/dataset]), N5, "
-            "neuroglancer-precomputed, Zarr v2 or v3."
+            "neuroglancer-precomputed, Zarr v2 or v3, also in a zip file."
         ),
     ],
     destination: Annotated[str, typer.Argument(help="OME-Zarr image to write, at a path or any fsspec URL.")],
@@ -63,9 +63,27 @@ def import_(
         ),
     ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing volume.")] = False,
+    channel: Annotated[
+        int | None, typer.Option("--channel", min=0, help="Channel to import, counted from 0.", show_default=False)
+    ] = None,
+    time: Annotated[
+        int | None, typer.Option("--time", min=0, help="Time point to import, counted from 0.", show_default=False)
+    ] = None,
+    order: Annotated[
+        str | None,
+        typer.Option(
+            "--list",
+            help="Text file with the names of the images in folder SOURCE in order of z, one per line. Default: "
+            "the order of the numbers in their names.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Convert a volume of another format to OME-Zarr, with all its levels. Memory is bounded for any size."""
+    """Convert a volume of another format to OME-Zarr, with all its levels. Memory is bounded for any size.
+
+    Shows the order of the files, and what is noticeable about it and about the source.
+    """
     from ssem_dask.volumes.importing import plan_import, run_import
 
     plan = plan_import(
@@ -74,9 +92,14 @@ def import_(
         pixel_size=pixel_size,
         section_thickness=section_thickness,
         labels=labels,
+        channel=channel,
+        time=time,
+        order=order,
         pyramid=pyramid,
         overwrite=overwrite,
     )
+    for remark in plan.notes:
+        console.note(f"import: {remark}")
     z, y, x = plan.info.shape
     with console.progress_bar("import", total=z * y * x) as progress:
         info = run_import(plan, progress=lambda pixels: progress.advance(progress.task_ids[0], pixels))
@@ -89,6 +112,8 @@ def import_(
                 "pixel_size": info.pixel_size,
                 "section_thickness": info.section_thickness,
                 "levels": plan.mips,
+                "sections": {"first": plan.names[0], "last": plan.names[-1]} if plan.names else None,
+                "notes": list(plan.notes),
             }
         )
         return

@@ -195,6 +195,14 @@ def fingerprints_along(url: str, array: ZarrArray) -> dict[tuple[int, int], str]
     return {span: hashlib.sha256("\n".join(lines).encode()).hexdigest() for span, lines in files.items()}
 
 
+def axis_names(array: ZarrArray) -> tuple[str, ...] | None:
+    """Return the names of an array's axes: those of Zarr v3, or the attribute of xarray; None if it has none."""
+    names = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
+    if not isinstance(names, list | tuple) or any(name is None for name in names):
+        return None
+    return tuple(str(name) for name in names)
+
+
 def is_node(url: str) -> bool:
     """Return whether there is a Zarr array or group (v2 or v3) at `url`."""
     return any(location.exists(location.join(url, name)) for name in _METADATA)

@@ -9,7 +9,6 @@ If a location cannot be reached, the context `reading` raises `SourceError` and 
 
 import contextlib
 import errno
-import glob
 import json
 import os
 from collections.abc import Iterator
@@ -25,6 +24,8 @@ from ssem_dask.errors import MissingExtraError, OutputError, SourceError, SsemDa
 from ssem_dask.storage.fence import check_fence, confirm_fence
 from ssem_dask.storage.local_store import FencedLocalStore
 from ssem_dask.storage.retry import RetryingStore, retry
+from ssem_dask.storage.wildcards import has_wildcards, matches
+from ssem_dask.storage.zip_files import asynchronous, split_zip, zip_file_system
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_RIGHT = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -35,8 +36,8 @@ _S3_OPTIONS = {"config_kwargs": {"connect_timeout": 4, "read_timeout": 20, "retr
 
 
 def is_local(url: str) -> bool:
-    """Return whether `url` is a plain path or a file:// URL."""
-    return "://" not in url or url.startswith("file://")
+    """Return whether `url` is a plain path or a file:// URL, and does not lead into a zip file."""
+    return ("://" not in url or url.startswith("file://")) and split_zip(url) is None
 
 
 def local_path(url: str) -> Path:
@@ -86,9 +87,9 @@ def parent(url: str) -> str | None:
     if is_local(url):
         path = local_path(url).absolute()
         return None if path.parent == path else str(path.parent)
-    protocol, _, path_part = url.rstrip("/").partition("://")
+    protocol, separator, path_part = url.rstrip("/").rpartition("://")
     head, slash, _ = path_part.rpartition("/")
-    return f"{protocol}://{head}" if slash and head else None
+    return f"{protocol}{separator}{head}" if slash and head else None
 
 
 def not_found_message(url: str) -> str:
@@ -157,6 +158,12 @@ def open_store(url: str, *, read_only: bool) -> zarr.abc.store.Store:
     """
     if is_local(url):
         return FencedLocalStore(local_path(url), read_only=read_only)
+    zipped = split_zip(url)
+    if zipped is not None:
+        if not read_only:
+            raise OutputError(f"{url}: zip files are only read; choose a folder ending in .zarr.")
+        files = asynchronous(zip_file_system(zipped[0], _options(zipped[0])))
+        return RetryingStore(files, read_only=True, path=zipped[1])
     with _known_protocol(url):
         return RetryingStore.from_url(url, storage_options=_options(url), read_only=read_only)
 
@@ -294,14 +301,14 @@ def list_files(url: str) -> list[str]:
 
 
 def is_pattern(url: str) -> bool:
-    """Return whether `url` holds a wildcard and no file has exactly that name."""
-    return any(mark in url for mark in "*?[") and not (is_local(url) and local_path(url).exists())
+    """Return whether `url` holds a wildcard that is no part of a name that exists."""
+    return has_wildcards(local_path(url)) if is_local(url) else any(mark in url for mark in "*?[")
 
 
 def glob_urls(pattern: str) -> list[str]:
     """Return the sorted URLs that match a glob pattern."""
     if is_local(pattern):
-        return sorted(glob.glob(str(local_path(pattern))))  # noqa: PTH207  (Path.glob takes no absolute patterns)
+        return matches(local_path(pattern))
     files, path = _files(pattern)
     return sorted(str(files.unstrip_protocol(name)) for name in retry(lambda: files.glob(path)))
 
@@ -342,6 +349,9 @@ def _fingerprint(info: dict[str, Any]) -> str:
 
 
 def _files(url: str) -> tuple[Any, str]:
+    zipped = split_zip(url)
+    if zipped is not None:
+        return zip_file_system(zipped[0], _options(zipped[0])), zipped[1]
     with _known_protocol(url):
         files, path = fsspec.core.url_to_fs(url, **_options(url))
     files.invalidate_cache()

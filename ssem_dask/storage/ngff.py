@@ -1,4 +1,4 @@
-"""OME-Zarr (NGFF) multiscale metadata, in nm: written as 0.5, exported as 0.4, read as either.
+"""OME-Zarr (NGFF) multiscale metadata, in nm: written as 0.5, exported as 0.4, read as 0.1 to 0.6.
 
 NGFF puts coordinate 0 on the *centre* of pixel 0, we put it on the corner (C3). So mip m, whose pixel 0 covers 2**m
 mip-0 pixels, carries a translation of (2**m - 1)/2 mip-0 pixels in y and x; without it a viewer would show the mips of
@@ -14,21 +14,15 @@ from ome_zarr_models.v04.image_label import ImageLabelAttrs as ImageLabelAttrsV0
 from ome_zarr_models.v05.image import ImageAttrs
 from pydantic import TypeAdapter
 
+from ssem_dask.storage.lengths import length_in_nm
 from ssem_dask.storage.untrusted import interpreting
 
 AXES = ("z", "y", "x")
 _NAME = TypeAdapter(str)
 LABEL_KEY = "image-label"
 """Attribute of an image whose values are ids."""
-_NM_PER_UNIT = {
-    "picometer": 1e-3,
-    "angstrom": 0.1,
-    "nanometer": 1.0,
-    "micrometer": 1e3,
-    "millimeter": 1e6,
-    "centimeter": 1e7,
-    "meter": 1e9,
-}
+_OLDEST_AXES = ("t", "c", "z", "y", "x")
+"""Axes of OME-Zarr 0.1 and 0.2, which do not name them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +35,7 @@ class Multiscale:
     scales: tuple[tuple[float, ...], ...]
     """Scale of each level along `axes`: nm if the axis has a length unit, else the bare number."""
     in_nm: tuple[bool, ...]
-    """Whether an axis has a length unit, so that its scale is nm."""
+    """Whether an axis has a length unit and a scale, so that its scale is nm."""
 
     def scale_of(self, axis: str) -> float | None:
         """Return nm per pixel of level 0 along `axis`; None if the axis has no length unit."""
@@ -83,7 +77,9 @@ def is_image(attributes: Mapping[str, Any]) -> bool:
 
 
 def parse_multiscale(attributes: Mapping[str, Any], *, where: str) -> Multiscale:
-    """Read the first multiscale of a group's attributes, OME-Zarr 0.4 or 0.5.
+    """Read the first multiscale of a group's attributes, OME-Zarr 0.1 to 0.6.
+
+    An image without a scale has none: 1.0 is never taken in its place.
 
     Args:
         attributes: of the group.
@@ -95,17 +91,32 @@ def parse_multiscale(attributes: Mapping[str, Any], *, where: str) -> Multiscale
     cure = "give the array itself (for example .../0) with its pixel size and section thickness"
     with interpreting(where, what="its OME-Zarr metadata", cure=cure):
         image = _multiscales(attributes)[0]
-        axes = tuple(_NAME.validate_python(axis["name"]) for axis in image["axes"])
-        factors = tuple(_NM_PER_UNIT.get(axis.get("unit", ""), 0.0) for axis in image["axes"])
-        shared = _scale(image.get("coordinateTransformations", ()), len(axes))
-        paths, scales = [], []
+        axes, units = _axes_of(image)
+        factors = tuple(length_in_nm(1, unit=unit) or 0.0 for unit in units)
+        # Before 0.6, transformations of the image apply to all levels; since then, they lead to other systems.
+        shared = None if "coordinateSystems" in image else _scale(image.get("coordinateTransformations", ()), len(axes))
+        paths, scales, known = [], [], len(axes) * [True]
         for dataset in image["datasets"]:
-            level_scale = _scale(dataset.get("coordinateTransformations", ()), len(axes))
+            own = _scale(dataset.get("coordinateTransformations", ()), len(axes))
             paths.append(_NAME.validate_python(dataset["path"]))
-            scales.append(tuple(a * b * (f or 1.0) for a, b, f in zip(level_scale, shared, factors, strict=True)))
+            if own is None and shared is None:
+                known = len(axes) * [False]
+            pairs = zip(own or (1.0,) * len(axes), shared or (1.0,) * len(axes), factors, strict=True)
+            scales.append(tuple(a * b * (f or 1.0) for a, b, f in pairs))
         if not paths or len({*axes}) != len(axes):
             raise ValueError("no datasets, or an axis named twice")
-    return Multiscale(axes=axes, paths=tuple(paths), scales=tuple(scales), in_nm=tuple(f > 0 for f in factors))
+    return Multiscale(
+        axes=axes,
+        paths=tuple(paths),
+        scales=tuple(scales),
+        in_nm=tuple(f > 0 and k for f, k in zip(factors, known, strict=True)),
+    )
+
+
+def image_names(attributes: Mapping[str, Any]) -> list[str]:
+    """Return the name of each image in a group's attributes; its number if it has no name."""
+    images = [image for image in _multiscales(attributes) if isinstance(image, Mapping)]
+    return [str(image.get("name") or number) for number, image in enumerate(images)]
 
 
 def _multiscale(name: str, *, pixel_size: float, section_thickness: float, mips: int) -> dict[str, Any]:
@@ -127,11 +138,55 @@ def _multiscales(attributes: Mapping[str, Any]) -> Sequence[Any]:
     return multiscales if isinstance(multiscales, list) else []
 
 
-def _scale(transformations: Sequence[Mapping[str, Any]], ndim: int) -> tuple[float, ...]:
+def _axes_of(image: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names and the units of the axes of an image, "" for axes without a unit."""
+    axes = _intrinsic_axes(image) if "coordinateSystems" in image else image.get("axes", _OLDEST_AXES)
+    # Axes were plain names in 0.3.
+    records = [{"name": axis} if isinstance(axis, str) else axis for axis in axes]
+    return tuple(_NAME.validate_python(axis["name"]) for axis in records), tuple(
+        str(axis.get("unit") or "") for axis in records
+    )
+
+
+def _intrinsic_axes(image: Mapping[str, Any]) -> Sequence[Any]:
+    """Return the axes of the coordinate system to which the transformations of the levels lead (0.6)."""
+    systems = {system["name"]: system["axes"] for system in image["coordinateSystems"]}
+    outputs = [
+        _system_name(transformation.get("output"))
+        for dataset in image["datasets"]
+        for transformation in dataset.get("coordinateTransformations", ())
+    ]
+    name = next((output for output in outputs if output in systems), None)
+    if name is None and len(systems) != 1:
+        raise ValueError(f"its levels lead to none of the coordinate systems {', '.join(systems)}")
+    axes: Sequence[Any] = systems[name] if name is not None else next(iter(systems.values()))
+    return axes
+
+
+def _system_name(reference: Any) -> str | None:
+    """Return the name of a coordinate system, given as an object (0.6) or as a string (its drafts)."""
+    return reference.get("name") if isinstance(reference, Mapping) else reference
+
+
+def _scale(transformations: Sequence[Mapping[str, Any]], ndim: int) -> tuple[float, ...] | None:
+    """Return the product of all scales, also of those in sequences; None if there is none.
+
+    Raises:
+        ValueError: a transformation is no scale and no translation, so a pixel has no size along the axes.
+    """
+    product: tuple[float, ...] | None = None
     for transformation in transformations:
-        if transformation["type"] == "scale":
-            scale = tuple(float(value) for value in transformation["scale"])
-            if len(scale) != ndim:
-                raise ValueError(f"scale has {len(scale)} values for {ndim} axes")
-            return scale
-    return (1.0,) * ndim
+        kind = transformation["type"]
+        if kind == "sequence":
+            part = _scale(transformation["transformations"], ndim)
+        elif kind == "scale":
+            part = tuple(float(value) for value in transformation["scale"])
+            if len(part) != ndim:
+                raise ValueError(f"scale has {len(part)} values for {ndim} axes")
+        elif kind in ("translation", "identity"):
+            part = None
+        else:
+            raise ValueError(f"a transformation of type {kind} gives pixels no size")
+        if part is not None:
+            product = part if product is None else tuple(a * b for a, b in zip(product, part, strict=True))
+    return product

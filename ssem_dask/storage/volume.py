@@ -19,7 +19,11 @@ from ssem_dask.geometry.mip import shape_at_mip
 from ssem_dask.storage import arrays, location, ngff
 from ssem_dask.storage.arrays import ZarrArray
 from ssem_dask.storage.codec_pipeline import fused_codecs
+from ssem_dask.storage.formats.axes import order_axes
+from ssem_dask.storage.lengths import UNKNOWN_SIZES, known_sizes, sizes_of
+from ssem_dask.storage.section_names import section_names
 from ssem_dask.storage.untrusted import record_in
+from ssem_dask.storage.zip_files import without_zip_protocol
 from ssem_dask.types import AnyArray, ShapeZYX
 
 IMPORT_KEY = "ssem_dask_import"
@@ -50,9 +54,19 @@ class VolumeInfo:
 class Volume:
     """An existing volume; made by `Volume.open` or `create_volume`."""
 
-    def __init__(self, url: str, *, info: VolumeInfo, paths: tuple[str, ...], levels: tuple[ZarrArray, ...]) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        info: VolumeInfo,
+        paths: tuple[str, ...],
+        levels: tuple[ZarrArray, ...],
+        section_names: tuple[str, ...] = (),
+    ) -> None:
         self.url = url
         self.info = info
+        self.section_names = section_names
+        """Name of each section, as imported; empty if sections have no names."""
         self._paths = paths
         self._levels = levels
         self._writable: dict[int, ZarrArray] = {}
@@ -80,24 +94,24 @@ class Volume:
         """
         paths: tuple[str, ...]
         levels: tuple[ZarrArray, ...]
-        stored_pixel, stored_thickness = None, None
+        stored = UNKNOWN_SIZES
         if like is not None:
             pixel_size, section_thickness = like.pixel_size, like.section_thickness
+        url = without_zip_protocol(url)
         attributes = arrays.group_attributes(url)
         if attributes is None:
             paths = ("",)
             levels = (arrays.open_array(url, mode="r"),)
+            if levels[0].ndim == 3:
+                _refuse_other_order(url, levels[0])
         else:
             _refuse_other_groups(url, attributes)
             image = ngff.parse_multiscale(attributes, where=url)
             if image.axes != ngff.AXES:
-                raise SourceError(
-                    f"{url}: axes are {', '.join(image.axes)}, but a volume has z, y, x; "
-                    "bring it into that form with 'ssem-dask import'."
-                )
+                raise SourceError(_other_axes(url, image.axes))
             paths, levels = _open_levels(url, image)
-            stored_pixel = _pixel_size(url, image, given=pixel_size)
-            stored_thickness = image.scale_of("z")
+            z, y, x = ((image.scale_of(axis), "nm") for axis in ngff.AXES)
+            stored = sizes_of({"z": z, "y": y, "x": x})
         shape = levels[0].shape
         if len(shape) != 3:
             raise SourceError(f"{url}: the array has shape {shape}, but a volume has three axes (z, y, x).")
@@ -105,12 +119,9 @@ class Volume:
         info = VolumeInfo(
             shape=(shape[0], shape[1], shape[2]),
             dtype=np.dtype(levels[0].dtype).newbyteorder("="),
-            pixel_size=known_size(url, "pixel size", "--pixel-size", given=pixel_size, stored=stored_pixel),
-            section_thickness=known_size(
-                url, "section thickness", "--section-thickness", given=section_thickness, stored=stored_thickness
-            ),
+            **known_sizes(url, stored, pixel_size=pixel_size, section_thickness=section_thickness),
         )
-        return cls(url, info=info, paths=paths, levels=levels)
+        return cls(url, info=info, paths=paths, levels=levels, section_names=section_names(attributes or {}))
 
     @property
     def mips(self) -> tuple[int, ...]:
@@ -262,16 +273,6 @@ def holds_labels(attributes: Mapping[str, Any], *, dtype: np.dtype[Any]) -> bool
     return declared or ngff.LABEL_KEY in attributes or (dtype.kind in "iu" and dtype not in (np.uint8, np.uint16))
 
 
-def known_size(where: str, what: str, option: str, *, given: float | None, stored: float | None) -> float:
-    """Return a size in nm, `given` before `stored`; SourceError if both are None or it is not positive."""
-    size = stored if given is None else given
-    if size is None:
-        raise SourceError(f"{where}: its {what} is unknown; give it in nm ({option}).")
-    if not (size > 0 and np.isfinite(size)):
-        raise SourceError(f"{where}: its {what} is {size} nm, but it must be positive; give it in nm ({option}).")
-    return float(size)
-
-
 def check_image_dtype(where: str, dtype: np.dtype[Any]) -> None:
     """Raise SourceError if values of `dtype` are not grey values that can be aligned (C9)."""
     if dtype not in (np.uint8, np.uint16):
@@ -323,6 +324,18 @@ def _refuse_other_groups(url: str, attributes: dict[str, Any]) -> None:
     )
 
 
+def _refuse_other_order(url: str, array: ZarrArray) -> None:
+    names = arrays.axis_names(array)
+    if names is not None and order_axes(url, array.shape, names=names).zyx != (0, 1, 2):
+        raise SourceError(_other_axes(url, names))
+
+
+def _other_axes(url: str, axes: tuple[str, ...]) -> str:
+    return (
+        f"{url}: axes are {', '.join(axes)}, but a volume has z, y, x; bring it into that form with 'ssem-dask import'."
+    )
+
+
 def _open_levels(url: str, image: ngff.Multiscale) -> tuple[tuple[str, ...], tuple[ZarrArray, ...]]:
     """Open the levels that are mips (C3): y and x halved and rounded up each time, z kept; ignore the others."""
     first = arrays.open_array(location.join_below(url, image.paths[0]), mode="r")
@@ -335,10 +348,3 @@ def _open_levels(url: str, image: ngff.Multiscale) -> tuple[tuple[str, ...], tup
         paths.append(path)
         levels.append(level)
     return tuple(paths), tuple(levels)
-
-
-def _pixel_size(url: str, image: ngff.Multiscale, *, given: float | None) -> float | None:
-    y, x = image.scale_of("y"), image.scale_of("x")
-    if given is None and y is not None and x is not None and abs(y - x) > 1e-3 * max(y, x):
-        raise SourceError(f"{url}: pixels are {y} nm high and {x} nm wide, but they must be square; give --pixel-size.")
-    return y if x is not None else None

@@ -21,7 +21,9 @@ from ssem_dask.stages.configs import DownsampleStageConfig
 from ssem_dask.stages.pyramid_writer import SlabWriter
 from ssem_dask.storage import arrays, location, ngff, places
 from ssem_dask.storage.formats.detect import open_any_format
-from ssem_dask.storage.formats.source import Source, SourceInfo
+from ssem_dask.storage.formats.source import ReadOptions, Source, SourceInfo
+from ssem_dask.storage.lengths import known_sizes
+from ssem_dask.storage.section_names import names_attribute
 from ssem_dask.storage.volume import (
     IMPORT_KEY,
     Volume,
@@ -29,7 +31,6 @@ from ssem_dask.storage.volume import (
     check_image_dtype,
     check_sections,
     create_volume,
-    known_size,
 )
 from ssem_dask.types import AnyArray, ShapeZYX
 
@@ -50,8 +51,12 @@ class ImportPlan:
     shard: ShapeZYX
     mips: int
     """Number of levels that are written."""
-    labels: bool
-    """Whether the values are ids."""
+    reading: ReadOptions
+    """How the source is read."""
+    names: tuple[str, ...] = ()
+    """Name of each section; empty if they have none."""
+    notes: tuple[str, ...] = ()
+    """Remarks about the source, one sentence each."""
     replaces: bool
     """Whether something at the destination is deleted first."""
 
@@ -65,11 +70,15 @@ def plan_import(
     chunk: ShapeZYX = DEFAULT_CHUNK,
     shard: ShapeZYX = DEFAULT_SHARD,
     labels: bool = False,
+    channel: int | None = None,
+    time: int | None = None,
+    order: str | None = None,
     pyramid: bool = True,
     overwrite: bool = False,
 ) -> ImportPlan:
     """Check source and destination, without changing anything; arguments and errors as in `import_volume`."""
-    with contextlib.closing(open_any_format(source)) as opened:
+    reading = ReadOptions(channel=channel, time=time, labels=labels, order=order)
+    with contextlib.closing(open_any_format(source, reading)) as opened:
         return _plan(
             opened,
             source,
@@ -78,7 +87,7 @@ def plan_import(
             section_thickness=section_thickness,
             chunk=chunk,
             shard=shard,
-            labels=labels,
+            reading=reading,
             pyramid=pyramid,
             overwrite=overwrite,
         )
@@ -86,7 +95,7 @@ def plan_import(
 
 def run_import(plan: ImportPlan, *, progress: Callable[[int], None] | None = None) -> VolumeInfo:
     """Write the volume of a plan; `progress`, return value and errors as in `import_volume`."""
-    with contextlib.closing(open_any_format(plan.source)) as opened:
+    with contextlib.closing(open_any_format(plan.source, plan.reading)) as opened:
         return _write(opened, plan, progress=progress)
 
 
@@ -99,6 +108,9 @@ def import_volume(
     chunk: ShapeZYX = DEFAULT_CHUNK,
     shard: ShapeZYX = DEFAULT_SHARD,
     labels: bool = False,
+    channel: int | None = None,
+    time: int | None = None,
+    order: str | None = None,
     pyramid: bool = True,
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
@@ -106,7 +118,8 @@ def import_volume(
     """Import a volume.
 
     Args:
-        source: folder or glob of images, multi-page TIFF, `file.h5[:/dataset]`, Zarr array or OME-Zarr group.
+        source: folder or glob of images, multi-page TIFF, `file.h5[:/dataset]`, Zarr array or OME-Zarr group, also in a
+            zip file, N5 or precomputed.
         destination: URL of the OME-Zarr group to write.
         pixel_size: nm per pixel in y and x; overrides the source's own value.
         section_thickness: nm per section; overrides the source's own value.
@@ -116,6 +129,10 @@ def import_volume(
             shards more.
         labels: the values are ids: any integer type, and a constant volume is no mistake. Each pixel of the pyramid has
             the most frequent id of the four below it.
+        channel: channel to import, counted from 0; None if the source has one, or equal ones.
+        time: time point to import, counted from 0; None if the source has one.
+        order: URL of a text file that lists the image files of a folder in order of z, one name per line; None for the
+            natural order of their names.
         pyramid: write coarser levels as well, until the longer side is at most 256 px, as those of an aligned volume
             are by default; False: mip 0 alone.
         overwrite: replace a complete volume at the destination.
@@ -130,7 +147,8 @@ def import_volume(
         OutputError: the destination exists, or cannot be written.
         PlanError: `shard` is not a multiple of `chunk`.
     """
-    with contextlib.closing(open_any_format(source)) as opened:
+    reading = ReadOptions(channel=channel, time=time, labels=labels, order=order)
+    with contextlib.closing(open_any_format(source, reading)) as opened:
         plan = _plan(
             opened,
             source,
@@ -139,7 +157,7 @@ def import_volume(
             section_thickness=section_thickness,
             chunk=chunk,
             shard=shard,
-            labels=labels,
+            reading=reading,
             pyramid=pyramid,
             overwrite=overwrite,
         )
@@ -155,10 +173,11 @@ def _plan(
     section_thickness: float | None,
     chunk: ShapeZYX,
     shard: ShapeZYX,
-    labels: bool,
+    reading: ReadOptions,
     pyramid: bool,
     overwrite: bool,
 ) -> ImportPlan:
+    labels = reading.labels
     info = _volume_info(source, opened.info, pixel_size=pixel_size, section_thickness=section_thickness, labels=labels)
     smallest = DownsampleStageConfig().smallest
     return ImportPlan(
@@ -168,7 +187,9 @@ def _plan(
         chunk=chunk,
         shard=shard,
         mips=level_count(info.shape[1:], smallest=smallest) if pyramid else 1,
-        labels=labels,
+        reading=reading,
+        names=opened.info.names,
+        notes=opened.info.notes,
         replaces=_check_destination(destination, source=source, overwrite=overwrite),
     )
 
@@ -176,15 +197,15 @@ def _plan(
 def _write(source: Source, plan: ImportPlan, *, progress: Callable[[int], None] | None) -> VolumeInfo:
     """Write the volume of a plan, and delete it if that fails."""
     destination = plan.destination
-    state = {"state": "importing", "source": plan.source, "labels": plan.labels}
+    state = {"state": "importing", "source": plan.source, "labels": plan.reading.labels}
     try:
         with location.writing(destination):
             if plan.replaces:
                 _delete_volume(destination)
-            arrays.create_group(destination, attributes={IMPORT_KEY: state})
+            arrays.create_group(destination, attributes={IMPORT_KEY: state, **names_attribute(plan.names)})
             volume = create_volume(destination, info=plan.info, chunk=plan.chunk, shard=plan.shard, mips=plan.mips)
-        lowest, highest = _copy(source, volume, labels=plan.labels, progress=progress)
-        if lowest == highest and not plan.labels:
+        lowest, highest = _copy(source, volume, labels=plan.reading.labels, progress=progress)
+        if lowest == highest and not plan.reading.labels:
             raise SourceError(
                 f"{plan.source}: every pixel of the volume is {lowest}, so there is nothing to align; check the export."
             )
@@ -237,10 +258,7 @@ def _volume_info(
     return VolumeInfo(
         shape=info.shape,
         dtype=info.dtype.newbyteorder("="),
-        pixel_size=known_size(where, "pixel size", "--pixel-size", given=pixel_size, stored=info.pixel_size),
-        section_thickness=known_size(
-            where, "section thickness", "--section-thickness", given=section_thickness, stored=info.section_thickness
-        ),
+        **known_sizes(where, info.sizes, pixel_size=pixel_size, section_thickness=section_thickness),
     )
 
 
@@ -255,7 +273,7 @@ def _check_destination(destination: str, *, source: str, overwrite: bool) -> boo
         if state == "volume":
             if not overwrite:
                 raise OutputError(
-                    f"{destination}: a volume is already there; choose another name or allow to overwrite."
+                    f"{destination}: a volume is already there; choose another name, or replace it with --overwrite."
                 )
             return True
         if places.is_occupied(destination):

@@ -175,15 +175,19 @@ def test_truncated_jpeg(tmp_path: Path, keep: float):
     check_refused(tmp_path, tmp_path / "a.zarr", "s4.jpg")
 
 
+def colours(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(2).integers(0, 255, shape, dtype=np.uint8)
+
+
 def rgb_tiff(path: Path) -> Path:
-    tifffile.imwrite(path.with_suffix(".tif"), np.zeros((4, 20, 20, 3), np.uint8), photometric="rgb")
+    tifffile.imwrite(path.with_suffix(".tif"), colours((4, 20, 20, 3)), photometric="rgb")
     return path.with_suffix(".tif")
 
 
 def rgb_series(path: Path, encode: Callable, suffix: str) -> Path:
     path.mkdir()
     for z in range(3):
-        (path / f"{z}{suffix}").write_bytes(encode(np.zeros((20, 20, 3), np.uint8)))
+        (path / f"{z}{suffix}").write_bytes(encode(colours((20, 20, 3))))
     return path
 
 
@@ -250,7 +254,7 @@ def test_zarr_that_is_not_a_volume(tmp_path: Path):
     zarr.create_array(str(tmp_path / "flat.zarr"), data=sections()[0])
     check_refused(tmp_path / "flat.zarr", tmp_path / "a.zarr", "shape (40, 50)", "z, y, x")
     zarr.create_array(str(tmp_path / "c.zarr"), data=np.zeros((3, 4, 5, 6), np.uint8))
-    check_refused(tmp_path / "c.zarr", tmp_path / "a.zarr", "shape (3, 4, 5, 6)", "one channel")
+    check_refused(tmp_path / "c.zarr", tmp_path / "a.zarr", "shape (3, 4, 5, 6)", "--channel or --time 0 to 2")
 
 
 def test_missing_sizes(series: Path, tmp_path: Path):

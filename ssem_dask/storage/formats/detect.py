@@ -3,72 +3,110 @@
 from ssem_dask.errors import SourceError
 from ssem_dask.extras import require_extra
 from ssem_dask.storage import arrays, location
-from ssem_dask.storage.formats.source import HDF5_NAME, IMAGE_SUFFIXES, TIFF, Source
+from ssem_dask.storage.formats.source import HDF5_NAME, IMAGE_SUFFIXES, TIFF, ReadOptions, Source
 from ssem_dask.storage.formats.tensorstore_array import TensorStoreSource, is_n5, is_precomputed
 from ssem_dask.storage.formats.zarr_array import ZarrSource
+from ssem_dask.storage.zip_files import split_zip, without_zip_protocol
+
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def open_any_format(url: str) -> Source:
+def open_any_format(url: str, options: ReadOptions | None = None) -> Source:
     """Open a volume in any format that can be imported; the caller closes it.
 
     Args:
-        url: a folder or a glob pattern of TIFF, PNG or JPEG files; a multi-page TIFF file; `file.h5` or
-            `file.h5:/dataset`; a Zarr array or OME-Zarr group; an N5 dataset; a neuroglancer-precomputed volume.
+        url: a folder or a glob pattern of TIFF, PNG or JPEG files; a multi-page TIFF file; `file.h5`,
+            `file.h5:/dataset` or `file.h5/dataset`; a Zarr array or OME-Zarr group, also in a zip file; an N5 dataset;
+            a neuroglancer-precomputed volume.
+        options: choices of the user; None for none.
 
     Raises:
         SourceError: nothing is there, it cannot be reached, or it is in no format that can be read.
     """
+    options = options or ReadOptions()
+    url = without_zip_protocol(url)
     with location.reading(url):
+        if options.order is not None:
+            return _listed_series(url, options)
         if url.startswith("precomputed://"):
-            return TensorStoreSource(url) if is_precomputed(url) else _missing(url)
+            return TensorStoreSource(url, options) if is_precomputed(url) else _missing(url)
         if not location.is_local(url):
             location.open_store(url, read_only=True)  # raises for an unknown protocol
-        if HDF5_NAME.match(url):
-            return _hdf5(url)
+        if HDF5_NAME.match(url) and not _is_folder(url):
+            return _hdf5(url, options)
         if location.is_pattern(url):
-            return _image_series(url)
+            return _image_series(url, options)
         lower = url.lower().rstrip("/")
         if lower.endswith(TIFF) and not _is_folder(url):
-            return _tiff_stack(url)
+            return _tiff(url, options)
         if lower.endswith(IMAGE_SUFFIXES) and not _is_folder(url):
-            return _image_series(url, files=[url])
+            return _image_series(url, options, files=[url])
         if arrays.is_node(url):
-            return ZarrSource(url)
+            return ZarrSource(url, options)
         if is_n5(url) or is_precomputed(url):
-            return TensorStoreSource(url)
+            return TensorStoreSource(url, options)
+        if split_zip(url) is not None:
+            return _in_zip(url, options)
         if not location.exists(url):
             # A web server may serve an array that cannot be listed; Zarr reports what is wrong with the location.
-            return ZarrSource(url) if not location.is_local(url) else _missing(url)
+            return ZarrSource(url, options) if not location.is_local(url) else _missing(url)
         if location.is_local(url) and not _is_folder(url):
-            raise SourceError(
-                f"{url}: is in no format that can be imported; give TIFF, PNG or JPEG images, HDF5 (*.h5), Zarr, N5 or "
-                "precomputed."
-            )
-        return _image_series(url)
+            return _by_content(url, options)
+        return _image_series(url, options)
+
+
+def _in_zip(url: str, options: ReadOptions) -> Source:
+    """Open what a zip file holds: a volume in its only folder, or images."""
+    names = location.list_names(url)
+    if len(names) == 1 and not names[0].lower().endswith(IMAGE_SUFFIXES):
+        return open_any_format(location.join(url, names[0]), options)
+    return _image_series(url, options)
+
+
+def _by_content(url: str, options: ReadOptions) -> Source:
+    """Open a file whose name has no known suffix, if it begins like one of a known format."""
+    magic = location.read_range(url, start=0, stop=8)
+    if magic == _HDF5_MAGIC:
+        return _hdf5(url, options)
+    if magic[:4] in _TIFF_MAGIC:
+        return _tiff(url, options)
+    raise SourceError(
+        f"{url}: is in no format that can be imported; give TIFF, PNG or JPEG images, HDF5 (*.h5), Zarr, N5 or "
+        "precomputed."
+    )
 
 
 # The packages that decode images and HDF5 are optional, so the modules that use them are imported on first use.
 
 
-def _hdf5(url: str) -> Source:
+def _hdf5(url: str, options: ReadOptions) -> Source:
     require_extra("formats", purpose=url)
     from ssem_dask.storage.formats.hdf5 import Hdf5Source
 
-    return Hdf5Source(url)
+    return Hdf5Source(url, options)
 
 
-def _tiff_stack(url: str) -> Source:
+def _tiff(url: str, options: ReadOptions) -> Source:
     require_extra("formats", purpose=url)
-    from ssem_dask.storage.formats.tiff_stack import TiffStackSource
+    from ssem_dask.storage.formats.tiff_file import TiffSource
 
-    return TiffStackSource(url)
+    return TiffSource(url, options)
 
 
-def _image_series(url: str, *, files: list[str] | None = None) -> Source:
+def _image_series(url: str, options: ReadOptions, *, files: list[str] | None = None) -> Source:
     require_extra("formats", purpose=url)
-    from ssem_dask.storage.formats.series import SeriesSource, files_of
+    from ssem_dask.storage.formats.series import SeriesSource, files_of, open_file_set
 
-    return SeriesSource(files_of(url) if files is None else files, where=url)
+    sections = files_of(url) if files is None else files
+    return open_file_set(sections, options) or SeriesSource(sections, options, where=url)
+
+
+def _listed_series(url: str, options: ReadOptions) -> Source:
+    require_extra("formats", purpose=url)
+    from ssem_dask.storage.formats.series import SeriesSource, listed_files
+
+    return SeriesSource(listed_files(url, options.order or ""), options, where=url)
 
 
 def _missing(url: str) -> Source:

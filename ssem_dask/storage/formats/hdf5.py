@@ -1,5 +1,7 @@
-"""HDF5: a three-dimensional dataset (z, y, x), given as `file.h5` if it is the only one, else as `file.h5:/path`."""
+"""HDF5: one dataset, given as `file.h5` if it is the only volume, else as `file.h5:/path` or `file.h5/path`."""
 
+import math
+import re
 import threading
 from typing import Any
 
@@ -9,44 +11,51 @@ import numpy as np
 
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
-from ssem_dask.storage.formats.source import HDF5_NAME, SourceInfo, decoding
+from ssem_dask.storage.formats.array_attributes import parse_array_attributes, plain_value
+from ssem_dask.storage.formats.axes import order_axes
+from ssem_dask.storage.formats.big_data_viewer import stored_sizes
+from ssem_dask.storage.formats.chunk_count import grid_of, missing_note
+from ssem_dask.storage.formats.source import HDF5_NAME, ReadOptions, SourceInfo, decoding
+from ssem_dask.storage.lengths import sizes_of
 from ssem_dask.types import AnyArray
+from ssem_dask.units import plural, shortened
+
+_BDV_CELLS = re.compile(r"t(?P<time>\d{5,})/s(?P<setup>\d{2,})/(?P<level>\d+)/cells")
+"""Path of an image of BigDataViewer, which stores uint16 values as int16."""
+_LEVEL = re.compile(r"(.*/)?(?:s|scale|level|mip)?(\d+)(/[^/\d]*)?")
+_NAMES_SHOWN = 8
 
 
 class Hdf5Source:
     """One dataset of an HDF5 file."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, options: ReadOptions) -> None:
         """Open the file and find the dataset.
 
         Raises:
             SourceError: the file is missing or damaged, or it is not clear which dataset is meant.
         """
         match = HDF5_NAME.match(url)
-        if match is None:
-            raise SourceError(f"{url}: is not the name of an HDF5 file (*.h5, *.hdf5); check it.")
+        file, name = (match["file"], match["dataset"] or match["path"]) if match is not None else (url, None)
         self._url = url
         self._lock = threading.Lock()
-        file = match["file"]
         with decoding(file):
             self._remote = None if location.is_local(file) else fsspec.open(file, "rb").open()
-            self._file = h5py.File(self._remote or location.local_path(file), "r")
+            self._file = _open_unlocked(self._remote or location.local_path(file))
         try:
-            self._dataset = _dataset(self._file, file, match["dataset"])
+            self._dataset = _find_dataset(self._file, file, name, options)
+            self._describe(file, options)
         except BaseException:
             self.close()
             raise
-        thickness, pixel_size = _sizes(self._dataset.attrs)
-        z, y, x = self._dataset.shape
-        dtype: np.dtype[Any] = self._dataset.dtype
-        self.info = SourceInfo(
-            shape=(z, y, x), dtype=dtype.newbyteorder("="), pixel_size=pixel_size, section_thickness=thickness
-        )
 
     def read(self, *, z_start: int, z_stop: int, y_start: int, y_stop: int) -> AnyArray:
         """See `Source.read`."""
         with self._lock, decoding(f"{self._url} sections {z_start} to {z_stop - 1}"):
-            return np.asarray(self._dataset[z_start:z_stop, y_start:y_stop], dtype=self.info.dtype)
+            values = self._order.read(self._dataset, z_start=z_start, z_stop=z_stop, y_start=y_start, y_stop=y_stop)
+            if self._reinterpreted:
+                values = values.astype(np.int16, copy=False).view(np.uint16)
+            return np.ascontiguousarray(values, dtype=self.info.dtype)
 
     def close(self) -> None:
         """Close the file."""
@@ -54,21 +63,59 @@ class Hdf5Source:
         if self._remote is not None:
             self._remote.close()
 
+    def _describe(self, file: str, options: ReadOptions) -> None:
+        dataset = self._dataset
+        path = dataset.name.strip("/")
+        cells = _BDV_CELLS.fullmatch(path)
+        attributes = {key: plain_value(value) for key, value in dataset.attrs.items()}
+        labels = [dimension.label for dimension in dataset.dims]
+        names = labels if any(labels) and all(labels) else None
+        parsed = parse_array_attributes(attributes, ndim=dataset.ndim, names=names)
+        time, channel = (None, None) if cells else (options.time, options.channel)
+        self._order = order_axes(f"{file}:/{path}", dataset.shape, names=parsed.names, channel=channel, time=time)
+        _check_links(dataset, f"{file}:/{path}")
+        with decoding(f"{file}:/{path}"):
+            self._order.check_channels(dataset)
+        dtype = np.dtype(dataset.dtype).newbyteorder("=")
+        self._reinterpreted = cells is not None and dtype == np.int16
+        lengths = parsed.lengths
+        if cells is not None and not lengths:
+            lengths = stored_sizes(file, setup=int(cells["setup"]))
+        self.info = SourceInfo(
+            shape=self._order.shape,
+            dtype=np.dtype(np.uint16) if self._reinterpreted else dtype,
+            sizes=sizes_of(lengths),
+            notes=(*self._order.notes, *_missing(dataset, f"{file}:/{path}")),
+        )
 
-def _dataset(file: Any, url: str, name: str | None) -> Any:
-    paths: list[str] = []
-    file.visititems(lambda path, node: paths.append(path) if _is_volume(node) else None)
-    volumes = ", ".join(f"{url}:/{path}" for path in paths)
+
+def _open_unlocked(file: Any) -> Any:
+    # Nothing is written, so a program that has the file open, or a file system without locks, must not matter.
+    return h5py.File(file, "r", locking=False) if not hasattr(file, "read") else h5py.File(file, "r")
+
+
+def _find_dataset(file: Any, url: str, name: str | None, options: ReadOptions) -> Any:
+    if "DataSetInfo/Image" in file:
+        raise SourceError(f"{url}: is an Imaris file, whose arrays are padded; export it as OME-TIFF or TIFF sections.")
+    shapes: dict[str, tuple[int, ...]] = {}
+    file.visititems(lambda path, node: shapes.update({path: node.shape}) if _is_volume(node) else None)
+    finest = _finest(shapes)
+    volumes = shortened([f"{url}:/{path}" for path in finest], limit=_NAMES_SHOWN)
     if name is None:
-        if len(paths) == 1:
-            return file[paths[0]]
-        if not paths:
+        chosen = _chosen_cells(url, finest, options) or finest
+        if len(chosen) == 1:
+            return file[chosen[0]]
+        if not shapes:
             raise SourceError(f"{url}: holds no dataset with three axes (z, y, x); check the file.")
         raise SourceError(f"{url}: holds several volumes; name one of them: {volumes}.")
-    if name.strip("/") not in file:
+    path = name.strip("/")
+    if path not in file:
         raise SourceError(f"{url}: holds no dataset {name}; its volumes are: {volumes or 'none'}.")
-    node = file[name.strip("/")]
+    node = file[path]
     if not _is_volume(node):
+        inside = [found for found in finest if found.startswith(path + "/")]
+        if len(inside) == 1:
+            return file[inside[0]]
         raise SourceError(
             f"{url}: {name} is not an array with three axes (z, y, x); its volumes are: {volumes or 'none'}."
         )
@@ -76,14 +123,72 @@ def _dataset(file: Any, url: str, name: str | None) -> Any:
 
 
 def _is_volume(node: Any) -> bool:
-    return isinstance(node, h5py.Dataset) and node.ndim == 3
+    return isinstance(node, h5py.Dataset) and node.ndim >= 3 and node.dtype.kind in "biuf"
 
 
-def _sizes(attributes: Any) -> tuple[float | None, float | None]:
-    """Return (section thickness, pixel size) in nm from `resolution` (nm) or `element_size_um`, both (z, y, x)."""
-    for name, factor in (("resolution", 1.0), ("element_size_um", 1e3)):
-        values = np.asarray(attributes.get(name, ()))
-        if values.shape == (3,) and np.issubdtype(values.dtype, np.number) and np.all(values > 0):
-            z, y, x = (float(value) * factor for value in values)
-            return z, (y if abs(y - x) <= 1e-3 * y else None)
-    return None, None
+def _finest(shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    """Leave out arrays that are coarser levels of another one: a higher number in the path, and smaller."""
+    levels: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for path in shapes:
+        cells = _BDV_CELLS.fullmatch(path)
+        match = _LEVEL.fullmatch(path)
+        if cells is not None:
+            key, level = (f"{cells['time']}/{cells['setup']}", "cells"), int(cells["level"])
+        elif match is not None:
+            key, level = (match[1] or "", match[3] or ""), int(match[2])
+        else:
+            key, level = (path, path), 0
+        levels.setdefault(key, []).append((level, path))
+    coarser = set()
+    for group in levels.values():
+        finest = min(group)[1]
+        coarser |= {path for _, path in group if path != finest and math.prod(shapes[path]) < math.prod(shapes[finest])}
+    return [path for path in shapes if path not in coarser]
+
+
+def _chosen_cells(url: str, paths: list[str], options: ReadOptions) -> list[str] | None:
+    """Choose an image of BigDataViewer by time point and channel, which it calls setup; None for other files."""
+    matches = [match for path in paths if (match := _BDV_CELLS.fullmatch(path)) is not None]
+    if not matches:
+        return None
+    for group, at, option, word in (
+        ("time", options.time, "--time", "time point"),
+        ("setup", options.channel, "--channel", "channel"),
+    ):
+        values = sorted({int(match[group]) for match in matches})
+        if at is None and len(values) > 1:
+            raise SourceError(
+                f"{url}: has {plural(len(values), word)}, but a volume has one; choose with {option} {values[0]} to "
+                f"{values[-1]}."
+            )
+        if at is not None and at not in values:
+            raise SourceError(f"{url}: has no {word} {at}; choose with {option} {values[0]} to {values[-1]}.")
+        matches = [match for match in matches if int(match[group]) == (values[0] if at is None else at)]
+    return [match[0] for match in matches]
+
+
+def _check_links(dataset: Any, where: str) -> None:
+    """Raise SourceError if a virtual dataset refers to files that are missing: they would read as empty."""
+    if not dataset.is_virtual:
+        return
+    files = {source.file_name for source in dataset.virtual_sources()} - {"."}
+    folder = location.parent(dataset.file.filename) or ""
+    missing = sorted(
+        name for name in files if not location.exists(name if name.startswith("/") else location.join(folder, name))
+    )
+    if missing:
+        raise SourceError(
+            f"{where}: is made of {plural(len(files), 'file')}, of which {len(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing ({shortened(missing, limit=3)}); copy all of them."
+        )
+
+
+def _missing(dataset: Any, where: str) -> tuple[str, ...]:
+    """Return a remark about chunks that are not stored."""
+    if dataset.is_virtual or dataset.size == 0:
+        return ()
+    if dataset.chunks is None:
+        empty = dataset.id.get_storage_size() == 0 and dataset.external is None
+        return missing_note(where, stored=0 if empty else 1, expected=1, unit="block of values")
+    expected = math.prod(grid_of(dataset.shape, dataset.chunks))
+    return missing_note(where, stored=dataset.id.get_num_chunks(), expected=expected)

@@ -1,126 +1,123 @@
-"""Header and values of an image file that holds one section: TIFF, PNG or JPEG."""
+"""Header and values of an image file that holds one section: TIFF, PNG or JPEG, recognised by their first bytes."""
 
+import contextlib
 import io
-import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
-import imagecodecs
 import numpy as np
-import tifffile
 
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
-from ssem_dask.storage.formats.source import PNG, TIFF, decoding
-from ssem_dask.storage.formats.tiff_tags import check_whole, grey_dtype, sizes
+from ssem_dask.storage.formats.grey import grey_values
+from ssem_dask.storage.formats.image_header import ImageHeader
+from ssem_dask.storage.formats.jpeg_file import JPEG_MAGIC, decode_jpeg, read_jpeg_header
+from ssem_dask.storage.formats.png_file import PNG_MAGIC, decode_png, read_png_header
+from ssem_dask.storage.formats.source import ReadOptions, decoding
+from ssem_dask.storage.formats.tiff_file import TiffSource
+from ssem_dask.storage.lengths import UNKNOWN_SIZES, Sizes
 from ssem_dask.types import AnyArray, ShapeYX
+from ssem_dask.units import plural
 
-_PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
-_JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_LONGEST_MAGIC = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageHeader:
-    """Parsed header of an image file."""
+class Section:
+    """Size and type of the grey image that a file holds."""
 
     shape: ShapeYX
     dtype: np.dtype[Any]
-    pixel_size: float | None = None
-    """nm; None if the file does not contain it."""
+    sizes: Sizes = UNKNOWN_SIZES
+    channels: int = 1
+    """Channels of the stored image."""
+    orientation: int = 1
+    """Orientation that is undone when the file is read."""
 
 
-def read_header(url: str) -> ImageHeader:
+def read_section_header(url: str, options: ReadOptions) -> Section:
     """Read size and type of an image file without decoding it.
 
     Raises:
-        SourceError: the file is missing, damaged, or not one grey section; names it.
+        SourceError: the file is missing, damaged, or not one section; names it.
     """
-    with decoding(url):
-        if _has_suffix(url, TIFF):
-            with _open_tiff(url) as tiff:
-                page = tiff.pages.first
-                _check_single_page(tiff, url)
-                check_whole(tiff, url)
-                return ImageHeader(
-                    shape=(page.imagelength, page.imagewidth),
-                    dtype=grey_dtype(page, url),
-                    pixel_size=sizes(tiff)[0],
-                )
-        content = _head(url)
-        return _png_header(content, url) if _has_suffix(url, PNG) else _jpeg_header(content, url)
+    with decoding(url), _open(url) as file:
+        header = _header(file, url)
+        if header is not None:
+            dtype = header.tags.dtype(header.stored, labels=options.labels)
+            return Section(
+                shape=header.shape,
+                dtype=dtype,
+                sizes=header.sizes,
+                channels=header.tags.channels,
+                orientation=header.tags.orientation,
+            )
+    with contextlib.closing(_single_tiff(url, options)) as tiff:
+        _, y, x = tiff.info.shape
+        return Section(
+            shape=(y, x),
+            dtype=tiff.info.dtype,
+            sizes=tiff.info.sizes,
+            channels=tiff.tags.channels,
+            orientation=tiff.tags.orientation,
+        )
 
 
-def read_image(url: str) -> AnyArray:
-    """Read the values (y, x) of an image file.
+def read_section(url: str, options: ReadOptions) -> AnyArray:
+    """Read the grey values (y, x) of an image file.
 
     Raises:
-        SourceError: the file is missing or damaged; names it.
+        SourceError: the file is missing or damaged, or coloured; names it.
     """
-    with decoding(url):
-        if _has_suffix(url, TIFF):
-            with _open_tiff(url) as tiff:
-                return np.asarray(tiff.pages.first.asarray())
-        content = location.read_bytes(url)
-        if _has_suffix(url, PNG):
-            return np.asarray(imagecodecs.png_decode(content))
-        if b"\xff\xd9" not in content[-64:]:  # libjpeg silently fills missing parts with grey
-            raise SourceError(f"{url}: the JPEG ends before its end marker, it is truncated; export it again.")
-        return np.asarray(imagecodecs.jpeg_decode(content))
+    with decoding(url), _open(url) as file:
+        header = _header(file, url)
+        if header is not None:
+            file.seek(0)
+            content = file.read()
+            values = decode_jpeg(content, url) if content[:2] == JPEG_MAGIC else decode_png(content, header)
+            if values.shape[:2] != (header.height, header.width):
+                raise SourceError(
+                    f"{url}: its header says {header.width} × {header.height}, but it holds {values.shape}; export "
+                    "it again."
+                )
+            return grey_values(values, header.tags, url, labels=options.labels, channel=options.channel)
+    with contextlib.closing(_single_tiff(url, options)) as tiff:
+        return np.asarray(tiff.read(z_start=0, z_stop=1, y_start=0, y_stop=tiff.info.shape[1])[0])
 
 
-def _open_tiff(url: str) -> tifffile.TiffFile:
+@contextmanager
+def _open(url: str) -> Iterator[BinaryIO]:
     if location.is_local(url):
-        return tifffile.TiffFile(location.local_path(url))
-    return tifffile.TiffFile(io.BytesIO(location.read_bytes(url)))
+        with location.local_path(url).open("rb") as file:
+            yield file
+    else:
+        yield io.BytesIO(location.read_bytes(url))
 
 
-def _check_single_page(tiff: tifffile.TiffFile, url: str) -> None:
-    if len(tiff.pages) != 1:
+def _header(file: BinaryIO, url: str) -> ImageHeader | None:
+    """Return the header of a PNG or JPEG file; None for a TIFF file, which has its own reader."""
+    magic = file.read(_LONGEST_MAGIC)
+    if magic == PNG_MAGIC:
+        return read_png_header(file, url)
+    if magic[:2] == JPEG_MAGIC:
+        return read_jpeg_header(file, url)
+    if magic[:2] in (b"II", b"MM", b"EP"):
+        return None
+    if not magic:
+        raise ValueError("it is empty, 0 bytes")
+    raise ValueError("it begins like no TIFF, PNG or JPEG file")
+
+
+def _single_tiff(url: str, options: ReadOptions) -> TiffSource:
+    tiff = TiffSource(url, options, alone=False)
+    sections = tiff.info.shape[0]
+    if sections != 1:
+        tiff.close()
         raise SourceError(
-            f"{url}: holds {len(tiff.pages)} pages, but a file of a series holds one section; "
-            "import a multi-page file on its own."
+            f"{url}: holds {plural(sections, 'page')}, but a file of a series holds one section; import a multi-page "
+            "file "
+            "on its own."
         )
-
-
-def _head(url: str) -> bytes:
-    if not location.is_local(url):
-        return location.read_bytes(url)
-    with location.local_path(url).open("rb") as file:
-        return file.read(1 << 20)
-
-
-def _png_header(content: bytes, url: str) -> ImageHeader:
-    if content[:8] != b"\x89PNG\r\n\x1a\n":
-        raise SourceError(f"{url}: is not a PNG file; check its name.")
-    width, height, bits, colour = struct.unpack(">IIBB", content[16:26])
-    _check_grey(_PNG_CHANNELS.get(colour, 0), url)
-    return ImageHeader(shape=(height, width), dtype=np.dtype(np.uint16 if bits == 16 else np.uint8))
-
-
-def _jpeg_header(content: bytes, url: str) -> ImageHeader:
-    if content[:2] != b"\xff\xd8":
-        raise SourceError(f"{url}: is not a JPEG file; check its name.")
-    at = 2
-    while True:
-        start, marker, length = struct.unpack(">BBH", content[at : at + 4])
-        if start != 0xFF:
-            raise ValueError("a marker is missing")
-        if marker == 0xFF:  # padding before a marker
-            at += 1
-            continue
-        if marker in _JPEG_FRAMES:
-            bits, height, width, channels = struct.unpack(">BHHB", content[at + 4 : at + 10])
-            _check_grey(channels, url)
-            return ImageHeader(shape=(height, width), dtype=np.dtype(np.uint8 if bits == 8 else np.uint16))
-        at += 2 + length
-
-
-def _check_grey(channels: int, url: str) -> None:
-    if channels != 1:
-        raise SourceError(
-            f"{url}: has {channels} channels (RGB or the like), but a section has one grey channel; convert it to grey."
-        )
-
-
-def _has_suffix(url: str, suffixes: tuple[str, ...]) -> bool:
-    return url.lower().endswith(suffixes)
+    return tiff

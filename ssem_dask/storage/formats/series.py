@@ -1,4 +1,4 @@
-"""A series: one image file per section, in natural order of the names (s2 before s10)."""
+"""A series: one image file per section, in natural order of the names, or in the order of a list."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -6,8 +6,11 @@ import numpy as np
 
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
-from ssem_dask.storage.formats.image_file import read_header, read_image
-from ssem_dask.storage.formats.source import IMAGE_SUFFIXES, SourceInfo, natural_key
+from ssem_dask.storage.formats.image_file import Section, read_section, read_section_header
+from ssem_dask.storage.formats.section_order import natural_order, order_notes
+from ssem_dask.storage.formats.source import IMAGE_SUFFIXES, TIFF, ReadOptions, SourceInfo
+from ssem_dask.storage.formats.tiff_file import TiffSource
+from ssem_dask.storage.lengths import sizes_of_all
 from ssem_dask.types import AnyArray
 
 _READERS = 4
@@ -17,11 +20,12 @@ _READERS = 4
 class SeriesSource:
     """Image files of one size and type."""
 
-    def __init__(self, files: list[str], *, where: str) -> None:
+    def __init__(self, files: list[str], options: ReadOptions, *, where: str) -> None:
         """Check the header of every file.
 
         Args:
             files: URLs, in order of z.
+            options: choices of the user.
             where: what the user gave, for error messages.
 
         Raises:
@@ -32,25 +36,24 @@ class SeriesSource:
                 f"{where}: holds no images (looked for {', '.join('*' + suffix for suffix in IMAGE_SUFFIXES)}); "
                 "check the path."
             )
-        self._files = files
+        if options.time:
+            raise SourceError(f"{where}: is a series of images without time points, so --time {options.time} is none.")
+        self._files, self._options = files, options
         self._readers = ThreadPoolExecutor(_READERS)
-        headers = self._readers.map(read_header, files)
         try:
-            first = next(headers)
-            for file, header in zip(files[1:], headers, strict=True):
-                if header.shape != first.shape:
-                    raise SourceError(
-                        f"{file}: is {_size(header.shape)} pixels, but {files[0]} is {_size(first.shape)}; "
-                        "bring all sections to one size."
-                    )
-                if header.dtype != first.dtype:
-                    raise SourceError(
-                        f"{file}: is {header.dtype}, but {files[0]} is {first.dtype}; bring all sections to one type."
-                    )
+            headers = list(self._readers.map(lambda file: read_section_header(file, options), files))
+            self._check(headers)
+            names = tuple(file.rpartition("/")[2] for file in files)
+            self.info = SourceInfo(
+                shape=(len(files), *headers[0].shape),
+                dtype=headers[0].dtype,
+                sizes=sizes_of_all(zip(names, (header.sizes for header in headers), strict=True)),
+                names=names,
+                notes=(*order_notes(names), *self._orientation_notes(headers, names)),
+            )
         except BaseException:
             self._readers.shutdown(cancel_futures=True)
             raise
-        self.info = SourceInfo(shape=(len(files), *first.shape), dtype=first.dtype, pixel_size=first.pixel_size)
 
     def read(self, *, z_start: int, z_stop: int, y_start: int, y_stop: int) -> AnyArray:
         """See `Source.read`; every file is decoded as a whole."""
@@ -59,7 +62,7 @@ class SeriesSource:
 
         def fill(index: int) -> None:
             file = self._files[z_start + index]
-            image = read_image(file)
+            image = read_section(file, self._options)
             if image.shape != self.info.shape[1:]:
                 raise SourceError(f"{file}: its header says {_size(self.info.shape[1:])}, but it holds {image.shape}.")
             out[index] = image[rows]
@@ -72,6 +75,45 @@ class SeriesSource:
         """Stop the readers."""
         self._readers.shutdown(cancel_futures=True)
 
+    def _check(self, headers: list[Section]) -> None:
+        files, first = self._files, headers[0]
+        for file, header in zip(files, headers, strict=True):
+            if header.shape != first.shape:
+                raise SourceError(
+                    f"{file}: is {_size(header.shape)} pixels, but {files[0]} is {_size(first.shape)}; "
+                    "bring all sections to one size."
+                )
+            if header.dtype != first.dtype:
+                raise SourceError(
+                    f"{file}: is {header.dtype}, but {files[0]} is {first.dtype}; bring all sections to one type."
+                )
+        if any(header.channels > 1 for header in headers[:1]):
+            read_section(files[0], self._options)  # channels that differ end the import here, not later
+
+    @staticmethod
+    def _orientation_notes(headers: list[Section], names: tuple[str, ...]) -> list[str]:
+        turned = [name for header, name in zip(headers, names, strict=True) if header.orientation != 1]
+        return (
+            [f"orientation tags are applied to {len(turned)} of {len(names)} files, first {turned[0]}"]
+            if turned
+            else []
+        )
+
+
+def open_file_set(files: list[str], options: ReadOptions) -> TiffSource | None:
+    """Open the files of a folder as one OME-TIFF set, if they are one and hold several pages each; else return None."""
+    if len(files) < 2 or not files[0].lower().endswith(TIFF) or not location.is_local(files[0]):
+        return None
+    try:
+        opened = TiffSource(files[0], options)
+    except SourceError:
+        return None  # the series reports what is wrong with the first file
+    pages = opened.info.shape[0]
+    if opened.set_files == frozenset(file.rpartition("/")[2] for file in files) and pages > len(files):
+        return opened
+    opened.close()
+    return None
+
 
 def files_of(url: str) -> list[str]:
     """Return the image files of a folder, or those that match a glob pattern, in natural order.
@@ -80,8 +122,8 @@ def files_of(url: str) -> list[str]:
         SourceError: the folder holds images of several kinds, so it is not clear which are the sections.
     """
     if location.is_pattern(url):
-        return sorted((name for name in location.glob_urls(url) if _is_image(name)), key=natural_key)
-    names = sorted((name for name in location.list_names(url) if _is_image(name)), key=natural_key)
+        return natural_order([name for name in location.glob_urls(url) if _is_image(name)])
+    names = natural_order([name for name in location.list_names(url) if _is_image(name)])
     kinds = sorted({name.lower().rpartition(".")[2].replace("tiff", "tif").replace("jpeg", "jpg") for name in names})
     if len(kinds) > 1:
         raise SourceError(
@@ -89,6 +131,37 @@ def files_of(url: str) -> list[str]:
             f"name the sections, for example '{location.join(url, '*.' + kinds[0])}'."
         )
     return [location.join(url, name) for name in names]
+
+
+def listed_files(folder: str, order: str) -> list[str]:
+    """Return the image files that a text file lists, one name per line, in its order.
+
+    Args:
+        folder: folder of the files; names with a path begin there, or where the list is.
+        order: URL of the text file.
+
+    Raises:
+        SourceError: the list is missing, empty, names a file twice, or a file that is not there.
+    """
+    with location.reading(order):
+        text = location.read_bytes(order).decode("utf-8-sig", "replace")
+    files: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        name = line.strip().strip('"')
+        if not name:
+            continue
+        candidates = [name] if "://" in name or name.startswith("/") else [location.join(folder, name)]
+        if location.is_local(order) and candidates[0] != name:
+            candidates.append(location.join(location.parent(order) or "", name))
+        file = next((candidate for candidate in candidates if location.exists(candidate)), None)
+        if file is None:
+            raise SourceError(f"{order}: line {number} names {name}, which is not in {folder}; correct the list.")
+        if file in files:
+            raise SourceError(f"{order}: lines {files[file]} and {number} both name {name}; list each section once.")
+        files[file] = number
+    if not files:
+        raise SourceError(f"{order}: lists no file; write one name of an image per line.")
+    return list(files)
 
 
 def _is_image(name: str) -> bool:

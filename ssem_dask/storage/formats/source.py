@@ -4,7 +4,10 @@ Law: `read` of a band equals the same band of the whole volume, and holds no mor
 sections.
 """
 
+import errno
+import logging
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,32 +17,37 @@ import numpy as np
 
 from ssem_dask.errors import SourceError, SsemDaskError
 from ssem_dask.storage import location
+from ssem_dask.storage.lengths import UNKNOWN_SIZES, Sizes
 from ssem_dask.types import AnyArray, ShapeZYX
 
 TIFF = (".tif", ".tiff")
 PNG = (".png",)
 JPEG = (".jpg", ".jpeg")
 IMAGE_SUFFIXES = TIFF + PNG + JPEG
-HDF5_NAME = re.compile(r"^(?P<file>.+\.(?:h5|hdf5|hdf|he5))(?::(?P<dataset>.+))?$", re.IGNORECASE)
-"""Name of an HDF5 file, with or without a dataset."""
-_NM_PER_UNIT = {
-    "a": 0.1,
-    "å": 0.1,
-    "angstrom": 0.1,
-    "nm": 1.0,
-    "nanometer": 1.0,
-    "nanometre": 1.0,
-    "um": 1e3,
-    "µm": 1e3,
-    "μm": 1e3,
-    "\\u00b5m": 1e3,
-    "micron": 1e3,
-    "microns": 1e3,
-    "micrometer": 1e3,
-    "micrometre": 1e3,
-    "mm": 1e6,
-    "millimeter": 1e6,
-}
+HDF5_NAME = re.compile(r"^(?P<file>.+?\.(?:h5|hdf5|hdf|he5))(?::(?P<dataset>.+)|(?P<path>/.+))?$", re.IGNORECASE)
+"""Name of an HDF5 file, with or without a dataset: `file.h5:/raw` or `file.h5/raw`."""
+_LOCKED = re.compile(r"unable to lock|already open|resource temporarily unavailable|file is locked", re.IGNORECASE)
+_NO_CODEC = re.compile(
+    r"requires the 'imagecodecs'|codec not available|unknown codec|not supported.{0,30}compress|"
+    r"compress.{0,40}not supported|"
+    r"can't (?:open|synchronously read).{0,40}filter|required filter|unknown compression|DelayedImportError",
+    re.IGNORECASE,
+)
+_HARDWARE = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EREMOTEIO}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOptions:
+    """Choices of the user about how a source is read."""
+
+    channel: int | None = None
+    """Channel to read, from 0; None if the source has one, or equal ones."""
+    time: int | None = None
+    """Time point to read, from 0; None if the source has one."""
+    labels: bool = False
+    """Whether the values are ids, to which palettes and inversion do not apply."""
+    order: str | None = None
+    """URL of a text file that lists the image files in order of z, one name per line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +56,12 @@ class SourceInfo:
 
     shape: ShapeZYX
     dtype: np.dtype[Any]
-    pixel_size: float | None = None
-    """nm per pixel in y and x; None if the files do not contain it."""
-    section_thickness: float | None = None
-    """nm per section; None if the files do not contain it."""
+    sizes: Sizes = UNKNOWN_SIZES
+    """Size of a voxel."""
+    names: tuple[str, ...] = ()
+    """Name of the file or label of each section; empty if sections have no names."""
+    notes: tuple[str, ...] = ()
+    """Remarks for the user, one sentence each."""
 
 
 class Source(Protocol):
@@ -77,9 +87,13 @@ class Source(Protocol):
 
 @contextmanager
 def decoding(where: str) -> Iterator[None]:
-    """Turn any error of a decoder about a damaged file into a `SourceError` that names the file."""
+    """Turn any error of a decoder into a `SourceError` that names the file and the cause; keep decoders from logging.
+
+    A file that is locked, that needs another codec or whose disk fails is not called damaged.
+    """
     try:
-        yield
+        with _quiet():
+            yield
     except (SsemDaskError, MemoryError):
         raise
     except FileNotFoundError as error:
@@ -87,20 +101,46 @@ def decoding(where: str) -> Iterator[None]:
     except PermissionError as error:
         raise SourceError(f"{where}: no permission to read it; ask for the right to read, or copy it.") from error
     except Exception as error:  # decoders raise errors of a dozen unrelated kinds
-        text = " ".join(str(error).split())[:200].rstrip(".")
-        raise SourceError(
-            f"{where}: cannot be decoded ({text or type(error).__name__}), it is damaged, truncated or of another "
-            "format; export it again."
-        ) from error
+        raise SourceError(_diagnosis(where, error)) from error
 
 
-def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Return a sort key that puts s2 before s10."""
-    parts = re.split(r"(\d+)", name)
-    return tuple((0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts if part)
+def _diagnosis(where: str, error: Exception) -> str:
+    text = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+    if _LOCKED.search(text):
+        return (
+            f"{where}: another program has it open ({text}); close it there, or copy the file and import the copy. "
+            "If no "
+            "program has it open, `h5clear -s FILE` removes the mark."
+        )
+    if _NO_CODEC.search(text) or isinstance(error, ImportError):
+        return f"{where}: its compression cannot be decoded here ({text}); export it with another compression."
+    if isinstance(error, OSError) and error.errno in _HARDWARE:
+        return f"{where}: the disk or the network does not deliver it ({text}); check them and try again."
+    return f"{where}: cannot be decoded ({text}), it is damaged, truncated or of another format; export it again."
 
 
-def length_in_nm(value: float, *, unit: str) -> float | None:
-    """Return a length in nm; None if the unit is not a known length or the value is not positive."""
-    factor = _NM_PER_UNIT.get(unit.strip().lower())
-    return value * factor if factor is not None and value > 0 else None
+class _QuietThreads(logging.Filter):
+    """Filter that drops what decoders log in threads that report errors themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = threading.local()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        del record
+        return not getattr(self.state, "depth", 0)
+
+
+_quiet_threads = _QuietThreads()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop records of tifffile's logger that this thread makes: the errors behind them are raised as sentences."""
+    logging.getLogger("tifffile").addFilter(_quiet_threads)  # does nothing if it is there
+    state = _quiet_threads.state
+    state.depth = getattr(state, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        state.depth -= 1

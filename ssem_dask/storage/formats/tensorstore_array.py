@@ -4,19 +4,26 @@ Both store x before y before z; this module transposes them (C1). The finest lev
 """
 
 import contextlib
+import math
+import re
 from typing import Any
 
 import numpy as np
 
-from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
-from ssem_dask.storage.formats.source import SourceInfo, decoding, length_in_nm
+from ssem_dask.storage.formats.array_attributes import ArrayAttributes, parse_array_attributes
+from ssem_dask.storage.formats.axes import order_axes
+from ssem_dask.storage.formats.chunk_count import grid_of, missing_note, stored_chunks
+from ssem_dask.storage.formats.source import ReadOptions, SourceInfo, decoding
+from ssem_dask.storage.lengths import sizes_of
 from ssem_dask.storage.tensorstores import kvstore_spec, tensorstore
 from ssem_dask.storage.untrusted import JSON_OBJECT, interpreting, read_hint
 from ssem_dask.types import AnyArray
 
 _N5, _PRECOMPUTED = "attributes.json", "info"
 _FINEST = "s0"  # of a multiscale N5 group
+_BOX = re.compile(r"(-?\d+)--?\d+_(-?\d+)--?\d+_(-?\d+)--?\d+(?:\.gz|\.br)?")
+_SIZE_KEYS = ("pixelResolution", "resolution", "transform", "units", "axes", "dimension_units", "voxel_size")
 
 
 def is_n5(url: str) -> bool:
@@ -32,11 +39,11 @@ def is_precomputed(url: str) -> bool:
 class TensorStoreSource:
     """One N5 dataset or precomputed volume."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, options: ReadOptions) -> None:
         """Open the volume.
 
         Raises:
-            SourceError: TensorStore is not installed, cannot reach the location, or finds more than one channel.
+            SourceError: TensorStore is not installed, cannot reach the location, or the axes do not make one volume.
         """
         self._url = url
         place = _plain(url)
@@ -48,40 +55,53 @@ class TensorStoreSource:
                 "scale_index": 0,
             }
             with interpreting(url, what="its file info"):
-                pixel_size, thickness = _sizes(metadata["scales"][0].get("resolution"), unit="nm")
+                scale = metadata["scales"][0]
+                notes = _missing_boxes(place, scale)
+                attributes = {"resolution": scale.get("resolution")}
+            names: tuple[str, ...] | None = ("c", "z", "y", "x")
         else:
             dataset = _n5_dataset(place) or place
-            metadata = _read_json(location.join(dataset, _N5)) or {}
+            attributes = _n5_attributes(dataset)
             spec = {"driver": "n5", "kvstore": kvstore_spec(dataset)}
-            resolution = metadata.get("pixelResolution") or {"dimensions": metadata.get("resolution"), "unit": "nm"}
+            names = None
             with interpreting(url, what="its file attributes.json"):
-                pixel_size, thickness = _sizes(resolution.get("dimensions"), unit=str(resolution.get("unit", "nm")))
+                notes = _missing_blocks(dataset, attributes)
         with decoding(url):
+            # TensorStore reads metadata alone until values are asked for.
             array = tensorstore(url).open(spec, read=True, open=True).result()
-        if array.rank == 4 and array.shape[3] == 1:
-            array = array[..., 0]
-        if array.rank != 3:
-            raise SourceError(
-                f"{url}: has shape {tuple(array.shape)} (x first), but a volume has one channel; split it."
-            )
+        with interpreting(url, what="its metadata"):
+            parsed: ArrayAttributes = parse_array_attributes(attributes, ndim=array.rank, x_first=True, names=names)
         # A precomputed volume may begin anywhere.
-        self._array = array.T[tensorstore(url).d[:].translate_to[0]]
-        z, y, x = self._array.shape
+        self._array = _Readable(array.T[tensorstore(url).d[:].translate_to[0]])
+        self._order = order_axes(url, self._array.shape, names=parsed.names, channel=options.channel, time=options.time)
+        with decoding(url):
+            self._order.check_channels(self._array)
         self.info = SourceInfo(
-            shape=(z, y, x),
-            dtype=np.dtype(self._array.dtype.numpy_dtype).newbyteorder("="),
-            pixel_size=pixel_size,
-            section_thickness=thickness,
+            shape=self._order.shape,
+            dtype=np.dtype(array.dtype.numpy_dtype).newbyteorder("="),
+            sizes=sizes_of(parsed.lengths),
+            notes=(*self._order.notes, *notes),
         )
 
     def read(self, *, z_start: int, z_stop: int, y_start: int, y_stop: int) -> AnyArray:
         """See `Source.read`."""
         with decoding(f"{self._url} sections {z_start} to {z_stop - 1}"):
-            values = self._array[z_start:z_stop, y_start:y_stop].read().result()
+            values = self._order.read(self._array, z_start=z_start, z_stop=z_stop, y_start=y_start, y_stop=y_stop)
         return np.ascontiguousarray(values, dtype=self.info.dtype)
 
     def close(self) -> None:
         """Do nothing: no file is open."""
+
+
+class _Readable:
+    """TensorStore array that yields values when it is sliced, as arrays of other formats do."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self.shape: tuple[int, ...] = tuple(array.shape)
+
+    def __getitem__(self, index: Any) -> AnyArray:
+        return np.asarray(self._array[index].read().result())
 
 
 def _plain(url: str) -> str:
@@ -96,16 +116,55 @@ def _n5_dataset(url: str) -> str | None:
     return None
 
 
+def _n5_attributes(dataset: str) -> dict[str, Any]:
+    """Return the attributes of a dataset; those of its group apply to it if it is the finest level and has none."""
+    attributes = _read_json(location.join(dataset, _N5)) or {}
+    above = location.parent(dataset)
+    if (
+        above is None
+        or dataset.rstrip("/").rpartition("/")[2] != _FINEST
+        or any(key in attributes for key in _SIZE_KEYS)
+    ):
+        return attributes
+    group = _read_json(location.join(above, _N5)) or {}
+    inherited = {key: group[key] for key in _SIZE_KEYS if key in group}
+    for dataset_record in (group.get("multiscales") or [{}])[0].get("datasets", []):
+        if dataset_record.get("path") == _FINEST and "transform" in dataset_record:
+            inherited["transform"] = dataset_record["transform"]
+    return {**inherited, **attributes}
+
+
+def _missing_blocks(dataset: str, attributes: dict[str, Any]) -> tuple[str, ...]:
+    grid = grid_of(attributes["dimensions"], attributes.get("blockSize", attributes["dimensions"]))
+
+    def index(name: str) -> tuple[int, ...]:
+        parts = name.split("/")
+        return tuple(int(part) for part in parts) if all(part.isdecimal() for part in parts) else ()
+
+    stored = stored_chunks(dataset, grid=grid, index=index)
+    return () if stored is None else missing_note(dataset, stored=stored, expected=math.prod(grid), unit="block")
+
+
+def _missing_boxes(url: str, scale: dict[str, Any]) -> tuple[str, ...]:
+    """Return a remark about chunk files that are missing; sharded volumes have none."""
+    if scale.get("sharding") or not scale.get("chunk_sizes"):
+        return ()
+    offset = scale.get("voxel_offset", [0, 0, 0])
+    chunk = scale["chunk_sizes"][0]
+    grid = grid_of(scale["size"], chunk)
+
+    def index(name: str) -> tuple[int, ...]:
+        match = _BOX.fullmatch(name)
+        if match is None:
+            return ()
+        return tuple((int(at) - start) // n for at, start, n in zip(match.groups(), offset, chunk, strict=True))
+
+    stored = stored_chunks(location.join(url, scale["key"]), grid=grid, index=index)
+    return () if stored is None else missing_note(url, stored=stored, expected=math.prod(grid))
+
+
 def _read_json(url: str) -> dict[str, Any] | None:
     # A file that cannot be read counts as none: this only finds out the format, and opening the volume reports errors.
     with contextlib.suppress(OSError):
         return read_hint(url, JSON_OBJECT)
     return None
-
-
-def _sizes(resolution: Any, *, unit: str) -> tuple[float | None, float | None]:
-    """Return pixel size and section thickness, nm, of a resolution (x, y, z); None if the file has none."""
-    if not isinstance(resolution, list) or len(resolution) < 3:
-        return None, None
-    x, y, z = (length_in_nm(float(n), unit=unit) for n in resolution[:3])
-    return (x if x == y else None), z

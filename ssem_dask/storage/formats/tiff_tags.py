@@ -1,4 +1,4 @@
-"""Tags of a TIFF file, and a check that the file is complete.
+"""Tags of a TIFF page and of a TIFF file: what values mean, sizes, names of sections.
 
 The plain resolution tags are not read, because most writers set them to 72 dpi. OME-XML and ImageJ metadata carry units
 and are read.
@@ -6,54 +6,107 @@ and are read.
 
 import re
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
 
 from ssem_dask.errors import SourceError
-from ssem_dask.storage.formats.source import length_in_nm
+from ssem_dask.storage.formats.grey import ValueTags, grey_palette, orientation_of
+from ssem_dask.storage.lengths import Length, Sizes, sizes_of, sizes_of_all
+
+_GREY, _INVERTED, _COLOURS, _PALETTE, _MASK, _YCBCR = 1, 0, 2, 3, 4, 6
+_REDUCED, _TRANSPARENCY = 1, 4
 
 
-def grey_dtype(page: Any, where: str) -> np.dtype[Any]:
-    """Return the type of a page in native byte order; SourceError if the page is not one grey image."""
-    if page.samplesperpixel != 1:
-        raise SourceError(
-            f"{where}: has {page.samplesperpixel} channels (RGB or the like), but a section has one grey channel; "
-            "convert it to grey."
-        )
+def value_tags(page: Any, where: str) -> ValueTags:
+    """Return the tags of a page that change what its values mean.
+
+    Raises:
+        SourceError: the page has a kind of values that is no image, or a damaged palette.
+    """
+    photometric = None if page.photometric is None else int(page.photometric)
+    if photometric not in (None, _INVERTED, _GREY, _COLOURS, _PALETTE, _MASK, _YCBCR):
+        name = getattr(page.photometric, "name", str(page.photometric))
+        raise SourceError(f"{where}: its values are {name}, but a section is grey; convert it to grey.")
+    palette = None
+    if photometric == _PALETTE:
+        if page.colormap is None:
+            raise SourceError(f"{where}: has no palette, though its values are entries of one; export it again.")
+        palette = grey_palette(np.asarray(page.colormap).T, where)
+    tag = page.tags.get("Orientation")
+    bits = page.bitspersample
+    return ValueTags(
+        channels=int(page.samplesperpixel),
+        inverted=photometric == _INVERTED,
+        bits=int(bits) if isinstance(bits, int) else None,
+        palette=palette,
+        orientation=orientation_of(1 if tag is None else tag.value),
+        separate=int(page.samplesperpixel) > 1 and int(page.planarconfig) == 2,
+    )
+
+
+def stored_dtype(page: Any, where: str) -> np.dtype[Any]:
+    """Return the type of a page's values in native byte order; SourceError if it is unknown."""
     if page.dtype is None:
         raise SourceError(f"{where}: its sample type is unknown; export it as 8 or 16 bit grey.")
     dtype: np.dtype[Any] = np.dtype(page.dtype)
     return dtype.newbyteorder("=")
 
 
-def check_whole(tiff: tifffile.TiffFile, where: str) -> None:
-    """Raise SourceError if the tags point beyond the end of the file: readers fill missing parts with zeros."""
-    size = tiff.filehandle.size
-    for page in tiff.pages:
-        ends = (a + b for a, b in zip(page.dataoffsets, page.databytecounts, strict=False))
-        end = max(ends, default=0)
-        if end > size:
-            raise SourceError(
-                f"{where}: the TIFF is truncated, it has {size} bytes where its tags ask for {end}; copy it again."
-            )
+def is_section(page: Any) -> bool:
+    """Return whether a page is an image of its own, not a reduced copy or a transparency mask of another one."""
+    return not int(page.subfiletype or 0) & (_REDUCED | _TRANSPARENCY)
 
 
-def sizes(tiff: tifffile.TiffFile) -> tuple[float | None, float | None]:
-    """Return (pixel size, section thickness) in nm, each None if the file does not contain it."""
+def sizes(tiff: tifffile.TiffFile) -> Sizes:
+    """Return the sizes that a file reports."""
     if tiff.is_ome and tiff.ome_metadata:
-        return _ome_length(tiff.ome_metadata, "X"), _ome_length(tiff.ome_metadata, "Z")
+        return _ome_sizes(tiff.ome_metadata)
     metadata = tiff.imagej_metadata
-    if tiff.is_imagej and metadata:
-        unit = str(metadata.get("unit", ""))
-        tag = tiff.pages.first.tags.get("XResolution")
+    if not (tiff.is_imagej and metadata):
+        return Sizes()
+    unit = metadata.get("unit", "")
+    axes: dict[str, Length] = {"z": (metadata.get("spacing", 0), metadata.get("zunit", unit))}
+    for axis, tag_name, axis_unit in (("x", "XResolution", unit), ("y", "YResolution", metadata.get("yunit", unit))):
+        tag = tiff.pages.first.tags.get(tag_name)
         pixels, per = tag.value if tag is not None else (0, 1)
-        pixel_size = length_in_nm(per / pixels, unit=unit) if pixels else None
-        return pixel_size, length_in_nm(float(metadata.get("spacing", 0)), unit=unit)
-    return None, None
+        if pixels:
+            axes[axis] = (per / pixels, axis_unit)
+    return sizes_of(axes)
 
 
-def _ome_length(xml: str, axis: str) -> float | None:
-    value = re.search(rf'PhysicalSize{axis}="([^"]+)"', xml)
-    unit = re.search(rf'PhysicalSize{axis}Unit="([^"]+)"', xml)
-    return length_in_nm(float(value[1]), unit=unit[1] if unit else "µm") if value else None
+def imagej_labels(tiff: tifffile.TiffFile) -> list[str]:
+    """Return the labels of the slices of an ImageJ stack, in the order of its planes; [] if it has none."""
+    labels = (tiff.imagej_metadata or {}).get("Labels") if tiff.is_imagej else None
+    if not isinstance(labels, list):
+        return []
+    return [str(label).strip("\0 ").splitlines()[0] if str(label).strip("\0 ") else "" for label in labels]
+
+
+def ome_images(xml: str) -> list[dict[str, str]]:
+    """Return the attributes of the element `Pixels` of each image in OME-XML; [] if the XML cannot be parsed."""
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError:
+        return []
+    return [dict(node.attrib) for node in root.iter() if node.tag.rpartition("}")[2] == "Pixels"]
+
+
+def ome_companion(xml: str) -> str | None:
+    """Return the name of the file that holds the OME-XML of this one; None if it holds its own."""
+    match = re.search(r'<(?:\w+:)?BinaryOnly[^>]*MetadataFile="([^"]+)"', xml)
+    return match[1] if match else None
+
+
+def _ome_sizes(xml: str) -> Sizes:
+    images = ome_images(xml) or [dict(re.findall(r'(PhysicalSize[XYZ](?:Unit)?)="([^"]*)"', xml))]
+    found = []
+    for number, image in enumerate(images):
+        axes = {
+            axis.lower(): (image[f"PhysicalSize{axis}"], image.get(f"PhysicalSize{axis}Unit", "µm"))
+            for axis in "XYZ"
+            if f"PhysicalSize{axis}" in image
+        }
+        found.append((f"image {number}", sizes_of(axes)))
+    return found[0][1] if len(found) == 1 else sizes_of_all(found)

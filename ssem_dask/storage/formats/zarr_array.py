@@ -1,5 +1,7 @@
-"""Zarr v2 or v3: an array (z, y, x), or the finest level of an OME-Zarr image; leading axes of extent 1 are dropped."""
+"""Zarr v2 or v3: an array, or the finest level of an OME-Zarr image."""
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -7,62 +9,125 @@ import numpy as np
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import arrays, location, ngff
 from ssem_dask.storage.codec_pipeline import fused_codecs
-from ssem_dask.storage.formats.source import SourceInfo, decoding
+from ssem_dask.storage.formats.array_attributes import parse_array_attributes
+from ssem_dask.storage.formats.axes import axis_kind, order_axes
+from ssem_dask.storage.formats.chunk_count import grid_of, missing_note, stored_chunks
+from ssem_dask.storage.formats.source import ReadOptions, SourceInfo, decoding
+from ssem_dask.storage.lengths import Length, Sizes, sizes_of
+from ssem_dask.storage.untrusted import interpreting
 from ssem_dask.storage.volume import refuse_unfinished_import
 from ssem_dask.types import AnyArray
+
+_COLLECTION = "bioformats2raw.layout"
+"""Group attribute of a collection of images, each in a group named by a number."""
 
 
 class ZarrSource:
     """One Zarr array."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, options: ReadOptions) -> None:
         """Open the array, or level 0 of the image group.
 
         Raises:
-            SourceError: nothing is there, it cannot be reached, or it does not hold one volume (z, y, x).
+            SourceError: nothing is there, it cannot be reached, or it does not hold one volume.
         """
         self._url = url
         attributes = arrays.group_attributes(url)
-        pixel_size, thickness = None, None
         if attributes is None:
+            place = url
             self._array = arrays.open_array(url, mode="r")
-            axes = tuple(str(name) for name in getattr(self._array.metadata, "dimension_names", None) or ()) or None
+            image = _image_above(url)
         else:
-            _check_group(url, attributes)
-            image = ngff.parse_multiscale(attributes, where=url)
-            self._array = arrays.open_array(location.join_below(url, image.paths[0]), mode="r")
-            axes = image.axes
-            if axes[-3:] == ngff.AXES:
-                pixel_size, thickness = image.scale_of("x"), image.scale_of("z")
-                if image.scale_of("y") != pixel_size:
-                    pixel_size = None  # not square: the user must give it
-        shape = self._array.shape
-        ordered = axes is None or len(axes) != len(shape) or axes[-3:] == ngff.AXES or "None" in axes
-        if len(shape) < 3 or not ordered or any(extent != 1 for extent in shape[:-3]):
-            raise SourceError(
-                f"{url}: has shape {shape}" + (f" and axes {', '.join(axes)}" if axes else "") + ", but a volume has "
-                "z, y, x and one channel; write it in that form."
-            )
-        self._lead: tuple[int, ...] = (0,) * (len(shape) - 3)
+            place, image = _finest_level(url, attributes)
+            self._array = arrays.open_array(place, mode="r")
+        names, lengths = self._axes(image, place)
+        order = order_axes(url, self._array.shape, names=names, channel=options.channel, time=options.time)
+        self._order = order
+        with decoding(url), fused_codecs():
+            order.check_channels(self._array)
         self.info = SourceInfo(
-            shape=(shape[-3], shape[-2], shape[-1]),
+            shape=order.shape,
             dtype=np.dtype(self._array.dtype).newbyteorder("="),
-            pixel_size=pixel_size,
-            section_thickness=thickness,
+            sizes=_sizes(lengths),
+            notes=(*order.notes, *_missing(place, self._array)),
         )
 
     def read(self, *, z_start: int, z_stop: int, y_start: int, y_stop: int) -> AnyArray:
         """See `Source.read`."""
         with decoding(f"{self._url} sections {z_start} to {z_stop - 1}"), fused_codecs():
-            index: tuple[int | slice, ...] = (*self._lead, slice(z_start, z_stop), slice(y_start, y_stop), slice(None))
-            return np.asarray(self._array[index], dtype=self.info.dtype)
+            values = self._order.read(self._array, z_start=z_start, z_stop=z_stop, y_start=y_start, y_stop=y_stop)
+            return np.ascontiguousarray(values, dtype=self.info.dtype)
 
     def close(self) -> None:
         """Do nothing: no file is open."""
 
+    def _axes(self, image: ngff.Multiscale | None, place: str) -> tuple[Sequence[Any] | None, Mapping[str, Length]]:
+        """Return the names of the axes and the lengths along them, from the image or from the array itself."""
+        if image is None:
+            stored = getattr(self._array.metadata, "dimension_names", None) or None
+            with interpreting(self._url, what="its attributes"):
+                parsed = parse_array_attributes(dict(self._array.attrs), ndim=self._array.ndim, names=stored)
+            return parsed.names, parsed.lengths
+        level = next((i for i, path in enumerate(image.paths) if place.rstrip("/").endswith("/" + path.strip("/"))), 0)
+        lengths = {
+            kind: (scale, "nm")
+            for axis, scale, in_nm in zip(image.axes, image.scales[level], image.in_nm, strict=True)
+            if (kind := axis_kind(axis)) is not None and in_nm
+        }
+        return image.axes or None, lengths
 
-def _check_group(url: str, attributes: dict[str, Any]) -> None:
+
+def _finest_level(url: str, attributes: dict[str, Any]) -> tuple[str, ngff.Multiscale]:
+    """Return the URL of the finest level of an image group, and its metadata."""
     refuse_unfinished_import(url, attributes)
     if not ngff.is_image(attributes):
-        inside = ", ".join(name for name in location.list_names(url) if not name.startswith((".z", "zarr.json")))
-        raise SourceError(f"{url}: a Zarr group, not a volume; name an array in it: {inside or 'it is empty'}.")
+        names = [name for name in location.list_names(url) if not name.startswith((".z", "zarr.json"))]
+        images = [name for name in names if name.isdecimal()]
+        if len(images) == 1 and _is_collection(attributes):
+            inner = location.join(url, images[0])
+            return _finest_level(inner, arrays.group_attributes(inner) or {})
+        raise SourceError(
+            f"{url}: a Zarr group, not a volume; name an array in it: {', '.join(names) or 'it is empty'}."
+        )
+    images = ngff.image_names(attributes)
+    if len(images) > 1:
+        raise SourceError(
+            f"{url}: holds {len(images)} images ({', '.join(images)}), but a volume is one; name its array."
+        )
+    image = ngff.parse_multiscale(attributes, where=url)
+    return location.join_below(url, image.paths[0]), image
+
+
+def _is_collection(attributes: dict[str, Any]) -> bool:
+    ome = attributes.get("ome")
+    return _COLLECTION in attributes or (isinstance(ome, Mapping) and _COLLECTION in ome)
+
+
+def _image_above(url: str) -> ngff.Multiscale | None:
+    """Return the metadata of the image of which an array is a level; None if it is none."""
+    above = location.parent(url)
+    attributes = arrays.group_attributes(above) if above is not None and arrays.is_node(above) else None
+    if attributes is None or not ngff.is_image(attributes):
+        return None
+    image = ngff.parse_multiscale(attributes, where=above or url)
+    name = url.rstrip("/").rpartition("/")[2]
+    return image if name in [path.strip("/") for path in image.paths] else None
+
+
+def _sizes(lengths: Mapping[str, Length]) -> Sizes:
+    return sizes_of(lengths)
+
+
+def _missing(url: str, array: arrays.ZarrArray) -> tuple[str, ...]:
+    """Return a remark about files of chunks that are missing."""
+    unit = arrays.write_unit(array)
+    grid = grid_of(array.shape, unit)
+    stored = stored_chunks(url, grid=grid, index=lambda name: _chunk_index(name, len(grid)))
+    if stored is None:
+        return ()
+    return missing_note(url, stored=stored, expected=math.prod(grid), unit="shard" if array.shards else "chunk")
+
+
+def _chunk_index(name: str, axes: int) -> tuple[int, ...]:
+    index = arrays.chunk_index(name)
+    return index if len(index) == axes else ()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import arrays, location
+from ssem_dask.storage.formats.source import ReadOptions
 from ssem_dask.storage.formats.zarr_array import ZarrSource
 from ssem_dask.storage.ledger import Ledger
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
@@ -77,7 +78,7 @@ def test_no_level_of_an_image_lies_outside_of_it(path: str, tmp_path: Path) -> N
     tree = json.loads(metadata.read_text())
     tree["attributes"]["ome"]["multiscales"][0]["datasets"][0]["path"] = path
     metadata.write_text(json.dumps(tree))
-    for opened in (Volume.open, ZarrSource):
+    for opened in (Volume.open, lambda url: ZarrSource(url, ReadOptions())):
         with pytest.raises(SourceError, match="leads out of it"):
             opened(str(tmp_path / "image.zarr"))
 

@@ -15,6 +15,7 @@ from ssem_dask.errors import OutputError, PlanError, SourceError
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.storage import arrays, location, ngff
+from ssem_dask.storage.formats.source import ReadOptions
 from ssem_dask.storage.formats.zarr_array import ZarrSource
 from ssem_dask.storage.volume import IMPORT_KEY, Volume, VolumeInfo, check_image_dtype, check_sections, create_volume
 
@@ -244,7 +245,7 @@ def test_two_sections_can_be_aligned_and_one_cannot():
 def test_a_record_of_another_kind_is_one_sentence(place: str, record: Any):
     filled(place, seed=1)
     arrays.create_group(place, attributes={IMPORT_KEY: record})
-    for open_volume in (Volume.open, ZarrSource):
+    for open_volume in (Volume.open, lambda url: ZarrSource(url, ReadOptions())):
         with pytest.raises(SourceError, match=f"its attribute {IMPORT_KEY} cannot be read"):
             open_volume(place)
 
@@ -255,7 +256,7 @@ def test_names_of_axes_that_are_no_names_are_one_sentence(place: str, name: Any)
     ome: Any = arrays.group_attributes(place)
     ome["ome"]["multiscales"][0]["axes"][0]["name"] = name
     arrays.create_group(place, attributes=ome)
-    for open_volume in (Volume.open, ZarrSource):
+    for open_volume in (Volume.open, lambda url: ZarrSource(url, ReadOptions())):
         with pytest.raises(SourceError, match="its OME-Zarr metadata cannot be read"):
             open_volume(place)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
 from ssem_dask.storage.formats.detect import open_any_format
-from ssem_dask.storage.formats.source import natural_key
+from ssem_dask.storage.formats.section_order import natural_order
 from ssem_dask.storage.volume import VolumeInfo, create_volume
 
 SHAPE = (12, 30, 41)
@@ -168,7 +168,7 @@ def test_jpeg_series(tmp_path: Path):
 def sizes(url: str) -> tuple[float | None, float | None]:
     source = open_any_format(url)
     source.close()
-    return source.info.pixel_size, source.info.section_thickness
+    return source.info.sizes.pixel_size, source.info.sizes.section_thickness
 
 
 def test_sizes_are_read_where_the_file_tells_them(tmp_path: Path):
@@ -191,12 +191,12 @@ def test_sizes_are_read_where_the_file_tells_them(tmp_path: Path):
 @given(numbers=st.lists(st.integers(0, 10**6), unique=True))
 def test_natural_order_is_the_order_of_the_numbers(numbers: list[int]):
     names = [f"a_{number}_b.tif" for number in numbers]
-    assert sorted(names, key=natural_key) == [f"a_{number}_b.tif" for number in sorted(numbers)]
+    assert natural_order(names) == [f"a_{number}_b.tif" for number in sorted(numbers)]
 
 
 def test_natural_order_of_mixed_names():
     names = ["s10.tif", "s2.tif", "2.tif", "s.tif", "s2a.tif"]
-    assert sorted(names, key=natural_key) == ["2.tif", "s2.tif", "s2a.tif", "s10.tif", "s.tif"]
+    assert natural_order(names) == ["2.tif", "s2.tif", "s2a.tif", "s10.tif", "s.tif"]
 
 
 def test_several_kinds_of_images_need_a_pattern(tmp_path: Path):

@@ -77,7 +77,12 @@ def test_precomputed_that_begins_anywhere(tmp_path: Path, values: AnyArray) -> N
     write_precomputed(tmp_path / "pre", values, offset=(100, 200, 7))
     for url in (str(tmp_path / "pre"), f"precomputed://{tmp_path / 'pre'}"):
         source = open_any_format(url)
-        assert (source.info.shape, source.info.pixel_size, source.info.section_thickness) == (SHAPE, 4.0, 35.0)
+        sizes = source.info.sizes
+        assert (source.info.shape, sizes.pixel_size, sizes.section_thickness) == (
+            SHAPE,
+            4.0,
+            35.0,
+        )
         band = source.read(z_start=1, z_stop=3, y_start=10, y_stop=20)
         np.testing.assert_array_equal(band, values[1:3, 10:20])
 
