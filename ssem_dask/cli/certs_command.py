@@ -25,4 +25,4 @@ def certs(
     if as_json:
         console.show_json({**asdict(made), "expires": made.expires.isoformat()})
         return
-    console.out.print(f"{directory}: certificates until {made.expires:%Y-%m-%d}", highlight=False, soft_wrap=True)
+    console.line(f"{directory}: certificates until {made.expires:%Y-%m-%d}")

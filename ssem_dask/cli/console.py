@@ -1,11 +1,14 @@
-"""Output to the terminal: results on stdout; progress, notes and errors on stderr."""
+"""Output to the terminal: results on stdout; progress, notes and errors on stderr.
+
+Nothing is taken for rich's markup, so names are shown as they are; control characters are shown as escapes.
+"""
 
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -17,12 +20,21 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
+
+from ssem_dask.shown import visible
 
 _WIDTH = 160
 """Line width, in columns, of output to a file or a pipe."""
 
-out = Console(width=None if sys.stdout.isatty() else _WIDTH)
-err = Console(stderr=True, width=None if sys.stderr.isatty() else _WIDTH)
+
+def _console(stream: IO[str] | None, *, stderr: bool) -> Console:
+    width = None if stream is not None and stream.isatty() else _WIDTH
+    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+
+
+out = _console(sys.stdout, stderr=False)
+err = _console(sys.stderr, stderr=True)
 
 _LINE_SECONDS = 10.0
 """Shortest time between two lines of plain progress, so that a long run does not flood a log."""
@@ -30,27 +42,35 @@ _LINE_SECONDS = 10.0
 
 def show_error(message: str) -> None:
     """Write an error message to stderr."""
-    err.print(f"[bold red]error:[/bold red] {plain(message)}", soft_wrap=True, highlight=False)
+    err.print(Text.assemble(("error:", "bold red"), " ", visible(message)), soft_wrap=True)
 
 
 def note(message: str) -> None:
     """Write a remark to stderr."""
-    err.print(plain(message), soft_wrap=True, highlight=False, style="dim")
+    err.print(Text(visible(message), style="dim"), soft_wrap=True)
+
+
+def line(text: str) -> None:
+    """Write a line to stdout."""
+    out.print(Text(visible(text)), soft_wrap=True)
 
 
 def show_json(value: Any) -> None:
     """Write a result to stdout as JSON."""
-    out.print_json(json.dumps(value)) if out.is_terminal else out.file.write(json.dumps(value, indent=2) + "\n")
+    if out.is_terminal:
+        out.print_json(json.dumps(value), ensure_ascii=True)
+    else:
+        out.file.write(json.dumps(value, indent=2) + "\n")
 
 
 def table(title: str, *, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write a table to stdout; the first column is text, the others are numbers."""
-    out.print(plain(title), style="bold", soft_wrap=True, highlight=False)
+    out.print(Text(visible(title), style="bold"), soft_wrap=True)
     grid = Table()
     for i, column in enumerate(columns):
-        grid.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+        grid.add_column(Text(visible(column)), justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
-        grid.add_row(*(plain(cell) for cell in row))
+        grid.add_row(*(Text(visible(cell)) for cell in row))
     out.print(grid)
 
 
@@ -116,8 +136,3 @@ class _TrainingLines:
     def end(self) -> None:
         seconds = time.monotonic() - self._start
         note(f"train: {self._done} of {self._total} steps in {seconds:.1f} s, loss {self._loss:.4f}")
-
-
-def plain(text: str) -> str:
-    """Return text that rich prints unchanged, without taking brackets for markup."""
-    return text.replace("[", "\\[")

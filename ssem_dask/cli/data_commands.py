@@ -289,7 +289,7 @@ def train(
             [part.replace("_", " "), *(f"{row[name]:.3f}" for name in names)] for part, row in trained.figures.items()
         ],
     )
-    console.out.print(f"Loss of every step: {picture}")
+    console.line(f"Loss of every step: {picture}")
 
 
 def _train_encoder(

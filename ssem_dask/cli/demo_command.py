@@ -117,7 +117,7 @@ def _show(result: "Evaluation", *, picture: Path, page: Path, output: Path) -> N
         columns=["", "before", "rigid only", "after"],
         rows=rows,
     )
-    console.out.print(f"Picture, before | after:   {picture}")
-    console.out.print(f"Report, open in a browser: {page}")
-    console.out.print(f"Aligned volume:            {output}")
+    console.line(f"Picture, before | after:   {picture}")
+    console.line(f"Report, open in a browser: {page}")
+    console.line(f"Aligned volume:            {output}")
     console.note(f"More figures: ssem-dask evaluate {output} --truth {output.parent / 'observed.zarr'}")

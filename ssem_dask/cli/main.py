@@ -1,106 +1,97 @@
-"""The `ssem-dask` command.
+"""The entry point of the `ssem-dask` script: streams, signals and log, then the command.
 
-Exit codes: 0 everything is done; 1 some chunks failed (named), or the cluster was lost; 2 wrong usage, configuration or
-input, in one sentence; 130 interrupted. A `SsemDaskError` is something that the user can fix and shows no traceback;
-anything else is a bug and shows one.
+It imports nothing else at its top, so that Ctrl-C while modules are imported ends in one sentence too.
 """
 
+import logging
+import os
 import signal
-from typing import Annotated, Any
+import sys
+import time
+import traceback
+from types import TracebackType
+from typing import Any
 
-import typer
-from typer.core import TyperGroup
-
-from ssem_dask import __version__
-from ssem_dask.cli import apply_commands as apply
-from ssem_dask.cli import certs_command as certs
-from ssem_dask.cli import data_commands as data
-from ssem_dask.cli import demo_command as demo
-from ssem_dask.cli import evaluate_command as evaluate
-from ssem_dask.cli import export_command as export
-from ssem_dask.cli import report_command as report
-from ssem_dask.cli import rerun_command as rerun
-from ssem_dask.cli import run_commands as run
-from ssem_dask.cli import view_command as view
-from ssem_dask.cli.console import show_error
-from ssem_dask.errors import ClusterError, SsemDaskError
+from ssem_dask.cli.streams import flush_streams, prepare_streams
+from ssem_dask.shown import visible
 
 EXIT_INTERRUPTED = 130
+INTERRUPTED = "Interrupted. Finished work is kept; run the same command again to resume."
+_PATIENCE_S = 10.0
+"""Seconds that a command has to clean up after a signal before another signal ends it at once."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class _Commands(TyperGroup):
-    """The group of commands; turns a user's mistake into one sentence and exit code 2."""
+class _Interrupt:
+    """Handler of signals: the first stops the command, those that follow shortly after must not stop its clean-up."""
 
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except ClusterError as error:
-            show_error(str(error))
-            raise typer.Exit(1) from error
-        except SsemDaskError as error:
-            show_error(str(error))
-            raise typer.Exit(2) from error
-        except KeyboardInterrupt as error:
-            show_error("Interrupted. Finished work is kept; run the same command again to resume.")
-            raise typer.Exit(EXIT_INTERRUPTED) from error
+    def __init__(self) -> None:
+        self._first: float | None = None
 
+    def __call__(self, _number: int, _frame: Any) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now
+            raise KeyboardInterrupt
+        if now - self._first > _PATIENCE_S:
+            os._exit(EXIT_INTERRUPTED)
 
-app = typer.Typer(
-    cls=_Commands,
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help=(
-        "Align serial-section electron microscopy volumes.\n\n"
-        "New here? `ssem-dask demo` shows everything on a synthetic volume in a few minutes. Then `ssem-dask import` "
-        "your images, `ssem-dask align` them, and read the result from `ssem-dask status`."
-    ),
-)
+    def install(self) -> None:
+        """Handle the signals; those that nohup or a shell ignores stay ignored."""
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self)
 
-
-def _show_version(requested: bool) -> None:
-    if requested:
-        typer.echo(f"ssem-dask {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    _version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
-    ] = False,
-) -> None:
-    """Options of the bare command."""
-
-
-app.command("demo", rich_help_panel="Start here")(demo.demo)
-app.command("import", rich_help_panel="Align")(data.import_)
-app.command("align", rich_help_panel="Align")(run.align)
-app.command("plan", rich_help_panel="Align")(run.plan)
-app.command("run", rich_help_panel="Align")(run.run)
-app.command("status", rich_help_panel="Align")(run.status)
-app.command("rerun", rich_help_panel="Align")(rerun.rerun)
-app.command("verify", rich_help_panel="Align")(rerun.verify)
-app.command("report", rich_help_panel="Inspect and use an alignment")(report.report)
-app.command("view", rich_help_panel="Inspect and use an alignment")(view.view)
-app.command("warp", rich_help_panel="Inspect and use an alignment")(apply.warp)
-app.command("points", rich_help_panel="Inspect and use an alignment")(apply.points)
-app.command("export", rich_help_panel="Inspect and use an alignment")(export.export)
-app.command("certs", rich_help_panel="Clusters")(certs.certs)
-app.command("train", rich_help_panel="Measure and improve")(data.train)
-app.command("simulate", rich_help_panel="Measure and improve")(data.simulate)
-app.command("evaluate", rich_help_panel="Measure and improve")(evaluate.evaluate)
-
-
-def _interrupt(_number: int, _frame: Any) -> None:
-    raise KeyboardInterrupt
+    def ignore(self) -> None:
+        """Ignore the signals after an interrupt; while Python ends, another one would change the exit code."""
+        if self._first is not None:
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+            # Python notes an interrupt that leaves an `exec`, as of a dataclass, and later dies of SIGINT although the
+            # interrupt was handled. Another `exec` clears the note.
+            exec("")
 
 
 def main() -> None:
     """Run the `ssem-dask` script."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # nohup ignores SIGHUP, which must stay so. Otherwise a cluster that this process started must not outlive it.
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _interrupt)
-    app()
+    prepare_streams()
+    _make_log_visible()
+    interrupt = _Interrupt()
+    interrupt.install()  # a cluster that this process starts must not outlive it
+    try:
+        from ssem_dask.cli.app import app
+
+        app()
+    except KeyboardInterrupt:
+        interrupt.ignore()
+        sys.stderr.write(f"error: {INTERRUPTED}\n")
+        sys.exit(EXIT_INTERRUPTED)
+    except SystemExit as ended:
+        interrupt.ignore()
+        sys.exit(_after_flush(ended.code))
+
+
+def _after_flush(code: Any) -> Any:
+    error = flush_streams()
+    if error is None:
+        return code
+    sys.stderr.write(
+        f"error: stdout: the result cannot be written ({error.strerror}); free some space, or write it to another "
+        "place.\n"
+    )
+    return code or 2
+
+
+def _make_log_visible() -> None:
+    """Let no control character of a store reach the terminal by a log message or a traceback."""
+
+    class Record(logging.LogRecord):
+        def getMessage(self) -> str:  # noqa: N802  the name of the base class
+            return visible(super().getMessage(), keep="\n\t")
+
+    logging.setLogRecordFactory(Record)
+
+    def show(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+        sys.stderr.write(visible("".join(traceback.format_exception(kind, error, where)), keep="\n\t"))
+
+    sys.excepthook = show

@@ -61,7 +61,7 @@ def report(
             }
         )
         return
-    console.out.print(f"Report: {path}", soft_wrap=True, highlight=False)
+    console.line(f"Report: {path}")
 
 
 def write_report(made: "Report", file: Path) -> Path:

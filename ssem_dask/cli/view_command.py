@@ -70,7 +70,7 @@ def view(
         if as_json:
             console.show_json({"run": output, "url": address, "port": actual_port, "data": f"{base}/data/{site.key}"})
         else:
-            console.out.print(address, soft_wrap=True, highlight=False)
+            console.line(address)
         console.out.file.flush()
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()

@@ -8,6 +8,7 @@ from rich.live import Live
 
 from ssem_dask.cli import console
 from ssem_dask.cli.progress_display import bars, describe
+from ssem_dask.cli.streams import reader_is_gone
 from ssem_dask.driver import pipeline
 from ssem_dask.runtime.progress import StageProgress
 from ssem_dask.runtime.watch import LedgerWatch
@@ -62,7 +63,7 @@ def _repeat(
     while True:
         state = read_run(output).state  # read before the ledger, so that the last update misses nothing
         show(state, ledger.poll())
-        if state != RUNNING:
+        if state != RUNNING or reader_is_gone():
             return
         sleep(seconds)
 
@@ -87,4 +88,4 @@ class _Lines:
         line = f"{stage.stage}: {stage.done:,} of {stage.tasks:,} tasks, {describe(stage, now=now, load=None)}"
         if line != self._last:
             self._last = line
-            console.out.print(line, soft_wrap=True, highlight=False)
+            console.line(line)

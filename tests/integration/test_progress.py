@@ -9,7 +9,7 @@ from pathlib import Path
 import requests
 from typer.testing import CliRunner
 
-from ssem_dask.cli.main import app
+from ssem_dask.cli.app import app
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.events import SilentObserver, StageStarted
 from ssem_dask.runtime.progress import PublishingObserver

@@ -5,7 +5,7 @@ import sys
 
 from typer.testing import CliRunner
 
-from ssem_dask.cli.main import app
+from ssem_dask.cli.app import app
 
 Ended = subprocess.CompletedProcess[str]
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ SETTINGS: dict[str, Any] = {**SMALL, "mask": {"detect": True}}
 class Process:
     """A command of ours, in a group of processes of its own."""
 
-    def __init__(self, *words: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, *words: str, environment: dict[str, str] | None = None, prefix: Sequence[str] = ()) -> None:
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", "ssem_dask.cli", *words],
+            [*prefix, sys.executable, "-m", "ssem_dask.cli", *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

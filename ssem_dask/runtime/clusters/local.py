@@ -15,6 +15,7 @@ from distributed.system import MEMORY_LIMIT
 
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters.devices import gpu_memory, visible_gpus
+from ssem_dask.runtime.clusters.local_start import start_or_refuse
 from ssem_dask.runtime.distributed import DaskExecutor
 from ssem_dask.runtime.placement import GPU, GPU_THREADS
 from ssem_dask.runtime.pool import Pool
@@ -32,23 +33,33 @@ _CONTEXT_BYTES = 1_000_000_000
 def start_local(
     workers: int | None, *, deadline: float | None = None, stage_workers: Mapping[str, int] | None = None
 ) -> DaskExecutor:
-    """Start worker processes of one thread each, which see no GPU; None: one per core."""
+    """Start worker processes of one thread each, which see no GPU; None: one per core.
+
+    Raises:
+        ConfigError: this machine lets no worker start.
+    """
     _one_death_is_blamed()
     limit = local_share(workers, stage_workers)
     workers = workers or len(os.sched_getaffinity(0))
-    cluster = LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        host=_HOST,
-        protocol="tls://",
-        security=Security.temporary(),
-        dashboard_address=_DASHBOARD,
-        memory_limit=limit,
-        env={"CUDA_VISIBLE_DEVICES": ""},  # otherwise all of them would use the first GPU
-        preload=[_QUIET],
-    )
-    pool = Pool(cluster.scale, workers, stage_workers or {})
-    return DaskExecutor(Client(cluster), deadline=deadline, pool=pool)
+
+    def start() -> Client:
+        return Client(
+            LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                host=_HOST,
+                protocol="tls://",
+                security=Security.temporary(),
+                dashboard_address=_DASHBOARD,
+                memory_limit=limit,
+                env={"CUDA_VISIBLE_DEVICES": ""},  # otherwise all of them would use the first GPU
+                preload=[_QUIET],
+            )
+        )
+
+    client = start_or_refuse("local", start)
+    pool = Pool(client.cluster.scale, workers, stage_workers or {})
+    return DaskExecutor(client, deadline=deadline, pool=pool)
 
 
 def local_share(workers: int | None, stage_workers: Mapping[str, int] | None = None) -> int:
@@ -97,6 +108,9 @@ def start_on_gpus(
             `_MAX_WORKERS_PER_GPU`, and no more than its memory holds.
         task_gpu_memory: bytes of a GPU that the largest task takes; 0 if unknown.
         deadline: as in `DaskExecutor`.
+
+    Raises:
+        ConfigError: this machine lets no worker start.
     """
     _one_death_is_blamed()
     security = Security.temporary()
@@ -115,7 +129,9 @@ def start_on_gpus(
     }
     workers.update({f"cpu-{i}": worker(1, "") for i in range(without)})
     scheduler = {"cls": Scheduler, "options": {**common, "dashboard_address": _DASHBOARD}}
-    client = Client(SpecCluster(workers=workers, scheduler=scheduler, security=security))
+    client = start_or_refuse(
+        "local-gpu", lambda: Client(SpecCluster(workers=workers, scheduler=scheduler, security=security))
+    )
     return DaskExecutor(client, deadline=deadline)
 
 

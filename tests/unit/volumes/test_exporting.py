@@ -15,7 +15,7 @@ import zarr
 from typer.testing import CliRunner
 
 import ssem_dask as package
-from ssem_dask.cli.main import app
+from ssem_dask.cli.app import app
 from ssem_dask.driver.run_status import run_status
 from ssem_dask.errors import ConfigError, OutputError, SourceError, SsemDaskError
 from ssem_dask.geometry.box import Box

@@ -11,7 +11,7 @@ import zarr
 from typer.testing import CliRunner
 
 import ssem_dask as package
-from ssem_dask.cli.main import app
+from ssem_dask.cli.app import app
 from ssem_dask.errors import PlanError
 from ssem_dask.geometry.box import Box
 from ssem_dask.stages.configs import RenderStageConfig

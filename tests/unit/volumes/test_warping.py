@@ -12,7 +12,7 @@ import pytest
 import zarr
 from typer.testing import CliRunner
 
-from ssem_dask.cli.main import app
+from ssem_dask.cli.app import app
 from ssem_dask.config.digest import stored_config
 from ssem_dask.config.resolve import resolve
 from ssem_dask.config.schema import make_config
