@@ -18,6 +18,10 @@ class SourceError(SsemDaskError, ValueError):
     """The input volume is missing, unreadable or not what an alignment can use."""
 
 
+class ContentError(SourceError):
+    """Stored content that can be reached, but is damaged or of another kind than it should be."""
+
+
 class OutputError(SsemDaskError, OSError):
     """The output cannot be written, or belongs to something else."""
 

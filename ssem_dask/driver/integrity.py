@@ -7,14 +7,14 @@ therefore stays valid, and only the damaged task runs again. Its ledger entry be
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby
 
+from ssem_dask.driver.planned_tasks import done_tasks
 from ssem_dask.geometry.region import RegionSet
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.stage import Stage
 from ssem_dask.storage.codec_pipeline import fused_codecs
-from ssem_dask.storage.ledger import open_ledger, page_of
+from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.location import delete, join
 from ssem_dask.storage.retry import LONG_RETRY_S, retry_for
 from ssem_dask.task import Cause, Outcome, Task, TaskReport
@@ -36,8 +36,8 @@ def verify(job: Job, *, stages: Sequence[Stage], executor: Executor) -> Iterator
         The present entry of each task that had ended well.
     """
     for stage in stages:
-        for tasks in _done_tasks(stage, job):
-            yield from executor.map(verify_task, tasks)
+        for tasks in done_tasks(stage, job):
+            yield from executor.map(verify_task, (task for task, _ in tasks))
 
 
 def mark_damaged(
@@ -54,8 +54,8 @@ def mark_damaged(
     reads = _regions_read(keys, job, stages=stages)
     damaged = []
     for stage in stages:
-        for tasks in _done_tasks(stage, job):
-            suspects = (task for task in tasks if reads.overlaps_any(task.footprint().writes))
+        for tasks in done_tasks(stage, job):
+            suspects = (task for task, _ in tasks if reads.overlaps_any(task.footprint().writes))
             damaged += [report for report in executor.map(verify_task, suspects) if report.restore]
     return damaged
 
@@ -71,23 +71,6 @@ def _regions_read(keys: set[str], job: Job, *, stages: Sequence[Stage]) -> Regio
                 if task.key in keys:
                     reads.add(task.footprint().reads)
     return reads
-
-
-def _done_tasks(stage: Stage, job: Job) -> Iterator[Iterator[Task]]:
-    """Yield, per generation, a stage's tasks that ended well with the run's configuration; holds one ledger page."""
-    ledger = open_ledger(job.output)
-    pages = set(ledger.pages(stage.name))
-
-    def done_in(generation: Iterable[Task]) -> Iterator[Task]:
-        for page, tasks in groupby(generation, key=lambda task: page_of(task.key)):
-            entries = ledger.entries(page) if page in pages else {}
-            for task in tasks:
-                entry = entries.get(task.key)
-                if entry is not None and entry.outcome.is_done and entry.digest == task.digest:
-                    yield task
-
-    for generation in stage.generations(job) if pages else ():
-        yield done_in(generation)
 
 
 def verify_task(task: Task) -> TaskReport:

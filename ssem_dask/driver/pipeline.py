@@ -26,6 +26,7 @@ from ssem_dask.driver.source_fingerprints import (
     save_fingerprints,
     spans_of,
 )
+from ssem_dask.driver.stored_metadata import restore_metadata
 from ssem_dask.driver.tasks import StageWork, run_generations, run_on_cluster
 from ssem_dask.errors import LayoutError, LeaseLostError, OutputError
 from ssem_dask.geometry.mip import ceil_div
@@ -68,6 +69,11 @@ class Plan:
     """Digest of source, weights and configuration."""
     given: dict[str, Any]
     """Configuration as the user gave it, without the choices."""
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages that have tasks, in order."""
+        return [stage for stage in STAGES if stage.name in self.estimates]
 
     @property
     def worker_memory(self) -> int:
@@ -172,6 +178,8 @@ def resume(
     try:
         ledger = open_ledger(output)
         mark_overwritten(ledger)
+        for restored in restore_metadata(plan.job, stages=plan.stages, ledger=ledger):
+            observer.note(restored)
         fingerprints = read_fingerprints(plan.job)
         # If the user chooses tasks, nothing else runs again: the next run without a selection handles a changed source.
         changed = changed_sections(plan.job, fingerprints) if selection is None else []
@@ -280,7 +288,7 @@ def _run_stages(
     """Run all stages once and count their tasks in the summary."""
     job = plan.job
     overrides = TaskOverrides(job, plan.given)
-    for stage in (stage for stage in STAGES if stage.name in plan.estimates):
+    for stage in plan.stages:
         _prepare(stage, job)
         run_generations(
             StageWork(

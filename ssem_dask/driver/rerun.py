@@ -9,10 +9,12 @@ from typing import Any
 
 from ssem_dask.driver.integrity import verify
 from ssem_dask.driver.invalidation import Invalidation, find_stale
+from ssem_dask.driver.ledger_check import check_ledger
 from ssem_dask.driver.overrides import refuse_layout_overrides, with_overrides
 from ssem_dask.driver.pipeline import Plan, plan, resume
 from ssem_dask.driver.run_status import Summary, run_status
 from ssem_dask.driver.source_fingerprints import changed_sections, read_fingerprints
+from ssem_dask.driver.stored_metadata import find_metadata_damage
 from ssem_dask.errors import ConfigError
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.runtime.events import Observer
@@ -21,9 +23,12 @@ from ssem_dask.runtime.executor import Executor
 from ssem_dask.stages.pipeline_order import STAGES
 from ssem_dask.storage.late_writes import mark_overwritten
 from ssem_dask.storage.ledger import open_ledger
-from ssem_dask.storage.run_group import read_writable_run, update_run
+from ssem_dask.storage.run_group import read_state, read_writable_run, record_damage, update_run
 from ssem_dask.task import Cause, Outcome, Task, TaskReport
+from ssem_dask.units import plural
 
+_MAX_DAMAGE = 1000
+"""Sentences on damaged files that are shown and kept."""
 _NO_END = 1 << 60
 """End of a range of sections that has none."""
 
@@ -130,7 +135,11 @@ def execute_rerun(
 
 
 def verify_run(output: str, *, executor: Executor, observer: Observer) -> Summary:
-    """Read all that a run has written, and mark damaged or missing results as failed, so that they are written again.
+    """Prove that a run is whole, and mark damaged or missing results as failed, so that they are written again.
+
+    What must exist follows from the table of arrays, the configuration and the tasks, not from what is found. So four
+    things are compared or read: the record of the run with its copy, the metadata of every array and group, the entries
+    of the ledger with its pages and with the plan, and every chunk.
 
     Args:
         output: URL of the run.
@@ -138,21 +147,57 @@ def verify_run(output: str, *, executor: Executor, observer: Observer) -> Summar
         observer: notified of each damaged result.
 
     Returns:
-        The status of the run; `failed` holds the damaged tasks, and those that had failed before.
+        The status of the run. `failed` holds the damaged tasks, and those that had failed before. `reasons` holds a
+        sentence for each damaged file that belongs to no single task. If there is any, the run is incomplete until the
+        next `rerun`.
 
     Raises:
         SourceError: there is no run.
         OutputError: a driver is at work on it.
     """
     planned = plan_rerun(output, Selection()).plan
+    damage = Damage(observer)
+    for line in record_damage(output):
+        damage.add(line)
+    job, ledger = planned.job, open_ledger(output)
     with exclusive_driver(output, executor) as guarded:
-        mark_overwritten(open_ledger(output))
-        for report in verify(planned.job, stages=STAGES, executor=guarded):
+        mark_overwritten(ledger)
+        complete = read_state(output) == "complete"
+        for line in find_metadata_damage(job, stages=planned.stages, ledger=ledger, complete=complete):
+            damage.add(line)
+        for line in check_ledger(job, stages=planned.stages, ledger=ledger, complete=complete):
+            damage.add(line)
+        for report in verify(job, stages=planned.stages, executor=guarded):
             if report.restore:
                 observer.note(f"{report.key}: {report.message}")
         summary = run_status(output)
+        if damage.lines:
+            summary.state, summary.reasons = "incomplete", damage.lines
         update_run(output, state=summary.state)
+    damage.note_rest()
     return summary
+
+
+class Damage:
+    """Sentences on damaged files, of which the first are shown and kept."""
+
+    def __init__(self, observer: Observer) -> None:
+        self.lines: list[str] = []
+        self._observer = observer
+        self._more = 0
+
+    def add(self, line: str) -> None:
+        """Add a sentence."""
+        if len(self.lines) < _MAX_DAMAGE:
+            self._observer.note(line)
+            self.lines.append(line)
+        else:
+            self._more += 1
+
+    def note_rest(self) -> None:
+        """Say how many there are besides."""
+        if self._more:
+            self._observer.note(f"… and {plural(self._more, 'damaged file')} more.")
 
 
 def parse_sections(text: str) -> range:

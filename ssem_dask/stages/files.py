@@ -7,7 +7,8 @@ A shard that holds only the fill value is not stored, so a task's ledger entry l
 import contextlib
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import islice, product
 from typing import TYPE_CHECKING
 
@@ -17,22 +18,40 @@ from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import array_at
 from ssem_dask.storage import location
-from ssem_dask.storage.arrays import ZarrArray, open_array, reading_chunks, write_unit
+from ssem_dask.storage.arrays import ZarrArray, reading_chunks, write_unit
+from ssem_dask.storage.node_metadata import METADATA_FILE
 from ssem_dask.storage.untrusted import JSON_OBJECT, read_json
 
 if TYPE_CHECKING:
     from ssem_dask.stages.stage import Stage
 
 _JSON = ".json"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedMetadata:
+    """Metadata file of an array or group that a stage makes."""
+
+    stage: str
+    """Name of the stage."""
+    content: bytes
+
+
 _CHECKED_TASKS = 4
 """Tasks per generation whose regions are compared with the shards; a generation tiles the volume evenly."""
 
 
-def written_files(job: Job, footprint: Footprint) -> dict[str, int]:
-    """Return the files that a task has written: path in the run → bytes."""
+def written_files(job: Job, footprint: Footprint, *, overridden: bool = False) -> dict[str, int]:
+    """Return the files that a task has written: path in the run → bytes.
+
+    Args:
+        job: the run.
+        footprint: of the task.
+        overridden: whether the task has settings of its own, so that the layout is that of the stored arrays.
+    """
     files = {}
     for region in footprint.writes:
-        for path in _paths(job, region):
+        for path in _paths(job, region, overridden=overridden):
             size = location.file_size(job.url(path))
             if size is not None:
                 files[path] = size
@@ -68,8 +87,7 @@ def refuse_shared_shards(job: Job, stages: Sequence["Stage"]) -> None:
     A partial write reads, changes and rewrites a file, so two tasks that write to one file lose data silently. The
     arrays are made in memory, metadata alone, and compared with the regions that each generation's first tasks write.
     """
-    trial = replace(job, output=f"memory://ssem-dask-plan-{uuid.uuid4().hex}.zarr")
-    try:
+    with _trial(job) as trial:
         for stage in stages:
             stage.prepare(trial)
             for generation in stage.generations(trial):
@@ -81,6 +99,30 @@ def refuse_shared_shards(job: Job, stages: Sequence["Stage"]) -> None:
                                 "which is not made of whole shards, so that another task could write the same file; "
                                 "choose windows and shards that are multiples of each other."
                             )
+
+
+def planned_metadata(job: Job, stages: Sequence["Stage"]) -> dict[str, PlannedMetadata]:
+    """Return the metadata files of all arrays and groups that the stages make, by path in the run; touch nothing.
+
+    This is what must exist when the stages have run. It follows from the configuration alone, as the stages make it in
+    memory, and not from what is stored.
+    """
+    planned: dict[str, PlannedMetadata] = {}
+    with _trial(job) as trial:
+        for stage in stages:
+            stage.prepare(trial)
+            for path in location.list_files(trial.output):
+                if path.rpartition("/")[2] == METADATA_FILE and path not in planned:
+                    planned[path] = PlannedMetadata(stage.name, location.read_bytes(trial.url(path)))
+    return planned
+
+
+@contextmanager
+def _trial(job: Job) -> Iterator[Job]:
+    """Yield the run with an output in memory, for arrays without values."""
+    trial = replace(job, output=f"memory://ssem-dask-plan-{uuid.uuid4().hex}.zarr")
+    try:
+        yield trial
     finally:
         location.delete(trial.output, recursive=True)
 
@@ -91,9 +133,7 @@ def _read(job: Job, region: Region) -> None:
         with contextlib.suppress(FileNotFoundError):
             read_json(job.url(region.name), JSON_OBJECT)
         return
-    array = _array(job, region)
-    if array is None:
-        return
+    array = array_at(region.name).planned(job)
     unit = write_unit(array)
     for position in product(*_units(job, region, array)):
         index = tuple(
@@ -103,34 +143,25 @@ def _read(job: Job, region: Region) -> None:
             array[index]
 
 
-def _paths(job: Job, region: Region) -> Iterator[str]:
+def _paths(job: Job, region: Region, *, overridden: bool) -> Iterator[str]:
     if region.name.endswith(_JSON):
         yield region.name
         return
-    array = _array(job, region)
-    if array is not None:
-        for position in product(*_units(job, region, array)):
-            yield f"{region.name}/{_key(array, position)}"
-
-
-def _array(job: Job, region: Region) -> ZarrArray | None:
-    """Open the region's array; return None if the configuration makes none."""
-    try:
-        return open_array(job.url(region.name), mode="r")
-    except SourceError:
-        if location.exists(location.join(job.url(region.name), "zarr.json")):
-            raise
-        return None
+    row = array_at(region.name)
+    array = row.open(job) if overridden else row.planned(job)
+    for position in product(*_units(job, region, array)):
+        yield f"{region.name}/{_key(array, position)}"
 
 
 def _owns_whole_files(job: Job, region: Region) -> bool:
     """Return whether no file of the region's array holds anything beyond the region; True if it is no array."""
     if region.name.endswith(_JSON):
         return True
-    array = _array(job, region)
-    if array is None:
-        return True
-    extents = array_at(region.name).extents(job, region)
+    row = array_at(region.name)
+    if not row.exists(job):
+        return True  # the configuration makes none
+    array = row.open(job)
+    extents = row.extents(job, region)
     return all(
         start % unit == 0 and (stop % unit == 0 or stop == extent)
         for (start, stop), extent, unit in zip(extents, array.shape, write_unit(array), strict=True)

@@ -28,6 +28,7 @@ from ssem_dask.storage.quality import (
     quality_attributes,
     reslice_path,
 )
+from ssem_dask.storage.volume import fitted_shard
 
 ALIGNED = "aligned"
 """Path of the aligned volume, an OME-Zarr image."""
@@ -491,7 +492,9 @@ def aligned_level(mip: int) -> RunArray:
         frame=Frame.ALIGNED,
         unit="intensity",
         chunk=lambda job: job.render.chunk,
-        shard=lambda job: job.render.shard,
+        shard=lambda job: fitted_shard(
+            (job.shape[0], *shape_at_mip(job.shape_yx, mip=mip)), chunk=job.render.chunk, shard=job.render.shard
+        ),
         fill=0,
     )
 

@@ -67,7 +67,7 @@ class JobTask(Task):
 
     def files(self) -> dict[str, int]:
         """Return the files under the regions that the task writes: path in the run → bytes."""
-        return written_files(self.job, self.footprint())
+        return written_files(self.job, self.footprint(), overridden=bool(self.changes))
 
     def damage(self, files: dict[str, int]) -> str:
         """Read everything that the task has written; return a sentence on the first damage, or an empty one."""

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ssem_dask.errors import PlanError
 from ssem_dask.geometry.box import Box
@@ -15,7 +16,7 @@ from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Region
 from ssem_dask.stages.job import Job
 from ssem_dask.storage import location
-from ssem_dask.storage.arrays import ZarrArray, create_array, open_array
+from ssem_dask.storage.arrays import ZarrArray, create_array, open_array, planned_array
 from ssem_dask.storage.untrusted import JSON_OBJECT, interpreting, read_json
 from ssem_dask.types import AnyArray
 
@@ -52,6 +53,18 @@ class Axis:
             return 0, size
         i, step = "zyx".index(self.follows), self.step(job)
         return box.start[i] // step, min(ceil_div(box.stop[i], step), size)
+
+
+class _Layout(TypedDict):
+    """Arguments of `create_array`."""
+
+    shape: tuple[int, ...]
+    dtype: DTypeLike
+    axes: tuple[str, ...]
+    chunks: tuple[int, ...]
+    shards: tuple[int, ...] | None
+    fill_value: float
+    attributes: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,16 +112,11 @@ class RunArray:
             LayoutError: the array exists with another layout.
             OutputError: something else is stored there, or the location is not writable.
         """
-        return create_array(
-            self.url(job),
-            shape=tuple(axis.size(job) for axis in self.axes),
-            dtype=self.dtype or job.info.dtype,
-            axes=self.axis_names,
-            chunks=self.chunk(job),
-            shards=None if self.shard is None else self.shard(job),
-            fill_value=self.fill,
-            attributes=self.attributes(job),
-        )
+        return create_array(self.url(job), **self._layout(job))
+
+    def planned(self, job: Job) -> ZarrArray:
+        """Return the array as the configuration makes it, whatever its stored metadata are; touch nothing."""
+        return planned_array(self.url(job), **self._layout(job))
 
     def open(self, job: Job, *, mode: Literal["r", "r+"] = "r") -> ZarrArray:
         """Open the array; raise SourceError if it does not exist."""
@@ -139,6 +147,17 @@ class RunArray:
     def extents(self, job: Job, region: Region) -> list[tuple[int, int]]:
         """Return start and stop of a region per axis, in the array's own elements."""
         return [axis.span(job, region.box) for axis in self.axes]
+
+    def _layout(self, job: Job) -> "_Layout":
+        return _Layout(
+            shape=tuple(axis.size(job) for axis in self.axes),
+            dtype=self.dtype or job.info.dtype,
+            axes=self.axis_names,
+            chunks=self.chunk(job),
+            shards=None if self.shard is None else self.shard(job),
+            fill_value=self.fill,
+            attributes=self.attributes(job),
+        )
 
     def _index(self, index: dict[str, slice | range | int]) -> tuple[slice | int, ...]:
         unknown = set(index) - set(self.axis_names)

@@ -18,8 +18,9 @@ import zarr
 import zarr.errors
 from numpy.typing import DTypeLike
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import MemoryStore, StorePath
 
-from ssem_dask.errors import LayoutError, OutputError, PlanError, SourceError, SsemDaskError
+from ssem_dask.errors import ContentError, LayoutError, OutputError, PlanError, SourceError, SsemDaskError
 from ssem_dask.storage import location
 from ssem_dask.storage.bounded_codecs import bounded
 from ssem_dask.storage.codec_pipeline import fused_codecs
@@ -27,6 +28,7 @@ from ssem_dask.storage.fence import confirm_fence
 from ssem_dask.storage.untrusted import interpreting, text_of
 
 ZarrArray: TypeAlias = zarr.Array[Any]
+_COMPRESSORS = (ZstdCodec(level=3), Crc32cCodec())
 _PICKLE = "pickle"
 _NO_NODE = (
     FileNotFoundError,
@@ -85,12 +87,41 @@ def create_array(
             dtype=np.dtype(dtype),
             chunks=chunks,
             shards=shards,
-            compressors=[ZstdCodec(level=3), Crc32cCodec()],
+            compressors=_COMPRESSORS,
             fill_value=fill_value,
             attributes=attributes,
             dimension_names=axes,
             zarr_format=3,
         )
+
+
+def planned_array(
+    url: str,
+    *,
+    shape: tuple[int, ...],
+    dtype: DTypeLike,
+    axes: tuple[str, ...],
+    chunks: tuple[int, ...],
+    shards: tuple[int, ...] | None,
+    fill_value: float,
+    attributes: dict[str, Any],
+) -> ZarrArray:
+    """Return the array that `create_array` makes of the same arguments, whatever is stored; read nothing."""
+    with fused_codecs():
+        made = zarr.create_array(
+            MemoryStore(),
+            shape=shape,
+            dtype=np.dtype(dtype),
+            chunks=chunks,
+            shards=shards,
+            compressors=_COMPRESSORS,
+            fill_value=fill_value,
+            attributes=attributes,
+            dimension_names=axes,
+            zarr_format=3,
+        )
+        place = StorePath(location.open_store(url, read_only=True))
+        return bounded(zarr.Array(zarr.AsyncArray(metadata=made.metadata, store_path=place)), where=url)
 
 
 def open_array(url: str, *, mode: Literal["r", "r+"]) -> ZarrArray:
@@ -222,11 +253,11 @@ def _refuse_objects(url: str, array: ZarrArray) -> None:
 
 @contextmanager
 def _interpreting_metadata(url: str) -> Iterator[None]:
-    """Turn any error of interpreting Zarr metadata into a `SourceError`, except those about a node that is absent."""
+    """Turn any error of interpreting Zarr metadata into a `ContentError`, except those about a node that is absent."""
     try:
         with interpreting(url, what="its Zarr metadata"):
             yield
-    except SourceError as error:
+    except ContentError as error:
         if isinstance(error.__cause__, _NO_NODE):
             raise error.__cause__ from None
         raise

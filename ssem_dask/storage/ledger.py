@@ -14,6 +14,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import groupby
 
 from pydantic import TypeAdapter, ValidationError
@@ -56,6 +57,18 @@ def page_of(key: str) -> str:
     stage, _, name = key.partition("/")
     head, dash, _ = name.rpartition("-")
     return f"{stage}/{head}" if dash else stage
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPage:
+    """A page as it is stored: its entries and its file."""
+
+    entries: dict[str, TaskReport | None]
+    """Entries by key; those that are torn as None."""
+    in_file: dict[str, TaskReport] | None
+    """Reports in the page's file; None if there is no file, or a torn one."""
+    file_is_sound: bool
+    """Whether the file can be read, or there is none."""
 
 
 class Ledger:
@@ -122,10 +135,19 @@ class Ledger:
     def complete_page(self, page: str) -> list[TaskReport] | None:
         """Return the reports of a complete page; None if it is not complete or its file is torn."""
         try:
-            reports = _decoded_page(location.read_bytes(self._page_url(page)))
+            reports = _decoded_page(location.read_bytes(self.page_url(page)))
         except (FileNotFoundError, IsADirectoryError, ValidationError, zlib.error):
             return None
         return reports if all(page_of(report.key) == page for report in reports) else None
+
+    def stored_page(self, page: str) -> StoredPage:
+        """Return the entries of a page and its file, to compare them."""
+        reports = self.complete_page(page)
+        return StoredPage(
+            entries=self.loose_entries(page),
+            in_file=None if reports is None else {report.key: report for report in reports},
+            file_is_sound=reports is not None or not location.exists(self.page_url(page)),
+        )
 
     def write_page(self, page: str, reports: Sequence[bytes]) -> None:
         """Write the file of a page.
@@ -134,13 +156,13 @@ class Ledger:
             page: name of the page.
             reports: reports of all its tasks, from `encode`; each must agree with its entry.
         """
-        url = self._page_url(page)
+        url = self.page_url(page)
         with location.writing(url):
             location.write_bytes(url, zlib.compress(b"[" + _SEPARATOR.join(reports) + b"]", 1))
 
     def forget_page(self, page: str) -> None:
         """Delete the file of a page before its entries change."""
-        url = self._page_url(page)
+        url = self.page_url(page)
         with location.writing(url):
             location.delete(url, recursive=False)
 
@@ -177,7 +199,8 @@ class Ledger:
         location.join_below(self.url, key)  # checks the whole key; the page may be a part of it
         return location.join_below(self.url, page_of(key), key.rpartition("/")[2] + _SUFFIX)
 
-    def _page_url(self, page: str) -> str:
+    def page_url(self, page: str) -> str:
+        """Return the URL of a page's file."""
         return location.join_below(self.url, f"{page}/{_PAGE}")
 
 

@@ -7,18 +7,22 @@ Warped and exported volumes have a state too: the former in a group attribute, t
 because their formats have no place for it.
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
-from ssem_dask.errors import OutputError, SourceError
+from ssem_dask.errors import ContentError, OutputError, SourceError
 from ssem_dask.storage import arrays, location, places
+from ssem_dask.storage.node_metadata import METADATA_FILE
 from ssem_dask.storage.untrusted import JSON_OBJECT, POSITIVE, checked, read_hint, record_in, value_at
 from ssem_dask.storage.volume import WARP_KEY, Volume
 
 T = TypeVar("T")
+_IDENTIFYING = ("format", "config", "given", "config_digest", "source", "encoder_digest", "stages")
+"""Attributes of a run that only change with its configuration."""
 KEY = "ssem_dask"
 """Group attribute that makes a group a run."""
 FORMAT = 2
@@ -94,7 +98,7 @@ def create_run(url: str, *, attributes: dict[str, Any]) -> None:
             raise OutputError(
                 f"{url}: something that is not an alignment is there; choose another output or delete it."
             )
-        arrays.create_group(url, attributes={KEY: {"format": FORMAT, **attributes}})
+        _write_record(url, {"format": FORMAT, **attributes})
 
 
 def read_run(url: str) -> RunRecord:
@@ -156,15 +160,29 @@ def parse_run_record(url: str, attributes: Mapping[str, Any]) -> RunRecord:
 
 def stage_order(url: str) -> tuple[str, ...]:
     """Return the names of a run's stages in order; empty if the run does not record them, or if it is no run."""
-    attributes = record_in(arrays.group_attributes(url) or {}, KEY, where=url)
-    return checked((attributes or {}).get("stages", ()), _STAGES, where=url, what="its list of stages")
+    attributes = _stored_record(url) or _read_copy_of_lost(url) or {}
+    return checked(attributes.get("stages", ()), _STAGES, where=url, what="its list of stages")
 
 
 def update_run(url: str, **changes: Any) -> None:
     """Change some attributes of a run and keep the others; errors as in `read_writable_run` and `create_run`."""
-    attributes = {**_writable_attributes(url), **changes}
-    with location.writing(url):
-        arrays.create_group(url, attributes={KEY: attributes})
+    _write_record(url, {**_writable_attributes(url), **changes})
+
+
+def record_damage(url: str) -> list[str]:
+    """Return a sentence on the damage of a run's record, which its group has and the ledger has a copy of.
+
+    Raises:
+        SourceError: nothing is there.
+        OutputError: something that is not a run is there, or both records are damaged.
+    """
+    stored, copy = _stored_record(url), _read_copy(url)
+    if stored is None:
+        _run_attributes(url)
+        return [f"{location.join(url, METADATA_FILE)}: the record of the run is missing or cannot be read."]
+    if copy is not None and any(stored.get(name) != copy.get(name) for name in _IDENTIFYING):
+        return [f"{location.join(url, METADATA_FILE)}: the record of the run differs from its copy {_copy_url(url)}."]
+    return []
 
 
 def read_state(url: str) -> str:
@@ -174,12 +192,12 @@ def read_state(url: str) -> str:
         SourceError: nothing is there, or a later version of ssem_dask wrote the run.
         OutputError: something else is there.
     """
+    run = _stored_record(url) or _read_copy_of_lost(url)
+    if run is not None:
+        return parse_run_record(url, run).state
     attributes = arrays.group_attributes(url)
     if attributes is None and not location.exists(url):
         raise SourceError(f"{url}: nothing is there; check the path.")
-    run = (attributes or {}).get(KEY)
-    if isinstance(run, dict):
-        return parse_run_record(url, run).state
     for record in ((attributes or {}).get(WARP_KEY), read_export(url)):
         if isinstance(record, dict):
             return str(record.get("state"))
@@ -198,13 +216,47 @@ def write_export(url: str, record: dict[str, Any]) -> None:
 
 
 def _run_attributes(url: str) -> dict[str, Any]:
+    run = _stored_record(url) or _read_copy_of_lost(url)
+    if run is not None:
+        return run
     attributes = arrays.group_attributes(url)
     if attributes is None and not location.exists(url):
         raise SourceError(f"{url}: no alignment is there; check the path.")
-    run = (attributes or {}).get(KEY)
-    if not isinstance(run, dict):
-        raise OutputError(f"{url}: this is not an alignment; give the OUT.zarr that 'align' or 'run' wrote.")
-    return run
+    record_in(attributes or {}, KEY, where=url)  # an attribute that is no record
+    raise OutputError(f"{url}: this is not an alignment; give the OUT.zarr that 'align' or 'run' wrote.")
+
+
+def _stored_record(url: str) -> dict[str, Any] | None:
+    """Return the record of a run that its group has; None if there is no group, or a damaged one."""
+    with contextlib.suppress(ContentError):
+        return record_in(arrays.group_attributes(url) or {}, KEY, where=url)
+    return None
+
+
+def _read_copy_of_lost(url: str) -> dict[str, Any] | None:
+    """Return the copy of a run's record, if the group is damaged; None if it is whole and belongs to something else."""
+    with contextlib.suppress(ContentError):
+        attributes = arrays.group_attributes(url) or {}
+        if set(attributes) - {KEY}:
+            return None  # an imported, warped or other volume, or one that took the place of the run
+    return _read_copy(url)
+
+
+def _read_copy(url: str) -> dict[str, Any] | None:
+    return read_hint(_copy_url(url), JSON_OBJECT)
+
+
+def _copy_url(url: str) -> str:
+    return location.join(url, "ledger", "run.record")
+
+
+def _write_record(url: str, attributes: dict[str, Any]) -> None:
+    """Write the record of a run, and after it the copy from which a damaged one is restored."""
+    with location.writing(url):
+        if _stored_record(url) is None and _read_copy_of_lost(url) is not None:
+            location.delete(location.join(url, METADATA_FILE), recursive=False)
+        arrays.create_group(url, attributes={KEY: attributes})
+        location.write_json(_copy_url(url), attributes)
 
 
 def _export_record_url(url: str) -> str:

@@ -2,7 +2,7 @@
 
 Anybody may have written a store, and any file in it may be torn, empty or of another kind. So code never indexes such
 content itself. It passes the content to a function here, with the type that it needs, and gets a value of this type or
-a `SourceError` of one sentence. A *hint* is a file without which everything still works: if it cannot be understood, it
+a `ContentError` of one sentence. A *hint* is a file without which everything still works: if it cannot be read, it
 counts as absent.
 
 This is the only module that catches every exception of an interpretation. Parsers raise errors of a dozen unrelated
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from ssem_dask.errors import SourceError, SsemDaskError
+from ssem_dask.errors import ContentError, SsemDaskError
 from ssem_dask.storage import location
 
 T = TypeVar("T")
@@ -33,12 +33,12 @@ SHAPE_ZYX: TypeAdapter[tuple[int, int, int]] = TypeAdapter(
 MAX_JSON_BYTES = 64 << 20
 """Bytes of a JSON file that are read at most; a Python object takes up to 30 times as much memory as its JSON."""
 _CAUSE_CHARACTERS = 200
-_CURE = "restore or delete it"
+CURE = "restore or delete it"
 
 
 @contextmanager
-def interpreting(where: str, *, what: str = "its content", cure: str = _CURE) -> Iterator[None]:
-    """Turn any error of interpreting stored content into a `SourceError`.
+def interpreting(where: str, *, what: str = "its content", cure: str = CURE) -> Iterator[None]:
+    """Turn any error of interpreting stored content into a `ContentError`.
 
     Args:
         where: location of the content, for the message.
@@ -50,7 +50,7 @@ def interpreting(where: str, *, what: str = "its content", cure: str = _CURE) ->
     except (SsemDaskError, OSError):
         raise  # a store that does not answer says nothing about its content: see `location.reading`
     except Exception as error:
-        raise SourceError(f"{where}: {what} cannot be read ({cause_of(error)}); {cure}.") from error
+        raise ContentError(f"{where}: {what} cannot be read ({cause_of(error)}); {cure}.") from error
 
 
 def cause_of(error: BaseException) -> str:
@@ -75,40 +75,40 @@ def _shortened(text: str) -> str:
 
 
 def parse_json(content: bytes, *, where: str) -> Any:
-    """Return the value of JSON text; SourceError if it is none, too long, or nested too deeply."""
+    """Return the value of JSON text; ContentError if it is none, too long, or nested too deeply."""
     if len(content) > MAX_JSON_BYTES:
-        raise SourceError(f"{where}: has {len(content)} bytes, more than any file of this kind; {_CURE}.")
+        raise ContentError(f"{where}: has {len(content)} bytes, more than any file of this kind; {CURE}.")
     if not content.strip():
-        raise SourceError(f"{where}: is empty; {_CURE}.")
+        raise ContentError(f"{where}: is empty; {CURE}.")
     with interpreting(where):
         return json.loads(content)
 
 
-def checked(value: object, wanted: TypeAdapter[T], *, where: str, what: str = "its content", cure: str = _CURE) -> T:
-    """Return a stored value as the wanted type; SourceError if it is of another one. See `interpreting`."""
+def checked(value: object, wanted: TypeAdapter[T], *, where: str, what: str = "its content", cure: str = CURE) -> T:
+    """Return a stored value as the wanted type; ContentError if it is of another one. See `interpreting`."""
     with interpreting(where, what=what, cure=cure):
         return wanted.validate_python(value)
 
 
 def value_at(tree: object, *path: str, wanted: TypeAdapter[T], where: str) -> T:
-    """Return the value at a path of keys inside nested JSON objects; SourceError if it is absent or of another type."""
+    """Return the value at a path of keys inside nested JSON; ContentError if it is absent or of another type."""
     value = tree
     for key in path:
         if not isinstance(value, Mapping) or key not in value:
-            raise SourceError(f"{where}: has no value {'.'.join(path)}, which is needed; {_CURE}.")
+            raise ContentError(f"{where}: has no value {'.'.join(path)}, which is needed; {CURE}.")
         value = value[key]
     return checked(value, wanted, where=where, what=f"its value {'.'.join(path)}")
 
 
 def record_in(attributes: Mapping[str, Any], key: str, *, where: str) -> dict[str, Any] | None:
-    """Return one of our records in a group's attributes; None if it has none, SourceError if it is no JSON object."""
+    """Return one of our records in a group's attributes; None if it has none, ContentError if it is no JSON object."""
     if key not in attributes:
         return None
     return checked(attributes[key], JSON_OBJECT, where=where, what=f"its attribute {key}")
 
 
 def read_json(url: str, wanted: TypeAdapter[T]) -> T:
-    """Read a JSON file that must be there and be whole; FileNotFoundError or SourceError if it is not."""
+    """Read a JSON file that must be there and be whole; FileNotFoundError or ContentError if it is not."""
     return checked(parse_json(location.read_bytes(url), where=url), wanted, where=url)
 
 
@@ -116,7 +116,7 @@ def read_hint(url: str, wanted: TypeAdapter[T]) -> T | None:
     """Read a JSON file that only helps; None if there is none, or if it cannot be understood."""
     try:
         return read_json(url, wanted)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, SourceError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ContentError):
         return None
 
 
@@ -125,7 +125,7 @@ def understood(interpret: Callable[[], T]) -> T | None:
     try:
         with interpreting(""):
             return interpret()
-    except SourceError:
+    except ContentError:
         return None
 
 

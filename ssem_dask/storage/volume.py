@@ -258,7 +258,7 @@ def create_volume(
             dtype=info.dtype,
             axes=ngff.AXES,
             chunks=chunk,
-            shards=_fitted_shard(shape, chunk=chunk, shard=shard),
+            shards=fitted_shard(shape, chunk=chunk, shard=shard),
             fill_value=0,
             attributes={},
         )
@@ -300,7 +300,8 @@ def check_sections(where: str, shape: ShapeZYX) -> None:
         raise SourceError(f"{where}: holds a single section, but an alignment needs at least two; give the series.")
 
 
-def _fitted_shard(shape: ShapeZYX, *, chunk: ShapeZYX, shard: ShapeZYX) -> ShapeZYX:
+def fitted_shard(shape: ShapeZYX, *, chunk: ShapeZYX, shard: ShapeZYX) -> ShapeZYX:
+    """Return a shard of whole chunks that is no larger than an array of this shape needs."""
     z, y, x = (min(s, round_up(n, multiple=c)) for n, c, s in zip(shape, chunk, shard, strict=True))
     return z, y, x
 
