@@ -78,9 +78,10 @@ def verify(
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Read everything that a run has written, compare checksums, and mark damaged or missing results as failed.
+    """Prove that a run is whole: compare metadata, ledger and files with what must exist, and read all chunks.
 
-    `rerun --failed` then writes exactly those again. Exit code 0 if the run is complete and undamaged, 1 if not.
+    What is damaged or missing is named, and `rerun` then writes exactly that again. Exit code 0 if the run is complete
+    and undamaged, 1 if not. A warped or exported volume is not covered.
     """
     from ssem_dask.driver.rerun import verify_run
 

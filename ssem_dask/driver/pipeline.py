@@ -17,6 +17,7 @@ from ssem_dask.config.schema import RunConfig, make_config
 from ssem_dask.driver.integrity import mark_damaged
 from ssem_dask.driver.invalidation import Invalidation, TaskFilter, find_stale, mark_stale
 from ssem_dask.driver.overrides import TaskOverrides
+from ssem_dask.driver.planned_tasks import any_done
 from ssem_dask.driver.run_status import Summary, run_status
 from ssem_dask.driver.source_fingerprints import (
     changed_sections,
@@ -360,11 +361,6 @@ def run_attributes(plan: Plan) -> dict[str, Any]:
         "state": "running",
         "environment": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
     }
-
-
-def any_done(ledger: Ledger, stage: str, *, digest: str) -> bool:
-    """Return whether any task of a stage is done."""
-    return any(report.digest == digest and report.outcome.is_done for report in ledger.reports(stage))
 
 
 def align(

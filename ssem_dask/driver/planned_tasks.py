@@ -5,7 +5,7 @@ from itertools import groupby
 
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.stage import Stage
-from ssem_dask.storage.ledger import open_ledger, page_of
+from ssem_dask.storage.ledger import Ledger, open_ledger, page_of
 from ssem_dask.task import Task, TaskReport
 
 
@@ -30,3 +30,8 @@ def done_tasks(stage: Stage, job: Job) -> Iterator[Iterator[tuple[Task, TaskRepo
 
     for generation in stage.generations(job) if pages else ():
         yield done_in(generation)
+
+
+def any_done(ledger: Ledger, stage: str, *, digest: str) -> bool:
+    """Return whether any task of a stage is done."""
+    return any(report.digest == digest and report.outcome.is_done for report in ledger.reports(stage))

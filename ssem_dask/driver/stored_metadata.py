@@ -7,7 +7,7 @@ What must exist follows from the table of arrays and the resolved configuration:
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ssem_dask.driver.planned_tasks import done_tasks
+from ssem_dask.driver.planned_tasks import any_done, done_tasks
 from ssem_dask.stages.files import planned_metadata
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.stage import Stage
@@ -45,7 +45,7 @@ def restore_metadata(job: Job, *, stages: Sequence[Stage], ledger: Ledger) -> li
         A sentence for each file that was written.
     """
     lines, arrays = [], set()
-    written = {stage.name: _any_done(ledger, stage.name, digest=job.digests[stage.name]) for stage in stages}
+    written = {stage.name: any_done(ledger, stage.name, digest=job.digests[stage.name]) for stage in stages}
     for path, planned in planned_metadata(job, stages).items():
         url = job.url(path)
         damage = metadata_damage(url, planned=planned.content) if written[planned.stage] else ""
@@ -71,7 +71,3 @@ def _mark_unfitting(job: Job, *, stages: Sequence[Stage], ledger: Ledger, arrays
                     message = "Its files do not fit the metadata of their array."
                     marked.append(replace(entry, outcome=Outcome.FAILED, cause=Cause.IO, message=message, restore=True))
             ledger.replace_all(marked)
-
-
-def _any_done(ledger: Ledger, stage: str, *, digest: str) -> bool:
-    return any(report.digest == digest and report.outcome.is_done for report in ledger.reports(stage))
