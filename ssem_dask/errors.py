@@ -38,6 +38,10 @@ class LeaseLostError(OutputError):
     """Another process has taken the output over, or the output was removed while it was written."""
 
 
+class IncompleteError(SsemDaskError, RuntimeError):
+    """The work has ended, but its result is not complete; the same command completes it."""
+
+
 class ConventionError(SsemDaskError, ValueError):
     """A stored array does not carry the conventions that its reader relies on."""
 

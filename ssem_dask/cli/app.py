@@ -23,7 +23,10 @@ from ssem_dask.cli import run_commands as run
 from ssem_dask.cli import view_command as view
 from ssem_dask.cli.console import show_error
 from ssem_dask.cli.main import EXIT_INTERRUPTED, INTERRUPTED
-from ssem_dask.errors import ClusterError, SsemDaskError
+from ssem_dask.errors import ClusterError, IncompleteError, SsemDaskError
+
+STARTS_AGAIN = "Interrupted. Nothing is kept; run the same command again to start again."
+_NOT_RESUMED = ("train", "simulate", "evaluate", "report", "demo")
 
 
 class _Commands(TyperGroup):
@@ -32,14 +35,15 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except ClusterError as error:
+        except (ClusterError, IncompleteError) as error:
             show_error(str(error))
             raise typer.Exit(1) from error
         except SsemDaskError as error:
             show_error(str(error))
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
-            show_error(INTERRUPTED)
+            message = STARTS_AGAIN if ctx.invoked_subcommand in _NOT_RESUMED else INTERRUPTED
+            show_error(str(error) or message)
             raise typer.Exit(EXIT_INTERRUPTED) from error
 
 

@@ -62,7 +62,13 @@ def import_(
             "align and view become slower.",
         ),
     ] = True,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing volume.")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace an existing volume, once the new one is whole; until then both take space.",
+        ),
+    ] = False,
     channel: Annotated[
         int | None, typer.Option("--channel", min=0, help="Channel to import, counted from 0.", show_default=False)
     ] = None,
@@ -82,7 +88,8 @@ def import_(
 ) -> None:
     """Convert a volume of another format to OME-Zarr, with all its levels. Memory is bounded for any size.
 
-    Shows the order of the files, and what is noticeable about it and about the source.
+    Shows the order of the files, and what is noticeable about it and about the source. Safe to interrupt: run the same
+    command again to resume.
     """
     from ssem_dask.volumes.importing import plan_import, run_import
 
@@ -102,7 +109,9 @@ def import_(
         console.note(f"import: {remark}")
     z, y, x = plan.info.shape
     with console.progress_bar("import", total=z * y * x) as progress:
-        info = run_import(plan, progress=lambda pixels: progress.advance(progress.task_ids[0], pixels))
+        info = run_import(
+            plan, progress=lambda pixels: progress.advance(progress.task_ids[0], pixels), note=console.note
+        )
     if as_json:
         console.show_json(
             {

@@ -8,6 +8,7 @@ finer level. All levels together hold about as much as a row of shards of mip 0,
 rows are passed on, for any number of rows.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -24,18 +25,27 @@ from ssem_dask.types import AnyArray
 class SlabWriter:
     """Writes one slab of sections at all levels of a volume, from the first row to the last."""
 
-    def __init__(self, volume: Volume, *, sections: range, labels: bool) -> None:
+    def __init__(
+        self,
+        volume: Volume,
+        *,
+        sections: range,
+        labels: bool,
+        write_shard: Callable[[Box, AnyArray], None] | None = None,
+    ) -> None:
         """Begin a slab.
 
         Args:
             volume: the volume, of which all levels are written.
             sections: whole shards of them, or up to the volume's end.
             labels: the values are ids: the most frequent of four goes to the next level, not their mean.
+            write_shard: writes a box, one shard of any level; None: `Volume.write`.
         """
         self._volume = volume
         self._sections = sections
         self._labels = labels
-        self._levels = [_Level(volume, sections=sections, mip=mip) for mip in volume.mips]
+        write_shard = write_shard or volume.write
+        self._levels = [_Level(volume, sections=sections, mip=mip, write_shard=write_shard) for mip in volume.mips]
 
     def write(self, rows: AnyArray) -> None:
         """Write the next rows of mip 0, and the rows of every coarser level that they complete.
@@ -71,8 +81,11 @@ class SlabWriter:
 class _Level:
     """The rows of one level of a slab that wait to be written or halved."""
 
-    def __init__(self, volume: Volume, *, sections: range, mip: int) -> None:
+    def __init__(
+        self, volume: Volume, *, sections: range, mip: int, write_shard: Callable[[Box, AnyArray], None]
+    ) -> None:
         self._volume = volume
+        self._write_shard = write_shard
         self._sections = sections
         self._mip = mip
         self._unit = volume.write_unit(mip)
@@ -91,7 +104,7 @@ class _Level:
         # Shard by shard, since zarr holds several copies of what it writes.
         for part in chunk_boxes(rows.shape, chunk=self._unit):
             box = part.shifted(corner)
-            self._volume.write(Box(box.start, box.stop, self._mip), rows[part.slices])
+            self._write_shard(Box(box.start, box.stop, self._mip), rows[part.slices])
         self.done += rows.shape[1]
 
     def in_pairs(self, rows: AnyArray) -> AnyArray:

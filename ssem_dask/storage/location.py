@@ -266,15 +266,15 @@ def list_names(url: str) -> list[str]:
 
 
 def file_fingerprints(url: str) -> dict[str, str]:
-    """Return a fingerprint of each file below `url`, by relative path; it changes with the file's content.
+    """Return a fingerprint of each file below `url`, by relative path (empty: `url` is a file).
 
-    The fingerprint is the store's ETag if there is one, else size and time of the last change. {} if listing is not
-    possible.
+    It changes with the file's content. It is the store's ETag if there is one, else size and time of the last change.
+    {} if listing is not possible.
     """
     if is_local(url):
         root = local_path(url)
         fingerprints = {}
-        for name in list_files(url):
+        for name in [""] if root.is_file() else list_files(url):
             with contextlib.suppress(FileNotFoundError):
                 stat = (root / name).stat()
                 fingerprints[name] = f"{stat.st_size}-{stat.st_mtime_ns}"
@@ -285,7 +285,8 @@ def file_fingerprints(url: str) -> dict[str, str]:
         listed = retry(lambda: files.find(path, detail=True))
     except (FileNotFoundError, NotImplementedError):
         return {}
-    return {name[len(prefix) :]: _fingerprint(info) for name, info in listed.items() if name.startswith(prefix)}
+    below = ((f"{name}/", info) for name, info in listed.items())
+    return {name[len(prefix) : -1]: _fingerprint(info) for name, info in below if name.startswith(prefix)}
 
 
 def list_files(url: str) -> list[str]:
@@ -340,6 +341,16 @@ def delete_empty_folder(url: str) -> None:
     if is_local(url):
         with contextlib.suppress(OSError):
             local_path(url).rmdir()
+
+
+def move_or_copy(url: str, *, to: str) -> None:
+    """Move a local folder to a place where nothing is; elsewhere copy it, since half a move would lose files."""
+    confirm_fence()
+    if is_local(url):
+        local_path(url).rename(local_path(to))
+        return
+    files, source = _files(url)
+    retry(lambda: files.copy(f"{source}/", f"{_files(to)[1]}/", recursive=True))
 
 
 def _fingerprint(info: dict[str, Any]) -> str:

@@ -84,10 +84,13 @@ def is_occupied(url: str) -> bool:
         return True
     names = location.list_names(url)
     if names == [LEASE_PATH[0]]:
-        return any(
-            not name.startswith(f"{LEASE_PATH[1]}/") for name in location.list_files(location.join(url, LEASE_PATH[0]))
-        )
+        return not all(map(is_lease, location.list_files(location.join(url, LEASE_PATH[0]))))
     return bool(names)
+
+
+def is_lease(path: str) -> bool:
+    """Return whether a path in the folder `ledger` belongs to the lease."""
+    return path.split("/")[0] == LEASE_PATH[1]
 
 
 def _strictest(destination: str, url: str) -> Relation | None:

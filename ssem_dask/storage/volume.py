@@ -156,6 +156,11 @@ class Volume:
         z, y, x = arrays.write_unit(self._levels[mip])
         return z, y, x
 
+    def shard_path(self, box: Box) -> str:
+        """Return the path in the group of the file that holds the first value of a box at a stored mip."""
+        index = tuple(start // unit for start, unit in zip(box.start, self.write_unit(box.mip), strict=True))
+        return f"{self._paths[box.mip]}/{self._levels[box.mip].metadata.encode_chunk_key(index)}"
+
     def read(self, box: Box) -> AnyArray:
         """Read the values (z, y, x) of a box.
 

@@ -3,62 +3,36 @@
 The levels are made from the rows that are in memory anyway. So the stages coarse and register, and viewers, need not
 decode mip 0 to see a coarser level.
 
-Law: an import is complete or there is no volume. The group's state is "importing" from its first byte on, `Volume.open`
-refuses it in that state, and "complete" is written last. A new import replaces what an interrupted one left behind.
+Laws: an import is complete or there is no new volume. The state in the group is "importing" from its first byte on,
+`Volume.open` refuses it in that state, and "complete" is written last: after the shards were counted, and after the
+files of the source were found to be the same as before. An interrupted import resumes by whole shards if source and
+options are the same. One process at a time imports to a place (`storage.lease`). `import_place` describes how a
+complete volume is replaced.
 """
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from ssem_dask.errors import OutputError, SourceError, SsemDaskError
-from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import level_count
+from ssem_dask.runtime.exclusive_driver import lease_url
 from ssem_dask.stages.configs import DownsampleStageConfig
-from ssem_dask.stages.pyramid_writer import SlabWriter
-from ssem_dask.storage import arrays, location, ngff, places
+from ssem_dask.storage import location, places
+from ssem_dask.storage.fence import confirm_fence, fenced
 from ssem_dask.storage.formats.detect import open_any_format
 from ssem_dask.storage.formats.source import ReadOptions, Source, SourceInfo
+from ssem_dask.storage.lease import hold_lease
 from ssem_dask.storage.lengths import known_sizes
-from ssem_dask.storage.section_names import names_attribute
-from ssem_dask.storage.volume import (
-    IMPORT_KEY,
-    Volume,
-    VolumeInfo,
-    check_image_dtype,
-    check_sections,
-    create_volume,
-)
-from ssem_dask.types import AnyArray, ShapeZYX
+from ssem_dask.storage.volume import VolumeInfo, check_image_dtype, check_sections
+from ssem_dask.types import ShapeZYX
+from ssem_dask.volumes import import_place
+from ssem_dask.volumes.import_journal import Journal
+from ssem_dask.volumes.import_place import Found
+from ssem_dask.volumes.import_plan import ImportPlan, source_fingerprints
+from ssem_dask.volumes.import_writer import write_volume
 
 DEFAULT_CHUNK: ShapeZYX = (1, 512, 512)
 DEFAULT_SHARD: ShapeZYX = (8, 2048, 2048)
-BAND_BYTES = 1 << 29
-"""Bytes of a band of rows, in which sections are read. So a file whose sections fit into a band is decoded once."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImportPlan:
-    """An import that was checked."""
-
-    source: str
-    destination: str
-    info: VolumeInfo
-    chunk: ShapeZYX
-    shard: ShapeZYX
-    mips: int
-    """Number of levels that are written."""
-    reading: ReadOptions
-    """How the source is read."""
-    names: tuple[str, ...] = ()
-    """Name of each section; empty if they have none."""
-    notes: tuple[str, ...] = ()
-    """Remarks about the source, one sentence each."""
-    replaces: bool
-    """Whether something at the destination is deleted first."""
 
 
 def plan_import(
@@ -93,10 +67,15 @@ def plan_import(
         )
 
 
-def run_import(plan: ImportPlan, *, progress: Callable[[int], None] | None = None) -> VolumeInfo:
-    """Write the volume of a plan; `progress`, return value and errors as in `import_volume`."""
+def run_import(
+    plan: ImportPlan,
+    *,
+    progress: Callable[[int], None] | None = None,
+    note: Callable[[str], None] | None = None,
+) -> VolumeInfo:
+    """Write the volume of a plan; other arguments, return value and errors as in `import_volume`."""
     with contextlib.closing(open_any_format(plan.source, plan.reading)) as opened:
-        return _write(opened, plan, progress=progress)
+        return _write(opened, plan, progress=progress or _ignore, note=note or _ignore)
 
 
 def import_volume(
@@ -114,8 +93,9 @@ def import_volume(
     pyramid: bool = True,
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> VolumeInfo:
-    """Import a volume.
+    """Import a volume; the same call resumes if it was interrupted.
 
     Args:
         source: folder or glob of images, multi-page TIFF, `file.h5[:/dataset]`, Zarr array or OME-Zarr group, also in a
@@ -135,8 +115,9 @@ def import_volume(
             natural order of their names.
         pyramid: write coarser levels as well, until the longer side is at most 256 px, as those of an aligned volume
             are by default; False: mip 0 alone.
-        overwrite: replace a complete volume at the destination.
+        overwrite: replace a complete volume at the destination, once the new one is whole; until then both take space.
         progress: called with the number of pixels of mip 0 done since the last call.
+        note: called with remarks for the user.
 
     Returns:
         Shape, type and sizes of the imported volume.
@@ -144,7 +125,9 @@ def import_volume(
     Raises:
         SourceError: the source is missing, damaged, of another type than uint8 or uint16, one section only or constant,
             or its pixel size or section thickness is unknown.
-        OutputError: the destination exists, or cannot be written.
+        OutputError: the destination exists, is inside the source or around it, holds more than the volume that is to be
+            replaced, cannot be written, was removed meanwhile, or another process imports to it.
+        IncompleteError: the source changed while it was read.
         PlanError: `shard` is not a multiple of `chunk`.
     """
     reading = ReadOptions(channel=channel, time=time, labels=labels, order=order)
@@ -161,7 +144,7 @@ def import_volume(
             pyramid=pyramid,
             overwrite=overwrite,
         )
-        return _write(opened, plan, progress=progress)
+        return _write(opened, plan, progress=progress or _ignore, note=note or _ignore)
 
 
 def _plan(
@@ -180,7 +163,8 @@ def _plan(
     labels = reading.labels
     info = _volume_info(source, opened.info, pixel_size=pixel_size, section_thickness=section_thickness, labels=labels)
     smallest = DownsampleStageConfig().smallest
-    return ImportPlan(
+    places.refuse_overlap(destination, {"the source": source})
+    plan = ImportPlan(
         source=source,
         destination=destination,
         info=info,
@@ -190,60 +174,114 @@ def _plan(
         reading=reading,
         names=opened.info.names,
         notes=opened.info.notes,
-        replaces=_check_destination(destination, source=source, overwrite=overwrite),
+        fingerprints=source_fingerprints(source, destination=destination),
+        overwrite=overwrite,
     )
+    _find(plan)
+    return plan
 
 
-def _write(source: Source, plan: ImportPlan, *, progress: Callable[[int], None] | None) -> VolumeInfo:
-    """Write the volume of a plan, and delete it if that fails."""
+def _write(
+    source: Source, plan: ImportPlan, *, progress: Callable[[int], None], note: Callable[[str], None]
+) -> VolumeInfo:
+    """Write the volume of a plan."""
     destination = plan.destination
-    state = {"state": "importing", "source": plan.source, "labels": plan.reading.labels}
+    _find(plan)  # before the lease: nothing is changed in what is not ours
     try:
-        with location.writing(destination):
-            if plan.replaces:
-                _delete_volume(destination)
-            arrays.create_group(destination, attributes={IMPORT_KEY: state, **names_attribute(plan.names)})
-            volume = create_volume(destination, info=plan.info, chunk=plan.chunk, shard=plan.shard, mips=plan.mips)
-        lowest, highest = _copy(source, volume, labels=plan.reading.labels, progress=progress)
-        if lowest == highest and not plan.reading.labels:
-            raise SourceError(
-                f"{plan.source}: every pixel of the volume is {lowest}, so there is nothing to align; check the export."
-            )
-        arrays.create_group(destination, attributes={IMPORT_KEY: {**state, "state": "complete"}})
-    except SsemDaskError:
-        # The rest is in state "importing", which nothing opens; deleting it only frees the space, if it can.
-        with contextlib.suppress(OSError, SsemDaskError):
-            if _state(destination) == "importing":
-                _delete_volume(destination)
+        lease_held = hold_lease(lease_url(destination), output=destination, keep=False)
+        with location.writing(destination), lease_held as lease, fenced(lease):
+            found = _find(plan)
+            journal = Journal(import_place.journal_url(destination), digest=plan.digest)
+            where = _begin(plan, found, journal, note=note)
+            try:
+                if where is not None:
+                    write_volume(source, plan, where, journal=journal, progress=progress)
+                confirm_fence()
+                if where is None or where != destination:
+                    import_place.replace_volume(destination, found, record=plan.record)
+                else:
+                    import_place.finish(destination, plan.record)
+                journal.delete()
+            except SourceError:
+                if location.is_local(plan.source):  # a server may answer later, but a damaged file is refused again
+                    with contextlib.suppress(OSError, SsemDaskError):
+                        confirm_fence()
+                        _discard(destination, where, journal)
+                raise
+    except KeyboardInterrupt as error:
+        if not plan.digest:
+            raise KeyboardInterrupt(
+                "Interrupted. The files of this source cannot be compared with those of a later time, so the same "
+                "command starts again."
+            ) from error
         raise
+    finally:
+        import_place.remove_if_empty(destination)
     return plan.info
 
 
-def _copy(
-    source: Source, volume: Volume, *, labels: bool, progress: Callable[[int], None] | None
-) -> tuple[float, float]:
-    """Copy all values, band by band, into all levels of the volume; return the lowest and the highest value."""
-    unit_z, unit_y, _ = volume.write_unit(0)
-    z, y, x = volume.info.shape
-    row_bytes = min(unit_z, z) * x * volume.info.dtype.itemsize
-    band = max(1, BAND_BYTES // (row_bytes * unit_y)) * unit_y
-    lowest, highest = np.inf, -np.inf
-    for z_start in range(0, z, unit_z):
-        slab = SlabWriter(volume, sections=range(z_start, min(z_start + unit_z, z)), labels=labels)
-        for y_start in range(0, y, band):
-            box = Box((z_start, y_start, 0), (z_start + unit_z, y_start + band, x)).clipped(volume.info.shape)
-            values = source.read(z_start=box.start[0], z_stop=box.stop[0], y_start=box.start[1], y_stop=box.stop[1])
-            lowest, highest = min(lowest, values.min()), max(highest, values.max())
-            slab.write(_as_type(values, volume.info.dtype))
-            if progress is not None:
-                progress(box.size)
-    return lowest, highest
+def _find(plan: ImportPlan) -> Found:
+    """Return what is at the destination; raise OutputError if it must stay."""
+    destination = plan.destination
+    with location.writing(destination):
+        found = import_place.look(destination)
+        if found.state == "other":
+            raise OutputError(
+                f"{destination}: something that is not a volume is there; choose another name or delete it."
+            )
+        if found.state == "volume":
+            if not plan.overwrite:
+                raise OutputError(
+                    f"{destination}: a volume is already there; choose another name or allow to overwrite."
+                )
+            import_place.check_replaceable(destination, found)
+    return found
 
 
-def _as_type(values: AnyArray, dtype: np.dtype[Any]) -> AnyArray:
-    if values.dtype.newbyteorder("=") != dtype:
-        raise SourceError(f"values are {values.dtype} where the header says {dtype}; export the volume again.")
-    return values.astype(dtype, copy=False)
+def _begin(plan: ImportPlan, found: Found, journal: Journal, *, note: Callable[[str], None]) -> str | None:
+    """Return the URL of the group to write; None if it is whole, and is only to be moved to its place."""
+    destination = plan.destination
+    staging = location.join(destination, import_place.STAGING)
+    is_known = plan.digest != ""
+    if found.state == "replacing":
+        if is_known and found.digest == plan.digest:
+            return None
+        note(f"{destination}: replacing it was interrupted, for another source or with other options; starting again.")
+        import_place.discard(destination, found)
+    elif found.state == "volume":
+        staged = import_place.look(staging)
+        if not (is_known and staged.state == "importing" and staged.digest == plan.digest):
+            if staged.state == "importing":
+                note(
+                    f"{destination}: an import of another source or with other options was interrupted; starting again."
+                )
+            location.delete(staging, recursive=True)
+            journal.delete()
+        import_place.begin(staging, plan.record)
+        return staging
+    elif found.state == "importing" and not (is_known and found.digest == plan.digest):
+        note(
+            f"{destination}: an interrupted import is there, of another source, of files that have changed, or with "
+            "other options; starting again."
+        )
+        import_place.discard(destination, found)
+    if found.state != "importing" or not is_known or found.digest != plan.digest:
+        journal.delete()
+    import_place.begin(destination, plan.record)
+    return destination
+
+
+def _discard(destination: str, where: str | None, journal: Journal) -> None:
+    """Delete an import that will never be complete, to free the space."""
+    journal.delete()
+    if where == destination:
+        import_place.discard(destination, import_place.look(destination))
+    elif where is not None:
+        location.delete(where, recursive=True)
+
+
+def _ignore(_what: object) -> None:
+    """Do nothing."""
 
 
 def _volume_info(
@@ -260,47 +298,3 @@ def _volume_info(
         dtype=info.dtype.newbyteorder("="),
         **known_sizes(where, info.sizes, pixel_size=pixel_size, section_thickness=section_thickness),
     )
-
-
-def _check_destination(destination: str, *, source: str, overwrite: bool) -> bool:
-    """Return whether something at the destination must be deleted first; raise OutputError if it must stay."""
-    places.refuse_overlap(destination, {"the source": source})
-    with location.writing(destination):
-        with location.as_output_error():
-            state = _state(destination)
-        if state == "importing":
-            return True
-        if state == "volume":
-            if not overwrite:
-                raise OutputError(
-                    f"{destination}: a volume is already there; choose another name, or replace it with --overwrite."
-                )
-            return True
-        if places.is_occupied(destination):
-            raise OutputError(
-                f"{destination}: something that is not a volume is there; choose another name or delete it."
-            )
-        return False
-
-
-def _state(destination: str) -> str:
-    """Return `importing`, `volume` (a complete import, or another OME-Zarr image) or `other`."""
-    attributes = arrays.group_attributes(destination)
-    if attributes is None:
-        return "other"
-    imported = attributes.get(IMPORT_KEY)
-    if isinstance(imported, dict):
-        return "volume" if imported.get("state") == "complete" else "importing"
-    return "volume" if ngff.is_image(attributes) else "other"
-
-
-def _delete_volume(destination: str) -> None:
-    """Delete a volume so that a process killed in between leaves an unfinished import, not a volume with holes."""
-    if _state(destination) != "importing":  # a write, which a full disk would refuse
-        arrays.create_group(destination, attributes={IMPORT_KEY: {"state": "importing"}})
-    for name in location.list_names(destination):
-        if name != "zarr.json":
-            location.delete(location.join(destination, name), recursive=True)
-    location.delete(location.join(destination, "zarr.json"), recursive=False)
-    if location.is_local(destination):
-        location.local_path(destination).rmdir()
