@@ -11,6 +11,9 @@ PATHS ?=
 # Options of `make bench-coarse`.
 SEED ?= 1
 DRAWS ?= 200
+# Options of `make fuzz`; another seed each time.
+SCHEDULES ?= 5000
+SCHEDULE_SEED ?= $(shell date +%s)
 # Options of `make bench-accuracy`, for example METHODS="default sift-dis" TABLES="comparison ablation claims" BENCH=--docs;
 # see docs/accuracy.md. GPUS is for `make bench-multi-gpu`, BENCH for all of them.
 SEEDS ?= 3
@@ -29,7 +32,7 @@ TORCH_SOURCE_cuda =
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo quick test test-browser test-faults test-slurm test-compose bench-coarse bench-accuracy bench-sequence bench-spoilt \
+.PHONY: help env demo quick test test-browser test-faults fuzz test-slurm test-compose bench-coarse bench-accuracy bench-sequence bench-spoilt \
 	bench-scale bench-gpu bench-e2e bench-multi-gpu bench-cpu lint words test-minimal wheel docs pictures format clean
 
 ##@ Begin
@@ -97,6 +100,9 @@ test-browser: env  ## Open report and viewer in Chromium; installs Debian's pack
 
 test-faults: env  ## Kill processes, tear files, fill disks, fail S3 requests; prints what was recomputed and what differs
 	$(PYTEST) -n $(TEST_JOBS) --dist loadfile tests/faults
+
+fuzz: env  ## Try random schedules of two drivers and two workers (SCHEDULES=5000; SCHEDULE_SEED=… repeats them)
+	seed=$(SCHEDULE_SEED) && echo "SCHEDULE_SEED=$$seed" && SCHEDULES=$(SCHEDULES) SCHEDULE_SEED=$$seed $(PYTEST) --timeout 0 tests/faults/test_schedules.py
 
 test-slurm: env  ## Run the tests of batch jobs on a real SLURM of this machine (as root on Debian: installs it)
 	tests/service/slurm/run.sh

@@ -52,8 +52,9 @@ class EntryUpdate(NamedTuple):
     changes: dict[str, Any] | None = None
     restore: bool | None = None
 
-    def applied(self, entry: TaskReport) -> TaskReport:
-        """Return the entry with the change applied."""
+    def applied(self, entry: TaskReport | None) -> TaskReport:
+        """Return the entry with the change applied; None: there is none yet."""
+        entry = entry or TaskReport(key=self.key, digest="", outcome=self.outcome)
         return replace(
             entry,
             outcome=self.outcome,
@@ -135,7 +136,9 @@ def find_stale(
     source_regions.add(changed_source)
     unread_pages = {stage.name: set(ledger.pages(stage.name)) for stage in stages}
     begun = [i for i, stage in enumerate(stages) if unread_pages[stage.name]]
-    for stage in stages[: begun[-1] + 1] if begun else ():
+    # Overrides also hold for chosen tasks that have never run.
+    last = len(stages) if selection is not None and overrides else begun[-1] + 1 if begun else 0
+    for stage in stages[:last]:
         pages = unread_pages[stage.name]
         for generation in stage.generations(job):
             invalidation.updates.append([])
@@ -174,8 +177,7 @@ def mark_stale(invalidation: Invalidation, ledger: Ledger) -> None:
     for generation in reversed(invalidation.updates):
         for page, updates in groupby(generation, key=lambda update: page_of(update.key)):
             entries = ledger.entries(page)
-            pairs = ((update, entries.get(update.key)) for update in updates)
-            ledger.replace_all(update.applied(entry) for update, entry in pairs if entry is not None)
+            ledger.replace_all(update.applied(entries.get(update.key)) for update in updates)
 
 
 def classify(
@@ -191,6 +193,7 @@ def classify(
 
     | entry    | chosen         | reads redone | redone | entry becomes                                   |
     |----------|----------------|--------------|--------|-------------------------------------------------|
+    | ABSENT   | with overrides | any          | yes    | stale, with the overrides                       |
     | ABSENT   | any            | any          | yes    |                                                 |
     | DONE     | yes            | any          | yes    | stale, with the overrides                       |
     | DONE     | no             | yes          | yes    | stale (*dependent*)                             |
@@ -223,11 +226,10 @@ def classify(
     state = _state(entry, current=current)
     overridden = bool(chosen and overrides)
     update = None
-    if entry is not None:
-        if overridden or (chosen and state is EntryState.DONE):
-            update = _chosen_update(task, entry, current=current, overrides=overrides)
-        else:
-            update = _induced_update(entry, state=state, reads_redone=reads_redone)
+    if overridden or (entry is not None and chosen and state is EntryState.DONE):
+        update = _chosen_update(task, entry, current=current, overrides=overrides)
+    elif entry is not None:
+        update = _induced_update(entry, state=state, reads_redone=reads_redone)
     return Classification(
         chosen=bool(chosen),
         changed=state is EntryState.OUTDATED and not overridden,
@@ -265,8 +267,10 @@ def _is_redone(state: EntryState, *, chosen: bool | None, overridden: bool, read
     return True
 
 
-def _chosen_update(task: Task, entry: TaskReport, *, current: bool, overrides: dict[str, Any]) -> EntryUpdate:
+def _chosen_update(task: Task, entry: TaskReport | None, *, current: bool, overrides: dict[str, Any]) -> EntryUpdate:
     """Return the change to the entry of a chosen task; it keeps earlier overrides if it is `current`."""
+    if entry is None:  # it never ran: the entry keeps the overrides until it does
+        return EntryUpdate(task.key, Outcome.STALE, digest=task.digest, changes=dict(overrides))
     # An entry that failed keeps its cause, so that the same command chooses it again if this one is interrupted.
     outcome = Outcome.STALE if entry.outcome.is_done else entry.outcome
     earlier = entry.changes if current else {}

@@ -15,10 +15,9 @@ import asyncio
 import concurrent.futures
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import chain, islice
 from queue import Empty, SimpleQueue
@@ -34,64 +33,24 @@ from ssem_dask.runtime.executor import Executor, ExecutorLoad, Work
 from ssem_dask.runtime.placement import GPU, has_labels, task_labels
 from ssem_dask.runtime.pool import Pool
 from ssem_dask.runtime.prometheus import set_metrics
+from ssem_dask.runtime.window import IN_FLIGHT_PER_THREAD, Deadline, Flight, Window
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.task import Cause, Task, TaskReport
 
-_IN_FLIGHT_PER_THREAD = 2
 _LOG = logging.getLogger(__name__)
 _POLL_S = 1.0
 """Seconds between two checks of the deadlines and of the cluster."""
 _MAX_TRIES = 2
 """Times that a task may reach its deadline before it has failed."""
-_FIRST_DEADLINE_S = 3600.0
-"""Deadline while no task of the stage has ended."""
-_MIN_DEADLINE_S = 600.0
-_DEADLINE_FACTOR = 20.0
-"""Deadline, as a multiple of the longest task of the stage so far."""
+_ASK_S = 30.0
+"""Seconds after which the scheduler is asked again about a task that it has not reported."""
+_RESULT_S = 60.0
+"""Seconds for which the report of a task that has ended is awaited; its worker may be gone."""
 _RESTART_S = 30.0
 _CLUSTER_LOGGERS = ("distributed", "tornado.application")
 """Loggers of a cluster's parts, which report each other's shutdown as errors, with tracebacks."""
 _CLUSTER_PATIENCE_S = 1800.0
 """Seconds without a scheduler, or without any worker, after which the run is given up."""
-
-
-@dataclass(slots=True)
-class _Flight:
-    """A task in flight."""
-
-    task: Task
-    future: Future
-    submitted: float
-    started: float | None = None
-    worker: str = ""
-    tries: int = 1
-    """Times that it was submitted; the deaths of its workers do not count."""
-
-
-@dataclass(slots=True)
-class _Deadline:
-    """Time limit of the tasks of a stage."""
-
-    configured: float | None
-    longest: float = 0.0
-    """Seconds of the longest task so far."""
-
-    @property
-    def seconds(self) -> float:
-        """Seconds that a task may run."""
-        if self.configured is not None:
-            return self.configured
-        return max(_MIN_DEADLINE_S, _DEADLINE_FACTOR * self.longest) if self.longest else _FIRST_DEADLINE_S
-
-
-@dataclass(slots=True)
-class _Window:
-    """Tasks in flight, and tasks that wait for a free place."""
-
-    waiting: Iterator[Task]
-    resubmit: deque[_Flight] = field(default_factory=deque)
-    flights: dict[str, _Flight] = field(default_factory=dict)
-    ended: "SimpleQueue[Future]" = field(default_factory=SimpleQueue)
 
 
 class DaskExecutor(Executor):
@@ -123,7 +82,7 @@ class DaskExecutor(Executor):
         self._gpus = 0
         """Most workers with a GPU seen at the start of a stage: if all of them are gone, the next one is awaited."""
         self._pool = pool
-        self._flights: dict[str, _Flight] = {}
+        self._flights: dict[str, Flight] = {}
         """Tasks in flight."""
         self._publishes = True
         self._reconnect = reconnect
@@ -163,7 +122,7 @@ class DaskExecutor(Executor):
             return
         self._enter(first)
         tasks = chain([first], tasks)
-        deadline = _Deadline(self._deadline)
+        deadline = Deadline(self._deadline)
         suspects: list[Task] = []
         for task, report in self._stream(work, tasks, deadline, in_flight=None):
             if report is None:
@@ -209,14 +168,14 @@ class DaskExecutor(Executor):
         self._threads_counted_at = float("-inf")
 
     def _stream(
-        self, work: Work, tasks: Iterable[Task], deadline: _Deadline, *, in_flight: int | None
+        self, work: Work, tasks: Iterable[Task], deadline: Deadline, *, in_flight: int | None
     ) -> Iterator[tuple[Task, TaskReport | None]]:
         """Submit tasks as others end; `in_flight` None: two for each thread that exists at the time.
 
         Yields:
             Each task and its report; None if it was lost with its workers.
         """
-        window = _Window(iter(tasks))
+        window = Window(iter(tasks))
         self._flights = window.flights
         polled = time.monotonic()
         while True:
@@ -244,7 +203,7 @@ class DaskExecutor(Executor):
                 polled = time.monotonic()
                 yield from self._poll(window, deadline)
 
-    def _refill(self, window: _Window, work: Work, in_flight: int | None) -> None:
+    def _refill(self, window: Window, work: Work, in_flight: int | None) -> None:
         free = (in_flight or self._in_flight()) - len(window.flights)  # below 0 just after workers were lost
         while free > 0:
             free -= 1
@@ -257,10 +216,10 @@ class DaskExecutor(Executor):
             future = client.submit(
                 _announce_and_run, work, task, key, self._topic, key=key, pure=False, resources=self._labels or None
             )
-            window.flights[key] = _Flight(task, future, time.monotonic(), tries=flight.tries if flight else 1)
+            window.flights[key] = Flight(task, future, time.monotonic(), tries=flight.tries if flight else 1)
             future.add_done_callback(window.ended.put)
 
-    def _poll(self, window: _Window, deadline: _Deadline) -> Iterator[tuple[Task, TaskReport | None]]:
+    def _poll(self, window: Window, deadline: Deadline) -> Iterator[tuple[Task, TaskReport | None]]:
         """Check the cluster, and restart or fail tasks that have reached their deadline."""
         now = time.monotonic()
         with suppress(Empty):
@@ -278,7 +237,8 @@ class DaskExecutor(Executor):
                 )
         else:
             self._last_worker = now
-        for flight in [f for f in window.flights.values() if _is_overdue(f, now, deadline.seconds)]:
+        self._look_at_futures(window, now)
+        for flight in [f for f in window.flights.values() if f.is_overdue(now, deadline.seconds)]:
             del window.flights[flight.future.key]
             seconds = now - (flight.started or flight.submitted)
             self._cancel(flight)
@@ -292,7 +252,20 @@ class DaskExecutor(Executor):
                 unfinished(flight.task, cause=Cause.TIMEOUT, message=message, worker=flight.worker, seconds=seconds),
             )
 
-    def _cancel(self, flight: _Flight) -> None:
+    def _look_at_futures(self, window: Window, now: float) -> None:
+        """Find tasks that have ended though the client did not call back, and ask the scheduler about quiet ones.
+
+        Both happen when workers die: a message about the end of a task crosses one that sends it to another worker.
+        """
+        for flight in window.flights.values():
+            if flight.future.status != "pending":
+                window.ended.put(flight.future)
+            elif now - flight.asked > _ASK_S and self._client.status == "running":
+                flight.asked = now
+                message = {"op": "report-key", "key": flight.future.key}
+                self._client.loop.add_callback(self._client._send_to_scheduler, message)
+
+    def _cancel(self, flight: Flight) -> None:
         """Cancel a task and restart its worker, which it may block; a worker without a nanny is not restarted."""
         key = flight.future.key
         worker = flight.worker or next((w for w, keys in self._client.processing().items() if key in keys), "")
@@ -324,7 +297,7 @@ class DaskExecutor(Executor):
     def _in_flight(self) -> int:
         if time.monotonic() - self._threads_counted_at > _POLL_S:
             self._count_threads()
-        return max(1, _IN_FLIGHT_PER_THREAD * self._threads)
+        return max(1, IN_FLIGHT_PER_THREAD * self._threads)
 
     def _count_threads(self) -> int:
         """Count the threads of all workers that may run the stage's tasks, by a request to the scheduler."""
@@ -371,13 +344,6 @@ def _recorded_report(task: Task) -> TaskReport | None:
     return entry if entry is not None and entry.digest == task.digest and entry.outcome.is_done else None
 
 
-def _is_overdue(flight: _Flight, now: float, seconds: float) -> bool:
-    """Return whether a task has reached its deadline; one that was not announced may have waited at its worker."""
-    if flight.started is not None:
-        return now - flight.started > seconds
-    return now - flight.submitted > (1 + _IN_FLIGHT_PER_THREAD) * seconds
-
-
 class _ConnectionLostError(Exception):
     """The scheduler, or the worker that holds a result, is gone; the task may have ended all the same."""
 
@@ -386,13 +352,13 @@ def _report(future: Future) -> TaskReport | None:
     """Return the report of a task that has ended; None if it was lost with its workers.
 
     Raises:
-        _ConnectionLostError: the scheduler is unreachable.
+        _ConnectionLostError: the scheduler, or the worker that holds the report, is unreachable.
     """
     if future.status in ("cancelled", "lost"):
         raise _ConnectionLostError
     try:
-        error = future.exception()
-        report: TaskReport | None = future.result() if error is None else None
+        error = future.exception(timeout=_RESULT_S)
+        report: TaskReport | None = future.result(timeout=_RESULT_S) if error is None else None
     except (OSError, asyncio.CancelledError, concurrent.futures.CancelledError) as lost:
         raise _ConnectionLostError from lost
     if isinstance(error, asyncio.CancelledError | concurrent.futures.CancelledError):

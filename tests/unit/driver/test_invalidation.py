@@ -71,6 +71,9 @@ ANY, NOT_CHOSEN, EITHER = (None, True, False), (None, False), (True, False)
 BOTH = {**EARLIER, **OVERRIDES}
 ROWS = {
     "absent": Row(None, ANY, EITHER, True),
+    "absent, overridden": Row(
+        None, (True,), EITHER, True, EntryUpdate(KEY, Outcome.STALE, DIGEST, OVERRIDES), "", True
+    ),
     "done, chosen": Row(DONE, (True,), EITHER, True, EntryUpdate(KEY, Outcome.STALE, DIGEST, EARLIER)),
     "done, overridden": Row(DONE, (True,), EITHER, True, EntryUpdate(KEY, Outcome.STALE, DIGEST, BOTH), "", True),
     "done, reads redone": Row(DONE, NOT_CHOSEN, (True,), True, EntryUpdate(KEY, Outcome.STALE), "dependent"),
@@ -188,6 +191,20 @@ def test_what_depends_on_a_changed_section_is_found_through_all_stages(ledger: L
         *(f"second/z{z:06}" for z in (3, 4, 5)),
         *(f"third/z{z:06}" for z in (2, 3, 4, 5)),
     ]
+
+
+def test_overrides_hold_for_tasks_that_have_never_run(tmp_path: Path) -> None:
+    """Also in stages of which no task has ended."""
+    ledger = Ledger(str(tmp_path / "ledger"))
+    ledger.write(replace(DONE, key="first/z000000", changes={}))
+    chosen = ("second/z000003", "third/z000005")
+    invalidation = find(ledger, selection=lambda task, entry, footprint: task.key in chosen, overrides=OVERRIDES)
+    assert tuple(invalidation.chosen) == chosen
+    mark_stale(invalidation, ledger)
+    for key in chosen:
+        entry = ledger.read(key)
+        assert entry is not None
+        assert (entry.outcome, entry.digest, entry.changes) == (Outcome.STALE, DIGEST, OVERRIDES)
 
 
 def test_entries_of_the_last_stages_become_stale_first(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,13 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from distributed import Future
 
 from ssem_dask.errors import ConfigError
+from ssem_dask.runtime import distributed
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
 from ssem_dask.runtime.distributed import DaskExecutor, silenced_loggers
@@ -51,6 +54,33 @@ def dask_executor() -> Iterator[DaskExecutor]:
 @pytest.fixture(params=["serial", "dask"])
 def executor(request: pytest.FixtureRequest) -> Executor:
     return SerialExecutor() if request.param == "serial" else request.getfixturevalue("dask_executor")
+
+
+def test_a_task_comes_back_though_nobody_calls_back(
+    dask_executor: DaskExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client may know that a task has ended, and not call back."""
+    monkeypatch.setattr(Future, "add_done_callback", lambda future, call: None)
+    reports = list(dask_executor.map(execute, running(count_or_fail, make_tasks(tmp_path, 6))))
+    assert sorted(r.key for r in reports) == [t.key for t in make_tasks(tmp_path, 6)]
+
+
+def test_a_task_comes_back_though_the_message_of_its_end_is_lost(
+    dask_executor: DaskExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed, "_ASK_S", 0.5)
+    handlers = dask_executor.client._stream_handlers
+    handle, dropped = handlers["key-in-memory"], set[str]()
+
+    def drop_the_first(key: str, **more: Any) -> None:
+        if key in dropped:
+            handle(key=key, **more)
+        dropped.add(key)
+
+    monkeypatch.setitem(handlers, "key-in-memory", drop_the_first)
+    reports = list(dask_executor.map(execute, running(count_or_fail, make_tasks(tmp_path, 6))))
+    assert sorted(r.key for r in reports) == [t.key for t in make_tasks(tmp_path, 6)]
+    assert len(dropped) == 6
 
 
 def test_every_task_comes_back_once_with_its_outcome(executor: Executor, tmp_path: Path) -> None:
