@@ -3,6 +3,7 @@
 Examples of laws have no time limit of their own: tests share their cores, and a busy machine is no failure.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,7 +36,8 @@ from tests.support.real_data import DATA_DIR  # noqa: E402
 from tests.support.runs import simulate_small  # noqa: E402
 
 settings.register_profile("shared cores", deadline=None)
-settings.load_profile("shared cores")
+settings.register_profile("fuzz", deadline=None, max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "shared cores"))
 
 
 @pytest.fixture(scope="session")

@@ -38,6 +38,9 @@ class _Commands(TyperGroup):
         except (ClusterError, IncompleteError) as error:
             show_error(str(error))
             raise typer.Exit(1) from error
+        except MemoryError as error:
+            show_error(f"Not enough memory ({error}); use smaller chunks or windows, or a larger machine.")
+            raise typer.Exit(2) from error
         except SsemDaskError as error:
             show_error(str(error))
             raise typer.Exit(2) from error

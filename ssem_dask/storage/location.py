@@ -27,6 +27,8 @@ from ssem_dask.storage.retry import RetryingStore, retry
 from ssem_dask.storage.wildcards import has_wildcards, matches
 from ssem_dask.storage.zip_files import asynchronous, split_zip, zip_file_system
 
+_NAME_BYTES = 255
+"""Bytes of a file's name at most, on all usual file systems."""
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_RIGHT = {errno.EROFS, errno.EACCES, errno.EPERM}
 _PROTOCOL_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
@@ -41,8 +43,16 @@ def is_local(url: str) -> bool:
 
 
 def local_path(url: str) -> Path:
-    """Return the path of a local location."""
-    return Path(url.removeprefix("file://")).expanduser()
+    """Return the path of a local location; SourceError if a file system cannot have a name in it."""
+    path = url.removeprefix("file://")
+    if len(path) * 4 > _NAME_BYTES:  # a character has at most 4 bytes
+        for name in path.split("/"):
+            if len(name.encode(errors="surrogateescape")) > _NAME_BYTES:
+                raise SourceError(
+                    f"{name[:40]}…: the name has {len(name.encode(errors='surrogateescape'))} bytes, but a file system "
+                    f"takes at most {_NAME_BYTES}; choose a shorter one."
+                )
+    return Path(path).expanduser()
 
 
 def join(url: str, *parts: str) -> str:

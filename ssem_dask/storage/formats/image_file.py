@@ -15,7 +15,7 @@ from ssem_dask.storage.formats.grey import grey_values
 from ssem_dask.storage.formats.image_header import ImageHeader
 from ssem_dask.storage.formats.jpeg_file import JPEG_MAGIC, decode_jpeg, read_jpeg_header
 from ssem_dask.storage.formats.png_file import PNG_MAGIC, decode_png, read_png_header
-from ssem_dask.storage.formats.source import ReadOptions, decoding
+from ssem_dask.storage.formats.source import ReadOptions, decoding, refuse_bomb
 from ssem_dask.storage.formats.tiff_file import TiffSource
 from ssem_dask.storage.lengths import UNKNOWN_SIZES, Sizes
 from ssem_dask.types import AnyArray, ShapeYX
@@ -46,6 +46,8 @@ def read_section_header(url: str, options: ReadOptions) -> Section:
     with decoding(url), _open(url) as file:
         header = _header(file, url)
         if header is not None:
+            declared = header.height * header.width * header.stored.itemsize * header.tags.channels
+            refuse_bomb(url, declared=declared, stored=file.seek(0, io.SEEK_END))
             dtype = header.tags.dtype(header.stored, labels=options.labels)
             return Section(
                 shape=header.shape,

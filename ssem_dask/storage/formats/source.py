@@ -36,6 +36,12 @@ _NO_CODEC = re.compile(
 _HARDWARE = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EREMOTEIO}
 
 
+_ALWAYS_DECODED_BYTES = 1 << 30
+"""Bytes of a decoded image that are always accepted."""
+_MAX_EXPANSION = 10_000
+"""Factor by which an image may expand: deflate reaches 1032, and an empty image in other codecs some thousands."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadOptions:
     """Choices of the user about how a source is read."""
@@ -85,6 +91,20 @@ class Source(Protocol):
         ...
 
 
+def refuse_bomb(where: str, *, declared: int, stored: int) -> None:
+    """Raise SourceError if a header declares an image that so few bytes cannot hold, before memory is taken for it.
+
+    Args:
+        where: name of the file or page.
+        declared: bytes of the decoded image.
+        stored: bytes of the encoded one.
+    """
+    if declared > max(_ALWAYS_DECODED_BYTES, stored * _MAX_EXPANSION):
+        raise SourceError(
+            f"{where}: declares an image of {declared} bytes, but holds only {stored} bytes of it; export it again."
+        )
+
+
 @contextmanager
 def decoding(where: str) -> Iterator[None]:
     """Turn any error of a decoder into a `SourceError` that names the file and the cause; keep decoders from logging.
@@ -94,8 +114,12 @@ def decoding(where: str) -> Iterator[None]:
     try:
         with _quiet():
             yield
-    except (SsemDaskError, MemoryError):
+    except SsemDaskError:
         raise
+    except MemoryError as error:
+        raise SourceError(
+            f"{where}: takes more memory than there is ({error}); store it in smaller chunks, or use a larger machine."
+        ) from error
     except FileNotFoundError as error:
         raise SourceError(location.not_found_message(where)) from error
     except PermissionError as error:

@@ -4,11 +4,14 @@ A decoder stops quietly at a directory that it cannot read. So a stack whose cop
 writers in the manner of libtiff store the pixels of a page before its directory.
 """
 
+import math
 from typing import Any
 
+import numpy as np
 import tifffile
 
 from ssem_dask.errors import SourceError
+from ssem_dask.storage.formats.source import refuse_bomb
 
 
 def check_chain(tiff: tifffile.TiffFile, where: str) -> int:
@@ -59,3 +62,6 @@ def check_data(page: Any, where: str, *, size: int) -> None:
         raise SourceError(
             f"{where}: the TIFF is truncated, it has {size} bytes where its tags ask for {end}; copy it again."
         )
+    if page.dtype is not None:
+        declared = math.prod(page.shape) * np.dtype(page.dtype).itemsize
+        refuse_bomb(where, declared=declared, stored=sum(page.databytecounts))
