@@ -28,7 +28,7 @@ from ssem_dask.report.report_data import read_report_data
 from ssem_dask.report.summary import stage_rows, summary_facts
 from ssem_dask.storage.volume import VolumeInfo, create_volume
 from tests.support.cli import ssem_dask
-from tests.support.runs import SMALL
+from tests.support.runs import SMALL, to_toml
 
 FUZZ = os.environ.get("HYPOTHESIS_PROFILE") == "fuzz"
 MAX_GROWTH_BYTES = 600 << 20
@@ -104,6 +104,11 @@ def files(whole: Path) -> list[Path]:
     return sorted(path for path in found if path.name in names or path.suffix == ".json")
 
 
+def _plan(source: Path, config: Path) -> object:
+    config.write_text(to_toml({"source": str(source), "output": str(config.with_name("new.zarr")), **SMALL}))
+    return ssem_dask("plan", str(config))
+
+
 def _report(run: Path) -> None:
     data = read_report_data(str(run))
     summary_facts(data)
@@ -121,7 +126,7 @@ Command = Callable[[Path, Path], object]
 QUICK: dict[str, Command] = {
     "status": lambda _source, run: ssem_dask("status", str(run)),
     "status --json": lambda _source, run: ssem_dask("status", str(run), "--json"),
-    "plan": lambda source, run: ssem_dask("plan", str(source), str(run.with_name("new.zarr"))),
+    "plan": lambda source, run: _plan(source, run.with_name("plan.toml")),
     "rerun --dry-run": lambda _source, run: ssem_dask("rerun", str(run), "--dry-run"),
     "report": lambda _source, run: _report(run),
     "open": lambda _source, run: _open(run),
