@@ -5,9 +5,14 @@ traceback and exits with code 2. Anything that is not a `SsemDaskError` is a bug
 also the builtin exception that a caller would expect.
 """
 
+from ssem_dask.shown import redacted
+
 
 class SsemDaskError(Exception):
-    """Base of all errors that a user can fix."""
+    """Base of all errors that a user can fix; no secret of a URL is in its message."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(redacted(each) if isinstance(each, str) else each for each in arguments))
 
 
 class ConfigError(SsemDaskError, ValueError):

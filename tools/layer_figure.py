@@ -22,7 +22,7 @@ CONTENTS = {
     "task": "one unit of work, how it ended",
     "geometry": "boxes, chunks, windows, mips",
     "units": "numbers for people",
-    "shown": "text as people may see it",
+    "shown": "text without secrets and control characters",
     "extras": "optional dependencies, and a message if one is missing",
     "errors": "errors that users can fix",
     "types": "shared types",

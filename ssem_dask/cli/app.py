@@ -24,6 +24,7 @@ from ssem_dask.cli import view_command as view
 from ssem_dask.cli.console import show_error
 from ssem_dask.cli.main import EXIT_INTERRUPTED, INTERRUPTED
 from ssem_dask.errors import ClusterError, IncompleteError, SsemDaskError
+from ssem_dask.shown import without_secrets
 
 STARTS_AGAIN = "Interrupted. Nothing is kept; run the same command again to start again."
 _NOT_RESUMED = ("train", "simulate", "evaluate", "report", "demo")
@@ -31,6 +32,10 @@ _NOT_RESUMED = ("train", "simulate", "evaluate", "report", "demo")
 
 class _Commands(TyperGroup):
     """The group of commands; turns a user's mistake into one sentence and exit code 2."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        # The border for all commands: none of them ever sees a password or a signature.
+        return super().parse_args(ctx, [without_secrets(word) for word in args])
 
     def invoke(self, ctx: Any) -> Any:
         try:

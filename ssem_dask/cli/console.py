@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from ssem_dask.shown import visible
+from ssem_dask.shown import redacted, shown
 
 _WIDTH = 160
 """Line width, in columns, of output to a file or a pipe."""
@@ -42,35 +42,35 @@ _LINE_SECONDS = 10.0
 
 def show_error(message: str) -> None:
     """Write an error message to stderr."""
-    err.print(Text.assemble(("error:", "bold red"), " ", visible(message)), soft_wrap=True)
+    err.print(Text.assemble(("error:", "bold red"), " ", shown(message)), soft_wrap=True)
 
 
 def note(message: str) -> None:
     """Write a remark to stderr."""
-    err.print(Text(visible(message), style="dim"), soft_wrap=True)
+    err.print(Text(shown(message), style="dim"), soft_wrap=True)
 
 
 def line(text: str) -> None:
     """Write a line to stdout."""
-    out.print(Text(visible(text)), soft_wrap=True)
+    out.print(Text(shown(text)), soft_wrap=True)
 
 
 def show_json(value: Any) -> None:
     """Write a result to stdout as JSON."""
     if out.is_terminal:
-        out.print_json(json.dumps(value), ensure_ascii=True)
+        out.print_json(redacted(json.dumps(value)), ensure_ascii=True)
     else:
-        out.file.write(json.dumps(value, indent=2) + "\n")
+        out.file.write(redacted(json.dumps(value, indent=2)) + "\n")
 
 
 def table(title: str, *, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write a table to stdout; the first column is text, the others are numbers."""
-    out.print(Text(visible(title), style="bold"), soft_wrap=True)
+    out.print(Text(shown(title), style="bold"), soft_wrap=True)
     grid = Table()
     for i, column in enumerate(columns):
-        grid.add_column(Text(visible(column)), justify="left" if i == 0 else "right", overflow="fold")
+        grid.add_column(Text(shown(column)), justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
-        grid.add_row(*(Text(visible(cell)) for cell in row))
+        grid.add_row(*(Text(shown(cell)) for cell in row))
     out.print(grid)
 
 

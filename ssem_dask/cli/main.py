@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from ssem_dask.cli.streams import flush_streams, prepare_streams
-from ssem_dask.shown import visible
+from ssem_dask.shown import redacted, visible
 
 EXIT_INTERRUPTED = 130
 INTERRUPTED = "Interrupted. Finished work is kept; run the same command again to resume."
@@ -83,15 +83,15 @@ def _after_flush(code: Any) -> Any:
 
 
 def _make_log_visible() -> None:
-    """Let no control character of a store reach the terminal by a log message or a traceback."""
+    """Let no control character of a store and no secret of a URL reach a log by a message or a traceback."""
 
     class Record(logging.LogRecord):
         def getMessage(self) -> str:  # noqa: N802  the name of the base class
-            return visible(super().getMessage(), keep="\n\t")
+            return visible(redacted(super().getMessage()), keep="\n\t")
 
     logging.setLogRecordFactory(Record)
 
     def show(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
-        sys.stderr.write(visible("".join(traceback.format_exception(kind, error, where)), keep="\n\t"))
+        sys.stderr.write(visible(redacted("".join(traceback.format_exception(kind, error, where))), keep="\n\t"))
 
     sys.excepthook = show

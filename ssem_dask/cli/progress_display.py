@@ -20,6 +20,7 @@ from ssem_dask.cli import console
 from ssem_dask.runtime.events import Observer, StageStarted
 from ssem_dask.runtime.executor import Executor, ExecutorLoad
 from ssem_dask.runtime.progress import Clock, StageProgress
+from ssem_dask.shown import redacted
 from ssem_dask.task import Outcome, TaskReport
 from ssem_dask.units import duration, plural, si
 
@@ -185,7 +186,7 @@ class Events:
         self._write({"event": event, **self._progress.numbers(self._clock(), self._load())})
 
     def _write(self, value: dict[str, Any]) -> None:
-        self._to.file.write(json.dumps(value) + "\n")
+        self._to.file.write(redacted(json.dumps(value)) + "\n")
         self._to.file.flush()
 
 

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, create_model, field_validator
 
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
+from ssem_dask.shown import without_secrets
 from ssem_dask.stages.pipeline_order import STAGES
 from ssem_dask.types import ConfigBase
 
@@ -154,9 +155,15 @@ def _read_toml(path: str) -> dict[str, Any]:
 
 def _validated(model: type[_Config], tree: dict[str, Any], *, where: str) -> _Config:
     try:
-        return model.model_validate(tree)
+        return model.model_validate(_without_secrets(tree))
     except ValidationError as error:
         raise ConfigError(_sentence(error, model=model, where=where)) from error
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_secrets(each) for key, each in value.items()}
+    return without_secrets(value) if isinstance(value, str) else value
 
 
 def _sentence(error: ValidationError, *, model: type[ConfigBase], where: str) -> str:

@@ -34,6 +34,7 @@ from ssem_dask.runtime.placement import GPU, has_labels, task_labels
 from ssem_dask.runtime.pool import Pool
 from ssem_dask.runtime.prometheus import set_metrics
 from ssem_dask.runtime.window import IN_FLIGHT_PER_THREAD, Deadline, Flight, Window
+from ssem_dask.shown import Secrets, known_secrets, remember_secrets
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.task import Cause, Task, TaskReport
 
@@ -214,7 +215,15 @@ class DaskExecutor(Executor):
             client = self._connected()
             key = f"{task.key}-{uuid4().hex}"
             future = client.submit(
-                _announce_and_run, work, task, key, self._topic, key=key, pure=False, resources=self._labels or None
+                _announce_and_run,
+                work,
+                task,
+                key,
+                self._topic,
+                known_secrets(),
+                key=key,
+                pure=False,
+                resources=self._labels or None,
             )
             window.flights[key] = Flight(task, future, time.monotonic(), tries=flight.tries if flight else 1)
             future.add_done_callback(window.ended.put)
@@ -331,8 +340,9 @@ def _is_no_interrupted_request(record: logging.LogRecord) -> bool:
     return "sync.<locals>.cancel" not in record.getMessage()
 
 
-def _announce_and_run(work: Work, task: Task, key: str, topic: str) -> TaskReport:
+def _announce_and_run(work: Work, task: Task, key: str, topic: str, secrets: Secrets) -> TaskReport:
     """Announce the worker on which a task begins, because its deadline counts from now, then run the task."""
+    remember_secrets(secrets)
     worker = get_worker()
     worker.log_event(topic, {"key": key, "worker": worker.address})
     return work(task)

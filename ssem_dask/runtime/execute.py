@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from ssem_dask.errors import LeaseLostError, OutputError, SsemDaskError
 from ssem_dask.field.device import release_gpu_memory
 from ssem_dask.runtime.memory import keep_freed_memory
+from ssem_dask.shown import redacted
 from ssem_dask.storage.codec_pipeline import fused_codecs
 from ssem_dask.storage.fence import confirm_fence
 from ssem_dask.storage.ledger import open_ledger
@@ -51,8 +52,8 @@ def execute(task: Task) -> TaskReport:
     except LeaseLostError:
         raise  # another driver writes the run and its ledger now
     except Exception as error:  # noqa: BLE001  any failure of a task belongs in the ledger
-        cause, message = cause_of(error), f"{type(error).__name__}: {error}"
-        log = "".join(traceback.format_exception(error)[-_LOG_LINES:])
+        cause, message = cause_of(error), redacted(f"{type(error).__name__}: {error}")
+        log = redacted("".join(traceback.format_exception(error)[-_LOG_LINES:]))
     if cause is Cause.GPU_OUT_OF_MEMORY:
         release_gpu_memory()  # so that leftovers cannot make the next task run out of memory
     report = TaskReport(

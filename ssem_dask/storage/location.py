@@ -20,9 +20,10 @@ import fsspec
 import zarr.abc.store
 
 import ssem_dask.storage.local_files as local
-from ssem_dask.errors import MissingExtraError, OutputError, SourceError, SsemDaskError
+from ssem_dask.errors import OutputError, SourceError, SsemDaskError
 from ssem_dask.storage.fence import check_fence, confirm_fence
 from ssem_dask.storage.local_store import FencedLocalStore
+from ssem_dask.storage.requests import known_protocol, request_to
 from ssem_dask.storage.retry import RetryingStore, retry
 from ssem_dask.storage.wildcards import has_wildcards, matches
 from ssem_dask.storage.zip_files import asynchronous, split_zip, zip_file_system
@@ -31,10 +32,7 @@ _NAME_BYTES = 255
 """Bytes of a file's name at most, on all usual file systems."""
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_RIGHT = {errno.EROFS, errno.EACCES, errno.EPERM}
-_PROTOCOL_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
-"""Extras of this package that bring the client of a protocol."""
-_S3_OPTIONS = {"config_kwargs": {"connect_timeout": 4, "read_timeout": 20, "retries": {"max_attempts": 2}}}
-"""Time limits, without which giving up on a host that does not answer takes minutes."""
+_CREDENTIALS = " (in ~/.netrc, or user:password@ in the URL)"
 
 
 def is_local(url: str) -> bool:
@@ -106,7 +104,8 @@ def not_found_message(url: str) -> str:
     """Return the error message for a missing location; behind a URL the server may also be unreachable."""
     if is_local(url):
         return f"{url}: nothing is there; check the path."
-    return f"{url}: nothing is there, or the server does not answer; check the address."
+    where = _CREDENTIALS if url.startswith("http") else ""
+    return f"{url}: nothing is there, or the server does not answer; check the address and the credentials{where}."
 
 
 @contextmanager
@@ -172,10 +171,11 @@ def open_store(url: str, *, read_only: bool) -> zarr.abc.store.Store:
     if zipped is not None:
         if not read_only:
             raise OutputError(f"{url}: zip files are only read; choose a folder ending in .zarr.")
-        files = asynchronous(zip_file_system(zipped[0], _options(zipped[0])))
+        files = asynchronous(zip_file_system(*request_to(zipped[0])))
         return RetryingStore(files, read_only=True, path=zipped[1])
-    with _known_protocol(url):
-        return RetryingStore.from_url(url, storage_options=_options(url), read_only=read_only)
+    with known_protocol(url):
+        place, options = request_to(url)
+        return RetryingStore.from_url(place, storage_options=options, read_only=read_only)
 
 
 def probe(url: str) -> None:
@@ -226,6 +226,12 @@ def read_range(url: str, *, start: int, stop: int) -> bytes:
             return file.read(stop - start)
     files, path = _files(url)
     return bytes(retry(lambda: files.cat_file(path, start=start, end=stop)))
+
+
+def open_remote(url: str) -> Any:
+    """Open a file behind a URL to read it; FileNotFoundError if there is none."""
+    files, path = _files(url)
+    return files.open(path, "rb")
 
 
 def write_bytes(url: str, content: bytes) -> None:
@@ -372,36 +378,18 @@ def _fingerprint(info: dict[str, Any]) -> str:
 def _files(url: str) -> tuple[Any, str]:
     zipped = split_zip(url)
     if zipped is not None:
-        return zip_file_system(zipped[0], _options(zipped[0])), zipped[1]
-    with _known_protocol(url):
-        files, path = fsspec.core.url_to_fs(url, **_options(url))
+        return zip_file_system(*request_to(zipped[0])), zipped[1]
+    with known_protocol(url):
+        place, options = request_to(url)
+        files, path = fsspec.core.url_to_fs(place, **options)
     files.invalidate_cache()
     return files, str(path)
-
-
-def _options(url: str) -> dict[str, Any]:
-    return dict(_S3_OPTIONS) if url.startswith(("s3://", "s3a://")) else {}
-
-
-@contextmanager
-def _known_protocol(url: str) -> Iterator[None]:
-    protocol = url.partition("://")[0]
-    try:
-        yield
-    except ImportError as error:
-        extra = _PROTOCOL_EXTRAS.get(protocol)
-        cure = f"install it with `pip install 'ssem_dask[{extra}]'`" if extra else str(error)
-        raise MissingExtraError(f"{url}: the client of {protocol}:// is not installed; {cure}.") from error
-    except ValueError as error:
-        raise SourceError(
-            f"{url}: the protocol '{protocol}' is not known ({error}); give a path or a URL such as s3://bucket/name."
-        ) from error
 
 
 def _unreachable(url: str, error: Exception) -> str:
     return (
         f"{url}: cannot be reached ({type(error).__name__}: {_sentence(error)}); "
-        "check the address, the network and the credentials."
+        f"check the address, the network and the credentials{_CREDENTIALS if url.startswith('http') else ''}."
     )
 
 

@@ -6,7 +6,9 @@ from typing import Any
 
 from ssem_dask.errors import SourceError
 from ssem_dask.extras import require_extra
+from ssem_dask.shown import secret_of
 from ssem_dask.storage import location
+from ssem_dask.storage.requests import authorization_for
 
 
 def tensorstore(url: str) -> Any:
@@ -30,7 +32,11 @@ def kvstore_spec(url: str) -> dict[str, Any]:
     if protocol == "gs":
         return {"driver": "gcs", "bucket": bucket, "path": path.rstrip("/") + "/"}
     if protocol in ("http", "https"):
-        return {"driver": "http", "base_url": url.rstrip("/") + "/"}
+        secret = secret_of(url)
+        query = f"?{secret.query}" if secret.query else ""
+        authorization = authorization_for(url)
+        headers = [f"Authorization: {authorization}"] if authorization else []
+        return {"driver": "http", "base_url": f"{url.rstrip('/')}/{query}", "headers": headers}
     raise SourceError(
         f"{url}: N5 and precomputed need a folder, s3:// or gs://, or an HTTP server for reading; use one of these."
     )

@@ -16,6 +16,7 @@ from ssem_dask.errors import PlanError, SourceError
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import round_up
 from ssem_dask.geometry.mip import shape_at_mip
+from ssem_dask.shown import without_secrets
 from ssem_dask.storage import arrays, location, ngff
 from ssem_dask.storage.arrays import ZarrArray
 from ssem_dask.storage.codec_pipeline import fused_codecs
@@ -92,6 +93,7 @@ class Volume:
             SourceError: there is no such volume, it cannot be reached, its import was never finished, its axes are not
                 (z, y, x), or its pixel size or section thickness is unknown.
         """
+        url = without_secrets(url)
         paths: tuple[str, ...]
         levels: tuple[ZarrArray, ...]
         stored = UNKNOWN_SIZES

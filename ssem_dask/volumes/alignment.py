@@ -10,6 +10,7 @@ from ssem_dask.errors import SourceError
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import Interpolation, sample_known
 from ssem_dask.geometry.box import Box
+from ssem_dask.shown import without_secrets
 from ssem_dask.stages.render import read_nodes, to_dtype, warped_sections
 from ssem_dask.stages.run_arrays import COARSE, SECTION
 from ssem_dask.storage.fields import open_coarse, open_field
@@ -129,7 +130,7 @@ class Alignment:
 
 def open_alignment(url: str) -> Alignment:
     """Open the alignment that `align` wrote to `url` (any fsspec URL)."""
-    return Alignment(url)
+    return Alignment(without_secrets(url))
 
 
 def _displacement(field: torch.Tensor, grid: Grid, positions: torch.Tensor) -> torch.Tensor:

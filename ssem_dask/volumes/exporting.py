@@ -16,6 +16,7 @@ from ssem_dask.errors import ConfigError, OutputError, SourceError
 from ssem_dask.geometry.box import Box
 from ssem_dask.runtime.events import Observer
 from ssem_dask.runtime.executor import Executor
+from ssem_dask.shown import without_secrets
 from ssem_dask.stages import export
 from ssem_dask.stages.run_arrays import ALIGNED
 from ssem_dask.storage import arrays, location, places, run_group
@@ -144,6 +145,7 @@ def plan_export(
     section_thickness: float | None,
 ) -> ExportPlan:
     """Check everything and plan the export, without changing anything; arguments and errors as in `export_volume`."""
+    source, destination = without_secrets(source), without_secrets(destination)
     places.refuse_overlap(destination, {"the source": source})
     url, attributes = _resolve_source(source)
     volume = Volume.open(url, pixel_size=pixel_size, section_thickness=section_thickness)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from ssem_dask.errors import OutputError, SourceError, SsemDaskError
 from ssem_dask.geometry.mip import level_count
 from ssem_dask.runtime.exclusive_driver import lease_url
+from ssem_dask.shown import without_secrets
 from ssem_dask.stages.configs import DownsampleStageConfig
 from ssem_dask.storage import location, places
 from ssem_dask.storage.fence import confirm_fence, fenced
@@ -51,6 +52,7 @@ def plan_import(
     overwrite: bool = False,
 ) -> ImportPlan:
     """Check source and destination, without changing anything; arguments and errors as in `import_volume`."""
+    source, destination = without_secrets(source), without_secrets(destination)
     reading = ReadOptions(channel=channel, time=time, labels=labels, order=order)
     with contextlib.closing(open_any_format(source, reading)) as opened:
         return _plan(
@@ -130,6 +132,7 @@ def import_volume(
         IncompleteError: the source changed while it was read.
         PlanError: `shard` is not a multiple of `chunk`.
     """
+    source, destination = without_secrets(source), without_secrets(destination)
     reading = ReadOptions(channel=channel, time=time, labels=labels, order=order)
     with contextlib.closing(open_any_format(source, reading)) as opened:
         plan = _plan(

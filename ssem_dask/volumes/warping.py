@@ -16,6 +16,7 @@ from ssem_dask.errors import OutputError, SourceError
 from ssem_dask.geometry.mip import level_count
 from ssem_dask.runtime.events import Observer
 from ssem_dask.runtime.executor import Executor
+from ssem_dask.shown import without_secrets
 from ssem_dask.stages.configs import DownsampleStageConfig, RenderStageConfig
 from ssem_dask.stages.downsample import DownsampleStage, estimate_downsampling, warp_level_tasks
 from ssem_dask.stages.render import RenderStage, Warping, estimate_rendering, warp_sections, warp_tasks
@@ -109,6 +110,7 @@ def warp_volume(
 
 def plan_warp(alignment: str, volume: str, destination: str, *, labels: bool) -> WarpPlan:
     """Check everything and plan the warp, without changing anything; errors as in `warp_volume`."""
+    alignment, volume, destination = (without_secrets(url) for url in (alignment, volume, destination))
     places.refuse_overlap(destination, {"the alignment": alignment, "the volume": volume})
     opened = open_alignment(alignment)
     config = opened.record.config

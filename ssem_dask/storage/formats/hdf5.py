@@ -5,7 +5,6 @@ import re
 import threading
 from typing import Any
 
-import fsspec
 import h5py
 import numpy as np
 
@@ -40,7 +39,7 @@ class Hdf5Source:
         self._url = url
         self._lock = threading.Lock()
         with decoding(file):
-            self._remote = None if location.is_local(file) else fsspec.open(file, "rb").open()
+            self._remote = None if location.is_local(file) else location.open_remote(file)
             self._file = _open_unlocked(self._remote or location.local_path(file))
         try:
             self._dataset = _find_dataset(self._file, file, name, options)

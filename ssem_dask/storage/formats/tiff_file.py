@@ -8,7 +8,6 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import numpy as np
 import tifffile
 
@@ -116,7 +115,7 @@ class TiffSource:
 
     def _open(self, url: str) -> None:
         local = location.is_local(url)
-        self._file = None if local else fsspec.open(url, "rb").open()
+        self._file = None if local else location.open_remote(url)
         self._tiff = tifffile.TiffFile(self._file or location.local_path(url))
         check_chain(self._tiff, url)
         companion = ome_companion(self._tiff.ome_metadata or "") if self._tiff.is_ome else None
