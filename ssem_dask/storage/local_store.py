@@ -9,6 +9,7 @@ from zarr.core.common import AccessModeLiteral
 from zarr.storage import LocalStore
 
 from ssem_dask.storage.fence import current_fence
+from ssem_dask.storage.local_files import create_file
 
 
 class FencedLocalStore(LocalStore):
@@ -49,9 +50,9 @@ class FencedLocalStore(LocalStore):
         await super().set(key, value)
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        """See `LocalStore.set_if_not_exists`."""
+        """See `LocalStore.set_if_not_exists`, which needs hard links."""
         await self._ask_fence_aside()
-        await super().set_if_not_exists(key, value)
+        await asyncio.to_thread(create_file, self.root / key, value.to_bytes())
 
     async def delete(self, key: str) -> None:
         """See `LocalStore.delete`."""

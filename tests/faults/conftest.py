@@ -5,6 +5,7 @@ Every test ends by comparing the volume with that of a run that nothing disturbe
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,8 +35,8 @@ def start() -> Iterator[Callable[..., Process]]:
     """Starts commands; whatever is left of them at the end of the test is killed."""
     started: list[Process] = []
 
-    def begin(*words: str, environment: dict[str, str] | None = None) -> Process:
-        started.append(Process(*words, environment=environment))
+    def begin(*words: str, **options: Any) -> Process:
+        started.append(Process(*words, **options))
         return started[-1]
 
     yield begin

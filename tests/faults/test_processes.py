@@ -3,9 +3,6 @@
 import os
 import random
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +10,7 @@ import pytest
 
 from ssem_dask.stages.pipeline_order import STAGES
 from tests.support.cli import assert_one_sentence, ssem_dask
-from tests.support.faults import Process, assert_undisturbed, children, entries, kill, redone, written
+from tests.support.faults import Cluster, Process, assert_undisturbed, children, entries, kill, redone, written
 
 Start = Callable[..., Process]
 
@@ -72,42 +69,6 @@ def test_a_second_driver_is_refused_until_the_first_is_dead(undisturbed: str, co
     assert third.end() == 0, third.errors
     assert redone(before, output) == set()
     assert_undisturbed(output, undisturbed, fault="a second driver, and the first killed", redone=0)
-
-
-class Cluster:
-    """A scheduler and its workers, each a process of its own, as a service would start them."""
-
-    def __init__(self) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.address = f"tcp://127.0.0.1:{self.port}"
-        self.processes: list[subprocess.Popen[bytes]] = []
-        self.start()
-
-    def start(self) -> None:
-        self.scheduler = self._begin(
-            "scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--dashboard-address", "127.0.0.1:0"
-        )
-        for _ in range(2):
-            self._begin("worker", self.address, "--nthreads", "1", "--dashboard-address", "127.0.0.1:0")
-
-    def stop(self) -> None:
-        for process in self.processes:
-            for child in children(process.pid):
-                kill(child)
-            process.kill()
-            process.wait()
-
-    def _begin(self, *words: str) -> "subprocess.Popen[bytes]":
-        process = subprocess.Popen(
-            [sys.executable, "-m", "distributed.cli.dask_" + words[0], *words[1:]],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        self.processes.append(process)
-        return process
 
 
 @pytest.fixture

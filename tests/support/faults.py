@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -23,9 +24,23 @@ SETTINGS: dict[str, Any] = {**SMALL, "mask": {"detect": True}}
 class Process:
     """A command of ours, in a group of processes of its own."""
 
-    def __init__(self, *words: str, environment: dict[str, str] | None = None, prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *words: str,
+        environment: dict[str, str] | None = None,
+        prefix: Sequence[str] = (),
+        module: str = "ssem_dask.cli",
+    ) -> None:
+        """Begin.
+
+        Args:
+            words: arguments of the command.
+            environment: variables to add.
+            prefix: command that runs it, such as `unshare --uts`.
+            module: module that is run.
+        """
         self.popen = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "ssem_dask.cli", *words],
+            [*prefix, sys.executable, "-m", module, *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -75,6 +90,50 @@ class Process:
         self._reader.join(10)
         assert self.popen.stdout is not None
         self.popen.stdout.close()
+
+
+class Cluster:
+    """A scheduler and its workers, each a process of its own, as a service would start them."""
+
+    def __init__(
+        self, *, threads: int = 1, preload: str | None = None, environment: dict[str, str] | None = None
+    ) -> None:
+        """Start workers of so many threads, which load the module `preload`, with more variables."""
+        self._threads = threads
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.address = f"tcp://127.0.0.1:{self.port}"
+        self._preload = [] if preload is None else ["--preload", preload]
+        self._environment = {**os.environ, **(environment or {})}
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.start()
+
+    def start(self) -> None:
+        self.scheduler = self._begin(
+            "scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--dashboard-address", "127.0.0.1:0"
+        )
+        for _ in range(2):
+            options = ("--nthreads", str(self._threads), "--dashboard-address", "127.0.0.1:0", *self._preload)
+            self._begin("worker", self.address, *options)
+
+    def stop(self) -> None:
+        for process in self.processes:
+            for child in children(process.pid):
+                kill(child)
+            process.kill()
+            process.wait()
+
+    def _begin(self, *words: str) -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(
+            [sys.executable, "-m", "distributed.cli.dask_" + words[0], *words[1:]],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env=self._environment,
+        )
+        self.processes.append(process)
+        return process
 
 
 def children(process: int) -> list[int]:

@@ -150,6 +150,10 @@ class ToyPlan:
     given: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def stages(self) -> list[ToyStage]:
+        return STAGES
+
+    @property
     def estimates(self) -> dict[str, Estimate]:
         return {
             stage.name: Estimate(tasks=SECTIONS, pixels=SECTIONS, bytes_read=0, bytes_written=0, files=0, memory=0)
@@ -352,10 +356,10 @@ class Simulation:
                 self.back.acquire()
                 continue
             later = [t for p in processes if not p.ended for t in (p.sleeps_until, p.suspended_until) if t > self.now]
-            if not later and not todo:
-                return
-            # Nobody can do anything before then.
-            self.now = min(later) if later else self.now
+            if not todo:
+                if not later:
+                    return
+                self.now = min(later)  # nobody can do anything before then
         raise AssertionError("the schedule does not end")
 
     def finish(self, config: Config) -> None:
@@ -475,6 +479,7 @@ def simulated(simulation: Simulation) -> Iterator[None]:
         for name, toy in {
             "STAGES": STAGES,
             "run_attributes": attributes,
+            "restore_metadata": lambda job, stages, ledger: [],
             "read_fingerprints": lambda job: {},
             "changed_sections": lambda job, fingerprints: [],
             "save_fingerprints": lambda job, fingerprints: None,
