@@ -28,6 +28,7 @@ from distributed import Client, Future, get_worker
 from distributed.scheduler import KilledWorker
 
 from ssem_dask.errors import ClusterError
+from ssem_dask.runtime.deaths import deaths, describe_deaths
 from ssem_dask.runtime.execute import unfinished
 from ssem_dask.runtime.executor import Executor, ExecutorLoad, Work
 from ssem_dask.runtime.placement import GPU, has_labels, task_labels
@@ -130,8 +131,10 @@ class DaskExecutor(Executor):
                 suspects.append(replace(task, lost=task.lost + 1))
             else:
                 yield report
+        since = deaths()
         for task, report in self._stream(work, suspects, deadline, in_flight=1):
-            message = f"Every worker that ran {task.key} died; it may need more memory than a worker has."
+            message = f"Every worker that ran {task.key} died ({describe_deaths(since)})."
+            since = deaths()
             yield report or unfinished(replace(task, lost=task.lost + 1), cause=Cause.WORKER_LOST, message=message)
 
     def load(self) -> ExecutorLoad:

@@ -6,6 +6,7 @@ folder leaks, a new one replaces it.
 """
 
 import os
+import stat
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -40,9 +41,14 @@ def make_certificates(directory: str, *, days: int) -> Certificates:
         days: days until they expire.
 
     Raises:
-        OutputError: the folder has certificates already, or cannot be written.
+        OutputError: the folder has certificates already, other users may write to it, or it cannot be written.
     """
     folder = Path(directory)
+    if folder.is_dir() and folder.stat().st_mode & stat.S_IWOTH:  # a group is often the user's own
+        raise OutputError(
+            f"Certificates {directory}: all users may write to this folder, and so replace the certificates; take that "
+            f"right away (chmod o-w {directory}), or give another folder."
+        )
     present = [name for name in (AUTHORITY, CERTIFICATE, KEY) if (folder / name).exists()]
     if present:
         raise OutputError(

@@ -120,7 +120,9 @@ def test_a_task_that_kills_its_workers_is_reported_and_the_others_end(tmp_path: 
         reports: dict[str, TaskReport] = {
             r.key: r for r in executor.map(execute, running(die_on_five, make_tasks(tmp_path, 8)))
         }
-    assert reports.pop("count/005").cause is Cause.WORKER_LOST
+    lost = reports.pop("count/005")
+    assert lost.cause is Cause.WORKER_LOST
+    assert "SIGKILL" in lost.message
     assert len(reports) == 7
     assert all(r.outcome is Outcome.OK for r in reports.values())
     assert open_ledger(str(tmp_path)).read("count/005") is not None

@@ -21,6 +21,18 @@ def test_only_the_owner_may_read_the_key(tmp_path: Path) -> None:
     assert timedelta(days=1) < made.expires - datetime.now(UTC) <= timedelta(days=2)
 
 
+@pytest.mark.parametrize("mode", [0o777, 0o703, 0o1777])
+def test_a_folder_of_others_is_refused(mode: int, tmp_path: Path) -> None:
+    folder = tmp_path / "tls"
+    folder.mkdir()
+    folder.chmod(mode)
+    with pytest.raises(OutputError, match="chmod o-w"):
+        make_certificates(str(folder), days=2)
+    assert list(folder.iterdir()) == []
+    folder.chmod(0o775)
+    make_certificates(str(folder), days=2)
+
+
 def test_the_authority_vouches_for_the_certificate_and_for_no_other(tmp_path: Path) -> None:
     made, other = (make_certificates(str(tmp_path / name), days=2) for name in ("a", "b"))
     load = lambda path: x509.load_pem_x509_certificate(Path(path).read_bytes())  # noqa: E731
