@@ -135,7 +135,6 @@ def test_damaged_metadata_is_one_sentence(place: str):
         b"[]",
         b"[" * 100_000,
         b"\xff",
-        b'{"zarr_format": 3}',
         b'{"zarr_format": 9}',
     ],
 )
