@@ -41,6 +41,10 @@ def rerun(
             "whole run. May be repeated.",
         ),
     ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--source", help="Place to which the source volume was moved; remembered.", show_default=False),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be recomputed; change nothing.")] = False,
     allow_missing: AllowMissing = False,
     cluster: Cluster = None,
@@ -62,7 +66,7 @@ def rerun(
         sections=None if sections is None else parse_sections(sections),
         chunks=tuple(chunk or ()),
     )
-    planned = plan_rerun(output, selection, overrides=parse_overrides(changes or ()))
+    planned = plan_rerun(output, selection, overrides=parse_overrides(changes or ()), source=source)
     if dry_run:
         _show_plan(planned, as_json=as_json)
         return

@@ -1,6 +1,7 @@
 """Commands that align (align, plan, run), and status."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,6 +10,7 @@ from ssem_dask.cli import console
 from ssem_dask.cli.cluster import observed_executor, open_executor
 from ssem_dask.cli.options import AllowMissing, Cluster, Json, PixelSize, SectionThickness, Workers
 from ssem_dask.cli.summary_display import show_summary
+from ssem_dask.errors import ConfigError
 from ssem_dask.units import duration, si
 
 if TYPE_CHECKING:
@@ -34,23 +36,35 @@ def align(
     pixel_size: PixelSize = None,
     section_thickness: SectionThickness = None,
     allow_missing: AllowMissing = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done, as `plan` does; change nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Align a volume with default settings: everything from the source to the aligned pyramid.
 
     Safe to interrupt: run the same command again to resume.
     """
+    settings = _settings(source, output, config=config, pixel_size=pixel_size, section_thickness=section_thickness)
+    if dry_run:
+        _plan(settings, cluster=None, workers=workers, as_json=as_json)
+        return
+    _run(settings, cluster=cluster, workers=workers, allow_missing=allow_missing, as_json=as_json)
+
+
+def _settings(
+    source: str, output: str, *, config: str | None, pixel_size: float | None, section_thickness: float | None
+) -> "RunConfig":
+    """Return the configuration of a run from the arguments of a command."""
     from ssem_dask.config.schema import load_config, make_config
 
     urls: dict[str, Any] = {"source": source, "output": output}
     sizes = {"pixel_size": pixel_size, "section_thickness": section_thickness}
-    if config is not None:
-        settings = load_config(config, **urls)
-        overrides = {key: value for key, value in sizes.items() if value is not None}
-        settings = settings.model_copy(update={"volume": settings.volume.model_copy(update=overrides)})
-    else:
-        settings = make_config({**urls, "volume": sizes}, where="align")
-    _run(settings, cluster=cluster, workers=workers, allow_missing=allow_missing, as_json=as_json)
+    if config is None:
+        return make_config({**urls, "volume": sizes}, where="align")
+    settings = load_config(config, **urls)
+    overrides = {key: value for key, value in sizes.items() if value is not None}
+    return settings.model_copy(update={"volume": settings.volume.model_copy(update=overrides)})
 
 
 def run(
@@ -82,7 +96,16 @@ def _run(
 
 
 def plan(
-    config: _ConfigFile,
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE|FILE", help="Source volume; or a TOML configuration file, without OUTPUT.")
+    ],
+    output: Annotated[str | None, typer.Argument(help="Output of the run, as for `align`.", show_default=False)] = None,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", help="TOML configuration file, with SOURCE and OUTPUT.", show_default=False),
+    ] = None,
+    pixel_size: PixelSize = None,
+    section_thickness: SectionThickness = None,
     cluster: Annotated[
         str | None,
         typer.Option(
@@ -99,11 +122,24 @@ def plan(
     Writes nothing but the sample of --cluster. Fails if a worker of the cluster could not hold the largest task; the
     workers of a scheduler given by its address are checked only when a run connects to it.
     """
-    from ssem_dask.config.schema import cluster_settings, load_config
+    from ssem_dask.config.schema import load_config
+
+    if output is not None:
+        settings = _settings(source, output, config=config, pixel_size=pixel_size, section_thickness=section_thickness)
+    elif Path(source).is_dir() or "://" in source:
+        raise ConfigError(
+            f"plan {source}: is no configuration file; give the output too: ssem-dask plan {source} OUT.zarr"
+        )
+    else:
+        settings = load_config(source)
+    _plan(settings, cluster=cluster, workers=workers, as_json=as_json)
+
+
+def _plan(settings: "RunConfig", *, cluster: str | None, workers: int | None, as_json: bool) -> None:
+    from ssem_dask.config.schema import cluster_settings
     from ssem_dask.driver import pipeline
     from ssem_dask.runtime.clusters import refuse_small_workers
 
-    settings = load_config(config)
     planned = pipeline.plan(settings)
     where = cluster_settings(cluster, workers=workers, table=settings.cluster)
     refuse_small_workers(

@@ -9,7 +9,7 @@ from rich.live import Live
 from ssem_dask.cli import console
 from ssem_dask.cli.progress_display import bars, describe
 from ssem_dask.cli.streams import reader_is_gone
-from ssem_dask.driver import pipeline
+from ssem_dask.driver.rerun import stored_plan
 from ssem_dask.runtime.progress import StageProgress
 from ssem_dask.runtime.watch import LedgerWatch
 from ssem_dask.storage.ledger import open_ledger
@@ -30,7 +30,7 @@ def watch(output: str, *, seconds: float, as_json: bool, sleep: Callable[[float]
     Raises:
         SourceError: the run does not exist, or its source cannot be read.
     """
-    planned = pipeline.stored_plan(output)
+    planned = stored_plan(output)
     ledger = LedgerWatch(
         open_ledger(output),
         tasks={name: estimate.tasks for name, estimate in planned.estimates.items()},

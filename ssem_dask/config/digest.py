@@ -45,4 +45,4 @@ def with_digests(job: Job) -> Job:
 def _source(job: Job) -> dict[str, Any]:
     info = job.info
     sizes = {"pixel_size": info.pixel_size, "section_thickness": info.section_thickness}
-    return {"source": job.source, "shape": list(job.shape), "dtype": info.dtype.str, **sizes}
+    return {"source": job.source_identity, "shape": list(job.shape), "dtype": info.dtype.str, **sizes}

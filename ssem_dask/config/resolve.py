@@ -12,14 +12,21 @@ from ssem_dask.registration.methods import encoder_digest
 from ssem_dask.stages.configs import DownsampleStageConfig, ResolvedRegister
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.pipeline_order import STAGES
+from ssem_dask.storage.formats.advice import explain_source
+from ssem_dask.storage.run_group import recorded_identity
 from ssem_dask.storage.volume import Volume, VolumeInfo, check_image_dtype, check_sections
 from ssem_dask.types import ConfigBase
 
 _MIN_SIDE_PX = 32
 
 
-def resolve(config: RunConfig) -> tuple[Job, list[str]]:
+def resolve(config: RunConfig, *, source_identity: str | None = None) -> tuple[Job, list[str]]:
     """Open the source and choose every value that was left open.
+
+    Args:
+        config: the configuration.
+        source_identity: name of the source in digests; None: the one that the run at the output has recorded for this
+            place, or a new one.
 
     Returns:
         The job, and one line per choice with its reason.
@@ -29,7 +36,10 @@ def resolve(config: RunConfig) -> tuple[Job, list[str]]:
         ConfigError: values that do not fit the volume or each other.
     """
     sizes = config.volume
-    source = Volume.open(config.source, pixel_size=sizes.pixel_size, section_thickness=sizes.section_thickness)
+    try:
+        source = Volume.open(config.source, pixel_size=sizes.pixel_size, section_thickness=sizes.section_thickness)
+    except SourceError as error:
+        raise explain_source(config.source, config.output, error) from error
     info = source.info
     _check_source(config.source, info)
     tables: dict[str, ConfigBase] = {}
@@ -49,6 +59,7 @@ def resolve(config: RunConfig) -> tuple[Job, list[str]]:
         mips=level_count(info.shape[1:], smallest=downsample.smallest),
         encoder_digest=encoder_digest(register),
         source_mips=len(source.mips),
+        source_identity=source_identity or recorded_identity(config.source, output=config.output),
         digests={},
     )
     return with_digests(job), choices

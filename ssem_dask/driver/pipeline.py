@@ -38,7 +38,7 @@ from ssem_dask.stages.configs import MaskStageConfig
 from ssem_dask.stages.files import refuse_shared_shards
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.pipeline_order import STAGES
-from ssem_dask.stages.source_sections import refuse_blank
+from ssem_dask.stages.source_sections import open_source, refuse_blank
 from ssem_dask.stages.stage import Estimate, Stage
 from ssem_dask.storage.fence import confirm_fence
 from ssem_dask.storage.late_writes import mark_overwritten
@@ -46,6 +46,7 @@ from ssem_dask.storage.ledger import Ledger, open_ledger
 from ssem_dask.storage.location import delete
 from ssem_dask.storage.places import is_occupied, refuse_overlap
 from ssem_dask.storage.run_group import create_run, read_writable_run, update_run
+from ssem_dask.storage.run_source import source_places
 from ssem_dask.units import plural
 
 PROCESS_BYTES = 420 << 20
@@ -87,8 +88,12 @@ class Plan:
         return max((estimate.gpu_memory for estimate in self.estimates.values()), default=0)
 
 
-def plan(config: RunConfig) -> Plan:
+def plan(config: RunConfig, *, source_identity: str | None = None) -> Plan:
     """Resolve a configuration and estimate its cost.
+
+    Args:
+        config: the configuration.
+        source_identity: see `config.resolve`.
 
     Raises:
         SourceError, ConfigError, WeightsError: see `config.resolve`.
@@ -97,7 +102,7 @@ def plan(config: RunConfig) -> Plan:
     mask = config.table("mask")
     assert isinstance(mask, MaskStageConfig)
     refuse_overlap(config.output, {"the source": config.source, "the mask": mask.user})
-    job, choices = resolve(config)
+    job, choices = resolve(config, source_identity=source_identity)
     estimates = {}
     for stage in STAGES:
         estimate = stage.estimate(job)
@@ -113,18 +118,6 @@ def _with_requests(stage: Stage, estimate: Estimate, job: Job) -> Estimate:
     """Add the number of requests: one per chunk read, file written and ledger entry."""
     chunks = ceil_div(estimate.bytes_read, stage.request_bytes(job))
     return replace(estimate, requests=chunks + estimate.files + estimate.tasks)
-
-
-def stored_plan(output: str) -> Plan:
-    """Return the plan of an existing run, from the attributes of its group.
-
-    Raises:
-        SourceError: there is no run, or its source is gone.
-        OutputError: something else is there, or a run of another format, whose tasks this version does not know.
-    """
-    record = read_writable_run(output)
-    tree = {**record.config, "source": record.source, "output": output}
-    return plan(make_config(tree, where=f"Run {output}"))
 
 
 def run(plan: Plan, *, executor: Executor, observer: Observer, allow_missing: bool = False) -> Summary:
@@ -355,7 +348,9 @@ def run_attributes(plan: Plan) -> dict[str, Any]:
         "config": stored_config(job),
         "given": plan.given,
         "config_digest": plan.digest,
-        "source": job.source,
+        "source": job.source_identity,
+        **source_places(job.source, output=job.output),
+        "section_names": list(open_source(job).section_names),
         "encoder_digest": job.encoder_digest,
         "stages": [stage.name for stage in STAGES],
         "state": "running",

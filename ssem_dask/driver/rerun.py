@@ -7,6 +7,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import Any
 
+from ssem_dask.config.schema import make_config
 from ssem_dask.driver.integrity import verify
 from ssem_dask.driver.invalidation import Invalidation, find_stale
 from ssem_dask.driver.ledger_check import check_ledger
@@ -15,7 +16,7 @@ from ssem_dask.driver.pipeline import Plan, plan, resume
 from ssem_dask.driver.run_status import Summary, run_status
 from ssem_dask.driver.source_fingerprints import changed_sections, read_fingerprints
 from ssem_dask.driver.stored_metadata import find_metadata_damage
-from ssem_dask.errors import ConfigError
+from ssem_dask.errors import ConfigError, SourceError
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.runtime.events import Observer
 from ssem_dask.runtime.exclusive_driver import exclusive_driver
@@ -23,6 +24,7 @@ from ssem_dask.runtime.executor import Executor
 from ssem_dask.stages.pipeline_order import STAGES
 from ssem_dask.storage.late_writes import mark_overwritten
 from ssem_dask.storage.ledger import open_ledger
+from ssem_dask.storage.location import exists, is_local
 from ssem_dask.storage.run_group import read_state, read_writable_run, record_damage, update_run
 from ssem_dask.task import Cause, Outcome, Task, TaskReport
 from ssem_dask.units import plural
@@ -76,7 +78,21 @@ class RerunPlan:
     """Affected tasks, according to the current ledger."""
 
 
-def plan_rerun(output: str, selection: Selection, *, overrides: dict[str, Any] | None = None) -> RerunPlan:
+def stored_plan(output: str) -> Plan:
+    """Return the plan of an existing run, from the attributes of its group.
+
+    Raises:
+        SourceError: there is no run, or its source is gone.
+        OutputError: something else is there, or a run of another format, whose tasks this version does not know.
+    """
+    record = read_writable_run(output)
+    tree = {**record.config, "source": record.source, "output": output}
+    return plan(make_config(tree, where=f"Run {output}"), source_identity=record.source_identity)
+
+
+def plan_rerun(
+    output: str, selection: Selection, *, overrides: dict[str, Any] | None = None, source: str | None = None
+) -> RerunPlan:
     """Find the tasks that a rerun affects, without changing anything.
 
     Args:
@@ -85,19 +101,24 @@ def plan_rerun(output: str, selection: Selection, *, overrides: dict[str, Any] |
             configuration, the weights or the source.
         overrides: configuration values by dotted key. With a selection they hold for the chosen tasks alone, else for
             the run.
+        source: URL to which the source was moved; None: where the run has recorded it.
 
     Raises:
-        SourceError: there is no run.
+        SourceError: there is no run, or its source is gone.
         ConfigError: a key or a stage is unknown, a value is out of range, or an override does not fit the selection.
     """
     overrides = overrides or {}
-    tree = {**read_writable_run(output).given, "output": output}
+    record = read_writable_run(output)
+    place = record.source if source is None else source
+    if is_local(place) and not exists(place):
+        raise SourceError(f"{output}: its source {place} is not there; if it was moved, give its place with --source.")
+    tree = {**record.given, "source": place, "output": output}
     if selection.is_empty:
-        planned = plan(with_overrides(tree, overrides))
+        planned = plan(with_overrides(tree, overrides), source_identity=record.source_identity)
     else:
         refuse_layout_overrides(overrides)
         with_overrides(tree, overrides)  # refuses unknown keys before anything is written
-        planned = plan(with_overrides(tree, {}))
+        planned = plan(with_overrides(tree, {}), source_identity=record.source_identity)
     _check(selection, sections=planned.job.shape[0])
     chosen = None if selection.is_empty else selection
     task_overrides = {} if selection.is_empty else overrides

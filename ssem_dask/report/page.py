@@ -18,6 +18,7 @@ from ssem_dask.report.hotspots import Hotspot, find_hotspots
 from ssem_dask.report.report_data import ReportData, read_report_data
 from ssem_dask.report.summary import stage_rows, summary_facts
 from ssem_dask.report.viewer.viewer_address import run_token, viewer_address
+from ssem_dask.storage.section_names import section_label
 from ssem_dask.units import number
 
 if TYPE_CHECKING:
@@ -103,10 +104,12 @@ def _hotspot_entry(data: ReportData, hotspot: Hotspot, *, viewer: str) -> Hotspo
     z = hotspot.z
     box = data.window_box(z=z, row=hotspot.row, column=hotspot.column)
     y, x = ((a + b) / 2 for a, b in zip(box.start_yx, box.stop[1:], strict=True))
+    label = section_label(z, data.run.section_names)
+    name = label[0].upper() + label[1:]
     query = urlencode({"run": run_token(data.run.config_digest), "z": z, "y": y, "x": x, "side": max(box.shape_yx)})
     return HotspotEntry(
         hotspot=hotspot,
-        title=f"Section {z}, y {box.start[1]:,}–{box.stop[1]:,}, x {box.start[2]:,}–{box.stop[2]:,} px",
+        title=f"{name}, y {box.start[1]:,}–{box.stop[1]:,}, x {box.start[2]:,}–{box.stop[2]:,} px",
         link=f"{viewer}/at?{query}",
         pictures=draw_hotspot(data, hotspot),
     )

@@ -19,11 +19,12 @@ from ssem_dask.storage.fields import open_coarse, shape_mip0_of
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.quality import SECTION_COLUMNS, WINDOW_COLUMNS, QualityInfo
 from ssem_dask.storage.run_group import RunRecord, read_run
+from ssem_dask.storage.section_names import section_list
 from ssem_dask.storage.untrusted import COUNT
 from ssem_dask.storage.volume import Volume
 from ssem_dask.task import TaskReport, box_name
 from ssem_dask.types import AnyArray, Float32Array, ShapeYX, ShapeZYX
-from ssem_dask.units import flat, plural, shortened
+from ssem_dask.units import flat, plural
 
 _SECTIONS_SHOWN = 12
 _COARSE_REMARKS = {
@@ -47,6 +48,8 @@ class RunHeader:
     url: str
     source: str
     state: str
+    section_names: tuple[str, ...]
+    """Name of each section of the source; empty if sections have no names."""
     config_digest: str
     neighbours: int
     """Previous sections with which each section is registered."""
@@ -67,6 +70,7 @@ class RunHeader:
             url=url,
             source=record.source,
             state=record.state,
+            section_names=record.section_names,
             config_digest=record.config_digest,
             neighbours=record.setting("register", "neighbours", wanted=COUNT),
             depth=record.setting("register", "sections", wanted=COUNT),
@@ -137,7 +141,7 @@ class ReportData:
         for code, meaning in _COARSE_REMARKS.items():
             sections = np.flatnonzero(self.coarse_state == code)
             if sections.size:
-                listed = shortened(sections, limit=_SECTIONS_SHOWN)
+                listed = section_list(sections.tolist(), self.run.section_names, limit=_SECTIONS_SHOWN)
                 lines.append(f"{plural(sections.size, 'section')} {meaning}: {listed}")
         return lines
 

@@ -33,16 +33,16 @@ from ssem_dask.stages.run_arrays import (
     COARSE_STATE,
     SectionState,
 )
+from ssem_dask.stages.section_labels import listed_sections
 from ssem_dask.stages.source_sections import open_source, read_thumbnails, thumbnail_mip
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
 from ssem_dask.storage.affine_file import read_affine_file
 from ssem_dask.storage.volume import VolumeInfo
 from ssem_dask.task import Outcome, Result
 from ssem_dask.types import ConfigBase, Float64Array
-from ssem_dask.units import plural, shortened
+from ssem_dask.units import plural
 
 _PAIR_ARRAYS = COARSE_PAIRS, COARSE_RATIO, COARSE_SIMILARITY
-_SECTIONS_SHOWN = 20
 """Sections that a remark lists."""
 
 
@@ -119,12 +119,12 @@ class CoarseSectionsTask(JobTask):
         state[order.repeated] = SectionState.REPEATED
         state[result.bridged] = SectionState.BRIDGED
         written = COARSE_STATE.write(job, state) + COARSE.write(job, sections)
-        remarks = _order_remarks(order)
+        remarks = _order_remarks(job, order)
         if jumps:
-            shown = shortened(jumps, limit=_SECTIONS_SHOWN)
+            shown = listed_sections(job, jumps)
             remarks.append(f"all sections from here on seem displaced relative to those before: {shown}")
         if result.bridged:
-            remarks.append(_bridged_remark(result.bridged, separate=separate))
+            remarks.append(_bridged_remark(job, result.bridged, separate=separate))
         outcome = Outcome.LOW_QUALITY if remarks else Outcome.OK
         return Result(outcome=outcome, message="; ".join(remarks), bytes_written=written)
 
@@ -196,27 +196,27 @@ class CoarseStage(Stage):
         )
 
 
-def _bridged_remark(sections: list[int], *, separate: bool) -> str:
+def _bridged_remark(job: Job, sections: list[int], *, separate: bool) -> str:
     placed = "independently" if separate else "like its neighbours"
     return (
         "no matching neighbour, or no connection to the other sections, for "
         f"{plural(len(sections), 'section')}, each of which was placed {placed}: "
-        f"{shortened(sections, limit=_SECTIONS_SHOWN)}"
+        f"{listed_sections(job, sections)}"
     )
 
 
-def _order_remarks(order: OrderCheck) -> list[str]:
+def _order_remarks(job: Job, order: OrderCheck) -> list[str]:
     """Return what the user should check; the order itself is not changed."""
     remarks = []
     if order.repeated:
         remarks.append(
             f"same image as an earlier section in {plural(len(order.repeated), 'section')}: "
-            f"{shortened(order.repeated, limit=_SECTIONS_SHOWN)}"
+            f"{listed_sections(job, order.repeated)}"
         )
     if order.misplaced:
         remarks.append(
             f"apparently out of order, but left in place, {plural(len(order.misplaced), 'section')}: "
-            f"{shortened(order.misplaced, limit=_SECTIONS_SHOWN)}"
+            f"{listed_sections(job, order.misplaced)}"
         )
     return remarks
 

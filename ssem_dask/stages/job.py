@@ -41,6 +41,8 @@ class Job:
     """Digest of the network weights that registration uses; empty if it uses none."""
     source_mips: int
     """Levels that the source has, from mip 0 on. They determine what is read, but no digest."""
+    source_identity: str
+    """Name of the source in digests; it stays if the source is moved."""
     digests: Mapping[str, str]
     """Digest per stage: everything that determines its results, the settings of its upstream stages included."""
 

@@ -9,7 +9,7 @@ because their formats have no place for it.
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
@@ -17,6 +17,8 @@ from pydantic import TypeAdapter
 from ssem_dask.errors import ContentError, OutputError, SourceError
 from ssem_dask.storage import arrays, location, places
 from ssem_dask.storage.node_metadata import METADATA_FILE
+from ssem_dask.storage.run_source import recorded_source, source_identity
+from ssem_dask.storage.section_names import section_label
 from ssem_dask.storage.untrusted import JSON_OBJECT, POSITIVE, checked, read_hint, record_in, value_at
 from ssem_dask.storage.volume import WARP_KEY, Volume
 
@@ -44,6 +46,10 @@ class RunRecord:
     config_digest: str = ""
     source: str = ""
     """URL of the source volume."""
+    source_identity: str = ""
+    """Name of the source in digests."""
+    section_names: tuple[str, ...] = ()
+    """Name of each section of the source; empty if sections have no names."""
     encoder_digest: str | None = None
     """SHA-256 of the encoder's weights; None if the method needs no encoder."""
     stages: tuple[str, ...] = ()
@@ -66,6 +72,10 @@ class RunRecord:
     def setting(self, *path: str, wanted: TypeAdapter[T]) -> T:
         """Return a value of the resolved configuration; SourceError if it is absent or of another type."""
         return value_at(self.config, *path, wanted=wanted, where=f"Configuration of the run of {self.source}")
+
+    def section_label(self, z: int) -> str:
+        """Return how a section is named to the user, by its number and the name of its file."""
+        return section_label(z, self.section_names)
 
     def open_source(self) -> Volume:
         """Open the source volume; SourceError if it is gone."""
@@ -150,12 +160,30 @@ def parse_run_record(url: str, attributes: Mapping[str, Any]) -> RunRecord:
             "which wrote it, or later."
         )
     known = RunRecord.__dataclass_fields__
-    return checked(
+    record = checked(
         {name: value for name, value in attributes.items() if name in known},
         _RUN_RECORD,
         where=url,
         what=f"its attribute {KEY}",
     )
+    return replace(record, source=recorded_source(attributes, output=url), source_identity=record.source)
+
+
+def run_section_names(url: str) -> tuple[str, ...]:
+    """Return the names of the sections of a run's source; () if they have none, or if there is no run."""
+    try:
+        return read_run(url).section_names
+    except (SourceError, OutputError):
+        return ()
+
+
+def recorded_identity(source: str, *, output: str) -> str:
+    """Return the name that a source has in the digests of the run at `output`, which need not exist yet."""
+    try:
+        attributes = (arrays.group_attributes(output) or {}).get(KEY)
+    except SourceError:
+        attributes = None  # opening the run reports what is wrong with it
+    return source_identity(source, output=output, attributes=attributes if isinstance(attributes, dict) else None)
 
 
 def stage_order(url: str) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from ssem_dask.shown import without_secrets
 from ssem_dask.stages.configs import DownsampleStageConfig
 from ssem_dask.storage import location, places
 from ssem_dask.storage.fence import confirm_fence, fenced
+from ssem_dask.storage.formats.advice import explain_swapped
 from ssem_dask.storage.formats.detect import open_any_format
 from ssem_dask.storage.formats.source import ReadOptions, Source, SourceInfo
 from ssem_dask.storage.lease import hold_lease
@@ -54,7 +55,7 @@ def plan_import(
     """Check source and destination, without changing anything; arguments and errors as in `import_volume`."""
     source, destination = without_secrets(source), without_secrets(destination)
     reading = ReadOptions(channel=channel, time=time, labels=labels, order=order)
-    with contextlib.closing(open_any_format(source, reading)) as opened:
+    with contextlib.closing(_open(source, reading, destination=destination)) as opened:
         return _plan(
             opened,
             source,
@@ -134,7 +135,7 @@ def import_volume(
     """
     source, destination = without_secrets(source), without_secrets(destination)
     reading = ReadOptions(channel=channel, time=time, labels=labels, order=order)
-    with contextlib.closing(open_any_format(source, reading)) as opened:
+    with contextlib.closing(_open(source, reading, destination=destination)) as opened:
         plan = _plan(
             opened,
             source,
@@ -148,6 +149,13 @@ def import_volume(
             overwrite=overwrite,
         )
         return _write(opened, plan, progress=progress or _ignore, note=note or _ignore)
+
+
+def _open(source: str, reading: ReadOptions, *, destination: str) -> Source:
+    try:
+        return open_any_format(source, reading)
+    except SourceError as error:
+        raise explain_swapped(source, destination, error) from error
 
 
 def _plan(
@@ -235,7 +243,7 @@ def _find(plan: ImportPlan) -> Found:
         if found.state == "volume":
             if not plan.overwrite:
                 raise OutputError(
-                    f"{destination}: a volume is already there; choose another name or allow to overwrite."
+                    f"{destination}: a volume is already there; choose another name, or replace it with --overwrite."
                 )
             import_place.check_replaceable(destination, found)
     return found

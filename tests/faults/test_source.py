@@ -198,6 +198,7 @@ def _point_to(output: Path, source: Path) -> None:
     metadata = json.loads((output / "zarr.json").read_text())
     attributes = metadata["attributes"]["ssem_dask"]
     attributes["source"] = attributes["given"]["source"] = str(source)
+    del attributes["source_place"], attributes["source_absolute"]
     (output / "zarr.json").write_text(json.dumps(metadata))
     (output / "ledger" / "source.stamps").unlink()
     digests = _digests(output)

@@ -21,6 +21,7 @@ def report_data(
         url=url,
         source="in.zarr",
         state="complete",
+        section_names=(),
         config_digest="ab" * 32,
         neighbours=3,
         depth=8,

@@ -20,6 +20,7 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.report.encode import intensity_limits
 from ssem_dask.report.hotspots import Hotspot
 from ssem_dask.report.viewer.http import Viewpoint
+from ssem_dask.storage.section_names import section_label
 from ssem_dask.storage.volume import Volume, VolumeInfo
 from ssem_dask.types import ShapeYX
 
@@ -69,6 +70,8 @@ class Scene:
     hotspots: Sequence[Hotspot]
     window: ShapeYX
     """Extent (y, x) of a hotspot, mip-0 px."""
+    section_names: Sequence[str] = ()
+    """Name of each section; empty if sections have no names."""
 
 
 def make_state(scene: Scene, *, data: str, viewpoint: Viewpoint | None) -> dict[str, Any]:
@@ -153,7 +156,7 @@ def _annotations(scene: Scene, space: neuroglancer.CoordinateSpace) -> neuroglan
                 id=str(index),
                 point_a=[x - _CENTRE, y - _CENTRE, hotspot.z - _CENTRE],
                 point_b=[right - _CENTRE, bottom - _CENTRE, hotspot.z + _CENTRE],
-                description=f"{index + 1}. section {hotspot.z}: {hotspot.reason}",
+                description=f"{index + 1}. {section_label(hotspot.z, scene.section_names)}: {hotspot.reason}",
             )
         )
     return neuroglancer.LocalAnnotationLayer(dimensions=space, annotations=boxes, annotation_color="#e69f00")

@@ -71,6 +71,7 @@ def make_site(run: str, *, labels: str | None, worst: int, origins: Iterable[str
             limits=volume_limits(volume),
             hotspots=marked,
             window=data.window,
+            section_names=data.run.section_names,
         )
 
     def state(data: str, viewpoint: Viewpoint | None) -> dict[str, Any]:

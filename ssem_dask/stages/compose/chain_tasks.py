@@ -47,7 +47,7 @@ class BlockTask(JobTask):
         lost = [start + i for i in range(stop - start) if bool(flagged[i].all())]
         return Result(
             outcome=Outcome.LOW_QUALITY if lost else Outcome.OK,
-            message=f"Bridged: no neighbour could be registered for {named_sections(lost)}" if lost else "",
+            message=f"Bridged: no neighbour could be registered for {named_sections(self.job, lost)}" if lost else "",
             bytes_read=pairs.nbytes + confidence.nbytes,
             bytes_written=written,
         )

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 
 from ssem_dask.stages.job import Job
+from ssem_dask.stages.section_labels import listed_sections
 from ssem_dask.stages.stage import Estimate, JobTask, TaskFields
 from ssem_dask.units import plural
 
@@ -39,6 +40,6 @@ def compose_fields(job: Job, name: str, *, pixels: int = 0) -> TaskFields:
     )
 
 
-def named_sections(sections: Sequence[int]) -> str:
-    """Return sections as text, for example 2 sections: 3, 4."""
-    return f"{plural(len(sections), 'section')}: {', '.join(map(str, sections))}"
+def named_sections(job: Job, sections: Sequence[int]) -> str:
+    """Return sections as text, for example 2 sections: 3 (S004.tif), 4 (S005.tif)."""
+    return f"{plural(len(sections), 'section')}: {listed_sections(job, sections, limit=len(sections))}"

@@ -143,7 +143,7 @@ class PlaneSectionsTask(WindowTask):
             variance=variance[core],
         )
         read = weights.nbytes + split.elastic.nbytes
-        return sections_result(window, weights, bytes_read=read, bytes_written=written)
+        return sections_result(self.job, window, weights, bytes_read=read, bytes_written=written)
 
     def footprint(self) -> Footprint:
         """Read pair fields and the affine level of the window and its overlap, and the statistics; write the result."""

@@ -226,7 +226,7 @@ class LowFrequencyTask(WindowTask):
             for array, values in zip(_LOW_FREQUENCY_ARRAYS, (elastic.fields, elastic.natural, variance), strict=True)
         )
         read = weights.nbytes + split.elastic.nbytes
-        return sections_result(window, weights, bytes_read=read, bytes_written=written)
+        return sections_result(self.job, window, weights, bytes_read=read, bytes_written=written)
 
     def footprint(self) -> Footprint:
         """Read restricted pair fields, affine level and statistics of window and overlap; write low frequencies."""

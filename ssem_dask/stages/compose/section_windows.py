@@ -181,14 +181,14 @@ def pairs_leading_out(sections: range, *, steps: int) -> BoolArray:
     return np.asarray((within < before) & (sections.start > 0))
 
 
-def sections_result(window: SectionWindow, weights: Tensor, *, bytes_read: int, bytes_written: int) -> Result:
+def sections_result(job: Job, window: SectionWindow, weights: Tensor, *, bytes_read: int, bytes_written: int) -> Result:
     """Return the result of a window's task: low quality if no pair field is known for some of its sections."""
     unobserved = [
         window.core.start + i for i, nodes in enumerate(observed_mask(weights)[window.core_in_read]) if not nodes.any()
     ]
     return Result(
         outcome=Outcome.LOW_QUALITY if unobserved else Outcome.OK,
-        message=f"No neighbour could be registered for {named_sections(unobserved)}" if unobserved else "",
+        message=f"No neighbour could be registered for {named_sections(job, unobserved)}" if unobserved else "",
         bytes_read=bytes_read,
         bytes_written=bytes_written,
     )

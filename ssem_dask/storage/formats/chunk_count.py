@@ -20,9 +20,9 @@ def missing_note(where: str, *, stored: int, expected: int, unit: str = "chunk")
     if missing <= 0:
         return ()
     return (
-        f"{where}: {missing:,} of {plural(expected, unit)} {'is' if missing == 1 else 'are'} not stored, which reads "
-        "as "
-        "empty; if its writer did not leave them out, the copy is incomplete.",
+        f"{where}: {missing:,} of {plural(expected, unit)} not stored, read as the fill value; if its writer did not "
+        "leave "
+        "them out, the copy is incomplete.",
     )
 
 

@@ -89,8 +89,15 @@ class Hdf5Source:
 
 
 def _open_unlocked(file: Any) -> Any:
-    # Nothing is written, so a program that has the file open, or a file system without locks, must not matter.
-    return h5py.File(file, "r", locking=False) if not hasattr(file, "read") else h5py.File(file, "r")
+    if hasattr(file, "read"):
+        return h5py.File(file, "r")
+    try:
+        # Nothing is written, so a program that has the file open, or a file system without locks, must not matter.
+        return h5py.File(file, "r", locking=False)
+    except OSError as error:
+        if "locking flag" not in str(error):
+            raise
+        return h5py.File(file, "r")  # this very process has the file open, with locks
 
 
 def _find_dataset(file: Any, url: str, name: str | None, options: ReadOptions) -> Any:

@@ -22,6 +22,7 @@ from ssem_dask.types import AnyArray, ShapeYX
 from ssem_dask.units import plural
 
 _LONGEST_MAGIC = 8
+_LFS_MAGIC = b"version "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +110,8 @@ def _header(file: BinaryIO, url: str) -> ImageHeader | None:
         return None
     if not magic:
         raise ValueError("it is empty, 0 bytes")
+    if magic == _LFS_MAGIC:
+        raise SourceError(f"{url}: is a pointer of Git LFS, not an image; run `git lfs pull` where it comes from.")
     raise ValueError("it begins like no TIFF, PNG or JPEG file")
 
 

@@ -14,13 +14,14 @@ import tifffile
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
 from ssem_dask.storage.formats.axes import AxisOrder, order_axes
-from ssem_dask.storage.formats.grey import ValueTags, channels_agree, colour_message, grey_values
+from ssem_dask.storage.formats.grey import ValueTags, channels_agree, grey_values
 from ssem_dask.storage.formats.source import ReadOptions, SourceInfo, decoding
 from ssem_dask.storage.formats.tiff_chain import check_chain, check_data
 from ssem_dask.storage.formats.tiff_tags import (
     imagej_labels,
     is_section,
     ome_companion,
+    ome_first_file,
     ome_images,
     sizes,
     stored_dtype,
@@ -64,7 +65,7 @@ class TiffSource:
         self._stack: _Stack | None = None
         with decoding(url):
             try:
-                self._open(url)
+                self._open(url, alone=alone)
                 self._stack = stack = self._find_stack(alone=alone)
                 self._order = self._order_planes(stack)
                 self.info = self._describe(stack)
@@ -113,20 +114,24 @@ class TiffSource:
         assert self._tiff is not None
         return self._tiff
 
-    def _open(self, url: str) -> None:
+    def _open(self, url: str, *, alone: bool) -> None:
         local = location.is_local(url)
         self._file = None if local else location.open_remote(url)
         self._tiff = tifffile.TiffFile(self._file or location.local_path(url))
         check_chain(self._tiff, url)
         companion = ome_companion(self._tiff.ome_metadata or "") if self._tiff.is_ome else None
-        if companion is None or not local:
+        if companion is None or not local or not alone:
             return
         metadata = location.join_below(location.parent(url) or "", companion)
         if not location.exists(metadata):
             raise SourceError(f"{url}: its metadata is in {companion}, which is not beside it; copy that file too.")
         xml = location.read_bytes(metadata).decode("utf-8", "replace")
         self._tiff.close()
-        self._tiff = tifffile.TiffFile(location.local_path(url), omexml=xml)
+        # tifffile takes the file that it opens for the first one that the XML names.
+        named = ome_first_file(xml)
+        first = None if named is None else location.join_below(location.parent(url) or "", named)
+        place = first if first is not None and location.exists(first) else url
+        self._tiff = tifffile.TiffFile(location.local_path(place), omexml=xml)
 
     def _find_stack(self, *, alone: bool) -> _Stack:
         tiff, url = self._opened, self._url
@@ -294,7 +299,12 @@ class TiffSource:
         values = self._plane_rows(self._planes[0][z], y_start, y_stop)
         others = (self._plane_rows(planes[z], y_start, y_stop) for planes in self._planes[1:])
         if len(self._planes) > 1 and not channels_agree(values, others, count=len(self._planes)):
-            raise SourceError(colour_message(f"{self._url} section {z}", len(self._planes)))
+            count = len(self._planes)
+            raise SourceError(
+                f"{self._url}: its {count} channels differ (section {z}), but a volume has one; choose with "
+                "--channel 0 to "
+                f"{count - 1}."
+            )
         return values
 
     def _plane_rows(self, plane: int, y_start: int, y_stop: int) -> AnyArray:

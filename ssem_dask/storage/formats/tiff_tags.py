@@ -99,6 +99,12 @@ def ome_companion(xml: str) -> str | None:
     return match[1] if match else None
 
 
+def ome_first_file(xml: str) -> str | None:
+    """Return the name of the first file of planes that OME-XML names; None if it names none."""
+    match = re.search(r'<(?:\w+:)?UUID[^>]*FileName="([^"]+)"', xml)
+    return match[1] if match else None
+
+
 def _ome_sizes(xml: str) -> Sizes:
     images = ome_images(xml) or [dict(re.findall(r'(PhysicalSize[XYZ](?:Unit)?)="([^"]*)"', xml))]
     found = []
