@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
 
-from zarr.abc.store import ByteRequest
+from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore
 
+from ssem_dask.errors import SourceError
 from ssem_dask.storage.fence import current_fence
 
 _T = TypeVar("_T")
@@ -98,13 +99,18 @@ class RetryingStore(FsspecStore):
         self._fence = current_fence()
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """See `FsspecStore.get`."""
-        return await _retry_async(lambda: FsspecStore.get(self, key, prototype, byte_range))
+        """See `FsspecStore.get`; raises SourceError if the server sends more than the range."""
+        content = await _retry_async(lambda: FsspecStore.get(self, key, prototype, byte_range))
+        self._check_range(key, byte_range, content)
+        return content
 
     async def get_partial_values(self, prototype: BufferPrototype, key_ranges: Any) -> list[Buffer | None]:
-        """See `FsspecStore.get_partial_values`."""
+        """See `FsspecStore.get_partial_values`; raises SourceError if the server sends more than the ranges."""
         ranges = list(key_ranges)
-        return await _retry_async(lambda: FsspecStore.get_partial_values(self, prototype, ranges))
+        contents = await _retry_async(lambda: FsspecStore.get_partial_values(self, prototype, ranges))
+        for (key, byte_range), content in zip(ranges, contents, strict=True):
+            self._check_range(key, byte_range, content)
+        return contents
 
     async def set(self, key: str, value: Buffer, byte_range: tuple[int, int] | None = None) -> None:
         """See `FsspecStore.set`."""
@@ -119,6 +125,23 @@ class RetryingStore(FsspecStore):
     async def exists(self, key: str) -> bool:
         """See `FsspecStore.exists`."""
         return await _retry_async(lambda: FsspecStore.exists(self, key))
+
+    def _check_range(self, key: str, byte_range: ByteRequest | None, content: Buffer | None) -> None:
+        """Raise SourceError if a server has ignored a range; otherwise the wrong bytes would count as a damaged chunk."""
+        match byte_range:
+            case RangeByteRequest(start=start, end=end):
+                wanted = end - start
+            case SuffixByteRequest(suffix=wanted):
+                pass
+            case _:
+                return
+        if content is not None and len(content) > wanted:
+            url = self.fs.unstrip_protocol(f"{self.path}/{key}")
+            raise SourceError(
+                f"{url}: the server sent {len(content)} bytes where {wanted} were asked for, so it ignores byte ranges, "
+                "which chunks in shards need; serve the files by a server that knows them, for example nginx, or copy "
+                "them to this machine."
+            )
 
     async def _ask_fence(self) -> None:
         if self._fence is not None:
