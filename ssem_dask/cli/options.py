@@ -49,3 +49,13 @@ SectionThickness = Annotated[
         show_default=False,
     ),
 ]
+FailOn = Annotated[
+    str | None,
+    typer.Option(
+        "--fail-on",
+        help="Kinds of spoilt sections with which the exit code is 1, separated by commas, or `any`: blank, noise, "
+        "foreign, unplaced, turned, mirrored, inverted, scaled, shifted, duplicate, out_of_order, fold, crack, seam, "
+        "torn, partly_empty, dirt, blurred, faint.",
+        show_default=False,
+    ),
+]

@@ -48,6 +48,7 @@ def report(
                 "run": output,
                 "report": str(path),
                 "bytes": path.stat().st_size,
+                "verdict": made.verdict,
                 "worst": [
                     {
                         "z": p.hotspot.z,
@@ -62,6 +63,8 @@ def report(
         )
         return
     console.line(f"Report: {path}")
+    if made.verdict:
+        console.line(made.verdict)
 
 
 def write_report(made: "Report", file: Path) -> Path:

@@ -6,8 +6,8 @@ import typer
 
 from ssem_dask.cli import console
 from ssem_dask.cli.cluster import observed_executor
-from ssem_dask.cli.options import AllowMissing, Cluster, Json, Run, Workers
-from ssem_dask.cli.summary_display import show_summary
+from ssem_dask.cli.options import AllowMissing, Cluster, FailOn, Json, Run, Workers
+from ssem_dask.cli.summary_display import parse_kinds, show_summary
 from ssem_dask.task import Cause
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def rerun(
     allow_missing: AllowMissing = False,
     cluster: Cluster = None,
     workers: Workers = None,
+    fail_on: FailOn = None,
     as_json: Json = False,
 ) -> None:
     """Recompute selected parts of a run and everything that depends on them.
@@ -59,6 +60,7 @@ def rerun(
     from ssem_dask.driver.overrides import parse_overrides
     from ssem_dask.driver.rerun import Selection, execute_rerun, parse_sections, plan_rerun
 
+    kinds = parse_kinds(fail_on)
     selection = Selection(
         failed=failed,
         causes=tuple(cause or ()),
@@ -73,7 +75,7 @@ def rerun(
     table = _cluster_table(output, cluster)
     with observed_executor(cluster, workers=workers, as_json=as_json, table=table) as (executor, observer):
         summary = execute_rerun(planned, executor=executor, observer=observer, allow_missing=allow_missing)
-    show_summary(summary, as_json=as_json)
+    show_summary(summary, as_json=as_json, fail_on=kinds)
 
 
 def verify(

@@ -8,8 +8,8 @@ import typer
 
 from ssem_dask.cli import console
 from ssem_dask.cli.cluster import observed_executor, open_executor
-from ssem_dask.cli.options import AllowMissing, Cluster, Json, PixelSize, SectionThickness, Workers
-from ssem_dask.cli.summary_display import show_summary
+from ssem_dask.cli.options import AllowMissing, Cluster, FailOn, Json, PixelSize, SectionThickness, Workers
+from ssem_dask.cli.summary_display import parse_kinds, show_summary
 from ssem_dask.errors import ConfigError
 from ssem_dask.units import duration, si
 
@@ -36,6 +36,7 @@ def align(
     pixel_size: PixelSize = None,
     section_thickness: SectionThickness = None,
     allow_missing: AllowMissing = False,
+    fail_on: FailOn = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done, as `plan` does; change nothing.")
     ] = False,
@@ -45,11 +46,12 @@ def align(
 
     Safe to interrupt: run the same command again to resume.
     """
+    kinds = parse_kinds(fail_on)
     settings = _settings(source, output, config=config, pixel_size=pixel_size, section_thickness=section_thickness)
     if dry_run:
         _plan(settings, cluster=None, workers=workers, as_json=as_json)
         return
-    _run(settings, cluster=cluster, workers=workers, allow_missing=allow_missing, as_json=as_json)
+    _run(settings, cluster=cluster, workers=workers, allow_missing=allow_missing, as_json=as_json, fail_on=kinds)
 
 
 def _settings(
@@ -72,6 +74,7 @@ def run(
     cluster: Cluster = None,
     workers: Workers = None,
     allow_missing: AllowMissing = False,
+    fail_on: FailOn = None,
     as_json: Json = False,
 ) -> None:
     """Align as a configuration file says.
@@ -80,11 +83,19 @@ def run(
     """
     from ssem_dask.config.schema import load_config
 
-    _run(load_config(config), cluster=cluster, workers=workers, allow_missing=allow_missing, as_json=as_json)
+    kinds = parse_kinds(fail_on)
+    settings = load_config(config)
+    _run(settings, cluster=cluster, workers=workers, allow_missing=allow_missing, as_json=as_json, fail_on=kinds)
 
 
 def _run(
-    settings: "RunConfig", *, cluster: str | None, workers: int | None, allow_missing: bool, as_json: bool
+    settings: "RunConfig",
+    *,
+    cluster: str | None,
+    workers: int | None,
+    allow_missing: bool,
+    as_json: bool,
+    fail_on: tuple[str, ...],
 ) -> None:
     from ssem_dask.driver import pipeline
 
@@ -92,7 +103,7 @@ def _run(
     table = settings.cluster
     with observed_executor(cluster, workers=workers, as_json=as_json, table=table, work=plan) as (executor, observer):
         summary = pipeline.run(plan, executor=executor, observer=observer, allow_missing=allow_missing)
-    show_summary(summary, as_json=as_json)
+    show_summary(summary, as_json=as_json, fail_on=fail_on)
 
 
 def plan(
@@ -255,16 +266,19 @@ def status(
         bool, typer.Option("--watch", help="Show the progress of a run until it ends, wherever it was started.")
     ] = False,
     interval: Annotated[float, typer.Option("--interval", min=0.2, help="Seconds between updates of --watch.")] = 2.0,
+    fail_on: FailOn = None,
     as_json: Json = False,
 ) -> None:
-    """Show the status of a run: task counts by stage and outcome, and every failed chunk with its cause.
+    """Show the status of a run: task counts by stage and outcome, failed chunks, and sections that need a look.
 
     Exit code 0 if the run is complete, 1 if not.
     """
     from ssem_dask.driver.run_status import run_status
 
+    kinds = parse_kinds(fail_on)
+
     if watch:
         from ssem_dask.cli.watch_display import watch as watch_run  # needs the stages, to know the number of tasks
 
         watch_run(output, seconds=interval, as_json=as_json)
-    show_summary(run_status(output), as_json=as_json)
+    show_summary(run_status(output), as_json=as_json, fail_on=kinds)

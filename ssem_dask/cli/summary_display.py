@@ -1,14 +1,17 @@
 """Display of a run's status: counts per stage, remarks, failed chunks, and the exit code."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ssem_dask.cli import console
+from ssem_dask.errors import ConfigError
+from ssem_dask.section_record import ANY_KIND, Kind, matching_records
 from ssem_dask.task import TaskReport
-from ssem_dask.units import plural
+from ssem_dask.units import plural, shortened
 
 if TYPE_CHECKING:
     from ssem_dask.driver.run_status import Summary
@@ -17,18 +20,45 @@ _MAX_SHOWN = 20
 """Remarks, and failed chunks, that are shown; `--json` has them all."""
 
 
-def show_summary(summary: "Summary", *, as_json: bool) -> None:
-    """Show the status of a run; exit with code 1 if it is not complete."""
+def show_summary(summary: "Summary", *, as_json: bool, fail_on: Sequence[str] = ()) -> None:
+    """Show the status of a run; exit with code 1 if it is not complete, or has a section of a kind in `fail_on`."""
     if as_json:
-        console.show_json(asdict(summary))
+        console.show_json(_as_json(summary))
     else:
         _show_counts(summary)
         for report in summary.remarks[:_MAX_SHOWN]:
             console.note(f"{report.key}: {report.outcome}: {report.message}")
         if summary.failed:
             _show_failed(summary.failed)
-    if summary.state != "complete":
+        if summary.verdict:
+            console.line(summary.verdict)
+    refused = [] if summary.attention is None else matching_records(summary.attention.records, fail_on)
+    if refused:
+        listed = shortened((record.describe() for record in refused), limit=_MAX_SHOWN)
+        console.show_error(
+            f"--fail-on {','.join(fail_on)}: {plural(len(refused), 'section')} of these kinds: {listed}."
+        )
+    if refused or summary.state != "complete":
         raise typer.Exit(1)
+
+
+def parse_kinds(value: str | None) -> tuple[str, ...]:
+    """Return the kinds of `--fail-on`; raise ConfigError if there is no such kind."""
+    kinds = tuple(kind.strip() for kind in (value or "").split(",") if kind.strip())
+    known = [ANY_KIND, *(kind for kind in Kind if kind is not Kind.OK)]
+    unknown = [kind for kind in kinds if kind not in known]
+    if unknown or (value is not None and not kinds):
+        raise ConfigError(f"--fail-on {value}: {', '.join(unknown) or 'nothing'} is no kind; give {', '.join(known)}.")
+    return kinds
+
+
+def _as_json(summary: "Summary") -> dict[str, Any]:
+    """Return the summary as JSON values; `attention` is a list of records, null if they are not known."""
+    record = {**asdict(summary), "attention": None, "pieces": [], "unplaced": [], "verdict": summary.verdict}
+    if summary.attention is None:
+        return record
+    attention = summary.attention.to_json()
+    return {**record, **{name: attention[name] for name in ("attention", "pieces", "unplaced")}}
 
 
 def _show_counts(summary: "Summary") -> None:

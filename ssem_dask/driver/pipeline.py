@@ -14,11 +14,12 @@ from ssem_dask import __version__
 from ssem_dask.config.digest import config_digest, stored_config
 from ssem_dask.config.resolve import resolve
 from ssem_dask.config.schema import RunConfig, make_config
+from ssem_dask.driver.attention_attributes import publish_attention
 from ssem_dask.driver.integrity import mark_damaged
 from ssem_dask.driver.invalidation import Invalidation, TaskFilter, find_stale, mark_stale
 from ssem_dask.driver.overrides import TaskOverrides
 from ssem_dask.driver.planned_tasks import any_done
-from ssem_dask.driver.run_status import Summary, run_status
+from ssem_dask.driver.run_status import Summary, current_attention, run_status
 from ssem_dask.driver.source_fingerprints import (
     changed_sections,
     changed_while_read,
@@ -222,6 +223,8 @@ def resume(
             summary.state = "incomplete"
             summary.reasons.append(reason)
             observer.note(reason)
+        summary.attention = current_attention(output, summary)
+        publish_attention(plan.job, summary.attention)
         update_run(output, state=summary.state)
         return summary
     except LeaseLostError:

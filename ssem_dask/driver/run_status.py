@@ -6,12 +6,16 @@
 from dataclasses import dataclass, field, replace
 
 from ssem_dask.runtime.exclusive_driver import lease_url
+from ssem_dask.section_record import Attention
+from ssem_dask.storage.attention import read_attention
 from ssem_dask.storage.late_writes import noted_keys, overwritten
 from ssem_dask.storage.lease import is_held
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.run_group import read_state, stage_order
 from ssem_dask.task import Outcome, TaskReport
 
+MEASURE = "measure"
+"""Stage that names the sections; it cannot be imported here."""
 _MAX_REPORTS = 1000
 """Remarks, and failures with their logs, that a summary holds."""
 
@@ -35,6 +39,15 @@ class Summary:
     again: dict[str, list[str]] = field(default_factory=dict)
     """Keys of the tasks that had ended or failed and had to be repeated when the run began: `chosen` by the user,
     `changed` because configuration, weights or source differ, and `dependent` on any of these."""
+    attention: Attention | None = None
+    """Sections that a person should look at; None if they are not known, or if this is no run."""
+
+    @property
+    def verdict(self) -> str:
+        """The result in one line, empty if nothing is known of it: `aligned; 3 of 20 sections need a look: …`."""
+        if self.attention is None:
+            return ""
+        return f"{'aligned' if self.state == 'complete' else self.state}; {self.attention.summary()}"
 
     def add(self, report: TaskReport) -> None:
         """Count a task that ended, and keep its report if it failed or has a message."""
@@ -61,6 +74,7 @@ def run_status(output: str) -> Summary:
     late = noted_keys(ledger)
     for report in ledger.reports(None):
         summary.add(overwritten(report) if report.key in late and report.outcome.is_done else report)
+    summary.attention = current_attention(output, summary)
     order = {stage: i for i, stage in enumerate(stage_order(output))}
     summary.counts = dict(sorted(summary.counts.items(), key=lambda item: order.get(item[0], len(order))))
     if state == "running" and not is_held(lease_url(output)):
@@ -69,3 +83,10 @@ def run_status(output: str) -> Summary:
     elif state == "complete" and (summary.failed or any(Outcome.STALE in stage for stage in summary.counts.values())):
         summary.state = "incomplete"
     return summary
+
+
+def current_attention(output: str, summary: Summary) -> Attention | None:
+    """Return the sections that need a look; None if the stage that names them has not ended, or must run again."""
+    counts = summary.counts.get(MEASURE, {})
+    pending = sum(count for outcome, count in counts.items() if not Outcome(outcome).is_done)
+    return read_attention(output) if counts and not pending else None

@@ -63,6 +63,16 @@ class Reslice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """A section that is marked in every chart."""
+
+    column: int
+    """Column of the charts."""
+    text: str
+    """Its fault."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Charts:
     """All charts of a page; `bin` sections are one column, and section `z[i]` is the first of column i."""
 
@@ -71,6 +81,7 @@ class Charts:
     curves: Sequence[Chart] = field(default_factory=list)
     maps: Sequence[HeatMap] = field(default_factory=list)
     reslices: Sequence[Reslice] = field(default_factory=list)
+    marks: Sequence[Mark] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
         """Return the charts as plain values, for JSON."""

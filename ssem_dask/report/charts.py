@@ -6,13 +6,16 @@ import numpy as np
 
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.report.binning import MAX_COLUMNS, BadEnd, bin_map, bin_size
-from ssem_dask.report.chart import Charts, HeatMap, Reslice
+from ssem_dask.report.chart import Charts, HeatMap, Mark, Reslice
 from ssem_dask.report.curves import error_charts, outcome_chart, quality_charts
 from ssem_dask.report.encode import exact_uri, gray_uri, intensity_limits, stretch_intensities
 from ssem_dask.report.report_data import ReportData
+from ssem_dask.units import shortened
 
 _RESLICE_PIXELS = 1 << 20
 _RESLICE_ROWS = 512
+_MARK_SECTIONS = 5
+"""Sections that the text of a mark names."""
 
 
 class _MapSpec(NamedTuple):
@@ -41,7 +44,19 @@ def make_charts(data: ReportData) -> Charts:
         curves=[chart for chart in charts if any(v is not None for line in chart.lines for v in line.values)],
         maps=_heat_maps(data),
         reslices=_reslices(data),
+        marks=_marks(data, size),
     )
+
+
+def _marks(data: ReportData, size: int) -> list[Mark]:
+    """Return a mark per column with sections that need a look."""
+    texts: dict[int, list[str]] = {}
+    for record in () if data.attention is None else data.attention.records:
+        texts.setdefault(record.z // size, []).append(record.describe())
+    return [
+        Mark(column=column, text=shortened(found, limit=_MARK_SECTIONS, separator="; "))
+        for column, found in texts.items()
+    ]
 
 
 def _heat_maps(data: ReportData) -> list[HeatMap]:

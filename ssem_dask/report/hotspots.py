@@ -1,4 +1,4 @@
-"""Hotspots of a run: windows of a section that failed, or whose values are outliers.
+"""Hotspots of a run: windows that failed, sections with a fault of their own, and windows whose values are outliers.
 
 How far a value deviates is counted in robust standard deviations of the volume, 1.4826 · median absolute deviation
 (Rousseeuw & Croux 1993, https://doi.org/10.1080/01621459.1993.10476408).
@@ -9,16 +9,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssem_dask.report.ledger_summary import FAILED, LOW_QUALITY
+from ssem_dask.report.ledger_summary import FAILED
 from ssem_dask.report.report_data import ReportData
+from ssem_dask.section_record import Action, SectionRecord
 from ssem_dask.types import Float64Array, ShapeZYX
 
 _MAD_TO_SIGMA = 1.4826
 _LEAST_TISSUE = 0.5
 """Share of a window that must show tissue for its values to mean something."""
 _OUTLIER_SIGMA = 3.0
-_LOW_QUALITY_SEVERITY = 1e3
-"""Severity of a window of low quality: above any outlier, below a failure."""
+_SPOILT_SEVERITY = 1e3
+"""Severity of a section that is certainly spoilt: above any outlier, below a failure."""
 _SEPARATION = 2
 """Sections around an outlier in which no other one of the same window is listed."""
 
@@ -62,39 +63,71 @@ _MEASURES = (
 
 
 def find_hotspots(data: ReportData, *, count: int) -> list[Hotspot]:
-    """Return at most `count` hotspots, the worst first; none if nothing was measured and nothing failed.
+    """Return at most `count` hotspots: windows that failed, sections with a fault of their own, then outliers.
 
-    Adjacent sections of a window, and the sections of a task that failed, count as one hotspot. Half of the list is
-    kept for outliers among windows that ended well, if there are as many.
+    Each spoilt section is one hotspot, at the window that deviates most. Adjacent sections of a window, and the
+    sections of a task that failed, count as one. Half of the list is kept for places that did not fail.
     """
     severity, measure = _outlier_severities(data)
     codes = data.ledger.window_codes
-    ended_badly = (codes == FAILED) | (codes == LOW_QUALITY)
-    outcome_severity = np.where(codes == FAILED, np.inf, np.where(codes == LOW_QUALITY, _LOW_QUALITY_SEVERITY, 0.0))
     depth = data.run.depth
-    by_outcome = _largest(
-        outcome_severity,
+    failed = _largest(
+        np.where(codes == FAILED, np.inf, 0.0),
         count=count,
         sections_before=lambda z: z % depth,
         sections_after=lambda z: depth - 1 - z % depth,
     )
+    spoilt = _spoilt_places(data, severity)
+    severity = np.where(codes == FAILED, 0.0, severity)
+    for record in () if data.attention is None else data.attention.records:
+        # Values of the next section compare it with this one.
+        severity[record.z : record.z + 2] = 0.0
     outliers = _largest(
-        np.where(ended_badly, 0.0, severity),
+        severity,
         count=count,
         sections_before=lambda _: _SEPARATION,
         sections_after=lambda _: _SEPARATION,
     )
-    kept = min(len(outliers), max(count // 2, count - len(by_outcome)))
-    return [
+    others = spoilt + [
         Hotspot(
             z=z,
             row=row,
             column=column,
-            severity=float(max(outcome_severity[z, row, column], severity[z, row, column])),
+            severity=float(severity[z, row, column]),
             reason=_explain(data, z=z, row=row, column=column, measure=_MEASURES[int(measure[z, row, column])]),
         )
-        for z, row, column in by_outcome[: count - kept] + outliers[:kept]
+        for z, row, column in outliers
     ]
+    kept = min(len(others), max(count // 2, count - len(failed)))
+    failures = [
+        Hotspot(z=z, row=row, column=column, severity=np.inf, reason=_explain_failure(data, z, row, column))
+        for z, row, column in failed[: count - kept]
+    ]
+    return failures + others[:kept]
+
+
+def _spoilt_places(data: ReportData, severity: Float64Array) -> list[Hotspot]:
+    """Return a place in each section with a fault of its own, the most certain first."""
+    places = []
+    for record in () if data.attention is None else data.attention.records:
+        row, column = (int(i) for i in np.unravel_index(int(severity[record.z].argmax()), severity.shape[1:]))
+        places.append(
+            Hotspot(
+                z=record.z,
+                row=row,
+                column=column,
+                severity=_SPOILT_SEVERITY * record.certainty,
+                reason=_explain_record(record),
+            )
+        )
+    return sorted(places, key=lambda place: (-place.severity, place.z))
+
+
+def _explain_record(record: SectionRecord) -> str:
+    """Return what is wrong with a section, in a sentence."""
+    fault = record.detail or record.kind.replace("_", " ")
+    done = {Action.NOTHING: "aligned unchanged", Action.PUT_RIGHT: "put right", Action.LEFT_OUT: "left out"}
+    return f"{fault[:1].upper()}{fault[1:]}; {done[record.action]} (certainty {record.certainty:.2f})."
 
 
 def _largest(
@@ -145,12 +178,11 @@ def _outlier_severities(data: ReportData) -> tuple[Float64Array, Float64Array]:
 
 def _explain(data: ReportData, *, z: int, row: int, column: int, measure: _Measure) -> str:
     """Return why a window is listed, in one sentence."""
-    code = data.ledger.window_codes[z, row, column]
-    if code in (FAILED, LOW_QUALITY):
-        report = data.register_report(z=z, row=row, column=column)
-        if code == FAILED:
-            cause = "." if report is None else f" ({report.cause}): {report.message}"
-            return f"Registration failed{cause}"
-        return (report and report.message) or "Registration was of low quality."
     values = data.windows[measure.column]
     return measure.sentence.format(value=float(values[z, row, column]), median=float(np.nanmedian(values)))
+
+
+def _explain_failure(data: ReportData, z: int, row: int, column: int) -> str:
+    """Return why a window failed, in one sentence."""
+    report = data.register_report(z=z, row=row, column=column)
+    return "Registration failed." if report is None else f"Registration failed ({report.cause}): {report.message}"

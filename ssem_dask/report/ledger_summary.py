@@ -20,7 +20,8 @@ NOT_DONE, OK, NO_TISSUE, LOW_QUALITY, FAILED = range(5)
 _CODES = {
     Outcome.OK: OK,
     Outcome.NO_TISSUE: NO_TISSUE,
-    Outcome.LOW_QUALITY: LOW_QUALITY,
+    # The outcome of a task says nothing about each of its sections; see `report_data.mark_unplaced`.
+    Outcome.LOW_QUALITY: OK,
     Outcome.FAILED: FAILED,
     Outcome.STALE: NOT_DONE,
 }

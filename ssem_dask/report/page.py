@@ -18,8 +18,12 @@ from ssem_dask.report.hotspots import Hotspot, find_hotspots
 from ssem_dask.report.report_data import ReportData, read_report_data
 from ssem_dask.report.summary import stage_rows, summary_facts
 from ssem_dask.report.viewer.viewer_address import run_token, viewer_address
+from ssem_dask.section_record import SectionRecord
 from ssem_dask.storage.section_names import section_label
 from ssem_dask.units import number
+
+_MAX_LISTED = 200
+"""Sections that need a look and are listed; the attributes of the volume have all."""
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -36,11 +40,25 @@ class HotspotEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionEntry:
+    """A section that needs a look, with its link."""
+
+    record: SectionRecord
+    label: str
+    """The section with its name, if it has one."""
+    what: str
+    """Its fault in a few words."""
+    link: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """A finished page."""
 
     html: str
     hotspots: list[HotspotEntry]
+    verdict: str
+    """The result in one line; empty if nothing is known of it."""
 
 
 def make_report(run: str, *, worst: int, viewer: str | None, now: datetime | None = None) -> Report:
@@ -71,6 +89,8 @@ def render_report(data: ReportData, *, worst: int, viewer: str | None, now: date
         remarks=data.describe_coarse_state(),
         charts=_script_json(charts),
         hotspots=hotspots,
+        attention=_attention_entries(data, viewer=address),
+        quiet=bool(hotspots) and not any(entry.hotspot.is_outlier for entry in hotspots),
         viewer=address,
         evaluation=data.evaluation,
         provenance=[
@@ -83,7 +103,7 @@ def render_report(data: ReportData, *, worst: int, viewer: str | None, now: date
         style=Markup(_asset("uplot/uPlot.min.css") + _asset("report.css")),
         code=Markup(_asset("uplot/uPlot.iife.min.js") + "\n" + _asset("report.js")),
     )
-    return Report(html=html, hotspots=hotspots)
+    return Report(html=html, hotspots=hotspots, verdict=data.verdict)
 
 
 def _load_template() -> "Template":
@@ -113,6 +133,20 @@ def _hotspot_entry(data: ReportData, hotspot: Hotspot, *, viewer: str) -> Hotspo
         link=f"{viewer}/at?{query}",
         pictures=draw_hotspot(data, hotspot),
     )
+
+
+def _attention_entries(data: ReportData, *, viewer: str) -> list[AttentionEntry]:
+    """Return the sections that need a look, at most `_MAX_LISTED`; the links show whole sections."""
+    entries = []
+    for record in () if data.attention is None else data.attention.records[:_MAX_LISTED]:
+        y, x = (n / 2 for n in data.shape[1:])
+        side = max(data.shape[1:])
+        query = urlencode({"run": run_token(data.run.config_digest), "z": record.z, "y": y, "x": x, "side": side})
+        what = record.kind.replace("_", " ")
+        what = f"{what}: {record.detail}" if record.detail and record.detail != what else what
+        label = section_label(record.z, data.run.section_names).removeprefix("section ")
+        entries.append(AttentionEntry(record=record, label=label, what=what, link=f"{viewer}/at?{query}"))
+    return entries
 
 
 def _asset(name: str) -> str:

@@ -1,5 +1,6 @@
 """The data of a report: the run's attributes, ledger and quality tables. Neither images nor fields are read."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -9,11 +10,14 @@ from pydantic import TypeAdapter
 
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import ceil_div
-from ssem_dask.report.ledger_summary import LedgerSummary, summarise_ledger
+from ssem_dask.report.ledger_summary import LOW_QUALITY, OK, LedgerSummary, summarise_ledger
+from ssem_dask.section_record import Attention
+from ssem_dask.stages.measure.measure_stage import MeasureStage
 from ssem_dask.stages.register import RegisterStage
 from ssem_dask.stages.run_arrays import COARSE, COARSE_STATE, SectionState
 from ssem_dask.storage import quality
 from ssem_dask.storage.arrays import is_node, open_array
+from ssem_dask.storage.attention import read_attention
 from ssem_dask.storage.evaluation_file import Evaluation, read_evaluation
 from ssem_dask.storage.fields import open_coarse, shape_mip0_of
 from ssem_dask.storage.ledger import open_ledger
@@ -22,7 +26,7 @@ from ssem_dask.storage.run_group import RunRecord, read_run
 from ssem_dask.storage.section_names import section_list
 from ssem_dask.storage.untrusted import COUNT
 from ssem_dask.storage.volume import Volume
-from ssem_dask.task import TaskReport, box_name
+from ssem_dask.task import Outcome, TaskReport, box_name
 from ssem_dask.types import AnyArray, Float32Array, ShapeYX, ShapeZYX
 from ssem_dask.units import flat, plural
 
@@ -119,6 +123,10 @@ class ReportData:
     """The last evaluation of this result, if any."""
     findings: tuple[str, ...]
     """Summaries that stages left for the user."""
+    attention: Attention | None = None
+    """Sections that a person should look at; None if they are not known."""
+    lost_px: float = math.nan
+    """Standard deviation of the distortion of a section of which nothing was undone, px per component."""
 
     @property
     def has_truth(self) -> bool:
@@ -135,9 +143,20 @@ class ReportData:
         start = z - z % self.run.depth, row * self.window[0], column * self.window[1]
         return open_ledger(self.run.url).read(f"{RegisterStage.name}/{box_name(start)}")
 
+    @property
+    def verdict(self) -> str:
+        """The result in one line; empty if nothing is known of it."""
+        if self.attention is None:
+            return ""
+        return (
+            f"{'Aligned' if self.run.state == 'complete' else self.run.state.capitalize()}; {self.attention.summary()}."
+        )
+
     def describe_coarse_state(self) -> list[str]:
-        """Return a line about each kind of section that the coarse stage reported."""
-        lines = []
+        """Return a line about each kind of section that the coarse stage reported; none if sections have names."""
+        lines: list[str] = []
+        if self.attention is not None:  # its records say more, and of the right sections
+            return lines
         for code, meaning in _COARSE_REMARKS.items():
             sections = np.flatnonzero(self.coarse_state == code)
             if sections.size:
@@ -180,7 +199,10 @@ def read_report_data(url: str) -> ReportData:
         coarse_state=_read_coarse_state(url, shape[0]),
         evaluation=read_evaluation(url, config_digest=run.config_digest),
         findings=_read_findings(url),
+        attention=_read_attention(url, ledger, sections=shape[0]),
+        lost_px=_lost_px(url),
     )
+    mark_unplaced(data)
     if info is None:
         return data
     return replace(
@@ -218,3 +240,29 @@ def _read_coarse_state(url: str, sections: int) -> NDArray[np.uint8]:
 def _read_findings(url: str) -> tuple[str, ...]:
     records = (quality.read_record(url, name) or {} for name in _STAGE_RECORDS)
     return tuple(str(record["summary"]) for record in records if record.get("summary"))
+
+
+def mark_unplaced(data: ReportData) -> None:
+    """Mark the windows of sections without a place as of low quality; those of other sections show their values."""
+    if data.attention is not None and data.attention.unplaced:
+        codes = data.ledger.window_codes[list(data.attention.unplaced)]
+        data.ledger.window_codes[list(data.attention.unplaced)] = np.where(codes == OK, LOW_QUALITY, codes)
+
+
+def _read_attention(url: str, ledger: LedgerSummary, *, sections: int) -> Attention | None:
+    """Return the sections that need a look; None if they are not those of the present results."""
+    counts = ledger.stages[MeasureStage.name].counts if MeasureStage.name in ledger.stages else {}
+    is_current = bool(counts) and all(Outcome(outcome).is_done for outcome in counts)
+    attention = read_attention(url) if is_current else None
+    return attention if attention is not None and attention.sections == sections else None
+
+
+def _lost_px(url: str) -> float:
+    """Return the fitted distortion of a section, px per component; NaN if it was not fitted."""
+    record = quality.read_record(url, "relax.json") or {}
+    try:
+        parts = [group["distortion_px"] for group in (record.get("affine") or {}).values()]
+        parts += [band["distortion_px"] for band in record.get("bands") or []]
+        return float(np.hypot.reduce(parts)) / math.sqrt(2.0) if parts else math.nan
+    except (KeyError, TypeError, AttributeError):
+        return math.nan

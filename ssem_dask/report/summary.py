@@ -42,6 +42,9 @@ def summary_facts(data: ReportData) -> list[Fact]:
     failures = plural(ledger.failed_count, "task") if ledger.failed_count else "no task"
     return [
         Fact("State", state, f"{failures} failed", alarm=not is_complete),
+        *_attention_facts(data),
+        *_quality_facts(data),
+        *_error_facts(data),
         Fact(
             "Sections",
             f"{z:,}",
@@ -61,9 +64,29 @@ def summary_facts(data: ReportData) -> list[Fact]:
             f"computing; {duration(ledger.elapsed_seconds)} from the first start to the last end",
         ),
         Fact("Throughput", throughput, f"whole volume, all stages, {plural(workers, 'worker')}"),
-        *_quality_facts(data),
-        *_error_facts(data),
     ]
+
+
+def _attention_facts(data: ReportData) -> list[Fact]:
+    """Return how many sections need a look."""
+    if data.attention is None:
+        return []
+    count = len(data.attention.records)
+    value = f"{count:,} of {data.shape[0]:,}" if count else "none"
+    return [Fact("Sections that need a look", value, "see the list below" if count else "", alarm=count > 0)]
+
+
+def estimated_jitter(data: ReportData) -> float:
+    """Return the root mean square of the sections' uncertainty, px.
+
+    A section without a place counts with its whole distortion, of which nothing was undone.
+    """
+    values = data.sections["uncertainty"].astype(np.float64)
+    if data.attention is not None and data.attention.unplaced and np.isfinite(data.lost_px):
+        lost = list(data.attention.unplaced)
+        values[lost] = np.fmax(values[lost], data.lost_px)
+    known = values[np.isfinite(values)]
+    return float(np.sqrt((known**2).mean())) if known.size else float("nan")
 
 
 def _quality_facts(data: ReportData) -> list[Fact]:
@@ -81,8 +104,8 @@ def _quality_facts(data: ReportData) -> list[Fact]:
         facts.append(
             Fact(
                 "Estimated jitter",
-                f"{number(_median(columns['uncertainty']), 2)} px",
-                "uncertainty of a section, median over sections",
+                f"{number(estimated_jitter(data), 2)} px",
+                "uncertainty of the sections, rms; those that were lost count with their whole distortion",
             )
         )
     elif np.isfinite(columns["motion_median"]).any():

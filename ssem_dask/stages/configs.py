@@ -154,6 +154,10 @@ class RenderStageConfig(ConfigBase):
     """Shard (z, y, x): a multiple of the chunk; one task writes one shard."""
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
     """How pixels are interpolated; `nearest` for labels."""
+    unplaced: Literal["as_is", "blank", "nearest"] = "as_is"
+    """Content of the aligned volume for a section that registration ties to no other. It has no place. `as_is`:
+    the section, warped like its neighbours; `blank`: nothing; `nearest`: the nearest section that has a place, up to 8
+    sections away."""
 
 
 class DownsampleStageConfig(ConfigBase):

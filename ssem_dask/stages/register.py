@@ -74,9 +74,9 @@ class RegisterTask(JobTask):
         rows, columns = _nodes_of(core, job, corner=(0, 0))
         written = PAIRS.write(job, fields, z=core.sections, y=rows, x=columns)
         written += CONFIDENCE.write(job, confidence, z=core.sections, y=rows, x=columns)
-        # Pairs of direct neighbours decide, since farther pairs start from them. A core of the volume's first section
-        # alone has no neighbour before it.
-        any_known = bool(np.isfinite(fields[0]).any()) or core.stop[0] == 1
+        # Any distance counts: if every second section is blank, sections two apart are registered. A core of the
+        # volume's first section alone has no neighbour before it.
+        any_known = bool(np.isfinite(fields).any()) or core.stop[0] == 1
         all_recovered = all(fault.recovered for fault in faults)
         return Result(
             outcome=Outcome.OK if any_known and all_recovered else Outcome.LOW_QUALITY,

@@ -6,13 +6,14 @@ are never mixed, neither here nor in the pyramid.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ssem_dask.diagnosis.tied_sections import placed_sections
 from ssem_dask.errors import ConfigError
 from ssem_dask.field.affine import IDENTITY
 from ssem_dask.field.device import CPU, compute_device
@@ -24,14 +25,17 @@ from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.stages.configs import RenderStageConfig
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import ALIGNED, SECTION, aligned_level
+from ssem_dask.stages.pair_support import support_tasks
+from ssem_dask.stages.run_arrays import ALIGNED, SECTION, SUPPORT, SUPPORT_SECTIONS, aligned_level
 from ssem_dask.stages.source_sections import Places, Reach, Sampling, sample_sections
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
-from ssem_dask.storage.arrays import open_array
+from ssem_dask.storage.arrays import is_node, open_array
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 from ssem_dask.task import Outcome, Result, Task, box_name
 from ssem_dask.types import AnyArray, ConfigBase
 
+NEAREST_REACH = 8
+"""Sections up to which the nearest one that has a place is shown instead of one that has none."""
 _NODE_MARGIN = 1
 """Nodes beyond a box that bilinear interpolation of the field needs."""
 
@@ -53,6 +57,8 @@ class Warping:
     mips: int
     """Levels of the target."""
     config: RenderStageConfig
+    support: str = ""
+    """URL of `fields/pair_support`, which shows the sections that have no place; empty: all are warped."""
     labels: bool = False
     """Whether the values are ids: taken from the nearest pixel, and in the pyramid the most frequent one."""
 
@@ -67,6 +73,7 @@ class Warping:
             target=job.url(ALIGNED),
             mips=job.mips,
             config=job.render,
+            support=SUPPORT.url(job),
         )
 
     def create(self) -> None:
@@ -85,18 +92,22 @@ def warp_shard(warping: Warping, box: Box) -> Result:
     pixels = np.zeros(box.shape, dtype=warping.info.dtype)
     known, device = False, CPU if warping.labels else compute_device()
     with torch.inference_mode():
-        if warping.labels:
-            for i, z in enumerate(box.sections):
-                (nodes,) = read_nodes(warping.fields, sections=range(z, z + 1), box=box, spacing=warping.spacing)
-                pixels[i] = warped_labels(source, field=nodes.on_pixels(box), z=z, box=box)
-                known = known or bool(pixels[i].any())
-        else:
-            fields = read_nodes(warping.fields, sections=box.sections, box=box, spacing=warping.spacing)
+        for sections, shown in shown_sections(warping, box.sections):
+            if shown is None:
+                continue
+            rows = slice(sections.start - box.start[0], sections.stop - box.start[0])
+            if warping.labels:
+                for row, z in zip(range(rows.start, rows.stop), shown, strict=True):
+                    (nodes,) = read_nodes(warping.fields, sections=range(z, z + 1), box=box, spacing=warping.spacing)
+                    pixels[row] = warped_labels(source, field=nodes.on_pixels(box), z=z, box=box)
+                known = known or bool(pixels[rows].any())
+                continue
+            fields = read_nodes(warping.fields, sections=shown, box=box, spacing=warping.spacing)
             warped = warped_sections(
-                source, fields=fields, sections=box.sections, box=box, kind=warping.config.interpolation, device=device
+                source, fields=fields, sections=shown, box=box, kind=warping.config.interpolation, device=device
             )
-            for i, (image, mask) in enumerate(warped):
-                pixels[i] = to_dtype(image, warping.info.dtype)
+            for row, (image, mask) in zip(range(rows.start, rows.stop), warped, strict=True):
+                pixels[row] = to_dtype(image, warping.info.dtype)
                 known = known or bool(mask.any())
     target.write(box, pixels)
     return Result(
@@ -104,6 +115,31 @@ def warp_shard(warping: Warping, box: Box) -> Result:
         bytes_read=pixels.nbytes,
         bytes_written=pixels.nbytes,
     )
+
+
+def shown_sections(warping: Warping, sections: range) -> Iterator[tuple[range, range | None]]:
+    """Yield runs of sections with the sections that are shown in their place; None: nothing is shown.
+
+    Only sections without a place are replaced, if the configuration says so.
+    """
+    config = warping.config.unplaced
+    if config == "as_is" or not warping.support or not is_node(warping.support):
+        yield sections, sections
+        return
+    support = np.nan_to_num(np.asarray(open_array(warping.support, mode="r")[:])).astype(np.float64)
+    placed = placed_sections(support)
+    start = sections.start
+    for z in sections:
+        if placed[z]:
+            continue
+        if start < z:
+            yield range(start, z), range(start, z)
+        near = [n for n in range(max(0, z - NEAREST_REACH), min(len(placed), z + NEAREST_REACH + 1)) if placed[n]]
+        shown = min(near, key=lambda n: abs(n - z)) if near and config == "nearest" else None
+        yield range(z, z + 1), None if shown is None else range(shown, shown + 1)
+        start = z + 1
+    if start < sections.stop:
+        yield range(start, sections.stop), range(start, sections.stop)
 
 
 def shard_boxes(warping: Warping) -> Iterator[tuple[str, Box]]:
@@ -118,6 +154,11 @@ def warp_sections(warping: Warping) -> Iterator[range]:
         yield range(start, stop)
 
 
+def nearest_reach(config: RenderStageConfig) -> int:
+    """Return how far a section may be that is shown instead of another one."""
+    return NEAREST_REACH if config.unplaced == "nearest" else 0
+
+
 def warp_regions(warping: Warping, box: Box) -> tuple[Region, Region]:
     """Return the regions of source and field that a shard reads.
 
@@ -125,8 +166,9 @@ def warp_regions(warping: Warping, box: Box) -> tuple[Region, Region]:
     """
     z, y, x = warping.info.shape
     margin = (_NODE_MARGIN + 1) * warping.spacing
-    nodes = box.grown(before=(0, margin, margin), after=(0, margin, margin)).clipped((z, y, x))
-    return Region("source", Box((box.start[0], 0, 0), (box.stop[0], y, x))), Region(SECTION.path, nodes)
+    reach = nearest_reach(warping.config)
+    nodes = box.grown(before=(reach, margin, margin), after=(reach, margin, margin)).clipped((z, y, x))
+    return Region("source", Box((nodes.start[0], 0, 0), (nodes.stop[0], y, x))), Region(SECTION.path, nodes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,9 +183,10 @@ class RenderTask(JobTask):
 
     def footprint(self) -> Footprint:
         """Read the field's nodes over the shard, and its sections of the source; write the shard."""
-        return Footprint(
-            reads=warp_regions(Warping.of_run(self.job), self.box), writes=(aligned_level(0).region_of(self.box),)
-        )
+        reads = warp_regions(Warping.of_run(self.job), self.box)
+        # What is shown of a section depends on whether it has a place, and that on all sections.
+        support = () if self.job.render.unplaced == "as_is" else (SUPPORT.region(self.job),)
+        return Footprint(reads=(*reads, *support), writes=(aligned_level(0).region_of(self.box),))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,19 +231,23 @@ class RenderStage(Stage):
         return config, []
 
     def prepare(self, job: Job) -> None:
-        """Create the aligned volume with all its levels."""
+        """Create the aligned volume with all its levels, and the support of pairs."""
+        SUPPORT.create(job)
         Warping.of_run(job).create()
 
     def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
-        """Yield all shards; they are independent."""
+        """Yield the support of pairs, which shows which sections have a place; then all shards."""
+        yield support_tasks(self, job)
         yield (
             RenderTask(**self.task_fields(job, name, pixels=box.size), box=box)
             for name, box in shard_boxes(Warping.of_run(job))
         )
 
     def estimate(self, job: Job) -> Estimate:
-        """Return the cost, see `estimate_rendering`."""
-        return estimate_rendering(Warping.of_run(job))
+        """Return the cost, see `estimate_rendering`; averaging confidences takes little beside it."""
+        rendering = estimate_rendering(Warping.of_run(job))
+        tasks = ceil_div(job.shape[0], SUPPORT_SECTIONS)
+        return replace(rendering, tasks=rendering.tasks + tasks, files=rendering.files + tasks)
 
 
 def warp_tasks(warping: Warping, *, digest: Callable[[range], str]) -> Iterator[Task]:

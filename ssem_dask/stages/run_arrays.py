@@ -222,6 +222,19 @@ CONFIDENCE = RunArray(
     attributes=_field((_K_REGISTER, _Z, _Y, _X)),
 )
 
+# Stage render, before it warps.
+SUPPORT_SECTIONS = 8
+"""Sections per task of those that measure the support of pairs."""
+SUPPORT = RunArray(
+    path="fields/pair_support",
+    meaning="mean confidence of the pair field over all nodes, 0 where it is unknown; without any, z has no place",
+    axes=(_K_REGISTER, _Z),
+    frame=Frame.SECTION,
+    unit="1",
+    chunk=lambda job: (job.register.neighbours, SUPPORT_SECTIONS),
+    attributes=lambda job: {"meaning": "mean confidence of the pair field over all nodes, 0 where it is unknown"},  # noqa: ARG005
+)
+
 # Stage compose: the result, by either method.
 SECTION = RunArray(
     path="fields/section",
@@ -508,6 +521,7 @@ ARRAYS = (
     DAMAGE,
     PAIRS,
     CONFIDENCE,
+    SUPPORT,
     SECTION,
     UNCERTAINTY,
     NATURAL,
@@ -534,6 +548,7 @@ _BY_PATH = {array.path: array for array in ARRAYS}
 
 CALIBRATION = RunJson("quality/calibration.json", "smoothness and residual scales that all windows share")
 AFFINE_STATISTICS = RunJson("quality/compose/affines.json", "statistics of the sections' affines, method relax")
+ATTENTION = RunJson("quality/attention.json", "sections that a person should look at; see ssem_dask.section_record")
 RELAX_STATISTICS = RunJson("quality/relax.json", "fitted statistics of distortion and natural motion, method relax")
 
 

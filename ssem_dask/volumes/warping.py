@@ -19,8 +19,8 @@ from ssem_dask.runtime.executor import Executor
 from ssem_dask.shown import without_secrets
 from ssem_dask.stages.configs import DownsampleStageConfig, RenderStageConfig
 from ssem_dask.stages.downsample import DownsampleStage, estimate_downsampling, warp_level_tasks
-from ssem_dask.stages.render import RenderStage, Warping, estimate_rendering, warp_sections, warp_tasks
-from ssem_dask.stages.run_arrays import SECTION
+from ssem_dask.stages.render import RenderStage, Warping, estimate_rendering, nearest_reach, warp_sections, warp_tasks
+from ssem_dask.stages.run_arrays import SECTION, SUPPORT
 from ssem_dask.storage import arrays, location, places
 from ssem_dask.storage.volume import WARP_KEY, Volume, VolumeInfo, check_image_dtype
 from ssem_dask.volumes.alignment import Alignment, open_alignment
@@ -67,7 +67,9 @@ class WarpPlan:
 
     def _digest(self, sections: range) -> str:
         """Return the digest of a task, of any level: all of them are made of the same sections of mip 0."""
-        return self.origins.digest(sections, mip=0)
+        reach = nearest_reach(self.warping.config)
+        read = range(max(0, sections.start - reach), min(self.warping.info.shape[0], sections.stop + reach))
+        return self.origins.digest(read, mip=0)
 
     def record_state(self, state: str) -> None:
         """Write the warp's state to the attributes of the written volume."""
@@ -123,6 +125,7 @@ def plan_warp(alignment: str, volume: str, destination: str, *, labels: bool) ->
         target=destination,
         mips=level_count(info.shape[1:], smallest=DownsampleStageConfig(**config["downsample"]).smallest),
         config=RenderStageConfig(**config["render"]),
+        support=SUPPORT.at(alignment),
         labels=labels,
     )
     attributes = {"alignment": alignment, "source": volume, "labels": labels}

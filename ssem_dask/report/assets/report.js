@@ -49,7 +49,7 @@
         }) },
       },
       axes: both,
-      series: [{ label: data.bin > 1 ? `section (worst of ${data.bin})` : "section", value: (u, v) => (v == null ? "–" : v) }, ...series],
+      series: [{ label: data.bin > 1 ? `section (worst of ${data.bin})` : "section", value: (u, v, s, i) => (v == null ? "–" : markAt(i) ? `${v} ⚠ ${markAt(i).text}` : v) }, ...series],
       cursor: { sync: { key: "sections", setSeries: false }, drag: { x: true, y: false }, points: { size: 6 }, y: false },
       legend: { show: legend, markers: { dash: (u, i) => (u.series[i].dash ? "dashed" : "solid") } },
       hooks: { ...hooks, setSelect: [(u) => {
@@ -91,6 +91,36 @@
     return host;
   }
 
+  /* Mark the sections that need a look: a band behind the curves, at least 2 px wide, and a notch above. */
+  function drawSpoilt(u) {
+    const { ctx, bbox } = u, least = 2 * devicePixelRatio, notch = 4 * devicePixelRatio;
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(bbox.left, bbox.top - notch, bbox.width, bbox.height + notch);
+    ctx.clip();
+    ctx.fillStyle = colour("alarm");
+    for (const mark of data.marks) {
+      const from = u.valToPos((mark.column - 0.5) * data.bin, "x", true), to = u.valToPos((mark.column + 0.5) * data.bin, "x", true);
+      const wide = Math.max(least, Math.min(to - from, 12 * devicePixelRatio)), left = (from + to - wide) / 2;
+      ctx.globalAlpha = 0.18;
+      ctx.fillRect(left, bbox.top, wide, bbox.height);
+      ctx.globalAlpha = 1;
+      ctx.fillRect(left, bbox.top - notch, wide, notch);
+    }
+    ctx.restore();
+  }
+  function drawNotches(u) {
+    const { ctx, bbox } = u, high = 5 * devicePixelRatio;
+    ctx.save();
+    ctx.fillStyle = colour("alarm");
+    for (const mark of data.marks) {
+      const from = u.valToPos((mark.column - 0.5) * data.bin, "x", true), to = u.valToPos((mark.column + 0.5) * data.bin, "x", true);
+      if (to > bbox.left && from < bbox.left + bbox.width) ctx.fillRect(from, bbox.top - high, Math.max(2 * devicePixelRatio, to - from), high);
+    }
+    ctx.restore();
+  }
+  const markAt = (column) => data.marks.find((mark) => mark.column === column);
+
   function drawCurves(chart) {
     const host = panel(document.getElementById("charts"), chart.id, chart.title, chart.text);
     const sparse = z.length <= 60, dense = z.length > 300;
@@ -101,7 +131,7 @@
         value: (u, v) => short(v), points: { show: sparse, size: 4, fill: () => colour(style.stroke) }, spanGaps: false,
       };
     });
-    add(host, options(host, { unit: chart.unit, height: 190, series, low: chart.low, legend: true }),
+    add(host, options(host, { unit: chart.unit, height: 190, series, low: chart.low, legend: true, hooks: { drawClear: [drawSpoilt] } }),
       [z, ...chart.lines.map((line) => line.values)]);
   }
 
@@ -125,7 +155,7 @@
     const plot = add(host, options(host, {
       unit: `${item.id[0]}, µm`, height: z.length < 200 ? 400 : 280, series: [{ show: false }], legend: false,
       range: () => [0, item.extent], down: true, grid: false,
-      hooks: { drawClear: [(u) => { if (wide) drawImage(u, wide, z.length, true); }] },
+      hooks: { drawClear: [(u) => { if (wide) drawImage(u, wide, z.length, true); }], draw: [drawNotches] },
     }), [z, z.map(() => null)]);
     let wide = null;
     image.onload = () => {
@@ -144,7 +174,7 @@
 
   /* Codes above the levels, in the order of binning.py; also the names of their colours. */
   const CODES = ["unknown", "not-done", "no-tissue", "low-quality", "failed"];
-  const describeCode = (code) => code.replace("-", " ");
+  const describeCode = (code) => (code === "low-quality" ? "not registered" : code.replace("-", " "));
 
   function drawMap() {
     const select = document.getElementById("which"), holder = document.getElementById("map");
@@ -170,6 +200,7 @@
       yValues: { incrs: [1, 2, 4, 5, 8, 10, 16, 20, 25, 32, 50, 64, 100, 128, 250, 256, 500, 1000], values: (u, v) => v.map((x) => (Number.isInteger(x) && x >= 0 && x < first ? String(x) : "")) },
       hooks: {
         drawClear: [(u) => { if (levels) { drawImage(u, canvas, z.length); drawMarks(u); } }],
+        draw: [drawNotches],
         setCursor: [(u) => {
           const column = u.cursor.idx;
           if (column == null || u.cursor.top < 0 || !levels) { value.textContent = ""; return; }
@@ -181,7 +212,8 @@
           const window_ = row * map.windows;
           const where = map.windows > 1 ? `windows ${window_} … ${window_ + map.windows - 1}`
             : `window ${window_} (row ${Math.floor(window_ / map.across)}, column ${window_ % map.across})`;
-          value.textContent = `section ${z[column]}, ${where}: ${text}`;
+          const mark = markAt(column);
+          value.textContent = `section ${z[column]}, ${where}: ${text}${mark ? ` ⚠ ${mark.text}` : ""}`;
         }],
       },
     }), [z, z.map(() => null)]);

@@ -20,6 +20,7 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.report.encode import intensity_limits
 from ssem_dask.report.hotspots import Hotspot
 from ssem_dask.report.viewer.http import Viewpoint
+from ssem_dask.section_record import SectionRecord
 from ssem_dask.storage.section_names import section_label
 from ssem_dask.storage.volume import Volume, VolumeInfo
 from ssem_dask.types import ShapeYX
@@ -29,6 +30,7 @@ _PANEL_PX = 700.0
 _CENTRE = 0.5
 _UNIT_METRES = 1e-9
 _HOTSPOTS_TITLE = "worst places"
+_SPOILT_TITLE = "sections that need a look"
 _TITLES = {"source": "source", "coarse": "coarse-aligned", "aligned": "aligned"}
 _NODE_SHADER = """#uicontrol invlerp normalized
 #uicontrol float opacity slider(min=0, max=1, default=0.7)
@@ -72,6 +74,8 @@ class Scene:
     """Extent (y, x) of a hotspot, mip-0 px."""
     section_names: Sequence[str] = ()
     """Name of each section; empty if sections have no names."""
+    spoilt: Sequence[SectionRecord] = ()
+    """Sections with a fault of their own, which are marked as a whole."""
 
 
 def make_state(scene: Scene, *, data: str, viewpoint: Viewpoint | None) -> dict[str, Any]:
@@ -112,6 +116,8 @@ def make_state(scene: Scene, *, data: str, viewpoint: Viewpoint | None) -> dict[
     if scene.labels is not None:
         source = f"{data}/labels/|zarr{scene.labels}:"
         state.layers.append(name="labels", layer=neuroglancer.SegmentationLayer(source=source))
+    if scene.spoilt:
+        state.layers.append(name=_SPOILT_TITLE, layer=_section_boxes(scene, space))
     if scene.hotspots:
         state.layers.append(name=_HOTSPOTS_TITLE, layer=_annotations(scene, space))
         state.selected_layer.layer = _HOTSPOTS_TITLE
@@ -160,6 +166,21 @@ def _annotations(scene: Scene, space: neuroglancer.CoordinateSpace) -> neuroglan
             )
         )
     return neuroglancer.LocalAnnotationLayer(dimensions=space, annotations=boxes, annotation_color="#e69f00")
+
+
+def _section_boxes(scene: Scene, space: neuroglancer.CoordinateSpace) -> neuroglancer.LocalAnnotationLayer:
+    """Return a box around each section that needs a look."""
+    _, height, width = scene.info.shape
+    boxes = [
+        neuroglancer.AxisAlignedBoundingBoxAnnotation(
+            id=f"section-{record.z}",
+            point_a=[-_CENTRE, -_CENTRE, record.z - _CENTRE],
+            point_b=[width - _CENTRE, height - _CENTRE, record.z + _CENTRE],
+            description=f"section {record.describe()} (certainty {record.certainty:.2f})",
+        )
+        for record in scene.spoilt
+    ]
+    return neuroglancer.LocalAnnotationLayer(dimensions=space, annotations=boxes, annotation_color="#d55e00")
 
 
 def volume_limits(volume: Volume) -> tuple[float, float]:

@@ -72,6 +72,7 @@ def make_site(run: str, *, labels: str | None, worst: int, origins: Iterable[str
             hotspots=marked,
             window=data.window,
             section_names=data.run.section_names,
+            spoilt=() if data.attention is None else data.attention.records,
         )
 
     def state(data: str, viewpoint: Viewpoint | None) -> dict[str, Any]:

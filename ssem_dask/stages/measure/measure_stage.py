@@ -14,15 +14,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssem_dask.diagnosis.section_appearance import measure_appearance
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import ceil_div, shape_at_mip
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.image.similarity import chunked_correlation, normalised_correlation
 from ssem_dask.image.tissue import tissue_mask
 from ssem_dask.stages.job import Job
+from ssem_dask.stages.measure.attention_task import AttentionTask
 from ssem_dask.stages.measure.field_tables import KEPT, READ_ARRAYS, measure_fields, patch_nodes
 from ssem_dask.stages.measure.quality_frame import PROBE_PX, WINDOW_PX, quality_info
-from ssem_dask.stages.run_arrays import ALIGNED, QUALITY_SECTIONS, QUALITY_WINDOWS, RESLICES, aligned_level
+from ssem_dask.stages.measure.section_evidence import EVIDENCE_PX, REACH, measure_evidence
+from ssem_dask.stages.run_arrays import (
+    ALIGNED,
+    QUALITY_SECTIONS,
+    QUALITY_WINDOWS,
+    RESLICES,
+    SECTION,
+    SUPPORT,
+    aligned_level,
+)
 from ssem_dask.stages.source_sections import open_source, read_pooled_sections
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
 from ssem_dask.storage.quality import (
@@ -59,9 +70,10 @@ class MeasureTask(JobTask):
             probed, cuts = _probe(job, info, aligned, sections)
             similarity, coverage, read = _compare_windows(info, aligned, sections)
             fields = measure_fields(job, info, sections)
+            evidence = measure_evidence(job, aligned, sections)
         areas = np.array([box.size for box in window_boxes(info)], dtype=np.float64).reshape(info.windows)
         probed["coverage"] = (coverage * areas).sum(axis=(1, 2)) / areas.sum()
-        written = write_sections(job.output, start=self.start, values={**probed, **fields.sections})
+        written = write_sections(job.output, start=self.start, values={**probed, **fields.sections, **evidence})
         windows = {**fields.windows, "similarity": similarity, "coverage": coverage}
         written += write_windows(job.output, start=self.start, values=windows)
         for (cut, time), pixels in cuts.items():
@@ -70,11 +82,12 @@ class MeasureTask(JobTask):
         return Result(bytes_read=probe + read + fields.bytes_read, bytes_written=written)
 
     def footprint(self) -> Footprint:
-        """Read its sections and the one before them of source, pyramid and fields; write its rows of the tables."""
-        levels = (aligned_level(mip) for mip in range(self.job.mips))
-        read = (array.region(self.job, self.start - 1, self.stop) for array in (*levels, *READ_ARRAYS))
+        """Read its sections and those near them of source, pyramid and fields; write its rows of the tables."""
+        job, near = self.job, (self.start - REACH, self.stop + REACH)
+        levels = (aligned_level(mip).region(job, *near) for mip in range(job.mips))
+        read = (array.region(job, *near if array is SECTION else (self.start - 1, self.stop)) for array in READ_ARRAYS)
         return Footprint(
-            reads=(self.job.source_region(self.start - 1, self.stop), *read),
+            reads=(job.source_region(*near), SUPPORT.region(job), *levels, *read),
             writes=tuple(array.region(self.job, self.start, self.stop) for array in _TABLES),
         )
 
@@ -99,7 +112,7 @@ class MeasureStage(Stage):
             array.create(job)
 
     def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
-        """Yield blocks of sections; they are independent."""
+        """Yield blocks of sections, which are independent; then the names of all sections."""
         yield (
             MeasureTask(
                 **self.task_fields(
@@ -110,6 +123,7 @@ class MeasureStage(Stage):
             )
             for start in range(0, job.shape[0], BLOCK)
         )
+        yield [AttentionTask(**self.task_fields(job, "attention-all"))]
 
     def estimate(self, job: Job) -> Estimate:
         """Return the cost. Each task reads its fields once, the probe, and the level where windows are compared."""
@@ -121,15 +135,21 @@ class MeasureStage(Stage):
         band = (BLOCK + 1) * min(y, max(WINDOW_PX, info.window[0] >> info.similarity_mip)) * x
         patch = patch_nodes(job.shape_yx, window=info.window, spacing=job.spacing)
         return Estimate(
-            tasks=tasks,
+            tasks=tasks + 1,
             pixels=job.size,
             bytes_read=z * (2 * probe * job.info.dtype.itemsize + y * x * job.info.dtype.itemsize + nodes * 4 * 6),
-            # 18 columns per section are more than there are, so that a few more do not change the estimate.
+            # 40 columns per section are more than there are, so that a few more do not change the estimate.
             bytes_written=z
-            * (18 * 4 + len(WINDOW_COLUMNS) * 4 * math.prod(info.windows) + 4 * PROBE_PX * job.info.dtype.itemsize),
-            files=tasks * 6,
-            # In turn: the probe, a band of windows, and fields with the nodes kept for medians.
-            memory=TASK_OVERHEAD_BYTES + max(probe * 55, band * 24, BLOCK * (patch * 80 + min(nodes, KEPT) * 20)),
+            * (40 * 4 + len(WINDOW_COLUMNS) * 4 * math.prod(info.windows) + 4 * PROBE_PX * job.info.dtype.itemsize),
+            files=tasks * 6 + 1,
+            # In turn: the probe, a band of windows, fields with the nodes kept for medians, and whole sections.
+            memory=TASK_OVERHEAD_BYTES
+            + max(
+                probe * 55,
+                band * 24,
+                BLOCK * (patch * 80 + min(nodes, KEPT) * 20),
+                nodes * 8 + EVIDENCE_PX**2 * ((BLOCK + 2 * REACH) * 6 + 100),
+            ),
         )
 
     def request_bytes(self, job: Job) -> int:
@@ -145,6 +165,7 @@ def _probe(
     cuts: dict[tuple[str, str], AnyArray] = {}
     for time, volume in (("before", open_source(job)), ("after", aligned)):
         ncc, cpc = np.full(len(sections), np.nan), np.full(len(sections), np.nan)
+        looks = {name: np.full(len(sections), np.nan) for name in ("contrast", "sharpness", "structure")}
         xz = np.zeros((len(sections), info.probe.shape[2]), dtype=job.info.dtype)
         yz = np.zeros((len(sections), info.probe.shape[1]), dtype=job.info.dtype)
         previous: tuple[AnyArray, Tensor] | None = None
@@ -159,9 +180,13 @@ def _probe(
                 cpc[i] = chunked_correlation(previous[0], image, valid=valid, side=_SQUARE_PX)
             if i >= 0:
                 xz[i], yz[i] = image[len(image) // 2].round(), image[:, image.shape[1] // 2].round()
+                if time == "before":
+                    look = measure_appearance(pooled, mask=mask)
+                    for name, values in looks.items():
+                        values[i] = getattr(look, name)
             previous = image, mask
         ending = "" if time == "after" else "_before"
-        found |= {f"ncc{ending}": ncc, f"cpc{ending}": cpc}
+        found |= {f"ncc{ending}": ncc, f"cpc{ending}": cpc} | (looks if time == "before" else {})
         cuts |= {("xz", time): xz, ("yz", time): yz}
     return found, cuts
 

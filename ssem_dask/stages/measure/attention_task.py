@@ -1,0 +1,69 @@
+"""The task that names spoilt sections, from the tables of all sections."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ssem_dask.diagnosis.naming import name_sections
+from ssem_dask.diagnosis.usual_values import SectionEvidence
+from ssem_dask.geometry.region import Footprint
+from ssem_dask.stages.job import Job
+from ssem_dask.stages.run_arrays import (
+    ATTENTION,
+    COARSE,
+    COARSE_STATE,
+    QUALITY_SECTIONS,
+    SUPPORT,
+    SectionState,
+)
+from ssem_dask.stages.stage import JobTask
+from ssem_dask.storage.quality import read_sections
+from ssem_dask.task import Result
+from ssem_dask.types import Float64Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionTask(JobTask):
+    """Names of all sections."""
+
+    def run(self) -> Result:
+        """Name the sections; write their records, which the driver copies to the aligned volume."""
+        job = self.job
+        attention = name_sections(_read_evidence(job))
+        written = ATTENTION.write(job, attention.to_json())
+        return Result(bytes_written=written)
+
+    def footprint(self) -> Footprint:
+        """Read the measurements of all sections; write their records."""
+        reads = QUALITY_SECTIONS, SUPPORT, COARSE, COARSE_STATE
+        return Footprint(reads=tuple(array.region(self.job) for array in reads), writes=(ATTENTION.region(self.job),))
+
+
+def _read_evidence(job: Job) -> SectionEvidence:
+    columns = read_sections(job.output)
+    state = COARSE_STATE.read(job)
+
+    def column(name: str) -> Float64Array:
+        return columns[name].astype(np.float64)
+
+    return SectionEvidence(
+        tissue=column("tissue"),
+        contrast=column("contrast"),
+        sharpness=column("sharpness"),
+        structure=column("structure"),
+        likeness=np.stack([column(f"likeness_{k}") for k in (1, 2, 3)]),
+        unlike=column("unlike"),
+        dark=column("odd_dark"),
+        bright=column("odd_bright"),
+        empty=column("odd_empty"),
+        length=column("odd_length"),
+        width=column("odd_width"),
+        tone=column("odd_tone"),
+        step=column("step"),
+        uncertainty=column("uncertainty"),
+        support=np.nan_to_num(SUPPORT.read(job)).astype(np.float64),
+        affines=COARSE.read(job),
+        misplaced=state == SectionState.MISPLACED,
+        repeated=state == SectionState.REPEATED,
+        shape_yx=job.shape_yx,
+    )
