@@ -4,6 +4,8 @@ Real sections are displaced by the default deformation of `simulate` and aligned
 kind with section 7 spoilt (`kinds`). Differences to the undamaged run are taken after one global translation.
 
 - harm: median over the pixels of a section; the median and the largest over the sections that are sound, px.
+- named: the product's own list of spoilt sections against the truth, over all kinds and seeds: precision, recall, and
+  the share of right kinds; false names in undamaged stacks.
 - back: median / 95th percentile over the tissue of the spoilt section, px; the worst one if several are spoilt.
 
 `--mixed 0.05 0.1` spoils this share of the sections, each in another way; give `--data phantom --sections 200`.
@@ -33,14 +35,26 @@ from benchmarks.accuracy.methods import NotInstalledError, SectionFields
 from benchmarks.spoilt.aligners import METHODS, align_images
 from benchmarks.spoilt.kinds import KINDS, SpoiltStack, spoil_sections, spoil_stack
 from benchmarks.spoilt.measure import measure, truth_maps
+from benchmarks.spoilt.names import names_of, naming_figures
 from benchmarks.spoilt.stacks import DATA, DeformedStack, deform_stack, load_stack
 from tests.support.real_data import DATA_DIR, REPOSITORY
 
 FIRST_SEED = 501
 UNDAMAGED = "undamaged"
 _MIXED = "mixed "
-_DECIDING = ("composition", "config", "driver", "field", "geometry", "image", "registration", "stages", "storage")
-"""Folders of the package that decide the fields."""
+_DECIDING = (
+    "composition",
+    "config",
+    "diagnosis",
+    "driver",
+    "field",
+    "geometry",
+    "image",
+    "registration",
+    "stages",
+    "storage",
+)
+"""Folders of the package that decide the fields and the names."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +109,8 @@ def run_case(case: Case) -> dict[str, Any]:
         stack = case.stack()
         reference = _undamaged(case, stack)
         if case.kind == UNDAMAGED:
-            return record | {"state": "done", "notes": list(reference.notes)}
+            notes = list(reference.notes)
+            return record | {"state": "done", "spoilt": {}, "named": names_of(notes), "notes": notes}
         spoilt = case.spoil(stack)
         begun = time.process_time()
         found = align_images(
@@ -122,6 +137,7 @@ def run_case(case: Case) -> dict[str, Any]:
         "harm_median": made.harm_median,
         "harm_largest": made.harm_largest,
         "back": {str(z): list(value) for z, value in made.back.items()},
+        "named": names_of(found.notes),
         "notes": list(found.notes),
     }
 
@@ -160,10 +176,12 @@ def main(arguments: Sequence[str]) -> int:
             continue
         with context.Pool(options.jobs) as pool:
             records += _told(pool.imap_unordered(run_case, cases), progress)
+    figures = naming_figures(records)
     records = [r for r in records if r["kind"] != UNDAMAGED or r["state"] != "done"]
     if options.json:
         options.json.write_text(json.dumps(records, indent=1), encoding="utf-8")
     Console(width=options.width).print(table_of(records))
+    Console(width=options.width).print(figures)
     return 1 if any(r["state"] == "failed" for r in records) else 0
 
 

@@ -1,5 +1,6 @@
-"""Who aligns the spoilt stacks: our default mode, stopped before rendering, and the peers of the accuracy benchmark."""
+"""Who aligns the spoilt stacks: our default mode and the peers of the accuracy benchmark."""
 
+import json
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -19,16 +20,18 @@ from ssem_dask.driver.pipeline import open_run, plan
 from ssem_dask.geometry.box import Box
 from ssem_dask.stages.pipeline_order import STAGES
 from ssem_dask.stages.run_arrays import SECTION
+from ssem_dask.storage.attention import read_attention
 from ssem_dask.storage.volume import VolumeInfo, create_volume
 from ssem_dask.task import Outcome
 from ssem_dask.types import AnyArray
 
-_AFTER_FIELDS = ("render", "downsample", "measure")
+NAMED = "named: "
+"""Beginning of the note with the names of sections, as JSON: z → kind."""
 
 
 @dataclass(frozen=True)
 class FieldsOnly:
-    """Our stages up to the fields of the sections, one task after the other in this process."""
+    """Our stages, one task after the other in this process."""
 
     name: str = "default"
     title: str = "ssem_dask"
@@ -43,12 +46,12 @@ class FieldsOnly:
         return self.config
 
     def align(self, scene: PreparedScene, *, folder: Path) -> SectionFields:
-        """Run the stages and read the fields; the remarks of the tasks are notes."""
+        """Run the stages and read the fields; the remarks of the tasks and the names of sections are notes."""
         planned = plan(make_config({"source": scene.url, "output": str(folder / "run.zarr"), **self.config}, where=""))
         open_run(planned)
         notes = []
         for stage in STAGES:
-            if stage.name not in planned.estimates or stage.name in _AFTER_FIELDS:
+            if stage.name not in planned.estimates:
                 continue
             stage.prepare(planned.job)
             for tasks in stage.generations(planned.job):
@@ -56,6 +59,9 @@ class FieldsOnly:
                     result = task.run()
                     if result.message and result.outcome is not Outcome.OK:
                         notes.append(f"{task.key}: {result.message}")
+        attention = read_attention(planned.job.output)
+        named = {} if attention is None else {record.z: str(record.kind) for record in attention.records}
+        notes.append(NAMED + json.dumps(named))
         values = np.asarray(SECTION.read(planned.job), dtype=np.float32)
         return SectionFields(values, planned.job.spacing, notes=tuple(notes))
 
