@@ -32,6 +32,7 @@ _TORN_SHARE, _TORN_FACTOR = 0.1, 2.0
 _MOSTLY_EMPTY = 0.25
 _STEP_SHARE = 1.7
 _LEAST_STEP_PX = 4.0
+_SEAM_FACTOR = 1.6
 _SCALE = 0.04
 _SHIFT_SHARE = 0.12
 _ROTATION_DEG = 12.0
@@ -160,17 +161,18 @@ def _step_limit(usual: UsualValues, z: int) -> float:
 
 
 def _is_step(e: SectionEvidence, usual: UsualValues, z: int) -> bool:
-    """Return whether a section has a step of its own."""
+    """Return whether a section has a step of its own; those at the ends have neighbours on one side only."""
     # A large step of one section leaves smaller ones in its neighbours.
     near = e.step[max(0, z - 1) : z + 2]
-    return bool(e.step[z] > _step_limit(usual, z) and e.step[z] >= np.nanmax(near))
+    return 0 < z < e.count - 1 and bool(e.step[z] > _step_limit(usual, z) and e.step[z] >= np.nanmax(near))
 
 
 def _seam(e: SectionEvidence, usual: UsualValues, z: int) -> Fault | None:
-    if not _is_step(e, usual, z):
+    # Strong elastic distortion makes steps as well, so without a band a step must be far larger than usual.
+    step, limit = float(e.step[z]), _SEAM_FACTOR * _step_limit(usual, z)
+    if not step > limit or not _is_step(e, usual, z):
         return None
-    step = float(e.step[z])
-    return Fault(Kind.SEAM, _certainty(step / _step_limit(usual, z)), evidence=(("step_px", step),))
+    return Fault(Kind.SEAM, _certainty(step / limit), evidence=(("step_px", step),))
 
 
 def _low(usual: UsualValues, name: str, value: float, *, z: int, share: float, kind: Kind) -> Fault | None:

@@ -119,7 +119,7 @@ CASES: dict[str, tuple[Change, Kind, Action]] = {
     "fold": (put(dark=0.07, length=0.9, width=0.07, tone=-2.0), Kind.FOLD, Action.NOTHING),
     "short fold": (put(dark=0.03, length=0.35, width=0.05, tone=-2.0, step=20.0), Kind.FOLD, Action.NOTHING),
     "crack": (put(bright=0.05, length=0.9, width=0.05, tone=2.0), Kind.CRACK, Action.NOTHING),
-    "seam": (put(step=16.0), Kind.SEAM, Action.NOTHING),
+    "seam": (put(step=25.0), Kind.SEAM, Action.NOTHING),
     "torn": (put(unlike=0.4), Kind.TORN, Action.NOTHING),
     "partly empty": (put(empty=0.5, length=0.95, width=0.5, tone=-2.0), Kind.PARTLY_EMPTY, Action.NOTHING),
     "dirt": (put(dark=0.05, length=0.15, width=0.1), Kind.DIRT, Action.NOTHING),
@@ -251,6 +251,12 @@ def test_placed_sections_are_those_with_support() -> None:
     assert placed_sections(support).tolist() == [True, True, True, False, True, False]
     assert tied_pairs(support).sum() == 3
     assert not placed_sections(np.zeros((2, 6))).any()
+
+
+def test_a_step_at_either_end_is_no_seam() -> None:
+    values = sound(12)
+    values["step"][[0, COUNT - 1]] = 30.0
+    assert not named(values)
 
 
 def test_evidence_counts_sections() -> None:
