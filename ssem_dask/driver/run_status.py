@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from ssem_dask.runtime.exclusive_driver import lease_url
 from ssem_dask.section_record import Attention
 from ssem_dask.storage.attention import read_attention
-from ssem_dask.storage.late_writes import noted_keys, overwritten
+from ssem_dask.storage.late_writes import overwritten, read_notes
 from ssem_dask.storage.lease import is_held
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.run_group import read_state, stage_order
@@ -71,9 +71,10 @@ def run_status(output: str) -> Summary:
     state = read_state(output)
     summary = Summary(output=output, state=state)
     ledger = open_ledger(output)
-    late = noted_keys(ledger)
+    notes = read_notes(ledger)
     for report in ledger.reports(None):
-        summary.add(overwritten(report) if report.key in late and report.outcome.is_done else report)
+        is_late = report.outcome.is_done and any(note.concerns(report) for note in notes)
+        summary.add(overwritten(report) if is_late else report)
     summary.attention = current_attention(output, summary)
     order = {stage: i for i, stage in enumerate(stage_order(output))}
     summary.counts = dict(sorted(summary.counts.items(), key=lambda item: order.get(item[0], len(order))))

@@ -116,7 +116,7 @@ class FencedWork:
                 return report
         except LeaseLostError as error:
             if fence.may_have_written:
-                late_writes.leave_note(self.claim, task.key)
+                late_writes.leave_note(self.claim, key=task.key, digest=task.digest)
             return _superseded(task, str(error))
 
 

@@ -5,11 +5,11 @@ write. So what the note says holds for data that was written before it, by whome
 lease marks the ledger entry accordingly and then deletes the note; a note that was left meanwhile is another file.
 """
 
-import contextlib
 import hashlib
 import json
 import uuid
 from dataclasses import replace
+from typing import NamedTuple
 
 from ssem_dask.storage import location
 from ssem_dask.storage.fence import fenced
@@ -22,7 +22,7 @@ from ssem_dask.task import Cause, Outcome, TaskReport
 _FOLDER = "late.writes"
 
 
-def leave_note(claim: Claim, key: str) -> None:
+def leave_note(claim: Claim, *, key: str, digest: str) -> None:
     """Leave a note on a task that a worker has written after its driver had lost its claim.
 
     Does nothing if the output was removed: there is nobody left to read the note.
@@ -30,20 +30,31 @@ def leave_note(claim: Claim, key: str) -> None:
     if not location.list_names(claim.url):
         return
     name = f"{hashlib.sha256(key.encode()).hexdigest()[:16]}-{claim.generation}-{uuid.uuid4().hex[:8]}"
-    content = json.dumps({"key": key, "generation": claim.generation}).encode()
+    content = json.dumps({"key": key, "digest": digest, "generation": claim.generation}).encode()
     with fenced(None), location.writing(claim.output), retry_for(LONG_RETRY_S):
         location.write_bytes(location.join(claim.output, "ledger", _FOLDER, name), content)
 
 
-def noted_keys(ledger: Ledger) -> dict[str, list[str]]:
-    """Return the keys of the tasks that notes are about, with the URLs of their notes; one listing if there is none."""
+class Note(NamedTuple):
+    """A task that may have written late."""
+
+    key: str
+    digest: str
+    """Digest of its configuration. With another one, files of the same names may belong to other tasks of the stage."""
+    url: str
+
+    def concerns(self, entry: TaskReport) -> bool:
+        """Return whether the late write may have changed the files of an entry."""
+        stage = self.key.partition("/")[0]
+        return entry.key == self.key or (entry.stage == stage and entry.digest != self.digest)
+
+
+def read_notes(ledger: Ledger) -> list[Note]:
+    """Return all notes, by one listing if there is none."""
     folder = location.join(ledger.url, _FOLDER)
-    keys: dict[str, list[str]] = {}
-    for name in location.list_names(folder):
-        url = location.join(folder, name)
-        record = read_hint(url, JSON_OBJECT) or {}
-        keys.setdefault(str(record.get("key", "")), []).append(url)
-    return keys
+    urls = [location.join(folder, name) for name in location.list_names(folder)]
+    records = [read_hint(url, JSON_OBJECT) or {} for url in urls]
+    return [Note(str(r.get("key", "")), str(r.get("digest", "")), url) for r, url in zip(records, urls, strict=True)]
 
 
 def overwritten(entry: TaskReport) -> TaskReport:
@@ -63,13 +74,13 @@ def mark_overwritten(ledger: Ledger) -> frozenset[str]:
     Returns:
         Keys of the tasks that had ended well.
     """
-    marked = set()
-    for key, urls in noted_keys(ledger).items():
-        with contextlib.suppress(ValueError):  # a key that is none: the note is torn, or from something else
-            entry = ledger.read(key)
-            if entry is not None and entry.outcome.is_done:
-                ledger.replace_all([overwritten(entry)])
-                marked.add(key)
-        for url in urls:
-            location.delete(url, recursive=False)
-    return frozenset(marked)
+    notes = read_notes(ledger)
+    late = [
+        overwritten(entry)
+        for entry in (ledger.reports(None) if notes else ())
+        if entry.outcome.is_done and any(note.concerns(entry) for note in notes)
+    ]
+    ledger.replace_all(late)
+    for note in notes:
+        location.delete(note.url, recursive=False)
+    return frozenset(entry.key for entry in late)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from ssem_dask.driver.run_status import run_status
 from ssem_dask.storage import arrays, location
-from ssem_dask.storage.late_writes import noted_keys
+from ssem_dask.storage.late_writes import read_notes
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.run_group import is_run
 from tests.support.simulated_drivers import Config, Event, Simulation, simulated
@@ -102,7 +102,7 @@ def test_schedules(events: list[Event], interleaving: int, one_host: bool) -> No
             if begun and run_status(output).state == "complete":
                 assert_as_undisturbed(output, config)
             elif last.how == "complete":
-                assert noted_keys(open_ledger(output))  # a shard arrived after that
+                assert read_notes(open_ledger(output))  # a shard arrived after that
             for ending in simulation.endings:
                 assert ending.how in ("complete", "incomplete", "killed") or ending.how.endswith("."), ending
             simulation.finish(config)

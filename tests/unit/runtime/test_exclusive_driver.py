@@ -20,7 +20,7 @@ from ssem_dask.runtime.executor import SerialExecutor, Work
 from ssem_dask.storage import arrays, local_files, location
 from ssem_dask.storage.fence import confirm_fence, fenced
 from ssem_dask.storage.holder import LIVE_NAMES
-from ssem_dask.storage.late_writes import mark_overwritten, noted_keys
+from ssem_dask.storage.late_writes import mark_overwritten, read_notes
 from ssem_dask.storage.lease import hold_lease
 from ssem_dask.storage.ledger import encode, open_ledger
 from ssem_dask.storage.run_group import create_run, update_run
@@ -93,7 +93,7 @@ def test_a_task_that_was_replaced_before_its_start_does_not_run(run: str) -> Non
         report = FencedWork(execute, lease.claim)(task(run, lambda t: write_shard(t, 1)))
     assert report.cause is Cause.SUPERSEDED
     assert pixels(run) == {2}
-    assert noted_keys(open_ledger(run)) == {}
+    assert read_notes(open_ledger(run)) == []
 
 
 def test_a_task_that_fails_after_its_driver_was_replaced_leaves_no_entry(run: str) -> None:
@@ -151,7 +151,7 @@ def test_a_write_that_arrives_late_is_noted_and_the_task_is_to_be_recomputed(
     entry = ledger.read("toy/x-1")
     assert entry is not None
     assert not entry.outcome.is_done
-    assert noted_keys(ledger) == {}
+    assert read_notes(ledger) == []
 
 
 def test_a_driver_that_was_replaced_changes_nothing(run: str) -> None:
