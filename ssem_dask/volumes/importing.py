@@ -54,6 +54,7 @@ def plan_import(
 ) -> ImportPlan:
     """Check source and destination, without changing anything; arguments and errors as in `import_volume`."""
     source, destination = without_secrets(source), without_secrets(destination)
+    order = None if order is None else without_secrets(order)
     reading = ReadOptions(channel=channel, time=time, labels=labels, order=order)
     with contextlib.closing(_open(source, reading, destination=destination)) as opened:
         return _plan(
@@ -134,6 +135,7 @@ def import_volume(
         PlanError: `shard` is not a multiple of `chunk`.
     """
     source, destination = without_secrets(source), without_secrets(destination)
+    order = None if order is None else without_secrets(order)
     reading = ReadOptions(channel=channel, time=time, labels=labels, order=order)
     with contextlib.closing(_open(source, reading, destination=destination)) as opened:
         plan = _plan(
