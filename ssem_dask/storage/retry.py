@@ -127,7 +127,7 @@ class RetryingStore(FsspecStore):
         return await _retry_async(lambda: FsspecStore.exists(self, key))
 
     def _check_range(self, key: str, byte_range: ByteRequest | None, content: Buffer | None) -> None:
-        """Raise SourceError if a server has ignored a range; otherwise the wrong bytes would count as a damaged chunk."""
+        """Raise SourceError if a server has ignored a range; the wrong bytes would count as a damaged chunk."""
         match byte_range:
             case RangeByteRequest(start=start, end=end):
                 wanted = end - start
@@ -138,9 +138,9 @@ class RetryingStore(FsspecStore):
         if content is not None and len(content) > wanted:
             url = self.fs.unstrip_protocol(f"{self.path}/{key}")
             raise SourceError(
-                f"{url}: the server sent {len(content)} bytes where {wanted} were asked for, so it ignores byte ranges, "
-                "which chunks in shards need; serve the files by a server that knows them, for example nginx, or copy "
-                "them to this machine."
+                f"{url}: the server sent {len(content)} bytes where {wanted} were asked for, so it ignores byte "
+                "ranges, which chunks in shards need; serve the files by a server that knows them, for example nginx, "
+                "or copy them to this machine."
             )
 
     async def _ask_fence(self) -> None:
