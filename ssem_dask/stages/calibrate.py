@@ -32,7 +32,7 @@ from ssem_dask.registration.gauss_newton.smoothness import (
 from ssem_dask.registration.registration_method import WindowImages
 from ssem_dask.stages.configs import ResolvedRegister
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import CALIBRATION, COARSE, calibration_window
+from ssem_dask.stages.run_arrays import CALIBRATION, COARSE, COARSE_INVERTED, calibration_window
 from ssem_dask.stages.source_sections import open_source, read_aligned_sections
 from ssem_dask.stages.stage import Estimate, JobTask, Stage
 from ssem_dask.storage.untrusted import interpreting
@@ -64,9 +64,15 @@ class ProbeTask(JobTask):
         scales: ResidualScales | None = None
         read = 0
         for box in self.places:
-            affines = COARSE.read(job, z=box.sections)
             sections = list(
-                read_aligned_sections(volume, sections=box.sections, box=box, affines=affines, device=device)
+                read_aligned_sections(
+                    volume,
+                    sections=box.sections,
+                    box=box,
+                    affines=COARSE.read(job, z=box.sections),
+                    inverted=COARSE_INVERTED.read(job, z=box.sections),
+                    device=device,
+                )
             )
             read += job.source_bytes(_source_pixels(job, box), mip=box.mip)
             grid = Grid.of_box(box)
@@ -97,9 +103,13 @@ class ProbeTask(JobTask):
 
     def footprint(self) -> Footprint:
         """Read the window's sections, wherever the coarse affine leads; write its record."""
-        z = self.places[0].sections
+        job, z = self.job, self.places[0].sections
+        arrays = COARSE, COARSE_INVERTED
         return Footprint(
-            reads=(self.job.source_region(z.start, z.stop), COARSE.region(self.job, z.start, z.stop)),
+            reads=(
+                job.source_region(z.start, z.stop),
+                *(array.region(job, z.start, z.stop) for array in arrays),
+            ),
             writes=(calibration_window(self.index).region(self.job, z.start, z.stop),),
         )
 

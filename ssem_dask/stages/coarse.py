@@ -1,6 +1,7 @@
 """Stage coarse: whole-section affines between neighbours, from thumbnails, then one affine per section.
 
-Generation 1 compares each section with the ones before it; generation 2 solves for the sections' affines.
+Generation 1 compares each section with the ones before it; generation 2 searches widely for sections that match nothing
+(`coarse_search`); generation 3 solves for the sections' affines.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,23 +11,31 @@ import numpy as np
 import torch
 
 from ssem_dask.composition.separation.affine_separation import enough_pairs, separate_affines
+from ssem_dask.composition.separation.outlying_sections import outlying_maps
+from ssem_dask.field.affine import IDENTITY, compose_affine
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.image.tissue import tissue_mask
-from ssem_dask.registration.coarse_alignment.initial import (
-    apply_corrections,
-    fill_missing,
-    initial_pair,
-    relative_pairs,
-)
+from ssem_dask.registration.coarse_alignment.initial import apply_corrections, pair_between, relative_pairs
 from ssem_dask.registration.coarse_alignment.order import OrderCheck, check_order
 from ssem_dask.registration.coarse_alignment.pair import estimate_pair
-from ssem_dask.registration.coarse_alignment.section_affines import solve_sections
+from ssem_dask.registration.coarse_alignment.pieces import REACH, describe_gross, label_pieces, place_pieces
+from ssem_dask.registration.coarse_alignment.section_affines import SectionAffines, solve_sections
 from ssem_dask.registration.coarse_alignment.thumbnail import CoarseSection
+from ssem_dask.stages.coarse_search import (
+    WIDE_ARRAYS,
+    CoarseSearchTask,
+    given_sections,
+    no_wide,
+    read_wide,
+    start_maps,
+)
 from ssem_dask.stages.configs import CoarseStageConfig
 from ssem_dask.stages.job import SECTIONS_PER_THUMBNAIL_TASK, Job
 from ssem_dask.stages.run_arrays import (
     COARSE,
+    COARSE_GROSS,
+    COARSE_INVERTED,
     COARSE_PAIRS,
     COARSE_RATIO,
     COARSE_SIMILARITY,
@@ -36,14 +45,15 @@ from ssem_dask.stages.run_arrays import (
 from ssem_dask.stages.section_labels import listed_sections
 from ssem_dask.stages.source_sections import open_source, read_thumbnails, thumbnail_mip
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
+from ssem_dask.stages.stored_array import RunArray
 from ssem_dask.storage.affine_file import read_affine_file
 from ssem_dask.storage.volume import VolumeInfo
 from ssem_dask.task import Outcome, Result
-from ssem_dask.types import ConfigBase, Float64Array
+from ssem_dask.types import BoolArray, ConfigBase, Float64Array
 from ssem_dask.units import plural
 
 _PAIR_ARRAYS = COARSE_PAIRS, COARSE_RATIO, COARSE_SIMILARITY
-"""Sections that a remark lists."""
+_SECTION_ARRAYS = COARSE, COARSE_GROSS, COARSE_INVERTED, COARSE_STATE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +68,7 @@ class CoarsePairsTask(JobTask):
         job = self.job
         volume, mip = open_source(job), thumbnail_mip(job)
         first = max(0, self.start - job.coarse.neighbours)
-        initial = _initial_affines(job)
+        given, maps = given_sections(job), start_maps(job)
         sections = {}
         affines = np.full((job.coarse.neighbours, self.stop - self.start, 2, 3), np.nan)
         ratios, similarity = np.full(affines.shape[:2], np.nan), np.full(affines.shape[:2], np.nan)
@@ -69,8 +79,14 @@ class CoarsePairsTask(JobTask):
                 sections[z] = CoarseSection(thumbnail, mask=tissue_mask(thumbnail), config=job.coarse)
             for z in range(self.start, self.stop):
                 for k in range(1, min(z, job.coarse.neighbours) + 1):
-                    start = None if initial is None else initial_pair(initial, z=z, k=k)
-                    pair = estimate_pair(fixed=sections[z], moving=sections[z - k], pixel=float(2**mip), start=start)
+                    known = bool(given[z]), bool(given[z - k])
+                    pair = estimate_pair(
+                        fixed=sections[z],
+                        moving=sections[z - k],
+                        pixel=float(2**mip),
+                        start=pair_between(maps, z=z, k=k) if any(known) else None,
+                        narrow=all(known),
+                    )
                     affines[k - 1, z - self.start] = pair.affine
                     ratios[k - 1, z - self.start] = pair.ratio
                     similarity[k - 1, z - self.start] = pair.similarity
@@ -96,30 +112,27 @@ class CoarseSectionsTask(JobTask):
     def run(self) -> Result:
         """Solve for the sections' affines and mark sections that are not tied, misplaced or repeated."""
         job = self.job
-        affines, ratios = COARSE_PAIRS.read(job), COARSE_RATIO.read(job)
-        initial = _initial_affines(job)
-        start = None if initial is None else fill_missing(initial)
-        if start is not None:
-            affines = relative_pairs(start, affines)
-        result = solve_sections(affines, ratios, shape_yx=job.shape_yx, config=job.coarse)
-        sections, accepted = result.sections, result.accepted.astype(np.float64)
+        pieces = _join_pieces(job)
+        result, accepted = pieces.solved, pieces.solved.accepted.astype(np.float64)
+        sections = result.sections
         jumps: list[int] = []
         separate = job.coarse.sections == "separate" and enough_pairs(accepted)
         if separate:
             # Registration needs sections within its search range. Stage compose decides whether they were displaced.
             separated = separate_affines(
-                affines, accepted, shape_yx=job.shape_yx, thickness=job.thickness, certainty=1.0
+                pieces.relative, accepted, shape_yx=job.shape_yx, thickness=job.thickness, certainty=1.0
             )
             sections, jumps = separated.sections, [jump.z for jump in separated.jumps]
-        if start is not None:
-            sections = apply_corrections(start, sections)
-        order = check_order(COARSE_SIMILARITY.read(job))
+        sections = apply_corrections(pieces.gross, sections)
+        order = check_order(pieces.similarity)
         state = np.full(len(sections), SectionState.TIED, dtype=np.uint8)
         state[order.misplaced] = SectionState.MISPLACED
         state[order.repeated] = SectionState.REPEATED
         state[result.bridged] = SectionState.BRIDGED
         written = COARSE_STATE.write(job, state) + COARSE.write(job, sections)
-        remarks = _order_remarks(job, order)
+        written += COARSE_GROSS.write(job, pieces.gross)
+        COARSE_INVERTED.write(job, pieces.inverted.astype(np.uint8))
+        remarks = _order_remarks(job, order) + _gross_remarks(pieces, job)
         if jumps:
             shown = listed_sections(job, jumps)
             remarks.append(f"all sections from here on seem displaced relative to those before: {shown}")
@@ -131,8 +144,8 @@ class CoarseSectionsTask(JobTask):
     def footprint(self) -> Footprint:
         """Read all pairs; write the affines of all sections."""
         return Footprint(
-            reads=tuple(array.region(self.job) for array in _PAIR_ARRAYS),
-            writes=(COARSE.region(self.job), COARSE_STATE.region(self.job)),
+            reads=tuple(array.region(self.job) for array in (*_PAIR_ARRAYS, *_wide_arrays(self.job))),
+            writes=tuple(array.region(self.job) for array in _SECTION_ARRAYS),
         )
 
 
@@ -159,11 +172,11 @@ class CoarseStage(Stage):
 
     def prepare(self, job: Job) -> None:
         """Create the arrays of pairs and of sections."""
-        for array in (*_PAIR_ARRAYS, COARSE_STATE, COARSE):
+        for array in (*_PAIR_ARRAYS, *_wide_arrays(job), *_SECTION_ARRAYS):
             array.create(job)
 
     def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
-        """Yield the pairs of sections, then the sections."""
+        """Yield the pairs of sections, the wide search, then the sections."""
         depth = SECTIONS_PER_THUMBNAIL_TASK
         yield (
             CoarsePairsTask(
@@ -177,6 +190,13 @@ class CoarseStage(Stage):
             )
             for start in range(0, job.shape[0], depth)
         )
+        if job.coarse.search:
+            yield (
+                CoarseSearchTask(
+                    **self.task_fields(job, f"search-z{start:06d}"), start=start, stop=min(start + depth, job.shape[0])
+                )
+                for start in range(0, job.shape[0], depth)
+            )
         yield [CoarseSectionsTask(**self.task_fields(job, "sections"))]
 
     def estimate(self, job: Job) -> Estimate:
@@ -194,6 +214,83 @@ class CoarseStage(Stage):
             # A band of source pixels, pooled some rows at a time; the spectra of a thumbnail at all angles.
             memory=TASK_OVERHEAD_BYTES + min(y * x, 1 << 26) * (1 + job.info.dtype.itemsize) + thumbnail * 250,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Pieces:
+    """The stack as one: gross maps, and pairs relative to them."""
+
+    gross: Float64Array
+    """Upright → source `(Z, 2, 3)`."""
+    inverted: BoolArray
+    """Sections of inverted contrast `(Z)`."""
+    relative: Float64Array
+    """Pairs `(R, Z, 2, 3)` of both searches, relative to the gross maps."""
+    similarity: Float64Array
+    """Correlations of aligned thumbnails `(R, Z)`."""
+    solved: SectionAffines
+    """Solution of the relative pairs."""
+
+
+def _wide_arrays(job: Job) -> tuple[RunArray, ...]:
+    return WIDE_ARRAYS if job.coarse.search else ()
+
+
+def _join_pieces(job: Job) -> _Pieces:
+    """Find the gross maps of all sections, and join the pairs of both searches."""
+    affines, ratios, similarity = (
+        _padded(array.read(job), np.nan) for array in (COARSE_PAIRS, COARSE_RATIO, COARSE_SIMILARITY)
+    )
+    wide, wide_similarity = read_wide(job) if job.coarse.search else no_wide(job)
+    given = given_sections(job)
+    placed = place_pieces(
+        wide,
+        label_pieces(ratios, least=job.coarse.min_ratio),
+        start=start_maps(job),
+        given=given,
+        least=job.coarse.min_ratio,
+        shape_yx=job.shape_yx,
+    )
+    believed = placed.believed
+    affines[believed], ratios[believed] = wide.affines[believed], wide.ratios[believed]
+    similarity[believed] = wide_similarity[believed]
+
+    def solved(gross: Float64Array) -> _Pieces:
+        relative = relative_pairs(gross, affines)
+        return _Pieces(
+            gross=gross,
+            inverted=placed.inverted,
+            relative=relative,
+            similarity=similarity[: job.coarse.neighbours],
+            solved=solve_sections(relative, ratios, shape_yx=job.shape_yx, config=job.coarse),
+        )
+
+    pieces = solved(placed.gross)
+    outlying = outlying_maps(pieces.relative, pieces.solved.accepted, shape_yx=job.shape_yx)
+    outlying[given] = IDENTITY
+    if (outlying == IDENTITY).all():
+        return pieces
+    return solved(np.array([compose_affine(outer=g, inner=o) for g, o in zip(placed.gross, outlying, strict=True)]))
+
+
+def _padded(values: Float64Array, fill: float) -> Float64Array:
+    """Return `(R, …)` of `(K, …)`."""
+    missing = max(0, REACH - len(values))
+    return np.concatenate([values, np.full((missing, *values.shape[1:]), fill)])
+
+
+def _gross_remarks(pieces: _Pieces, job: Job) -> list[str]:
+    """Return what was found of sections that were turned, mirrored, inverted, scaled or shifted as a whole."""
+    found: dict[str, list[int]] = {}
+    given = given_sections(job)
+    for z, (gross, inverted) in enumerate(zip(pieces.gross, pieces.inverted, strict=True)):
+        words = [] if given[z] else describe_gross(gross, inverted=bool(inverted), shape_yx=job.shape_yx)
+        if words:
+            found.setdefault(" and ".join(words), []).append(z)
+    return [
+        f"{what}, which is allowed for, {plural(len(sections), 'section')}: {listed_sections(job, sections)}"
+        for what, sections in found.items()
+    ]
 
 
 def _bridged_remark(job: Job, sections: list[int], *, separate: bool) -> str:
@@ -219,10 +316,3 @@ def _order_remarks(job: Job, order: OrderCheck) -> list[str]:
             f"{listed_sections(job, order.misplaced)}"
         )
     return remarks
-
-
-def _initial_affines(job: Job) -> Float64Array | None:
-    """Return the user's affines `(Z, 2, 3)`, NaN for sections without one; None if there is no file."""
-    if job.coarse.initial is None:
-        return None
-    return read_affine_file(job.coarse.initial, sections=job.shape[0], digest=job.coarse.initial_digest).affines

@@ -25,7 +25,7 @@ from ssem_dask.geometry.region import Footprint
 from ssem_dask.registration.damage import DAMAGED, HALO_PX, MASK_PIXEL_NM, TEAR, Z_REACH, detect_damage, pool_codes
 from ssem_dask.stages.configs import MaskStageConfig, ResolvedMask
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import COARSE, DAMAGE, mask_shape, mask_shard
+from ssem_dask.stages.run_arrays import COARSE, COARSE_INVERTED, DAMAGE, mask_shape, mask_shard
 from ssem_dask.stages.source_sections import open_source, read_aligned_sections
 from ssem_dask.stages.stage import Estimate, JobTask, Stage
 from ssem_dask.storage.arrays import ZarrArray
@@ -59,7 +59,11 @@ class MaskTask(JobTask):
         """Read the sections around, wherever the coarse affine leads; write one shard of the masks."""
         z = self.box.sections
         first, last = z.start - Z_REACH, z.stop + Z_REACH
-        reads = self.job.source_region(first, last), COARSE.region(self.job, first, last)
+        arrays = COARSE, COARSE_INVERTED
+        reads = (
+            self.job.source_region(first, last),
+            *(array.region(self.job, first, last) for array in arrays),
+        )
         return Footprint(
             reads=reads if self.job.mask.detects else (),
             writes=(DAMAGE.region_of(_mip0_box(self.job, self.box)),),
@@ -178,7 +182,14 @@ def _detected_codes(job: Job, box: Box) -> tuple[AnyArray, int]:
     core = range(box.start[0] - read.start[0], box.stop[0] - read.start[0])
     aligned = _aligned_box(box, [affines[i] for i in core])
     sections = list(
-        read_aligned_sections(volume, sections=read.sections, box=aligned, affines=affines, empty_side=_EMPTY_SIDE_PX)
+        read_aligned_sections(
+            volume,
+            sections=read.sections,
+            box=aligned,
+            affines=affines,
+            inverted=COARSE_INVERTED.read(job, z=read.sections),
+            empty_side=_EMPTY_SIDE_PX,
+        )
     )
     with torch.inference_mode():
         codes = detect_damage(

@@ -28,7 +28,7 @@ from ssem_dask.stages.configs import RegisterStageConfig
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.mask import read_codes
 from ssem_dask.stages.register_choices import resolve_register
-from ssem_dask.stages.run_arrays import CALIBRATION, COARSE, CONFIDENCE, DAMAGE, PAIRS
+from ssem_dask.stages.run_arrays import CALIBRATION, COARSE, COARSE_INVERTED, CONFIDENCE, DAMAGE, PAIRS
 from ssem_dask.stages.source_sections import open_source, read_aligned_sections
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
 from ssem_dask.storage.volume import VolumeInfo
@@ -88,7 +88,8 @@ class RegisterTask(JobTask):
     def footprint(self) -> Footprint:
         """Read the sections of core and halo, wherever the coarse affine leads; write the pair fields of the core."""
         job, z = self.job, self.window.read.sections
-        reads = [job.source_region(z.start, z.stop), COARSE.region(job, z.start, z.stop)]
+        arrays = COARSE, COARSE_INVERTED
+        reads = [job.source_region(z.start, z.stop), *(array.region(job, z.start, z.stop) for array in arrays)]
         if job.mask.active:
             reads.append(DAMAGE.region(job, z.start, z.stop))
         if job.register.registration_method.needs_calibration:
@@ -217,7 +218,14 @@ def _registered(job: Job, window: Window) -> _Registered:
     box, device = window.read.at_mip(mip), compute_device()
     images = torch.empty(box.shape, device=device)
     valid = torch.empty(box.shape, dtype=torch.bool, device=device)
-    sections = read_aligned_sections(volume, sections=window.read.sections, box=box, affines=coarse, device=device)
+    sections = read_aligned_sections(
+        volume,
+        sections=window.read.sections,
+        box=box,
+        affines=coarse,
+        inverted=COARSE_INVERTED.read(job, z=window.read.sections),
+        device=device,
+    )
     for i, section in enumerate(sections):
         images[i], valid[i] = section
     codes = _codes(job, window, coarse).to(device)

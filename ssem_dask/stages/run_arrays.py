@@ -12,6 +12,7 @@ from typing import Any
 
 from ssem_dask.geometry.chunks import round_up
 from ssem_dask.geometry.mip import ceil_div, shape_at_mip
+from ssem_dask.registration.coarse_alignment.pieces import REACH
 from ssem_dask.stages.compose import layout
 from ssem_dask.stages.job import SECTIONS_PER_THUMBNAIL_TASK, Job
 from ssem_dask.stages.measure.quality_frame import quality_info
@@ -56,6 +57,7 @@ _ROW, _COLUMN, _PART = Axis("row", _fixed(2)), Axis("column", _fixed(3)), Axis("
 _K_COARSE = Axis("k", lambda job: job.coarse.neighbours)
 _K_REGISTER = Axis("k", lambda job: job.register.neighbours)
 _K_COMPOSE = Axis("k", layout.pair_steps)
+_K_WIDE = Axis("k", _fixed(REACH))
 _DISTANCE = Axis("distance", lambda job: len(job.compose.far.distances))
 _BLOCK = Axis("block", layout.block_count, "z", lambda job: job.compose.chain.block)
 _BLOCK_Z = Axis("z", layout.block_depth)
@@ -128,6 +130,69 @@ COARSE_SIMILARITY = RunArray(
     attributes=lambda job: {  # noqa: ARG005
         "meaning": "correlation of the thumbnails of z and z-k after alignment by their affine"
     },
+)
+
+COARSE_GROSS = RunArray(
+    path="fields/coarse_gross",
+    meaning="rotation, mirroring, scale or shift of a whole section that is no distortion, upright → source",
+    axes=(_Z, _ROW, _COLUMN),
+    dtype="float64",
+    frame=Frame.SECTION,
+    unit="px@mip0",
+    chunk=lambda job: (job.shape[0], 2, 3),
+    attributes=lambda job: {**_PULL_PX, "map": "upright → source; the identity for most sections"},  # noqa: ARG005
+)
+COARSE_INVERTED = RunArray(
+    path="fields/coarse_inverted",
+    meaning="1 for a section of inverted contrast, which is compared with the others after inverting it",
+    axes=(_Z,),
+    dtype="uint8",
+    frame=Frame.SECTION,
+    unit="code",
+    chunk=lambda job: (job.shape[0],),
+    fill=0,
+    attributes=lambda job: {"values": {"0": "as the others", "1": "inverted"}},  # noqa: ARG005
+)
+WIDE_PAIRS = RunArray(
+    path="fields/wide_pairs",
+    meaning="affine per pair of a section that matched nothing, by the wide search, fixed z → moving z-k",
+    axes=(_K_WIDE, _Z, _ROW, _COLUMN),
+    dtype="float64",
+    frame=Frame.SECTION,
+    unit="px@mip0",
+    chunk=lambda job: (REACH, SECTIONS_PER_THUMBNAIL_TASK, 2, 3),  # noqa: ARG005
+    attributes=lambda job: {**_PULL_PX, "map": "fixed z → moving z-k"},  # noqa: ARG005
+)
+WIDE_RATIO = RunArray(
+    path="fields/wide_ratio",
+    meaning="score of the wide search, as fields/coarse_ratio; 0: not searched",
+    axes=(_K_WIDE, _Z),
+    dtype="float64",
+    frame=Frame.SECTION,
+    unit="1",
+    chunk=lambda job: (REACH, SECTIONS_PER_THUMBNAIL_TASK),  # noqa: ARG005
+    attributes=lambda job: {"meaning": "as fields/coarse_ratio; 0: not searched"},  # noqa: ARG005
+)
+WIDE_SIMILARITY = RunArray(
+    path="fields/wide_similarity",
+    meaning="correlation of the thumbnails of z and z-k after the wide search",
+    axes=(_K_WIDE, _Z),
+    dtype="float64",
+    frame=Frame.SECTION,
+    unit="1",
+    chunk=lambda job: (REACH, SECTIONS_PER_THUMBNAIL_TASK),  # noqa: ARG005
+    attributes=lambda job: {"meaning": "as fields/coarse_similarity"},  # noqa: ARG005
+)
+WIDE_INVERTED = RunArray(
+    path="fields/wide_inverted",
+    meaning="1 if the wide search found z and z-k of opposite contrast",
+    axes=(_K_WIDE, _Z),
+    dtype="uint8",
+    frame=Frame.SECTION,
+    unit="code",
+    chunk=lambda job: (REACH, SECTIONS_PER_THUMBNAIL_TASK),  # noqa: ARG005
+    fill=0,
+    attributes=lambda job: {"values": {"0": "alike", "1": "of opposite contrast"}},  # noqa: ARG005
 )
 
 
@@ -517,6 +582,12 @@ ARRAYS = (
     COARSE_PAIRS,
     COARSE_RATIO,
     COARSE_SIMILARITY,
+    COARSE_GROSS,
+    COARSE_INVERTED,
+    WIDE_PAIRS,
+    WIDE_RATIO,
+    WIDE_SIMILARITY,
+    WIDE_INVERTED,
     COARSE_STATE,
     DAMAGE,
     PAIRS,

@@ -197,6 +197,7 @@ def read_aligned_sections(
     sections: range,
     box: Box,
     affines: Float64Array,
+    inverted: Sequence[bool] | AnyArray | None = None,
     empty_side: int = EMPTY_SIDE,
     device: torch.device = CPU,
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -207,6 +208,7 @@ def read_aligned_sections(
         sections: z of each.
         box: position in aligned pixels of `box.mip`; its z is not used.
         affines: `(z, 2, 3)` aligned → source, mip-0 px.
+        inverted: sections whose contrast is inverted, so that they can be compared with the others; None: no section.
         empty_side: see `tissue_mask`.
         device: where sections are resampled.
 
@@ -231,7 +233,10 @@ def read_aligned_sections(
         affines=maps,
         reaches=reaches,
     )
-    yield from sample_sections(volume, sampling, kind="bicubic", empty_side=empty_side, device=device)
+    aligned = sample_sections(volume, sampling, kind="bicubic", empty_side=empty_side, device=device)
+    white = float(np.iinfo(volume.info.dtype).max) if volume.info.dtype.kind in "ui" else 0.0
+    for (image, known), invert in zip(aligned, repeat(False) if inverted is None else inverted, strict=False):
+        yield (torch.where(known, white - image, torch.zeros_like(image)) if invert else image), known
 
 
 def sample_sections(

@@ -127,6 +127,4 @@ def _affine(row: dict[str, Any], *, where: str) -> Float64Array:
     area = float(np.linalg.det(affine[:, :2]))
     if abs(area) < _MIN_AREA:
         raise ConfigError(f"{where}: the map cannot be inverted (determinant {area:.3g}); give a full affine map.")
-    if area < 0:
-        raise ConfigError(f"{where}: the map mirrors the section (determinant {area:.3g}); mirror the source instead.")
     return affine

@@ -61,6 +61,10 @@ def solve_on_nodes(
     device = observed.device
     model = SequenceModel(by_pair)
     n, shape = len(model.precision), (observed.shape[-2], observed.shape[-1])
+    if n == 0:
+        # Nothing was observed: the sections stay where they are.
+        zeros = observed.new_zeros(model.count, *observed.shape[2:])
+        return Solution(distortion=zeros, motion=zeros.clone(), expected=torch.zeros_like(observed))
     pairs = tuple(torch.from_numpy(index).to(device) for index in model.indices)
     # Pairs without any weight are left out of the system.
     values, guess = observed[pairs], expected[pairs]

@@ -1,7 +1,9 @@
 """Logarithms of affine maps: six numbers per map, in px, that add up when small maps are composed.
 
-A map is seen from the centre of the section, in units of the section's rms radius ρ. So each of the six numbers is an
-rms displacement over the section, in px: shift y, shift x, rotation, scale and two shears.
+A map is seen from the centre of the section. Each of the six numbers is an rms displacement over the section, in px:
+shift y, shift x, rotation, scale and two shears. The four linear ones are orthogonal as displacements of the section's
+points, whatever its aspect. So in a long strip rotation and scale are what happens along it, and the shears what
+happens across it, where few px say little: an error there is small in px, and stays out of rotation and scale.
 Laws: `from_parameters(to_parameters(A)) == A`; the parameters of the inverse map are the negative ones.
 
 Source: Arsigny, Commowick, Ayache & Pennec, J. Mathematical Imaging and Vision 33, 2009, doi:10.1007/s10851-008-0135-9.
@@ -20,15 +22,25 @@ GROUPS: tuple[tuple[str, tuple[int, ...]], ...] = (
 )
 """Parameters that share their statistics."""
 
-# Generators: rotation, scale, shear along the axes, shear along the diagonals; each of rms displacement 1.
-_BASIS = np.array(
-    [[[0.0, -1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, -1.0]], [[0.0, 1.0], [1.0, 0.0]]]
-)
-
 
 def rms_radius(shape_yx: ShapeYX) -> float:
     """Return ρ, the rms distance of a section's points from its centre, px."""
     return float(np.hypot(*shape_yx) / 12**0.5)
+
+
+def _generators(shape_yx: ShapeYX) -> Float[Float64Array, "4 2 2"]:
+    """Return rotation, scale, and two shears, each of rms displacement 1 over the section and orthogonal to the others.
+
+    In a square section these are the shears along the axes and along the diagonals.
+    """
+    y, x = np.asarray(shape_yx) / 12**0.5
+    generators = [
+        [[0.0, -1.0], [1.0, 0.0]],
+        [[1.0, 0.0], [0.0, 1.0]],
+        [[x / y, 0.0], [0.0, -y / x]],
+        [[0.0, y / x], [x / y, 0.0]],
+    ]
+    return np.asarray(generators) / np.hypot(y, x)
 
 
 def to_parameters(affines: Float[Float64Array, "*n 2 3"], *, shape_yx: ShapeYX) -> Float[Float64Array, "*n 6"]:
@@ -44,9 +56,10 @@ def to_parameters(affines: Float[Float64Array, "*n 2 3"], *, shape_yx: ShapeYX) 
     local[:, :2, 2] = (affines[known][:, :, 2] + linear @ centre - centre) / rho
     matrices[known] = local
     logs = _log(matrices)
-    # The generators are orthogonal, each of squared Frobenius norm 2.
-    generators = np.einsum("...ij,pij->...p", logs[..., :2, :2], _BASIS) / 2
-    out = np.concatenate([logs[..., :2, 2], generators], axis=-1) * rho
+    # The generators are orthonormal as displacements, so a product with each of them gives its share.
+    spread = np.asarray(shape_yx) ** 2 / 12
+    linear_part = np.einsum("...ij,pij,j->...p", logs[..., :2, :2], _generators(shape_yx), spread)
+    out = np.concatenate([logs[..., :2, 2] * rho, linear_part], axis=-1)
     out[~known] = np.nan
     return np.asarray(out)
 
@@ -56,7 +69,7 @@ def from_parameters(parameters: Float[Float64Array, "*n 6"], *, shape_yx: ShapeY
     centre, rho = np.asarray(shape_yx) / 2, rms_radius(shape_yx)
     logs = np.zeros((*parameters.shape[:-1], 3, 3))
     logs[..., :2, 2] = parameters[..., :2] / rho
-    logs[..., :2, :2] = np.einsum("...p,pij->...ij", parameters[..., 2:] / rho, _BASIS)
+    logs[..., :2, :2] = np.einsum("...p,pij->...ij", parameters[..., 2:], _generators(shape_yx))
     matrices = _exp(logs)
     linear = matrices[..., :2, :2]
     shift = matrices[..., :2, 2] * rho + centre - linear @ centre
@@ -65,9 +78,9 @@ def from_parameters(parameters: Float[Float64Array, "*n 6"], *, shape_yx: ShapeY
 
 def unit_displacements(points: Float[Float64Array, "n 2"], *, shape_yx: ShapeYX) -> Float[Float64Array, "n 2 6"]:
     """Return J: the displacements of points, mip-0 px, per px of each parameter, to first order."""
-    local = (points - np.asarray(shape_yx) / 2) / rms_radius(shape_yx)
+    local = points - np.asarray(shape_yx) / 2
     shift = np.broadcast_to(np.eye(2), (len(points), 2, 2))
-    return np.concatenate([shift, np.einsum("pij,nj->nip", _BASIS, local)], axis=2)
+    return np.concatenate([shift, np.einsum("pij,nj->nip", _generators(shape_yx), local)], axis=2)
 
 
 def _exp(logs: Float64Array) -> Float64Array:

@@ -4,7 +4,7 @@ Each observation is linearised at the present parameters `a` of the sections, an
 the square root of its robust weight.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -62,6 +62,22 @@ class Anchors:
     far: FarPairs | None
     use_reference_frame: bool
     """Whether aligned sections take the place of the reference; otherwise they stay about where the sections were."""
+
+    def upright(self, gross: Float[Float64Array, "Z 2 3"]) -> "Anchors":
+        """Return the same, seen from sections without their gross maps, upright → source."""
+        inverse = np.array([invert_affine(g) for g in gross])
+        landmarks, far = self.landmarks, self.far
+        if landmarks is not None:
+            maps = inverse[landmarks.z]
+            source = np.einsum("nij,nj->ni", maps[:, :, :2], landmarks.source) + maps[:, :, 2]
+            landmarks = replace(landmarks, source=source)
+        if far is not None:
+            affines = [
+                compose_affine(outer=inverse[z - k], inner=compose_affine(outer=m, inner=gross[z]))
+                for z, k, m in zip(far.z, far.step, far.affines, strict=True)
+            ]
+            far = replace(far, affines=np.array(affines))
+        return replace(self, landmarks=landmarks, far=far)
 
 
 @dataclass(frozen=True, slots=True)

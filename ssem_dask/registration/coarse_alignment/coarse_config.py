@@ -12,9 +12,9 @@ class CoarseConfig(ConfigBase):
     """Largest rotation between neighbours that is searched, degrees."""
     max_shift: float = Field(default=0.3, gt=0.0, le=0.5)
     """Largest shift between neighbours that is searched, as a share of the section's side."""
-    flips: bool = False
-    """Search rotations by 180° too, in case a section was placed on its grid the wrong way round. Mirror images are not
-    searched."""
+    search: bool = True
+    """Compare sections that match nothing with their neighbours again: at all rotations, mirrored, with inverted
+    contrast, up to 15 % larger or smaller, shifted by up to half the side. It costs nothing if all sections match."""
     min_ratio: float = Field(default=1.3, ge=1.0)
     """Least ratio at which a pair is trusted: the score of its best rotation and shift, over the second best or over
     what unrelated sections reach by chance, whichever is more. Neighbours reach 1.5 to 5, unrelated sections stay below

@@ -34,15 +34,19 @@ class CoarsePair:
     """Correlation of the two aligned thumbnails, at half their scale, over their overlap; NaN: nothing to compare."""
 
 
-def estimate_pair(*, fixed: CoarseSection, moving: CoarseSection, pixel: float, start: Affine | None) -> CoarsePair:
+def estimate_pair(
+    *, fixed: CoarseSection, moving: CoarseSection, pixel: float, start: Affine | None, narrow: bool = True
+) -> CoarsePair:
     """Estimate the affine map that pulls `moving` onto `fixed`.
 
     Args:
         fixed: thumbnail, at most about 256 px a side.
         moving: thumbnail of the same shape.
         pixel: mip-0 px per thumbnail px.
-        start: initial affine, fixed mip-0 px → moving mip-0 px; only maps within 2° and 3 % of the section's side are
-            searched. None: the whole range of the configuration.
+        start: initial affine, fixed mip-0 px → moving mip-0 px; None: the identity, with the whole range of the
+            configuration.
+        narrow: whether only maps within 2° and 3 % of the section's side of the start are searched, not the whole
+            range.
 
     Raises:
         ValueError: the shapes differ.
@@ -55,7 +59,7 @@ def estimate_pair(*, fixed: CoarseSection, moving: CoarseSection, pixel: float, 
         peak, initial = _search(fixed, moving), IDENTITY
     else:
         initial = np.column_stack([start[:, :2], start[:, 2] / pixel])
-        peak = _search_about(initial, fixed, moving)
+        peak = _search_about(initial, fixed, moving, narrow=narrow)
     if peak is None:
         return CoarsePair(affine=IDENTITY.copy(), ratio=0.0, similarity=np.nan)
     rigid = compose_affine(outer=initial, inner=_rigid_affine(peak, shape=fixed.search_shape, factor=fixed.factor))
@@ -79,18 +83,20 @@ def _search(fixed: CoarseSection, moving: CoarseSection) -> RigidPeak | None:
     return find_best_peak(score, enough, angles=spectra.angles, max_shift=max_shift, side=side, allowed=None)
 
 
-def _search_about(start: Affine, fixed: CoarseSection, moving: CoarseSection) -> RigidPeak | None:
-    """Find the best rigid peak near `start`, relative to it, compared with all shifts."""
-    spectra, max_shift = moving.moving_spectra_about(start), fixed.max_shift
+def _search_about(start: Affine, fixed: CoarseSection, moving: CoarseSection, *, narrow: bool) -> RigidPeak | None:
+    """Find the best rigid peak, near `start` if `narrow`, relative to it, compared with all shifts."""
+    spectra, max_shift = moving.moving_spectra_about(start, narrow=narrow), fixed.max_shift
     score, enough = score_candidates(
         fixed.fixed_spectra, spectra, shape=fixed.search_shape, max_shift=max_shift, min_overlap=MIN_OVERLAP
     )
+    side = max(fixed.search_shape)
+    if not narrow:
+        return find_best_peak(score, enough, angles=spectra.angles, max_shift=max_shift, side=side, allowed=None)
     near = [
         (torch.arange(2 * m + 1, device=score.device) - m).abs() <= max(1.0, START_SHIFT * n)
         for m, n in zip(max_shift, fixed.search_shape, strict=True)
     ]
     allowed = (spectra.angles.abs() <= START_ROTATION_DEG)[:, None, None] & near[0][:, None] & near[1]
-    side = max(fixed.search_shape)
     return find_best_peak(score, enough, angles=spectra.angles, max_shift=max_shift, side=side, allowed=allowed)
 
 

@@ -80,8 +80,17 @@ def moving_spectra(
 ) -> MovingSpectra:
     """Transform the moving image rotated by each of `angles`, degrees, for shifts up to `max_shift` px."""
     rotated, inside = rotate_about_centre(image, mask=mask, angles=angles)
-    spectra = torch.fft.rfft2(_channels(rotated, inside), s=_padded_shape(image.shape, max_shift))
+    spectra = spectra_of(rotated, inside, max_shift=max_shift)
     return MovingSpectra(angles=angles, spectra=spectra, area=float(mask.sum()))
+
+
+def spectra_of(
+    images: Float[Tensor, "n y x"], masks: Bool[Tensor, "n y x"], *, max_shift: ShapeYX
+) -> Complex[Tensor, "n 3 v u"]:
+    """Transform moving images, 0 off their masks, for shifts up to `max_shift` px."""
+    shape = (images.shape[-2], images.shape[-1])
+    spectra: Tensor = torch.fft.rfft2(_channels(images, masks), s=_padded_shape(shape, max_shift))
+    return spectra
 
 
 def score_candidates(
@@ -220,6 +229,6 @@ def _angle_offset(score: Tensor, a: int, i: int, j: int, *, angles: Tensor) -> f
         return 0.0
     step, after = float(angles[a] - angles[a - 1]), float(angles[a + 1] - angles[a])
     if not math.isclose(step, after, rel_tol=1e-3):
-        return 0.0  # between the upright angles and those rotated by 180°
+        return 0.0
     around = score[a - 1 : a + 2, max(i - 2, 0) : i + 3, max(j - 2, 0) : j + 3].amax(dim=(1, 2))
     return step * _parabola(float(around[0]), float(around[1]), float(around[2]))

@@ -115,19 +115,21 @@ class CoarseSection:
     def moving_spectra(self) -> MovingSpectra:
         """Spectra of the section as the moving one, at all angles."""
         image, mask = self.search_image
+        return moving_spectra(image, mask=mask, angles=self._usual_angles, max_shift=self.max_shift)
+
+    @property
+    def _usual_angles(self) -> Float[Tensor, "n"]:
         count = math.ceil(self.config.max_rotation / ANGLE_STEP_DEG - 1e-9)
-        angles = torch.arange(-count, count + 1, device=image.device) * (self.config.max_rotation / max(count, 1))
-        if self.config.flips:
-            angles = torch.cat([angles, angles + 180.0])
-        return moving_spectra(image, mask=mask, angles=angles, max_shift=self.max_shift)
+        device = self.thumbnail.device
+        return torch.arange(-count, count + 1, device=device) * (self.config.max_rotation / max(count, 1))
 
-    def moving_spectra_about(self, start: Affine) -> MovingSpectra:
-        """Transform the section pulled by `start`, at angles up to twice those that are allowed.
-
-        The wider angles only show what chance reaches.
+    def moving_spectra_about(self, start: Affine, *, narrow: bool) -> MovingSpectra:
+        """Transform the section pulled by `start`.
 
         Args:
             start: fixed section → this section, thumbnail px.
+            narrow: whether only small corrections of the start are allowed. Angles then reach twice as far as those;
+                the wider ones only show what chance reaches.
         """
         image, mask = self.search_image
         grid = Grid(self.search_shape, float(self.factor))
@@ -135,7 +137,8 @@ class CoarseSection:
         stacked = torch.stack([image, mask.to(image.dtype)])
         pulled = sample(stacked, grid=grid, positions=positions, kind="bilinear")
         inside = grid.contains(positions) & (pulled[1] > 0.75)
-        angles = image.new_tensor([-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0]) * START_ROTATION_DEG
+        near = image.new_tensor([-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0]) * START_ROTATION_DEG
+        angles = near if narrow else self._usual_angles
         return moving_spectra(pulled[0] * inside, mask=inside, angles=angles, max_shift=self.max_shift)
 
     @cached_property

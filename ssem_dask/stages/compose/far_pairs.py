@@ -15,7 +15,7 @@ from ssem_dask.field.affine import IDENTITY, compose_affine
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.image.tissue import tissue_mask
-from ssem_dask.registration.coarse_alignment.initial import initial_pair
+from ssem_dask.registration.coarse_alignment.initial import pair_between
 from ssem_dask.registration.coarse_alignment.pair import estimate_pair
 from ssem_dask.registration.coarse_alignment.thumbnail import CoarseSection
 from ssem_dask.stages.compose.method import compose_fields
@@ -91,16 +91,13 @@ class _SearchStarts:
         pairs[ratios < job.coarse.min_ratio] = np.nan
         return cls(COARSE.read(job), pairs)
 
-    def predicted(self, z: int, k: int) -> Float64Array | None:
+    def predicted(self, z: int, k: int) -> Float64Array:
         """Compose the map z → z-k from the pairs between, or from coarse affines if a pair is not accepted."""
         through = IDENTITY
         for between in range(z, z - k, -1):
             step = self.pairs[between]
             if not np.isfinite(step).all():
-                known = initial_pair(self.coarse, z=between, k=1)
-                if known is None:
-                    return None
-                step = known
+                step = pair_between(self.coarse, z=between, k=1)
             through = compose_affine(outer=step, inner=through)
         return through
 

@@ -28,6 +28,7 @@ from ssem_dask.composition.relax.uncertainty import affine_parameter_variance
 from ssem_dask.composition.separation.anchor_observations import Anchors
 from ssem_dask.composition.separation.sequence import Variances
 from ssem_dask.errors import OutputError
+from ssem_dask.field.affine import compose_affine, invert_affine
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.stages.compose.anchors import landmarks_of
 from ssem_dask.stages.compose.far_pairs import FAR_ARRAYS, read_far_pairs, uses_far_pairs
@@ -41,6 +42,7 @@ from ssem_dask.stages.run_arrays import (
     AFFINE_STATISTICS,
     AFFINE_VARIANCE,
     COARSE,
+    COARSE_GROSS,
     PAIR_AFFINES,
     RELAX_STATISTICS,
     spectrum_fit,
@@ -63,7 +65,11 @@ class AffinesTask(JobTask):
     def run(self) -> Result:
         """Solve for the affine corrections, their natural motion and variance."""
         job = self.job
-        affine, coarse = PAIR_AFFINES.read(job), COARSE.read(job)
+        affine, gross = PAIR_AFFINES.read(job), COARSE_GROSS.read(job)
+        # Seen from upright sections: what one was turned by as a whole is no part of the statistics of distortion.
+        coarse = np.stack(
+            [compose_affine(outer=invert_affine(g), inner=a) for g, a in zip(gross, COARSE.read(job), strict=True)]
+        )
         level = correct_affines(
             affine,
             coarse=coarse,
@@ -90,7 +96,7 @@ class AffinesTask(JobTask):
         """Read all pair affines, coarse affines and far pairs; write the affine level of all sections."""
         far = FAR_ARRAYS if uses_far_pairs(self.job) else ()
         return Footprint(
-            reads=tuple(array.region(self.job) for array in (PAIR_AFFINES, COARSE, *far)),
+            reads=tuple(array.region(self.job) for array in (PAIR_AFFINES, COARSE, COARSE_GROSS, *far)),
             writes=tuple(row.region(self.job) for row in (*AFFINE_ARRAYS, AFFINE_STATISTICS)),
         )
 
@@ -191,7 +197,8 @@ def _anchors(job: Job) -> Anchors | None:
     landmarks, far = landmarks_of(job), read_far_pairs(job)
     if landmarks is None and far is None:
         return None
-    return Anchors(landmarks=landmarks, far=far, use_reference_frame=job.compose.reference.frame == "reference")
+    anchors = Anchors(landmarks=landmarks, far=far, use_reference_frame=job.compose.reference.frame == "reference")
+    return anchors.upright(COARSE_GROSS.read(job))
 
 
 def _mean(variances: tuple[Variances, ...]) -> Variances:

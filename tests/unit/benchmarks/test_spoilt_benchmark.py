@@ -7,7 +7,8 @@ import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from benchmarks.accuracy.methods import SectionFields
-from benchmarks.spoilt.__main__ import UNDAMAGED, main, table_of
+from benchmarks.spoilt.__main__ import main, table_of
+from benchmarks.spoilt.cases import UNDAMAGED
 from benchmarks.spoilt.kinds import COMES_BACK, KINDS, spoil_stack
 from benchmarks.spoilt.measure import measure, truth_maps
 from benchmarks.spoilt.stacks import DeformedStack, deform_stack, load_stack

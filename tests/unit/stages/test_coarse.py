@@ -1,5 +1,6 @@
 """The stage from a stored volume to affines and marks: sections that match nothing, and affines that are given."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,10 @@ def written(job: Job) -> tuple[Float64Array, list[int]]:
     return np.asarray(open_coarse(job.url("fields", "coarse"))[:]), np.flatnonzero(
         state == SectionState.BRIDGED
     ).tolist()
+
+
+def affines_of(job: Job) -> Float64Array:
+    return np.asarray(open_coarse(job.url("fields", "coarse"))[:])
 
 
 def errors(found: Float64Array, truth: Float64Array, *, gauge: int) -> Float64Array:
@@ -165,6 +170,39 @@ def test_given_affines_are_refined_and_keep_their_frame(tmp_path: Path) -> None:
     # What matches nothing stays where it was given, corrected as its neighbours are.
     assert np.linalg.norm((found[7] - given[7]) @ centre) < 3
     assert np.linalg.norm((found[1] - missing) @ centre) < 3
+
+
+def test_what_is_said_of_one_section_reaches_it_alone(tmp_path: Path) -> None:
+    images, truth = volume()
+    given = rotation_about(degrees=180.0, centre=CENTRE)
+    images[6] = images[6, ::-1, ::-1]
+    truth[6] = compose_affine(outer=given, inner=truth[6])
+    images[7] = np.random.default_rng(7).integers(0, 256, (SIDE, SIDE))
+    path = write_affines(tmp_path / "a.csv", {6: given, 7: given})
+    job = make_job(tmp_path, images, initial=path, search=False, sections="match")
+    run(job)
+    found = affines_of(job)
+    assert np.delete(errors(found, truth, gauge=4), 7).max() < 1.0
+    assert found[7][0, 0] < -0.95  # placed as it was given, corrected like its neighbours
+    assert np.linalg.norm((found[7] - given) @ np.array([*CENTRE, 1.0])) < 20
+
+
+@pytest.mark.parametrize("what", ["quarter", "mirrored", "inverted"])
+def test_sections_that_were_turned_mirrored_or_inverted_are_found_and_named(what: str, tmp_path: Path) -> None:
+    images, truth = volume()
+    changes: dict[str, tuple[Callable[[AnyArray], AnyArray], list[list[float]], str]] = {
+        "quarter": (np.rot90, [[0, -1, SIDE], [1, 0, 0]], "turned by 90°"),
+        "mirrored": (lambda image: image[:, ::-1], [[1, 0, 0], [0, -1, SIDE]], "mirrored"),
+        "inverted": (lambda image: 255 - image, [[1, 0, 0], [0, 1, 0]], "of inverted contrast"),
+    }
+    change, moved, words = changes[what]
+    images[4] = change(images[4])
+    truth[4] = compose_affine(outer=np.array(moved, dtype=np.float64), inner=truth[4])
+    job = make_job(tmp_path, images, sections="match")
+    assert words in run(job).message
+    assert errors(affines_of(job), truth, gauge=2).max() < 1.0
+    inverted = np.asarray(open_array(job.url("fields", "coarse_inverted"), mode="r")[:])
+    assert np.flatnonzero(inverted).tolist() == ([4] if what == "inverted" else [])
 
 
 def test_the_content_of_the_file_is_part_of_the_digest(tmp_path: Path) -> None:

@@ -48,7 +48,6 @@ def test_a_url_is_read_and_its_content_is_what_counts() -> None:
         (f"{HEADER}\n0,1,0,0,0,1,nan\n", "a12 is 'nan'"),
         (f"{HEADER}\n0,1,0,0,0,1,x\n", "a12 is 'x'"),
         (f"{HEADER}\n0,1,0,0,0,0,0\n", "cannot be inverted"),
-        (f"{HEADER}\n0,1,0,0,0,-1,0\n", "mirrors"),
         (f"{HEADER}\n4,1,0,0,0,1,0\n", "sections are 0 to 3"),
         (f"{HEADER}\n-1,1,0,0,0,1,0\n", "sections are 0 to 3"),
         (f"{HEADER}\n1.5,1,0,0,0,1,0\n", "sections are 0 to 3"),

@@ -17,6 +17,7 @@ from ssem_dask.composition.separation.sequence import (
     certainty_from_evidence,
     regularised_variances,
 )
+from ssem_dask.field.affine import IDENTITY
 from ssem_dask.types import Float64Array
 from tests.support.relaxed_sequences import (
     NODES,
@@ -252,3 +253,18 @@ def test_erratic_motion_is_doubted_as_far_as_there_is_distortion() -> None:
     assert regularised_variances(Variances(0.0, 4.0, 0.8, 0.1, erratic=1.0), certainty=1.0).erratic == pytest.approx(
         0.25
     )
+
+
+@pytest.mark.parametrize("count", [2, 12])
+def test_sections_of_which_no_pair_is_known_stay_as_they_came(count: int) -> None:
+    pairs = torch.full((3, count, 2, 6, 6), torch.nan)
+    found = relax(
+        pairs,
+        torch.zeros(3, count, 6, 6),
+        coarse=np.tile(IDENTITY, (count, 1, 1)),
+        spacing=16.0,
+        thickness=10.0,
+        config=RelaxConfig(),
+    )
+    assert not found.fields.any()
+    assert found.unobserved.all()

@@ -89,22 +89,6 @@ def test_rotations_beyond_the_range_are_not_believed() -> None:
     assert median_error(pair.affine, invert_affine(pull), shape=(128, 128)) < 0.4
 
 
-def test_half_turns_are_found_when_asked_for() -> None:
-    section = texture((128, 110), seed=13)
-    pull = rotation_about(degrees=180 - 21.0, centre=(64, 55), shift=(10.0, -14.0))
-    moving, mask = moved(section, pull)
-    assert estimate(section, moving, moving_mask=mask).ratio < 1.3
-    pair = estimate(section, moving, moving_mask=mask, config=CoarseConfig(flips=True))
-    assert pair.ratio > 1.5
-    assert median_error(pair.affine, invert_affine(pull), shape=(128, 110)) < 0.4
-
-
-def test_mirror_images_are_not_taken_for_half_turns() -> None:
-    section = texture((128, 128), seed=14)
-    for axis in (0, 1):
-        assert estimate(section, section.flip(axis), config=CoarseConfig(flips=True)).ratio < 1.3
-
-
 def test_a_start_is_refined_even_where_the_search_would_not_reach() -> None:
     section = texture((160, 160), seed=15)
     pull = rotation_about(degrees=70.0, centre=(80, 80), shift=(3.0, -4.0), scale=1.2)

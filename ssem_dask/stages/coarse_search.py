@@ -1,0 +1,133 @@
+"""Wide search of stage coarse: sections that match nothing in the usual range are compared with those around again.
+
+Which pairs are searched follows from the ratios of all pairs, so every task reads all of them; most have nothing to do.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ssem_dask.field.affine import IDENTITY, invert_affine
+from ssem_dask.geometry.region import Footprint
+from ssem_dask.image.tissue import tissue_mask
+from ssem_dask.registration.coarse_alignment.pieces import REACH, WidePairs, pairs_to_search
+from ssem_dask.registration.coarse_alignment.thumbnail import CoarseSection
+from ssem_dask.registration.coarse_alignment.wide_search import SCALES, WideSection, search_pair
+from ssem_dask.stages.job import Job
+from ssem_dask.stages.run_arrays import (
+    COARSE_RATIO,
+    WIDE_INVERTED,
+    WIDE_PAIRS,
+    WIDE_RATIO,
+    WIDE_SIMILARITY,
+)
+from ssem_dask.stages.source_sections import open_source, read_thumbnails, thumbnail_mip
+from ssem_dask.stages.stage import JobTask
+from ssem_dask.storage.affine_file import read_affine_file
+from ssem_dask.task import Result
+from ssem_dask.types import BoolArray, Float64Array
+
+WIDE_ARRAYS = WIDE_PAIRS, WIDE_RATIO, WIDE_SIMILARITY, WIDE_INVERTED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoarseSearchTask(JobTask):
+    """Wide search of the pairs of some sections with those before them."""
+
+    start: int
+    stop: int
+
+    def run(self) -> Result:
+        """Search the pairs that need it."""
+        job = self.job
+        given = given_sections(job)
+        wanted = pairs_to_search(COARSE_RATIO.read(job), least=job.coarse.min_ratio, given=given)
+        wanted = [((z, k), searched) for (z, k), searched in wanted if self.start <= z < self.stop]
+        shape = (REACH, self.stop - self.start)
+        affines, inverted = np.full((*shape, 2, 3), np.nan), np.zeros(shape, dtype=np.uint8)
+        ratios, similarity = np.zeros(shape), np.full(shape, np.nan)
+        volume, mip = open_source(job), thumbnail_mip(job)
+        sections: dict[int, CoarseSection] = {}
+        wide: dict[int, WideSection] = {}
+        scales = {1.0}
+
+        def section(z: int) -> CoarseSection:
+            if z not in sections:
+                (thumbnail,) = read_thumbnails(volume, sections=range(z, z + 1), mip=mip)
+                sections[z] = CoarseSection(thumbnail, mask=tissue_mask(thumbnail), config=job.coarse)
+            return sections[z]
+
+        with torch.inference_mode():
+            # One section after the other, since the spectra of one take some 50 MB.
+            for (z, k), searched in sorted(wanted, key=lambda item: (item[1], item[0][1])):
+                if searched not in wide:
+                    wide, scales = {searched: WideSection(section(searched))}, {1.0}
+                other = z - k if searched == z else z
+                # What matches its neighbours at no other scale matches no farther section at one.
+                pair = search_pair(
+                    fixed=section(other),
+                    moving=wide[searched],
+                    pixel=float(2**mip),
+                    scales=SCALES if k == 1 else sorted(scales, key=SCALES.index),
+                )
+                if pair.ratio >= job.coarse.min_ratio:
+                    scales.add(pair.scale)
+                at = k - 1, z - self.start
+                # Found is other → searched; wanted is z → z-k.
+                affines[at] = pair.affine if searched == z - k else invert_affine(pair.affine)
+                ratios[at], similarity[at], inverted[at] = pair.ratio, pair.similarity, pair.inverted
+        z_range = range(self.start, self.stop)
+        written = sum(
+            array.write(job, values, z=z_range)
+            for array, values in zip(WIDE_ARRAYS, (affines, ratios, similarity, inverted), strict=True)
+        )
+        read = job.source_bytes(len(sections) * job.section_pixels, mip=mip)
+        return Result(bytes_read=read, bytes_written=written)
+
+    def footprint(self) -> Footprint:
+        """Read all ratios, and sections with those around them; write the rows of the wide pairs."""
+        job = self.job
+        return Footprint(
+            reads=(job.source_region(self.start - REACH, self.stop), COARSE_RATIO.region(job)),
+            writes=tuple(array.region(job, self.start, self.stop) for array in WIDE_ARRAYS),
+        )
+
+
+def read_wide(job: Job) -> tuple[WidePairs, Float64Array]:
+    """Read all wide pairs, and the similarities of the sections `(R, Z)`."""
+    pairs = WidePairs(WIDE_PAIRS.read(job), WIDE_RATIO.read(job), WIDE_INVERTED.read(job).astype(bool))
+    return pairs, WIDE_SIMILARITY.read(job)
+
+
+def no_wide(job: Job) -> tuple[WidePairs, Float64Array]:
+    """Return what `read_wide` does where nothing was searched."""
+    shape = (REACH, job.shape[0])
+    unknown = WidePairs(np.full((*shape, 2, 3), np.nan), np.zeros(shape), np.zeros(shape, dtype=bool))
+    return unknown, np.full(shape, np.nan)
+
+
+def initial_affines(job: Job) -> Float64Array | None:
+    """Return the user's affines `(Z, 2, 3)`, NaN for sections without one; None if there is no file."""
+    if job.coarse.initial is None:
+        return None
+    return read_affine_file(job.coarse.initial, sections=job.shape[0], digest=job.coarse.initial_digest).affines
+
+
+def given_sections(job: Job) -> BoolArray:
+    """Return the sections whose affine the user gave."""
+    initial = initial_affines(job)
+    return np.asarray(False if initial is None else np.isfinite(initial).all(axis=(1, 2))) | np.zeros(
+        job.shape[0], bool
+    )
+
+
+def start_maps(job: Job) -> Float64Array:
+    """Return the user's affines, and the identity for all other sections: what is said of one is said of it alone."""
+    start = np.tile(IDENTITY, (job.shape[0], 1, 1))
+    initial = initial_affines(job)
+    if initial is None:
+        return start
+    given = given_sections(job)
+    start[given] = initial[given]
+    return start
