@@ -33,14 +33,10 @@ def _generators(shape_yx: ShapeYX) -> Float[Float64Array, "4 2 2"]:
 
     In a square section these are the shears along the axes and along the diagonals.
     """
-    y, x = np.asarray(shape_yx) / 12**0.5
-    generators = [
-        [[0.0, -1.0], [1.0, 0.0]],
-        [[1.0, 0.0], [0.0, 1.0]],
-        [[x / y, 0.0], [0.0, -y / x]],
-        [[0.0, y / x], [x / y, 0.0]],
-    ]
-    return np.asarray(generators) / np.hypot(y, x)
+    y, x = (float(n) / 12**0.5 for n in shape_yx)
+    rotation, scale = [[0.0, -1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]
+    axes, diagonals = [[x / y, 0.0], [0.0, -y / x]], [[0.0, y / x], [x / y, 0.0]]
+    return np.array([rotation, scale, axes, diagonals], dtype=np.float64) / np.float64(np.hypot(y, x))
 
 
 def to_parameters(affines: Float[Float64Array, "*n 2 3"], *, shape_yx: ShapeYX) -> Float[Float64Array, "*n 6"]:

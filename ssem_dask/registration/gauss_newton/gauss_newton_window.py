@@ -28,6 +28,7 @@ from ssem_dask.registration.gauss_newton.confidence import (
     raw_confidence,
     relative_confidence,
 )
+from ssem_dask.registration.gauss_newton.hops import Pair, broken_hops, neighbour_pairs, path_between
 from ssem_dask.registration.gauss_newton.normal_equations import NodeBasis
 from ssem_dask.registration.gauss_newton.scales import ResidualScale, ResidualScales
 from ssem_dask.registration.gauss_newton.solver import (
@@ -53,9 +54,6 @@ _LEAST_SURROUNDING_TISSUE = 0.25
 _BATCH = 8  # pairs at a time: more do not run faster, and take more memory
 _EROSION = 2  # feature px at the border of tissue whose surroundings reach outside
 _MAX_DISAGREEMENT_PX = 8.0  # px of the working image
-
-Pair = tuple[int, int]
-"""(fixed, moving), indices in the window."""
 
 
 class GaussNewton(RegistrationMethod[GaussNewtonConfig]):
@@ -156,6 +154,7 @@ class _WindowSolver:
         """Fields `(2, ny, nx)` on `nodes` that were found so far."""
         self.scales: dict[int, tuple[ResidualScale, ...]] = {}
         """Scales of each iteration, by distance of the sections, if they are measured."""
+        self._broken_hops: set[Pair] = set()
         self._config = config
         self._image_grid = window.grid
         self._nodes: Grid | None = None
@@ -185,7 +184,8 @@ class _WindowSolver:
             The pairs that were found: those whose sections exist and show tissue.
         """
         # See docs/decisions/0007 for the start from composed fields.
-        self._register_all(_neighbour_pairs(pairs))
+        self._register_all(neighbour_pairs(pairs))
+        self._find_broken_hops()
         self._register_all(pairs)
         return [pair for pair in pairs if pair in self.fields]
 
@@ -315,14 +315,24 @@ class _WindowSolver:
         return Tears(torch.maximum(fixed, _dilate(moving)), self._pyramid[0].grid)
 
     def _can_compose(self, pair: Pair) -> bool:
-        # A section without tissue in between breaks the path; such a pair starts at 0, like a neighbour.
-        return abs(pair[0] - pair[1]) > 1 and all(hop in self.fields for hop in _path(pair))
+        # A section in between that shows no tissue, or matches its neighbours in part only, breaks the path; such a
+        # pair starts at 0, like a neighbour.
+        return abs(pair[0] - pair[1]) > 1 and all(
+            hop in self.fields and hop not in self._broken_hops for hop in path_between(pair)
+        )
+
+    def _find_broken_hops(self) -> None:
+        self._broken_hops = (
+            broken_hops(self.fields, nodes=self.nodes, tolerance=_MAX_DISAGREEMENT_PX * self._image_grid.spacing)
+            if self.fields
+            else set()
+        )
 
     def _compose(self, pairs: Sequence[Pair]) -> Tensor:
         """Compose k = 1 fields to fields `(n, 2, ny, nx)` of pairs of one distance, on the finest nodes."""
         positions = self.nodes.positions(self._pyramid[0].features.device)
         total = torch.zeros_like(positions).expand(len(pairs), *positions.shape)
-        for hops in zip(*map(_path, pairs), strict=True):
+        for hops in zip(*map(path_between, pairs), strict=True):
             fields = torch.stack([self.fields[hop] for hop in hops])
             # Each field is read where the ones before it have led.
             total = total + sample_batch(fields, grid=self.nodes, positions=positions + total)
@@ -377,14 +387,3 @@ def _pool_tears(tears: Tensor | None, *, like: FeatureLevel) -> Tensor:
         return torch.zeros_like(like.valid)
     factor = ceil_div(tears.shape[-2], like.valid.shape[-2])
     return (pool(tears.to(like.valid), factor) > 0).to(like.valid)
-
-
-def _path(pair: Pair) -> list[Pair]:
-    """List the neighbour pairs that lead from the fixed section to the moving one."""
-    direction = 1 if pair[1] > pair[0] else -1
-    return [(z, z + direction) for z in range(pair[0], pair[1], direction)]
-
-
-def _neighbour_pairs(pairs: Iterable[Pair]) -> list[Pair]:
-    """List the k = 1 pairs that the given ones are composed of, each once."""
-    return sorted({hop for pair in pairs if min(pair) >= 0 for hop in _path(pair)})
