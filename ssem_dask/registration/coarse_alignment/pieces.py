@@ -9,7 +9,7 @@ The gross map G_z of a section, upright → source, is taken out of all pair map
     M' = G_{z-k}⁻¹ ∘ M ∘ G_z,
 
 and put back after: A_z = G_z ∘ A'_z. Half a turn has no logarithm, and a mirror image none that is real, so what
-follows could not represent them; and what happened to one section shall not count for the statistics of the others.
+follows could not represent them; and the statistics of the others must not depend on what happened to one section.
 """
 
 from dataclasses import dataclass

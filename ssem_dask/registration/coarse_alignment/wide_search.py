@@ -47,7 +47,7 @@ class WidePair:
     affine: Affine
     """Pull affine: fixed mip-0 px → moving mip-0 px; its determinant is negative if one is mirrored."""
     ratio: float
-    """As that of a `CoarsePair`; 0: nothing to compare."""
+    """Ratio, see `CoarsePair`; 0: nothing to compare."""
     similarity: float
     """Correlation of the aligned thumbnails, of inverted ones after inverting one of them; NaN: nothing to compare."""
     inverted: bool
