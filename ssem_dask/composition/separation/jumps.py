@@ -10,6 +10,9 @@ Jumps are found as *auxiliary residuals*: the posterior mean of s_z over its sta
 it is judged. So a candidate is taken out (`SequenceModel` with a jump before z), the variances are fitted again, and
 only then is it judged: by how many standard deviations of the natural motion it is.
 
+A jump must not rest on one section: it is judged again without the section before it, and without the one after it. A
+section with a large fold looks like a jump to its own pairs, but not to those across it.
+
 Limits. A jump that natural motion could have made is not found. A jump needs `MIN_PIECE` sections on either side, and
 pairs across it: if several sections are lost together with the jump, nothing says how large it is. Nothing
 distinguishes it from tissue that was lost without a placeholder either. Only its affine part is inspected.
@@ -35,6 +38,10 @@ SUSPECT_SURPRISE = 16.0
 CERTAIN_SURPRISE = 100.0
 """Sum of squares from which a candidate is a jump, once the variances are fitted without it. Natural motion is not
 quite Gaussian: the largest value in undisturbed volumes is in docs/decisions/0016."""
+CONFIRMED_SURPRISE = 25.0
+"""Sum of squares that a jump must reach without either of the sections beside it: fewer pairs are left to show it."""
+CONFIRMED_SHARE = 0.5
+"""Share of the jump by which it may differ then."""
 _MAX_ROUNDS = 8
 _LEAST_ERRATIC = 1e-4
 """Least erratic variance, in units of the noise, in the search for candidates: the ratio has a limit, 0/0."""
@@ -81,6 +88,12 @@ def find_jumps(
         known: sections before which there certainly is a jump.
     """
     count = weights.shape[1]
+
+    def confirmed(jump: Jump, model: SequenceModel, fits: dict[str, Fit]) -> bool:
+        return jump.surprise >= CERTAIN_SURPRISE and _is_confirmed(
+            displacements, weights, fits, jump=jump, jumps=model.jumps, jump_sd=jump_sd
+        )
+
     # Known jumps are in the model from the start, and are never dropped.
     candidates = sorted({z for z in known if 0 < z < count})
     rejected: set[int] = set()
@@ -90,7 +103,8 @@ def find_jumps(
         # Variances that were fitted with a jump in them are a bad first guess, so each fit starts from scratch.
         fits = {name: fit(model, name) for name, _ in GROUPS}
         judged = _judge(displacements, model, fits) if candidates else ()
-        doubtful = {j.z for j in judged if j.surprise < CERTAIN_SURPRISE and j.z not in known}
+        certain = {j.z for j in judged if j.z in known or confirmed(j, model, fits)}
+        doubtful = {j.z for j in judged} - certain
         # A doubtful candidate spoils the model, so it is dropped before others are added.
         added = (
             []
@@ -102,7 +116,8 @@ def find_jumps(
         rejected |= doubtful
         # The last rounds only remove candidates, so that every one that remains has been judged.
         candidates = sorted(({*candidates, *added} if rounds_left > 1 else set(candidates)) - doubtful)
-    return JumpSearch(tuple(j for j in judged if j.surprise >= CERTAIN_SURPRISE or j.z in known), fits)
+    certain = {j.z for j in judged if j.z in known or confirmed(j, model, fits)}
+    return JumpSearch(tuple(j for j in judged if j.z in certain), fits)
 
 
 def _find_candidates(
@@ -141,6 +156,36 @@ def _judge(displacements: Float64Array, model: SequenceModel, fits: dict[str, Fi
         # The mean of s_z has its own error; both add up in the denominator.
         surprise += (steps[:, members] ** 2).sum(axis=1) / (posterior[z] + variances.erratic)
     return tuple(Jump(*jump) for jump in zip(z, steps, surprise.tolist(), strict=True))
+
+
+def _is_confirmed(
+    displacements: Float64Array,
+    weights: Float64Array,
+    fits: dict[str, Fit],
+    *,
+    jump: Jump,
+    jumps: Sequence[int],
+    jump_sd: float,
+) -> bool:
+    """Return whether the jump is seen without each of the two sections beside it as well.
+
+    One spoilt section may look like a jump to all of its own pairs, but pairs across it show none. With neighbours
+    alone there are no pairs across a section, and the jump stays as it was judged.
+    """
+    if len(weights) < 2:
+        return True
+    for section in (jump.z - 1, jump.z):
+        without = weights.copy()
+        without[:, section] = 0.0
+        for k in range(1, len(without) + 1):
+            if section + k < without.shape[1]:
+                without[k - 1, section + k] = 0.0
+        reduced = SequenceModel(without, jumps=jumps, jump_sd=jump_sd)
+        (again,) = (j for j in _judge(displacements, reduced, fits) if j.z == jump.z)
+        agrees = np.linalg.norm(again.step - jump.step) <= CONFIRMED_SHARE * np.linalg.norm(jump.step)
+        if again.surprise < CONFIRMED_SURPRISE or not agrees:
+            return False
+    return True
 
 
 def jump_offsets(jumps: Sequence[Jump], *, count: int) -> Float[Float64Array, "Z 6"]:

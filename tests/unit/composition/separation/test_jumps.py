@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from ssem_dask.composition.relax.relax_report import JumpRecord, describe_jumps
+from ssem_dask.composition.separation.affine_log import from_parameters
+from ssem_dask.composition.separation.affine_separation import separate_affines
 from ssem_dask.composition.separation.jumps import longest_piece
+from ssem_dask.types import Float64Array
 from tests.support.affine_volumes import SHAPE, affine_volume
 
 pytestmark = pytest.mark.slow
@@ -75,3 +78,22 @@ def test_a_jump_is_told_in_px_degrees_and_per_cent() -> None:
     (sentence,) = describe_jumps([record])
     assert "20 (" in sentence
     assert describe_jumps([]) == []
+
+
+def test_one_spoilt_section_makes_no_jump_and_a_true_one_is_found_beside_it() -> None:
+    """All pairs of section 12 with those before it are off by one step; the pairs across it show nothing."""
+    shape, rng, count = (600, 600), np.random.default_rng(3), 24
+
+    def maps(offset: float) -> Float64Array:
+        section = rng.normal(0.0, 1.0, (count, 6))
+        shown = np.zeros((3, count, 6))
+        for k in range(1, 4):
+            shown[k - 1, k:] = section[:-k] - section[k:] + rng.normal(0.0, 0.1, (count - k, 6))
+            for z in range(k, count):
+                if z - k < 12 <= z and (z == 12 or offset):
+                    shown[k - 1, z, 1] += offset or 40.0
+        return from_parameters(shown, shape_yx=shape)
+
+    for offset, wanted in ((0.0, []), (40.0, [12])):
+        found = separate_affines(maps(offset), np.ones((3, count)), shape_yx=shape, thickness=10.0, certainty=None)
+        assert [jump.z for jump in found.jumps] == wanted
