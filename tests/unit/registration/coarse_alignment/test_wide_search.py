@@ -10,7 +10,7 @@ from ssem_dask.registration.coarse_alignment.coarse_config import CoarseConfig
 from ssem_dask.registration.coarse_alignment.thumbnail import CoarseSection
 from ssem_dask.registration.coarse_alignment.wide_search import WidePair, WideSection, search_pair
 from ssem_dask.types import Float64Array
-from tests.unit.registration.coarse_alignment.test_pair import median_error, moved, texture
+from tests.support.coarse_sections import median_error, moved, texture
 
 _SHAPE = (128, 112)
 _CENTRE = (64.0, 56.0)
