@@ -31,6 +31,7 @@ from rich.table import Table
 from benchmarks.spoilt.aligners import METHODS
 from benchmarks.spoilt.cases import MIXED, UNDAMAGED, Case, run_case
 from benchmarks.spoilt.kinds import KINDS
+from benchmarks.spoilt.names import naming_figures
 from benchmarks.spoilt.stacks import DATA
 from tests.support.real_data import DATA_DIR, REPOSITORY
 
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str]) -> int:
         with ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
             futures = [pool.submit(run_case, case) for case in cases]
             records += _shown((future.result() for future in as_completed(futures)), progress)
+    figures = naming_figures(records)
     records = [r for r in records if r["kind"] != UNDAMAGED or r["state"] != "done"]
     if options.json:
         options.json.write_text(json.dumps(records, indent=1), encoding="utf-8")
