@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from ssem_dask.shown import redacted, shown
+from ssem_dask.shown import redacted, shown, visible
 
 _WIDTH = 160
 """Line width, in columns, of output to a file or a pipe."""
@@ -50,17 +50,20 @@ def note(message: str) -> None:
     err.print(Text(shown(message), style="dim"), soft_wrap=True)
 
 
-def line(text: str) -> None:
-    """Write a line to stdout."""
-    out.print(Text(shown(text)), soft_wrap=True)
+def line(text: str, *, redact: bool = True) -> None:
+    """Write a line to stdout; without `redact`, a secret that the command itself has made stays in it."""
+    out.print(Text(shown(text) if redact else visible(text)), soft_wrap=True)
 
 
-def show_json(value: Any) -> None:
-    """Write a result to stdout as JSON."""
+def show_json(value: Any, *, redact: bool = True) -> None:
+    """Write a result to stdout as JSON; `redact` as in `line`."""
+    text = json.dumps(value, indent=2)
+    if redact:
+        text = redacted(text)
     if out.is_terminal:
-        out.print_json(redacted(json.dumps(value)), ensure_ascii=True)
+        out.print_json(text, ensure_ascii=True)
     else:
-        out.file.write(redacted(json.dumps(value, indent=2)) + "\n")
+        out.file.write(text + "\n")
 
 
 def table(title: str, *, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -68,9 +68,10 @@ def view(
         base = f"http://127.0.0.1:{actual_port}"
         address = f"{base}/?key={site.key}"
         if as_json:
-            console.show_json({"run": output, "url": address, "port": actual_port, "data": f"{base}/data/{site.key}"})
+            answer = {"run": output, "url": address, "port": actual_port, "data": f"{base}/data/{site.key}"}
+            console.show_json(answer, redact=False)
         else:
-            console.line(address)
+            console.line(address, redact=False)
         console.out.file.flush()
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()

@@ -159,7 +159,6 @@ class Lease:
         self._renewed = since
         self._loss: LeaseLostError | None = None
         self._is_released = False
-        LIVE_NAMES.add(claim.name)
         self._end = clock.repeat(self._beat, every=RENEWAL_S)
 
     def check(self) -> None:
@@ -232,8 +231,13 @@ def hold_lease(
     output = output or location.parent(url) or url
     since = clock.now()
     # The lease is what fences ask, so it asks none.
-    with location.writing(url), retry_for(LONG_RETRY_S), fenced(None):
-        claim = _acquire(url, output=output, holder=holder, clock=clock)
+    LIVE_NAMES.add(holder.name)  # before the claim exists: another thread of this process may look at it at once
+    try:
+        with location.writing(url), retry_for(LONG_RETRY_S), fenced(None):
+            claim = _acquire(url, output=output, holder=holder, clock=clock)
+    except BaseException:
+        LIVE_NAMES.discard(holder.name)
+        raise
     lease = Lease(claim, clock=clock, since=since, keep=keep)
     try:
         yield lease

@@ -36,6 +36,8 @@ _TIME_LIMIT_S: ContextVar[float | None] = ContextVar("retry time limit", default
 _PERMANENT_ERRORS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 _PERMANENT_ERRNOS = {errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG, errno.ENOTEMPTY}
 _STORE_CLIENTS = "botocore", "aiobotocore", "aiohttp", "gcsfs"
+# Not that of the module, whose state belongs to the program around us.
+_RANDOM = random.Random()
 _USER_ERRORS = "NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "NoRegionError"
 
 
@@ -155,7 +157,7 @@ def _pauses() -> Iterator[float]:
     pause = _FIRST_PAUSE_S
     while time.monotonic() < end:
         # Clipped, so that the last attempt is made exactly at the limit.
-        yield min(pause * random.uniform(0.5, 1.5), max(0.0, end - time.monotonic()))
+        yield min(pause * _RANDOM.uniform(0.5, 1.5), max(0.0, end - time.monotonic()))
         pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
