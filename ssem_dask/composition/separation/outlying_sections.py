@@ -43,7 +43,9 @@ def outlying_maps(
         lengths = np.linalg.norm(part, axis=1)
         spread = 1.4826 * float(np.median(lengths)) if count else 0.0
         limit = max(DEVIATIONS * spread, LEAST_SHARE * float(np.mean(shape_yx)))
-        for z in np.flatnonzero(lengths > limit):
+        # One observation alone has the displacement of the other section in it, and nothing to agree with.
+        alone = np.array([sum(map(len, sides)) == 1 for sides in observed])
+        for z in np.flatnonzero(lengths > np.where(alone, 2 * limit, limit)):
             # Only what is outlying: the rest is distortion like that of any section.
             if _agree([side[:, members] for side in observed[z] if len(side)], part[z]):
                 gross[z, members] = part[z]
@@ -63,7 +65,7 @@ def _observations(parameters: Float64Array, accepted: BoolArray, z: int) -> tupl
 
 def _median(sides: tuple[Float64Array, Float64Array]) -> Float64Array:
     whole = np.concatenate(sides)
-    return np.asarray(np.median(whole, axis=0)) if len(whole) > 1 else np.zeros(6)
+    return np.asarray(np.median(whole, axis=0)) if len(whole) else np.zeros(6)
 
 
 def _agree(sides: list[Float64Array], median: Float64Array) -> bool:

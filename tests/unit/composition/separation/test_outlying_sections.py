@@ -55,3 +55,19 @@ def test_a_section_that_is_larger_is_outlying_in_its_scale_alone() -> None:
 def test_a_jump_is_none() -> None:
     shift = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 150.0]])
     assert found(pairs(dict.fromkeys(range(8, _COUNT), shift), seed=2)) == {}
+
+
+def test_one_pair_is_enough_for_a_displacement_that_is_far_larger_than_usual() -> None:
+    turned = rotation_about(degrees=40.0, centre=(250, 250))
+    affines = pairs({7: turned}, seed=2)
+    affines[:, 7] = np.nan
+    affines[1:, 9:11] = np.nan  # leaves 8 → 7 alone
+    affines[1, 8] = affines[2, 10] = np.nan
+    assert set(found(affines)) == {7}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_section_of_one_pair_is_not_outlying_by_distortion(seed: int) -> None:
+    affines = pairs({}, seed=seed)
+    affines[1:, -1] = np.nan
+    assert found(affines) == {}
