@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ssem_dask.composition.separation.affine_log import has_parameters
 from ssem_dask.composition.separation.affine_separation import enough_pairs, separate_affines
 from ssem_dask.composition.separation.outlying_sections import outlying_maps
 from ssem_dask.field.affine import IDENTITY, compose_affine
@@ -262,7 +263,10 @@ def _join_pieces(job: Job) -> _Pieces:
             inverted=placed.inverted,
             relative=relative,
             similarity=similarity[: job.coarse.neighbours],
-            solved=solve_sections(relative, ratios, shape_yx=job.shape_yx, config=job.coarse),
+            # A pair that contradicts the gross maps, by a reflection or half a turn, is none.
+            solved=solve_sections(
+                relative, np.where(has_parameters(relative), ratios, 0.0), shape_yx=job.shape_yx, config=job.coarse
+            ),
         )
 
     pieces = solved(placed.gross)

@@ -10,9 +10,9 @@ Source: Arsigny, Commowick, Ayache & Pennec, J. Mathematical Imaging and Vision 
 """
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from ssem_dask.types import Float64Array, ShapeYX
+from ssem_dask.types import BoolArray, Float64Array, ShapeYX
 
 GROUPS: tuple[tuple[str, tuple[int, ...]], ...] = (
     ("shift", (0, 1)),
@@ -21,6 +21,8 @@ GROUPS: tuple[tuple[str, tuple[int, ...]], ...] = (
     ("shear", (4, 5)),
 )
 """Parameters that share their statistics."""
+_LARGEST_ROTATION = np.deg2rad(165.0)
+"""Rotation up to which the logarithm is computed: towards 180° it loses its digits."""
 
 
 def rms_radius(shape_yx: ShapeYX) -> float:
@@ -37,6 +39,19 @@ def _generators(shape_yx: ShapeYX) -> Float[Float64Array, "4 2 2"]:
     rotation, scale = [[0.0, -1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]
     axes, diagonals = [[x / y, 0.0], [0.0, -y / x]], [[0.0, y / x], [x / y, 0.0]]
     return np.array([rotation, scale, axes, diagonals], dtype=np.float64) / np.float64(np.hypot(y, x))
+
+
+def has_parameters(affines: Float[Float64Array, "*n 2 3"]) -> Bool[BoolArray, "*n"]:
+    """Return which maps are known, no reflections, and rotations well below 180°: others have no real logarithm."""
+    linear = affines[..., :2]
+    determinant = linear[..., 0, 0] * linear[..., 1, 1] - linear[..., 0, 1] * linear[..., 1, 0]
+    trace = linear[..., 0, 0] + linear[..., 1, 1]
+    # The trace is 2 √det cos φ for a rotation by φ with any scale.
+    return np.asarray(
+        np.isfinite(affines).all(axis=(-1, -2))
+        & (determinant > 0)
+        & (trace > 2 * np.cos(_LARGEST_ROTATION) * np.sqrt(np.maximum(determinant, 0)))
+    )
 
 
 def to_parameters(affines: Float[Float64Array, "*n 2 3"], *, shape_yx: ShapeYX) -> Float[Float64Array, "*n 6"]:

@@ -16,7 +16,13 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float
 
-from ssem_dask.composition.separation.affine_log import GROUPS, from_parameters, rms_radius, to_parameters
+from ssem_dask.composition.separation.affine_log import (
+    GROUPS,
+    from_parameters,
+    has_parameters,
+    rms_radius,
+    to_parameters,
+)
 from ssem_dask.composition.separation.anchor_observations import Anchors
 from ssem_dask.composition.separation.anchored import AnchoredSolution, AnchoredSolver, DriftResult
 from ssem_dask.composition.separation.jumps import Jump, find_jumps, jump_offsets
@@ -245,7 +251,7 @@ def _make_problem(affines: Float64Array, weights: Float64Array, *, shape_yx: Sha
     """Return the problem without pairs that do not exist; ValueError if too few remain."""
     steps, count = weights.shape
     # Pairs whose moving section would be before the first section do not exist.
-    usable = np.isfinite(affines).all(axis=(2, 3)) & (np.arange(count)[None] >= np.arange(1, steps + 1)[:, None])
+    usable = has_parameters(affines) & (weights > 0) & (np.arange(count)[None] >= np.arange(1, steps + 1)[:, None])
     weights = np.where(usable, weights, 0.0)
     if not enough_pairs(weights):
         raise ValueError(

@@ -3,9 +3,14 @@
 import numpy as np
 import pytest
 
-from ssem_dask.composition.separation.affine_log import from_parameters, to_parameters, unit_displacements
+from ssem_dask.composition.separation.affine_log import (
+    from_parameters,
+    has_parameters,
+    to_parameters,
+    unit_displacements,
+)
 from ssem_dask.composition.separation.affine_separation import separate_affines
-from ssem_dask.field.affine import IDENTITY
+from ssem_dask.field.affine import IDENTITY, rotation_about
 from ssem_dask.types import ShapeYX
 
 _ASPECTS = (1, 4, 16, 64, 128)
@@ -45,3 +50,14 @@ def test_strips_that_need_nothing_are_left_alone(aspect: int) -> None:
     points = points_of(shape)
     moved = np.einsum("zij,nj->zni", found.sections[:, :, :2], points) + found.sections[:, None, :, 2] - points
     assert np.linalg.norm(moved, axis=2).max() < 2.5
+
+
+def test_maps_without_a_logarithm_are_known_as_such() -> None:
+    turns = [rotation_about(degrees=d, centre=(250.0, 250.0), scale=0.8) for d in (0, 160, -160, 175, 180, -178)]
+    mirrored = np.array([[1.0, 0.0, 0.0], [0.0, -1.0, 500.0]])
+    maps = np.array([*turns, mirrored, np.full((2, 3), np.nan), np.zeros((2, 3))])
+    known = has_parameters(maps)
+    assert known.tolist() == [True, True, True, *[False] * 6]
+    np.testing.assert_allclose(
+        from_parameters(to_parameters(maps[known], shape_yx=(500, 500)), shape_yx=(500, 500)), maps[known], atol=1e-6
+    )
