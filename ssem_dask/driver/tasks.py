@@ -145,16 +145,19 @@ def run_generations(
         )
     )
     writer = PageWriter(ledger)
+    failed = set[str]()  # of the generations so far; what a later one left does not stop an earlier one
     for generation in stage.generations:
-        pending = _pending(generation, ledger, pages, writer, allowed_failures=allowed_failures)
+        pending = _pending(generation, ledger, pages, writer, allowed_failures=allowed_failures, failed=failed)
         for report in executor.map(execute, pending if overrides is None else map(overrides, pending)):
             writer.task_ended(report)
             observer.task_ended(report)
             summary.add(report)
-        if summary.failed:
-            summary.state = "incomplete"
-            if not allow_missing:
-                break
+            if report.outcome is Outcome.FAILED:
+                failed.add(report.key)
+        if failed and not allow_missing:
+            break
+    if summary.failed:
+        summary.state = "incomplete"
     observer.stage_ended(stage.name)
 
 
@@ -172,8 +175,12 @@ def _pending(
     writer: PageWriter,
     *,
     allowed_failures: frozenset[str] | None,
+    failed: set[str],
 ) -> Iterator[Task]:
-    """Yield the pending tasks of a generation; hold the entries of one page of the ledger at a time."""
+    """Yield the pending tasks of a generation; hold the entries of one page of the ledger at a time.
+
+    Keys of failed tasks that are not run again are added to `failed`.
+    """
     for page, tasks_of_page in groupby(tasks, key=lambda task: page_of(task.key)):
         if page not in pages:
             writer.begin_page(page, [])
@@ -192,6 +199,8 @@ def _pending(
                 entry = None  # outdated
             if entry is not None and _is_kept(entry, allowed_failures):
                 kept.append(entry)
+                if entry.outcome is Outcome.FAILED:
+                    failed.add(entry.key)
             else:
                 pending.append(task if entry is None else _retry(task, entry))
         if complete is not None:

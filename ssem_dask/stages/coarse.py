@@ -207,11 +207,11 @@ class CoarseStage(Stage):
         sections = z + (tasks - 1) * job.coarse.neighbours
         thumbnail = job.coarse.thumbnail**2 * 4
         return Estimate(
-            tasks=tasks + 1,
+            tasks=tasks * (2 if job.coarse.search else 1) + 1,
             pixels=job.size,
             bytes_read=job.source_bytes(sections * y * x, mip=thumbnail_mip(job)),
             bytes_written=z * ((job.coarse.neighbours * 8 + 6) * 8 + 1),
-            files=3 * tasks + 2,
+            files=(3 + len(_wide_arrays(job))) * tasks + len(_SECTION_ARRAYS),
             # A band of source pixels, pooled some rows at a time; the spectra of a thumbnail at all angles.
             memory=TASK_OVERHEAD_BYTES + min(y * x, 1 << 26) * (1 + job.info.dtype.itemsize) + thumbnail * 250,
         )

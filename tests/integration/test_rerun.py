@@ -75,6 +75,7 @@ def test_one_chunk_and_what_depends_on_it(output: str, finished: str) -> None:
         "downsample/mip2-z000004-y0000000-x0000000",
         "measure/z000000",
         "measure/z000008",  # reads the section before its first
+        "measure/attention-all",
     }
     assert done_again(before, output) == expected
     assert printed["again"]["chosen"] == ["render/z000004-y0000128-x0000000"]
@@ -91,14 +92,14 @@ def test_a_window_reaches_as_far_as_decay_does(output: str, finished: str) -> No
     assert {key for key in again if key.startswith("register")} == {"register/z000008-y0000000-x0000000"}
     composed = {"block-00001", "block-00002", "stitch-00001", "stitch-00002", "sections-00001", "sections-00002"}
     assert {key for key in again if key.startswith("compose")} == {f"compose/{name}" for name in composed}
-    assert {key[:14] for key in again if key.startswith("render")} == {"render/z000004", "render/z000008"}
+    assert {key[:14] for key in again if key.startswith("render/z")} == {"render/z000004", "render/z000008"}
     assert_same(output, finished)
 
 
 def test_a_stage_and_sections(output: str, finished: str) -> None:
     before = entries(output)
     printed = rerun(output, "--stage", "render", "--sections", "0:4")
-    assert {key[:14] for key in printed["again"]["chosen"]} == {"render/z000000"}
+    assert {key[:14] for key in printed["again"]["chosen"]} == {"render/z000000", "render/support"}
     assert done_again(before, output) == set(printed["again"]["chosen"]) | set(printed["again"]["dependent"])
     assert_same(output, finished)
 
@@ -111,7 +112,7 @@ def test_what_failed_of_one_cause(output: str) -> None:
     printed = rerun(output, "--cause", "out_of_memory", code=1)
     # The pyramid above it waits, since a stage that has a hole is not built upon.
     assert done_again(before, output) == {one}
-    assert printed["counts"]["render"] == {"ok": 11, "failed": 1}
+    assert printed["counts"]["render"] == {"ok": 13, "failed": 1}
     assert [report["key"] for report in printed["failed"]] == [other]
     entry = open_ledger(output).read(one)
     assert entry is not None
@@ -201,7 +202,7 @@ def test_a_dry_run_touches_nothing(output: str) -> None:
     before = {p: p.stat().st_mtime_ns for p in Path(output).rglob("*")}
     ended = ssem_dask("rerun", output, "--stage", "render", "--dry-run", "--json")
     assert ended.returncode == 0
-    assert len(json.loads(ended.stdout)["again"]["chosen"]) == 12
+    assert len(json.loads(ended.stdout)["again"]["chosen"]) == 14
     assert {p: p.stat().st_mtime_ns for p in Path(output).rglob("*")} == before
 
 

@@ -73,7 +73,9 @@ def measure_evidence(job: Job, aligned: Volume, sections: range) -> dict[str, Fl
     names = "odd_dark", "odd_bright", "odd_empty", "odd_length", "odd_width", "odd_tone"
     columns = {name: np.full(len(sections), np.nan) for name in ("tissue", "unlike", "step", *names)}
     columns |= {f"likeness_{k}": np.full(len(sections), np.nan) for k in range(1, REACH + 1)}
-    usual = float(np.nanmedian([section.tissue for section in seen.values()]))
+    shown = np.array([section.tissue for section in seen.values()])
+    shown = shown[np.isfinite(shown)]
+    usual = float(np.median(shown)) if len(shown) else math.nan
     for i, z in enumerate(sections):
         section = seen[z]
         columns["tissue"][i], columns["step"][i] = section.tissue, section.step

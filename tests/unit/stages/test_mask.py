@@ -21,6 +21,7 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.stages import mask
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.mask import MaskStage
+from ssem_dask.stages.run_arrays import COARSE_INVERTED
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.fields import create_coarse
 from ssem_dask.storage.run_group import create_run
@@ -48,6 +49,8 @@ def _job(source: str, folder: Path, affine: Any = IDENTITY, **table: Any) -> Job
     job, _ = resolve(make_config({"source": source, "output": str(folder / "out.zarr"), "mask": table}))
     create_run(job.output, attributes={"state": "running"})
     create_coarse(job.url("fields", "coarse"), shape_mip0=job.shape)[:] = np.stack([affine] * SECTIONS)
+    COARSE_INVERTED.create(job)
+    COARSE_INVERTED.write(job, np.zeros(SECTIONS, dtype=np.uint8))
     return job
 
 

@@ -19,6 +19,7 @@ from ssem_dask.stages.coarse import CoarseStage
 from ssem_dask.stages.compose.compose_stage import ComposeStage
 from ssem_dask.stages.compose.far_pairs import FarTask
 from ssem_dask.stages.job import Job
+from ssem_dask.stages.run_arrays import COARSE_GROSS
 from ssem_dask.storage.arrays import create_array, open_array
 from ssem_dask.storage.fields import FieldInfo, create_field, open_coarse
 from ssem_dask.storage.run_group import create_run
@@ -90,6 +91,7 @@ def composed(job: Job) -> list[Result]:
     pairs = np.full((3, COUNT, 2, *grid.shape), np.nan, dtype=np.float32)
     CoarseStage().prepare(job)
     open_coarse(job.url("fields", "coarse"), mode="r+")[:] = np.tile(np.eye(3)[:2], (COUNT, 1, 1))
+    COARSE_GROSS.write(job, np.tile(np.eye(3)[:2], (COUNT, 1, 1)))
     near = open_array(job.url("fields", "coarse_pairs"), mode="r+")
     open_array(job.url("fields", "coarse_ratio"), mode="r+")[:] = 2.0
     for k in (1, 2, 3):

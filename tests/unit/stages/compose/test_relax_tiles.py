@@ -12,6 +12,7 @@ from ssem_dask.field.affine import IDENTITY
 from ssem_dask.stages.compose.compose_stage import ComposeStage
 from ssem_dask.stages.compose.layout import restriction_factor
 from ssem_dask.stages.job import Job
+from ssem_dask.stages.run_arrays import COARSE_GROSS
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.fields import FieldInfo, create_coarse, create_field
 from ssem_dask.storage.run_group import create_run
@@ -62,6 +63,8 @@ def composed(folder: Path, pairs: Float32Array, **relax: int | bool) -> Job:
     job = plan(make_config(tree, where="test")).job
     create_run(output, attributes={})
     create_coarse(job.url("fields", "coarse"), shape_mip0=shape)[:] = np.tile(IDENTITY, (SECTIONS, 1, 1))
+    COARSE_GROSS.create(job)
+    COARSE_GROSS.write(job, np.tile(IDENTITY, (SECTIONS, 1, 1)))
     info = FieldInfo(spacing=SPACING, shape_mip0=shape)
     for name, values in (("pairs", pairs), ("confidence", np.isfinite(pairs).all(axis=2).astype(np.float32))):
         create_field(
