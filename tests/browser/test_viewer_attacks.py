@@ -60,6 +60,14 @@ def elsewhere() -> Iterator[str]:
     server.server_close()
 
 
+@pytest.fixture(scope="module")
+def viewer(run: str) -> Iterator[str]:
+    """Address of the run's viewer; the port that it takes by itself may be that of another test process."""
+    process, address = start_viewer(run, "--port", "0")
+    yield address
+    stop_viewer(process)
+
+
 def ready(page: Page) -> None:
     wait_until(page, "window.viewer !== undefined")
 
