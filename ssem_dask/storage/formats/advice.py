@@ -16,7 +16,7 @@ def importable(url: str) -> str | None:
     """
     try:
         return _importable(url)
-    except (OSError, SourceError):
+    except Exception:  # noqa: BLE001  clients of stores raise errors of any kind; advice must not hide the first one
         return None
 
 
@@ -37,7 +37,7 @@ def explain_source(source: str, output: str, error: SourceError) -> SourceError:
                 "if you mean that."
             )
         return error
-    found = None if arrays.is_node(source) else importable(source)
+    found = importable(source)
     if found is None:
         return error
     volume = source.rstrip("/").removesuffix(".zip").rpartition(".")[0] if "." in source.rpartition("/")[2] else source
@@ -91,5 +91,5 @@ def _is_volume(url: str) -> bool:
     try:
         attributes = arrays.group_attributes(url)
         return (attributes is None and arrays.is_node(url)) or ngff.is_image(attributes or {})
-    except (OSError, SourceError):
+    except Exception:  # noqa: BLE001  as in `importable`
         return False
