@@ -11,7 +11,7 @@ from typing import Any
 from ssem_dask.units import plural, shortened
 
 ANY_KIND = "any"
-"""Name that stands for all kinds of faults."""
+"""Name for all kinds of faults together."""
 _SHOWN = 12
 """Sections that the summary names."""
 

@@ -184,7 +184,7 @@ class RenderTask(JobTask):
     def footprint(self) -> Footprint:
         """Read the field's nodes over the shard, and its sections of the source; write the shard."""
         reads = warp_regions(Warping.of_run(self.job), self.box)
-        # What is shown of a section depends on whether it has a place, and that on all sections.
+        # The pixels of a section depend on whether it has a place, which depends on all sections.
         support = () if self.job.render.unplaced == "as_is" else (SUPPORT.region(self.job),)
         return Footprint(reads=(*reads, *support), writes=(aligned_level(0).region_of(self.box),))
 

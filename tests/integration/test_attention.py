@@ -181,7 +181,7 @@ def test_sections_without_a_place_are_written_as_the_user_wishes(output: str, sh
     printed = json.loads(ended.stdout)
     stages = {key.split("/")[0] for keys in printed["again"].values() for key in keys}
     assert stages == {"render", "downsample", "measure"}
-    # What is written does not change what is said of the sections.
+    # The written pixels do not change the names of the sections.
     assert [(r["z"], r["kind"]) for r in printed["attention"]] == list(KINDS.items())
     after = aligned(output)
     assert len(after) == 3  # the pyramid follows

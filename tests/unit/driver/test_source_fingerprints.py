@@ -116,7 +116,7 @@ def test_sections_that_change_while_they_are_read_are_named_and_not_trusted(job:
     before = read_fingerprints(job)
     save_fingerprints(job, before)
     assert changed_while_read(job, before) == ""
-    told = list[str]()
-    come_and_go(job, sections=range(4, 8), at=lambda: told.append(changed_while_read(job, before)))
-    assert "sections 4:6, 6:8 were written while this command read them" in told[0]
+    reported = list[str]()
+    come_and_go(job, sections=range(4, 8), at=lambda: reported.append(changed_while_read(job, before)))
+    assert "sections 4:6, 6:8 were written while this command read them" in reported[0]
     assert changed(job) == [("source", 4, 6), ("source", 6, 8)]
