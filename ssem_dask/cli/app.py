@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from ssem_dask import __version__
 from ssem_dask.cli import apply_commands as apply
 from ssem_dask.cli import certs_command as certs
+from ssem_dask.cli import compare_command as compare
 from ssem_dask.cli import data_commands as data
 from ssem_dask.cli import demo_command as demo
 from ssem_dask.cli import evaluate_command as evaluate
@@ -27,7 +28,7 @@ from ssem_dask.errors import ClusterError, IncompleteError, SsemDaskError
 from ssem_dask.shown import without_secrets
 
 STARTS_AGAIN = "Interrupted. Nothing is kept; run the same command again to start again."
-_NOT_RESUMED = ("train", "simulate", "evaluate", "report", "demo")
+_NOT_RESUMED = ("train", "simulate", "evaluate", "report", "compare", "demo")
 
 
 class _Commands(TyperGroup):
@@ -93,6 +94,7 @@ app.command("status", rich_help_panel="Align")(run.status)
 app.command("rerun", rich_help_panel="Align")(rerun.rerun)
 app.command("verify", rich_help_panel="Align")(rerun.verify)
 app.command("report", rich_help_panel="Inspect and use an alignment")(report.report)
+app.command("compare", rich_help_panel="Inspect and use an alignment")(compare.compare)
 app.command("view", rich_help_panel="Inspect and use an alignment")(view.view)
 app.command("warp", rich_help_panel="Inspect and use an alignment")(apply.warp)
 app.command("points", rich_help_panel="Inspect and use an alignment")(apply.points)

@@ -68,16 +68,21 @@ def report(
 
 
 def write_report(made: "Report", file: Path) -> Path:
-    """Write the page.
+    """Write the page; OutputError if the file cannot be written."""
+    return write_page(made.html, file, what="Report")
+
+
+def write_page(html: str, file: Path, *, what: str) -> Path:
+    """Write an HTML file.
 
     Raises:
         OutputError: the file cannot be written.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(made.html, encoding="utf-8")
+        file.write_text(html, encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"Report {file}: cannot be written ({error.strerror}); give another --file.") from error
+        raise OutputError(f"{what} {file}: cannot be written ({error.strerror}); give another --file.") from error
     return file
 
 

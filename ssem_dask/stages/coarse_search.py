@@ -26,7 +26,7 @@ from ssem_dask.stages.source_sections import open_source, read_thumbnails, thumb
 from ssem_dask.stages.stage import JobTask
 from ssem_dask.storage.affine_file import read_affine_file
 from ssem_dask.task import Result
-from ssem_dask.types import BoolArray, Float64Array
+from ssem_dask.types import AnyArray, BoolArray, Float64Array
 
 WIDE_ARRAYS = WIDE_PAIRS, WIDE_RATIO, WIDE_SIMILARITY, WIDE_INVERTED
 
@@ -78,10 +78,8 @@ class CoarseSearchTask(JobTask):
                 affines[at] = pair.affine if searched == z - k else invert_affine(pair.affine)
                 ratios[at], similarity[at], inverted[at] = pair.ratio, pair.similarity, pair.inverted
         z_range = range(self.start, self.stop)
-        written = sum(
-            array.write(job, values, z=z_range)
-            for array, values in zip(WIDE_ARRAYS, (affines, ratios, similarity, inverted), strict=True)
-        )
+        results: tuple[AnyArray, ...] = (affines, ratios, similarity, inverted)
+        written = sum(array.write(job, values, z=z_range) for array, values in zip(WIDE_ARRAYS, results, strict=True))
         read = job.source_bytes(len(sections) * job.section_pixels, mip=mip)
         return Result(bytes_read=read, bytes_written=written)
 
