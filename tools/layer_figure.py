@@ -17,6 +17,7 @@ CONTENTS = {
     "registration": "images → pair fields",
     "composition": "pair fields → section fields",
     "diagnosis": "measurements of sections → names",
+    "fixes": "what a person knows: fixes.toml",
     "storage": "Zarr, fsspec, ledger, formats",
     "image": "pooling, tissue, similarity",
     "field": "grids, sampling, warp, compose, inverse, affine",
