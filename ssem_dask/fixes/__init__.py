@@ -1,1 +1,1 @@
-"""What a person knows about a stack, in words that the pipeline follows: the content of `fixes.toml`."""
+"""Knowledge of a person about a stack, in words that the pipeline follows: the content of `fixes.toml`."""

@@ -34,7 +34,7 @@ class FixRecord(ConfigBase):
 
 
 class SectionFix(FixRecord):
-    """A table `[[section]]`: what is known about one section, or about each of several."""
+    """A table `[[section]]` about one section, or about each of several."""
 
     z: int | None = Field(default=None, ge=0)
     """The section."""
@@ -44,8 +44,8 @@ class SectionFix(FixRecord):
     """`exclude`: takes no part; `turn`: was mounted turned or mirrored; `invert`: has inverted contrast; `place`: is
     where `affine` says; `swap`: has changed places with another section."""
     fill: Fill | None = None
-    """What is written in the place of an excluded section: nothing, the nearest section, or a mixture of the nearest
-    ones on both sides. None: `blank`."""
+    """Content of the aligned volume in the place of an excluded section: nothing, the nearest section, or a mixture of
+    the nearest ones on both sides. None: `blank`."""
     angle: float | None = None
     """Degrees by which the section must be turned to match its neighbours, counter-clockwise as shown on a screen."""
     mirror: bool = False

@@ -1,4 +1,4 @@
-"""What all fixes together say of each section, each pair and each jump of a volume, in source px at mip 0.
+"""All that is fixed of each section, each pair and each jump of a volume, in source px at mip 0.
 
 This is the form in which tasks use fixes: it does not depend on the order of the tables or on the unit of the file, and
 its digests are those of its meaning.
@@ -23,10 +23,10 @@ PointPair = tuple[float, float, float, float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SectionFixes:
-    """What holds for one section."""
+    """All that is fixed of one section."""
 
     fill: Fill | None = None
-    """What is written in its place if it is excluded; None: it is not."""
+    """Content in its place if it is excluded; None: it is not."""
     angle: float | None = None
     """Degrees by which it must be turned, None: by none in particular."""
     mirror: bool = False
