@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ssem_dask.cli import console
-from ssem_dask.cli.options import Json, PixelSize, SectionThickness
+from ssem_dask.cli.options import Json, PixelSize, SectionThickness, channel_choice
 from ssem_dask.errors import ConfigError, WeightsError
 from ssem_dask.extras import require_extra
 
 if TYPE_CHECKING:
     from ssem_dask.registration.encoders.weights_file import TrainedWeights
+    from ssem_dask.storage.formats.channel_set import Channels
     from ssem_dask.storage.volume import Volume
     from ssem_dask.types import AnyArray
 
@@ -70,7 +71,23 @@ def import_(
         ),
     ] = False,
     channel: Annotated[
-        int | None, typer.Option("--channel", min=0, help="Channel to import, counted from 0.", show_default=False)
+        str | None,
+        typer.Option(
+            "--channel",
+            help="The only channel to import, by number from 0 or by name. With --channels: the one that align "
+            "registers.",
+            show_default=False,
+        ),
+    ] = None,
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            "--channels",
+            help="Keep several channels (detectors such as BSE and SE2, fluorescence stains, colours): `all`, or some "
+            "by number or name, separated by commas. align registers one of them and warps all. Channels in folders "
+            "of their own: import each, align one, `warp` the others.",
+            show_default=False,
+        ),
     ] = None,
     time: Annotated[
         int | None, typer.Option("--time", min=0, help="Time point to import, counted from 0.", show_default=False)
@@ -99,7 +116,8 @@ def import_(
         pixel_size=pixel_size,
         section_thickness=section_thickness,
         labels=labels,
-        channel=channel,
+        channel=channel_choice(channel),
+        channels=_parse_channels(channels),
         time=time,
         order=order,
         pyramid=pyramid,
@@ -108,7 +126,7 @@ def import_(
     for remark in plan.notes:
         console.note(f"import: {remark}")
     z, y, x = plan.info.shape
-    with console.progress_bar("import", total=z * y * x) as progress:
+    with console.progress_bar("import", total=z * y * x * plan.info.planes) as progress:
         info = run_import(
             plan, progress=lambda pixels: progress.advance(progress.task_ids[0], pixels), note=console.note
         )
@@ -118,6 +136,8 @@ def import_(
                 "volume": destination,
                 "shape": list(info.shape),
                 "dtype": info.dtype.name,
+                "channels": list(info.channels),
+                "register": info.channel,
                 "pixel_size": info.pixel_size,
                 "section_thickness": info.section_thickness,
                 "levels": plan.mips,
@@ -127,11 +147,18 @@ def import_(
         )
         return
     sizes = [f"{info.pixel_size:g}", f"{info.section_thickness:g}"]
+    has = {"channels": str(len(info.channels))} if info.channels else {}
     console.table(
         f"{source} → {destination}",
-        columns=["sections", "y, px", "x, px", "levels", "type", "pixel, nm", "section, nm"],
-        rows=[[str(z), str(y), str(x), str(plan.mips), info.dtype.name, *sizes]],
+        columns=[*has, "sections", "y, px", "x, px", "levels", "type", "pixel, nm", "section, nm"],
+        rows=[[*has.values(), str(z), str(y), str(x), str(plan.mips), info.dtype.name, *sizes]],
     )
+
+
+def _parse_channels(text: str | None) -> "Channels | None":
+    if text is None or text.strip().casefold() == "all":
+        return None if text is None else "all"
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def simulate(

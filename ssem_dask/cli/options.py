@@ -49,6 +49,22 @@ SectionThickness = Annotated[
         show_default=False,
     ),
 ]
+Channel = Annotated[
+    str | None,
+    typer.Option(
+        "--channel",
+        help="Channel (detector, stain) of the source to register, by number from 0 or by name; all channels are "
+        "warped. Default: the one chosen at import.",
+        show_default=False,
+    ),
+]
+
+
+def channel_choice(text: str | None) -> int | str | None:
+    """Return the channel that an option gives: its number, or its name."""
+    return int(text) if text is not None and text.strip().isdecimal() else text
+
+
 FailOn = Annotated[
     str | None,
     typer.Option(

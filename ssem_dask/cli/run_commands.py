@@ -8,10 +8,20 @@ import typer
 
 from ssem_dask.cli import console
 from ssem_dask.cli.cluster import observed_executor, open_executor
-from ssem_dask.cli.options import AllowMissing, Cluster, FailOn, Json, PixelSize, SectionThickness, Workers
+from ssem_dask.cli.options import (
+    AllowMissing,
+    Channel,
+    Cluster,
+    FailOn,
+    Json,
+    PixelSize,
+    SectionThickness,
+    Workers,
+    channel_choice,
+)
 from ssem_dask.cli.summary_display import parse_kinds, show_summary
 from ssem_dask.errors import ConfigError
-from ssem_dask.units import duration, si
+from ssem_dask.units import duration, plural, si
 
 if TYPE_CHECKING:
     from ssem_dask.config.schema import RunConfig
@@ -35,6 +45,7 @@ def align(
     workers: Workers = None,
     pixel_size: PixelSize = None,
     section_thickness: SectionThickness = None,
+    channel: Channel = None,
     allow_missing: AllowMissing = False,
     fail_on: FailOn = None,
     dry_run: Annotated[
@@ -47,26 +58,29 @@ def align(
     Safe to interrupt: run the same command again to resume.
     """
     kinds = parse_kinds(fail_on)
-    settings = _settings(source, output, config=config, pixel_size=pixel_size, section_thickness=section_thickness)
+    volume = _volume_options(pixel_size, section_thickness, channel)
+    settings = _settings(source, output, config=config, volume=volume)
     if dry_run:
         _plan(settings, cluster=None, workers=workers, as_json=as_json)
         return
     _run(settings, cluster=cluster, workers=workers, allow_missing=allow_missing, as_json=as_json, fail_on=kinds)
 
 
-def _settings(
-    source: str, output: str, *, config: str | None, pixel_size: float | None, section_thickness: float | None
-) -> "RunConfig":
+def _volume_options(pixel_size: float | None, section_thickness: float | None, channel: str | None) -> dict[str, Any]:
+    """Return the table `[volume]` that options give, without those that are not given."""
+    options = {"pixel_size": pixel_size, "section_thickness": section_thickness, "channel": channel_choice(channel)}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _settings(source: str, output: str, *, config: str | None, volume: dict[str, Any]) -> "RunConfig":
     """Return the configuration of a run from the arguments of a command."""
     from ssem_dask.config.schema import load_config, make_config
 
     urls: dict[str, Any] = {"source": source, "output": output}
-    sizes = {"pixel_size": pixel_size, "section_thickness": section_thickness}
     if config is None:
-        return make_config({**urls, "volume": sizes}, where="align")
+        return make_config({**urls, "volume": volume}, where="align")
     settings = load_config(config, **urls)
-    overrides = {key: value for key, value in sizes.items() if value is not None}
-    return settings.model_copy(update={"volume": settings.volume.model_copy(update=overrides)})
+    return settings.model_copy(update={"volume": settings.volume.model_copy(update=volume)})
 
 
 def run(
@@ -117,6 +131,7 @@ def plan(
     ] = None,
     pixel_size: PixelSize = None,
     section_thickness: SectionThickness = None,
+    channel: Channel = None,
     cluster: Annotated[
         str | None,
         typer.Option(
@@ -136,7 +151,8 @@ def plan(
     from ssem_dask.config.schema import load_config
 
     if output is not None:
-        settings = _settings(source, output, config=config, pixel_size=pixel_size, section_thickness=section_thickness)
+        volume = _volume_options(pixel_size, section_thickness, channel)
+        settings = _settings(source, output, config=config, volume=volume)
     elif Path(source).is_dir() or "://" in source:
         raise ConfigError(
             f"plan {source}: is no configuration file; give the output too: ssem-dask plan {source} OUT.zarr"
@@ -217,7 +233,8 @@ def _show_plan(planned: "Plan") -> None:
         for name, e in planned.estimates.items()
     ]
     console.table(
-        f"{planned.job.source} → {planned.job.output}: {z} sections of {y} × {x} px, {planned.job.info.dtype}",
+        f"{planned.job.source} → {planned.job.output}: {z} sections of {y} × {x} px, {planned.job.info.dtype}"
+        + (f", {plural(planned.job.info.planes, 'channel')}" if planned.job.info.channels else ""),
         columns=[
             "stage",
             "tasks",

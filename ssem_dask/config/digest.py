@@ -11,8 +11,10 @@ from ssem_dask.stages.pipeline_order import STAGES
 
 def stored_config(job: Job) -> dict[str, Any]:
     """Return every resolved setting as plain JSON values, for the run's attributes."""
+    info = job.info
+    channel = {} if info.channel is None else {"channel": info.channel}
     return {
-        "volume": {"pixel_size": job.info.pixel_size, "section_thickness": job.info.section_thickness},
+        "volume": {"pixel_size": info.pixel_size, "section_thickness": info.section_thickness, **channel},
         **{name: table.model_dump(mode="json") for name, table in job.tables.items()},
     }
 
@@ -45,4 +47,6 @@ def with_digests(job: Job) -> Job:
 def _source(job: Job) -> dict[str, Any]:
     info = job.info
     sizes = {"pixel_size": info.pixel_size, "section_thickness": info.section_thickness}
-    return {"source": job.source_identity, "shape": list(job.shape), "dtype": info.dtype.str, **sizes}
+    # Nothing is added for a source without channels, so that its digests stay those of earlier versions.
+    channels = {"channels": len(info.channels), "channel": info.channel} if info.channels else {}
+    return {"source": job.source_identity, "shape": list(job.shape), "dtype": info.dtype.str, **sizes, **channels}

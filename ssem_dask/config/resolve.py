@@ -12,9 +12,11 @@ from ssem_dask.registration.methods import encoder_digest
 from ssem_dask.stages.configs import DownsampleStageConfig, ResolvedRegister
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.pipeline_order import STAGES
+from ssem_dask.storage.channels import listed, several_channels
 from ssem_dask.storage.formats.advice import explain_source
 from ssem_dask.storage.run_group import recorded_identity
-from ssem_dask.storage.volume import Volume, VolumeInfo, check_image_dtype, check_sections
+from ssem_dask.storage.volume import Volume, VolumeInfo
+from ssem_dask.storage.volume_checks import check_image_dtype, check_sections
 from ssem_dask.types import ConfigBase
 
 _MIN_SIDE_PX = 32
@@ -37,13 +39,23 @@ def resolve(config: RunConfig, *, source_identity: str | None = None) -> tuple[J
     """
     sizes = config.volume
     try:
-        source = Volume.open(config.source, pixel_size=sizes.pixel_size, section_thickness=sizes.section_thickness)
+        source = Volume.open(
+            config.source,
+            pixel_size=sizes.pixel_size,
+            section_thickness=sizes.section_thickness,
+            channel=sizes.channel,
+        )
     except SourceError as error:
         raise explain_source(config.source, config.output, error) from error
     info = source.info
     _check_source(config.source, info)
     tables: dict[str, ConfigBase] = {}
     choices: list[str] = []
+    if info.channels and info.channel is not None:
+        choices.append(
+            f"Channel {listed(info.channels[: info.channel + 1]).rpartition(', ')[2]} of {len(info.channels)} is "
+            "registered, all of them are warped."
+        )
     for stage in STAGES:
         if stage.config_type is not None:
             tables[stage.name], reasons = stage.resolve(config.table(stage.name), info)
@@ -69,6 +81,8 @@ def _check_source(url: str, info: VolumeInfo) -> None:
     """Raise SourceError if the source cannot be a series of sections."""
     check_sections(url, info.shape)
     check_image_dtype(url, info.dtype)
+    if info.channels and info.channel is None:
+        raise SourceError(several_channels(url, info.channels))
     if min(info.shape[1:]) < _MIN_SIDE_PX:
         raise SourceError(
             f"{url}: sections are {info.shape[1]} × {info.shape[2]} px, but at least {_MIN_SIDE_PX} × {_MIN_SIDE_PX} "

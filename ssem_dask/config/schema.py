@@ -7,7 +7,7 @@ and section size, and reports the choice.
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError, create_model, field_validator
 
@@ -19,12 +19,15 @@ from ssem_dask.types import ConfigBase
 
 
 class VolumeConfig(ConfigBase):
-    """Sizes of the source volume."""
+    """Sizes of the source volume, and its channel (detector, stain) that is registered."""
 
     pixel_size: float | None = Field(default=None, gt=0)
     """nm per mip-0 pixel; None: the value in the source's metadata."""
     section_thickness: float | None = Field(default=None, gt=0)
     """nm per section; None: the value in the source's metadata."""
+    channel: Annotated[int, Field(ge=0)] | str | None = None
+    """Number or name of the channel from which the alignment is computed; all channels are warped. None: the one that
+    was chosen when the source was imported, or its only one."""
 
 
 class RunConfig(ConfigBase):

@@ -212,10 +212,11 @@ def copy_crop(job: Job, crop: Box, url: str) -> Volume:
         shape = copied.shape_at(mip)
         box = Box((0, 0, 0), shape, mip).shifted((crop.start[0], crop.start[1] >> mip, crop.start[2] >> mip))
         source_box = box.clipped(volume.shape_at(mip))
-        values = np.zeros(shape, dtype=info.dtype)
         z, y, x = source_box.shape
-        values[:z, :y, :x] = volume.read(source_box)
-        copied.write(Box((0, 0, 0), shape, mip), values)
+        for channel, copied_channel in zip(volume.each_channel, copied.each_channel, strict=True):
+            values = np.zeros(shape, dtype=info.dtype)
+            values[:z, :y, :x] = channel.read(source_box)
+            copied_channel.write(Box((0, 0, 0), shape, mip), values)
     return copied
 
 

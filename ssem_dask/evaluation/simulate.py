@@ -26,7 +26,8 @@ from ssem_dask.storage import arrays, fields, location
 from ssem_dask.storage.fields import FieldInfo
 from ssem_dask.storage.location import join
 from ssem_dask.storage.places import is_occupied, refuse_overlap
-from ssem_dask.storage.volume import IMPORT_KEY, Volume, VolumeInfo, create_volume
+from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
+from ssem_dask.storage.volume_checks import IMPORT_KEY
 from ssem_dask.types import AnyArray, ShapeZYX
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -169,7 +170,7 @@ class _Target:
             labels = _sectionwise_volume(join(url, "labels"), info=described)
             truth_labels = _sectionwise_volume(join(url, "truth", "labels"), info=described)
         return cls(
-            image=_sectionwise_volume(url, info=source.info),
+            image=_sectionwise_volume(url, info=source.info.without_channels),
             field=fields.create_field(
                 join(url, "truth", "field"),
                 info=info,

@@ -41,7 +41,7 @@ _STAGE_RECORDS = ("calibration.json", "relax.json")
 
 
 _VOLUME_TABLE: TypeAdapter[dict[str, float | None]] = TypeAdapter(
-    dict[Literal["pixel_size", "section_thickness"], float | None]
+    dict[Literal["pixel_size", "section_thickness", "channel"], float | None]
 )
 
 
@@ -92,7 +92,13 @@ class RunHeader:
     def open_source(self) -> Volume:
         """Open the source; SourceError if it is gone."""
         pixel_size, thickness = (self.volume.get(name) for name in ("pixel_size", "section_thickness"))
-        return Volume.open(self.source, pixel_size=pixel_size, section_thickness=thickness)
+        channel = self.volume.get("channel")
+        return Volume.open(
+            self.source,
+            pixel_size=pixel_size,
+            section_thickness=thickness,
+            channel=None if channel is None else int(channel),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

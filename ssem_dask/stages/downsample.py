@@ -27,12 +27,14 @@ _ROWS = 32
 
 def halve_shard(warping: Warping, box: Box) -> Result:
     """Make a shard of a level from the finer level, section by section: means of 2 × 2 px, or the most frequent id."""
-    volume = Volume.open(warping.target)
-    finer_box = box.at_mip(box.mip - 1).clipped(volume.shape_at(box.mip - 1))
-    finer = volume.read(finer_box)
-    pixels = halve_labels(finer) if warping.labels else halve(finer)
-    volume.write(box, pixels)
-    return Result(bytes_read=finer.nbytes, bytes_written=pixels.nbytes)
+    read, written = 0, 0
+    for volume in Volume.open(warping.target).each_channel:
+        finer_box = box.at_mip(box.mip - 1).clipped(volume.shape_at(box.mip - 1))
+        finer = volume.read(finer_box)
+        pixels = halve_labels(finer) if warping.labels else halve(finer)
+        volume.write(box, pixels)
+        read, written = read + finer.nbytes, written + pixels.nbytes
+    return Result(bytes_read=read, bytes_written=written)
 
 
 def level_boxes(warping: Warping, mip: int) -> Iterator[tuple[str, Box]]:
@@ -128,7 +130,7 @@ def warp_level_tasks(warping: Warping, *, digest: Callable[[range], str]) -> Ite
 
 def estimate_downsampling(warping: Warping) -> Estimate:
     """Return the cost. Each task holds its shard, the finer shards under it, and one section of them in float."""
-    size, shard = warping.info.dtype.itemsize, warping.config.shard
+    size, shard, planes = warping.info.dtype.itemsize, warping.config.shard, warping.info.planes
     tasks, pixels, written = 0, 0, 0
     for mip in range(1, warping.mips):
         shape = _level_shape(warping.info.shape, mip)
@@ -139,9 +141,9 @@ def estimate_downsampling(warping: Warping) -> Estimate:
     return Estimate(
         tasks=tasks,
         pixels=pixels,
-        bytes_read=written * 4,
-        bytes_written=written,
-        files=tasks,
+        bytes_read=written * 4 * planes,
+        bytes_written=written * planes,
+        files=tasks * planes,
         memory=TASK_OVERHEAD_BYTES + z * y * x * size * 8 + y * x * 4 * 4 * 3 if tasks else 0,
     )
 

@@ -30,7 +30,7 @@ class ExportTask(Task):
         """Read the box and write it."""
         info = self.target.info
         source = Volume.open(self.source, like=info)
-        values = source.read(self.box)
+        values = source.read_channels(self.box)
         self.target.write(values, start=self.box.start, mip=self.box.mip)
         return Result(bytes_read=values.nbytes, bytes_written=values.nbytes)
 
@@ -77,7 +77,7 @@ def estimate_export(target: Target) -> Estimate:
         tasks += chunk_count(shape, chunk=unit)
         pixels += Box((0, 0, 0), shape).size
         largest = max(largest, Box((0, 0, 0), unit).clipped(shape).size)
-    size = target.info.dtype.itemsize
+    size = target.info.dtype.itemsize * target.info.planes
     return Estimate(
         tasks=tasks,
         pixels=pixels,

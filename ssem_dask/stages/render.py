@@ -5,20 +5,16 @@ are never mixed, neither here nor in the pyramid.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ssem_dask.diagnosis.tied_sections import placed_sections
 from ssem_dask.errors import ConfigError
-from ssem_dask.field.affine import IDENTITY
 from ssem_dask.field.device import CPU, compute_device
-from ssem_dask.field.grid import Grid
-from ssem_dask.field.interpolate import Interpolation, sample_known, sample_lattice
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes, chunk_count, chunk_spans
 from ssem_dask.geometry.mip import ceil_div
@@ -27,8 +23,8 @@ from ssem_dask.stages.configs import RenderStageConfig
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.pair_support import support_tasks
 from ssem_dask.stages.run_arrays import ALIGNED, SECTION, SUPPORT, SUPPORT_SECTIONS, aligned_level
-from ssem_dask.stages.source_sections import Places, Reach, Sampling, sample_sections
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
+from ssem_dask.stages.warped_pixels import NODE_MARGIN, read_nodes, to_dtype, warped_labels, warped_sections
 from ssem_dask.storage.arrays import is_node, open_array
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 from ssem_dask.task import Outcome, Result, Task, box_name
@@ -36,8 +32,6 @@ from ssem_dask.types import AnyArray, ConfigBase
 
 NEAREST_REACH = 8
 """Sections up to which the nearest one that has a place is shown instead of one that has none."""
-_NODE_MARGIN = 1
-"""Nodes beyond a box that bilinear interpolation of the field needs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +41,7 @@ class Warping:
     source: str
     """URL of the volume that is warped."""
     info: VolumeInfo
-    """Shape, dtype and pixel size of source and target."""
+    """Shape, dtype, pixel size and channels of source and target."""
     fields: str
     """URL of `fields/section`."""
     spacing: int
@@ -61,6 +55,8 @@ class Warping:
     """URL of `fields/pair_support`, which shows the sections that have no place; empty: all are warped."""
     labels: bool = False
     """Whether the values are ids: taken from the nearest pixel, and in the pyramid the most frequent one."""
+    scale: float = 1.0
+    """mip-0 px of the run per px of the volume, which may be coarser or finer than the run's source."""
 
     @classmethod
     def of_run(cls, job: Job) -> "Warping":
@@ -85,12 +81,31 @@ class Warping:
         return Volume.open(self.source, like=self.info)
 
 
+class _Place(TypedDict):
+    """Arguments of `read_nodes` that all sections share."""
+
+    box: Box
+    spacing: int
+    scale: float
+
+
 def warp_shard(warping: Warping, box: Box) -> Result:
-    """Read the field over a shard and the source pixels that it points to; write the warped pixels."""
-    source = warping.open_source()
-    target = Volume.open(warping.target)
+    """Read the field over a shard and the source pixels that it points to; write the warped pixels of each channel."""
+    source, target = warping.open_source(), Volume.open(warping.target)
+    known = False
+    for channel, warped_channel in zip(source.each_channel, target.each_channel, strict=True):
+        pixels, known_here = _warped_box(warping, channel, box)
+        warped_channel.write(box, pixels)
+        known = known or known_here
+    moved = box.size * warping.info.dtype.itemsize * warping.info.planes
+    return Result(outcome=Outcome.OK if known else Outcome.NO_TISSUE, bytes_read=moved, bytes_written=moved)
+
+
+def _warped_box(warping: Warping, source: Volume, box: Box) -> tuple[AnyArray, bool]:
+    """Return the warped pixels `(z, y, x)` of a box of one channel, and whether any of them is known."""
     pixels = np.zeros(box.shape, dtype=warping.info.dtype)
     known, device = False, CPU if warping.labels else compute_device()
+    place = _Place(box=box, spacing=warping.spacing, scale=warping.scale)
     with torch.inference_mode():
         for sections, shown in shown_sections(warping, box.sections):
             if shown is None:
@@ -98,23 +113,18 @@ def warp_shard(warping: Warping, box: Box) -> Result:
             rows = slice(sections.start - box.start[0], sections.stop - box.start[0])
             if warping.labels:
                 for row, z in zip(range(rows.start, rows.stop), shown, strict=True):
-                    (nodes,) = read_nodes(warping.fields, sections=range(z, z + 1), box=box, spacing=warping.spacing)
+                    (nodes,) = read_nodes(warping.fields, sections=range(z, z + 1), **place)
                     pixels[row] = warped_labels(source, field=nodes.on_pixels(box), z=z, box=box)
                 known = known or bool(pixels[rows].any())
                 continue
-            fields = read_nodes(warping.fields, sections=shown, box=box, spacing=warping.spacing)
+            fields = read_nodes(warping.fields, sections=shown, **place)
             warped = warped_sections(
                 source, fields=fields, sections=shown, box=box, kind=warping.config.interpolation, device=device
             )
             for row, (image, mask) in zip(range(rows.start, rows.stop), warped, strict=True):
                 pixels[row] = to_dtype(image, warping.info.dtype)
                 known = known or bool(mask.any())
-    target.write(box, pixels)
-    return Result(
-        outcome=Outcome.OK if known else Outcome.NO_TISSUE,
-        bytes_read=pixels.nbytes,
-        bytes_written=pixels.nbytes,
-    )
+    return pixels, known
 
 
 def shown_sections(warping: Warping, sections: range) -> Iterator[tuple[range, range | None]]:
@@ -162,13 +172,21 @@ def nearest_reach(config: RenderStageConfig) -> int:
 def warp_regions(warping: Warping, box: Box) -> tuple[Region, Region]:
     """Return the regions of source and field that a shard reads.
 
-    The source is read wherever the field points, so in y and x whole.
+    The source is read wherever the field points, so in y and x whole. The region of the field is in px of the run.
     """
     z, y, x = warping.info.shape
-    margin = (_NODE_MARGIN + 1) * warping.spacing
+    margin = (NODE_MARGIN + 1) * warping.spacing
     reach = nearest_reach(warping.config)
-    nodes = box.grown(before=(reach, margin, margin), after=(reach, margin, margin)).clipped((z, y, x))
+    nodes = _scaled(box, warping.scale).grown(before=(reach, margin, margin), after=(reach, margin, margin))
+    nodes = nodes.clipped(_scaled(Box((0, 0, 0), (z, y, x)), warping.scale).stop)
     return Region("source", Box((nodes.start[0], 0, 0), (nodes.stop[0], y, x))), Region(SECTION.path, nodes)
+
+
+def _scaled(box: Box, scale: float) -> Box:
+    """Return a box of which y and x are multiplied, rounded outwards."""
+    top, left = (math.floor(n * scale) for n in box.start[1:])
+    bottom, right = (math.ceil(n * scale) for n in box.stop[1:])
+    return Box((box.start[0], top, left), (box.stop[0], bottom, right), box.mip)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,132 +286,17 @@ def warp_tasks(warping: Warping, *, digest: Callable[[range], str]) -> Iterator[
 
 def estimate_rendering(warping: Warping) -> Estimate:
     """Return the cost. Each task reads about the pixels of its shard once, and writes them."""
-    size, shape = warping.info.dtype.itemsize, warping.info.shape
+    size, shape, planes = warping.info.dtype.itemsize, warping.info.shape, warping.info.planes
     z, y, x = (min(s, n) for s, n in zip(warping.config.shard, shape, strict=True))
     tasks = chunk_count(shape, chunk=warping.config.shard)
     pixels = math.prod(shape)
     return Estimate(
         tasks=tasks,
         pixels=pixels,
-        bytes_read=pixels * size,
-        bytes_written=pixels * size,
-        files=tasks,
+        bytes_read=pixels * size * planes,
+        bytes_written=pixels * size * planes,
+        files=tasks * planes,
         # The source's pixels as read and in float, and the shard; per section a few arrays: pixels, positions, masks.
         memory=TASK_OVERHEAD_BYTES + y * x * (z * (size * 2 + 6) + 4 * 7),
         gpu_memory=y * x * (z * 16 + 60),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Nodes:
-    """The part of a section's field that a box needs."""
-
-    values: Tensor
-    """Displacements `(2, y, x)`, mip-0 px; NaN is unknown."""
-    grid: Grid
-
-    def on_pixels(self, box: Box) -> Tensor:
-        """Return the field `(2, y, x)` at the mip-0 pixels of the box, bilinear between the nodes."""
-        pixels = Grid.of_box(box)
-        return sample_known(
-            self.values,
-            grid=self.grid.relative_to(pixels.origin),
-            positions=pixels.relative_to(pixels.origin).positions(),
-        )
-
-    def reach(self, box: Box) -> Reach | None:
-        """Return the least and largest source position of the pixels of the box; None if nothing is known."""
-        known = self.values[:, torch.isfinite(self.values).all(dim=0)]
-        if not known.shape[1]:
-            return None
-        # A bilinear value is between those of the nodes.
-        low, high = known.amin(dim=1).tolist(), known.amax(dim=1).tolist()
-        start, stop = box.start_yx, box.stop[1:]
-        return [n + least for n, least in zip(start, low, strict=True)], [
-            n + most for n, most in zip(stop, high, strict=True)
-        ]
-
-
-def read_nodes(url: str, *, sections: range, box: Box, spacing: int) -> list[Nodes]:
-    """Read the fields of some sections over a box (mip 0; its z is not used) at once."""
-    array = open_array(url, mode="r")
-    low = [max(0, start // spacing - _NODE_MARGIN) for start in box.start_yx]
-    high = [ceil_div(stop, spacing) + _NODE_MARGIN for stop in box.stop[1:]]
-    values = np.asarray(array[sections.start : sections.stop, :, low[0] : high[0], low[1] : high[1]])
-    origin = float(low[0] * spacing), float(low[1] * spacing)
-    grid = Grid((values.shape[2], values.shape[3]), spacing, origin)
-    return [Nodes(torch.from_numpy(np.ascontiguousarray(field)), grid) for field in values]
-
-
-def warped_sections(
-    source: Volume,
-    *,
-    fields: Sequence[Nodes],
-    sections: range,
-    box: Box,
-    kind: Interpolation,
-    device: torch.device = CPU,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the warped pixels `(y, x)` of a box of some sections, and the masks of known pixels.
-
-    Args:
-        source: volume that is warped.
-        fields: fields of the sections.
-        sections: z of each section.
-        box: position in the aligned volume at mip 0; its z is not used.
-        kind: interpolation of the pixels.
-        device: device that samples them.
-    """
-    pixels = Grid.of_box(box)
-    back = IDENTITY.copy()
-    back[:, 2] = pixels.origin
-    here = pixels.relative_to(pixels.origin).positions(device)
-
-    def places(nodes: Nodes) -> Places:
-        values = nodes.values.to(device)
-        grid = nodes.grid.relative_to(pixels.origin)
-        if not bool(torch.isfinite(values).all()):
-            return lambda rows: here[:, rows] + sample_known(values, grid=grid, positions=here[:, rows])
-        y, x = here[0, :, 0], here[1, 0]
-        return lambda rows: sample_lattice(values, grid=grid, rows=y[rows], columns=x).add_(here[:, rows])
-
-    sampling = Sampling(
-        sections=sections,
-        mip=0,
-        shape=pixels.shape,
-        positions=map(places, fields),
-        affines=[back] * len(fields),
-        reaches=[nodes.reach(box) for nodes in fields],
-    )
-    yield from sample_sections(source, sampling, kind=kind, device=device)
-
-
-def warped_labels(source: Volume, *, field: Tensor, z: int, box: Box) -> AnyArray:
-    """Return the ids `(y, x)` of a box of one section, each from the source pixel that it points into (C3); 0: unknown.
-
-    Ids never pass through floating point, which would change those above 2**24.
-    """
-    grid = Grid.of_box(box)
-    ids = np.zeros(box.shape_yx, dtype=source.info.dtype)
-    y, x = (grid.relative_to(grid.origin).positions() + field).double().numpy()
-    known = np.isfinite(y) & np.isfinite(x)
-    rows = np.floor(np.where(known, y, -1.0)).astype(np.int64) + box.start[1]
-    columns = np.floor(np.where(known, x, -1.0)).astype(np.int64) + box.start[2]
-    height, width = source.info.shape[1:]
-    known &= (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    if not known.any():
-        return ids
-    rows, columns = rows[known], columns[known]
-    low, high = (rows.min(), columns.min()), (rows.max() + 1, columns.max() + 1)
-    part = Box((z, int(low[0]), int(low[1])), (z + 1, int(high[0]), int(high[1])))
-    ids[known] = source.read(part)[0][rows - low[0], columns - low[1]]
-    return ids
-
-
-def to_dtype(image: Tensor, dtype: np.dtype[Any]) -> AnyArray:
-    """Round to the nearest value that an integer dtype can hold."""
-    limits = np.iinfo(dtype)
-    rounded = image.round().clamp(limits.min, limits.max)
-    if dtype == np.uint8:
-        return rounded.to(torch.uint8).cpu().numpy()  # converted before it is moved
-    return rounded.cpu().numpy().astype(dtype)

@@ -558,10 +558,15 @@ RESLICES = {(cut, time): _reslice(cut, time) for cut in CUTS for time in TIMES}
 def aligned_level(mip: int) -> RunArray:
     """Return the row of a level of the aligned volume. Stage render creates all levels with their OME-Zarr group."""
     step = _fixed(1 << mip)
+
+    def per_channel(job: Job, extent: tuple[int, ...]) -> tuple[int, ...]:
+        return (1, *extent) if job.info.channels else extent
+
     return RunArray(
         path=f"{ALIGNED}/{mip}",
         meaning=f"the aligned volume at mip {mip}",
         axes=(
+            Axis("c", lambda job: len(job.info.channels), optional=True),
             _Z,
             Axis("y", lambda job: shape_at_mip(job.shape_yx, mip=mip)[0], "y", step),
             Axis("x", lambda job: shape_at_mip(job.shape_yx, mip=mip)[1], "x", step),
@@ -569,9 +574,12 @@ def aligned_level(mip: int) -> RunArray:
         dtype="",
         frame=Frame.ALIGNED,
         unit="intensity",
-        chunk=lambda job: job.render.chunk,
-        shard=lambda job: fitted_shard(
-            (job.shape[0], *shape_at_mip(job.shape_yx, mip=mip)), chunk=job.render.chunk, shard=job.render.shard
+        chunk=lambda job: per_channel(job, job.render.chunk),
+        shard=lambda job: per_channel(
+            job,
+            fitted_shard(
+                (job.shape[0], *shape_at_mip(job.shape_yx, mip=mip)), chunk=job.render.chunk, shard=job.render.shard
+            ),
         ),
         fill=0,
     )

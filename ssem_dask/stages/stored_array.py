@@ -45,6 +45,8 @@ class Axis:
     """Axis of a region's mip-0 box that this axis follows; None: every region holds all of it."""
     step: Extent = lambda job: 1  # noqa: ARG005
     """mip-0 px, or sections, per element."""
+    optional: bool = False
+    """Whether an array has no such axis if its size is 0."""
 
     def span(self, job: Job, box: Box) -> tuple[int, int]:
         """Return the elements that hold some of a mip-0 box, half-open."""
@@ -146,13 +148,17 @@ class RunArray:
 
     def extents(self, job: Job, region: Region) -> list[tuple[int, int]]:
         """Return start and stop of a region per axis, in the array's own elements."""
-        return [axis.span(job, region.box) for axis in self.axes]
+        return [axis.span(job, region.box) for axis in self.axes_in(job)]
+
+    def axes_in(self, job: Job) -> tuple[Axis, ...]:
+        """Return the axes that the array has in a run."""
+        return tuple(axis for axis in self.axes if not axis.optional or axis.size(job))
 
     def _layout(self, job: Job) -> "_Layout":
         return _Layout(
-            shape=tuple(axis.size(job) for axis in self.axes),
+            shape=tuple(axis.size(job) for axis in self.axes_in(job)),
             dtype=self.dtype or job.info.dtype,
-            axes=self.axis_names,
+            axes=tuple(axis.name for axis in self.axes_in(job)),
             chunks=self.chunk(job),
             shards=None if self.shard is None else self.shard(job),
             fill_value=self.fill,

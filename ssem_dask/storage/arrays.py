@@ -207,22 +207,23 @@ def chunk_index(name: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else ()
 
 
-def fingerprints_along(url: str, array: ZarrArray) -> dict[tuple[int, int], str]:
-    """Return a fingerprint of each range (start, stop) along the first axis whose values share files.
+def fingerprints_along(url: str, array: ZarrArray, *, axis: int = 0) -> dict[tuple[int, int], str]:
+    """Return a fingerprint of each range (start, stop) along an axis whose values share files.
 
     Costs one listing. Empty if the location cannot be listed, as behind plain http.
 
     Args:
         url: of the array.
         array: the array.
+        axis: number of the axis.
     """
     files: dict[tuple[int, int], list[str]] = {}
-    depth = write_unit(array)[0]
+    depth = write_unit(array)[axis]
     for name, fingerprint in sorted(location.file_fingerprints(url).items()):
         index = chunk_index(name)
         if len(index) == len(array.shape):
-            start = index[0] * depth
-            files.setdefault((start, min(start + depth, array.shape[0])), []).append(f"{name} {fingerprint}")
+            start = index[axis] * depth
+            files.setdefault((start, min(start + depth, array.shape[axis])), []).append(f"{name} {fingerprint}")
     return {span: hashlib.sha256("\n".join(lines).encode()).hexdigest() for span, lines in files.items()}
 
 

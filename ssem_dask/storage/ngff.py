@@ -6,18 +6,22 @@ a volume shifted against each other.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from ome_zarr_models.v04.image import ImageAttrs as ImageAttrsV04
 from ome_zarr_models.v04.image_label import ImageLabelAttrs as ImageLabelAttrsV04
 from ome_zarr_models.v05.image import ImageAttrs
 from pydantic import TypeAdapter
 
+from ssem_dask.storage.channels import omero
 from ssem_dask.storage.lengths import length_in_nm
 from ssem_dask.storage.untrusted import interpreting
 
 AXES = ("z", "y", "x")
+CHANNEL_AXES = ("c", *AXES)
+"""Axes of an image with channels."""
 _NAME = TypeAdapter(str)
 LABEL_KEY = "image-label"
 """Attribute of an image whose values are ids."""
@@ -43,27 +47,38 @@ class Multiscale:
         return self.scales[0][index] if self.in_nm[index] else None
 
 
-def image_attributes(*, name: str, pixel_size: float, section_thickness: float, mips: int) -> dict[str, Any]:
-    """Return the group attributes of an OME-Zarr 0.5 image with arrays "0", "1", ….
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageMetadata:
+    """Everything that the metadata of an image say."""
 
-    Args:
-        name: shown by viewers.
-        pixel_size: nm per mip-0 pixel in y and x.
-        section_thickness: nm per section.
-        mips: number of levels.
-    """
-    multiscale = _multiscale(name, pixel_size=pixel_size, section_thickness=section_thickness, mips=mips)
-    ome = {"version": "0.5", "multiscales": [multiscale]}
+    name: str
+    """Name that viewers show."""
+    pixel_size: float
+    """nm per mip-0 pixel in y and x."""
+    section_thickness: float
+    """nm per section."""
+    mips: int
+    """Number of levels."""
+    channels: tuple[str, ...] = ()
+    """Name of each channel of an image with the axis c; empty if it has none."""
+    dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.uint8))
+    """Type of the pixels, from which viewers get the window of a channel."""
+
+
+def image_attributes(image: ImageMetadata) -> dict[str, Any]:
+    """Return the group attributes of an OME-Zarr 0.5 image with arrays "0", "1", …."""
+    ome: dict[str, Any] = {"version": "0.5", "multiscales": [_multiscale(image)]}
+    if image.channels:
+        ome["omero"] = omero(image.channels, dtype=image.dtype)
     ImageAttrs.model_validate(ome)
     return {"ome": ome}
 
 
-def image_attributes_v04(
-    *, name: str, pixel_size: float, section_thickness: float, mips: int, labels: bool
-) -> dict[str, Any]:
+def image_attributes_v04(image: ImageMetadata, *, labels: bool) -> dict[str, Any]:
     """Return the group attributes of an OME-Zarr 0.4 image, like `image_attributes`; `labels`: of a label image."""
-    multiscale = _multiscale(name, pixel_size=pixel_size, section_thickness=section_thickness, mips=mips)
-    attributes: dict[str, Any] = {"multiscales": [{"version": "0.4", **multiscale}]}
+    attributes: dict[str, Any] = {"multiscales": [{"version": "0.4", **_multiscale(image)}]}
+    if image.channels:
+        attributes["omero"] = omero(image.channels, dtype=image.dtype)
     if labels:
         attributes[LABEL_KEY] = {"version": "0.4"}
         ImageLabelAttrsV04.model_validate(attributes)
@@ -119,17 +134,23 @@ def image_names(attributes: Mapping[str, Any]) -> list[str]:
     return [str(image.get("name") or number) for number, image in enumerate(images)]
 
 
-def _multiscale(name: str, *, pixel_size: float, section_thickness: float, mips: int) -> dict[str, Any]:
+def _multiscale(image: ImageMetadata) -> dict[str, Any]:
+    leading = [1.0] if image.channels else []
     datasets = []
-    for mip in range(mips):
-        pixel = pixel_size * 2**mip
-        offset = pixel_size * (2**mip - 1) / 2
-        transformations: list[dict[str, Any]] = [{"type": "scale", "scale": [section_thickness, pixel, pixel]}]
+    for mip in range(image.mips):
+        pixel = image.pixel_size * 2**mip
+        offset = image.pixel_size * (2**mip - 1) / 2
+        transformations: list[dict[str, Any]] = [
+            {"type": "scale", "scale": [*leading, image.section_thickness, pixel, pixel]}
+        ]
         if mip > 0:
-            transformations.append({"type": "translation", "translation": [0.0, offset, offset]})
+            transformations.append(
+                {"type": "translation", "translation": [*(0.0 for _ in leading), 0.0, offset, offset]}
+            )
         datasets.append({"path": str(mip), "coordinateTransformations": transformations})
-    axes = [{"name": axis, "type": "space", "unit": "nanometer"} for axis in AXES]
-    return {"name": name, "axes": axes, "datasets": datasets}
+    axes: list[dict[str, str]] = [{"name": "c", "type": "channel"}] if image.channels else []
+    axes += [{"name": axis, "type": "space", "unit": "nanometer"} for axis in AXES]
+    return {"name": image.name, "axes": axes, "datasets": datasets}
 
 
 def _multiscales(attributes: Mapping[str, Any]) -> Sequence[Any]:

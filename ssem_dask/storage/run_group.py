@@ -20,7 +20,8 @@ from ssem_dask.storage.node_metadata import METADATA_FILE
 from ssem_dask.storage.run_source import recorded_source, source_identity
 from ssem_dask.storage.section_names import section_label
 from ssem_dask.storage.untrusted import JSON_OBJECT, POSITIVE, checked, read_hint, record_in, value_at
-from ssem_dask.storage.volume import WARP_KEY, Volume
+from ssem_dask.storage.volume import Volume
+from ssem_dask.storage.volume_checks import WARP_KEY
 
 T = TypeVar("T")
 _IDENTIFYING = ("format", "config", "given", "config_digest", "source", "encoder_digest", "stages")
@@ -69,6 +70,13 @@ class RunRecord:
         """Nm per section."""
         return self.setting("volume", "section_thickness", wanted=POSITIVE)
 
+    @property
+    def channel(self) -> int | None:
+        """Channel of the source that was registered; None if the source has no channels."""
+        table = self.config.get("volume")
+        stored = table.get("channel") if isinstance(table, Mapping) else None
+        return stored if isinstance(stored, int) else None
+
     def setting(self, *path: str, wanted: TypeAdapter[T]) -> T:
         """Return a value of the resolved configuration; SourceError if it is absent or of another type."""
         return value_at(self.config, *path, wanted=wanted, where=f"Configuration of the run of {self.source}")
@@ -78,8 +86,13 @@ class RunRecord:
         return section_label(z, self.section_names)
 
     def open_source(self) -> Volume:
-        """Open the source volume; SourceError if it is gone."""
-        return Volume.open(self.source, pixel_size=self.pixel_size, section_thickness=self.section_thickness)
+        """Open the source volume, at the channel that was registered; SourceError if it is gone."""
+        return Volume.open(
+            self.source,
+            pixel_size=self.pixel_size,
+            section_thickness=self.section_thickness,
+            channel=self.channel,
+        )
 
 
 _RUN_RECORD = TypeAdapter(RunRecord)

@@ -1,13 +1,16 @@
-"""Image volumes: (z, y, x) in Zarr, at one or several mips.
+"""Image volumes: (z, y, x) in Zarr, at one or several mips, with or without channels.
 
 Law: `read` returns what `write` put into whole shards, whatever box it is read by. A chunk that was never written reads
 as 0.
+
+A volume of an image with channels is a view of one of them: everything here is (z, y, x), whatever is stored.
+`each_channel` has the views of all.
 
 `shape_at(m)` divides y and x by 2**m and rounds up (C3); z is the same at every mip.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,25 +22,22 @@ from ssem_dask.geometry.mip import shape_at_mip
 from ssem_dask.shown import without_secrets
 from ssem_dask.storage import arrays, location, ngff
 from ssem_dask.storage.arrays import ZarrArray
+from ssem_dask.storage.channels import (
+    ChannelChoice,
+    channel_names,
+    find_channel,
+    register_attribute,
+    registered_channel,
+    several_channels,
+)
 from ssem_dask.storage.codec_pipeline import fused_codecs
 from ssem_dask.storage.formats.axes import order_axes
 from ssem_dask.storage.lengths import UNKNOWN_SIZES, known_sizes, sizes_of
 from ssem_dask.storage.section_names import section_names
 from ssem_dask.storage.untrusted import record_in
+from ssem_dask.storage.volume_checks import IMPORT_KEY, check_extent
 from ssem_dask.storage.zip_files import without_zip_protocol
 from ssem_dask.types import AnyArray, ShapeZYX
-
-IMPORT_KEY = "ssem_dask_import"
-"""Group attribute of an imported volume: {"state": "importing" | "complete", "source", "labels"}; an unfinished import
-is never opened."""
-WARP_KEY = "ssem_dask_warp"
-"""Group attribute of a warped volume: {"alignment", "source", "labels", "digest", "state"}."""
-
-
-MAX_SECTIONS = 4 << 20
-"""Sections of a volume at most: a whole human brain, 140 mm, has 4 million sections of 33 nm."""
-MAX_SIDE_PX = 1 << 26
-"""Pixels of a section's side at most: 270 mm at 4 nm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,20 @@ class VolumeInfo:
     """nm per pixel in y and x."""
     section_thickness: float
     """nm per section."""
+    channels: tuple[str, ...] = ()
+    """Name of each channel of an image with channels, empty if it has none; () for an image without an axis c."""
+    channel: int | None = None
+    """Channel that is read; None if there is no axis c, or if it is not known which one is meant."""
+
+    @property
+    def planes(self) -> int:
+        """Number of channels, 1 without an axis c."""
+        return max(1, len(self.channels))
+
+    @property
+    def without_channels(self) -> "VolumeInfo":
+        """Description of an image of one channel, without an axis c."""
+        return replace(self, channels=(), channel=None)
 
 
 class Volume:
@@ -79,19 +93,22 @@ class Volume:
         *,
         pixel_size: float | None = None,
         section_thickness: float | None = None,
+        channel: ChannelChoice | None = None,
         like: VolumeInfo | None = None,
     ) -> "Volume":
-        """Open an OME-Zarr image (0.4 or 0.5) or a plain (z, y, x) array (Zarr v2 or v3).
+        """Open an OME-Zarr image (0.4 or 0.5), with or without channels, or a plain (z, y, x) array (Zarr v2 or v3).
 
         Args:
             url: of the image group or of the array.
             pixel_size: nm per mip-0 pixel in y and x; takes precedence over the metadata.
             section_thickness: nm per section; takes precedence too.
-            like: volume whose pixel size and section thickness are taken, in place of these two arguments.
+            channel: number or name of the channel to read; None: the one that the image says to align by.
+            like: volume whose pixel size and section thickness are taken, in place of these two arguments, and whose
+                channel if both have as many.
 
         Raises:
             SourceError: there is no such volume, it cannot be reached, its import was never finished, its axes are not
-                (z, y, x), or its pixel size or section thickness is unknown.
+                (z, y, x) or (c, z, y, x), it has no such channel, or its pixel size or section thickness is unknown.
         """
         url = without_secrets(url)
         paths: tuple[str, ...]
@@ -109,17 +126,26 @@ class Volume:
         else:
             _refuse_other_groups(url, attributes)
             image = ngff.parse_multiscale(attributes, where=url)
-            if image.axes != ngff.AXES:
+            if image.axes not in (ngff.AXES, ngff.CHANNEL_AXES):
                 raise SourceError(_other_axes(url, image.axes))
             paths, levels = _open_levels(url, image)
             z, y, x = ((image.scale_of(axis), "nm") for axis in ngff.AXES)
             stored = sizes_of({"z": z, "y": y, "x": x})
-        shape = levels[0].shape
-        if len(shape) != 3:
-            raise SourceError(f"{url}: the array has shape {shape}, but a volume has three axes (z, y, x).")
-        check_extent(url, (shape[0], shape[1], shape[2]))
+        stored_shape = levels[0].shape
+        count = stored_shape[0] if attributes is not None and image.axes == ngff.CHANNEL_AXES else 0
+        if len(stored_shape) != 3 + (count > 0):
+            raise SourceError(f"{url}: the array has shape {stored_shape}, but a volume has three axes (z, y, x).")
+        z_extent, y_extent, x_extent = stored_shape[-3:]
+        check_extent(url, (z_extent, y_extent, x_extent))
+        names = channel_names(attributes or {}, count)
+        if like is not None and channel is None and len(like.channels) == count:
+            channel = like.channel
+        if channel is not None:
+            channel = find_channel(url, channel, names or ("",))
         info = VolumeInfo(
-            shape=(shape[0], shape[1], shape[2]),
+            shape=(z_extent, y_extent, x_extent),
+            channels=names,
+            channel=(registered_channel(attributes or {}, count) if channel is None else channel) if count else None,
             dtype=np.dtype(levels[0].dtype).newbyteorder("="),
             **known_sizes(url, stored, pixel_size=pixel_size, section_thickness=section_thickness),
         )
@@ -148,19 +174,28 @@ class Volume:
         """Return the coarsest stored mip that is not coarser than `mip`."""
         return min(mip, self.mips[-1])
 
+    @property
+    def each_channel(self) -> tuple["Volume", ...]:
+        """The volume once for each channel; itself if the image has no axis c."""
+        if not self.info.channels:
+            return (self,)
+        return tuple(self._of_channel(number) for number in range(len(self.info.channels)))
+
     def chunk(self, mip: int) -> ShapeZYX:
         """Return the extent of a chunk of a stored mip: the unit of reading."""
-        z, y, x = self._levels[mip].chunks
+        z, y, x = self._levels[mip].chunks[-3:]
         return z, y, x
 
     def write_unit(self, mip: int) -> ShapeZYX:
         """Return the extent of what one task writes as a whole at a stored mip: a shard, or a chunk if unsharded."""
-        z, y, x = arrays.write_unit(self._levels[mip])
+        z, y, x = arrays.write_unit(self._levels[mip])[-3:]
         return z, y, x
 
     def shard_path(self, box: Box) -> str:
         """Return the path in the group of the file that holds the first value of a box at a stored mip."""
-        index = tuple(start // unit for start, unit in zip(box.start, self.write_unit(box.mip), strict=True))
+        units = arrays.write_unit(self._levels[box.mip])
+        starts = (part if isinstance(part, int) else part.start for part in self._index(box))
+        index = tuple(start // unit for start, unit in zip(starts, units, strict=True))
         return f"{self._paths[box.mip]}/{self._levels[box.mip].metadata.encode_chunk_key(index)}"
 
     def read(self, box: Box) -> AnyArray:
@@ -173,7 +208,13 @@ class Volume:
         self._check(box)
         what = f"{self.url}: box {box.start}…{box.stop} at mip {box.mip}"
         with location.reading(self.url), arrays.reading_chunks(what), fused_codecs():
-            return np.asarray(self._levels[box.mip][box.slices], dtype=self.info.dtype)
+            return np.asarray(self._levels[box.mip][self._index(box)], dtype=self.info.dtype)
+
+    def read_channels(self, box: Box) -> AnyArray:
+        """Read the values of a box of all channels, (c, z, y, x); (z, y, x) if there is no axis c. Errors as `read`."""
+        if not self.info.channels:
+            return self.read(box)
+        return np.stack([channel.read(box) for channel in self.each_channel])
 
     def write(self, box: Box, values: AnyArray) -> None:
         """Write whole shards.
@@ -188,7 +229,7 @@ class Volume:
             OutputError: the place cannot be written.
         """
         self._check(box)
-        if not arrays.covers_write_units(self._levels[box.mip], box.slices):
+        if not arrays.covers_write_units(self._levels[box.mip], self._index(box)):
             raise PlanError(
                 f"{self.url}: box {box.start}…{box.stop} at mip {box.mip} is not made of whole shards of "
                 f"{self.write_unit(box.mip)}; lay tasks out in multiples of a shard."
@@ -201,10 +242,10 @@ class Volume:
             if box.mip not in self._writable:
                 path = location.join(self.url, self._paths[box.mip])
                 self._writable[box.mip] = arrays.open_array(path, mode="r+")
-            self._writable[box.mip][box.slices] = values
+            self._writable[box.mip][self._index(box)] = values
 
     def fingerprints(self, *, mips: Iterable[int] | None = None) -> dict[tuple[int, int, int], str]:
-        """Return a fingerprint of each group of sections (mip, start, stop) that share files; it changes with them.
+        """Return a fingerprint of each group of sections (mip, start, stop) that share files, of all channels.
 
         Costs one listing of each level. Empty if the location cannot be listed, as behind plain http.
 
@@ -215,9 +256,27 @@ class Volume:
         with location.reading(self.url):
             for mip in self.mips if mips is None else mips:
                 url = location.join(self.url, self._paths[mip])
-                for span, fingerprint in arrays.fingerprints_along(url, self._levels[mip]).items():
+                axis = self._levels[mip].ndim - 3
+                for span, fingerprint in arrays.fingerprints_along(url, self._levels[mip], axis=axis).items():
                     fingerprints[mip, *span] = fingerprint
         return fingerprints
+
+    def _of_channel(self, number: int) -> "Volume":
+        return Volume(
+            self.url,
+            info=replace(self.info, channel=number),
+            paths=self._paths,
+            levels=self._levels,
+            section_names=self.section_names,
+        )
+
+    def _index(self, box: Box) -> tuple[int | slice, ...]:
+        """Return the index of a box in the stored array of its mip; SourceError if the channel is not known."""
+        if not self.info.channels:
+            return box.slices
+        if self.info.channel is None:
+            raise SourceError(several_channels(self.url, self.info.channels))
+        return (self.info.channel, *box.slices)
 
     def _check(self, box: Box) -> None:
         if box.mip not in self.mips:
@@ -235,76 +294,50 @@ def create_volume(
     chunk: ShapeZYX,
     shard: ShapeZYX,
     mips: int,
+    name: str = "",
     attributes: dict[str, Any] | None = None,
 ) -> Volume:
     """Create an OME-Zarr 0.5 volume with `mips` levels, all empty; an existing one of this layout is opened.
 
     Args:
         url: of the image group.
-        info: shape, type and physical size.
+        info: shape, type, physical size and channels.
         chunk: extent of a chunk at every mip.
         shard: extent of a shard, a multiple of `chunk`; reduced for a level that does not fill it.
         mips: number of levels.
+        name: name that viewers show; empty: that of the group.
         attributes: further group attributes.
 
     Raises:
         PlanError: `shard` is not a multiple of `chunk`.
         OutputError: something else is there, or the location cannot be written.
     """
-    name = url.rstrip("/").rpartition("/")[2]
-    metadata = ngff.image_attributes(
-        name=name, pixel_size=info.pixel_size, section_thickness=info.section_thickness, mips=mips
+    image = ngff.ImageMetadata(
+        name=name or url.rstrip("/").rpartition("/")[2],
+        pixel_size=info.pixel_size,
+        section_thickness=info.section_thickness,
+        mips=mips,
+        channels=info.channels,
+        dtype=info.dtype,
     )
+    metadata = {**ngff.image_attributes(image), **register_attribute(info.channels, register=info.channel)}
     arrays.create_group(url, attributes={**metadata, **(attributes or {})})
+    axes, leading, one = (ngff.CHANNEL_AXES, (len(info.channels),), (1,)) if info.channels else (ngff.AXES, (), ())
     levels = []
     for mip in range(mips):
         shape = (info.shape[0], *shape_at_mip(info.shape[1:], mip=mip))
         level = arrays.create_array(
             location.join(url, str(mip)),
-            shape=shape,
+            shape=(*leading, *shape),
             dtype=info.dtype,
-            axes=ngff.AXES,
-            chunks=chunk,
-            shards=fitted_shard(shape, chunk=chunk, shard=shard),
+            axes=axes,
+            chunks=(*one, *chunk),
+            shards=(*one, *fitted_shard(shape, chunk=chunk, shard=shard)),
             fill_value=0,
             attributes={},
         )
         levels.append(level)
     return Volume(url, info=info, paths=tuple(str(mip) for mip in range(mips)), levels=tuple(levels))
-
-
-def holds_labels(attributes: Mapping[str, Any], *, dtype: np.dtype[Any]) -> bool:
-    """Return whether values are ids of a segmentation: the attributes say so, or no image has this type."""
-    records = (attributes.get(key) for key in (IMPORT_KEY, WARP_KEY))
-    declared = any(isinstance(record, Mapping) and record.get("labels") for record in records)
-    return declared or ngff.LABEL_KEY in attributes or (dtype.kind in "iu" and dtype not in (np.uint8, np.uint16))
-
-
-def check_image_dtype(where: str, dtype: np.dtype[Any]) -> None:
-    """Raise SourceError if values of `dtype` are not grey values that can be aligned (C9)."""
-    if dtype not in (np.uint8, np.uint16):
-        raise SourceError(
-            f"{where}: images are {dtype}, but must be uint8 or uint16; scale them to 0…255 or 0…65535 "
-            "(set NaN to 0) and export them again."
-        )
-
-
-def check_extent(where: str, shape: ShapeZYX) -> None:
-    """Raise SourceError if metadata declare a volume that is larger than any tissue."""
-    if shape[0] > MAX_SECTIONS or max(shape[1:]) > MAX_SIDE_PX:
-        raise SourceError(
-            f"{where}: its metadata declare {shape[0]} sections of {shape[1]} × {shape[2]} px, but at most "
-            f"{MAX_SECTIONS} sections of {MAX_SIDE_PX} × {MAX_SIDE_PX} px are read; check the metadata."
-        )
-
-
-def check_sections(where: str, shape: ShapeZYX) -> None:
-    """Raise SourceError if a volume of `shape` has no pixels, fewer than two sections, or more than there can be."""
-    check_extent(where, shape)
-    if 0 in shape:
-        raise SourceError(f"{where}: the volume has shape {shape}, it is empty; check the export.")
-    if shape[0] < 2:
-        raise SourceError(f"{where}: holds a single section, but an alignment needs at least two; give the series.")
 
 
 def fitted_shard(shape: ShapeZYX, *, chunk: ShapeZYX, shard: ShapeZYX) -> ShapeZYX:
@@ -349,7 +382,7 @@ def _open_levels(url: str, image: ngff.Multiscale) -> tuple[tuple[str, ...], tup
     first = arrays.open_array(location.join_below(url, image.paths[0]), mode="r")
     paths, levels = [image.paths[0]], [first]
     for path in image.paths[1:]:
-        wanted = (first.shape[0], *shape_at_mip((first.shape[1], first.shape[2]), mip=len(levels)))
+        wanted = (*first.shape[:-2], *shape_at_mip((first.shape[-2], first.shape[-1]), mip=len(levels)))
         level = arrays.open_array(location.join_below(url, path), mode="r")
         if level.shape != wanted:
             break

@@ -11,13 +11,15 @@ from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import Interpolation, sample_known
 from ssem_dask.geometry.box import Box
 from ssem_dask.shown import without_secrets
-from ssem_dask.stages.render import read_nodes, to_dtype, warped_sections
 from ssem_dask.stages.run_arrays import COARSE, SECTION
+from ssem_dask.stages.warped_pixels import read_nodes, to_dtype, warped_sections
 from ssem_dask.storage.fields import open_coarse, open_field
 from ssem_dask.storage.run_group import read_run
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray, Float32Array, Float64Array, ShapeZYX
 
+_SCALE_TOLERANCE = 1e-3
+"""Relative error of a pixel size that formats make by rounding."""
 _INVERSE_ITERATIONS = 50
 _INVERSE_TOLERANCE_PX = 1e-3
 
@@ -70,27 +72,54 @@ class Alignment:
         """Warp section z of a volume in the source's frame, for example another channel.
 
         Args:
-            volume: same shape as the source.
+            volume: of the source's sections; its pixels may be larger or smaller than the source's.
             z: index of the section.
-            box: part (mip 0, its z is not used) of the aligned section; None: all of it.
+            box: part (mip 0 of the volume, its z is not used) of the aligned section; None: all of it.
             kind: interpolation; `nearest` for labels.
 
         Returns:
             `(y, x)` in the volume's dtype, 0 where unknown.
 
         Raises:
-            SourceError: the volume's shape is not the source's.
+            SourceError: the volume does not cover the source's sections.
         """
-        if volume.info.shape != self.shape:
-            raise SourceError(
-                f"Volume {volume.url}: has shape {volume.info.shape}, but the alignment {self.url} is for "
-                f"{self.shape}; warp a volume in the source's frame."
-            )
-        part = box or Box((self._checked(z), 0, 0), (z + 1, *self.shape[1:]))
+        scale = self.scale_of(volume)
+        part = box or Box((self._checked(z), 0, 0), (z + 1, *volume.info.shape[1:]))
         sections = range(self._checked(z), z + 1)
-        fields = read_nodes(self._field_url, sections=sections, box=part, spacing=self.spacing)
+        fields = read_nodes(self._field_url, sections=sections, box=part, spacing=self.spacing, scale=scale)
         image, _ = next(warped_sections(volume, fields=fields, sections=sections, box=part, kind=kind))
         return to_dtype(image, volume.info.dtype)
+
+    def scale_of(self, volume: Volume, *, size_given: bool = False) -> float:
+        """Return the mip-0 px of the source per px of a volume of the same sections, from their pixel sizes.
+
+        A volume of the source's own shape has its pixels, whatever its metadata say.
+
+        Args:
+            volume: the volume.
+            size_given: whether the user gave its pixel size, which must then be right.
+
+        Raises:
+            SourceError: at its pixel size, the volume does not cover the source's sections.
+        """
+        if volume.info.shape == self.shape and not size_given:
+            return 1.0
+        return self._scale_by_pixel_size(volume)
+
+    def _scale_by_pixel_size(self, volume: Volume) -> float:
+        shape = volume.info.shape
+        scale = volume.info.pixel_size / self.record.pixel_size
+        nearest = round(scale) if scale > 1 else 1 / max(1, round(1 / scale))
+        if abs(scale - nearest) < _SCALE_TOLERANCE * scale:
+            scale = nearest
+        covers = all(abs(n * scale - own) < max(1.0, scale) for n, own in zip(shape[1:], self.shape[1:], strict=True))
+        if shape[0] != self.shape[0] or not covers:
+            raise SourceError(
+                f"{volume.url}: has {_extent(shape, volume.info.pixel_size)}, but the alignment {self.url} is for "
+                f"{_extent(self.shape, self.record.pixel_size)}; give a volume of the same sections, and --pixel-size "
+                "if its own is wrong."
+            )
+        return scale
 
     def map_points(self, points: Float64Array, *, to: str) -> Float64Array:
         """Map points between the aligned volume and the source.
@@ -126,6 +155,10 @@ class Alignment:
         if not 0 <= z < self.shape[0]:
             raise ValueError(f"Alignment {self.url}: there is no section {z}; it has 0 … {self.shape[0] - 1}.")
         return z
+
+
+def _extent(shape: ShapeZYX, pixel_size: float) -> str:
+    return f"{shape[0]} sections of {shape[1]} × {shape[2]} px of {pixel_size:g} nm"
 
 
 def open_alignment(url: str) -> Alignment:

@@ -24,7 +24,8 @@ from ssem_dask.storage.exports.precomputed import PrecomputedTarget
 from ssem_dask.storage.exports.target import Target
 from ssem_dask.storage.exports.zarr_v2 import ZarrV2Target
 from ssem_dask.storage.ledger import open_ledger
-from ssem_dask.storage.volume import Volume, holds_labels
+from ssem_dask.storage.volume import Volume
+from ssem_dask.storage.volume_checks import holds_labels
 from ssem_dask.types import ShapeZYX
 from ssem_dask.volumes.origins import Origin, Origins, is_complete
 from ssem_dask.volumes.volume_stages import VolumeWork, run_stages
@@ -170,7 +171,7 @@ def plan_export(
             "source": url,
             "form": form,
             "info": [*volume.info.shape, volume.info.dtype.str, volume.info.pixel_size, volume.info.section_thickness],
-            "layout": [target.mips, target.chunk, target.labels, sharded],
+            "layout": [target.mips, target.chunk, target.labels, sharded, *target.leading],
         }
     )
     origins = Origins(options={"export": digest}, origins=(Origin(name=url, read=volume.fingerprints),))

@@ -20,7 +20,7 @@ class Slab:
     digest: str
     """Digest of the import."""
     lowest: float
-    """Lowest value at mip 0."""
+    """Lowest value at mip 0, of the channel to align by if there is one."""
     highest: float
     files: list[str] = field(default_factory=list)
     """Paths in the volume of the shards that hold more than zeros."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from ssem_dask.errors import OutputError, SourceError
 from ssem_dask.storage import arrays, location, ngff, places
-from ssem_dask.storage.volume import IMPORT_KEY
+from ssem_dask.storage.volume_checks import IMPORT_KEY
 from ssem_dask.units import shortened
 
 STAGING = ".import"

@@ -1,11 +1,12 @@
 """The plan of an import: source and destination with every choice made, and how an import is recognised again."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ssem_dask import __version__
 from ssem_dask.config.digest import digest_of
 from ssem_dask.storage import location, places
+from ssem_dask.storage.formats.channel_set import ChannelSelection
 from ssem_dask.storage.formats.source import HDF5_NAME, ReadOptions
 from ssem_dask.storage.volume import VolumeInfo
 from ssem_dask.storage.zip_files import split_zip, without_zip_protocol
@@ -25,6 +26,8 @@ class ImportPlan:
     """Number of levels that are written."""
     reading: ReadOptions
     """How the source is read."""
+    selection: ChannelSelection = field(default_factory=ChannelSelection)
+    """Channels that are imported."""
     names: tuple[str, ...] = ()
     """Name of each section; empty if they have none."""
     notes: tuple[str, ...] = ()
@@ -51,7 +54,8 @@ class ImportPlan:
     @property
     def _reading(self) -> dict[str, Any]:
         """Everything that decides what the files mean: another version may read them in another way."""
-        return {"options": asdict(self.reading), "names": self.names, "version": __version__}
+        channels = [*self.selection.numbers, self.selection.register, *self.selection.names]
+        return {"options": asdict(self.reading), "channels": channels, "names": self.names, "version": __version__}
 
 
 def source_fingerprints(source: str, *, destination: str) -> dict[str, str]:

@@ -8,7 +8,8 @@ import numpy as np
 from ssem_dask.errors import IncompleteError, OutputError, SourceError
 from ssem_dask.geometry.box import Box
 from ssem_dask.stages.pyramid_writer import SlabWriter
-from ssem_dask.storage import location, ngff
+from ssem_dask.storage import location
+from ssem_dask.storage.formats.channel_set import ChannelSet
 from ssem_dask.storage.formats.source import Source
 from ssem_dask.storage.section_names import names_attribute
 from ssem_dask.storage.volume import Volume, create_volume
@@ -25,7 +26,7 @@ BAND_BYTES = 1 << 29
 
 
 def write_volume(
-    source: Source,
+    source: ChannelSet,
     plan: ImportPlan,
     where: str,
     *,
@@ -33,15 +34,14 @@ def write_volume(
     progress: Callable[[int], None],
 ) -> None:
     """Write all slabs that the journal lacks; check that the volume is whole."""
-    name = plan.destination.rstrip("/").rpartition("/")[2]
-    sizes = {"pixel_size": plan.info.pixel_size, "section_thickness": plan.info.section_thickness}
     volume = create_volume(
         where,
         info=plan.info,
         chunk=plan.chunk,
         shard=plan.shard,
         mips=plan.mips,
-        attributes={**ngff.image_attributes(name=name, mips=plan.mips, **sizes), **names_attribute(plan.names)},
+        name=plan.destination.rstrip("/").rpartition("/")[2],
+        attributes=names_attribute(plan.names),
     )
     depth, sections = volume.write_unit(0)[0], plan.info.shape[0]
     slabs: dict[int, Slab] = {}
@@ -52,13 +52,14 @@ def write_volume(
         if slab is None:
             if existing is None:  # shards of an unfinished slab; later slabs have none
                 existing = _stored_shards(volume)
-            writer = _ShardWriter(volume, Slab(plan.digest, np.inf, -np.inf), existing=existing)
-            slab = writer.slab
-            _copy(source, plan, volume, span, writer=writer, progress=progress)
+            slab = Slab(plan.digest, np.inf, -np.inf)
+            for one, channel in zip(source.sources, volume.each_channel, strict=True):
+                writer = _ShardWriter(channel, slab, existing=existing)
+                _copy(one, plan, channel, span, writer=writer, progress=progress)
             _refuse_removed(plan, where)
             journal.write(z, slab)
         else:
-            progress(len(span) * plan.info.shape[1] * plan.info.shape[2])
+            progress(len(span) * plan.info.shape[1] * plan.info.shape[2] * plan.info.planes)
         slabs[z] = slab
     lowest, highest = min(slab.lowest for slab in slabs.values()), max(slab.highest for slab in slabs.values())
     if lowest == highest and not plan.reading.labels:
@@ -108,7 +109,8 @@ def _copy(
         box = Box((sections.start, y_start, 0), (sections.stop, y_start + band, x)).clipped(volume.info.shape)
         with location.reading(plan.source):
             values = source.read(z_start=box.start[0], z_stop=box.stop[0], y_start=box.start[1], y_stop=box.stop[1])
-        slab.lowest, slab.highest = min(slab.lowest, float(values.min())), max(slab.highest, float(values.max()))
+        if plan.info.channel in (None, volume.info.channel):  # another detector may see nothing
+            slab.lowest, slab.highest = min(slab.lowest, float(values.min())), max(slab.highest, float(values.max()))
         levels.write(_as_type(values, volume.info.dtype))
         progress(box.size)
 

@@ -19,13 +19,15 @@ from ssem_dask.runtime.exclusive_driver import lease_url
 from ssem_dask.shown import without_secrets
 from ssem_dask.stages.configs import DownsampleStageConfig
 from ssem_dask.storage import location, places
+from ssem_dask.storage.channels import ChannelChoice
 from ssem_dask.storage.fence import confirm_fence, fenced
 from ssem_dask.storage.formats.advice import explain_swapped
-from ssem_dask.storage.formats.detect import open_any_format
-from ssem_dask.storage.formats.source import ReadOptions, Source, SourceInfo
+from ssem_dask.storage.formats.channel_set import Channels, ChannelSet, select_channels
+from ssem_dask.storage.formats.source import ReadOptions, SourceInfo
 from ssem_dask.storage.lease import hold_lease
 from ssem_dask.storage.lengths import known_sizes
-from ssem_dask.storage.volume import VolumeInfo, check_image_dtype, check_sections
+from ssem_dask.storage.volume import VolumeInfo
+from ssem_dask.storage.volume_checks import check_image_dtype, check_sections
 from ssem_dask.types import ShapeZYX
 from ssem_dask.volumes import import_place
 from ssem_dask.volumes.import_journal import Journal
@@ -46,7 +48,8 @@ def plan_import(
     chunk: ShapeZYX = DEFAULT_CHUNK,
     shard: ShapeZYX = DEFAULT_SHARD,
     labels: bool = False,
-    channel: int | None = None,
+    channel: ChannelChoice | None = None,
+    channels: Channels | None = None,
     time: int | None = None,
     order: str | None = None,
     pyramid: bool = True,
@@ -55,8 +58,10 @@ def plan_import(
     """Check source and destination, without changing anything; arguments and errors as in `import_volume`."""
     source, destination = without_secrets(source), without_secrets(destination)
     order = None if order is None else without_secrets(order)
-    reading = ReadOptions(channel=channel, time=time, labels=labels, order=order)
-    with contextlib.closing(_open(source, reading, destination=destination)) as opened:
+    reading = ReadOptions(time=time, labels=labels, order=order)
+    with contextlib.closing(
+        _open(source, reading, destination=destination, channel=channel, channels=channels)
+    ) as opened:
         return _plan(
             opened,
             source,
@@ -78,7 +83,7 @@ def run_import(
     note: Callable[[str], None] | None = None,
 ) -> VolumeInfo:
     """Write the volume of a plan; other arguments, return value and errors as in `import_volume`."""
-    with contextlib.closing(open_any_format(plan.source, plan.reading)) as opened:
+    with contextlib.closing(ChannelSet(plan.source, plan.reading, plan.selection)) as opened:
         return _write(opened, plan, progress=progress or _ignore, note=note or _ignore)
 
 
@@ -91,7 +96,8 @@ def import_volume(
     chunk: ShapeZYX = DEFAULT_CHUNK,
     shard: ShapeZYX = DEFAULT_SHARD,
     labels: bool = False,
-    channel: int | None = None,
+    channel: ChannelChoice | None = None,
+    channels: Channels | None = None,
     time: int | None = None,
     order: str | None = None,
     pyramid: bool = True,
@@ -113,7 +119,10 @@ def import_volume(
             shards more.
         labels: the values are ids: any integer type, and a constant volume is no mistake. Each pixel of the pyramid has
             the most frequent id of the four below it.
-        channel: channel to import, counted from 0; None if the source has one, or equal ones.
+        channel: number, from 0, or name of the channel to import; None if the source has one, or equal ones. With
+            `channels`, the channel to align by, which `align` asks for if it is not given here.
+        channels: several channels (detectors, stains, colours) to import together, "all" or some by number or name.
+            The volume then has the axes (c, z, y, x); `align` registers one channel and warps all.
         time: time point to import, counted from 0; None if the source has one.
         order: URL of a text file that lists the image files of a folder in order of z, one name per line; None for the
             natural order of their names.
@@ -136,8 +145,10 @@ def import_volume(
     """
     source, destination = without_secrets(source), without_secrets(destination)
     order = None if order is None else without_secrets(order)
-    reading = ReadOptions(channel=channel, time=time, labels=labels, order=order)
-    with contextlib.closing(_open(source, reading, destination=destination)) as opened:
+    reading = ReadOptions(time=time, labels=labels, order=order)
+    with contextlib.closing(
+        _open(source, reading, destination=destination, channel=channel, channels=channels)
+    ) as opened:
         plan = _plan(
             opened,
             source,
@@ -153,15 +164,18 @@ def import_volume(
         return _write(opened, plan, progress=progress or _ignore, note=note or _ignore)
 
 
-def _open(source: str, reading: ReadOptions, *, destination: str) -> Source:
+def _open(
+    source: str, reading: ReadOptions, *, destination: str, channel: ChannelChoice | None, channels: Channels | None
+) -> ChannelSet:
     try:
-        return open_any_format(source, reading)
+        selection = select_channels(source, reading, channel=channel, channels=channels)
+        return ChannelSet(source, reading, selection)
     except SourceError as error:
         raise explain_swapped(source, destination, error) from error
 
 
 def _plan(
-    opened: Source,
+    opened: ChannelSet,
     source: str,
     destination: str,
     *,
@@ -174,7 +188,16 @@ def _plan(
     overwrite: bool,
 ) -> ImportPlan:
     labels = reading.labels
-    info = _volume_info(source, opened.info, pixel_size=pixel_size, section_thickness=section_thickness, labels=labels)
+    _check_values(source, opened.info, labels=labels)
+    sizes = known_sizes(source, opened.info.sizes, pixel_size=pixel_size, section_thickness=section_thickness)
+    info = VolumeInfo(
+        shape=opened.info.shape,
+        dtype=opened.info.dtype.newbyteorder("="),
+        channels=opened.selection.names,
+        channel=opened.selection.register,
+        pixel_size=sizes["pixel_size"],
+        section_thickness=sizes["section_thickness"],
+    )
     smallest = DownsampleStageConfig().smallest
     places.refuse_overlap(destination, {"the source": source})
     plan = ImportPlan(
@@ -185,6 +208,7 @@ def _plan(
         shard=shard,
         mips=level_count(info.shape[1:], smallest=smallest) if pyramid else 1,
         reading=reading,
+        selection=opened.selection,
         names=opened.info.names,
         notes=opened.info.notes,
         fingerprints=source_fingerprints(source, destination=destination),
@@ -195,7 +219,7 @@ def _plan(
 
 
 def _write(
-    source: Source, plan: ImportPlan, *, progress: Callable[[int], None], note: Callable[[str], None]
+    source: ChannelSet, plan: ImportPlan, *, progress: Callable[[int], None], note: Callable[[str], None]
 ) -> VolumeInfo:
     """Write the volume of a plan."""
     destination = plan.destination
@@ -297,17 +321,11 @@ def _ignore(_what: object) -> None:
     """Do nothing."""
 
 
-def _volume_info(
-    where: str, info: SourceInfo, *, pixel_size: float | None, section_thickness: float | None, labels: bool
-) -> VolumeInfo:
+def _check_values(where: str, info: SourceInfo, *, labels: bool) -> None:
+    """Raise SourceError if a source holds no sections of images, or no labels."""
     if labels:
         if info.dtype.kind not in "iu":
             raise SourceError(f"{where}: labels are {info.dtype}, but must be integers; convert them.")
     else:
         check_image_dtype(where, info.dtype)
     check_sections(where, info.shape)
-    return VolumeInfo(
-        shape=info.shape,
-        dtype=info.dtype.newbyteorder("="),
-        **known_sizes(where, info.sizes, pixel_size=pixel_size, section_thickness=section_thickness),
-    )

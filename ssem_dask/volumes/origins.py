@@ -17,7 +17,7 @@ from ssem_dask.config.digest import digest_of
 from ssem_dask.errors import SourceError
 from ssem_dask.stages.run_arrays import ALIGNED
 from ssem_dask.storage import arrays, location, run_group
-from ssem_dask.storage.volume import WARP_KEY
+from ssem_dask.storage.volume_checks import WARP_KEY
 from ssem_dask.units import shortened
 
 Fingerprints = Mapping[tuple[int, int, int], str]

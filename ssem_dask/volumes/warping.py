@@ -5,7 +5,7 @@ that an interrupted warp resumes. Its entries carry digests of what the tasks re
 is repeated follows a volume or an alignment that has changed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,8 @@ from ssem_dask.stages.downsample import DownsampleStage, estimate_downsampling, 
 from ssem_dask.stages.render import RenderStage, Warping, estimate_rendering, nearest_reach, warp_sections, warp_tasks
 from ssem_dask.stages.run_arrays import SECTION, SUPPORT
 from ssem_dask.storage import arrays, location, places
-from ssem_dask.storage.volume import WARP_KEY, Volume, VolumeInfo, check_image_dtype
+from ssem_dask.storage.volume import Volume, VolumeInfo
+from ssem_dask.storage.volume_checks import WARP_KEY, check_image_dtype
 from ssem_dask.volumes.alignment import Alignment, open_alignment
 from ssem_dask.volumes.origins import Fingerprints, Origin, Origins, is_complete
 from ssem_dask.volumes.volume_stages import VolumeWork, run_stages
@@ -82,6 +83,7 @@ def warp_volume(
     destination: str,
     *,
     labels: bool = False,
+    pixel_size: float | None = None,
     cluster: str = "local",
     workers: int | None = None,
     observer: Observer | None = None,
@@ -90,10 +92,12 @@ def warp_volume(
 
     Args:
         alignment: URL of the run.
-        volume: URL of the volume (OME-Zarr or array): the source's shape at mip 0, any integer type.
+        volume: URL of the volume (OME-Zarr or array) of the source's sections: with or without channels, all of which
+            are warped; at the source's pixel size, or at a coarser or finer one that its metadata say.
         destination: URL of the OME-Zarr image to write. The same warp resumes if it was interrupted, and does the work
             again whose sections or fields have changed since.
         labels: the values are ids: nearest pixel, and the most frequent id in the pyramid.
+        pixel_size: nm per pixel of the volume; None: the value in its metadata, or the source's if it has none.
         cluster: as in `align`.
         workers: as in `align`.
         observer: notified of events; None: nobody is.
@@ -106,17 +110,19 @@ def warp_volume(
         OutputError: the destination holds something else.
         ConfigError: the cluster is unknown, or its workers are too small.
     """
-    plan = plan_warp(alignment, volume, destination, labels=labels)
+    plan = plan_warp(alignment, volume, destination, labels=labels, pixel_size=pixel_size)
     return run_on_cluster(partial(run_warp, plan), plan.work(), cluster=cluster, workers=workers, observer=observer)
 
 
-def plan_warp(alignment: str, volume: str, destination: str, *, labels: bool) -> WarpPlan:
+def plan_warp(
+    alignment: str, volume: str, destination: str, *, labels: bool, pixel_size: float | None = None
+) -> WarpPlan:
     """Check everything and plan the warp, without changing anything; errors as in `warp_volume`."""
     alignment, volume, destination = (without_secrets(url) for url in (alignment, volume, destination))
     places.refuse_overlap(destination, {"the alignment": alignment, "the volume": volume})
     opened = open_alignment(alignment)
     config = opened.record.config
-    info = _volume_info(opened, volume, labels=labels)
+    info, scale = _volume_info(opened, volume, labels=labels, pixel_size=pixel_size)
     warping = Warping(
         source=volume,
         info=info,
@@ -127,9 +133,12 @@ def plan_warp(alignment: str, volume: str, destination: str, *, labels: bool) ->
         config=RenderStageConfig(**config["render"]),
         support=SUPPORT.at(alignment),
         labels=labels,
+        scale=scale,
     )
     attributes = {"alignment": alignment, "source": volume, "labels": labels}
-    layout = [info.shape, info.dtype.str, warping.config.chunk, warping.config.shard, warping.mips]
+    if scale != 1:
+        attributes["scale"] = scale
+    layout = [info.shape, info.dtype.str, warping.config.chunk, warping.config.shard, warping.mips, *info.channels]
     origins = Origins(
         options={**attributes, "spacing": opened.spacing, "render": config["render"]},
         origins=(
@@ -159,19 +168,29 @@ def _field_fingerprints(alignment: str) -> Fingerprints:
     return {(0, *span): fingerprint for span, fingerprint in found.items()}
 
 
-def _volume_info(alignment: Alignment, url: str, *, labels: bool) -> VolumeInfo:
+def _volume_info(alignment: Alignment, url: str, *, labels: bool, pixel_size: float | None) -> tuple[VolumeInfo, float]:
+    """Return what is warped, and the px of the run's source per px of it."""
     record = alignment.record
-    info = Volume.open(url, pixel_size=record.pixel_size, section_thickness=record.section_thickness).info
-    if info.shape != alignment.shape:
-        raise SourceError(
-            f"{url}: has shape {info.shape}, but the alignment {alignment.url} is for {alignment.shape}; give a volume "
-            "in its source's frame."
-        )
+    volume = _open_volume(alignment, url, pixel_size=pixel_size)
+    scale = alignment.scale_of(volume, size_given=pixel_size is not None)
+    info = volume.info
     if labels and info.dtype.kind not in "iu":
         raise SourceError(f"{url}: labels are {info.dtype}, but must be integers; convert them.")
     if not labels:
         check_image_dtype(url, info.dtype)
-    return info
+    # The frame is the run's, so are its sizes.
+    return replace(info, pixel_size=record.pixel_size * scale, section_thickness=record.section_thickness), scale
+
+
+def _open_volume(alignment: Alignment, url: str, *, pixel_size: float | None) -> Volume:
+    """Open the volume to warp with its own pixel size; with the source's if its metadata has none."""
+    record = alignment.record
+    if pixel_size is not None:
+        return Volume.open(url, pixel_size=pixel_size, section_thickness=record.section_thickness)
+    try:
+        return Volume.open(url, section_thickness=record.section_thickness)
+    except SourceError:
+        return Volume.open(url, pixel_size=record.pixel_size, section_thickness=record.section_thickness)
 
 
 def _check_destination(plan: WarpPlan) -> None:

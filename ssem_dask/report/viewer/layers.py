@@ -8,8 +8,8 @@ position p here is position p - 1/2 there, in z too.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import neuroglancer
@@ -56,12 +56,21 @@ class NodeArray:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShownChannel:
+    """One channel of an image as a layer."""
+
+    name: str
+    limits: tuple[float, float]
+    """Intensities that are shown black and white."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
     """The content of the viewer."""
 
     info: VolumeInfo
     images: dict[str, int]
-    """Zarr format of each served image layer: `source`, `coarse`, `aligned`."""
+    """Zarr format of each served image layer: `source`, `coarse`, `aligned`, and `aligned-1` for another channel."""
     nodes: Sequence[NodeArray]
     spacing: int
     """mip-0 px between nodes."""
@@ -74,6 +83,8 @@ class Scene:
     """Extent (y, x) of a hotspot, mip-0 px."""
     section_names: Sequence[str] = ()
     """Name of each section; empty if sections have no names."""
+    channels: Mapping[str, "ShownChannel"] = field(default_factory=dict)
+    """Channel that a layer shows; layers of images without channels are not listed."""
     spoilt: Sequence[SectionRecord] = ()
     """Sections with a fault of their own, which are marked as a whole."""
 
@@ -102,11 +113,14 @@ def make_state(scene: Scene, *, data: str, viewpoint: Viewpoint | None) -> dict[
     )
     last_image = next(reversed(scene.images))
     for name, version in scene.images.items():
+        channel = scene.channels.get(name)
+        title = _TITLES[name.partition("-")[0]]
+        limits = scene.limits if channel is None else channel.limits
         state.layers.append(
-            name=_TITLES[name],
+            name=title if channel is None else f"{title}, {channel.name}",
             layer=neuroglancer.ImageLayer(
                 source=f"{data}/{name}/|zarr{version}:",
-                shader_controls={"normalized": {"range": list(scene.limits)}},
+                shader_controls={"normalized": {"range": list(limits)}},
             ),
             visible=name == last_image,
         )

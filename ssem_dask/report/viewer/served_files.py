@@ -84,10 +84,12 @@ class VirtualFiles:
 def serve_volume(volume: Volume) -> VirtualFiles:
     """Return an image group over the arrays of any volume that this package reads, with the volume's pixel size."""
     attributes = ngff.image_attributes(
-        name="source",
-        pixel_size=volume.info.pixel_size,
-        section_thickness=volume.info.section_thickness,
-        mips=len(volume.mips),
+        ngff.ImageMetadata(
+            name="source",
+            pixel_size=volume.info.pixel_size,
+            section_thickness=volume.info.section_thickness,
+            mips=len(volume.mips),
+        )
     )
     folders: dict[str, ServedFiles] = {
         str(mip): StoredFiles(url, root=volume.url) for mip, url in zip(volume.mips, volume.level_urls, strict=True)

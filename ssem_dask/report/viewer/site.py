@@ -11,9 +11,9 @@ from ssem_dask.errors import SourceError, SsemDaskError
 from ssem_dask.report.hotspots import find_hotspots
 from ssem_dask.report.report_data import ReportData, read_report_data
 from ssem_dask.report.viewer.access import parse_origin
-from ssem_dask.report.viewer.coarse_volume import serve_coarse
+from ssem_dask.report.viewer.computed_volume import serve_channel, serve_coarse
 from ssem_dask.report.viewer.http import Site, Viewpoint
-from ssem_dask.report.viewer.layers import NodeArray, Scene, make_state, volume_limits
+from ssem_dask.report.viewer.layers import NodeArray, Scene, ShownChannel, make_state, volume_limits
 from ssem_dask.report.viewer.served_files import ServedFiles, StoredFiles, serve_volume
 from ssem_dask.report.viewer.viewer_address import run_token
 from ssem_dask.stages.run_arrays import ALIGNED, COARSE
@@ -69,6 +69,10 @@ def make_site(run: str, *, labels: str | None, worst: int, origins: Iterable[str
             spacing=spacing,
             labels=None if segmentation is None else segmentation.zarr_format,
             limits=volume_limits(volume),
+            channels={
+                name: ShownChannel(name=_channel_name(channel), limits=volume_limits(channel))
+                for name, channel in images.channels.items()
+            },
             hotspots=marked,
             window=data.window,
             section_names=data.run.section_names,
@@ -91,6 +95,8 @@ class _Images:
     """Files of `source`, `coarse`, `aligned`."""
     missing: list[str]
     """A line about each layer that is missing."""
+    channels: dict[str, Volume]
+    """Channels of the stored ones, by the name of their layer."""
 
     @property
     def most_aligned(self) -> Volume:
@@ -100,16 +106,19 @@ class _Images:
     @property
     def formats(self) -> dict[str, int]:
         """Zarr format of each layer."""
-        return {name: self.volumes[name].zarr_format if name in self.volumes else 3 for name in self.files}
+        stored = {name: volume.zarr_format for name, volume in self.volumes.items() if name not in self.channels}
+        return {name: stored.get(name, 3) for name in self.files}
 
 
 def _open_images(run: str, record: RunRecord) -> _Images:
     files: dict[str, ServedFiles] = {}
     missing: list[str] = []
     volumes: dict[str, Volume] = {}
+    channels: dict[str, Volume] = {}
     try:
         volumes["source"] = record.open_source()
-        files["source"] = serve_volume(volumes["source"])
+        channels |= _by_layer("source", volumes["source"])
+        files |= _serve_stored("source", serve_volume(volumes["source"]), channels)
         coarse = COARSE.at(run)
         if is_node(coarse):
             files["coarse"] = serve_coarse(volumes["source"], coarse=coarse)
@@ -118,12 +127,35 @@ def _open_images(run: str, record: RunRecord) -> _Images:
     aligned = join(run, ALIGNED)
     if is_node(aligned):
         volumes["aligned"] = Volume.open(aligned)
-        files["aligned"] = StoredFiles(aligned, root=aligned)
+        channels |= _by_layer("aligned", volumes["aligned"])
+        files |= _serve_stored("aligned", StoredFiles(aligned, root=aligned), channels)
     else:
         missing.append("There is no aligned volume yet.")
     if not volumes:
         raise SourceError(f"{run}: nothing of it can be shown yet. {' '.join(missing)}")
-    return _Images(volumes, files, missing)
+    return _Images(volumes, files, missing, channels)
+
+
+def _by_layer(name: str, volume: Volume) -> dict[str, Volume]:
+    """Return the channels of an image by the names of their layers; the registered one last, named as the image."""
+    if not volume.info.channels:
+        return {}
+    registered = volume.info.channel or 0
+    ordered = sorted(volume.each_channel, key=lambda channel: channel.info.channel == registered)
+    return {
+        name if channel.info.channel == registered else f"{name}-{channel.info.channel}": channel for channel in ordered
+    }
+
+
+def _serve_stored(name: str, files: ServedFiles, channels: dict[str, Volume]) -> dict[str, ServedFiles]:
+    """Return the files of an image's layers: of each channel, or of the image if it has no channels."""
+    served = {layer: serve_channel(volume) for layer, volume in channels.items() if layer.partition("-")[0] == name}
+    return {**served} or {name: files}
+
+
+def _channel_name(channel: Volume) -> str:
+    number, names = channel.info.channel or 0, channel.info.channels
+    return names[number] if names[number] and names.count(names[number]) == 1 else f"channel {number} {names[number]}"
 
 
 def _serve_node_arrays(run: str) -> tuple[dict[str, ServedFiles], dict[str, int], int]:

@@ -71,11 +71,12 @@ class PrecomputedTarget(Target):
 
     def write(self, values: AnyArray, *, start: ShapeZYX, mip: int) -> None:
         """See `Target.write`; chunks of zeros are written too, because some readers require them."""
-        z, y, x = (slice(a, a + n) for a, n in zip(start, values.shape, strict=True))
+        z, y, x = (slice(a, a + n) for a, n in zip(start, values.shape[-3:], strict=True))
+        by_channel = values if self.leading else values[None]
         with location.writing(self.url):
             check_fence()  # TensorStore writes past the stores of this package
             try:
-                self._open(mip)[x, y, z, 0].write(values.T).result()
+                self._open(mip)[x, y, z].write(by_channel.transpose(3, 2, 1, 0)).result()
             except (SsemDaskError, MemoryError):
                 raise
             except Exception as error:  # TensorStore raises many kinds
@@ -104,7 +105,7 @@ class PrecomputedTarget(Target):
 
     def _multiscale(self) -> dict[str, Any]:
         kind = "segmentation" if self.labels else "image"
-        return {"type": kind, "data_type": self.info.dtype.name, "num_channels": 1}
+        return {"type": kind, "data_type": self.info.dtype.name, "num_channels": self.info.planes}
 
     def _scale(self, mip: int) -> dict[str, Any]:
         pixel, thickness = self.info.pixel_size * 2**mip, self.info.section_thickness
@@ -126,7 +127,7 @@ class PrecomputedTarget(Target):
         """Shards of at most `UNIT_BYTES`, raw."""
         grid = [ceil_div(n, c) for n, c in zip(self.shape_at(mip), self.chunk, strict=True)]
         code_bits = sum((n - 1).bit_length() for n in grid)
-        fitting = max(1, UNIT_BYTES // (math.prod(self.chunk) * self.info.dtype.itemsize))
+        fitting = max(1, UNIT_BYTES // (math.prod(self.chunk) * self.info.dtype.itemsize * self.info.planes))
         inside = min(code_bits, fitting.bit_length() - 1)
         index_bits = min(inside, _CHUNKS_PER_INDEX)
         return {

@@ -65,11 +65,22 @@ class Target(ABC):
 
     @abstractmethod
     def write(self, values: AnyArray, *, start: ShapeZYX, mip: int) -> None:
-        """Write values (z, y, x) of whole units; OutputError if the location cannot be written."""
+        """Write values of whole units; OutputError if the location cannot be written.
+
+        Args:
+            values: (z, y, x), or (c, z, y, x) of all channels if the volume has channels.
+            start: first (z, y, x).
+            mip: level.
+        """
 
     @abstractmethod
     def finish(self) -> None:
         """Write the metadata that makes it a volume, after all values."""
+
+    @property
+    def leading(self) -> tuple[int, ...]:
+        """Extent of the axes before z: of c if the volume has channels."""
+        return (len(self.info.channels),) if self.info.channels else ()
 
     def shape_at(self, mip: int) -> ShapeZYX:
         """Return (z, y, x) of a level."""

@@ -41,17 +41,20 @@ class ZarrV2Target(Target):
         """See `Target.write`; as usual in Zarr, a chunk of zeros has no file."""
         with location.writing(self.url):
             level = arrays.open_array(self._level(mip), mode="r+")
-            level[tuple(slice(a, a + n) for a, n in zip(start, values.shape, strict=True))] = values
+            z, y, x = (slice(a, a + n) for a, n in zip(start, values.shape[-3:], strict=True))
+            level[..., z, y, x] = values
 
     def finish(self) -> None:
         """Write the group's attributes."""
-        attributes = ngff.image_attributes_v04(
+        image = ngff.ImageMetadata(
             name=self.url.rstrip("/").rpartition("/")[2],
             pixel_size=self.info.pixel_size,
             section_thickness=self.info.section_thickness,
             mips=self.mips,
-            labels=self.labels,
+            channels=self.info.channels,
+            dtype=self.info.dtype,
         )
+        attributes = ngff.image_attributes_v04(image, labels=self.labels)
         with location.writing(self.url):
             location.write_json(location.join(self.url, ".zattrs"), attributes)
 
@@ -60,9 +63,9 @@ class ZarrV2Target(Target):
             return  # created by this export before it was interrupted
         zarr.create_array(
             location.open_store(self._level(mip), read_only=False),
-            shape=self.shape_at(mip),
+            shape=(*self.leading, *self.shape_at(mip)),
             dtype=self.info.dtype,
-            chunks=self._chunk(mip),
+            chunks=(*(1 for _ in self.leading), *self._chunk(mip)),
             compressors=numcodecs.Blosc(cname="zstd", clevel=3, shuffle=numcodecs.Blosc.SHUFFLE),
             filters=None,
             fill_value=0,

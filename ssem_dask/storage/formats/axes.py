@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ssem_dask.errors import SourceError
+from ssem_dask.storage.channels import channel_options
 from ssem_dask.storage.formats.grey import channels_agree
 from ssem_dask.types import AnyArray, ShapeZYX
 from ssem_dask.units import plural
@@ -47,6 +48,8 @@ class AxisOrder:
     """Axis of channels that must be equal; None if one was chosen or there is one."""
     channels: int = 1
     """Extent of `channel_axis`."""
+    stored_channels: int = 1
+    """Channels that the array has, also if one of them was chosen."""
     notes: tuple[str, ...] = ()
     """Remarks for the user."""
 
@@ -62,8 +65,7 @@ class AxisOrder:
         if self.channel_axis is not None and not channels_agree(values, others, count=self.channels):
             raise SourceError(
                 f"{self.where}: its {self.channels} channels differ (sections {z_start} to {z_stop - 1}), but a "
-                "volume has "
-                f"one; choose with --channel 0 to {self.channels - 1}."
+                f"volume has one; {channel_options(self.channels)}."
             )
         return values
 
@@ -140,9 +142,8 @@ def order_axes(
             if kind == "c" and extent <= _MOST_COLOURS:
                 channel_axis = axis  # grey values saved as RGB, perhaps: reading compares
                 continue
-            raise SourceError(
-                f"{where}: has {extent} {word}, but a volume has one; choose with {option} 0 to {extent - 1}."
-            )
+            choice = channel_options(extent) if kind == "c" else f"choose with {option} 0 to {extent - 1}"
+            raise SourceError(f"{where}: has {extent} {word}, but a volume has one; {choice}.")
         fixed[axis] = at or 0
     fixed.update({axis: 0 for axis, kind in enumerate(kinds) if kind == "1"})
     z = kinds.index("z") if "z" in kinds else None
@@ -154,6 +155,7 @@ def order_axes(
         fixed=tuple(sorted(fixed.items())),
         channel_axis=channel_axis,
         channels=1 if channel_axis is None else shape[channel_axis],
+        stored_channels=shape[kinds.index("c")] if "c" in kinds else 1,
         notes=tuple(notes),
     )
 

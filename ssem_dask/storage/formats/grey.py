@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ssem_dask.errors import SourceError
+from ssem_dask.storage.channels import channel_options
 from ssem_dask.types import AnyArray
 
 _ORIENTATIONS = range(1, 9)
@@ -119,13 +120,12 @@ def colour_message(where: str, channels: int, *, separate: bool = False) -> str:
         return (
             f"{where}: its {channels} planes are stored as {channels} channels of one page; if they are sections, "
             "save them "
-            "again as grey pages (tifffile: photometric='minisblack'), else choose one with --channel."
+            f"again as grey pages (tifffile: photometric='minisblack'), else {channel_options(channels)}."
         )
     kind = "transparent pixels" if channels == 2 else "colour (RGB or the like)"
     return (
-        f"{where}: has {channels} channels that differ, {kind}, but a section has one grey channel; {_EXPORT} or "
-        "choose "
-        f"one with --channel 0 to {channels - 1}."
+        f"{where}: has {channels} channels that differ, {kind}, but a section has one grey channel; {_EXPORT}, "
+        f"{channel_options(channels)}."
     )
 
 

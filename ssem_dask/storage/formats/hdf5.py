@@ -10,6 +10,7 @@ import numpy as np
 
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
+from ssem_dask.storage.channels import channel_options, unnamed_channels
 from ssem_dask.storage.formats.array_attributes import parse_array_attributes, plain_value
 from ssem_dask.storage.formats.axes import order_axes
 from ssem_dask.storage.formats.big_data_viewer import stored_sizes
@@ -84,6 +85,7 @@ class Hdf5Source:
             shape=self._order.shape,
             dtype=np.dtype(np.uint16) if self._reinterpreted else dtype,
             sizes=sizes_of(lengths),
+            channels=_setups(self._file) if cells is not None else unnamed_channels(self._order.stored_channels),
             notes=(*self._order.notes, *_missing(dataset, f"{file}:/{path}")),
         )
 
@@ -163,14 +165,20 @@ def _chosen_cells(url: str, paths: list[str], options: ReadOptions) -> list[str]
     ):
         values = sorted({int(match[group]) for match in matches})
         if at is None and len(values) > 1:
-            raise SourceError(
-                f"{url}: has {plural(len(values), word)}, but a volume has one; choose with {option} {values[0]} to "
-                f"{values[-1]}."
-            )
+            choice = f"choose with {option} {values[0]} to {values[-1]}"
+            if word == "channel" and values == [*range(len(values))]:
+                choice = channel_options(len(values))
+            raise SourceError(f"{url}: has {plural(len(values), word)}, but a volume has one; {choice}.")
         if at is not None and at not in values:
             raise SourceError(f"{url}: has no {word} {at}; choose with {option} {values[0]} to {values[-1]}.")
         matches = [match for match in matches if int(match[group]) == (values[0] if at is None else at)]
     return [match[0] for match in matches]
+
+
+def _setups(file: Any) -> tuple[str, ...]:
+    """Return the channels of a BigDataViewer file, if they are numbered from 0 without a gap; else ()."""
+    numbers = sorted(int(name[1:]) for name in file if re.fullmatch(r"s\d{2,}", name))
+    return unnamed_channels(len(numbers)) if numbers == [*range(len(numbers))] else ()
 
 
 def _check_links(dataset: Any, where: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
+from ssem_dask.storage.channels import unnamed_channels
 from ssem_dask.storage.formats.grey import grey_values
 from ssem_dask.storage.formats.image_header import ImageHeader
 from ssem_dask.storage.formats.jpeg_file import JPEG_MAGIC, decode_jpeg, read_jpeg_header
@@ -32,8 +33,8 @@ class Section:
     shape: ShapeYX
     dtype: np.dtype[Any]
     sizes: Sizes = UNKNOWN_SIZES
-    channels: int = 1
-    """Channels of the stored image."""
+    channels: tuple[str, ...] = ()
+    """Name of each channel of the stored image, empty if it has none; () for one channel."""
     orientation: int = 1
     """Orientation that is undone when the file is read."""
 
@@ -54,7 +55,7 @@ def read_section_header(url: str, options: ReadOptions) -> Section:
                 shape=header.shape,
                 dtype=dtype,
                 sizes=header.sizes,
-                channels=header.tags.channels,
+                channels=unnamed_channels(header.tags.channels),
                 orientation=header.tags.orientation,
             )
     with contextlib.closing(_single_tiff(url, options)) as tiff:
@@ -63,7 +64,7 @@ def read_section_header(url: str, options: ReadOptions) -> Section:
             shape=(y, x),
             dtype=tiff.info.dtype,
             sizes=tiff.info.sizes,
-            channels=tiff.tags.channels,
+            channels=tiff.info.channels,
             orientation=tiff.tags.orientation,
         )
 

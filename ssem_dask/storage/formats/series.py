@@ -12,6 +12,7 @@ from ssem_dask.storage.formats.source import IMAGE_SUFFIXES, TIFF, ReadOptions, 
 from ssem_dask.storage.formats.tiff_file import TiffSource
 from ssem_dask.storage.lengths import sizes_of_all
 from ssem_dask.types import AnyArray
+from ssem_dask.units import plural
 
 _READERS = 4
 """Sections decoded at once, and therefore held in memory beside the band."""
@@ -47,6 +48,7 @@ class SeriesSource:
             self.info = SourceInfo(
                 shape=(len(files), *headers[0].shape),
                 dtype=headers[0].dtype,
+                channels=headers[0].channels,
                 sizes=sizes_of_all(zip(names, (header.sizes for header in headers), strict=True)),
                 names=names,
                 notes=(*order_notes(names), *self._orientation_notes(headers, names)),
@@ -87,7 +89,12 @@ class SeriesSource:
                 raise SourceError(
                     f"{file}: is {header.dtype}, but {files[0]} is {first.dtype}; bring all sections to one type."
                 )
-        if any(header.channels > 1 for header in headers[:1]):
+            if self._options.channel is not None and len(header.channels) != len(first.channels):
+                raise SourceError(
+                    f"{file}: has {plural(max(1, len(header.channels)), 'channel')}, but {files[0]} has "
+                    f"{max(1, len(first.channels))}; bring all sections to the same channels."
+                )
+        if first.channels:
             read_section(files[0], self._options)  # channels that differ end the import here, not later
 
     @staticmethod

@@ -64,6 +64,8 @@ class SourceInfo:
     dtype: np.dtype[Any]
     sizes: Sizes = UNKNOWN_SIZES
     """Size of a voxel."""
+    channels: tuple[str, ...] = ()
+    """Name of each channel that the source has, empty if it has none; () if there is one channel."""
     names: tuple[str, ...] = ()
     """Name of the file or label of each section; empty if sections have no names."""
     notes: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ssem_dask.storage import location
+from ssem_dask.storage.channels import unnamed_channels
 from ssem_dask.storage.formats.array_attributes import ArrayAttributes, parse_array_attributes
 from ssem_dask.storage.formats.axes import order_axes
 from ssem_dask.storage.formats.chunk_count import grid_of, missing_note, stored_chunks
@@ -80,6 +81,7 @@ class TensorStoreSource:
             shape=self._order.shape,
             dtype=np.dtype(array.dtype.numpy_dtype).newbyteorder("="),
             sizes=sizes_of(parsed.lengths),
+            channels=unnamed_channels(self._order.stored_channels),
             notes=(*self._order.notes, *notes),
         )
 

@@ -13,6 +13,7 @@ import tifffile
 
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
+from ssem_dask.storage.channels import channel_options
 from ssem_dask.storage.formats.axes import AxisOrder, order_axes
 from ssem_dask.storage.formats.grey import ValueTags, channels_agree, grey_values
 from ssem_dask.storage.formats.source import ReadOptions, SourceInfo, decoding
@@ -20,6 +21,7 @@ from ssem_dask.storage.formats.tiff_chain import check_chain, check_data
 from ssem_dask.storage.formats.tiff_tags import (
     imagej_labels,
     is_section,
+    ome_channels,
     ome_companion,
     ome_first_file,
     ome_images,
@@ -139,7 +141,7 @@ class TiffSource:
         for number, page in enumerate(pages):
             check_data(page, url if number == 0 else f"{url} page {number}", size=tiff.filehandle.size)
         pages = [page for page in pages if is_section(page)] or pages
-        if alone and tiff.is_ome and tiff.ome_metadata:
+        if tiff.is_ome and tiff.ome_metadata and (alone or _planes_announced(tiff.ome_metadata) == len(pages)):
             stack = self._ome_stack(pages)
             if stack is not None:
                 return stack
@@ -291,9 +293,18 @@ class TiffSource:
             shape=(len(planes), *shape_yx),
             dtype=dtype,
             sizes=sizes(self._opened),
+            channels=self._channel_names(tags.channels),
             names=names if any(names) else (),
             notes=tuple(notes),
         )
+
+    def _channel_names(self, samples: int) -> tuple[str, ...]:
+        """Return the name of each channel, of pages or of samples of a page; () for one channel."""
+        count = max(samples, self._order.stored_channels)
+        if count == 1:
+            return ()
+        names = ome_channels(self._opened.ome_metadata or "") if self._opened.is_ome else []
+        return tuple(names) if len(names) == count else ("",) * count
 
     def _rows(self, z: int, y_start: int, y_stop: int) -> AnyArray:
         values = self._plane_rows(self._planes[0][z], y_start, y_stop)
@@ -301,9 +312,8 @@ class TiffSource:
         if len(self._planes) > 1 and not channels_agree(values, others, count=len(self._planes)):
             count = len(self._planes)
             raise SourceError(
-                f"{self._url}: its {count} channels differ (section {z}), but a volume has one; choose with "
-                "--channel 0 to "
-                f"{count - 1}."
+                f"{self._url}: its {count} channels differ (section {z}), but a volume has one; "
+                f"{channel_options(count)}."
             )
         return values
 
@@ -339,6 +349,12 @@ class TiffSource:
         self._opened.filehandle.seek(start + (plane * height + y_start) * width * stored.itemsize)
         content = self._opened.filehandle.read(count * stored.itemsize)
         return np.frombuffer(content, stored, count).reshape(y_stop - y_start, width)
+
+
+def _planes_announced(xml: str) -> int:
+    """Return the number of planes that the OME-XML of a file announces for its only image; 0 if it has several."""
+    images = ome_images(xml)
+    return int(np.prod([int(images[0].get(f"Size{axis}", 1)) for axis in "ZCT"])) if len(images) == 1 else 0
 
 
 def _whole_page(page: Any) -> Any:

@@ -93,6 +93,17 @@ def ome_images(xml: str) -> list[dict[str, str]]:
     return [dict(node.attrib) for node in root.iter() if node.tag.rpartition("}")[2] == "Pixels"]
 
 
+def ome_channels(xml: str) -> list[str]:
+    """Return the name of each channel of the first image in OME-XML, "" for those without a name."""
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError:
+        return []
+    pixels = next((node for node in root.iter() if node.tag.rpartition("}")[2] == "Pixels"), None)
+    channels = [] if pixels is None else [node for node in pixels if node.tag.rpartition("}")[2] == "Channel"]
+    return [node.attrib.get("Name", "").strip() for node in channels]
+
+
 def ome_companion(xml: str) -> str | None:
     """Return the name of the file that holds the OME-XML of this one; None if it holds its own."""
     match = re.search(r'<(?:\w+:)?BinaryOnly[^>]*MetadataFile="([^"]+)"', xml)

@@ -8,6 +8,7 @@ import numpy as np
 
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import arrays, location, ngff
+from ssem_dask.storage.channels import channel_names
 from ssem_dask.storage.codec_pipeline import fused_codecs
 from ssem_dask.storage.formats.array_attributes import parse_array_attributes
 from ssem_dask.storage.formats.axes import axis_kind, order_axes
@@ -49,6 +50,7 @@ class ZarrSource:
             shape=order.shape,
             dtype=np.dtype(self._array.dtype).newbyteorder("="),
             sizes=_sizes(lengths),
+            channels=channel_names(attributes or {}, order.stored_channels) if order.stored_channels > 1 else (),
             notes=(*order.notes, *_missing(place, self._array)),
         )
 

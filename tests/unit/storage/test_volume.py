@@ -17,7 +17,8 @@ from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.storage import arrays, location, ngff
 from ssem_dask.storage.formats.source import ReadOptions
 from ssem_dask.storage.formats.zarr_array import ZarrSource
-from ssem_dask.storage.volume import IMPORT_KEY, Volume, VolumeInfo, check_image_dtype, check_sections, create_volume
+from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
+from ssem_dask.storage.volume_checks import IMPORT_KEY, check_image_dtype, check_sections
 
 INFO = VolumeInfo(shape=(5, 37, 70), dtype=np.dtype(np.uint8), pixel_size=4.0, section_thickness=40.0)
 LAYOUT: dict[str, Any] = {"chunk": (1, 8, 8), "shard": (2, 16, 32), "mips": 3}
@@ -208,7 +209,7 @@ def test_an_unfinished_import_is_refused(place: str):
 )
 def test_metadata_that_is_not_ours(place: str, change, sentence: str):
     create_volume(place, info=INFO, **LAYOUT)
-    attributes = ngff.image_attributes(name="a", pixel_size=4, section_thickness=40, mips=3)
+    attributes = ngff.image_attributes(ngff.ImageMetadata(name="a", pixel_size=4, section_thickness=40, mips=3))
     change(attributes["ome"]["multiscales"][0])
     arrays.create_group(place, attributes=attributes)
     with pytest.raises(SourceError, match=sentence):

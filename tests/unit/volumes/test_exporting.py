@@ -24,7 +24,8 @@ from ssem_dask.stages.export import ExportTask
 from ssem_dask.storage import arrays, location
 from ssem_dask.storage.exports import precomputed, target
 from ssem_dask.storage.run_group import create_run, update_run
-from ssem_dask.storage.volume import WARP_KEY, Volume, VolumeInfo, create_volume
+from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
+from ssem_dask.storage.volume_checks import WARP_KEY
 from ssem_dask.types import AnyArray
 from ssem_dask.volumes.exporting import export_volume
 from ssem_dask.volumes.importing import import_volume

@@ -14,7 +14,8 @@ import zarr
 from ssem_dask.errors import IncompleteError, OutputError, SourceError
 from ssem_dask.geometry.box import Box
 from ssem_dask.storage import location
-from ssem_dask.storage.volume import IMPORT_KEY, Volume
+from ssem_dask.storage.volume import Volume
+from ssem_dask.storage.volume_checks import IMPORT_KEY
 from ssem_dask.types import AnyArray
 from ssem_dask.volumes import import_writer
 from ssem_dask.volumes.import_place import STAGING

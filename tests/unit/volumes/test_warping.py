@@ -26,7 +26,8 @@ from ssem_dask.storage.arrays import group_attributes
 from ssem_dask.storage.fields import FieldInfo, create_field
 from ssem_dask.storage.ledger import Ledger
 from ssem_dask.storage.run_group import create_run, update_run
-from ssem_dask.storage.volume import WARP_KEY, Volume, VolumeInfo, create_volume
+from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
+from ssem_dask.storage.volume_checks import WARP_KEY
 from ssem_dask.task import Result
 from ssem_dask.volumes.warping import warp_volume
 from tests.support.cli import ssem_dask
@@ -108,6 +109,57 @@ def test_another_channel_is_interpolated(run: str, tmp_path: Path) -> None:
     found = Volume.open(str(tmp_path / "warped.zarr")).read(Box((0, 0, 0), SHAPE))
     inside = np.s_[:, 4:-12, 16:-4]  # away from the border, where interpolation sees the outside
     np.testing.assert_allclose(found[inside].astype(int), expected(values)[inside], atol=1)
+
+
+@pytest.mark.parametrize(("factor", "shape"), [(2, (3, 75, 65)), (4, (3, 38, 33)), (1.5, (3, 100, 87))])
+def test_labels_of_larger_pixels_follow_in_their_own_px(
+    run: str, tmp_path: Path, factor: float, shape: tuple[int, int, int]
+) -> None:
+    """Each label is the source position of its pixel, so it shows where its aligned pixel came from."""
+    y, x = np.mgrid[: shape[1], : shape[2]]
+    ids = np.broadcast_to(y * 1000 + x + 1, shape).astype("uint32")
+    field = zarr.open_array(f"{run}/fields/section", mode="r+")
+    field[0] = np.asarray(field[0]) + 0.25  # so that no position is between two pixels
+    info = VolumeInfo(shape=shape, dtype=ids.dtype, pixel_size=5.0 * factor, section_thickness=40.0)
+    labels = create_volume(str(tmp_path / "l.zarr"), info=info, chunk=(1, 64, 64), shard=(3, 128, 128), mips=1)
+    labels.write(Box((0, 0, 0), shape), ids)
+    target = str(tmp_path / "warped.zarr")
+    warp_volume(run, labels.url, target, labels=True, cluster="serial")
+    warped = Volume.open(target)
+    assert (warped.info.shape, warped.info.pixel_size) == (shape, 5.0 * factor)
+    found = warped.read(Box((0, 0, 0), shape))
+    np.testing.assert_array_equal(found[1], ids[1])
+    rows, columns = (np.floor(at + 0.5 + (n + 0.25) / factor).astype(int) for at, n in zip((y, x), SHIFT, strict=True))
+    inside = (rows >= 0) & (rows < shape[1]) & (columns >= 0) & (columns < shape[2])
+    np.testing.assert_array_equal(found[0], np.where(inside, rows * 1000 + columns + 1, 0))
+    assert not found[2].any()
+
+
+def test_an_image_of_smaller_pixels_follows_in_its_own_px(run: str, tmp_path: Path) -> None:
+    shape = (3, 300, 259)  # the source is it at half resolution, rounded up
+    values = np.random.default_rng(4).integers(1, 250, shape).astype("uint8")
+    info = VolumeInfo(shape=shape, dtype=values.dtype, pixel_size=2.5, section_thickness=40.0)
+    fine = create_volume(str(tmp_path / "f.zarr"), info=info, chunk=(1, 64, 64), shard=(3, 128, 128), mips=1)
+    fine.write(Box((0, 0, 0), shape), values)
+    warp_volume(run, fine.url, str(tmp_path / "warped.zarr"), cluster="serial")
+    found = Volume.open(str(tmp_path / "warped.zarr")).read(Box((0, 0, 0), shape))
+    dy, dx = (2 * n for n in SHIFT)
+    np.testing.assert_array_equal(found[0, 4 : -dy - 4, -dx + 4 : -4], values[0, dy + 4 : -4, 4 : dx - 4])
+
+
+def test_a_pixel_size_that_the_user_gives_is_used(run: str, tmp_path: Path) -> None:
+    half = zarr.create_array(str(tmp_path / "half.zarr"), shape=(3, 75, 65), dtype="uint8", chunks=(1, 75, 65))
+    half[...] = np.random.default_rng(4).integers(1, 250, half.shape)
+    target = str(tmp_path / "warped.zarr")
+    words = ["warp", run, str(tmp_path / "half.zarr"), target, "--cluster", "serial"]
+    refused = CliRunner().invoke(app, words)
+    assert refused.exit_code == 2
+    assert "has 3 sections of 75 × 65 px of 5 nm, but the alignment" in " ".join(refused.stderr.split())
+    assert CliRunner().invoke(app, [*words, "--pixel-size", "10"]).exit_code == 0
+    assert Volume.open(target).info.pixel_size == 10
+    wrong = CliRunner().invoke(app, ["warp", run, target.replace("warped", "source"), target, "--pixel-size", "10"])
+    assert wrong.exit_code == 2
+    assert "of 10 nm, but the alignment" in " ".join(wrong.stderr.split())
 
 
 def test_an_interrupted_warp_goes_on(run: str, ids: np.ndarray, tmp_path: Path) -> None:
@@ -232,7 +284,7 @@ def test_what_does_not_fit_is_refused(run: str, ids: np.ndarray, tmp_path: Path)
         warp_volume(run, labels, run, labels=True, cluster="serial")
     info = VolumeInfo(shape=(3, 99, 99), dtype=np.dtype("uint8"), pixel_size=5.0, section_thickness=40.0)
     create_volume(str(tmp_path / "other.zarr"), info=info, chunk=(1, 64, 64), shard=(1, 64, 64), mips=1)
-    with pytest.raises(SourceError, match=r"has shape \(3, 99, 99\)"):
+    with pytest.raises(SourceError, match=r"has 3 sections of 99 × 99 px .* alignment .* is for 3 sections"):
         warp_volume(run, str(tmp_path / "other.zarr"), str(tmp_path / "w.zarr"), cluster="serial")
     assert not (tmp_path / "w.zarr").exists()
 

@@ -1,11 +1,13 @@
-"""The coarse-aligned sections as a Zarr v3 image whose chunks are computed when they are requested.
+"""Images whose chunks are computed when they are requested, as Zarr v3 (z, y, x).
 
-They are not stored, which would double the volume. The pyramid ends before a chunk needs more than 2048² px of the
-source.
+- The coarse-aligned sections. They are not stored, which would double the volume. The pyramid ends before a chunk needs
+  more than 2048² px of the source.
+- One channel of an image with channels. So each is a layer of its own, with its own contrast.
 """
 
 import json
 import re
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -13,11 +15,12 @@ import torch
 
 from ssem_dask.geometry.box import Box
 from ssem_dask.report.viewer.served_files import VirtualFiles, group_files
-from ssem_dask.stages.render import to_dtype
 from ssem_dask.stages.source_sections import read_aligned
+from ssem_dask.stages.warped_pixels import to_dtype
 from ssem_dask.storage import ngff
 from ssem_dask.storage.fields import open_coarse
 from ssem_dask.storage.volume import Volume
+from ssem_dask.types import AnyArray
 
 _CHUNK_PX = 256
 _EXTRA_MIPS = 3
@@ -27,7 +30,7 @@ _KEY = re.compile(r"^(\d+)/c/(\d+)/(\d+)/(\d+)$")
 
 
 def serve_coarse(volume: Volume, *, coarse: str) -> VirtualFiles:
-    """Return the files of the image.
+    """Return the files of the coarse-aligned sections.
 
     Args:
         volume: the source.
@@ -36,16 +39,47 @@ def serve_coarse(volume: Volume, *, coarse: str) -> VirtualFiles:
     mips = 1
     while max(volume.shape_at(mips - 1)[1:]) > _CHUNK_PX and mips < len(volume.mips) + _EXTRA_MIPS:
         mips += 1
-    attributes = ngff.image_attributes(
-        name="coarse-aligned",
+    affines = np.asarray(open_coarse(coarse)[:])
+
+    def aligned(box: Box) -> AnyArray | None:
+        z = box.start[0]
+        if not np.isfinite(affines[z]).all():
+            return None
+        with torch.inference_mode():
+            image, _ = read_aligned(volume, z=z, box=box, affine=affines[z])
+        return to_dtype(image, volume.info.dtype)
+
+    return _serve(volume, name="coarse-aligned", mips=mips, compute=aligned)
+
+
+def serve_channel(channel: Volume) -> VirtualFiles:
+    """Return the files of one channel of an image with channels."""
+
+    def stored(box: Box) -> AnyArray:
+        (pixels,) = channel.read(box.clipped(channel.shape_at(box.mip)))
+        return np.asarray(pixels)
+
+    return _serve(channel, name="channel", mips=len(channel.mips), compute=stored)
+
+
+def _serve(volume: Volume, *, name: str, mips: int, compute: Callable[[Box], AnyArray | None]) -> VirtualFiles:
+    """Return the files of an image.
+
+    Args:
+        volume: has the shape, type and sizes of the image.
+        name: of the image.
+        mips: number of levels.
+        compute: returns the pixels (y, x) of a box that is one section deep, or its part inside; None: all are 0.
+    """
+    image = ngff.ImageMetadata(
+        name=name,
         pixel_size=volume.info.pixel_size,
         section_thickness=volume.info.section_thickness,
         mips=mips,
     )
-    files = group_files(attributes, zarr_format=3)
+    files = group_files(ngff.image_attributes(image), zarr_format=3)
     for mip in range(mips):
         files[f"{mip}/zarr.json"] = _array_metadata(volume, mip)
-    affines = np.asarray(open_coarse(coarse)[:])
 
     @lru_cache(maxsize=_CACHED_CHUNKS)
     def chunk(path: str) -> bytes:
@@ -59,10 +93,9 @@ def serve_coarse(volume: Volume, *, coarse: str) -> VirtualFiles:
             raise FileNotFoundError(path)
         box = Box(start, (z + 1, start[1] + _CHUNK_PX, start[2] + _CHUNK_PX), mip)
         pixels = np.zeros((_CHUNK_PX, _CHUNK_PX), dtype=volume.info.dtype.newbyteorder("<"))
-        if np.isfinite(affines[z]).all():
-            with torch.inference_mode():
-                image, _ = read_aligned(volume, z=z, box=box, affine=affines[z])
-            pixels[:] = to_dtype(image, volume.info.dtype)
+        found = compute(box)
+        if found is not None:
+            pixels[: found.shape[0], : found.shape[1]] = found
         return pixels.tobytes()
 
     return VirtualFiles(files, {}, chunk)
