@@ -1,4 +1,4 @@
-"""What is a volume of sections or of labels, by its shape, type and attributes."""
+"""Checks of shapes, types and attributes: sections of images, or labels."""
 
 from collections.abc import Mapping
 from typing import Any
