@@ -18,6 +18,7 @@ from ssem_dask.cli import data_commands as data
 from ssem_dask.cli import demo_command as demo
 from ssem_dask.cli import evaluate_command as evaluate
 from ssem_dask.cli import export_command as export
+from ssem_dask.cli import fix_command as fix
 from ssem_dask.cli import report_command as report
 from ssem_dask.cli import rerun_command as rerun
 from ssem_dask.cli import run_commands as run
@@ -96,6 +97,7 @@ app.command("verify", rich_help_panel="Align")(rerun.verify)
 app.command("report", rich_help_panel="Inspect and use an alignment")(report.report)
 app.command("compare", rich_help_panel="Inspect and use an alignment")(compare.compare)
 app.command("view", rich_help_panel="Inspect and use an alignment")(view.view)
+app.command("fix", rich_help_panel="Inspect and use an alignment")(fix.fix)
 app.command("warp", rich_help_panel="Inspect and use an alignment")(apply.warp)
 app.command("points", rich_help_panel="Inspect and use an alignment")(apply.points)
 app.command("export", rich_help_panel="Inspect and use an alignment")(export.export)

@@ -1,7 +1,6 @@
 """The command `view`."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -9,9 +8,6 @@ from ssem_dask.cli import console
 from ssem_dask.cli.options import Json, Run
 from ssem_dask.cli.report_command import WORST_PLACES
 from ssem_dask.extras import require_extra
-
-if TYPE_CHECKING:
-    import contextlib
 
 
 def view(
@@ -48,10 +44,9 @@ def view(
     read the volume. Links of the run's report open here once that address is open in the same browser.
     """
     import asyncio
-    import contextlib
-    import signal
 
     require_extra("view", purpose="view")
+    from ssem_dask.cli.served_page import serve_until_stopped
     from ssem_dask.report.viewer.http import ViewerServer
     from ssem_dask.report.viewer.site import make_site
     from ssem_dask.report.viewer.viewer_address import default_port
@@ -72,36 +67,7 @@ def view(
             console.show_json(answer, redact=False)
         else:
             console.line(address, redact=False)
-        console.out.file.flush()
-        stopped = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(NotImplementedError):
-                loop.add_signal_handler(number, stopped.set)
-        with contextlib.ExitStack() as cleanup:
-            if print_url:
-                console.note(
-                    f"From another machine: ssh -L {actual_port}:127.0.0.1:{actual_port} this-machine, then open the "
-                    "address."
-                )
-            elif not as_json and not _open_browser(address, cleanup):
-                console.note("No browser could be started; open the address in one.")
-            console.note("Serving; Ctrl-C stops it.")
-            await stopped.wait()
+        await serve_until_stopped(address, port=actual_port, print_url=print_url, as_json=as_json)
         server.stop()
 
     asyncio.run(serve())
-
-
-def _open_browser(address: str, cleanup: "contextlib.ExitStack") -> bool:
-    """Start a browser at an address that other users must not see; return whether one was started.
-
-    The arguments of a process are public, so the browser gets a file that leads to the address.
-    """
-    import tempfile
-    import webbrowser
-
-    folder = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="ssem-dask-view-"))  # mode 0700
-    page = Path(folder) / "open.html"
-    page.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={address}">', encoding="utf-8")
-    return webbrowser.open(page.as_uri())

@@ -84,6 +84,7 @@ def test_known_formats_are_read(output: Path, observed: str, run_format: int) ->
 def test_a_later_format_is_not_read(output: Path, observed: str) -> None:
     set_format(output, LATER)
     commands = {**reading(output, observed), "view": (str(output),), "evaluate": (str(output),)}
+    commands["compare"] = (str(output), str(output))
     for command, words in commands.items():
         ended = ssem_dask(command, *words)
         assert_one_sentence(ended, naming="format 99, but this version of ssem_dask reads formats 1 and 2")
@@ -100,6 +101,7 @@ def test_another_format_is_not_written(output: Path, observed: str, run_format: 
     for command, words in commands.items():
         ended = ssem_dask(command, *words)
         assert_one_sentence(ended, naming=f"format {run_format}")
+    assert_one_sentence(ssem_dask("fix", str(output), "--print-url"), naming=f"format {run_format}")
     ended = ssem_dask("rerun", *commands["rerun"])
     assert_one_sentence(ended, naming=f"format {run_format}, but this version of ssem_dask writes format {FORMAT}")
     assert "start a new run at another output" in ended.stderr

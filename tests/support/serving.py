@@ -1,9 +1,10 @@
-"""The viewer's server in a thread of its own."""
+"""A server of the package in a thread of its own."""
 
 import asyncio
 import threading
 from dataclasses import dataclass
 
+from ssem_dask.report.fixing.fix_server import FixServer
 from ssem_dask.report.viewer.http import Site, ViewerServer
 
 
@@ -11,7 +12,7 @@ from ssem_dask.report.viewer.http import Site, ViewerServer
 class Serving:
     """A server in a thread of its own."""
 
-    site: Site
+    site: Site | FixServer
     port: int = 0
 
     def __enter__(self) -> str:
@@ -24,7 +25,7 @@ class Serving:
     def _run(self) -> None:
         async def serve() -> None:
             self._stop = asyncio.Event()
-            server = ViewerServer(self.site)
+            server = ViewerServer(self.site) if isinstance(self.site, Site) else self.site
             self.port = server.start(port=0)
             self._ready.set()
             await self._stop.wait()

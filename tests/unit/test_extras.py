@@ -69,6 +69,8 @@ import ssem_dask.runtime.clusters.certificates
         (["demo", "--dir", "{}/demo"], "report"),
         (["train", "volume.zarr", "{}/weights.safetensors"], "report"),
         (["view", "run.zarr"], "view"),
+        (["fix", "run.zarr"], "view"),
+        (["compare", "a.zarr", "b.zarr", "--file", "{}/c.html"], "report"),
         (["import", "{}/a.h5", "{}/out.zarr"], "formats"),
         (["import", "{}/stack.tif", "{}/out.zarr"], "formats"),
         (["import", "{}/images", "{}/out.zarr"], "formats"),

@@ -136,6 +136,8 @@ class DoorHandler(GuardedHandler):
     """A page that takes the key from its address, or the browser's memory, and leads on."""
 
     policy = _PAGE_POLICY
+    sentence: ClassVar[str] = _SENTENCE
+    """Sentence that a request without the key reads."""
 
     def lead_to(self, path: str) -> None:
         """Answer a request that holds the key."""
@@ -143,11 +145,11 @@ class DoorHandler(GuardedHandler):
 
     def write_error(self, status_code: int, **_: object) -> None:
         """Answer a request that has a wrong key or none; the page is the same for all of them."""
-        self._page("<html>", _SENTENCE if status_code == HTTPStatus.FORBIDDEN else self._reason)
+        self._page("<html>", self.sentence if status_code == HTTPStatus.FORBIDDEN else self._reason)
 
     def _page(self, opening: str, sentence: str) -> None:
         self.set_header("Content-Type", "text/html; charset=utf-8")
-        body = f"<title>ssem-dask view</title><p>{html.escape(sentence)}</p><script>{_SCRIPT}</script>"
+        body = f"<title>ssem-dask</title><p>{html.escape(sentence)}</p><script>{_SCRIPT}</script>"
         self.finish(f"<!doctype html>{opening}<meta charset='utf-8'>{body}</html>")
 
 

@@ -16,3 +16,8 @@ def default_port(config_digest: str) -> int:
 def viewer_address(config_digest: str) -> str:
     """Return the address of a run's viewer on this machine."""
     return f"http://127.0.0.1:{default_port(config_digest)}"
+
+
+def default_fix_port(config_digest: str) -> int:
+    """Return the port of a run's page of `ssem-dask fix`, which may be open beside the viewer."""
+    return _FIRST_PORT + (default_port(config_digest) - _FIRST_PORT + 1) % _PORTS

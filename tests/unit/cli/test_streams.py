@@ -60,7 +60,9 @@ def words_of(command: str, work: Path, source: str, tmp: Path) -> list[str]:
         "rerun": [run, *serial],
         "verify": [run, *serial],
         "report": [run, "--file", f"{tmp}/é →.html", "--worst", "1"],
+        "compare": [run, run, "--file", f"{tmp}/compared é →.html"],
         "view": [run, "--port", "0", "--print-url"],
+        "fix": [run, "--port", "0", "--print-url", "--file", f"{tmp}/é →.toml"],
         "warp": [run, source, f"{tmp}/warped é.zarr", *serial],
         "points": [run, f"{work}/points.csv"],
         "export": [run, f"{tmp}/exported é.zarr", "--ngff", "0.4", *serial],
@@ -108,7 +110,7 @@ def test_every_command_writes_to_any_encoding(
 ) -> None:
     encoding = "latin-1" if COMMANDS.index(command) % 2 else "ascii"
     out, err = streams_with(encoding)
-    if command == "view":
+    if command in ("view", "fix"):
         threading.Timer(4.0, os.kill, (os.getpid(), signal.SIGINT)).start()
     code = end([command, *words_of(command, work, observed, tmp_path)])
     streams.flush_streams()
