@@ -181,11 +181,14 @@ def _ilastik(folder: Path, values: AnyArray, described: Described) -> str:
     return str(folder / "a.h5")
 
 
-def _zarr(folder: Path, values: AnyArray, described: Described, *, zarr_format: Literal[2, 3]) -> str:
+def _zarr(
+    folder: Path, values: AnyArray, described: Described, *, zarr_format: Literal[2, 3], sharded: bool = False
+) -> str:
     array = zarr.create_array(
         str(folder / "a.zarr"),
         shape=values.shape,
         chunks=tuple(min(n, 12) for n in values.shape),
+        shards=tuple(24 if n >= 12 else n for n in values.shape) if sharded else None,
         dtype=values.dtype,
         zarr_format=zarr_format,
         dimension_names=list(described.axes) if zarr_format == 3 else None,
@@ -248,7 +251,19 @@ def _n5(folder: Path, values: AnyArray, described: Described) -> str:
     return str(folder / "a.n5" / "em")
 
 
-def _precomputed(folder: Path, values: AnyArray, described: Described) -> str:
+SHARDING = {
+    "@type": "neuroglancer_uint64_sharded_v1",
+    "preshift_bits": 1,
+    "hash": "identity",
+    "minishard_bits": 1,
+    "shard_bits": 3,
+    "minishard_index_encoding": "gzip",
+    "data_encoding": "gzip",
+}
+"""Sharding of a precomputed volume into files of a few chunks."""
+
+
+def _precomputed(folder: Path, values: AnyArray, described: Described, *, sharded: bool = False) -> str:
     import tensorstore
 
     channels = values.shape[0] if described.axes == "czyx" else 1
@@ -259,6 +274,7 @@ def _precomputed(folder: Path, values: AnyArray, described: Described) -> str:
         "resolution": [described.lengths.get(axis, (1.0, ""))[0] for axis in "xyz"],
         "encoding": "raw",
         "chunk_size": [12, 12, 4],
+        **({"sharding": SHARDING} if sharded else {}),
     }
     image = {"type": "image", "data_type": values.dtype.name, "num_channels": channels}
     place = {"driver": "file", "path": str(folder / "pre")}
@@ -304,6 +320,14 @@ FORMATS = (
         units=ANY_AXIS,
         chunks=True,
     ),
+    Format(
+        name="zarr 3, sharded",
+        write=lambda *a: _zarr(*a, zarr_format=3, sharded=True),
+        axes=True,
+        order=True,
+        units=ANY_AXIS,
+        chunks=True,
+    ),
     *(
         Format(
             name=f"ome-zarr {version}",
@@ -318,4 +342,10 @@ FORMATS = (
     Format(name="ome-zarr in a zip file", write=_ome_zarr_in_zip, axes=True, order=True, units=ANY_AXIS),
     Format(name="n5", write=_n5, axes=True, order=True, units=ANY_AXIS, chunks=True),
     Format(name="precomputed", write=_precomputed, units=frozenset({"nm"}), chunks=True),
+    Format(
+        name="precomputed, sharded",
+        write=lambda *a: _precomputed(*a, sharded=True),
+        units=frozenset({"nm"}),
+        chunks=True,
+    ),
 )

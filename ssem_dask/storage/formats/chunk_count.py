@@ -26,8 +26,10 @@ def missing_note(where: str, *, stored: int, expected: int, unit: str = "chunk")
     )
 
 
-def stored_chunks(url: str, *, grid: Sequence[int], index: Callable[[str], tuple[int, ...]]) -> int | None:
-    """Count the files of the chunks of an array.
+def stored_chunks(
+    url: str, *, grid: Sequence[int], index: Callable[[str], tuple[int, ...]]
+) -> dict[tuple[int, ...], str] | None:
+    """Find the files of the chunks or shards of an array.
 
     Args:
         url: of the array.
@@ -35,7 +37,8 @@ def stored_chunks(url: str, *, grid: Sequence[int], index: Callable[[str], tuple
         index: returns the index of the chunk in a file of this name; () for other files.
 
     Returns:
-        Number of chunks; None if the location cannot be listed, or only slowly.
+        Name of the file of each chunk that is stored, by its index; None if the location cannot be listed, or only
+        slowly.
     """
     remote = not location.is_local(url)
     if remote and (url.startswith("http") or math.prod(grid) > _MOST_LISTED_REMOTELY):
@@ -46,12 +49,12 @@ def stored_chunks(url: str, *, grid: Sequence[int], index: Callable[[str], tuple
         return None
     if not names and remote:
         return None
-    found = {index(name) for name in names}
-    return sum(
-        len(place) == len(grid) and all(0 <= at < n for at, n in zip(place, grid, strict=True))
-        for place in found
-        if place
-    )
+    found = {index(name): name for name in names}
+    return {
+        place: name
+        for place, name in found.items()
+        if len(place) == len(grid) and all(0 <= at < n for at, n in zip(place, grid, strict=True))
+    }
 
 
 def grid_of(shape: Sequence[int], chunks: Sequence[int]) -> tuple[int, ...]:

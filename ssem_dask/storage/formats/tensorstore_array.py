@@ -15,6 +15,7 @@ from ssem_dask.storage.channels import unnamed_channels
 from ssem_dask.storage.formats.array_attributes import ArrayAttributes, parse_array_attributes
 from ssem_dask.storage.formats.axes import order_axes
 from ssem_dask.storage.formats.chunk_count import grid_of, missing_note, stored_chunks
+from ssem_dask.storage.formats.shard_index import precomputed_shards
 from ssem_dask.storage.formats.source import ReadOptions, SourceInfo, decoding
 from ssem_dask.storage.lengths import sizes_of
 from ssem_dask.storage.tensorstores import kvstore_spec, tensorstore
@@ -144,13 +145,17 @@ def _missing_blocks(dataset: str, attributes: dict[str, Any]) -> tuple[str, ...]
         return tuple(int(part) for part in parts) if all(part.isdecimal() for part in parts) else ()
 
     stored = stored_chunks(dataset, grid=grid, index=index)
-    return () if stored is None else missing_note(dataset, stored=stored, expected=math.prod(grid), unit="block")
+    return () if stored is None else missing_note(dataset, stored=len(stored), expected=math.prod(grid), unit="block")
 
 
 def _missing_boxes(url: str, scale: dict[str, Any]) -> tuple[str, ...]:
-    """Return a remark about chunk files that are missing; sharded volumes have none."""
-    if scale.get("sharding") or not scale.get("chunk_sizes"):
+    """Return a remark about chunks that are missing, as files or inside shards; SourceError if a shard is cut off."""
+    if not scale.get("chunk_sizes"):
         return ()
+    if scale.get("sharding"):
+        chunks = math.prod(grid_of(scale["size"], scale["chunk_sizes"][0]))
+        inside = precomputed_shards(location.join(url, scale["key"]), scale["sharding"], chunks=chunks)
+        return () if inside is None else missing_note(url, stored=inside.stored, expected=inside.expected)
     offset = scale.get("voxel_offset", [0, 0, 0])
     chunk = scale["chunk_sizes"][0]
     grid = grid_of(scale["size"], chunk)
@@ -162,7 +167,7 @@ def _missing_boxes(url: str, scale: dict[str, Any]) -> tuple[str, ...]:
         return tuple((int(at) - start) // n for at, start, n in zip(match.groups(), offset, chunk, strict=True))
 
     stored = stored_chunks(location.join(url, scale["key"]), grid=grid, index=index)
-    return () if stored is None else missing_note(url, stored=stored, expected=math.prod(grid))
+    return () if stored is None else missing_note(url, stored=len(stored), expected=math.prod(grid))
 
 
 def _read_json(url: str) -> dict[str, Any] | None:

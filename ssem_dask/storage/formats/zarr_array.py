@@ -13,6 +13,7 @@ from ssem_dask.storage.codec_pipeline import fused_codecs
 from ssem_dask.storage.formats.array_attributes import parse_array_attributes
 from ssem_dask.storage.formats.axes import axis_kind, order_axes
 from ssem_dask.storage.formats.chunk_count import grid_of, missing_note, stored_chunks
+from ssem_dask.storage.formats.shard_index import missing_in_shards_note, zarr_shards
 from ssem_dask.storage.formats.source import ReadOptions, SourceInfo, decoding
 from ssem_dask.storage.lengths import Length, Sizes, sizes_of
 from ssem_dask.storage.untrusted import interpreting
@@ -121,13 +122,22 @@ def _sizes(lengths: Mapping[str, Length]) -> Sizes:
 
 
 def _missing(url: str, array: arrays.ZarrArray) -> tuple[str, ...]:
-    """Return a remark about files of chunks that are missing."""
+    """Return remarks about chunks that are missing: as files, and inside the shards that are there.
+
+    Raises:
+        SourceError: a shard is shorter than it says.
+    """
     unit = arrays.write_unit(array)
     grid = grid_of(array.shape, unit)
     stored = stored_chunks(url, grid=grid, index=lambda name: _chunk_index(name, len(grid)))
     if stored is None:
         return ()
-    return missing_note(url, stored=stored, expected=math.prod(grid), unit="shard" if array.shards else "chunk")
+    kind = "shard" if array.shards else "chunk"
+    notes = missing_note(url, stored=len(stored), expected=math.prod(grid), unit=kind)
+    if array.shards is None:
+        return notes
+    inside = zarr_shards(url, array, stored)
+    return notes if inside is None else (*notes, *missing_in_shards_note(url, inside))
 
 
 def _chunk_index(name: str, axes: int) -> tuple[int, ...]:

@@ -1,12 +1,14 @@
 """Formats × oddities: no format accepts what another refuses, and none reads it otherwise."""
 
 import contextlib
+import re
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+import zarr
 
 from ssem_dask.errors import SourceError
 from ssem_dask.storage.formats.detect import open_any_format
@@ -224,8 +226,46 @@ def test_missing_chunks_are_counted(form: Format, tmp_path: Path) -> None:
         assert not source.info.notes
     remove_a_chunk(url)
     with contextlib.closing(open_any_format(url)) as source:
-        assert any("1 of " in note and "not stored" in note for note in source.info.notes)
+        assert any(re.search(r"[14] of \d+ (chunk|shard|block)s not stored", note) for note in source.info.notes)
         assert not source.read(z_start=0, z_stop=6, y_start=0, y_stop=24).all()
+
+
+@pytest.mark.parametrize("index", ["start", "end"])
+def test_chunks_that_are_missing_inside_zarr_shards_are_counted(index: Any, tmp_path: Path) -> None:
+    values = volume()  # 6 × 24 × 40: shards of 4 chunks, of which those at the right have 2 inside the array
+    sharding: Any = {"shape": (6, 24, 24), "index_location": index}
+    url = str(tmp_path / "a.zarr")
+    array = zarr.create_array(url, shape=values.shape, chunks=(6, 12, 12), shards=sharding, dtype="uint8")
+    array[:, :, 24:] = values[:, :, 24:]
+    array[:, :12, :12] = values[:, :12, :12]
+    with contextlib.closing(open_any_format(url)) as source:
+        (note,) = source.info.notes
+        assert f"{url}, inside its shards: 3 of 8 chunks not stored" in note
+    array[...] = values
+    with contextlib.closing(open_any_format(url)) as source:
+        assert not source.info.notes
+        np.testing.assert_array_equal(read(url), values)
+
+
+def test_chunks_that_are_missing_inside_precomputed_shards_are_counted(tmp_path: Path) -> None:
+    values = volume()
+    values[:, :12, 12:24] = 0  # TensorStore leaves out what it did not write, and what is 0
+    (form,) = (form for form in FORMATS if form.name == "precomputed, sharded")
+    url = stored(form, tmp_path, values, Described())
+    with contextlib.closing(open_any_format(url)) as source:
+        (note,) = source.info.notes
+        assert f"{url}: 2 of 16 chunks not stored" in note
+
+
+@pytest.mark.parametrize("name", ["zarr 3, sharded", "precomputed, sharded"])
+@pytest.mark.parametrize("kept", [0, 3, 0.5, 0.9])
+def test_shards_that_are_cut_off_are_named(name: str, kept: float, tmp_path: Path) -> None:
+    (form,) = (form for form in FORMATS if form.name == name)
+    url = stored(form, tmp_path, volume(), Described())
+    shard = max((path for path in Path(url).rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = shard.read_bytes()
+    shard.write_bytes(content[: int(kept if kept >= 1 else kept * len(content))])
+    refused(url, rf"1 shard is cut off or damaged, the first is .*{shard.name}.*; copy them again")
 
 
 # ---------------------------------------------------------------- values
