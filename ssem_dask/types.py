@@ -1,6 +1,7 @@
 """Shared type aliases, and the base of every configuration record."""
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -19,6 +20,20 @@ if TYPE_CHECKING:
 else:
     # numpy 2.5 made NDArray an alias that is no class, which jaxtyping's shapes cannot be made of.
     AnyArray = BoolArray = IndexArray = Float32Array = Float64Array = np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceMark:
+    """Mark of a setting that names a place: a path or a URL. `config.places` makes relative paths absolute."""
+
+    suffix: str = ""
+    """End of the values that are paths; others are names, such as that of a built-in encoder. Empty: all are paths."""
+
+
+Place: TypeAlias = Annotated[str, PlaceMark()]
+"""Path or URL in a configuration."""
+WeightsPlace: TypeAlias = Annotated[str, PlaceMark(suffix=".safetensors")]
+"""Name of an encoder, or the path of its weights."""
 
 
 class ConfigBase(BaseModel):

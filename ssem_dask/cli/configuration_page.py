@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pydantic.fields import FieldInfo
 
 from ssem_dask.config.schema import config_type
-from ssem_dask.types import ConfigBase
+from ssem_dask.types import ConfigBase, Place
 
 _WIDTH = 120
 _HEAD = """# Configuration
@@ -19,6 +19,9 @@ Generated from the configuration records by `make docs`; do not edit by hand.
 
 A TOML file describes a run. Only `source` and `output` are required; every other key has a default, which may follow
 from the data. An unknown or misspelt key is an error.
+
+A relative path in a TOML file, `source` and `output` included, begins in the folder of that file. `~` is your home.
+URLs and absolute paths stay as they are. A path on the command line, or in Python, begins in the current folder.
 
 ```toml
 source = "sections.zarr"
@@ -56,7 +59,8 @@ def _tables(path: str, model: type[ConfigBase]) -> Iterator[str]:
 
 def _default(field: FieldInfo) -> str:
     """Return the default as text: an optional path is none, any other optional value is chosen from the data."""
-    return "none" if field.default is None and field.annotation == str | None else _toml(field.default)
+    texts = (str | None, Place | None)
+    return "none" if field.default is None and field.annotation in texts else _toml(field.default)
 
 
 def _toml(value: object) -> str:

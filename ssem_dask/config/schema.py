@@ -11,11 +11,12 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError, create_model, field_validator
 
+from ssem_dask.config.places import with_absolute_places
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
 from ssem_dask.shown import without_secrets
 from ssem_dask.stages.pipeline_order import STAGES
-from ssem_dask.types import ConfigBase
+from ssem_dask.types import ConfigBase, Place
 
 
 class VolumeConfig(ConfigBase):
@@ -33,9 +34,9 @@ class VolumeConfig(ConfigBase):
 class RunConfig(ConfigBase):
     """One run: source, output, where it runs, and one table per stage that has settings."""
 
-    source: str
+    source: Place
     """URL of the source volume."""
-    output: str
+    output: Place
     """URL of the run's Zarr group, conventionally `*.zarr`."""
     volume: VolumeConfig = VolumeConfig()
     cluster: ClusterConfig = ClusterConfig()
@@ -108,10 +109,12 @@ _RENAMED_KEYS = {
 def load_config(path: str, **overrides: Any) -> RunConfig:
     """Read a TOML file; top-level `overrides` that are not None replace its values.
 
+    Relative paths of the file begin in its folder, those of `overrides` in the current one.
+
     Raises:
         ConfigError: the file is missing or not TOML, a key is unknown, or a value is out of range.
     """
-    tree = _read_toml(path)
+    tree = with_absolute_places(_read_toml(path), model=_RUN_CONFIG, folder=_folder_of(path))
     tree.update({key: value for key, value in overrides.items() if value is not None})
     return make_config(tree, where=f"Config {path}")
 
@@ -129,7 +132,7 @@ def cluster_settings(cluster: str | None, *, workers: int | None, table: Cluster
         ConfigError: the file is missing or not TOML, a key is unknown, or a value is out of range.
     """
     if cluster is not None and cluster.endswith(".toml"):
-        tree = _read_toml(cluster)
+        tree = with_absolute_places(_read_toml(cluster), model=ClusterFile, folder=_folder_of(cluster))
         table = _validated(ClusterFile, tree, where=f"Config {cluster}").cluster
     elif cluster is not None:
         table = table.model_copy(update={"name": cluster})
@@ -137,12 +140,20 @@ def cluster_settings(cluster: str | None, *, workers: int | None, table: Cluster
 
 
 def make_config(tree: dict[str, Any], *, where: str = "Config") -> RunConfig:
-    """Validate a tree of plain values.
+    """Validate a tree of plain values. Relative paths begin in the current folder.
+
+    Those of source and output stay as they are: a run records where they are relative to each other.
 
     Raises:
         ConfigError: a key is unknown or missing, or a value is out of range; the message names the key and the cure.
     """
-    return _validated(_RUN_CONFIG, tree, where=where)
+    settings = with_absolute_places(tree, model=_RUN_CONFIG, folder=Path.cwd())
+    given: dict[str, Any] = {key: tree[key] for key in ("source", "output") if key in tree}
+    return _validated(_RUN_CONFIG, {**settings, **given}, where=where)
+
+
+def _folder_of(path: str) -> Path:
+    return Path(path).expanduser().absolute().parent
 
 
 def _read_toml(path: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from ssem_dask.composition.chain.chain_alignment import ChainConfig
 from ssem_dask.composition.relax.relax_config import RelaxConfig
 from ssem_dask.registration.coarse_alignment.coarse_config import CoarseConfig
 from ssem_dask.registration.methods import RegisterConfig
-from ssem_dask.types import ConfigBase, ShapeZYX
+from ssem_dask.types import ConfigBase, Place, ShapeZYX
 
 
 class CoarseStageConfig(CoarseConfig):
@@ -18,7 +18,7 @@ class CoarseStageConfig(CoarseConfig):
     """Each section is compared with this many sections before it."""
     thumbnail: int = Field(default=256, ge=32, le=2048)
     """Longest side of a thumbnail, px."""
-    initial: str | None = None
+    initial: Place | None = None
     """Path or URL of a file with one affine per section, which is then only refined, by at most about 2° and 3 % of the
     section; None: no file. CSV with the header `z,a00,a01,a02,a10,a11,a12`, or a JSON list of objects with these keys.
     A row is a map as in `fields/coarse`: aligned → source, mip-0 px, y before x. Sections that are not in the file have
@@ -37,7 +37,7 @@ class MaskStageConfig(ConfigBase):
     detect: bool = False
     """Detect damage: regions that resemble none of the neighbour sections. Off by default: it helps at folds, but also
     masks some sound tissue (docs/accuracy.md)."""
-    user: str | None = None
+    user: Place | None = None
     """URL of your own masks in the source frame (Zarr, OME-Zarr, a multi-page TIFF or a series), of the source's shape
     or with y and x divided by a power of two: 0 tissue, 1 empty, 2 damaged, 3 tear (fold or crack); anything else 2."""
     user_mode: Literal["override", "add"] = "override"
@@ -95,16 +95,16 @@ class ReferenceConfig(ConfigBase):
     tissue. Method `relax` only.
     """
 
-    landmarks: str | None = None
+    landmarks: Place | None = None
     """Path or URL of a CSV file with the header `z,y,x,ref_y,ref_x`: the point (y, x) of source section z is at
     (ref_y, ref_x) of the reference. An optional column `sd` is the landmark's own standard deviation."""
     unit: Literal["px", "nm"] = "px"
     """Unit of all columns of that file but z: px of the source at mip 0, or nm. With `frame = "own"` ref_y and ref_x
     may have any other unit."""
-    affines: str | None = None
+    affines: Place | None = None
     """Path or URL of a file with one affine per section, reference → source, mip-0 px, as `coarse.initial` takes it;
     sections may be left out."""
-    fields: str | None = None
+    fields: Place | None = None
     """URL of a field array (z, 2, y, x) like `fields/section`: reference → source, mip-0 px of this volume, any
     spacing, NaN if unknown. Only the affine part of each section is used."""
     standard_deviation: float | None = Field(default=None, gt=0)

@@ -38,7 +38,7 @@ from ssem_dask.registration.gauss_newton.regularisation import CosineBasis
 from ssem_dask.registration.gauss_newton.scales import ResidualScale, ResidualScales
 from ssem_dask.registration.gauss_newton.tears import Tears, curvature_weights
 from ssem_dask.registration.vector_map import covering_nodes
-from ssem_dask.types import ConfigBase
+from ssem_dask.types import ConfigBase, WeightsPlace
 
 DEFAULT_SMOOTHNESS = 22.6
 """L if it is not chosen from the data, px of the working image."""
@@ -50,7 +50,7 @@ _LEAST_CELLS = 8  # feature px along the shorter side of a level; a smaller leve
 class GaussNewtonConfig(ConfigBase):
     """Gauss-Newton on nodes. Lengths are px of the working image."""
 
-    encoder: str = "metric"
+    encoder: WeightsPlace = "metric"
     """Name of a built-in encoder (metric, lcn, autoencoder, pixels), or the path of a .safetensors file."""
     encoder_digest: str | None = None
     """sha256 that the encoder's weights must have; None accepts any."""

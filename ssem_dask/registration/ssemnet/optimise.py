@@ -25,7 +25,7 @@ from ssem_dask.registration.ssemnet.objective import (
     smoothness_term,
 )
 from ssem_dask.registration.vector_map import Interpolator, MapInterpolation, VectorMap, covering_nodes
-from ssem_dask.types import ConfigBase
+from ssem_dask.types import ConfigBase, WeightsPlace
 
 _LEAST_NODE_SPACING = 32  # px of the working image: below, a node sees fewer than 8 x 8 feature cells
 
@@ -33,7 +33,7 @@ _LEAST_NODE_SPACING = 32  # px of the working image: below, a node sees fewer th
 class SsemnetConfig(ConfigBase):
     """ssEMnet (Yoo et al. 2017): neighbours' features, a coarse vector map, Adam."""
 
-    encoder: str = "autoencoder"
+    encoder: WeightsPlace = "autoencoder"
     """Name of a built-in encoder (autoencoder, lcn, metric, pixels), or the path of a .safetensors file. `autoencoder`
     is the paper's."""
     encoder_digest: str | None = None

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.placement import GPU_THREADS
-from ssem_dask.types import ConfigBase
+from ssem_dask.types import ConfigBase, Place
 
 CLUSTER_NAMES = ("serial", "local", "local-gpu", "slurm")
 """Clusters that have a name; any other is a scheduler's address."""
@@ -38,7 +38,7 @@ class SlurmConfig(ConfigBase):
     """Environment modules that a job loads."""
     prologue: tuple[str, ...] = ()
     """Shell lines that a job runs before its workers."""
-    image: str | None = None
+    image: Place | None = None
     """Apptainer image of the workers; None: the Python that runs this command, which the nodes must see."""
     image_options: tuple[str, ...] = ()
     """Arguments after `apptainer exec`, e.g. `["--bind", "/scratch"]`."""
@@ -48,10 +48,17 @@ class SlurmConfig(ConfigBase):
     """Network interface between scheduler and workers, e.g. `ib0`; None: the one of the default route."""
     scratch: str = "${TMPDIR:-/tmp}"
     """Folder on a node for what workers spill; the job's shell expands it."""
-    logs: str | None = None
+    logs: Place | None = None
     """Folder for the jobs' output; None: `~/.local/state/ssem-dask/slurm/logs`."""
     check_seconds: float = Field(default=30.0, gt=0)
     """Seconds between two calls of `squeue`, which show whether a job ended and must be replaced."""
+
+    @field_validator("scratch")
+    @classmethod
+    def _on_the_node(cls, scratch: str) -> str:
+        if not scratch.startswith(("/", "$", "~")):
+            raise ValueError("a folder on the nodes cannot be relative; begin it with / or a variable such as $TMPDIR")
+        return scratch
 
 
 class ClusterConfig(ConfigBase):
@@ -68,7 +75,7 @@ class ClusterConfig(ConfigBase):
     stage_workers: dict[str, Annotated[int, Field(ge=1)]] = Field(default={})
     """Workers while a stage runs, instead of `workers`, e.g. `{ register = 40, compose = 4 }`; for `local` and
     `slurm`."""
-    tls: str | None = None
+    tls: Place | None = None
     """Folder made by `ssem-dask certs`; None: that of `$SSEM_DASK_TLS`, else what Dask's own configuration names."""
     resources: dict[str, float] = Field(default={})
     """Labels that a worker must have to run tasks, with the amount that a task takes, e.g. `{ GPU = 1 }`."""
