@@ -24,7 +24,7 @@ else:
 
 @dataclass(frozen=True, slots=True)
 class PlaceMark:
-    """Mark of a setting that names a place: a path or a URL. `config.places` makes relative paths absolute."""
+    """Mark of a setting that names a place: a path or a URL. `config.setting_places` makes relative paths absolute."""
 
     suffix: str = ""
     """End of the values that are paths; others are names, such as that of a built-in encoder. Empty: all are paths."""

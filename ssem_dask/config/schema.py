@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError, create_model, field_validator
 
-from ssem_dask.config.places import with_absolute_places
+from ssem_dask.config.setting_places import with_absolute_places
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
 from ssem_dask.shown import without_secrets

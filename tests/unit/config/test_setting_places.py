@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from ssem_dask.config.places import _mark, _table_type
 from ssem_dask.config.schema import cluster_settings, config_type, load_config, make_config
+from ssem_dask.config.setting_places import _mark, _table_type
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
 from ssem_dask.types import ConfigBase
