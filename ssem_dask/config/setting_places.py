@@ -30,19 +30,21 @@ def with_absolute_places(tree: Mapping[str, Any], *, model: type[ConfigBase], fo
 def _resolved(value: Any, field: FieldInfo | None, folder: Path) -> Any:
     if field is None:
         return value
-    inner = _table_type(field)
+    inner = table_type(field)
     if inner is not None and isinstance(value, Mapping):
         return with_absolute_places(value, model=inner, folder=folder)
-    mark = _mark(field)
+    mark = place_mark(field)
     return _absolute(value, folder) if mark is not None and _is_path(value, mark) else value
 
 
-def _table_type(field: FieldInfo) -> type[ConfigBase] | None:
+def table_type(field: FieldInfo) -> type[ConfigBase] | None:
+    """Return the type of the table that a setting is; None if it is no table."""
     types = (field.annotation, *get_args(field.annotation))
     return next((each for each in types if isinstance(each, type) and issubclass(each, ConfigBase)), None)
 
 
-def _mark(field: FieldInfo) -> PlaceMark | None:
+def place_mark(field: FieldInfo) -> PlaceMark | None:
+    """Return the mark of a setting that is a path or URL; None for others."""
     optional = (part for each in get_args(field.annotation) for part in get_args(each))
     return next((part for part in (*field.metadata, *optional) if isinstance(part, PlaceMark)), None)
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ssem_dask.config.schema import cluster_settings, config_type, load_config, make_config
-from ssem_dask.config.setting_places import _mark, _table_type
+from ssem_dask.config.setting_places import place_mark, table_type
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
 from ssem_dask.types import ConfigBase
@@ -20,12 +20,12 @@ def settings(model: type[ConfigBase] | None = None, path: tuple[str, ...] = ()) 
     """All settings by their keys."""
     found: dict[tuple[str, ...], Any] = {}
     for name, field in (model or config_type()).model_fields.items():
-        key, inner = (*path, field.alias or name), _table_type(field)
+        key, inner = (*path, field.alias or name), table_type(field)
         found |= {key: field} if inner is None else settings(inner, key)
     return found
 
 
-PLACES = {key: _mark(field) for key, field in settings().items() if _mark(field) is not None}
+PLACES = {key: place_mark(field) for key, field in settings().items() if place_mark(field) is not None}
 
 
 def tree(key: tuple[str, ...], value: str) -> dict[str, Any]:
