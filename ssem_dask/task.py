@@ -119,6 +119,8 @@ class Result:
     message: str = ""
     bytes_read: int = 0
     bytes_written: int = 0
+    clipped: int = 0
+    """Pixels of which a change of contrast exceeded the range of the data type."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +144,8 @@ class TaskReport:
     pixels: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
+    clipped: int = 0
+    """Pixels of which a change of contrast exceeded the range of the data type."""
     files: dict[str, int] = field(default_factory=dict)
     """Files that the task wrote: path in the run → bytes."""
     log: str = ""

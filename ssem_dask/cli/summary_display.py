@@ -28,6 +28,10 @@ def show_summary(summary: "Summary", *, as_json: bool, fail_on: Sequence[str] = 
         _show_counts(summary)
         for report in summary.remarks[:_MAX_SHOWN]:
             console.note(f"{report.key}: {report.outcome}: {report.message}")
+        if summary.clipped:
+            console.note(
+                f"{plural(summary.clipped, 'pixel')} clipped, since their changed contrast exceeds the data type"
+            )
         if summary.failed:
             _show_failed(summary.failed)
         if summary.verdict:

@@ -14,7 +14,7 @@ from ssem_dask import __version__
 from ssem_dask.config.digest import config_digest, stored_config
 from ssem_dask.config.resolve import resolve
 from ssem_dask.config.schema import RunConfig, make_config
-from ssem_dask.driver.attention_attributes import publish_attention
+from ssem_dask.driver.aligned_attributes import publish_attributes
 from ssem_dask.driver.integrity import mark_damaged
 from ssem_dask.driver.invalidation import Invalidation, TaskFilter, find_stale, mark_stale
 from ssem_dask.driver.overrides import TaskOverrides
@@ -224,7 +224,7 @@ def resume(
             summary.reasons.append(reason)
             observer.note(reason)
         summary.attention = current_attention(output, summary)
-        publish_attention(plan.job, summary.attention)
+        publish_attributes(plan.job, summary)
         update_run(output, state=summary.state)
         return summary
     except LeaseLostError:

@@ -39,6 +39,8 @@ class Summary:
     again: dict[str, list[str]] = field(default_factory=dict)
     """Keys of the tasks that had ended or failed and had to be repeated when the run began: `chosen` by the user,
     `changed` because configuration, weights or source differ, and `dependent` on any of these."""
+    clipped: int = 0
+    """Pixels of which a change of contrast exceeded the range of the data type."""
     attention: Attention | None = None
     """Sections that a person should look at; None if they are not known, or if this is no run."""
 
@@ -53,6 +55,7 @@ class Summary:
         """Count a task that ended, and keep its report if it failed or has a message."""
         counts = self.counts.setdefault(report.stage, {})
         counts[report.outcome] = counts.get(report.outcome, 0) + 1
+        self.clipped += report.clipped if report.outcome.is_done else 0
         if report.outcome is Outcome.FAILED:
             # A hundred thousand tracebacks would not fit into memory; the ledger has them all.
             with_log = len(self.failed) < _MAX_REPORTS
@@ -88,6 +91,10 @@ def run_status(output: str) -> Summary:
 
 def current_attention(output: str, summary: Summary) -> Attention | None:
     """Return the sections that need a look; None if the stage that names them has not ended, or must run again."""
-    counts = summary.counts.get(MEASURE, {})
-    pending = sum(count for outcome, count in counts.items() if not Outcome(outcome).is_done)
-    return read_attention(output) if counts and not pending else None
+    return read_attention(output) if is_finished(summary, MEASURE) else None
+
+
+def is_finished(summary: Summary, stage: str) -> bool:
+    """Return whether a stage has tasks, and all that it has begun ended well."""
+    counts = summary.counts.get(stage, {})
+    return bool(counts) and all(Outcome(outcome).is_done for outcome in counts)

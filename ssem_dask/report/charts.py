@@ -7,7 +7,7 @@ import numpy as np
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.report.binning import MAX_COLUMNS, BadEnd, bin_map, bin_size
 from ssem_dask.report.chart import Charts, HeatMap, Mark, Reslice
-from ssem_dask.report.curves import error_charts, outcome_chart, quality_charts
+from ssem_dask.report.curves import contrast_charts, error_charts, outcome_chart, quality_charts
 from ssem_dask.report.encode import exact_uri, gray_uri, intensity_limits, stretch_intensities
 from ssem_dask.report.report_data import ReportData
 from ssem_dask.units import shortened
@@ -37,7 +37,12 @@ _ALWAYS_SHOWN = "confidence"
 def make_charts(data: ReportData) -> Charts:
     """Return the charts of a run, without those for which nothing is known."""
     size = bin_size(data.shape[0], limit=MAX_COLUMNS)
-    charts = [*error_charts(data, size), *quality_charts(data, size), outcome_chart(data, size)]
+    charts = [
+        *error_charts(data, size),
+        *quality_charts(data, size),
+        *contrast_charts(data, size),
+        outcome_chart(data, size),
+    ]
     return Charts(
         z=list(range(0, data.shape[0], size)),
         bin=size,

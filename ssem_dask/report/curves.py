@@ -176,6 +176,34 @@ def quality_charts(data: ReportData, size: int) -> list[Chart]:
     ]
 
 
+def contrast_charts(data: ReportData, size: int) -> list[Chart]:
+    """Return gain and offset of each section; none if the contrast of sections was not matched."""
+    if data.contrast is None:
+        return []
+    table = data.contrast
+    gain, offset = (np.where(table.matched, values, np.nan) for values in (table.gain, table.offset))
+    text = (
+        "The aligned volume has gain × source + offset. Both fit the contrast of each section to that of its "
+        "neighbours. Sections without a value keep their grey values."
+    )
+    return [
+        Chart(
+            id="contrast",
+            title="Contrast: gain",
+            unit="factor",
+            text=text,
+            lines=[_line("gain", gain, "main", size, bad="extreme")],
+        ),
+        Chart(
+            id="contrast-offset",
+            title="Contrast: offset",
+            unit="grey values",
+            text=text,
+            lines=[_line("offset", offset, "main", size, bad="extreme")],
+        ),
+    ]
+
+
 def outcome_chart(data: ReportData, size: int) -> Chart:
     """Return the outcomes of the register windows of each section."""
     codes = data.ledger.window_codes.reshape(data.shape[0], -1)

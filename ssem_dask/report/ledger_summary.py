@@ -43,6 +43,8 @@ class StageSummary:
     """Source pixels of the tasks that did not fail."""
     bytes_read: int = 0
     bytes_written: int = 0
+    clipped: int = 0
+    """Pixels of which a change of contrast exceeded the range of the data type."""
     retried: int = 0
     """Tasks that were started more than once."""
     workers: set[str] = field(default_factory=set)
@@ -60,6 +62,7 @@ class StageSummary:
         self.worker_seconds += report.seconds
         self.bytes_read += report.bytes_read
         self.bytes_written += report.bytes_written
+        self.clipped += report.clipped
         self.retried += report.attempts > 1
         if report.outcome is not Outcome.FAILED:
             self.pixels += report.pixels

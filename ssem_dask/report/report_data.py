@@ -18,6 +18,7 @@ from ssem_dask.stages.run_arrays import COARSE, COARSE_STATE, SectionState
 from ssem_dask.storage import quality
 from ssem_dask.storage.arrays import is_node, open_array
 from ssem_dask.storage.attention import read_attention
+from ssem_dask.storage.contrast import ContrastTable, read_contrast
 from ssem_dask.storage.evaluation_file import Evaluation, read_evaluation
 from ssem_dask.storage.fields import open_coarse, shape_mip0_of
 from ssem_dask.storage.ledger import open_ledger
@@ -131,6 +132,8 @@ class ReportData:
     """Summaries that stages left for the user."""
     attention: Attention | None = None
     """Sections that a person should look at; None if they are not known."""
+    contrast: ContrastTable | None = None
+    """Gains and offsets of the sections; None if their contrast was not matched."""
     lost_px: float = math.nan
     """Standard deviation of the distortion of a section of which nothing was undone, px per component."""
 
@@ -207,6 +210,7 @@ def read_report_data(url: str) -> ReportData:
         findings=_read_findings(url),
         attention=_read_attention(url, ledger, sections=shape[0]),
         lost_px=_lost_px(url),
+        contrast=_read_contrast(url, record, sections=shape[0]),
     )
     mark_unplaced(data)
     if info is None:
@@ -261,6 +265,14 @@ def _read_attention(url: str, ledger: LedgerSummary, *, sections: int) -> Attent
     is_current = bool(counts) and all(Outcome(outcome).is_done for outcome in counts)
     attention = read_attention(url) if is_current else None
     return attention if attention is not None and attention.sections == sections else None
+
+
+def _read_contrast(url: str, record: RunRecord, *, sections: int) -> ContrastTable | None:
+    """Return gains and offsets of all sections; None if grey values are those of the source, or not known yet."""
+    if record.config.get("render", {}).get("contrast") != "match":  # a table of an earlier configuration may be there
+        return None
+    table = read_contrast(url)
+    return table if table is not None and len(table.gain) == sections and table.matched.any() else None
 
 
 def _lost_px(url: str) -> float:

@@ -45,6 +45,7 @@ def summary_facts(data: ReportData) -> list[Fact]:
         *_attention_facts(data),
         *_quality_facts(data),
         *_error_facts(data),
+        *_contrast_facts(data),
         Fact(
             "Sections",
             f"{z:,}",
@@ -74,6 +75,17 @@ def _attention_facts(data: ReportData) -> list[Fact]:
     count = len(data.attention.records)
     value = f"{count:,} of {data.shape[0]:,}" if count else "none"
     return [Fact("Sections that need a look", value, "see the list below" if count else "", alarm=count > 0)]
+
+
+def _contrast_facts(data: ReportData) -> list[Fact]:
+    """Return what was done to grey values."""
+    if data.contrast is None:
+        return []
+    gain = data.contrast.gain[data.contrast.matched]
+    kept = int((~data.contrast.matched).sum())
+    clipped = sum(stage.clipped for stage in data.ledger.stages.values())
+    more = f"gains of the sections; {plural(kept, 'section')} left as they came, {plural(clipped, 'pixel')} clipped"
+    return [Fact("Contrast was matched", f"{gain.min():.2f} to {gain.max():.2f}", more)]
 
 
 def estimated_jitter(data: ReportData) -> float:

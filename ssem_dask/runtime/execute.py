@@ -70,6 +70,7 @@ def execute(task: Task) -> TaskReport:
         pixels=task.pixels,
         bytes_read=result.bytes_read,
         bytes_written=result.bytes_written,
+        clipped=result.clipped,
         files=written,
         log=log,
         changes=dict(task.changes),

@@ -158,6 +158,10 @@ class RenderStageConfig(ConfigBase):
     """Content of the aligned volume for a section that registration ties to no other. It has no place. `as_is`:
     the section, warped like its neighbours; `blank`: nothing; `nearest`: the nearest section that has a place, up to 8
     sections away."""
+    contrast: Literal["as_is", "match"] = "as_is"
+    """Grey values of the aligned volume. `as_is`: those of the source; `match`: each section is multiplied by a gain
+    and shifted by an offset, so that its contrast fits that of its neighbours. Both are recorded, so that the original
+    values can be computed back (docs/conventions.md)."""
 
 
 class DownsampleStageConfig(ConfigBase):

@@ -7,7 +7,7 @@ are never mixed, neither here nor in the pyramid.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -20,12 +20,29 @@ from ssem_dask.geometry.chunks import chunk_boxes, chunk_count, chunk_spans
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.stages.configs import RenderStageConfig
+from ssem_dask.stages.contrast import contrast_cost, contrast_tasks, gains_task
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.pair_support import support_tasks
-from ssem_dask.stages.run_arrays import ALIGNED, SECTION, SUPPORT, SUPPORT_SECTIONS, aligned_level
+from ssem_dask.stages.run_arrays import (
+    ALIGNED,
+    CONTRAST_PAIRS,
+    SECTION,
+    SECTION_CONTRAST,
+    SUPPORT,
+    SUPPORT_SECTIONS,
+    aligned_level,
+)
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
-from ssem_dask.stages.warped_pixels import NODE_MARGIN, read_nodes, to_dtype, warped_labels, warped_sections
+from ssem_dask.stages.warped_pixels import (
+    NODE_MARGIN,
+    change_contrast,
+    read_nodes,
+    to_dtype,
+    warped_labels,
+    warped_sections,
+)
 from ssem_dask.storage.arrays import is_node, open_array
+from ssem_dask.storage.contrast import ContrastTable
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 from ssem_dask.task import Outcome, Result, Task, box_name
 from ssem_dask.types import AnyArray, ConfigBase
@@ -51,6 +68,8 @@ class Warping:
     mips: int
     """Levels of the target."""
     config: RenderStageConfig
+    contrast: str = ""
+    """URL of `contrast/sections`, by which grey values are changed; empty: they are not."""
     support: str = ""
     """URL of `fields/pair_support`, which shows the sections that have no place; empty: all are warped."""
     labels: bool = False
@@ -69,6 +88,7 @@ class Warping:
             target=job.url(ALIGNED),
             mips=job.mips,
             config=job.render,
+            contrast=SECTION_CONTRAST.url(job) if _matches_contrast(job) else "",
             support=SUPPORT.url(job),
         )
 
@@ -92,19 +112,34 @@ class _Place(TypedDict):
 def warp_shard(warping: Warping, box: Box) -> Result:
     """Read the field over a shard and the source pixels that it points to; write the warped pixels of each channel."""
     source, target = warping.open_source(), Volume.open(warping.target)
-    known = False
+    contrast = (
+        ContrastTable.of_rows(np.asarray(open_array(warping.contrast, mode="r")[:])) if warping.contrast else None
+    )
+    known, clipped = False, 0
     for channel, warped_channel in zip(source.each_channel, target.each_channel, strict=True):
-        pixels, known_here = _warped_box(warping, channel, box)
-        warped_channel.write(box, pixels)
-        known = known or known_here
+        # Contrast is matched only in the channel that sections were compared in.
+        is_registered = channel.info.channel == source.info.channel
+        warped = _warped_box(warping, channel, box, contrast=contrast if is_registered else None)
+        warped_channel.write(box, warped.pixels)
+        known, clipped = known or warped.known, clipped + warped.clipped
     moved = box.size * warping.info.dtype.itemsize * warping.info.planes
-    return Result(outcome=Outcome.OK if known else Outcome.NO_TISSUE, bytes_read=moved, bytes_written=moved)
+    outcome = Outcome.OK if known else Outcome.NO_TISSUE
+    return Result(outcome=outcome, bytes_read=moved, bytes_written=moved, clipped=clipped)
 
 
-def _warped_box(warping: Warping, source: Volume, box: Box) -> tuple[AnyArray, bool]:
-    """Return the warped pixels `(z, y, x)` of a box of one channel, and whether any of them is known."""
+class _WarpedBox(NamedTuple):
+    pixels: AnyArray
+    """`(z, y, x)` of one channel."""
+    known: bool
+    """Whether any of them is known."""
+    clipped: int
+    """Pixels of which the changed contrast exceeds the dtype."""
+
+
+def _warped_box(warping: Warping, source: Volume, box: Box, *, contrast: ContrastTable | None) -> _WarpedBox:
+    """Warp a box of one channel, and change the contrast of its sections, if there is a table."""
     pixels = np.zeros(box.shape, dtype=warping.info.dtype)
-    known, device = False, CPU if warping.labels else compute_device()
+    known, clipped, device = False, 0, CPU if warping.labels else compute_device()
     place = _Place(box=box, spacing=warping.spacing, scale=warping.scale)
     with torch.inference_mode():
         for sections, shown in shown_sections(warping, box.sections):
@@ -121,10 +156,17 @@ def _warped_box(warping: Warping, source: Volume, box: Box) -> tuple[AnyArray, b
             warped = warped_sections(
                 source, fields=fields, sections=shown, box=box, kind=warping.config.interpolation, device=device
             )
-            for row, (image, mask) in zip(range(rows.start, rows.stop), warped, strict=True):
+            for row, z, (image, mask) in zip(range(rows.start, rows.stop), shown, warped, strict=True):
+                if contrast is not None and contrast.matched[z]:
+                    clipped += change_contrast(
+                        image,
+                        gain=float(contrast.gain[z]),
+                        offset=float(contrast.offset[z]),
+                        dtype=warping.info.dtype,
+                    )
                 pixels[row] = to_dtype(image, warping.info.dtype)
                 known = known or bool(mask.any())
-    return pixels, known
+    return _WarpedBox(pixels, known, clipped)
 
 
 def shown_sections(warping: Warping, sections: range) -> Iterator[tuple[range, range | None]]:
@@ -204,7 +246,8 @@ class RenderTask(JobTask):
         reads = warp_regions(Warping.of_run(self.job), self.box)
         # The pixels of a section depend on whether it has a place, which depends on all sections.
         support = () if self.job.render.unplaced == "as_is" else (SUPPORT.region(self.job),)
-        return Footprint(reads=(*reads, *support), writes=(aligned_level(0).region_of(self.box),))
+        contrast = (SECTION_CONTRAST.region(self.job),) if _matches_contrast(self.job) else ()
+        return Footprint(reads=(*reads, *support, *contrast), writes=(aligned_level(0).region_of(self.box),))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +272,7 @@ class RenderStage(Stage):
     name = "render"
     upstream = ("compose",)
     config_type = RenderStageConfig
-    layout_keys = ("chunk", "shard")
+    layout_keys = ("chunk", "shard", "contrast")
     uses_gpu = True
 
     def resolve(self, config: ConfigBase, info: VolumeInfo) -> tuple[ConfigBase, list[str]]:
@@ -246,16 +289,33 @@ class RenderStage(Stage):
                 f"[render] shard = {list(config.shard)}: {math.prod(config.shard) / 2**30:.1f} Gpx in one file, but a "
                 "task holds a whole shard in memory; use at most 1 Gpx, for example [8, 2048, 2048]."
             )
-        return config, []
+        choices = []
+        if config.contrast == "match":
+            choices.append(
+                'render.contrast = "match": grey values of each section are multiplied and shifted to fit those of its '
+                "neighbours; sections are compared at most 512 px wide before they are written"
+            )
+        return config, choices
+
+    def decisive(self, job: Job) -> dict[str, Any]:
+        """Return the settings, without `contrast` if grey values stay those of the source."""
+        table = super().decisive(job)
+        return table if _matches_contrast(job) else {name: value for name, value in table.items() if name != "contrast"}
 
     def prepare(self, job: Job) -> None:
-        """Create the aligned volume with all its levels, and the support of pairs."""
+        """Create the aligned volume with all its levels, the support of pairs, and the tables of contrast."""
         SUPPORT.create(job)
+        if _matches_contrast(job):
+            CONTRAST_PAIRS.create(job)
+            SECTION_CONTRAST.create(job)
         Warping.of_run(job).create()
 
     def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
-        """Yield the support of pairs, which shows which sections have a place; then all shards."""
+        """Yield the support of pairs, which shows which sections have a place; contrast, if asked for; all shards."""
         yield support_tasks(self, job)
+        if _matches_contrast(job):
+            yield contrast_tasks(self, job)
+            yield [gains_task(self, job)]
         yield (
             RenderTask(**self.task_fields(job, name, pixels=box.size), box=box)
             for name, box in shard_boxes(Warping.of_run(job))
@@ -265,7 +325,21 @@ class RenderStage(Stage):
         """Return the cost, see `estimate_rendering`; averaging confidences takes little beside it."""
         rendering = estimate_rendering(Warping.of_run(job))
         tasks = ceil_div(job.shape[0], SUPPORT_SECTIONS)
-        return replace(rendering, tasks=rendering.tasks + tasks, files=rendering.files + tasks)
+        estimate = replace(rendering, tasks=rendering.tasks + tasks, files=rendering.files + tasks)
+        if not _matches_contrast(job):
+            return estimate
+        tasks, read, memory = contrast_cost(job)
+        return replace(
+            estimate,
+            tasks=estimate.tasks + tasks,
+            files=estimate.files + tasks,
+            bytes_read=estimate.bytes_read + read,
+            memory=max(estimate.memory, TASK_OVERHEAD_BYTES + memory),
+        )
+
+
+def _matches_contrast(job: Job) -> bool:
+    return job.render.contrast == "match"
 
 
 def warp_tasks(warping: Warping, *, digest: Callable[[range], str]) -> Iterator[Task]:

@@ -6,17 +6,20 @@ all arrays; an array that is not listed there cannot be found by its path. Recor
 """
 
 from collections.abc import Callable
+from dataclasses import fields
 from enum import IntEnum
 from functools import cache
 from typing import Any
 
 from ssem_dask.geometry.chunks import round_up
 from ssem_dask.geometry.mip import ceil_div, shape_at_mip
+from ssem_dask.image.contrast_pairs import ContrastPair
 from ssem_dask.registration.coarse_alignment.pieces import REACH
 from ssem_dask.stages.compose import layout
 from ssem_dask.stages.job import SECTIONS_PER_THUMBNAIL_TASK, Job
 from ssem_dask.stages.measure.quality_frame import quality_info
 from ssem_dask.stages.stored_array import Axis, Extent, Frame, RunArray, RunJson
+from ssem_dask.storage import contrast
 from ssem_dask.storage.fields import FieldInfo, coarse_attributes, field_attributes, open_coarse
 from ssem_dask.storage.quality import (
     BLOCK,
@@ -298,6 +301,33 @@ SUPPORT = RunArray(
     unit="1",
     chunk=lambda job: (job.register.neighbours, SUPPORT_SECTIONS),
     attributes=lambda job: {"meaning": "mean confidence of the pair field over all nodes, 0 where it is unknown"},  # noqa: ARG005
+)
+
+CONTRAST_REACH = 3
+"""Sections before a section that its contrast is compared with."""
+CONTRAST_SECTIONS = 16
+"""Sections per task of those that compare contrast."""
+CONTRAST_PAIRS = RunArray(
+    path=contrast.PAIRS_PATH,
+    meaning="contrast of z compared with that of z-k; only with [render] contrast = match",
+    axes=(Axis("k", _fixed(CONTRAST_REACH)), _Z, Axis("column", _fixed(len(fields(ContrastPair))))),
+    frame=Frame.SECTION,
+    unit="per column",
+    chunk=lambda job: (CONTRAST_REACH, CONTRAST_SECTIONS, len(fields(ContrastPair))),  # noqa: ARG005
+    attributes=lambda job: {"columns": [column.name for column in fields(ContrastPair)]},  # noqa: ARG005
+)
+SECTION_CONTRAST = RunArray(
+    path=contrast.SECTIONS_PATH,
+    meaning="gain and offset of each section, and whether it was matched; only with [render] contrast = match",
+    axes=(_Z, Axis("column", _fixed(len(contrast.SECTION_COLUMNS)))),
+    dtype="float64",
+    frame=Frame.SECTION,
+    unit="per column",
+    chunk=lambda job: (job.shape[0], len(contrast.SECTION_COLUMNS)),
+    attributes=lambda job: {  # noqa: ARG005
+        "columns": list(contrast.SECTION_COLUMNS),
+        "meaning": "aligned = round(gain * source + offset), clipped to the range of the data type",
+    },
 )
 
 # Stage compose: the result, by either method.
@@ -601,6 +631,8 @@ ARRAYS = (
     PAIRS,
     CONFIDENCE,
     SUPPORT,
+    CONTRAST_PAIRS,
+    SECTION_CONTRAST,
     SECTION,
     UNCERTAINTY,
     NATURAL,

@@ -149,3 +149,26 @@ def to_dtype(image: Tensor, dtype: np.dtype[Any]) -> AnyArray:
     if dtype == np.uint8:
         return rounded.to(torch.uint8).cpu().numpy()  # converted before it is moved
     return rounded.cpu().numpy().astype(dtype)
+
+
+def change_contrast(image: Tensor, *, gain: float, offset: float, dtype: np.dtype[Any]) -> int:
+    """Multiply pixels by a gain and add an offset, in place; return how many then exceed the dtype.
+
+    Pixels that are 0 stay 0, since they are unknown, or padding of the source. Pixels of unsigned types that are not 0
+    do not become 0.
+
+    Args:
+        image: `(y, x)` float32.
+        gain: factor.
+        offset: grey values.
+        dtype: integer dtype that the pixels are written in.
+    """
+    limits = np.iinfo(dtype)
+    image.clamp_(float(limits.min), float(limits.max))  # interpolation may overshoot
+    known = image.round() != 0
+    # 0 is unknown, so nothing that is known becomes 0.
+    low, high = max(float(limits.min), 1.0) if dtype.kind == "u" else float(limits.min), float(limits.max)
+    changed = image * gain + offset
+    clipped = known & ((changed < low - 0.5) | (changed > high + 0.5))
+    image.copy_(torch.where(known, changed.clamp(low, high), image))
+    return int(clipped.sum())

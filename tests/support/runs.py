@@ -79,6 +79,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "mask": {"detect": True, "mip": 1},
         "register": {**SEPARATE["register"], "mip": 2, "window": 128, "spacing": 16},
         "compose": {"method": "relax", "far": {"distances": [4]}},
+        "render": {**SEPARATE["render"], "contrast": "match"},
     },
     "wide": {
         **SEPARATE,

@@ -22,17 +22,15 @@ from ssem_dask.geometry.mip import shape_at_mip
 from ssem_dask.image.tissue import tissue_mask
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.pair_support import read_placed
-from ssem_dask.stages.run_arrays import SECTION
-from ssem_dask.stages.source_sections import Places, Sampling, open_source, sample_sections
+from ssem_dask.stages.source_sections import open_source
+from ssem_dask.stages.thumbnails import thinned_field, warp_thumbnails
 from ssem_dask.storage.volume import Volume
-from ssem_dask.types import AnyArray, Float64Array
+from ssem_dask.types import Float64Array
 
 EVIDENCE_PX = 512
 """Longest side of the images that are compared, px."""
 REACH = 3
 """Sections before and after that a section is compared with."""
-_FIELD_NODES = 128
-"""Nodes along the longer side of the fields in which steps are sought, at most."""
 _STEP_REACH_SHARE = 1 / 9
 """Distance up to which both sides of a line are compared, as a share of the shorter side."""
 _MARGIN_PX = 4
@@ -124,7 +122,7 @@ def _read_sections(job: Job, aligned: Volume, sections: range) -> Iterator[_Alig
     withheld = set[int]() if job.render.unplaced == "as_is" else set(np.flatnonzero(~read_placed(job)).tolist())
     source = open_source(job)
     for z in sections:
-        field, grid = _thinned_field(job, z)
+        field, grid = thinned_field(job, z)
         where = pixels.positions()
         places = where + sample_known(field, grid=grid, positions=where)
         margin = _MARGIN_PX * float(2**mip)
@@ -132,45 +130,10 @@ def _read_sections(job: Job, aligned: Volume, sections: range) -> Iterator[_Alig
         inside = (places[0] > margin) & (places[0] < height - margin)
         inside &= (places[1] > margin) & (places[1] < width - margin)
         if z in withheld:
-            image, mask = _warped(source, z=z, mip=mip, places=places)
+            ((image, mask),) = warp_thumbnails(source, sections=range(z, z + 1), mip=mip, places=[places])
         else:
             box = Box((z, 0, 0), (z + 1, *pixels.shape), mip)
             image = torch.from_numpy(aligned.read(box)[0].astype(np.float32))
             mask = tissue_mask(image)
         step = largest_step(field.numpy(), spacing=grid.spacing, reach=_STEP_REACH_SHARE * min(job.shape_yx))
         yield _AlignedSection(image, mask, inside, step)
-
-
-def _thinned_field(job: Job, z: int) -> tuple[Tensor, Grid]:
-    """Read a bounded number of nodes of a section's field: its values `(2, y, x)` and their grid."""
-    array = SECTION.open(job)
-    step = max(1, math.ceil(max(array.shape[2:]) / _FIELD_NODES))
-    nodes: AnyArray = np.asarray(array[z, :, ::step, ::step])
-    # The first node stays where it is (C3), although the others are farther apart.
-    first = job.spacing / 2 * (1 - step)
-    grid = Grid((nodes.shape[1], nodes.shape[2]), float(job.spacing * step), (first, first))
-    return torch.from_numpy(np.ascontiguousarray(nodes)), grid
-
-
-def _warped(source: Volume, *, z: int, mip: int, places: Tensor) -> tuple[Tensor, Tensor]:
-    """Warp one section of the source at a coarse mip."""
-    known = torch.isfinite(places).all(dim=0)
-    bounds = places[:, known]
-    reach = None
-    if bounds.shape[1]:
-        reach = bounds.amin(dim=1).tolist(), bounds.amax(dim=1).tolist()
-
-    def rows_of(rows: slice) -> Tensor:
-        return places[:, rows]
-
-    where: Places = rows_of
-    identity = np.eye(2, 3)
-    sampling = Sampling(
-        sections=range(z, z + 1),
-        mip=mip,
-        shape=(places.shape[1], places.shape[2]),
-        positions=[where],
-        affines=[identity],
-        reaches=[reach],
-    )
-    return next(sample_sections(source, sampling, kind="bilinear"))
