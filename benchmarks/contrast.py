@@ -141,10 +141,12 @@ def main(arguments: Sequence[str]) -> int:
     table = Table(title=f"Contrast, sections of {options.size} px, mean of {options.seeds} seeds")
     for column in ("data", "scene", "log gain, rms", "level, rms", "log gain, step", "level, step", "changed by"):
         table.add_column(column)
+    progress = Console(stderr=True)
     for name in options.data:
         for scene in options.scenes:
             seeds = range(FIRST_SEED, FIRST_SEED + options.seeds)
             found = [measure(name, scene, seed=s, size=options.size, sections=options.sections) for s in seeds]
+            progress.print(f"{name}, {scene}: {found}")
             f = {key: float(np.mean([figures[key] for figures in found])) for key in found[0]}
             if scene == "spoilt":
                 worst = {key: max(figures[key] for figures in found) for key in found[0]}

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.report.page import make_report
 from ssem_dask.storage.arrays import group_attributes
 from ssem_dask.storage.contrast import read_contrast
-from ssem_dask.storage.volume import Volume
+from ssem_dask.storage.volume import Volume, create_volume
 from tests.support.cli import assert_one_sentence, ssem_dask
 from tests.support.runs import aligned_pixels
 
@@ -153,3 +154,20 @@ def test_plan_status_and_report_say_it(runs: tuple[str, str], changed: str, tmp_
     assert '"id":"contrast"' in page
     assert "Contrast" in page
     assert '"id":"contrast"' not in other
+
+
+def test_only_the_registered_channel_is_changed(changed: str, tmp_path: Path) -> None:
+    shape = (8, 128, 128)
+    images = read_all(changed)[5:13, :128, :128]
+    info = replace(Volume.open(changed).info, shape=shape, channels=("em", "dye"), channel=0)
+    source = create_volume(str(tmp_path / "two.zarr"), info=info, chunk=(1, 128, 128), shard=(1, 128, 128), mips=1)
+    for channel, pixels in zip(source.each_channel, (images, images // 2 + 40), strict=True):
+        channel.write(Box((0, 0, 0), shape), pixels)
+    aligned = {}
+    for contrast in ("as_is", "match"):
+        output = str(tmp_path / f"{contrast}.zarr")
+        package.align(source.url, output, cluster="serial", render={**MATCH, "contrast": contrast})
+        volume = Volume.open(f"{output}/aligned")
+        aligned[contrast] = [channel.read(Box((0, 0, 0), shape)) for channel in volume.each_channel]
+    assert (aligned["match"][0] != aligned["as_is"][0]).mean() > 0.2
+    np.testing.assert_array_equal(aligned["match"][1], aligned["as_is"][1])

@@ -54,7 +54,7 @@ class Regions:
         # The levels of the source are those of the aligned volume: z, and y and x at the level's mip.
         row = array_at(str(array.relative_to(root))) if name is None else aligned_level(int(array.name))
         start, stop = [0, 0, 0], list(self._job.shape)
-        for axis, index, n in zip(row.axes, map(int, parts[at + 1 :]), extent, strict=True):
+        for axis, index, n in zip(row.axes_in(self._job), map(int, parts[at + 1 :]), extent, strict=True):
             if axis.follows is not None:
                 i, step = "zyx".index(axis.follows), axis.step(self._job)
                 start[i], stop[i] = index * n * step, min((index + 1) * n * step, stop[i])
