@@ -44,7 +44,7 @@ from ssem_dask.units import plural
 COMPARED_PX, _LEAST_PX = 512, 64
 """Longest side of the compared images, px; the shorter one of a strip has at least `_LEAST_PX`, if it has that many."""
 _BYTES_PER_PIXEL = 24
-"""Of an image with its mask, and of the positions that it is sampled at."""
+"""Bytes per pixel of an image with its mask and its positions in the source."""
 
 
 def contrast_mip(job: Job) -> int:

@@ -59,7 +59,7 @@ def changed(gains: np.ndarray[Any, Any], tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def runs(changed: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """The volume aligned as it is, and with its contrast matched."""
+    """The volume aligned unchanged, and with its contrast matched."""
     folder = tmp_path_factory.mktemp("runs")
     plain, matched = str(folder / "plain.zarr"), str(folder / "matched.zarr")
     render = {name: value for name, value in MATCH.items() if name != "contrast"}
