@@ -32,7 +32,7 @@ from ssem_dask.driver.pipeline import open_run, plan
 from ssem_dask.evaluation.stains import draw_contrast_change
 from ssem_dask.geometry.box import Box
 from ssem_dask.stages.pipeline_order import STAGES
-from ssem_dask.storage.contrast import ContrastTable, read_contrast
+from ssem_dask.storage.contrast_table import ContrastTable, read_contrast
 from ssem_dask.storage.volume import VolumeInfo, create_volume
 from ssem_dask.types import AnyArray, Float64Array
 from tests.support.real_data import DATA_DIR

@@ -8,7 +8,7 @@ from ssem_dask.stages.render import RenderStage
 from ssem_dask.stages.run_arrays import ALIGNED
 from ssem_dask.storage.arrays import create_group, group_attributes
 from ssem_dask.storage.attention import image_attention
-from ssem_dask.storage.contrast import KEY, image_contrast, read_contrast
+from ssem_dask.storage.contrast_table import KEY, image_contrast, read_contrast
 
 
 def publish_attributes(job: Job, summary: Summary) -> None:

@@ -18,7 +18,7 @@ from ssem_dask.stages.run_arrays import COARSE, COARSE_STATE, SectionState
 from ssem_dask.storage import quality
 from ssem_dask.storage.arrays import is_node, open_array
 from ssem_dask.storage.attention import read_attention
-from ssem_dask.storage.contrast import ContrastTable, read_contrast
+from ssem_dask.storage.contrast_table import ContrastTable, read_contrast
 from ssem_dask.storage.evaluation_file import Evaluation, read_evaluation
 from ssem_dask.storage.fields import open_coarse, shape_mip0_of
 from ssem_dask.storage.ledger import open_ledger

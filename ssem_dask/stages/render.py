@@ -20,7 +20,7 @@ from ssem_dask.geometry.chunks import chunk_boxes, chunk_count, chunk_spans
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.stages.configs import RenderStageConfig
-from ssem_dask.stages.contrast import contrast_cost, contrast_tasks, gains_task
+from ssem_dask.stages.contrast_tasks import contrast_cost, contrast_tasks, gains_task
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.pair_support import support_tasks
 from ssem_dask.stages.run_arrays import (
@@ -42,7 +42,7 @@ from ssem_dask.stages.warped_pixels import (
     warped_sections,
 )
 from ssem_dask.storage.arrays import is_node, open_array
-from ssem_dask.storage.contrast import ContrastTable
+from ssem_dask.storage.contrast_table import ContrastTable
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 from ssem_dask.task import Outcome, Result, Task, box_name
 from ssem_dask.types import AnyArray, ConfigBase

@@ -19,7 +19,7 @@ from ssem_dask.stages.compose import layout
 from ssem_dask.stages.job import SECTIONS_PER_THUMBNAIL_TASK, Job
 from ssem_dask.stages.measure.quality_frame import quality_info
 from ssem_dask.stages.stored_array import Axis, Extent, Frame, RunArray, RunJson
-from ssem_dask.storage import contrast
+from ssem_dask.storage import contrast_table
 from ssem_dask.storage.fields import FieldInfo, coarse_attributes, field_attributes, open_coarse
 from ssem_dask.storage.quality import (
     BLOCK,
@@ -308,7 +308,7 @@ CONTRAST_REACH = 3
 CONTRAST_SECTIONS = 16
 """Sections per task of those that compare contrast."""
 CONTRAST_PAIRS = RunArray(
-    path=contrast.PAIRS_PATH,
+    path=contrast_table.PAIRS_PATH,
     meaning="contrast of z compared with that of z-k; only with [render] contrast = match",
     axes=(Axis("k", _fixed(CONTRAST_REACH)), _Z, Axis("column", _fixed(len(fields(ContrastPair))))),
     frame=Frame.SECTION,
@@ -317,15 +317,15 @@ CONTRAST_PAIRS = RunArray(
     attributes=lambda job: {"columns": [column.name for column in fields(ContrastPair)]},  # noqa: ARG005
 )
 SECTION_CONTRAST = RunArray(
-    path=contrast.SECTIONS_PATH,
+    path=contrast_table.SECTIONS_PATH,
     meaning="gain and offset of each section, and whether it was matched; only with [render] contrast = match",
-    axes=(_Z, Axis("column", _fixed(len(contrast.SECTION_COLUMNS)))),
+    axes=(_Z, Axis("column", _fixed(len(contrast_table.SECTION_COLUMNS)))),
     dtype="float64",
     frame=Frame.SECTION,
     unit="per column",
-    chunk=lambda job: (job.shape[0], len(contrast.SECTION_COLUMNS)),
+    chunk=lambda job: (job.shape[0], len(contrast_table.SECTION_COLUMNS)),
     attributes=lambda job: {  # noqa: ARG005
-        "columns": list(contrast.SECTION_COLUMNS),
+        "columns": list(contrast_table.SECTION_COLUMNS),
         "meaning": "aligned = round(gain * source + offset), clipped to the range of the data type",
     },
 )

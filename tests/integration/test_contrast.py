@@ -17,7 +17,7 @@ from ssem_dask.evaluation.simulated_damage import DamageConfig
 from ssem_dask.geometry.box import Box
 from ssem_dask.report.page import make_report
 from ssem_dask.storage.arrays import group_attributes
-from ssem_dask.storage.contrast import read_contrast
+from ssem_dask.storage.contrast_table import read_contrast
 from ssem_dask.storage.volume import Volume, create_volume
 from tests.support.cli import assert_one_sentence, ssem_dask
 from tests.support.runs import aligned_pixels

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ssem_dask.composition.contrast import (
+from ssem_dask.composition.section_contrast import (
     MAX_GAIN,
     MAX_SHIFT,
     ContrastPairs,

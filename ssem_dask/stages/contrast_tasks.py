@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass
 import numpy as np
 import torch
 
-from ssem_dask.composition.contrast import ContrastPairs, match_contrast
+from ssem_dask.composition.section_contrast import ContrastPairs, match_contrast
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_known
 from ssem_dask.geometry.mip import ceil_div, shape_at_mip
@@ -36,7 +36,7 @@ from ssem_dask.stages.section_labels import listed_sections
 from ssem_dask.stages.source_sections import open_source
 from ssem_dask.stages.stage import JobTask, Stage
 from ssem_dask.stages.thumbnails import FIELD_NODES, thinned_field, warp_thumbnails
-from ssem_dask.storage.contrast import ContrastTable
+from ssem_dask.storage.contrast_table import ContrastTable
 from ssem_dask.task import Result
 from ssem_dask.types import BoolArray
 from ssem_dask.units import plural
