@@ -5,6 +5,7 @@ mip-0 pixels, carries a translation of (2**m - 1)/2 mip-0 pixels in y and x; wit
 a volume shifted against each other.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,6 +119,9 @@ def parse_multiscale(attributes: Mapping[str, Any], *, where: str) -> Multiscale
                 known = len(axes) * [False]
             pairs = zip(own or (1.0,) * len(axes), shared or (1.0,) * len(axes), factors, strict=True)
             scales.append(tuple(a * b * (f or 1.0) for a, b, f in pairs))
+        # The finest level comes first, also if a writer listed it last.
+        order = sorted(range(len(paths)), key=lambda level: math.prod(scales[level]))
+        paths, scales = [paths[level] for level in order], [scales[level] for level in order]
         if not paths or len({*axes}) != len(axes):
             raise ValueError("no datasets, or an axis named twice")
     return Multiscale(

@@ -23,6 +23,8 @@ _LENGTH_KEYS = (
     ("element_size_nm", "nm"),
 )
 _UNIT_KEYS = ("units", "unit", "resolution_unit", "voxel_size_unit")
+_MATLAB_AXES = ("z", "x", "y")
+"""Axes of an HDF5 file of MATLAB, which stores rows, columns and sections with the last axis first."""
 _QUANTITY = re.compile(r"\s*([\d.eE+-]*)\s*([^\d\s].*)")
 
 
@@ -82,6 +84,8 @@ def _names(attributes: Mapping[str, Any], ndim: int, *, x_first: bool) -> tuple[
             keys = []
         if len(keys) == ndim:
             return tuple(keys)
+    if ndim == len(_MATLAB_AXES) and "MATLAB_class" in attributes:
+        return _MATLAB_AXES
     for key in _NAME_KEYS:
         names = attributes.get(key)
         if isinstance(names, str) and len(names) == ndim:

@@ -4,11 +4,14 @@ from ssem_dask.errors import SourceError
 from ssem_dask.extras import require_extra
 from ssem_dask.storage import arrays, location
 from ssem_dask.storage.formats.source import HDF5_NAME, IMAGE_SUFFIXES, TIFF, ReadOptions, Source
-from ssem_dask.storage.formats.tensorstore_array import TensorStoreSource, is_n5, is_precomputed
+from ssem_dask.storage.formats.tensorstore_array import TensorStoreSource, is_n5, is_precomputed, n5_datasets
 from ssem_dask.storage.formats.zarr_array import ZarrSource
 from ssem_dask.storage.zip_files import split_zip, without_zip_protocol
+from ssem_dask.units import shortened
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_HDF5_STARTS = (0, 512, 1024, 2048)
+_ARCHIVES = (".gz", ".bz2", ".xz", ".zst", ".tar", ".tgz", ".7z", ".rar")
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -46,6 +49,12 @@ def open_any_format(url: str, options: ReadOptions | None = None) -> Source:
             return ZarrSource(url, options)
         if is_n5(url) or is_precomputed(url):
             return TensorStoreSource(url, options)
+        inside = n5_datasets(url)
+        if inside:
+            raise SourceError(
+                f"{url}: is an N5 container; name a dataset in it: "
+                f"{shortened([location.join(url, name) for name in inside], limit=5)}."
+            )
         if split_zip(url) is not None:
             return _in_zip(url, options)
         if not location.exists(url):
@@ -66,11 +75,14 @@ def _in_zip(url: str, options: ReadOptions) -> Source:
 
 def _by_content(url: str, options: ReadOptions) -> Source:
     """Open a file whose name has no known suffix, if it begins like one of a known format."""
-    magic = location.read_range(url, start=0, stop=8)
-    if magic == _HDF5_MAGIC:
+    head = location.read_range(url, start=0, stop=_HDF5_STARTS[-1] + 8)
+    # HDF5 may begin behind a block of somebody else's, as in the files of MATLAB.
+    if any(head[start : start + 8] == _HDF5_MAGIC for start in _HDF5_STARTS):
         return _hdf5(url, options)
-    if magic[:4] in _TIFF_MAGIC:
+    if head[:4] in _TIFF_MAGIC:
         return _tiff(url, options)
+    if url.lower().endswith(_ARCHIVES):
+        raise SourceError(f"{url}: is an archive or compressed; unpack it, then import what is in it.")
     raise SourceError(
         f"{url}: is in no format that can be imported; give TIFF, PNG or JPEG images, HDF5 (*.h5), Zarr, N5 or "
         "precomputed."
@@ -96,10 +108,14 @@ def _tiff(url: str, options: ReadOptions) -> Source:
 
 def _image_series(url: str, options: ReadOptions, *, files: list[str] | None = None) -> Source:
     require_extra("formats", purpose=url)
-    from ssem_dask.storage.formats.series import SeriesSource, files_of, open_file_set
+    from ssem_dask.storage.formats.series import SeriesSource, channels_of, files_of, open_file_set
 
     sections = files_of(url) if files is None else files
-    return open_file_set(sections, options) or SeriesSource(sections, options, where=url)
+    opened = open_file_set(sections, options)
+    if opened is not None:
+        return opened
+    channels = {} if files is not None or location.is_pattern(url) else channels_of(url, sections)
+    return SeriesSource(sections, options, where=url, channels=channels)
 
 
 def _listed_series(url: str, options: ReadOptions) -> Source:

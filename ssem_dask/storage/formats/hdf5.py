@@ -43,7 +43,8 @@ class Hdf5Source:
             self._remote = None if location.is_local(file) else location.open_remote(file)
             self._file = _open_unlocked(self._remote or location.local_path(file))
         try:
-            self._dataset = _find_dataset(self._file, file, name, options)
+            with decoding(file):
+                self._dataset = _find_dataset(self._file, file, name, options)
             self._describe(file, options)
         except BaseException:
             self.close()
@@ -117,6 +118,9 @@ def _find_dataset(file: Any, url: str, name: str | None, options: ReadOptions) -
             raise SourceError(f"{url}: holds no dataset with three axes (z, y, x); check the file.")
         raise SourceError(f"{url}: holds several volumes; name one of them: {volumes}.")
     path = name.strip("/")
+    link = file.get(path, getlink=True)
+    if isinstance(link, h5py.ExternalLink) and not location.exists(_beside(file, link.filename)):
+        raise SourceError(f"{url}: {name} is a link to {link.filename}, which is not there; copy that file too.")
     if path not in file:
         raise SourceError(f"{url}: holds no dataset {name}; its volumes are: {volumes or 'none'}.")
     node = file[path]
@@ -186,15 +190,17 @@ def _check_links(dataset: Any, where: str) -> None:
     if not dataset.is_virtual:
         return
     files = {source.file_name for source in dataset.virtual_sources()} - {"."}
-    folder = location.parent(dataset.file.filename) or ""
-    missing = sorted(
-        name for name in files if not location.exists(name if name.startswith("/") else location.join(folder, name))
-    )
+    missing = sorted(name for name in files if not location.exists(_beside(dataset.file, name)))
     if missing:
         raise SourceError(
             f"{where}: is made of {plural(len(files), 'file')}, of which {len(missing)} "
             f"{'is' if len(missing) == 1 else 'are'} missing ({shortened(missing, limit=3)}); copy all of them."
         )
+
+
+def _beside(file: Any, name: str) -> str:
+    """Return the place of a file that another one names."""
+    return name if name.startswith("/") else location.join(location.parent(file.filename) or "", name)
 
 
 def _missing(dataset: Any, where: str) -> tuple[str, ...]:

@@ -37,6 +37,8 @@ class Section:
     """Name of each channel of the stored image, empty if it has none; () for one channel."""
     orientation: int = 1
     """Orientation that is undone when the file is read."""
+    missing: tuple[str, ...] = ()
+    """Remark about parts of the file that are not stored."""
 
 
 def read_section_header(url: str, options: ReadOptions) -> Section:
@@ -66,6 +68,7 @@ def read_section_header(url: str, options: ReadOptions) -> Section:
             sizes=tiff.info.sizes,
             channels=tiff.info.channels,
             orientation=tiff.tags.orientation,
+            missing=tiff.missing,
         )
 
 

@@ -18,11 +18,14 @@ from ssem_dask.units import plural, shortened
 _Key: TypeAlias = tuple[tuple[int, Fraction, str], ...]
 _SHOWN = 5
 _NUMBER = re.compile(r"(?<![\d.])(\d+\.\d+)(?![\d.]*\d)|(\d+)")
+_HEXADECIMAL = frozenset("0123456789abcdef")
 _STEM = re.compile(r"\.[a-z]+\d?(?:\.[a-z]+)?$")
 
 
 def natural_order(names: Sequence[str]) -> list[str]:
-    """Return names in the order of the numbers in them."""
+    """Return names in the order of the numbers in them, which may be hexadecimal."""
+    if _are_hexadecimal(names):
+        return sorted(names, key=str.casefold)
     decimals = _uses_decimals(names)
     signed = _signed_places(names, decimals=decimals)
     return sorted(names, key=lambda name: (_key(name, decimals=decimals, signed=signed), name))
@@ -122,6 +125,17 @@ def _tokens(name: str, *, decimals: bool) -> list[tuple[int, str]]:
         at = match.end()
     rest = body[at:] + suffix
     return [*tokens, (1, rest)] if rest else tokens
+
+
+def _are_hexadecimal(names: Sequence[str]) -> bool:
+    """Return whether names differ in hexadecimal digits alone, of fixed length: s08, s09, s0a."""
+    folded = [name.casefold() for name in names]
+    if len(folded) < 2 or len({len(name) for name in folded}) > 1:
+        return False
+    columns = [{*column} for column in zip(*folded, strict=True)]
+    varying = [column for column in columns if len(column) > 1]
+    mixed = any(any(c.isdigit() for c in column) and any(c.isalpha() for c in column) for column in varying)
+    return mixed and all(column <= _HEXADECIMAL for column in varying)
 
 
 def _uses_decimals(names: Sequence[str]) -> bool:

@@ -1,11 +1,14 @@
 """A series: one image file per section, in natural order of the names, or in the order of a list."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
+from ssem_dask.storage.channels import find_channel
+from ssem_dask.storage.formats.channel_files import ChannelFiles, channel_files, channel_folders, several_series
 from ssem_dask.storage.formats.image_file import Section, read_section, read_section_header
 from ssem_dask.storage.formats.section_order import natural_order, order_notes
 from ssem_dask.storage.formats.source import IMAGE_SUFFIXES, TIFF, ReadOptions, SourceInfo
@@ -14,6 +17,8 @@ from ssem_dask.storage.lengths import sizes_of_all
 from ssem_dask.types import AnyArray
 from ssem_dask.units import plural
 
+_MOST_FOLDERS = 10_000
+"""Folders that are looked at for images, if a folder holds none itself."""
 _READERS = 4
 """Sections decoded at once, and therefore held in memory beside the band."""
 
@@ -21,17 +26,23 @@ _READERS = 4
 class SeriesSource:
     """Image files of one size and type."""
 
-    def __init__(self, files: list[str], options: ReadOptions, *, where: str) -> None:
+    def __init__(
+        self, files: list[str], options: ReadOptions, *, where: str, channels: ChannelFiles | None = None
+    ) -> None:
         """Check the header of every file.
 
         Args:
             files: URLs, in order of z.
             options: choices of the user.
             where: what the user gave, for error messages.
+            channels: files of each channel, in place of `files`, if channels have files of their own.
 
         Raises:
-            SourceError: there is no file, one is damaged, or one differs from the first in size or type.
+            SourceError: there is no file, one is damaged, or one differs from the first in size or type; there are
+                several channels, and none was chosen.
         """
+        if channels:
+            files, options = _chosen(where, channels, options)
         if not files:
             raise SourceError(
                 f"{where}: holds no images (looked for {', '.join('*' + suffix for suffix in IMAGE_SUFFIXES)}); "
@@ -48,10 +59,10 @@ class SeriesSource:
             self.info = SourceInfo(
                 shape=(len(files), *headers[0].shape),
                 dtype=headers[0].dtype,
-                channels=headers[0].channels,
+                channels=tuple(channels) if channels else headers[0].channels,
                 sizes=sizes_of_all(zip(names, (header.sizes for header in headers), strict=True)),
                 names=names,
-                notes=(*order_notes(names), *self._orientation_notes(headers, names)),
+                notes=(*order_notes(names), *self._orientation_notes(headers, names), *self._missing_notes(headers)),
             )
         except BaseException:
             self._readers.shutdown(cancel_futures=True)
@@ -98,6 +109,12 @@ class SeriesSource:
             read_section(files[0], self._options)  # channels that differ end the import here, not later
 
     @staticmethod
+    def _missing_notes(headers: list[Section]) -> list[str]:
+        missing = [note for header in headers for note in header.missing]
+        others = f" (so have {plural(len(missing) - 1, 'other file')})" if len(missing) > 1 else ""
+        return [missing[0] + others] if missing else []
+
+    @staticmethod
     def _orientation_notes(headers: list[Section], names: tuple[str, ...]) -> list[str]:
         turned = [name for header, name in zip(headers, names, strict=True) if header.orientation != 1]
         return (
@@ -105,6 +122,32 @@ class SeriesSource:
             if turned
             else []
         )
+
+
+def _chosen(where: str, channels: ChannelFiles, options: ReadOptions) -> tuple[list[str], ReadOptions]:
+    """Return the files of the chosen channel, and the options that are left for reading them."""
+    names = list(channels)
+    if options.channel is None:
+        raise SourceError(several_series(where, names))
+    number = find_channel(where, options.channel, ("",) * len(names))
+    return channels[names[number]], replace(options, channel=None)
+
+
+def channels_of(url: str, files: list[str]) -> ChannelFiles:
+    """Return the files of each channel of a folder, if channels have files or folders of their own; else {}.
+
+    Raises:
+        SourceError: the folder holds tiles, or a folder for each section.
+    """
+    if files:
+        return channel_files(url, files)
+    folders: dict[str, list[str]] = {}
+    for name in natural_order(location.list_names(url))[:_MOST_FOLDERS]:
+        place = location.join(url, name)
+        if "." not in name and (not location.is_local(place) or location.local_path(place).is_dir()):
+            images = [location.join(place, image) for image in location.list_names(place) if _is_image(image)]
+            folders |= {name: images} if images else {}
+    return channel_folders(url, folders)
 
 
 def open_file_set(files: list[str], options: ReadOptions) -> TiffSource | None:

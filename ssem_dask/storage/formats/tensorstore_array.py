@@ -24,6 +24,7 @@ from ssem_dask.types import AnyArray
 
 _N5, _PRECOMPUTED = "attributes.json", "info"
 _FINEST = "s0"  # of a multiscale N5 group
+_MOST_DATASETS = 100
 _BOX = re.compile(r"(-?\d+)--?\d+_(-?\d+)--?\d+_(-?\d+)--?\d+(?:\.gz|\.br)?")
 _SIZE_KEYS = ("pixelResolution", "resolution", "transform", "units", "axes", "dimension_units", "voxel_size")
 
@@ -31,6 +32,23 @@ _SIZE_KEYS = ("pixelResolution", "resolution", "transform", "units", "axes", "di
 def is_n5(url: str) -> bool:
     """Return whether there is an N5 dataset, or a group of scales `s0`, `s1`, …, at `url`."""
     return _n5_dataset(url) is not None
+
+
+def n5_datasets(url: str) -> list[str]:
+    """Return the paths of the datasets below a local N5 container, without coarser levels; [] if there is none."""
+    if not location.is_local(url) or "n5" not in (_read_json(location.join(url, _N5)) or {}):
+        return []
+    found: list[str] = []
+    below = [""]
+    while below and len(found) < _MOST_DATASETS:
+        path = below.pop()
+        place = location.join(url, path)
+        if _n5_dataset(place) is not None:
+            found.append(path)
+            continue
+        names = [name for name in location.list_names(place) if not name.isdecimal() and "." not in name]
+        below += [f"{path}/{name}".lstrip("/") for name in names]
+    return sorted(found)
 
 
 def is_precomputed(url: str) -> bool:

@@ -5,12 +5,14 @@ writers in the manner of libtiff store the pixels of a page before its directory
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tifffile
 
 from ssem_dask.errors import SourceError
+from ssem_dask.storage.formats.chunk_count import missing_note
 from ssem_dask.storage.formats.source import refuse_bomb
 
 
@@ -65,3 +67,10 @@ def check_data(page: Any, where: str, *, size: int) -> None:
     if page.dtype is not None:
         declared = math.prod(page.shape) * np.dtype(page.dtype).itemsize
         refuse_bomb(where, declared=declared, stored=sum(page.databytecounts))
+
+
+def missing_parts(pages: Sequence[Any], where: str) -> tuple[str, ...]:
+    """Return a remark about tiles and strips without data, which sparse writers leave out, and those that broke off."""
+    counts = [count for page in pages for count in page.databytecounts]
+    stored = sum(count > 0 for count in counts)
+    return missing_note(where, stored=stored, expected=len(counts), unit="tile")

@@ -17,7 +17,7 @@ from ssem_dask.storage.channels import channel_options
 from ssem_dask.storage.formats.axes import AxisOrder, order_axes
 from ssem_dask.storage.formats.grey import ValueTags, channels_agree, grey_values
 from ssem_dask.storage.formats.source import ReadOptions, SourceInfo, decoding
-from ssem_dask.storage.formats.tiff_chain import check_chain, check_data
+from ssem_dask.storage.formats.tiff_chain import check_chain, check_data, missing_parts
 from ssem_dask.storage.formats.tiff_tags import (
     imagej_labels,
     is_section,
@@ -65,6 +65,8 @@ class TiffSource:
         self._tiff: tifffile.TiffFile | None = None
         self._file: Any = None
         self._stack: _Stack | None = None
+        self.missing: tuple[str, ...] = ()
+        """Remark about tiles and strips without data."""
         with decoding(url):
             try:
                 self._open(url, alone=alone)
@@ -286,7 +288,8 @@ class TiffSource:
         planes = self._planes[0]
         labels = imagej_labels(self._opened)
         names = tuple(labels[plane] for plane in planes) if len(labels) > max(planes, default=0) else ()
-        notes = list(self._order.notes)
+        self.missing = missing_parts(stack.pages, self._url)
+        notes = [*self._order.notes, *self.missing]
         if any(orientation != 1 for orientation in oriented):
             notes.append(f"{self._url}: the orientation tag of its pages is applied.")
         return SourceInfo(

@@ -65,7 +65,7 @@ def sizes(tiff: tifffile.TiffFile) -> Sizes:
         return _ome_sizes(tiff.ome_metadata)
     metadata = tiff.imagej_metadata
     if not (tiff.is_imagej and metadata):
-        return Sizes()
+        return _microscope_sizes(tiff)
     unit = metadata.get("unit", "")
     axes: dict[str, Length] = {"z": (metadata.get("spacing", 0), metadata.get("zunit", unit))}
     for axis, tag_name, axis_unit in (("x", "XResolution", unit), ("y", "YResolution", metadata.get("yunit", unit))):
@@ -74,6 +74,19 @@ def sizes(tiff: tifffile.TiffFile) -> Sizes:
         if pixels:
             axes[axis] = (per / pixels, axis_unit)
     return sizes_of(axes)
+
+
+def _microscope_sizes(tiff: tifffile.TiffFile) -> Sizes:
+    """Return the sizes in the tags of electron microscopes: of FEI and Thermo Fisher, and of Zeiss."""
+    for section in (tiff.fei_metadata or {}).values():
+        if isinstance(section, dict) and "PixelWidth" in section:
+            return sizes_of(
+                {axis: (section.get(key), "m") for axis, key in (("x", "PixelWidth"), ("y", "PixelHeight"))}
+            )
+    zeiss = (tiff.sem_metadata or {}).get("ap_image_pixel_size", (tiff.sem_metadata or {}).get("ap_pixel_size"))
+    if isinstance(zeiss, tuple) and len(zeiss) == 3:  # name, value, unit
+        return sizes_of({"x": zeiss[1:]})
+    return Sizes()
 
 
 def imagej_labels(tiff: tifffile.TiffFile) -> list[str]:

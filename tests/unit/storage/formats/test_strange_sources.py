@@ -1,0 +1,310 @@
+"""What microscopes, Fiji, scripts and facilities leave: the right volume, or one sentence."""
+
+import gzip
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from ssem_dask.errors import SourceError
+from ssem_dask.geometry.box import Box
+from ssem_dask.storage.volume import Volume
+from ssem_dask.types import AnyArray
+from ssem_dask.volumes.importing import import_volume, plan_import
+from tests.support.input_formats import volume
+
+VALUES = volume()
+WIDE = VALUES.astype(np.uint16) * 16
+OTHER = 255 - VALUES
+SIZES: dict[str, Any] = {"pixel_size": 5.0, "section_thickness": 50.0}
+Made = tuple[str, dict[str, Any]]
+"""Source and options of its import."""
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def tiffs(name: str, values: AnyArray = VALUES, **options: Any) -> str:
+    """Write a file per section; `{z}` in the name is its number."""
+    for z, section in enumerate(values):
+        path = Path(name.format(z=z))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(path, section, **options)
+    return name.partition("/")[0]
+
+
+def read(url: str, **options: Any) -> AnyArray:
+    info = import_volume(url, "out.zarr", **options)
+    return Volume.open("out.zarr").read_channels(Box((0, 0, 0), info.shape))
+
+
+def packed_12_bits(section: AnyArray) -> bytes:
+    """Return a TIFF file of 12 bits per sample, as cameras write it."""
+    bits = np.unpackbits(section.astype(">u2").view("u1").reshape(*section.shape, 2), axis=2)[..., 4:]
+    data = b"".join(np.packbits(row).tobytes() for row in bits.reshape(len(section), -1))
+    height, width = section.shape
+    tags = [
+        (256, width),
+        (257, height),
+        (258, 12),
+        (259, 1),
+        (262, 1),
+        (273, 8),
+        (277, 1),
+        (278, height),
+        (279, len(data)),
+    ]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    pad = b"\0" * (len(data) % 2)
+    start = 8 + len(data) + len(pad)
+    return b"II*\0" + struct.pack("<I", start) + data + pad + struct.pack("<H", len(tags)) + directory + b"\0" * 4
+
+
+def twelve_bits() -> Made:
+    Path("d").mkdir()
+    for z, section in enumerate(WIDE):
+        Path(f"d/s{z}.tif").write_bytes(packed_12_bits(section))
+    return "d", SIZES
+
+
+def with_tag(code: int, text: str) -> Made:
+    tags = [(code, 2, 0, text, True)]
+    return tiffs("d/s{z}.tif", extratags=tags, metadata=None), {"section_thickness": 50.0}
+
+
+def levels_in_reverse() -> Made:
+    group = zarr.open_group("a.zarr", mode="w", zarr_format=2)
+    datasets: list[Any] = []
+    for path, values, size in (("1", VALUES[:, ::2, ::2], 10.0), ("0", VALUES, 5.0)):
+        group.create_array(path, data=np.ascontiguousarray(values))
+        scale = {"type": "scale", "scale": [50.0, size, size]}
+        datasets.append({"path": path, "coordinateTransformations": [scale]})
+    axes = [{"name": name, "type": "space", "unit": "nanometer"} for name in "zyx"]
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": datasets}]
+    return "a.zarr", {}
+
+
+def matlab(name: str, block: int) -> Made:
+    with h5py.File(name, "w", userblock_size=block) as file:
+        dataset = file.create_dataset("stack", data=VALUES.transpose(0, 2, 1))
+        dataset.attrs["MATLAB_class"] = np.bytes_("uint8")
+    return name, SIZES
+
+
+def soft_link() -> Made:
+    with h5py.File("a.h5", "w") as file:
+        file.create_dataset("x/raw", data=VALUES)
+        file["data"] = h5py.SoftLink("/x/raw")
+    return "a.h5:/data", SIZES
+
+
+def jpegs_grey_and_coloured() -> Made:
+    Path("d").mkdir()
+    for z, section in enumerate(VALUES):
+        pixels = section if z % 2 else np.stack([section] * 3, axis=-1)
+        Path(f"d/s{z}.jpg").write_bytes(imagecodecs.jpeg_encode(pixels, level=100))
+    return "d", SIZES
+
+
+def lossless_jpegs() -> Made:
+    Path("d").mkdir()
+    for z, section in enumerate(VALUES):
+        Path(f"d/s{z}.jpg").write_bytes(imagecodecs.ljpeg_encode(section))
+    return "d", SIZES
+
+
+def planes_of_rgb() -> Made:
+    with tifffile.TiffWriter("a.tif") as writer:
+        for section in VALUES:
+            writer.write(np.stack([section] * 3), metadata=None, photometric="rgb", planarconfig="separate")
+    return "a.tif", SIZES
+
+
+def transposed_in_zarr() -> Made:
+    filters = [zarr.codecs.TransposeCodec(order=(2, 1, 0))]
+    array = zarr.create_array("a.zarr", shape=VALUES.shape, dtype="u1", chunks=(2, 16, 16), filters=filters)
+    array[...] = VALUES
+    return "a.zarr", SIZES
+
+
+def two_detectors(*names: str) -> str:
+    for name, values in zip(names, (VALUES, OTHER), strict=True):
+        tiffs(name, values)
+    return names[0].partition("/")[0]
+
+
+FEI = "[User]\r\nUser=x\r\n[Scan]\r\nPixelWidth=5e-009\r\nPixelHeight=5e-009\r\n"
+ZEISS = "0\r\n0\r\nAP_IMAGE_PIXEL_SIZE\r\nImage Pixel Size = 5.000 nm\r\n"
+READ: dict[str, tuple[Callable[[], Made], AnyArray]] = {
+    "12 bits in 12 bits": (twelve_bits, WIDE),
+    "pixel size of FEI": (lambda: with_tag(34682, FEI), VALUES),
+    "pixel size of Zeiss": (lambda: with_tag(34118, ZEISS), VALUES),
+    "levels in reverse": (levels_in_reverse, VALUES),
+    "MATLAB": (lambda: matlab("a.h5", 0), VALUES),
+    "MATLAB, .mat": (lambda: matlab("a.mat", 512), VALUES),
+    "soft link": (soft_link, VALUES),
+    "grey and coloured JPEGs": (jpegs_grey_and_coloured, VALUES),
+    "lossless JPEGs": (lossless_jpegs, VALUES),
+    "planes of RGB": (planes_of_rgb, VALUES),
+    "transposed in Zarr": (transposed_in_zarr, VALUES),
+    "folder named .h5": (lambda: (tiffs("raw.h5/s{z}.tif"), SIZES), VALUES),
+    "file URL": (lambda: (f"file://{Path.cwd()}/{tiffs('raw/s{z}.tif')}", SIZES), VALUES),
+    "hexadecimal names": (lambda: (hexadecimal(), SIZES), VALUES),
+    "names in two Unicode forms": (lambda: (two_unicode_forms(), SIZES), VALUES),
+    "one of two detectors": (
+        lambda: (two_detectors("d/{z}_BSD.tif", "d/{z}_SE2.tif"), {**SIZES, "channel": "se2"}),
+        OTHER,
+    ),
+    "a pattern for one detector": (lambda: (two_detectors("d/{z}_BSD.tif", "d/{z}_SE2.tif") + "/*BSD*", SIZES), VALUES),
+}
+
+
+def hexadecimal() -> str:
+    Path("d").mkdir()
+    for z, section in enumerate(VALUES):
+        tifffile.imwrite(f"d/sec{z + 8:02x}.tif", section)
+    return "d"
+
+
+def two_unicode_forms() -> str:
+    Path("d").mkdir()
+    for z, section in enumerate(VALUES):
+        tifffile.imwrite(f"d/{'é' if z % 2 else 'e' + chr(0x301)}{z}.tif", section)
+    return "d"
+
+
+@pytest.mark.parametrize("name", READ)
+def test_is_read(name: str) -> None:
+    make, expected = READ[name]
+    url, options = make()
+    got = read(url, **options)
+    assert got.dtype == expected.dtype
+    assert got.shape == expected.shape
+    assert np.abs(got.astype(int) - expected).max() <= (3 if "JPEGs" in name else 0)
+    assert (Volume.open("out.zarr").info.pixel_size, Volume.open("out.zarr").info.section_thickness) == (5.0, 50.0)
+
+
+def n5_container() -> str:
+    place = Path("a.n5/volumes/raw/s0")
+    place.mkdir(parents=True)
+    Path("a.n5/attributes.json").write_text('{"n5": "2.0.0"}')
+    attributes = {"dimensions": [9, 9, 9], "blockSize": [9, 9, 9], "dataType": "uint8", "compression": {"type": "raw"}}
+    (place / "attributes.json").write_text(json.dumps(attributes))
+    return "a.n5"
+
+
+def broken_external_link() -> str:
+    with h5py.File("a.h5", "w") as file:
+        file["raw"] = h5py.ExternalLink("gone.h5", "/raw")
+    return "a.h5:/raw"
+
+
+def compressed() -> str:
+    Path("a.tif.gz").write_bytes(gzip.compress(b"II*\0"))
+    return "a.tif.gz"
+
+
+def tiles() -> str:
+    for row in range(2):
+        for column in range(2):
+            tiffs(f"d/s{{z}}_tile_r{row}-c{column}.tif")
+    return "d"
+
+
+CHANNELS = r"2 images of each section: 0 \({}\), 1 \({}\); choose one with --channel, import all with --channels all"
+REFUSED: dict[str, tuple[Callable[[], str], str]] = {
+    "two detectors, at the end": (
+        lambda: two_detectors("d/s{z}_BSD.tif", "d/s{z}_SE2.tif"),
+        CHANNELS.format("BSD", "SE2"),
+    ),
+    "two detectors, at the front": (
+        lambda: two_detectors("d/BSD_{z}.tif", "d/SE2_{z}.tif"),
+        CHANNELS.format("BSD", "SE2"),
+    ),
+    "numbers of channels": (lambda: two_detectors("d/a_c0_z{z}.tif", "d/a_c1_z{z}.tif"), CHANNELS.format("c0", "c1")),
+    "a folder per detector": (
+        lambda: two_detectors("d/BSD/s{z}.tif", "d/SE2/s{z}.tif"),
+        CHANNELS.format("BSD", "SE2"),
+    ),
+    "a folder per section": (lambda: tiffs("d/sec{z}/image.tif"), r"give the pattern 'd/\*/image\.tif'"),
+    "tiles": (tiles, "holds tiles of sections .*stitch them first"),
+    "N5 container": (n5_container, r"is an N5 container; name a dataset in it: a\.n5/volumes/raw"),
+    "broken external link": (broken_external_link, r"a\.h5: /raw is a link to gone\.h5, which is not there"),
+    "compressed": (compressed, r"a\.tif\.gz: is an archive or compressed; unpack it"),
+    "one bit": (lambda: tiffs("d/s{z}.tif", VALUES > 100), "images are bool, but must be uint8 or uint16"),
+    "half precision": (lambda: tiffs("d/s{z}.tif", VALUES.astype("f2")), "images are float16"),
+    "complex": (lambda: tiffs("d/s{z}.tif", VALUES.astype("c8")), "images are complex64"),
+    "32 bits": (lambda: tiffs("d/s{z}.tif", VALUES.astype("u4")), "images are uint32"),
+    "16 bits with a sign": (lambda: tiffs("d/s{z}.tif", VALUES.astype("i2")), "images are int16"),
+    "CMYK": (
+        lambda: tiffs("d/s{z}.tif", np.stack([VALUES] * 4, axis=-1), photometric="separated", metadata=None),
+        "values are SEPARATED, but a section is grey",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_is_refused(name: str) -> None:
+    make, sentence = REFUSED[name]
+    url = make()
+    with pytest.raises(SourceError, match=sentence) as caught:
+        import_volume(url, "out.zarr", **SIZES)
+    assert "\n" not in str(caught.value)
+    assert not Path("out.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("d/s{z}_BSD.tif", "d/s{z}_SE2.tif"), ("d/BSD/s{z}.tif", "d/SE2/s{z}.tif"), ("d/ch0_{z}.tif", "d/ch1_{z}.tif")],
+)
+def test_detectors_in_files_of_their_own_are_imported_together(names: tuple[str, str]) -> None:
+    info = import_volume(two_detectors(*names), "out.zarr", channels="all", channel=1, **SIZES)
+    assert info.channels == (("ch0", "ch1") if "ch0" in names[0] else ("BSD", "SE2"))
+    np.testing.assert_array_equal(Volume.open("out.zarr").read_channels(Box((0, 0, 0), info.shape)), [VALUES, OTHER])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["z-3", "z-2", "z-1", "z1", "z2", "z3"],
+        ["z0um", "z0.5um", "z1um", "z1.5um", "z2um", "z2.5um"],
+        ["w1_s1", "w1_s2", "w1_s3", "w2_s1", "w2_s2", "w2_s4"],
+        ["block1_001", "block1_002", "block1_003", "block2_001", "block2_002", "block2_003"],
+        ["s1", "s2", "s3", "s4 (1)", "s5 (1)", "s6 (1)"],
+        ["left 1", "left 2", "left 3", "right 4", "right 5", "right 6"],
+    ],
+)
+def test_names_of_one_series_are_not_channels(names: list[str]) -> None:
+    Path("d").mkdir()
+    for name, section in zip(names, VALUES, strict=True):
+        tifffile.imwrite(f"d/{name}.tif", section)
+    np.testing.assert_array_equal(read("d", **SIZES), VALUES)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_tiles_without_data_are_counted(alone: bool) -> None:
+    values = volume((6, 64, 64))
+    pages = [values] if alone else list(values)
+    Path("d").mkdir()
+    for number, page in enumerate(pages):
+        place = f"d/s{number}.tif"
+        tifffile.imwrite(place, page, tile=(32, 32), photometric="minisblack", metadata=None)
+        with tifffile.TiffFile(place, mode="r+") as file:
+            for code in (324, 325):
+                tag = file.pages.first.tags[code]
+                tag.overwrite([0, *tag.value[1:]])
+    plan = plan_import("d/s0.tif" if alone else "d", "out.zarr", **SIZES)
+    expected = "1 of 24 tiles not stored" if alone else "1 of 4 tiles not stored"
+    (note,) = (note for note in plan.notes if "not stored" in note)
+    assert expected in note
+    assert alone or note.endswith("(so have 5 other files)")
