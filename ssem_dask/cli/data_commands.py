@@ -84,8 +84,8 @@ def import_(
         typer.Option(
             "--channels",
             help="Keep several channels (detectors such as BSE and SE2, fluorescence stains, colours): `all`, or some "
-            "by number or name, separated by commas. They may be in one file, in files named BSD_001, SE2_001 and so on, "
-            "or in a folder each. align registers one of them and warps all.",
+            "by number or name, separated by commas. They may be in one file, in files named BSD_001, SE2_001 and so "
+            "on, or in a folder each. align registers one of them and warps all.",
             show_default=False,
         ),
     ] = None,
