@@ -1,4 +1,4 @@
-"""What microscopes, Fiji, scripts and facilities leave: the right volume, or one sentence."""
+"""Files that microscopes, Fiji, scripts and facilities leave: each is the right volume, or one sentence."""
 
 import gzip
 import json
