@@ -12,8 +12,8 @@ How it works, from the outside in:
    written if the last renewal is young enough, by a clock that counts a suspension. Before something is deleted, an
    array or group made, or entries marked stale, the store is asked again.
 4. *Fencing of tasks*: the claim travels with the work (`FencedWork`). The worker asks the store before the task starts,
-   before it writes data and before and after it writes the ledger entry. A task that was superseded writes nothing, and
-   is reported as such to its driver, if that lives.
+   before it writes data, unless the last answer is younger than `_REUSE_S`, and before and after it writes the ledger
+   entry. A task that was superseded writes nothing, and is reported as such to its driver, if that lives.
 5. *A write that was under way*: no store refuses a write because of its generation. So a write that hung during a
    takeover may arrive after the newer driver has written the same shard. Its worker finds this out after the write, and
    leaves a *note* at the output (`storage.late_writes`). `status` counts the named task as failed, and the driver
@@ -41,8 +41,8 @@ from ssem_dask.storage.location import join
 from ssem_dask.storage.retry import LONG_RETRY_S, retry_for
 from ssem_dask.task import Cause, Outcome, Task, TaskReport
 
-_REUSE_S = 0.2
-"""Seconds for which a task relies on the answer before its last write, since an array may be many small files."""
+_REUSE_S = 2.0
+"""Seconds for which a task relies on an answer when it writes a file, since an array may be many small files."""
 
 
 @contextmanager
@@ -79,22 +79,22 @@ class TaskFence:
 
     def __init__(self, claim: Claim, clock: Clock) -> None:
         self._claim, self._clock = claim, clock
-        self._checked = float("-inf")
+        self._asked = float("-inf")
         self.may_have_written = False
         """Whether a write was allowed, so that it may have arrived, whatever came after."""
 
     def check(self) -> None:
         """See `Fence.check`; called before each write."""
-        now = self._clock.now()
-        if now - self._checked > _REUSE_S:
+        if self._clock.now() - self._asked > _REUSE_S:
             self.confirm()
-            self._checked = now
         self.may_have_written = True
 
     def confirm(self) -> None:
         """See `Fence.confirm`."""
+        asked = self._clock.now()
         with retry_for(LONG_RETRY_S):
             self._claim.confirm()
+        self._asked = asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +109,9 @@ class FencedWork:
         """Do the work; return a report with cause `superseded`, and write nothing, if another driver has taken over."""
         fence = TaskFence(self.claim, self.clock)
         try:
+            with retry_for(LONG_RETRY_S):
+                self.claim.confirm()  # not by the fence, which asks again at the first write: the task may take long
             with fenced(fence):
-                fence.confirm()
                 report = self.work(task)
                 fence.confirm()  # what was written last may have arrived late, too
                 return report

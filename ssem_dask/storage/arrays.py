@@ -17,6 +17,7 @@ import numpy as np
 import zarr
 import zarr.errors
 from numpy.typing import DTypeLike
+from pydantic import TypeAdapter
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore, StorePath
 
@@ -25,10 +26,11 @@ from ssem_dask.storage import location
 from ssem_dask.storage.bounded_codecs import bounded
 from ssem_dask.storage.codec_pipeline import fused_codecs
 from ssem_dask.storage.fence import confirm_fence
-from ssem_dask.storage.untrusted import interpreting, text_of
+from ssem_dask.storage.untrusted import JSON_OBJECT, interpreting, text_of
 
 ZarrArray: TypeAlias = zarr.Array[Any]
 _COMPRESSORS = (ZstdCodec(level=3), Crc32cCodec())
+_FORMAT: TypeAdapter[int] = TypeAdapter(Literal[3])
 _PICKLE = "pickle"
 _NO_NODE = (
     FileNotFoundError,
@@ -131,10 +133,9 @@ def open_array(url: str, *, mode: Literal["r", "r+"]) -> ZarrArray:
         SourceError: no array is there, the location cannot be reached, or the array holds pickled objects.
     """
     with location.reading(url), fused_codecs():
-        location.probe(url)
         try:
             with _interpreting_metadata(url):
-                array = zarr.open_array(location.open_store(url, read_only=mode == "r"), mode=mode)
+                array = _open_node(url, mode=mode)
                 _refuse_objects(url, array)
                 return bounded(array, where=url)
         except _NO_NODE as error:
@@ -161,10 +162,14 @@ def create_group(url: str, *, attributes: dict[str, Any]) -> None:
 def group_attributes(url: str) -> dict[str, Any] | None:
     """Return the attributes of the group (Zarr v2 or v3) at `url`; None if there is no group."""
     with location.reading(url):
-        location.probe(url)
         try:
             with _interpreting_metadata(url):
-                return dict(zarr.open_group(location.open_store(url, read_only=True), mode="r").attrs)
+                document = _metadata_v3(url, node_type="group")
+                if document is not None:
+                    attributes = document.get("attributes")
+                    return {} if attributes is None else JSON_OBJECT.validate_python(attributes)
+                store = location.open_store(url, read_only=True)
+                return dict(zarr.open_group(store, mode="r", zarr_format=2, use_consolidated=False).attrs)
         except _NO_NODE:
             return None
 
@@ -264,6 +269,32 @@ def _interpreting_metadata(url: str) -> Iterator[None]:
         raise
 
 
+def _open_node(url: str, *, mode: Literal["r", "r+"]) -> ZarrArray:
+    """Open an array, by one request if it is of Zarr v3; zarr would ask for the files of both formats, at once."""
+    store, document = location.open_store(url, read_only=mode == "r"), _metadata_v3(url, node_type="array")
+    if document is None:
+        return zarr.open_array(store, mode=mode, zarr_format=2)
+    return zarr.Array(zarr.AsyncArray.from_dict(StorePath(store), document))
+
+
+def _metadata_v3(url: str, *, node_type: str) -> dict[str, Any] | None:
+    """Return the metadata of a node of Zarr v3; None if there is no such file.
+
+    Raises:
+        NodeTypeValidationError: the node is of another type.
+    """
+    where = location.join(url, "zarr.json")
+    try:
+        content = location.read_bytes(where)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    document = JSON_OBJECT.validate_python(json.loads(content))  # pydantic refuses NaN
+    _FORMAT.validate_python(document.get("zarr_format"))
+    if document.get("node_type") != node_type:
+        raise zarr.errors.NodeTypeValidationError(f"{where}: describes no {node_type}")
+    return document
+
+
 def _make_groups_above(url: str) -> None:
     if url.rstrip("/").endswith(".zarr"):
         return  # the top of its own hierarchy
@@ -287,7 +318,7 @@ def _open_or_none(url: str) -> ZarrArray | None:
         return None
     try:
         with _interpreting_metadata(url):
-            return bounded(zarr.open_array(location.open_store(url, read_only=False), mode="r+"), where=url)
+            return bounded(_open_node(url, mode="r+"), where=url)
     except (SourceError, *_NO_NODE) as error:
         with contextlib.suppress(SourceError):
             if group_attributes(url) is not None:

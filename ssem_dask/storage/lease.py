@@ -37,9 +37,9 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ssem_dask.errors import LeaseLostError, OutputError
@@ -127,11 +127,14 @@ class Claim:
     """Number of the claim; later holders have higher ones."""
     name: str
     """Name of the holder."""
+    tag: str = ""
+    """What the store calls the content of the claim's file, see `location.list_tags`."""
 
     def confirm(self) -> None:
-        """Raise LeaseLostError if the claim is no longer the one that counts; asks the store."""
+        """Raise LeaseLostError if the claim is no longer the one that counts; asks the store, often by one request."""
         with location.writing(self.output):
-            numbers = _numbers(self.url)
+            found = location.list_tags(self.url)
+            numbers = _numbers_in(found)
             if numbers and numbers[-1] > self.generation:
                 successor = _read_claim(self.url, numbers[-1])
                 who = "another process, which has ended since," if successor is None else str(successor)
@@ -139,6 +142,8 @@ class Claim:
                     f"{self.output}: {who} has taken it over, since this process had stopped renewing its lease; "
                     "no result is lost; wait for that process to finish."
                 )
+            if self.tag and found.get(_name(self.generation)) == self.tag:
+                return
             own = _read_claim(self.url, self.generation)
             if own is None or own.name != self.name:
                 raise LeaseLostError(
@@ -275,13 +280,14 @@ def _acquire(url: str, *, output: str, holder: Holder, clock: Clock) -> Claim:
         claim = Claim(url=url, output=output, generation=number, name=holder.name)
         if not location.create_bytes(_claim_url(url, number), holder.content):
             continue
-        listed = _numbers(url)
+        found = location.list_tags(url)
+        listed = _numbers_in(found)
         created = _read_claim(url, number)
         if created is None or created.name != holder.name:
             continue  # the store does not know exclusive creation, and another process was later
         if listed[-1:] == [number] and set(listed) <= {*known, number}:
             _delete_claims(url, known[:-_KEPT_CLAIMS])
-            return claim
+            return replace(claim, tag=found[_name(number)])
         # Others began to count from 1 meanwhile, after a lease that was not kept.
         location.delete(_claim_url(url, number), recursive=False)
     raise OutputError(
@@ -317,7 +323,11 @@ def _wait_for_end(url: str, number: int, *, output: str, clock: Clock) -> None:
 
 def _numbers(url: str) -> list[int]:
     """Return the numbers of all claims, in order."""
-    return sorted(int(name) for name in location.list_names(url) if len(name) == _DIGITS and name.isdecimal())
+    return _numbers_in(location.list_names(url))
+
+
+def _numbers_in(names: Iterable[str]) -> list[int]:
+    return sorted(int(name) for name in names if len(name) == _DIGITS and name.isdecimal())
 
 
 def _delete_claims(url: str, numbers: list[int]) -> None:
@@ -349,7 +359,11 @@ def _is_released(beat: bytes | None) -> bool:
 
 
 def _claim_url(url: str, number: int) -> str:
-    return location.join(url, f"{number:0{_DIGITS}d}")
+    return location.join(url, _name(number))
+
+
+def _name(number: int) -> str:
+    return f"{number:0{_DIGITS}d}"
 
 
 def _beat_url(url: str, number: int) -> str:

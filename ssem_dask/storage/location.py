@@ -24,7 +24,7 @@ from ssem_dask.errors import OutputError, SourceError, SsemDaskError
 from ssem_dask.storage.fence import check_fence, confirm_fence
 from ssem_dask.storage.local_store import FencedLocalStore
 from ssem_dask.storage.requests import known_protocol, request_to
-from ssem_dask.storage.retry import RetryingStore, retry
+from ssem_dask.storage.retry import RetryingStore, retry, tried_once
 from ssem_dask.storage.wildcards import has_wildcards, matches
 from ssem_dask.storage.zip_files import asynchronous, split_zip, zip_file_system
 
@@ -178,17 +178,6 @@ def open_store(url: str, *, read_only: bool) -> zarr.abc.store.Store:
         return RetryingStore.from_url(place, storage_options=options, read_only=read_only)
 
 
-def probe(url: str) -> None:
-    """Send one request to a remote location, and raise its error if the location cannot be reached.
-
-    Zarr sends several requests at once. If the location is unreachable, those left behind fill stderr with tracebacks
-    at exit.
-    """
-    if not is_local(url) and not url.startswith("memory://"):
-        with contextlib.suppress(FileNotFoundError):
-            read_bytes(join(url, "zarr.json"))
-
-
 def exists(url: str) -> bool:
     """Return whether there is a file or a folder."""
     if is_local(url):
@@ -241,9 +230,9 @@ def write_bytes(url: str, content: bytes) -> None:
     check_fence()
     if is_local(url):
         local.write_file(local_path(url), content)
-        return
-    files, target = _files(url)
-    retry(lambda: files.pipe_file(target, content))
+    else:
+        files, target = _files(url)
+        retry(lambda: files.pipe_file(target, content))
 
 
 def write_json(url: str, value: object) -> None:
@@ -272,15 +261,21 @@ def create_bytes(url: str, content: bytes) -> bool:
 
 def list_names(url: str) -> list[str]:
     """Return the sorted names directly under `url`; [] if nothing is there."""
+    return sorted(list_tags(url))
+
+
+def list_tags(url: str) -> dict[str, str]:
+    """Return the names directly under `url`, each with a tag of its content; empty tags where the store has none."""
     try:
         if is_local(url):
-            names = [entry.name for entry in os.scandir(local_path(url))]
+            tags = dict.fromkeys((entry.name for entry in os.scandir(local_path(url))), "")
         else:
             files, path = _files(url)
-            names = [name.rstrip("/").rpartition("/")[2] for name in retry(lambda: files.ls(path, detail=False))]
+            listed = retry(lambda: files.ls(path, detail=True))
+            tags = {info["name"].rstrip("/").rpartition("/")[2]: _tag(info) for info in listed}
     except (FileNotFoundError, NotADirectoryError):
-        return []
-    return sorted(name for name in names if not name.endswith(local.PARTIAL))
+        return {}
+    return {name: tag for name, tag in tags.items() if not name.endswith(local.PARTIAL)}
 
 
 def file_fingerprints(url: str) -> dict[str, str]:
@@ -372,9 +367,12 @@ def move_or_copy(url: str, *, to: str) -> None:
 
 
 def _fingerprint(info: dict[str, Any]) -> str:
-    tag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
     changed = next((info[key] for key in ("mtime", "LastModified", "updated", "created") if key in info), "")
-    return str(tag) if tag else f"{info.get('size')}-{changed}"
+    return _tag(info) or f"{info.get('size')}-{changed}"
+
+
+def _tag(info: dict[str, Any]) -> str:
+    return str(info.get("ETag") or info.get("etag") or info.get("md5Hash") or "")
 
 
 def _files(url: str) -> tuple[Any, str]:
@@ -385,7 +383,7 @@ def _files(url: str) -> tuple[Any, str]:
         place, options = request_to(url)
         files, path = fsspec.core.url_to_fs(place, **options)
     files.invalidate_cache()
-    return files, str(path)
+    return tried_once(files), str(path)
 
 
 def _unreachable(url: str, error: Exception) -> str:

@@ -11,8 +11,12 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from ssem_dask.errors import MissingExtraError, SourceError
 from ssem_dask.shown import secret_of, without_secrets
 
-_S3_OPTIONS = {"config_kwargs": {"connect_timeout": 4, "read_timeout": 20, "retries": {"max_attempts": 2}}}
-"""Time limits, without which giving up on a host that does not answer takes minutes."""
+_S3_OPTIONS = {
+    "config_kwargs": {"connect_timeout": 4, "read_timeout": 20, "retries": {"max_attempts": 2}},
+    "max_concurrency": 1,
+}
+"""Time limits, without which giving up on a host that does not answer takes minutes; and a file is read by one request.
+With a higher concurrency, s3fs asks for the size of each file first, to get files of more than 50 MB in parts."""
 HTTP = ("http://", "https://")
 
 

@@ -4,14 +4,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from ssem_dask.errors import LeaseLostError
 from ssem_dask.geometry.box import Box
+from ssem_dask.runtime.exclusive_driver import TaskFence
 from ssem_dask.storage import location, retry
-from ssem_dask.storage.arrays import create_array
+from ssem_dask.storage.arrays import create_array, group_attributes, open_array
+from ssem_dask.storage.holder import this_process
+from ssem_dask.storage.lease import SYSTEM_CLOCK, hold_lease
 from ssem_dask.storage.ledger import Ledger
 from ssem_dask.storage.volume import Volume
 from ssem_dask.volumes.importing import import_volume
@@ -176,3 +182,39 @@ def test_a_chunk_that_cannot_be_read_is_never_taken_for_one_that_is_not_there(
     with pytest.raises(Exception) as caught, retry.retry_for(0.5):  # noqa: PT011  the clients have many names for it
         target[:]
     assert retry.is_transient(caught.value)
+
+
+def test_each_step_takes_one_request(proxy: BadProxy, environment: dict[str, str]) -> None:
+    """Requests are what a small task mostly waits for, and what a provider bills."""
+    assert environment
+    array = "s3://test/few.zarr/array"
+    layout: dict[str, Any] = {"dtype": np.uint8, "axes": ("x",), "chunks": (8,), "shards": None, "fill_value": 0}
+    create_array(array, shape=(8,), attributes={}, **layout)[:] = 1
+
+    def requests(step: Callable[[], object]) -> int:
+        before = proxy.requests
+        step()
+        return proxy.requests - before
+
+    assert requests(lambda: open_array(array, mode="r")) == 1
+    opened = open_array(array, mode="r+")
+    assert requests(lambda: opened[:]) == 1
+    assert requests(lambda: location.read_bytes(location.join(array, "c/0"))) == 1
+    assert requests(lambda: group_attributes("s3://test/few.zarr")) == 1
+    with hold_lease("s3://test/few.lease") as lease:
+        assert requests(lease.confirm) == 1
+        fence = TaskFence(lease.claim, SYSTEM_CLOCK)
+        assert requests(fence.confirm) == 1
+        assert requests(lambda: [fence.check() for _ in range(5)]) == 0
+
+
+def test_a_claim_that_another_holder_has_overwritten_is_lost(proxy: BadProxy, environment: dict[str, str]) -> None:
+    """A store without conditional writes may do that."""
+    assert proxy
+    assert environment
+    with hold_lease("s3://test/overwritten.lease") as lease:
+        lease.confirm()
+        content = replace(this_process(), name="another").content
+        location.write_bytes(f"s3://test/overwritten.lease/{lease.claim.generation:08d}", content)
+        with pytest.raises(LeaseLostError):
+            lease.confirm()

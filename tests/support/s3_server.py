@@ -103,6 +103,7 @@ class BadProxy:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # or the second packet of an answer waits 40 ms
 
             def do_GET(self) -> None:
                 proxy.handle(self, target)
