@@ -19,8 +19,8 @@ from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import array_at
 from ssem_dask.storage import location
 from ssem_dask.storage.arrays import ZarrArray, reading_chunks, write_unit
+from ssem_dask.storage.json_records import read_record
 from ssem_dask.storage.node_metadata import METADATA_FILE
-from ssem_dask.storage.untrusted import JSON_OBJECT, read_json
 
 if TYPE_CHECKING:
     from ssem_dask.stages.stage import Stage
@@ -131,7 +131,7 @@ def _read(job: Job, region: Region) -> None:
     """Decode all chunks of a region, one file's at a time."""
     if region.name.endswith(_JSON):
         with contextlib.suppress(FileNotFoundError):
-            read_json(job.url(region.name), JSON_OBJECT)
+            read_record(job.url(region.name))
         return
     array = array_at(region.name).planned(job)
     unit = write_unit(array)

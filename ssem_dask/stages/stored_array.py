@@ -1,7 +1,6 @@
 """Arrays and records of a run: the types of the rows in `stages.run_arrays`."""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,7 +16,8 @@ from ssem_dask.geometry.region import Region
 from ssem_dask.stages.job import Job
 from ssem_dask.storage import location
 from ssem_dask.storage.arrays import ZarrArray, create_array, open_array, planned_array
-from ssem_dask.storage.untrusted import JSON_OBJECT, interpreting, read_json
+from ssem_dask.storage.json_records import read_record, write_record
+from ssem_dask.storage.untrusted import interpreting
 from ssem_dask.types import AnyArray
 
 Extent = Callable[[Job], int]
@@ -185,8 +185,8 @@ class RunJson:
         return job.url(*self.path.split("/"))
 
     def read(self, job: Job) -> dict[str, Any]:
-        """Read the record; FileNotFoundError if it does not exist, SourceError if it is no JSON object."""
-        return read_json(self.url(job), JSON_OBJECT)
+        """Read the record; FileNotFoundError if it does not exist, ContentError if it is damaged."""
+        return read_record(self.url(job))
 
     @contextmanager
     def reading(self, job: Job) -> Iterator[dict[str, Any]]:
@@ -194,11 +194,9 @@ class RunJson:
         with interpreting(self.url(job)):
             yield self.read(job)
 
-    def write(self, job: Job, value: object) -> int:
+    def write(self, job: Job, value: Mapping[str, Any]) -> int:
         """Write the record; return the number of bytes."""
-        content = json.dumps(value, indent=1, ensure_ascii=False).encode()
-        location.write_bytes(self.url(job), content)
-        return len(content)
+        return write_record(self.url(job), value)
 
     def region(self, job: Job, start: int = 0, stop: int | None = None) -> Region:
         """Return the region of the record, if it describes the sections `start <= z < stop`."""

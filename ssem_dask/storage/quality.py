@@ -16,13 +16,13 @@ import numpy as np
 from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
-from ssem_dask.errors import ConventionError, PlanError
+from ssem_dask.errors import ContentError, ConventionError, PlanError
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import ceil_div
-from ssem_dask.storage import arrays
+from ssem_dask.storage import arrays, json_records
 from ssem_dask.storage.location import join
-from ssem_dask.storage.untrusted import JSON_OBJECT, checked, read_hint
+from ssem_dask.storage.untrusted import checked
 from ssem_dask.types import AnyArray, Float32Array, ShapeYX, ShapeZYX
 
 BLOCK = 8
@@ -228,8 +228,11 @@ def read_reslice(run: str, *, cut: str, time: str) -> AnyArray:
 
 
 def read_record(run: str, name: str) -> dict[str, Any] | None:
-    """Return a JSON record of `quality/` that a stage wrote; None if there is none."""
-    return read_hint(join(run, "quality", name), JSON_OBJECT)
+    """Return a JSON record of `quality/` that a stage wrote; None if there is none, or a damaged one."""
+    try:
+        return json_records.read_record(join(run, "quality", name))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ContentError):
+        return None
 
 
 def _column_attributes(columns: dict[str, Column]) -> list[dict[str, str]]:

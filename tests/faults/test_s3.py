@@ -205,7 +205,7 @@ def test_each_step_takes_one_request(proxy: BadProxy, environment: dict[str, str
         assert requests(lease.confirm) == 1
         fence = TaskFence(lease.claim, SYSTEM_CLOCK)
         assert requests(fence.confirm) == 1
-        assert requests(lambda: [fence.check() for _ in range(5)]) == 0
+        assert requests(fence.check) == 0
 
 
 def test_a_claim_that_another_holder_has_overwritten_is_lost(proxy: BadProxy, environment: dict[str, str]) -> None:

@@ -31,10 +31,10 @@ def test_an_added_stage_is_planned_run_and_rerun(observed: str, tmp_path: Path) 
     status = cli("status", str(output), "--json")
     assert list(status["counts"])[-1] == "brightness"
     assert status["counts"]["brightness"] == {"ok": 3}
-    means = json.loads((output / "quality" / "brightness-000000.json").read_text())
+    means = json.loads((output / "quality" / "brightness-000000.json").read_text())["means"]
     redone = cli("rerun", str(output), "--set", "brightness.scale=1.0", "--cluster", "serial", "--json")
     assert len(redone["again"]["changed"]) == 3
     assert all(key.startswith("brightness/") for key in redone["again"]["changed"])
-    halved = json.loads((output / "quality" / "brightness-000000.json").read_text())
+    halved = json.loads((output / "quality" / "brightness-000000.json").read_text())["means"]
     assert halved == [mean / 2 for mean in means]
     assert all(mean > 0 for mean in means)

@@ -127,6 +127,15 @@ def test_shards_and_records(whole: Path, run: Path, seed: int) -> None:
     assert_repaired(run, whole, damaged=list(chosen))
 
 
+@pytest.mark.parametrize("harm", [damage.digit, damage.empty])
+def test_every_record(whole: Path, run: Path, harm: Harm) -> None:
+    records = [path.relative_to(whole) for path in (whole / "quality").rglob("*.json")]
+    assert len(records) > 2
+    for record in records:
+        harm(run / record)
+    assert_repaired(run, whole, damaged=records)
+
+
 def test_only_the_task_whose_entry_was_lost_runs_again(whole: Path, run: Path) -> None:
     """The page says what the entry held, so nothing depends on the loss."""
     entry = run / "ledger" / "register" / "z000000" / "z000000-y0000000-x0000000.json"

@@ -44,7 +44,7 @@ class BrightnessTask(JobTask):
         assert isinstance(config, BrightnessConfig)
         pixels = aligned_level(0).read(self.job, z=range(self.start, self.stop))
         means = [float(section.mean()) * config.scale for section in pixels]
-        return Result(bytes_read=pixels.nbytes, bytes_written=record(self.start).write(self.job, means))
+        return Result(bytes_read=pixels.nbytes, bytes_written=record(self.start).write(self.job, {"means": means}))
 
     def footprint(self) -> Footprint:
         return Footprint(

@@ -1,6 +1,5 @@
 """The mean of what was fitted to windows of sections, where some of their tasks failed."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from ssem_dask.errors import OutputError
 from ssem_dask.stages.compose.statistics import fitted_windows, mean_spectra, write_spectra
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import spectrum_fit
-from ssem_dask.storage.location import read_bytes, write_bytes
+from ssem_dask.storage.json_records import read_record, write_record
 from ssem_dask.storage.run_group import create_run
 from ssem_dask.storage.volume import VolumeInfo, create_volume
 
@@ -47,9 +46,9 @@ def test_the_mean_is_of_all_windows_that_have_a_fit(job: Job) -> None:
 def test_a_fit_of_another_configuration_does_not_count(job: Job) -> None:
     write_spectra(job, 0, {"variances": [variances(1.0)]})
     url = spectrum_fit(0).url(job)
-    older = {**json.loads(read_bytes(url)), "digest": "another", "variances": [asdict(variances(9.0))] * 3}
-    write_bytes(spectrum_fit(1).url(job), json.dumps(older).encode())
+    older = {**read_record(url), "digest": "another", "variances": [asdict(variances(9.0))] * 3}
+    write_record(spectrum_fit(1).url(job), older)
     assert [v.distortion for v in mean_spectra(job, "variances")] == [1.0]
-    write_bytes(url, json.dumps(older).encode())
+    write_record(url, older)
     with pytest.raises(OutputError, match="not fitted to any window"):
         mean_spectra(job, "variances")
