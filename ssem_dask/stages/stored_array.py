@@ -131,11 +131,11 @@ class RunArray:
             job: the run.
             index: elements per axis, by the axis's name; an axis that is not named is read whole.
         """
-        return np.asarray(self.open(job)[self._index(index)])
+        return np.asarray(self.open(job)[self._index(job, index)])
 
     def write(self, job: Job, values: AnyArray, **index: slice | range | int) -> int:
         """Write a part of the array, indexed as in `read`; return the number of bytes."""
-        self.open(job, mode="r+")[self._index(index)] = values
+        self.open(job, mode="r+")[self._index(job, index)] = values
         return int(values.nbytes)
 
     def region(self, job: Job, start: int = 0, stop: int | None = None) -> Region:
@@ -165,11 +165,11 @@ class RunArray:
             attributes=self.attributes(job),
         )
 
-    def _index(self, index: dict[str, slice | range | int]) -> tuple[slice | int, ...]:
+    def _index(self, job: Job, index: dict[str, slice | range | int]) -> tuple[slice | int, ...]:
         unknown = set(index) - set(self.axis_names)
         if unknown:
             raise PlanError(f"{self.path}: has axes {self.axis_names}, not {sorted(unknown)}; name one of them.")
-        parts = (index.get(name, slice(None)) for name in self.axis_names)
+        parts = (index.get(axis.name, slice(None)) for axis in self.axes_in(job))
         return tuple(slice(part.start, part.stop) if isinstance(part, range) else part for part in parts)
 
 

@@ -25,7 +25,7 @@ def write_record(url: str, record: Mapping[str, Any]) -> int:
 
 
 def read_record(url: str) -> dict[str, Any]:
-    """Read a record, without its checksum; one that has none is read as it is.
+    """Read a record, without its checksum; one that has no checksum is read unchanged.
 
     Raises:
         FileNotFoundError: there is none.

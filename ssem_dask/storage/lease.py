@@ -128,7 +128,7 @@ class Claim:
     name: str
     """Name of the holder."""
     tag: str = ""
-    """What the store calls the content of the claim's file, see `location.list_tags`."""
+    """Tag of the content of the claim's file, see `location.list_tags`; empty if the store has none."""
 
     def confirm(self) -> None:
         """Raise LeaseLostError if the claim is no longer the one that counts; asks the store, often by one request."""
