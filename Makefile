@@ -115,6 +115,7 @@ test-compose: env  ## Run the tests of docker-compose.yml on a real engine (as r
 docs: env  ## Make docs/configuration.md, the list of arrays in docs/conventions.md, the figure of layers in docs/architecture.md
 	$(BIN)/python -m ssem_dask.cli.configuration_page > docs/configuration.md
 	$(BIN)/python -m ssem_dask.cli.arrays_page docs/conventions.md
+	$(BIN)/python -m ssem_dask.cli.glossary_page docs/failures.md
 	$(BIN)/python tools/layer_figure.py
 
 pictures: env  ## Make the pictures of the README (needs chromium)

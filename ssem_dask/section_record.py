@@ -73,6 +73,8 @@ class SectionRecord:
     """The record of one section."""
 
     z: int
+    name: str = ""
+    """Name of the file or page that the section was imported from; empty if it has none."""
     kind: Kind = Kind.OK
     certainty: float = 1.0
     """How certain the kind is, 0 to 1."""
@@ -86,13 +88,15 @@ class SectionRecord:
 
     def describe(self) -> str:
         """Return the section with its fault, as the summary lists it."""
-        text = f"{self.z} {self.detail or self.kind.replace('_', ' ')}"
+        section = f"{self.z} ({self.name})" if self.name else f"{self.z}"
+        text = f"{section} {self.detail or self.kind.replace('_', ' ')}"
         return f"{text}, {self.action}" if self.action is Action.PUT_RIGHT else text
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""
         return {
             "z": self.z,
+            "name": self.name,
             "kind": str(self.kind),
             "certainty": self.certainty,
             "action": str(self.action),
@@ -111,6 +115,7 @@ class SectionRecord:
         effect = record.get("effect_px")
         return cls(
             z=int(record["z"]),
+            name=str(record.get("name", "")),
             kind=Kind(record["kind"]),
             certainty=float(record["certainty"]),
             action=Action(record["action"]),

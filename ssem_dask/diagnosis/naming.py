@@ -6,6 +6,8 @@ others also makes it look dirty, dark or torn.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,8 +19,13 @@ from ssem_dask.section_record import Action, Attention, Kind, SectionRecord
 _GROSS = {Kind.TURNED, Kind.MIRRORED, Kind.SCALED, Kind.SHIFTED, Kind.INVERTED}
 
 
-def name_sections(evidence: SectionEvidence) -> Attention:
-    """Return the sections that a person should look at."""
+def name_sections(evidence: SectionEvidence, *, names: Sequence[str] = ()) -> Attention:
+    """Return the sections that a person should look at.
+
+    Args:
+        evidence: measurements of all sections.
+        names: name of the file of each section; () if sections have none.
+    """
     links = tied_pairs(evidence.support)
     placed = tied_sections(links)
     usual = UsualValues.of(evidence, placed=placed)
@@ -26,7 +33,8 @@ def name_sections(evidence: SectionEvidence) -> Attention:
     for z in range(evidence.count):
         fault = next((fault for fault in find_faults(evidence, usual, z=z, is_placed=bool(placed[z])) if fault), None)
         if fault is not None:
-            records.append(_record(evidence, usual, fault, z=z, is_placed=bool(placed[z])))
+            record = _record(evidence, usual, fault, z=z, is_placed=bool(placed[z]))
+            records.append(replace(record, name=names[z]) if z < len(names) else record)
     return Attention(
         sections=evidence.count,
         records=tuple(records),

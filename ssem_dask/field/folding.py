@@ -19,6 +19,12 @@ def jacobian_determinant(field: Float[Tensor, "*n 2 y x"], *, spacing: float) ->
     return j[..., 0, 0, :, :] * j[..., 1, 1, :, :] - j[..., 0, 1, :, :] * j[..., 1, 0, :, :]
 
 
+def without_mirroring(field: Float[Tensor, "*n 2 y x"], *, spacing: float) -> Float[Tensor, "*n 2 y x"]:
+    """Return the field of a map whose result is mirrored along y: of a mirrored section, a map without mirroring."""
+    y = spacing * torch.arange(field.shape[-2], dtype=field.dtype, device=field.device)[:, None]
+    return torch.stack([-2 * y - field[..., 0, :, :], field[..., 1, :, :]], dim=-3)
+
+
 def fold_rate(field: Float[Tensor, "*n 2 y x"], *, spacing: float) -> float:
     """Compute the share of the known cells with |J| <= 0; NaN if none is known."""
     determinant = jacobian_determinant(field, spacing=spacing)

@@ -1,6 +1,7 @@
 """The report: one self-contained HTML file, whose size does not depend on that of the volume."""
 
 import json
+import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,6 +14,7 @@ from markupsafe import Markup
 from ssem_dask.report.binning import LEVELS
 from ssem_dask.report.charts import make_charts
 from ssem_dask.report.encode import palette
+from ssem_dask.report.glossary import GLOSSARY, RUN, Entry
 from ssem_dask.report.hotspot_pictures import Picture, draw_hotspot
 from ssem_dask.report.hotspots import Hotspot, find_hotspots
 from ssem_dask.report.report_data import ReportData, read_report_data
@@ -49,6 +51,16 @@ class AttentionEntry:
     what: str
     """Its fault in a few words."""
     link: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlossaryEntry:
+    """A kind that the page names, explained."""
+
+    kind: str
+    entry: Entry
+    command: str
+    """Command of this run that helps; empty: there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +102,7 @@ def render_report(data: ReportData, *, worst: int, viewer: str | None, now: date
         charts=_script_json(charts),
         hotspots=hotspots,
         attention=_attention_entries(data, viewer=address),
+        glossary=_glossary_entries(data),
         quiet=bool(hotspots) and not any(entry.hotspot.is_outlier for entry in hotspots),
         viewer=address,
         evaluation=data.evaluation,
@@ -147,6 +160,17 @@ def _attention_entries(data: ReportData, *, viewer: str) -> list[AttentionEntry]
         label = section_label(record.z, data.run.section_names).removeprefix("section ")
         entries.append(AttentionEntry(record=record, label=label, what=what, link=f"{viewer}/at?{query}"))
     return entries
+
+
+def _glossary_entries(data: ReportData) -> list[GlossaryEntry]:
+    """Return the kinds that the list of sections names, in the order of the glossary."""
+    kinds = {record.kind for record in (() if data.attention is None else data.attention.records[:_MAX_LISTED])}
+    run = shlex.quote(data.run.url)
+    return [
+        GlossaryEntry(kind=kind.replace("_", " "), entry=entry, command=entry.command.replace(RUN, run))
+        for kind, entry in GLOSSARY.items()
+        if kind in kinds
+    ]
 
 
 def _asset(name: str) -> str:

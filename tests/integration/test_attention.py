@@ -21,7 +21,8 @@ from ssem_dask.report.page import make_report
 from ssem_dask.report.report_data import read_report_data
 from ssem_dask.report.summary import estimated_jitter
 from ssem_dask.section_record import Kind
-from ssem_dask.storage.arrays import group_attributes
+from ssem_dask.storage.arrays import create_group, group_attributes
+from ssem_dask.storage.section_names import names_attribute
 from ssem_dask.storage.volume import Volume
 from tests.support.cli import assert_one_sentence, ssem_dask
 
@@ -54,6 +55,7 @@ def spoilt(sound: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     images[HALF, :, : SHAPE[2] // 2] = 0
     for z in KINDS:
         volume.write(Box((z, 0, 0), (z + 1, *SHAPE[1:])), images[z : z + 1])
+    create_group(volume.url, attributes=names_attribute([f"S{z + 1:03d}.tif" for z in range(SHAPE[0])]))
     output = str(folder / "out.zarr")
     assert package.align(volume.url, output, cluster="serial", downsample={"smallest": 64}).state == "complete"
     return output
@@ -86,15 +88,17 @@ def test_sound_sections_have_no_name(sound: str, tmp_path: Path) -> None:
 
 def test_the_last_line_of_status_names_the_sections(spoilt: str) -> None:
     last = ssem_dask("status", spoilt).stdout.splitlines()[-1]
-    assert last.startswith(f"aligned; 4 of 16 sections need a look: {BLANK} blank, {NOISE} noise, {FAINT} faint")
-    assert f"{HALF} " in last
+    listed = f"{BLANK} (S003.tif) blank, {NOISE} (S006.tif) noise, {FAINT} (S009.tif) faint"
+    assert last.startswith(f"aligned; 4 of 16 sections need a look: {listed}")
+    assert f"{HALF} (S012.tif)" in last
 
 
 def test_json_lists_what_needs_attention(spoilt: str) -> None:
     printed = status(spoilt)
     assert {record["z"]: record["kind"] for record in printed["attention"]} == KINDS
+    assert [record["name"] for record in printed["attention"]] == [f"S{z + 1:03d}.tif" for z in KINDS]
     for record in printed["attention"]:
-        assert set(record) == {"z", "kind", "certainty", "action", "effect_px", "detail", "evidence"}
+        assert set(record) == {"z", "name", "kind", "certainty", "action", "effect_px", "detail", "evidence"}
         assert 0.5 <= record["certainty"] <= 1
     assert {BLANK, NOISE} <= set(printed["unplaced"])
     assert printed["verdict"].startswith("aligned; 4 of 16")
@@ -112,7 +116,10 @@ def test_attributes_of_the_aligned_volume_say_the_same(spoilt: str) -> None:
 def test_a_pipeline_can_fail_on_a_kind(spoilt: str) -> None:
     ended = ssem_dask("status", spoilt, "--fail-on", "fold,noise")
     assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1] == f"error: --fail-on fold,noise: 1 section of these kinds: {NOISE} noise."
+    assert (
+        ended.stderr.splitlines()[-1]
+        == f"error: --fail-on fold,noise: 1 section of these kinds: {NOISE} (S006.tif) noise."
+    )
     assert ssem_dask("status", spoilt, "--fail-on", "any").returncode == 1
     assert ssem_dask("status", spoilt, "--fail-on", "fold,crack").returncode == 0
     assert len(status(spoilt, "--fail-on", "blank", code=1)["attention"]) == 4
@@ -137,7 +144,10 @@ def test_the_report_begins_with_the_verdict(spoilt: str) -> None:
     assert report.html.index('id="verdict"') < report.html.index('class="tiles"')
     assert report.html.count('<table id="attention">') == 1
     for z, kind in KINDS.items():
-        assert f"<tr><th>{z}</th><td>{kind.replace('_', ' ')}" in report.html
+        assert f"<tr><th>{z}, S{z + 1:03d}.tif</th><td>{kind.replace('_', ' ')}" in report.html
+        assert f"<dt>{kind.replace('_', ' ')}</dt>" in report.html
+    assert f"ssem-dask rerun {spoilt} --set render.contrast=match" in report.html
+    assert "<dt>fold</dt>" not in report.html
     marks = json.loads(report.html.split('id="data">')[1].split("</script>")[0])["marks"]
     assert [mark["column"] for mark in marks] == list(KINDS)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ssem_dask.field.affine import affine_field, apply_affine, compose_affine, invert_affine, rotation_about
 from ssem_dask.field.compose import compose
-from ssem_dask.field.folding import fold_rate, jacobian_determinant, strain
+from ssem_dask.field.folding import fold_rate, jacobian_determinant, strain, without_mirroring
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import Interpolation, sample, sample_affine
 from ssem_dask.field.inverse import inverse
@@ -170,6 +170,15 @@ def test_sampling_by_an_affine_map_is_sampling_at_its_positions(
     index = grid.index(positions)
     at_border = ((index + 0.5).abs() < 1e-3) | ((index - index.new_tensor(SHAPE)[:, None, None] + 0.5).abs() < 1e-3)
     assert torch.equal(inside | at_border.any(dim=0), grid.contains(positions) | at_border.any(dim=0))
+
+
+def test_mirroring_is_taken_out_and_folds_stay() -> None:
+    field = torch.zeros(2, *SHAPE)
+    field[0, 10:20] = 3 * SPACING
+    mirrored = without_mirroring(field, spacing=SPACING)
+    assert fold_rate(mirrored, spacing=SPACING) > 0.9
+    assert torch.allclose(without_mirroring(mirrored, spacing=SPACING), field)
+    assert fold_rate(without_mirroring(mirrored, spacing=SPACING), spacing=SPACING) == fold_rate(field, spacing=SPACING)
 
 
 def test_folded_nodes_are_counted() -> None:

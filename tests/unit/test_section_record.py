@@ -1,6 +1,7 @@
 """Records of sections, their summary and their JSON."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +17,23 @@ ATTENTION = Attention(sections=20, records=RECORDS, unplaced=(12,))
 
 def test_the_summary_names_the_sections() -> None:
     assert ATTENTION.summary() == "3 of 20 sections need a look: 7 fold, 12 foreign, 15 turned by 180°, put right"
+
+
+def test_the_summary_names_the_files_of_sections() -> None:
+    named = Attention(
+        sections=20, records=tuple(replace(record, name=f"S{record.z + 1:03d}.tif") for record in RECORDS)
+    )
+    listed = "7 (S008.tif) fold, 12 (S013.tif) foreign, 15 (S016.tif) turned by 180°, put right"
+    assert named.summary() == f"3 of 20 sections need a look: {listed}"
+    assert Attention.from_json(json.loads(json.dumps(named.to_json()))) == named
+    assert [record["name"] for record in named.to_json()["attention"]] == ["S008.tif", "S013.tif", "S016.tif"]
+
+
+def test_records_without_a_name_of_their_file_are_read() -> None:
+    stored = ATTENTION.to_json()
+    for record in stored["attention"]:
+        del record["name"]
+    assert Attention.from_json(stored) == ATTENTION
 
 
 def test_nothing_to_look_at() -> None:

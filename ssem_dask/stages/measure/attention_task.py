@@ -18,6 +18,7 @@ from ssem_dask.stages.run_arrays import (
 )
 from ssem_dask.stages.stage import JobTask
 from ssem_dask.storage.quality import read_sections
+from ssem_dask.storage.run_group import run_section_names
 from ssem_dask.task import Result
 from ssem_dask.types import Float64Array
 
@@ -29,7 +30,7 @@ class AttentionTask(JobTask):
     def run(self) -> Result:
         """Name the sections; write their records, which the driver copies to the aligned volume."""
         job = self.job
-        attention = name_sections(_read_evidence(job))
+        attention = name_sections(_read_evidence(job), names=run_section_names(job.output))
         written = ATTENTION.write(job, attention.to_json())
         return Result(bytes_written=written)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssem_dask.composition.residual_motion import coarse_positions, residual_motion
-from ssem_dask.field.folding import jacobian_determinant, strain
+from ssem_dask.field.folding import jacobian_determinant, strain, without_mirroring
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.stages.job import Job
@@ -177,10 +177,13 @@ def _measure_patch(
     own = pairs[:, 0, above : above + grid.shape[0], beside : beside + grid.shape[1]]
     for i, z in enumerate(sections):
         j, section = z - first, gathered[i]
-        determinant = jacobian_determinant(fields[j], spacing=spacing)
+        # A section that was mounted upside down is mirrored as a whole, which is no fold.
+        is_mirrored = float(np.linalg.det(coarse[j][:, :2])) < 0
+        deformation = without_mirroring(fields[j], spacing=spacing) if is_mirrored else fields[j]
+        determinant = jacobian_determinant(deformation, spacing=spacing)
         section.folded += int((determinant <= 0).sum())
         section.cells += int(torch.isfinite(determinant).sum())
-        section.strains.append(_thinned(strain(fields[j], spacing=spacing), patch))
+        section.strains.append(_thinned(strain(deformation, spacing=spacing), patch))
         if uncertainty is not None:
             section.uncertainties.append(_thinned(uncertainty[i], patch))
         if j == 0:

@@ -221,6 +221,15 @@ def test_pieces_of_a_stack_that_nothing_connects() -> None:
     assert "0–3 are connected with each other, but not with 5–19, since 4 matches nothing" in attention.summary()
 
 
+def test_records_have_the_names_of_files() -> None:
+    values = sound(9)
+    lose(values, BAD)
+    names = [f"S{z + 1:03d}.tif" for z in range(COUNT)]
+    named, plain = (name_sections(SectionEvidence(**values), names=n) for n in (names, ()))
+    assert [record.name for record in named.records] == [names[record.z] for record in named.records]
+    assert [record.name for record in plain.records] == [""] * len(named.records)
+
+
 def test_every_second_section_blank_leaves_one_piece() -> None:
     values = sound(10)
     for z in range(1, COUNT, 2):

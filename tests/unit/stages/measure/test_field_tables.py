@@ -13,6 +13,7 @@ from ssem_dask.field.folding import fold_rate, strain
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.measure import field_tables as measuring
 from ssem_dask.stages.measure.quality_frame import quality_info
+from ssem_dask.stages.run_arrays import COARSE, SECTION
 from ssem_dask.storage.fields import FieldInfo, create_coarse, create_field
 from ssem_dask.storage.quality import QualityInfo
 from ssem_dask.storage.run_group import create_run
@@ -65,6 +66,29 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, QualityInfo]:
     turns = [rotation_about(degrees=2.0 * z, centre=(500.0, 600.0), shift=(3.0 * z, 0.0)) for z in range(SECTIONS)]
     create_coarse(job.url("fields", "coarse"), shape_mip0=SHAPE)[:] = np.array(turns)
     return job, QualityInfo(shape_mip0=SHAPE, window=WINDOW, probe=quality_info(job).probe, similarity_mip=0)
+
+
+def test_a_mirrored_section_has_no_folds_but_its_own(run: tuple[Job, QualityInfo]) -> None:
+    job, info = run
+    section, coarse = SECTION.open(job, mode="r+"), COARSE.open(job, mode="r+")
+    kept, kept_affine = np.asarray(section[3]), np.asarray(coarse[3])
+    folded = kept.copy()
+    folded[0, 30:40] += 5 * SPACING
+    y = SPACING * (np.arange(NODES[0]) + 0.5)[:, None]
+    try:
+        section[3] = folded
+        before = measuring.measure_fields(job, info, MEASURED).sections
+        # The section was mounted upside down: the field leads to y mirrored about the middle of the section.
+        mirrored = folded.copy()
+        mirrored[0] = SHAPE[1] - 2 * y - folded[0]
+        section[3] = mirrored
+        coarse[3] = np.diag([-1.0, 1.0]) @ kept_affine + np.array([[0, 0, SHAPE[1]], [0, 0, 0]])
+        after = measuring.measure_fields(job, info, MEASURED).sections
+    finally:
+        section[3], coarse[3] = kept, kept_affine
+    assert 0 < before["fold_rate"][2] < 0.5
+    for name in ("fold_rate", "strain_p99"):
+        np.testing.assert_allclose(after[name], before[name], rtol=1e-4)
 
 
 @pytest.mark.parametrize("kept", [1 << 18, 600])
