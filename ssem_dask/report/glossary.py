@@ -20,7 +20,7 @@ class Entry:
     done: str
     """Reaction of the run."""
     advice: str
-    """What a person can check or do."""
+    """Thing that a person can check or do."""
     command: str = ""
     """Command that does it, for the run `RUN`; empty: there is none."""
 
@@ -109,7 +109,7 @@ GLOSSARY: dict[Kind, Entry] = {
         "check the names of the files, put them in order and import again",
     ),
     Kind.FOLD: Entry(
-        "a dark band runs through it, mostly tissue that lies on itself",
+        "a dark band runs through it, mostly doubled tissue",
         "bands in which it differs from both neighbours",
         _ALIGNED,
         "mask folds, so that nothing is smoothed across them",
