@@ -34,9 +34,9 @@ def channel_files(url: str, files: Sequence[str]) -> ChannelFiles:
         files: names of its images.
 
     Raises:
-        SourceError: the names are those of tiles.
+        SourceError: the names are those of tiles, or channels lack sections.
     """
-    return _by_words(files) or _by_numbers(url, files)
+    return _by_words(url, files) or _by_numbers(url, files)
 
 
 def channel_folders(url: str, folders: dict[str, list[str]]) -> ChannelFiles:
@@ -47,7 +47,7 @@ def channel_folders(url: str, folders: dict[str, list[str]]) -> ChannelFiles:
         folders: names of the images in each.
 
     Raises:
-        SourceError: each folder holds one image, so it is a section.
+        SourceError: each folder holds one image, so it is a section; or they hold different numbers of images.
     """
     counts = {len(files) for files in folders.values()}
     if counts == {1} and len(folders) > 1:
@@ -58,8 +58,11 @@ def channel_folders(url: str, folders: dict[str, list[str]]) -> ChannelFiles:
             f"{url}: holds {len(folders)} folders with one image each; if each is a section, give the pattern "
             f"'{pattern}'."
         )
-    if len(folders) < 2 or len(folders) > _MOST_CHANNELS or len(counts) != 1 or min(counts) < _FEWEST_SECTIONS:
+    if not folders:
         return {}
+    if len(folders) < 2 or len(folders) > _MOST_CHANNELS or len(counts) != 1:
+        shown = shortened([f"{name} ({len(files)})" for name, files in folders.items()], limit=5)
+        raise SourceError(f"{url}: holds no images itself, but its folders do: {shown}; name one of them.")
     return {name: natural_order(files) for name, files in folders.items()}
 
 
@@ -71,8 +74,8 @@ def several_series(url: str, channels: Sequence[str]) -> str:
     )
 
 
-def _by_words(files: Sequence[str]) -> ChannelFiles:
-    """Find names of several forms that have the same numbers."""
+def _by_words(url: str, files: Sequence[str]) -> ChannelFiles:
+    """Find names of several forms that have the same numbers; SourceError if some of them lack a few."""
     groups: dict[tuple[str, ...], list[tuple[str, tuple[int, ...]]]] = defaultdict(list)
     for file in files:
         tokens = _tokens(file)
@@ -83,16 +86,25 @@ def _by_words(files: Sequence[str]) -> ChannelFiles:
     if len(groups) < 2 or len(groups) > _MOST_CHANNELS or len(spelled) < len(groups):
         return {}
     found: ChannelFiles = {}
-    sequences = set()
+    sequences: list[set[int]] = []
     examples = [group[0][0] for group in groups.values()]
     for group in groups.values():
         columns = list(zip(*(numbers for _, numbers in group), strict=True))
         varying = [column for column in columns if len({*column}) > 1]
         if len(group) < _FEWEST_SECTIONS or len(varying) != 1:
             return {}
-        sequences.add(tuple(sorted(varying[0])))
+        sequences.append({*varying[0]})
         found[_difference(group[0][0], examples)] = natural_order([file for file, _ in group])
-    return found if len(sequences) == 1 and len(found) == len(groups) else {}
+    common = set.intersection(*sequences)
+    if len(found) < len(groups) or 2 * len(common) < max(map(len, sequences)):
+        return {}
+    if any(numbers != common for numbers in sequences):
+        counts = ", ".join(f"{len(files)} like {_base(files[0])}" for files in found.values())
+        raise SourceError(
+            f"{url}: holds images of the same sections under several names ({counts}), but not all of each; complete "
+            "them, name those of one kind with a pattern, or give the order with --list if each is a section."
+        )
+    return found
 
 
 def _by_numbers(url: str, files: Sequence[str]) -> ChannelFiles:

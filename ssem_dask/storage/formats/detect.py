@@ -62,12 +62,16 @@ def open_any_format(url: str, options: ReadOptions | None = None) -> Source:
             return ZarrSource(url, options) if not location.is_local(url) else _missing(url)
         if location.is_local(url) and not _is_folder(url):
             return _by_content(url, options)
+        if url.lower().rstrip("/").endswith(".zarr"):
+            raise SourceError(f"{url}: has no Zarr metadata (zarr.json, .zarray or .zgroup); copy it again, whole.")
         return _image_series(url, options)
 
 
 def _in_zip(url: str, options: ReadOptions) -> Source:
     """Open what a zip file holds: a volume in its only folder, or images."""
     names = location.list_names(url)
+    volumes = [name for name in names if name.lower().rstrip("/").endswith((".zarr", ".n5"))]
+    names = volumes if len(volumes) == 1 else names
     if len(names) == 1 and not names[0].lower().endswith(IMAGE_SUFFIXES):
         return open_any_format(location.join(url, names[0]), options)
     return _image_series(url, options)

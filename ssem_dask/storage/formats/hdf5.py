@@ -181,7 +181,8 @@ def _chosen_cells(url: str, paths: list[str], options: ReadOptions) -> list[str]
 
 def _setups(file: Any) -> tuple[str, ...]:
     """Return the channels of a BigDataViewer file, if they are numbered from 0 without a gap; else ()."""
-    numbers = sorted(int(name[1:]) for name in file if re.fullmatch(r"s\d{2,}", name))
+    times = [name for name in file if re.fullmatch(r"t\d{5,}", name)]
+    numbers = sorted({int(name[1:]) for time in times for name in file[time] if re.fullmatch(r"s\d{2,}", name)})
     return unnamed_channels(len(numbers)) if numbers == [*range(len(numbers))] else ()
 
 

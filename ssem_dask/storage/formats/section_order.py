@@ -19,6 +19,8 @@ _Key: TypeAlias = tuple[tuple[int, Fraction, str], ...]
 _SHOWN = 5
 _NUMBER = re.compile(r"(?<![\d.])(\d+\.\d+)(?![\d.]*\d)|(\d+)")
 _HEXADECIMAL = frozenset("0123456789abcdef")
+_NUMBER_PLACE = "#"
+"""Mark of a number among the texts before another number."""
 _STEM = re.compile(r"\.[a-z]+\d?(?:\.[a-z]+)?$")
 
 
@@ -50,7 +52,9 @@ def order_notes(names: Sequence[str]) -> list[str]:
     forms = [tuple(text if kind else "#" for kind, _, text in key) for key in keys]
     counts = Counter(forms)
     common, number_of_common = counts.most_common(1)[0]
-    if len(counts) > 1:
+    if len(counts) == len(short) > 1:
+        notes.append("names have no numbers in common, so their order is that of their letters")
+    elif len(counts) > 1:
         others = [name for name, form in zip(short, forms, strict=True) if form != common]
         example = short[forms.index(common)]
         notes.append(
@@ -98,6 +102,7 @@ def _key(name: str, *, decimals: bool, signed: frozenset[tuple[str, ...]]) -> _K
             parts.append((1, Fraction(0), text))
             texts.append(text)
             continue
+        texts = texts if texts and parts[-1][0] else [*texts, ""]
         number = Fraction(text)
         if parts and parts[-1][0] and parts[-1][2][-1] in "+-" and (*texts[:-1], texts[-1][:-1]) in signed:
             sign, before = parts[-1][2][-1], parts.pop()[2][:-1]
@@ -106,6 +111,7 @@ def _key(name: str, *, decimals: bool, signed: frozenset[tuple[str, ...]]) -> _K
                 parts.append((1, Fraction(0), before))
             number = -number if sign == "-" else number
         parts.append((0, number, ""))
+        texts.append(_NUMBER_PLACE)
     return tuple(parts)
 
 
@@ -161,8 +167,9 @@ def _signed_places(names: Sequence[str], *, decimals: bool) -> frozenset[tuple[s
             if kind:
                 texts.append(text)
                 continue
-            before = texts[-1] if i and tokens[i - 1][0] else ""
+            texts = texts if i and tokens[i - 1][0] else [*texts, ""]
+            before = texts[-1]
             sign = before[-1:] if before[-1:] in ("+", "-") else ""
-            place = (*texts[:-1], before[:-1]) if sign else (tuple(texts) if before else (*texts, ""))
-            ends[place].add(sign)
+            ends[(*texts[:-1], before[: len(before) - len(sign)])].add(sign)
+            texts.append(_NUMBER_PLACE)
     return frozenset(place for place, signs in ends.items() if "-" in signs and len(signs) > 1)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -160,6 +161,12 @@ READ: dict[str, tuple[Callable[[], Made], AnyArray]] = {
     "folder named .h5": (lambda: (tiffs("raw.h5/s{z}.tif"), SIZES), VALUES),
     "file URL": (lambda: (f"file://{Path.cwd()}/{tiffs('raw/s{z}.tif')}", SIZES), VALUES),
     "hexadecimal names": (lambda: (hexadecimal(), SIZES), VALUES),
+    "files of two days": (lambda: (two_days(), SIZES), VALUES),
+    "Zarr and a text in a zip file": (lambda: (zarr_and_text_in_zip(), SIZES), VALUES),
+    "setups of BigDataViewer": (
+        lambda: (two_setups(), {**SIZES, "channels": "all", "channel": 0}),
+        np.stack([VALUES, OTHER]).astype(np.uint16),
+    ),
     "names in two Unicode forms": (lambda: (two_unicode_forms(), SIZES), VALUES),
     "one of two detectors": (
         lambda: (two_detectors("d/{z}_BSD.tif", "d/{z}_SE2.tif"), {**SIZES, "channel": "se2"}),
@@ -167,6 +174,26 @@ READ: dict[str, tuple[Callable[[], Made], AnyArray]] = {
     ),
     "a pattern for one detector": (lambda: (two_detectors("d/{z}_BSD.tif", "d/{z}_SE2.tif") + "/*BSD*", SIZES), VALUES),
 }
+
+
+def two_days() -> str:
+    Path("d").mkdir()
+    for z, section in enumerate(VALUES):
+        tifffile.imwrite(f"d/2024-0{'1-30' if z < 3 else '2-01'}_{z % 3}.tif", section)
+    return "d"
+
+
+def zarr_and_text_in_zip() -> str:
+    zarr.create_array("in/a.zarr", data=VALUES)
+    Path("in/README.txt").write_text("about")
+    return Path(shutil.make_archive("a", "zip", "in")).name
+
+
+def two_setups() -> str:
+    with h5py.File("a.h5", "w") as file:
+        for setup, values in enumerate((VALUES, OTHER)):
+            file.create_dataset(f"t00000/s{setup:02d}/0/cells", data=values.astype(np.int16))
+    return "a.h5"
 
 
 def hexadecimal() -> str:
@@ -201,6 +228,12 @@ def n5_container() -> str:
     attributes = {"dimensions": [9, 9, 9], "blockSize": [9, 9, 9], "dataType": "uint8", "compression": {"type": "raw"}}
     (place / "attributes.json").write_text(json.dumps(attributes))
     return "a.n5"
+
+
+def without_metadata() -> str:
+    zarr.create_array("a.zarr", data=VALUES, zarr_format=2)
+    Path("a.zarr/.zarray").unlink()
+    return "a.zarr"
 
 
 def broken_external_link() -> str:
@@ -238,6 +271,15 @@ REFUSED: dict[str, tuple[Callable[[], str], str]] = {
     ),
     "a folder per section": (lambda: tiffs("d/sec{z}/image.tif"), r"give the pattern 'd/\*/image\.tif'"),
     "tiles": (tiles, "holds tiles of sections .*stitch them first"),
+    "a detector that lacks a section": (
+        lambda: [two_detectors("d/s{z}_BSD.tif", "d/s{z}_SE2.tif"), Path("d/s5_SE2.tif").unlink()][0] or "d",
+        r"of the same sections under several names \(6 like s0_BSD\.tif, 5 like s0_SE2\.tif\), but not all of each",
+    ),
+    "a folder that lacks a section": (
+        lambda: [two_detectors("d/BSD/s{z}.tif", "d/SE2/s{z}.tif"), Path("d/SE2/s5.tif").unlink()][0] or "d",
+        r"its folders do: BSD \(6\), SE2 \(5\); name one of them",
+    ),
+    "Zarr without metadata": (without_metadata, r"a\.zarr: has no Zarr metadata .*; copy it again"),
     "N5 container": (n5_container, r"is an N5 container; name a dataset in it: a\.n5/volumes/raw"),
     "broken external link": (broken_external_link, r"a\.h5: /raw is a link to gone\.h5, which is not there"),
     "compressed": (compressed, r"a\.tif\.gz: is an archive or compressed; unpack it"),
