@@ -230,6 +230,11 @@ def n5_container() -> str:
     return "a.n5"
 
 
+def without(file: str, source: str) -> str:
+    Path(file).unlink()
+    return source
+
+
 def without_metadata() -> str:
     zarr.create_array("a.zarr", data=VALUES, zarr_format=2)
     Path("a.zarr/.zarray").unlink()
@@ -272,11 +277,11 @@ REFUSED: dict[str, tuple[Callable[[], str], str]] = {
     "a folder per section": (lambda: tiffs("d/sec{z}/image.tif"), r"give the pattern 'd/\*/image\.tif'"),
     "tiles": (tiles, "holds tiles of sections .*stitch them first"),
     "a detector that lacks a section": (
-        lambda: [two_detectors("d/s{z}_BSD.tif", "d/s{z}_SE2.tif"), Path("d/s5_SE2.tif").unlink()][0] or "d",
+        lambda: without("d/s5_SE2.tif", two_detectors("d/s{z}_BSD.tif", "d/s{z}_SE2.tif")),
         r"of the same sections under several names \(6 like s0_BSD\.tif, 5 like s0_SE2\.tif\), but not all of each",
     ),
     "a folder that lacks a section": (
-        lambda: [two_detectors("d/BSD/s{z}.tif", "d/SE2/s{z}.tif"), Path("d/SE2/s5.tif").unlink()][0] or "d",
+        lambda: without("d/SE2/s5.tif", two_detectors("d/BSD/s{z}.tif", "d/SE2/s{z}.tif")),
         r"its folders do: BSD \(6\), SE2 \(5\); name one of them",
     ),
     "Zarr without metadata": (without_metadata, r"a\.zarr: has no Zarr metadata .*; copy it again"),
