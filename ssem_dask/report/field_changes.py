@@ -2,7 +2,7 @@
 
 Both fields pull, aligned → source: with A and B as maps, the position p of B's aligned section shows what A shows at
 A⁻¹(B(p)). Its distance from p is computed to first order: the difference of the fields in source px, times the inverse
-of the linear part of A's coarse affine, which turns and mirrors what A turned and mirrored (C1, C4, C5).
+of A's median Jacobian in the section, which turns and mirrors what A turned and mirrored (C1, C4, C5).
 
 A run may be placed elsewhere as a whole, which means nothing. So the median of this distance over sections is removed.
 
@@ -20,9 +20,9 @@ from ssem_dask.errors import SourceError
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_known
 from ssem_dask.geometry.mip import ceil_div
-from ssem_dask.stages.run_arrays import COARSE, SECTION
+from ssem_dask.stages.run_arrays import SECTION
 from ssem_dask.storage.arrays import ZarrArray, is_node, write_unit
-from ssem_dask.storage.fields import open_coarse, open_field
+from ssem_dask.storage.fields import open_field
 from ssem_dask.types import BoolArray, Float32Array, Float64Array, ShapeZYX
 
 _SAMPLES = 128
@@ -58,8 +58,6 @@ class RunFields:
     spacing: int
     shape: ShapeZYX
     """(z, y, x) of the volume, mip 0."""
-    linear: Float64Array
-    """Linear parts `(z, 2, 2)` of the coarse affines; identity where there is none."""
 
     def read(self, sections: range, rows: slice, columns: slice) -> Float32Array:
         """Read nodes `(z, 2, y, x)`."""
@@ -99,12 +97,7 @@ def open_fields(run: str) -> RunFields:
             "that started it."
         )
     array, info = open_field(url)
-    linear = np.tile(np.eye(2), (info.shape_mip0[0], 1, 1))
-    if is_node(COARSE.at(run)):
-        coarse = np.asarray(open_coarse(COARSE.at(run))[:], dtype=np.float64)[:, :, :2]
-        usable = np.abs(np.nan_to_num(np.linalg.det(coarse))) > _LEAST_DETERMINANT
-        linear[usable] = coarse[usable]
-    return RunFields(array, info.spacing, info.shape_mip0, linear)
+    return RunFields(array, info.spacing, info.shape_mip0)
 
 
 def measure_field_changes(a: RunFields, b: RunFields) -> FieldChanges:
@@ -120,6 +113,7 @@ def measure_field_changes(a: RunFields, b: RunFields) -> FieldChanges:
     position = np.full((sections, 2), np.nan)
     known_once, nodes = np.zeros(sections), float(rows * columns)
     identical = np.full(sections, a.spacing == b.spacing)
+    inverse: dict[int, Float64Array] = {}
     for start in range(0, sections, depth):
         span = range(start, min(start + depth, sections))
         samples: list[list[Float64Array]] = [[] for _ in span]
@@ -130,7 +124,10 @@ def measure_field_changes(a: RunFields, b: RunFields) -> FieldChanges:
                 identical[z] &= np.array_equal(first[i], second[i], equal_nan=True)
                 once = np.isfinite(first[i]).all(axis=0) != np.isfinite(second[i]).all(axis=0)
                 known_once[z] += np.count_nonzero(once)
-                length = _length(_aligned(first[i], second[i], linear=a.linear[z]), shift)
+                # Known from the first part of the section that shows anything.
+                if z not in inverse and (found := _inverse_jacobian(first[i], a.spacing)) is not None:
+                    inverse[z] = found
+                length = _length(_aligned(first[i], second[i], inverse.get(z)), shift)
                 samples[i].append(length[-part_rows.start % step :: step, -part_columns.start % step :: step].ravel())
                 if np.isfinite(length).any() and not np.nanmax(length) <= largest[z]:
                     row, column = np.unravel_index(int(np.nanargmax(length)), length.shape)
@@ -158,7 +155,7 @@ def change_length(
     """Return the distances `(y, x)` at some nodes of a section."""
     first = a.read(range(z, z + 1), rows, columns)[0]
     second = b.around(a, range(z, z + 1), rows, columns)[0]
-    return _length(_aligned(first, second, linear=a.linear[z]), shift)
+    return _length(_aligned(first, second, _inverse_jacobian(first, a.spacing)), shift)
 
 
 def _shift(a: RunFields, b: RunFields) -> tuple[float, float]:
@@ -170,7 +167,8 @@ def _shift(a: RunFields, b: RunFields) -> tuple[float, float]:
         span = range(int(z), int(z) + 1)
         whole = slice(0, rows), slice(0, columns)
         first, second = a.read(span, *whole)[0], b.around(a, span, *whole)[0]
-        distance = _aligned(first[:, ::step, ::step], second[:, ::step, ::step], linear=a.linear[z]).reshape(2, -1)
+        inverse = _inverse_jacobian(first, a.spacing)
+        distance = _aligned(first[:, ::step, ::step], second[:, ::step, ::step], inverse).reshape(2, -1)
         known = distance[:, np.isfinite(distance).all(axis=0)]
         if known.size:
             medians.append(np.median(known, axis=1))
@@ -178,10 +176,22 @@ def _shift(a: RunFields, b: RunFields) -> tuple[float, float]:
     return float(dy), float(dx)
 
 
-def _aligned(first: Float32Array, second: Float32Array, *, linear: Float64Array) -> Float64Array:
+def _aligned(first: Float32Array, second: Float32Array, inverse: Float64Array | None) -> Float64Array:
     """Return the difference of two fields `(2, y, x)` in the aligned frame of the first."""
     difference = second.astype(np.float64) - first
-    return np.asarray(np.tensordot(np.linalg.inv(linear), difference, axes=1))
+    return difference if inverse is None else np.asarray(np.tensordot(inverse, difference, axes=1))
+
+
+def _inverse_jacobian(field: Float32Array, spacing: int) -> Float64Array | None:
+    """Return the inverse `(2, 2)` of the median Jacobian of p ↦ p + u(p); None if it is not known, or degenerate."""
+    steps = [np.diff(field.astype(np.float64), axis=axis).reshape(2, -1) / spacing for axis in (1, 2)]
+    known = [step[:, np.isfinite(step).all(axis=0)] for step in steps]
+    if not all(step.shape[1] for step in known):
+        return None
+    jacobian = np.eye(2) + np.stack([np.median(step, axis=1) for step in known], axis=1)
+    return (
+        None if abs(np.linalg.det(jacobian)) < _LEAST_DETERMINANT else np.asarray(np.linalg.inv(jacobian), np.float64)
+    )
 
 
 def _length(distance: Float64Array, shift: tuple[float, float]) -> Float64Array:

@@ -41,10 +41,10 @@ def wait_until(page: Page, condition: str, *, timeout: float = 60) -> None:
         page.wait_for_timeout(100)
 
 
-def start_viewer(run: str, *words: str) -> tuple[subprocess.Popen[str], str]:
-    """The process of `ssem-dask view`, and its address."""
+def start_viewer(run: str, *words: str, command: str = "view") -> tuple[subprocess.Popen[str], str]:
+    """The process of `ssem-dask view`, or of another command that serves a page, and its address."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "ssem_dask.cli", "view", run, "--print-url", *words],
+        [sys.executable, "-m", "ssem_dask.cli", command, run, "--print-url", *words],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -18,7 +18,7 @@ const el = (id) => document.getElementById(id);
 const app = {
   overview: null, fixes: null, places: [], results: 0, moved: {}, job: { state: "idle" },
   z: 0, distance: 1, view: "placed", camera: null, cross: null, active: 1, tool: null, draft: null, place: -1,
-  panels: [], sections: new Map(), maps: new Map(), seen: new Set(), stale: false, busy: false, tiles: null,
+  panels: [], sections: new Map(), maps: new Map(), seen: new Set(), stale: false, busy: 0, loading: Promise.resolve(), tiles: null,
 
   // Positions of the view `result` for source points or back, asked of the server.
   async map(z, to, points) {
@@ -115,15 +115,19 @@ function say(text, alarm = false) {
   el("status").classList.toggle("alarm", alarm);
 }
 
-// Make a change of the file; the result is whether it was saved.
+// Changes are made one after the other, in the order of the keys, however fast they come.
+let queue = Promise.resolve();
+function inTurn(work) {
+  app.busy++;
+  queue = queue.then(work).catch((error) => say(error.message, true)).finally(() => { app.busy--; });
+}
+
+// Make a change of the file, in turn; the result is whether it was saved.
 async function save(change) {
-  if (app.busy) return false;
-  if (!change.operations.length) return true;
-  return commit("edit", change, `Saved: ${change.label}.`);
+  return change.operations.length === 0 || commit("edit", change, `Saved: ${change.label}.`);
 }
 
 async function commit(path, body, message) {
-  app.busy = true;
   try {
     app.fixes = await post(path, { ...body, version: app.fixes.version });
     app.sections.clear();
@@ -134,8 +138,6 @@ async function commit(path, body, message) {
     if (error.status === 409) banner(error.message, "stale");
     say(error.message, true);
     return false;
-  } finally {
-    app.busy = false;
   }
 }
 
@@ -185,7 +187,7 @@ function showFixes() {
     go.addEventListener("click", () => goToSection(tables.firstSection(entry)));
     [remove.type, remove.textContent, remove.title] = ["button", "✕", "Take this fix back"];
     remove.setAttribute("aria-label", `Remove: ${tables.describe(entry)}`);
-    remove.addEventListener("click", () => save(tables.removal(entry)));
+    remove.addEventListener("click", () => inTurn(() => save(tables.removal(entry))));
     item.append(text, go, remove);
     return item;
   }));
@@ -204,7 +206,7 @@ function showJob() {
     const stage = progress.stage ? `${progress.stage}: ${progress.done ?? 0} of ${progress.tasks} tasks` : "starting";
     box.replaceChildren(`Solving again, ${job.seconds} s: ${stage}`, bar);
   } else if (job.state === "done") {
-    box.replaceChildren(`Applied in ${job.seconds} s. ${movedText()} ${job.message ?? ""}`);
+    box.replaceChildren(`Applied in ${job.seconds} s. ${movedText()}`);
   } else if (job.state === "failed") {
     box.replaceChildren(`Not applied (${job.seconds} s): ${job.message}`);
   }
@@ -218,7 +220,11 @@ function movedText() {
   return `${text}${moved} ${moved === 1 ? "section" : "sections"} of ${Object.keys(app.moved).length} near the fixes moved.`;
 }
 
-async function loadSections() {
+function loadSections() {
+  app.loading = fetchSections();
+}
+
+async function fetchSections() {
   const count = app.overview.shape[0];
   const wanted = [app.z - app.distance, app.z, app.z + app.distance];
   wanted.forEach((z, i) => {
@@ -390,6 +396,8 @@ function setTool(tool) {
   redraw();
 }
 
+const choose = (tool) => inTurn(async () => setTool(tool));
+
 function hint() {
   document.querySelectorAll("[data-tool]").forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.tool === app.tool)));
   const points = app.draft?.points.length ?? 0;
@@ -403,37 +411,52 @@ function hint() {
 
 const least = (tool) => ({ mask: 3, split: 2 })[tool] ?? Infinity;
 
-async function setPoint() {
-  const panel = app.panels[app.active];
-  if (!app.tool || !panel.info) return;
-  if (panel.view === "previous") { say("Draw in Source, Placed or Result; the previous result is only shown.", true); return; }
-  const point = await panel.toSource(app.cross).catch((error) => { say(error.message, true); return null; });
-  if (!point) { say("It is not known where this point is in the source; draw in Source or Placed.", true); return; }
-  const rounded = point.map((value) => Math.round(value * 100) / 100);
-  const { z } = panel;
-  if (app.tool === "pair" && app.draft && app.draft.z !== z) {
-    const first = { z: app.draft.z, point: app.draft.points[0] };
-    if (await save(tables.addPair(app.fixes.tables, first, { z, point: rounded }))) app.draft = null;
-  } else if (app.tool === "pair" || !app.draft || app.draft.z !== z) {
-    if (app.draft?.points.length && app.tool !== "pair") { say(`Finish what you draw in section ${app.draft.z} first, or cancel it.`, true); return; }
-    app.draft = { tool: app.tool, z, points: [rounded] };
-  } else {
-    app.draft.points.push(rounded);
-  }
-  keepDraft();
-  hint();
-  redraw();
+function setPoint() {
+  // What the key meant when it was pressed: the person may be elsewhere when its turn comes.
+  const panel = app.panels[app.active], { z } = panel, cross = [...app.cross];
+  if (z === null) return;
+  const seen = panel.info && { info: panel.info, view: panel.view };
+  inTurn(async () => {
+    if (!app.tool) return;
+    await app.loading;
+    const { info, view } = seen ?? panel;
+    if (!info || info.z !== z) return;
+    if (view === "previous") { say("Draw in Source, Placed or Result; the previous result is only shown.", true); return; }
+    const point = await panel.toSource(cross, info, view);
+    if (!point) { say("It is not known where this point is in the source; draw in Source or Placed.", true); return; }
+    await addPoint(app.tool, z, point.map((value) => Math.round(value * 100) / 100));
+    keepDraft();
+    hint();
+    redraw();
+  });
 }
 
-async function finish() {
+async function addPoint(tool, z, point) {
   const { draft } = app;
-  if (!draft || draft.points.length < least(app.tool)) return;
-  const wanted = draft.z === app.z ? tables.target(app.z, through()) : { z: draft.z };
-  if (!(await save(tables.addLine(app.fixes.tables, wanted, draft.tool, draft.points)))) return;
-  app.draft = null;
-  keepDraft();
-  hint();
-  redraw();
+  if (tool === "pair" && draft && draft.z !== z) {
+    const first = { z: draft.z, point: draft.points[0] };
+    if (await save(tables.addPair(app.fixes.tables, first, { z, point }))) app.draft = null;
+  } else if (tool === "pair" || !draft) {
+    app.draft = { tool, z, points: [point] };
+  } else if (draft.z !== z) {
+    say(`Finish what you draw in section ${draft.z} first, or cancel it.`, true);
+  } else {
+    draft.points.push(point);
+  }
+}
+
+function finish() {
+  const z = app.z, wanted = target();
+  inTurn(async () => {
+    const { draft } = app;
+    if (!draft || draft.points.length < least(app.tool)) return;
+    const about = draft.z === z ? wanted : { z: draft.z };
+    if (!(await save(tables.addLine(app.fixes.tables, about, draft.tool, draft.points)))) return;
+    app.draft = null;
+    keepDraft();
+    hint();
+    redraw();
+  });
 }
 
 function removePoint() {
@@ -455,26 +478,31 @@ const through = () => (el("through").value === "" ? app.z : Number(el("through")
 const target = () => tables.target(app.z, through());
 
 const ACTIONS = {
-  exclude: () => tables.toggleExclude(app.fixes.tables, target(), el("fill").value),
-  turn180: () => tables.turn(app.fixes.tables, target(), { by: 180 }),
-  left90: () => tables.turn(app.fixes.tables, target(), { by: 90 }),
-  right90: () => tables.turn(app.fixes.tables, target(), { by: -90 }),
-  mirror: () => tables.turn(app.fixes.tables, target(), { mirror: true }),
-  invert: () => tables.toggleInvert(app.fixes.tables, target()),
-  keep: () => tables.setJump(app.fixes.tables, app.z, "keep"),
-  "undo-jump": () => tables.setJump(app.fixes.tables, app.z, "undo"),
+  exclude: ({ wanted, fill }) => tables.toggleExclude(app.fixes.tables, wanted, fill),
+  turn180: ({ wanted }) => tables.turn(app.fixes.tables, wanted, { by: 180 }),
+  left90: ({ wanted }) => tables.turn(app.fixes.tables, wanted, { by: 90 }),
+  right90: ({ wanted }) => tables.turn(app.fixes.tables, wanted, { by: -90 }),
+  mirror: ({ wanted }) => tables.turn(app.fixes.tables, wanted, { mirror: true }),
+  invert: ({ wanted }) => tables.toggleInvert(app.fixes.tables, wanted),
+  keep: ({ z }) => tables.setJump(app.fixes.tables, z, "keep"),
+  "undo-jump": ({ z }) => tables.setJump(app.fixes.tables, z, "undo"),
 };
 
-async function act(name) {
+function act(name) {
   if (app.fixes.problem) { say(app.fixes.problem, true); return; }
   if (name === "angle") { el("angle-dialog").showModal(); el("angle").select(); return; }
-  if (name.startsWith("keep") || name === "undo-jump") {
-    if (app.z === 0) { say("There is no section before the first one, and no jump.", true); return; }
-  }
-  if (await save(ACTIONS[name]()) && app.view !== "placed" && app.view !== "source") setView("placed");
+  if (app.z === 0 && (name === "keep" || name === "undo-jump")) { say("There is no section before the first one, and no jump.", true); return; }
+  const what = { z: app.z, wanted: target(), fill: el("fill").value };
+  inTurn(async () => {
+    if (await save(ACTIONS[name](what)) && app.view !== "placed" && app.view !== "source") setView("placed");
+  });
 }
 
-async function apply() {
+function apply() {
+  inTurn(startApply);
+}
+
+async function startApply() {
   if (app.draft?.points.length) { say(`Finish what you draw in section ${app.draft.z} first, or cancel it.`, true); return; }
   if (app.job.state === "running") return;
   try {
@@ -510,20 +538,20 @@ const KEYS = {
   ArrowLeft: (e) => moveCross(0, -1, e.shiftKey), ArrowRight: (e) => moveCross(0, 1, e.shiftKey),
   "+": () => zoom(1 / 1.25), "=": () => zoom(1 / 1.25), "-": () => zoom(1.25), 0: fitSection,
   s: () => setActive((app.active + 1) % 3),
-  Enter: setPoint, Backspace: removePoint, f: finish, Escape: cancel,
+  Enter: setPoint, Backspace: () => inTurn(async () => removePoint()), f: finish, Escape: () => inTurn(async () => cancel()),
   x: () => act("exclude"), t: () => act("turn180"), r: () => act("left90"), R: () => act("right90"), a: () => act("angle"),
   m: () => act("mirror"), i: () => act("invert"), k: () => act("keep"), j: () => act("undo-jump"),
-  o: () => setTool("pair"), g: () => setTool("mask"), l: () => setTool("split"),
+  o: () => choose("pair"), g: () => choose("mask"), l: () => choose("split"),
   e: () => el("through").select(),
   z: undo, y: redo, A: apply, "?": () => el("keys").showModal(),
 };
 
 function undo() {
-  if (app.fixes.undo && !app.busy) commit("undo", {}, `Undone: ${app.fixes.undo}.`);
+  inTurn(async () => app.fixes.undo && commit("undo", {}, `Undone: ${app.fixes.undo}.`));
 }
 
 function redo() {
-  if (app.fixes.redo && !app.busy) commit("redo", {}, `Done again: ${app.fixes.redo}.`);
+  inTurn(async () => app.fixes.redo && commit("redo", {}, `Done again: ${app.fixes.redo}.`));
 }
 
 function onKey(event) {
@@ -590,16 +618,19 @@ async function start() {
   document.addEventListener("keydown", onKey);
   new ResizeObserver(redraw).observe(el("panels"));
   document.querySelectorAll("[data-do]").forEach((button) => button.addEventListener("click", () => act(button.dataset.do)));
-  document.querySelectorAll("[data-tool]").forEach((button) => button.addEventListener("click", () => setTool(button.dataset.tool)));
+  document.querySelectorAll("[data-tool]").forEach((button) => button.addEventListener("click", () => choose(button.dataset.tool)));
   const clicks = {
-    undo, redo, apply, finish, cancel, help: () => el("keys").showModal(), stop: () => post("stop", { version: "" }).catch((error) => say(error.message, true)),
+    undo, redo, apply, finish, cancel: KEYS.Escape, help: () => el("keys").showModal(), stop: () => post("stop", { version: "" }).catch((error) => say(error.message, true)),
     "next-place": KEYS.n, "before-place": KEYS.N, reload: () => refresh().then(() => say("Reloaded.")).catch((error) => say(error.message, true)),
   };
   for (const [id, work] of Object.entries(clicks)) el(id).addEventListener("click", () => work());
   el("z").addEventListener("change", () => goToSection(Number(el("z").value)));
   el("angle-dialog").addEventListener("close", () => {
     const by = Number(el("angle").value);
-    if (el("angle-dialog").returnValue === "ok" && Number.isFinite(by) && by !== 0) save(tables.turn(app.fixes.tables, target(), { by }));
+    if (el("angle-dialog").returnValue === "ok" && Number.isFinite(by) && by !== 0) {
+      const wanted = target();
+      inTurn(() => save(tables.turn(app.fixes.tables, wanted, { by })));
+    }
     setActive(app.active);
   });
   try {

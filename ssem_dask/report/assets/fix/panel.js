@@ -89,11 +89,11 @@ export class Panel {
     return [(top - height / 2) * camera.scale + camera.y, (left - width / 2) * camera.scale + camera.x];
   }
 
-  // The source position of a point of the view; null if there is none.
-  async toSource(point) {
-    if (this.view === "source") return point;
-    if (this.view === "placed") return apply(this.info.affine, point);
-    return (await this.app.map(this.z, "source", [point]))[0];
+  // The source position of a point of a view of a section; null if there is none.
+  async toSource(point, info, view) {
+    if (view === "source") return point;
+    if (view === "placed") return apply(info.affine, point);
+    return (await this.app.map(info.z, "source", [point]))[0];
   }
 
   // Positions of source points in the view; null while the server is asked, and for unknown ones.
