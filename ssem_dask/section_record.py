@@ -4,7 +4,7 @@ Stage measure writes the records of a run; status, report, viewer and the aligne
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -184,6 +184,15 @@ class Attention:
         cause = f", since {_spans(between)} {'matches' if len(between) == 1 else 'match'} nothing" if between else ""
         more = f" ({len(self.pieces)} pieces in all)" if len(self.pieces) > 2 else ""
         return f"{_spans(first)} are connected with each other, but not with {_spans(second)}{cause}{more}"
+
+
+def without_excluded(attention: Attention, excluded: Sequence[int]) -> Attention:
+    """Return the sections that a person should look at, without those that a person has left out already."""
+    return replace(
+        attention,
+        records=tuple(record for record in attention.records if record.z not in excluded),
+        unplaced=tuple(z for z in attention.unplaced if z not in excluded),
+    )
 
 
 def matching_records(records: Iterable[SectionRecord], kinds: Sequence[str]) -> list[SectionRecord]:

@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # commands such as `status` read the ledger without loading numpy
-    from ssem_dask.geometry.region import Footprint
+    from ssem_dask.geometry.region import Footprint, Region
 
 _BOX_KEY = re.compile(r"/(?:mip\d+-)?z(\d+)-y(\d+)-x(\d+)$")
 
@@ -91,6 +91,10 @@ class Task(ABC):
     def footprint(self) -> "Footprint":
         """Return what the task reads and writes. It may name more than the task reads, never less."""
 
+    def reached_by_fixes(self, region: "Region") -> "tuple[Region, ...]":
+        """Return the parts of a region that the task writes that may change if nothing but the user's fixes has."""
+        return (region,)
+
     def files(self) -> dict[str, int]:
         """Return the files that the task has written, as path below `output` → bytes; empty if they are not recorded.
 
@@ -160,6 +164,11 @@ class TaskReport:
     def stage(self) -> str:
         """Name of the task's stage."""
         return self.key.split("/", 1)[0]
+
+
+def stage_part(digest: str) -> str:
+    """Return the part of a task's digest that is that of its stage; the rest is that of fixes of the user."""
+    return digest.partition("+")[0]
 
 
 def box_name(start: tuple[int, int, int], *, mip: int | None = None) -> str:

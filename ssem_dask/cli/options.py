@@ -65,6 +65,15 @@ def channel_choice(text: str | None) -> int | str | None:
     return int(text) if text is not None and text.strip().isdecimal() else text
 
 
+FixesFile = Annotated[
+    str | None,
+    typer.Option(
+        "--fixes",
+        help="File of fixes (`fixes.toml`): what you know about sections, which the run then follows. It is kept in "
+        "the run; without this option, the fixes that the run has stay.",
+        show_default=False,
+    ),
+]
 FailOn = Annotated[
     str | None,
     typer.Option(

@@ -6,7 +6,7 @@ import typer
 
 from ssem_dask.cli import console
 from ssem_dask.cli.cluster import observed_executor
-from ssem_dask.cli.options import AllowMissing, Cluster, FailOn, Json, Run, Workers
+from ssem_dask.cli.options import AllowMissing, Cluster, FailOn, FixesFile, Json, Run, Workers
 from ssem_dask.cli.summary_display import parse_kinds, show_summary
 from ssem_dask.task import Cause
 
@@ -45,6 +45,11 @@ def rerun(
         str | None,
         typer.Option("--source", help="Place to which the source volume was moved; remembered.", show_default=False),
     ] = None,
+    fixes: FixesFile = None,
+    refit: Annotated[
+        bool,
+        typer.Option("--refit", help="Fit the statistics of the run again with its fixes; without it they stay."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be recomputed; change nothing.")] = False,
     allow_missing: AllowMissing = False,
     cluster: Cluster = None,
@@ -59,6 +64,7 @@ def rerun(
     """
     from ssem_dask.driver.overrides import parse_overrides
     from ssem_dask.driver.rerun import Selection, execute_rerun, parse_sections, plan_rerun
+    from ssem_dask.driver.run_fixes import GivenFixes
 
     kinds = parse_kinds(fail_on)
     selection = Selection(
@@ -68,7 +74,14 @@ def rerun(
         sections=None if sections is None else parse_sections(sections),
         chunks=tuple(chunk or ()),
     )
-    planned = plan_rerun(output, selection, overrides=parse_overrides(changes or ()), source=source)
+    planned = plan_rerun(
+        output,
+        selection,
+        overrides=parse_overrides(changes or ()),
+        source=source,
+        fixes=None if fixes is None else GivenFixes.read(fixes),
+        refit=refit,
+    )
     if dry_run:
         _show_plan(planned, as_json=as_json)
         return

@@ -13,6 +13,7 @@ from ssem_dask.cli.options import (
     Channel,
     Cluster,
     FailOn,
+    FixesFile,
     Json,
     PixelSize,
     SectionThickness,
@@ -46,6 +47,7 @@ def align(
     pixel_size: PixelSize = None,
     section_thickness: SectionThickness = None,
     channel: Channel = None,
+    fixes: FixesFile = None,
     allow_missing: AllowMissing = False,
     fail_on: FailOn = None,
     dry_run: Annotated[
@@ -61,9 +63,17 @@ def align(
     volume = _volume_options(pixel_size, section_thickness, channel)
     settings = _settings(source, output, config=config, volume=volume)
     if dry_run:
-        _plan(settings, cluster=None, workers=workers, as_json=as_json)
+        _plan(settings, cluster=None, workers=workers, as_json=as_json, fixes=fixes)
         return
-    _run(settings, cluster=cluster, workers=workers, allow_missing=allow_missing, as_json=as_json, fail_on=kinds)
+    _run(
+        settings,
+        fixes=fixes,
+        cluster=cluster,
+        workers=workers,
+        allow_missing=allow_missing,
+        as_json=as_json,
+        fail_on=kinds,
+    )
 
 
 def _volume_options(pixel_size: float | None, section_thickness: float | None, channel: str | None) -> dict[str, Any]:
@@ -87,6 +97,7 @@ def run(
     config: _ConfigFile,
     cluster: Cluster = None,
     workers: Workers = None,
+    fixes: FixesFile = None,
     allow_missing: AllowMissing = False,
     fail_on: FailOn = None,
     as_json: Json = False,
@@ -99,12 +110,21 @@ def run(
 
     kinds = parse_kinds(fail_on)
     settings = load_config(config)
-    _run(settings, cluster=cluster, workers=workers, allow_missing=allow_missing, as_json=as_json, fail_on=kinds)
+    _run(
+        settings,
+        fixes=fixes,
+        cluster=cluster,
+        workers=workers,
+        allow_missing=allow_missing,
+        as_json=as_json,
+        fail_on=kinds,
+    )
 
 
 def _run(
     settings: "RunConfig",
     *,
+    fixes: str | None,
     cluster: str | None,
     workers: int | None,
     allow_missing: bool,
@@ -112,8 +132,9 @@ def _run(
     fail_on: tuple[str, ...],
 ) -> None:
     from ssem_dask.driver import pipeline
+    from ssem_dask.driver.run_fixes import GivenFixes
 
-    plan = pipeline.plan(settings)
+    plan = pipeline.plan(settings, fixes=None if fixes is None else GivenFixes.read(fixes))
     table = settings.cluster
     with observed_executor(cluster, workers=workers, as_json=as_json, table=table, work=plan) as (executor, observer):
         summary = pipeline.run(plan, executor=executor, observer=observer, allow_missing=allow_missing)
@@ -162,12 +183,15 @@ def plan(
     _plan(settings, cluster=cluster, workers=workers, as_json=as_json)
 
 
-def _plan(settings: "RunConfig", *, cluster: str | None, workers: int | None, as_json: bool) -> None:
+def _plan(
+    settings: "RunConfig", *, cluster: str | None, workers: int | None, as_json: bool, fixes: str | None = None
+) -> None:
     from ssem_dask.config.schema import cluster_settings
     from ssem_dask.driver import pipeline
+    from ssem_dask.driver.run_fixes import GivenFixes
     from ssem_dask.runtime.clusters import refuse_small_workers
 
-    planned = pipeline.plan(settings)
+    planned = pipeline.plan(settings, fixes=None if fixes is None else GivenFixes.read(fixes))
     where = cluster_settings(cluster, workers=workers, table=settings.cluster)
     refuse_small_workers(
         where.name,

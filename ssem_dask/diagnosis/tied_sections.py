@@ -11,21 +11,24 @@ PLACED_SHARE = 0.1
 """Support of a pair, relative to the usual best one, above which it ties its two sections."""
 
 
-def tied_pairs(support: Float[Float64Array, "K Z"]) -> BoolArray:
+def tied_pairs(support: Float[Float64Array, "K Z"], *, usual: Float[Float64Array, "K Z"] | None = None) -> BoolArray:
     """Return which pairs (z, z-k) tie their sections to each other.
 
     Args:
         support: mean confidence of the pair fields over all nodes, 0 where unknown.
+        usual: support that says what is usual; None: `support` itself.
     """
-    best = _best_support(support)
-    usual = float(np.median(best[best > 0])) if bool((best > 0).any()) else 0.0
-    tied: BoolArray = (support > 0) & (support >= PLACED_SHARE * usual)
+    best = _best_support(support if usual is None else usual)
+    middle = float(np.median(best[best > 0])) if bool((best > 0).any()) else 0.0
+    tied: BoolArray = (support > 0) & (support >= PLACED_SHARE * middle)
     return tied
 
 
-def placed_sections(support: Float[Float64Array, "K Z"]) -> BoolArray:
-    """Return which sections (z,) a pair ties to another section."""
-    return tied_sections(tied_pairs(support))
+def placed_sections(
+    support: Float[Float64Array, "K Z"], *, usual: Float[Float64Array, "K Z"] | None = None
+) -> BoolArray:
+    """Return which sections (z,) a pair ties to another section; arguments as of `tied_pairs`."""
+    return tied_sections(tied_pairs(support, usual=usual))
 
 
 def tied_sections(links: BoolArray) -> BoolArray:

@@ -17,9 +17,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ssem_dask.geometry.region import Footprint, Region, RegionSet
 from ssem_dask.stages.job import Job
+from ssem_dask.stages.run_arrays import FIXED_PREFIX
 from ssem_dask.stages.stage import Stage
 from ssem_dask.storage.ledger import Ledger, page_of
-from ssem_dask.task import Outcome, Task, TaskReport
+from ssem_dask.task import Outcome, Task, TaskReport, stage_part
+from ssem_dask.units import plural
 
 TaskFilter: TypeAlias = Callable[[Task, TaskReport | None, Footprint], bool]
 """Whether the user wants a task to run again, by its entry in the ledger and its footprint."""
@@ -98,6 +100,17 @@ class Invalidation:
         """Return the keys of the affected tasks by the reason why they run again."""
         return {"chosen": self.chosen, "changed": self.changed, "dependent": self.dependent}
 
+    @property
+    def remark(self) -> str:
+        """One line on the tasks that run again although they ended; empty if there are none."""
+        chosen, changed, dependent = (len(keys) for keys in self.keys().values())
+        if not chosen and not changed:
+            return ""
+        return (
+            f"Recomputing {plural(chosen, 'chosen task')}, {changed} that ended with another configuration, weights, "
+            f"source or fixes, and {dependent} that depend on recomputed results."
+        )
+
     def record(self, key: str, classification: Classification) -> None:
         """Add one task of the current generation."""
         if classification.chosen:
@@ -159,7 +172,7 @@ def find_stale(
                         overrides=overrides or {},
                     )
                     if classification.redone:
-                        redone.add(footprint.writes)
+                        redone.add(_changed_writes(task, entry, footprint, redone, classification))
                     invalidation.record(task.key, classification)
                 invalidation.obsolete += sorted(entries)
                 if selection is None and not any(unread_pages.values()):
@@ -168,6 +181,25 @@ def find_stale(
             invalidation.obsolete += sorted(ledger.entries(page))
         pages.clear()
     return invalidation
+
+
+def _changed_writes(
+    task: Task, entry: TaskReport | None, footprint: Footprint, redone: RegionSet, classification: Classification
+) -> Iterable[Region]:
+    """Return what may change of what a task writes: all, or what fixes reach if nothing else has changed."""
+    fitted_reads = (region for region in footprint.reads if not region.name.startswith(FIXED_PREFIX))
+    only_fixes = (
+        entry is not None
+        and entry.outcome in (Outcome.STALE, Outcome.OK, Outcome.LOW_QUALITY, Outcome.NO_TISSUE)
+        and stage_part(entry.digest) == stage_part(task.digest)
+        and not classification.chosen
+        and not redone.overlaps_any(fitted_reads)
+    )
+    return (
+        (part for region in footprint.writes for part in task.reached_by_fixes(region))
+        if only_fixes
+        else footprint.writes
+    )
 
 
 def mark_stale(invalidation: Invalidation, ledger: Ledger) -> None:

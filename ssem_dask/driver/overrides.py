@@ -100,7 +100,12 @@ class TaskOverrides:
             job, _ = resolve(with_overrides(self._tree, dict(task.changes)))
             # The digests stay those of the run: they say whether an entry is current, overridden or not.
             self._jobs[overrides] = replace(
-                job, output=self._job.output, digests=self._job.digests, mips=self._job.mips
+                job,
+                output=self._job.output,
+                digests=self._job.digests,
+                mips=self._job.mips,
+                fixes=self._job.fixes,
+                fitted_fixes=self._job.fitted_fixes,
             )
         job = self._jobs[overrides]
         assert isinstance(task, JobTask)  # only the tasks of a run have entries with overrides

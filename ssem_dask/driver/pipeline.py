@@ -16,9 +16,10 @@ from ssem_dask.config.resolve import resolve
 from ssem_dask.config.schema import RunConfig, make_config
 from ssem_dask.driver.aligned_attributes import publish_attributes
 from ssem_dask.driver.integrity import mark_damaged
-from ssem_dask.driver.invalidation import Invalidation, TaskFilter, find_stale, mark_stale
+from ssem_dask.driver.invalidation import TaskFilter, find_stale, mark_stale
 from ssem_dask.driver.overrides import TaskOverrides
 from ssem_dask.driver.planned_tasks import any_done
+from ssem_dask.driver.run_fixes import GivenFixes, RunFixes, with_fixes
 from ssem_dask.driver.run_status import Summary, current_attention, run_status
 from ssem_dask.driver.source_fingerprints import (
     changed_sections,
@@ -48,7 +49,6 @@ from ssem_dask.storage.location import delete
 from ssem_dask.storage.places import is_occupied, refuse_overlap
 from ssem_dask.storage.run_group import create_run, read_writable_run, update_run
 from ssem_dask.storage.run_source import source_places
-from ssem_dask.units import plural
 
 PROCESS_BYTES = 420 << 20
 """Bytes that a worker's process holds before its first task, with all that it has imported."""
@@ -72,6 +72,8 @@ class Plan:
     """Digest of source, weights and configuration."""
     given: dict[str, Any]
     """Configuration as the user gave it, without the choices."""
+    fixes: RunFixes
+    """Texts of the user's fixes, whose meaning the job has."""
 
     @property
     def stages(self) -> list[Stage]:
@@ -89,21 +91,26 @@ class Plan:
         return max((estimate.gpu_memory for estimate in self.estimates.values()), default=0)
 
 
-def plan(config: RunConfig, *, source_identity: str | None = None) -> Plan:
+def plan(
+    config: RunConfig, *, source_identity: str | None = None, fixes: GivenFixes | None = None, refit: bool = False
+) -> Plan:
     """Resolve a configuration and estimate its cost.
 
     Args:
         config: the configuration.
         source_identity: see `config.resolve`.
+        fixes: what the user knows about sections; None: the fixes that the run at the output has.
+        refit: whether statistics are fitted again if fixes have changed.
 
     Raises:
-        SourceError, ConfigError, WeightsError: see `config.resolve`.
+        SourceError, ConfigError, WeightsError: see `config.resolve` and `run_fixes.meaning`.
         OutputError: the output would be written into the source or the mask, or around it.
     """
     mask = config.table("mask")
     assert isinstance(mask, MaskStageConfig)
     refuse_overlap(config.output, {"the source": config.source, "the mask": mask.user})
     job, choices = resolve(config, source_identity=source_identity)
+    job, run_fixes = with_fixes(job, fixes, refit=refit)
     estimates = {}
     for stage in STAGES:
         estimate = stage.estimate(job)
@@ -112,7 +119,7 @@ def plan(config: RunConfig, *, source_identity: str | None = None) -> Plan:
     refuse_shared_shards(job, [stage for stage in STAGES if stage.name in estimates])
     given = config.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"cluster"})
     given["cluster"] = config.cluster.remembered()
-    return Plan(job=job, choices=choices, estimates=estimates, digest=config_digest(job), given=given)
+    return Plan(job=job, choices=choices, estimates=estimates, digest=config_digest(job), given=given, fixes=run_fixes)
 
 
 def _with_requests(stage: Stage, estimate: Estimate, job: Job) -> Estimate:
@@ -188,11 +195,13 @@ def resume(
         )
         confirm_fence()
         mark_stale(invalidation, ledger)
+        plan.fixes.keep(output)
         (save_fingerprints if selection is None else distrust_changed)(plan.job, fingerprints)
         for line in (dashboard_message(executor), *plan.choices):
             if line is not None:
                 observer.note(line)
-        _note_invalidation(invalidation, observer)
+        if invalidation.remark:
+            observer.note(invalidation.remark)
         allowed = None if selection is None else frozenset(invalidation.chosen)  # failed tasks that may run again
         for _ in range(_REPAIR_ROUNDS):
             summary = Summary(output=output, state="complete", choices=list(plan.choices))
@@ -261,15 +270,6 @@ def _refuse_changed_source(job: Job) -> None:
             f"{job.source}: sections {spans_of(changed)} have been written since they were read, "
             f"and {len(invalidation.changed)} results were computed from the earlier content; "
             f"recompute them with 'ssem-dask rerun {job.output}', or choose another output."
-        )
-
-
-def _note_invalidation(invalidation: Invalidation, observer: Observer) -> None:
-    chosen, changed, dependent = (len(keys) for keys in invalidation.keys().values())
-    if chosen or changed:
-        observer.note(
-            f"Recomputing {plural(chosen, 'chosen task')}, {changed} that ended with another configuration, weights or "
-            f"source, and {dependent} that depend on recomputed results."
         )
 
 
@@ -369,6 +369,7 @@ def align(
     workers: int | None = None,
     observer: Observer | None = None,
     allow_missing: bool = False,
+    fixes: str | None = None,
     **config: Any,
 ) -> Summary:
     """Align a volume with defaults.
@@ -381,13 +382,14 @@ def align(
         workers: number of workers of a started cluster; None: one per core.
         observer: receives events; None: nobody does.
         allow_missing: as in `run`.
+        fixes: path or URL of a file of fixes; None: those that the run has already.
         config: tables of the configuration, e.g. `register={"neighbours": 2}`.
 
     Raises:
         SsemDaskError: bad input, configuration or output, in one sentence.
     """
     settings = make_config({"source": source, "output": output, **config}, where="align")
-    planned = plan(settings)
+    planned = plan(settings, fixes=None if fixes is None else GivenFixes.read(fixes))
     return run_on_cluster(
         partial(run, planned, allow_missing=allow_missing),
         planned,

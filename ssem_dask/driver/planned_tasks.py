@@ -6,7 +6,7 @@ from itertools import groupby
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.stage import Stage
 from ssem_dask.storage.ledger import Ledger, open_ledger, page_of
-from ssem_dask.task import Task, TaskReport
+from ssem_dask.task import Task, TaskReport, stage_part
 
 
 def pages_of(generation: Iterable[Task]) -> Iterator[tuple[str, list[Task]]]:
@@ -34,4 +34,4 @@ def done_tasks(stage: Stage, job: Job) -> Iterator[Iterator[tuple[Task, TaskRepo
 
 def any_done(ledger: Ledger, stage: str, *, digest: str) -> bool:
     """Return whether any task of a stage is done."""
-    return any(report.digest == digest and report.outcome.is_done for report in ledger.reports(stage))
+    return any(stage_part(report.digest) == digest and report.outcome.is_done for report in ledger.reports(stage))

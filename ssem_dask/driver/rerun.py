@@ -13,6 +13,7 @@ from ssem_dask.driver.invalidation import Invalidation, find_stale
 from ssem_dask.driver.ledger_check import check_ledger
 from ssem_dask.driver.overrides import refuse_layout_overrides, with_overrides
 from ssem_dask.driver.pipeline import Plan, plan, resume
+from ssem_dask.driver.run_fixes import GivenFixes
 from ssem_dask.driver.run_status import Summary, run_status
 from ssem_dask.driver.source_fingerprints import changed_sections, read_fingerprints
 from ssem_dask.driver.stored_metadata import find_metadata_damage
@@ -91,7 +92,13 @@ def stored_plan(output: str) -> Plan:
 
 
 def plan_rerun(
-    output: str, selection: Selection, *, overrides: dict[str, Any] | None = None, source: str | None = None
+    output: str,
+    selection: Selection,
+    *,
+    overrides: dict[str, Any] | None = None,
+    source: str | None = None,
+    fixes: GivenFixes | None = None,
+    refit: bool = False,
 ) -> RerunPlan:
     """Find the tasks that a rerun affects, without changing anything.
 
@@ -102,6 +109,8 @@ def plan_rerun(
         overrides: configuration values by dotted key. With a selection they hold for the chosen tasks alone, else for
             the run.
         source: URL to which the source was moved; None: where the run has recorded it.
+        fixes: fixes that hold from now on; None: those that the run has.
+        refit: whether statistics are fitted again with the fixes.
 
     Raises:
         SourceError: there is no run, or its source is gone.
@@ -113,8 +122,14 @@ def plan_rerun(
     if is_local(place) and not exists(place):
         raise SourceError(f"{output}: its source {place} is not there; if it was moved, give its place with --source.")
     tree = {**record.given, "source": place, "output": output}
+    if not selection.is_empty and (fixes is not None or refit):
+        raise ConfigError(
+            "--fixes and --refit change the whole run; leave out --failed, --cause, --stage, --sections and --chunk."
+        )
     if selection.is_empty:
-        planned = plan(with_overrides(tree, overrides), source_identity=record.source_identity)
+        planned = plan(
+            with_overrides(tree, overrides), source_identity=record.source_identity, fixes=fixes, refit=refit
+        )
     else:
         refuse_layout_overrides(overrides)
         with_overrides(tree, overrides)  # refuses unknown keys before anything is written

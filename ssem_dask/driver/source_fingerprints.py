@@ -84,7 +84,7 @@ def _differing(one: Fingerprints, other: Fingerprints) -> list[tuple[int, int, i
 
 def _regions(job: Job, keys: list[tuple[int, int, int]]) -> list[Region]:
     spans = sorted({(start, stop) for _, start, stop in keys})
-    return [job.source_region(start, stop) for start, stop in spans]
+    return [Region("source", job.sections_box(start, stop)) for start, stop in spans]
 
 
 def _load(job: Job) -> Fingerprints | None:

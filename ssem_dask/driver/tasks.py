@@ -20,7 +20,7 @@ from ssem_dask.runtime.pages import PageWriter
 from ssem_dask.runtime.progress import PublishingObserver
 from ssem_dask.stages.stage import Estimate
 from ssem_dask.storage.ledger import Ledger, open_ledger, page_of
-from ssem_dask.task import Outcome, Task, TaskReport
+from ssem_dask.task import Outcome, Task, TaskReport, stage_part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +32,8 @@ class StageWork:
     """Sets of tasks: those of one set are independent, and need the sets before."""
     estimate: Estimate
     digests: Collection[str]
-    """Digests that the ledger entries of done tasks carry, each that of its task; one, unless the tasks differ in what
-    they read."""
+    """Digests that the ledger entries of done tasks carry, each that of its task, without the part of fixes; one,
+    unless the tasks differ in what they read."""
 
 
 class PlannedWork(Protocol):
@@ -132,7 +132,7 @@ def run_generations(
     summary.counts.setdefault(stage.name, {})
     done_tasks, done_pixels = 0, 0
     for report in ledger.reports(stage.name) if pages else ():
-        if report.digest in stage.digests and _is_kept(report, allowed_failures):
+        if stage_part(report.digest) in stage.digests and _is_kept(report, allowed_failures):
             summary.add(report)
             done_tasks, done_pixels = done_tasks + 1, done_pixels + report.pixels
     observer.stage_started(

@@ -57,14 +57,13 @@ def _lines(fix: SectionFix) -> Iterator[Line]:
 
 
 def _check_points(place: str, points: Line, *, scale: float, shape: ShapeZYX, unit: str) -> None:
-    # What is drawn by hand may cross the border, but a line that is nowhere inside is a mistake of unit or order.
-    _, height, width = shape
-    if any(0 <= y * scale <= height and 0 <= x * scale <= width for y, x in points):
-        outside = [
-            (y, x) for y, x in points if not (-height <= y * scale <= 2 * height and -width <= x * scale <= 2 * width)
-        ]
-    else:
-        outside = list(points)
+    # What is drawn by hand may cross the border, but what is nowhere inside is a mistake of unit or order.
+    _, *extent = shape
+    spans = [(min(values), max(values)) for values in zip(*points, strict=True)]
+    inside = all(low * scale <= n and high * scale >= 0 for (low, high), n in zip(spans, extent, strict=True))
+    height, width = extent
+    near = [-height <= y * scale <= 2 * height and -width <= x * scale <= 2 * width for y, x in points]
+    outside = [point for point, is_near in zip(points, near, strict=True) if not inside or not is_near]
     if outside:
         y, x = outside[0]
         raise ConfigError(

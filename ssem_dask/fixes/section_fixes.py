@@ -95,6 +95,10 @@ class VolumeFixes:
                 found[fixed] = found.get(fixed, ()) + tuple((c, d, a, b, sd) for a, b, c, d, sd in points)
         return found
 
+    def points_between(self, fixed: int, moving: int) -> tuple[PointPair, ...]:
+        """Return the points of two sections, those of `fixed` first, whichever the file calls fixed."""
+        return self.points_of(fixed).get(moving, ())
+
     def concerned(self) -> frozenset[int]:
         """Return the sections that any fix is about."""
         jumps = (*self.kept_jumps, *self.undone_jumps)
@@ -108,6 +112,41 @@ class VolumeFixes:
             kept_jumps=tuple(z for z in self.kept_jumps if z in sections),
             undone_jumps=tuple(z for z in self.undone_jumps if z in sections),
             file_digests=self.file_digests,
+        )
+
+    def placing(self) -> "VolumeFixes":
+        """Return the part of the fixes that decides where sections are as a whole."""
+        kept = {
+            z: replace(fix, fill=fix.fill and "blank", masks=(), mask_files=(), splits=())
+            for z, fix in self.sections.items()
+        }
+        return VolumeFixes(sections=_without_empty(kept), pairs=self.pairs)
+
+    def matching(self) -> "VolumeFixes":
+        """Return the part of the fixes that decides how the images of sections are matched."""
+        kept = {
+            z: replace(fix, fill=fix.fill and "blank", angle=None, mirror=False, affine=None)
+            for z, fix in self.sections.items()
+        }
+        return VolumeFixes(sections=_without_empty(kept), pairs=self.pairs, file_digests=self.file_digests)
+
+    def showing(self) -> "VolumeFixes":
+        """Return the part of the fixes that decides which section is shown in the place of another."""
+        kept = {z: SectionFixes(fill=fix.fill, other=fix.other) for z, fix in self.sections.items()}
+        return VolumeFixes(sections=_without_empty(kept))
+
+    def jumps(self) -> "VolumeFixes":
+        """Return the part of the fixes that is about jumps."""
+        return VolumeFixes(kept_jumps=self.kept_jumps, undone_jumps=self.undone_jumps)
+
+    def joined(self, other: "VolumeFixes") -> "VolumeFixes":
+        """Return these fixes with those that are only in the other ones."""
+        return VolumeFixes(
+            sections={**other.sections, **self.sections},
+            pairs={**other.pairs, **self.pairs},
+            kept_jumps=self.kept_jumps or other.kept_jumps,
+            undone_jumps=self.undone_jumps or other.undone_jumps,
+            file_digests={**other.file_digests, **self.file_digests},
         )
 
     def digest(self) -> str:
@@ -131,6 +170,10 @@ class VolumeFixes:
             "undone": sorted(self.undone_jumps),
             "files": {name: digest for name, digest in self.file_digests.items() if name in files},
         }
+
+
+def _without_empty(sections: Mapping[int, SectionFixes]) -> dict[int, SectionFixes]:
+    return {z: fix for z, fix in sections.items() if fix != NOTHING}
 
 
 NO_FIXES = VolumeFixes()

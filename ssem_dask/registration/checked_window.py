@@ -61,6 +61,10 @@ def register_checked(
     for (z, other), row, defect in zip(request.pairs, rows, checks, strict=True):
         if defect is None:
             continue
+        if (z, other) in window.points:
+            # A wide search knows nothing of the points, and would find again what they contradict.
+            faults.append(PairFault(z - other, z, defect.reason, recovered=False))
+            continue
         pair = WindowImages(images=images[[other, z]], valid=valid[[other, z]], grid=window.grid)
         wide = _wide_search(pair, request, config=config, device=device)
         if wide is not None:

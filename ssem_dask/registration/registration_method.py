@@ -5,7 +5,8 @@ fields (`PairFields`). Each method is a `RegistrationMethod` in a folder of its 
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar, Generic, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from ssem_dask.errors import ConfigError
 from ssem_dask.field.grid import Grid
 from ssem_dask.registration.encoders.encoder import Encoder
+from ssem_dask.registration.gauss_newton.pair_points import PairPoints
 from ssem_dask.types import ConfigBase
 
 MethodConfig = TypeVar("MethodConfig", bound=ConfigBase)
@@ -36,6 +38,8 @@ class WindowImages:
     """Grid of the pixels, mip-0 px."""
     tears: Bool[Tensor, "z y x"] | None = None
     """Folds and cracks, across which fields need not be smooth; None if there are none."""
+    points: Mapping[tuple[int, int], PairPoints] = field(default_factory=dict)
+    """Points that a person has given, by (fixed, moving), indices in the window; in one direction only."""
 
     def __post_init__(self) -> None:
         if self.images.shape != self.valid.shape or tuple(self.images.shape[-2:]) != self.grid.shape:
@@ -55,11 +59,14 @@ class PairRequest:
     """Indices of the fixed sections in the window; earlier sections are the halo in z."""
     neighbours: int
     """K: each section is paired with its 1st … K-th predecessor."""
+    only: frozenset[tuple[int, int]] | None = None
+    """(fixed, moving) of the pairs that are wanted; None: all."""
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
         """(fixed, moving) of all pairs whose sections exist, indices in the window, nearest neighbours first."""
-        return [(z, z - k) for k in range(1, self.neighbours + 1) for z in self.core if z >= k]
+        every = ((z, z - k) for k in range(1, self.neighbours + 1) for z in self.core if z >= k)
+        return [pair for pair in every if self.only is None or pair in self.only]
 
 
 @dataclass(frozen=True, slots=True)

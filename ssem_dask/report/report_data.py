@@ -36,6 +36,7 @@ _COARSE_REMARKS = {
     SectionState.BRIDGED: "without a matching neighbour, or not connected to the other sections",
     SectionState.MISPLACED: "apparently out of order (nothing was reordered)",
     SectionState.REPEATED: "with the same image as an earlier section",
+    SectionState.EXCLUDED: "left out by a fix",
 }
 _STAGE_RECORDS = ("calibration.json", "relax.json")
 """Records in `quality/` whose `summary` is a sentence for the user, in the order of the stages."""

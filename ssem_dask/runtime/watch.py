@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ssem_dask.runtime.progress import Clock, StageProgress
 from ssem_dask.storage.ledger import Ledger
-from ssem_dask.task import Outcome, TaskReport
+from ssem_dask.task import Outcome, TaskReport, stage_part
 
 _READERS = 16
 
@@ -109,7 +109,7 @@ class LedgerWatch:
         return report is not None and report.outcome is not Outcome.FAILED and self._is_current(report)
 
     def _is_current(self, report: TaskReport) -> bool:
-        return report.digest == self._digests.get(report.stage)
+        return stage_part(report.digest) == self._digests.get(report.stage)
 
     def _progress(self, stage: str, *, now: float) -> StageProgress:
         totals = _Totals()

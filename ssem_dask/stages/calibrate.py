@@ -21,6 +21,7 @@ from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import shape_at_mip
 from ssem_dask.geometry.region import Footprint
+from ssem_dask.registration.damage import TISSUE
 from ssem_dask.registration.gauss_newton.gauss_newton_window import measure_scales
 from ssem_dask.registration.gauss_newton.scales import ResidualScales, median_scales
 from ssem_dask.registration.gauss_newton.smoothness import (
@@ -31,6 +32,7 @@ from ssem_dask.registration.gauss_newton.smoothness import (
 )
 from ssem_dask.registration.registration_method import WindowImages
 from ssem_dask.stages.configs import ResolvedRegister
+from ssem_dask.stages.fixed_sections import fix_codes, has_codes
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import CALIBRATION, COARSE, COARSE_INVERTED, calibration_window
 from ssem_dask.stages.source_sections import open_source, read_aligned_sections
@@ -77,6 +79,11 @@ class ProbeTask(JobTask):
             read += job.source_bytes(_source_pixels(job, box), mip=box.mip)
             grid = Grid.of_box(box)
             image, valid = (torch.stack(parts) for parts in zip(*sections, strict=True))
+            for i, z in enumerate(box.sections):
+                fix = job.fitted_fixes.of(z)
+                if has_codes(fix):
+                    codes = fix_codes(job, fix, box=box, affine=COARSE.read(job, z=z))
+                    valid[i] &= (codes == TISSUE).to(valid.device)
             window = WindowImages(images=image, valid=valid, grid=grid.relative_to(grid.origin))
             if config.smoothness is None:
                 steps = probe_window(window, config=config, device=device)
@@ -107,7 +114,7 @@ class ProbeTask(JobTask):
         arrays = COARSE, COARSE_INVERTED
         return Footprint(
             reads=(
-                job.source_region(z.start, z.stop),
+                *job.source_regions(z.start, z.stop),
                 *(array.region(job, z.start, z.stop) for array in arrays),
             ),
             writes=(calibration_window(self.index).region(self.job, z.start, z.stop),),
@@ -183,7 +190,14 @@ class CalibrateStage(Stage):
         windows = sample_windows(job)
         yield [
             ProbeTask(
-                **self.task_fields(job, f"window-{i}", pixels=_source_pixels(job, places[0])), index=i, places=places
+                **self.task_fields(
+                    job,
+                    f"window-{i}",
+                    pixels=_source_pixels(job, places[0]),
+                    fixes=job.fitted_fixes.matching().within(places[0].sections),
+                ),
+                index=i,
+                places=places,
             )
             for i, places in enumerate(windows)
         ]

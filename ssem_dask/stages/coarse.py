@@ -6,6 +6,7 @@ Generation 1 compares each section with the ones before it; generation 2 searche
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,13 +17,13 @@ from ssem_dask.composition.separation.outlying_sections import outlying_maps
 from ssem_dask.field.affine import IDENTITY, compose_affine
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint
-from ssem_dask.image.tissue import tissue_mask
 from ssem_dask.registration.coarse_alignment.initial import apply_corrections, pair_between, relative_pairs
 from ssem_dask.registration.coarse_alignment.order import OrderCheck, check_order
 from ssem_dask.registration.coarse_alignment.pair import estimate_pair
 from ssem_dask.registration.coarse_alignment.pieces import REACH, describe_gross, label_pieces, place_pieces
+from ssem_dask.registration.coarse_alignment.point_pairs import contradicting, pair_of_points
 from ssem_dask.registration.coarse_alignment.section_affines import SectionAffines, solve_sections
-from ssem_dask.registration.coarse_alignment.thumbnail import CoarseSection
+from ssem_dask.stages.coarse_fixes import coarse_fix_tasks
 from ssem_dask.stages.coarse_search import (
     WIDE_ARRAYS,
     CoarseSearchTask,
@@ -32,6 +33,8 @@ from ssem_dask.stages.coarse_search import (
     start_maps,
 )
 from ssem_dask.stages.configs import CoarseStageConfig
+from ssem_dask.stages.fixed_rows import PLACES, create_fixed
+from ssem_dask.stages.fixed_sections import excluded_sections, inverted_sections
 from ssem_dask.stages.job import SECTIONS_PER_THUMBNAIL_TASK, Job
 from ssem_dask.stages.run_arrays import (
     COARSE,
@@ -44,7 +47,7 @@ from ssem_dask.stages.run_arrays import (
     SectionState,
 )
 from ssem_dask.stages.section_labels import listed_sections
-from ssem_dask.stages.source_sections import open_source, read_thumbnails, thumbnail_mip
+from ssem_dask.stages.source_sections import open_source, read_coarse_section, read_thumbnails, thumbnail_mip
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
 from ssem_dask.stages.stored_array import RunArray
 from ssem_dask.storage.affine_file import read_affine_file
@@ -69,7 +72,7 @@ class CoarsePairsTask(JobTask):
         job = self.job
         volume, mip = open_source(job), thumbnail_mip(job)
         first = max(0, self.start - job.coarse.neighbours)
-        given, maps = given_sections(job), start_maps(job)
+        given, maps, fixes = given_sections(job), start_maps(job), job.fitted_fixes
         sections = {}
         affines = np.full((job.coarse.neighbours, self.stop - self.start, 2, 3), np.nan)
         ratios, similarity = np.full(affines.shape[:2], np.nan), np.full(affines.shape[:2], np.nan)
@@ -77,17 +80,25 @@ class CoarsePairsTask(JobTask):
             numbers = range(first, self.stop)
             thumbnails = read_thumbnails(volume, sections=numbers, mip=mip)
             for z, thumbnail in zip(numbers, thumbnails, strict=True):
-                sections[z] = CoarseSection(thumbnail, mask=tissue_mask(thumbnail), config=job.coarse)
+                sections[z] = read_coarse_section(
+                    job, volume, z=z, mip=mip, is_inverted=fixes.of(z).inverted, thumbnail=thumbnail
+                )
             for z in range(self.start, self.stop):
                 for k in range(1, min(z, job.coarse.neighbours) + 1):
+                    if fixes.of(z).excluded or fixes.of(z - k).excluded:
+                        continue
                     known = bool(given[z]), bool(given[z - k])
-                    pair = estimate_pair(
-                        fixed=sections[z],
-                        moving=sections[z - k],
-                        pixel=float(2**mip),
-                        start=pair_between(maps, z=z, k=k) if any(known) else None,
-                        narrow=all(known),
-                    )
+                    search = partial(estimate_pair, fixed=sections[z], moving=sections[z - k], pixel=float(2**mip))
+                    pair = search(start=pair_between(maps, z=z, k=k) if any(known) else None, narrow=all(known))
+                    points = fixes.points_between(z, z - k)
+                    if points:
+                        pair = pair_of_points(
+                            pair,
+                            np.array(points),
+                            search=lambda start: search(start=start, narrow=True),  # noqa: B023
+                            least=job.coarse.min_ratio,
+                            shape_yx=job.shape_yx,
+                        )
                     affines[k - 1, z - self.start] = pair.affine
                     ratios[k - 1, z - self.start] = pair.ratio
                     similarity[k - 1, z - self.start] = pair.similarity
@@ -101,7 +112,7 @@ class CoarsePairsTask(JobTask):
     def footprint(self) -> Footprint:
         """Read sections and those before them; write their rows of the arrays of pairs."""
         return Footprint(
-            reads=(self.job.source_region(self.start - self.job.coarse.neighbours, self.stop),),
+            reads=self.job.source_regions(self.start - self.job.coarse.neighbours, self.stop),
             writes=tuple(array.region(self.job, self.start, self.stop) for array in _PAIR_ARRAYS),
         )
 
@@ -121,7 +132,13 @@ class CoarseSectionsTask(JobTask):
         if separate:
             # Registration needs sections within its search range. Stage compose decides whether they were displaced.
             separated = separate_affines(
-                pieces.relative, accepted, shape_yx=job.shape_yx, thickness=job.thickness, certainty=1.0
+                pieces.relative,
+                accepted,
+                shape_yx=job.shape_yx,
+                thickness=job.thickness,
+                certainty=1.0,
+                known_jumps=job.fitted_fixes.undone_jumps,
+                kept_jumps=job.fitted_fixes.kept_jumps,
             )
             sections, jumps = separated.sections, [jump.z for jump in separated.jumps]
         sections = apply_corrections(pieces.gross, sections)
@@ -129,7 +146,10 @@ class CoarseSectionsTask(JobTask):
         state = np.full(len(sections), SectionState.TIED, dtype=np.uint8)
         state[order.misplaced] = SectionState.MISPLACED
         state[order.repeated] = SectionState.REPEATED
-        state[result.bridged] = SectionState.BRIDGED
+        excluded = excluded_sections(job.fitted_fixes, count=len(sections))
+        bridged = [z for z in result.bridged if not excluded[z]]
+        state[bridged] = SectionState.BRIDGED
+        state[excluded] = SectionState.EXCLUDED
         written = COARSE_STATE.write(job, state) + COARSE.write(job, sections)
         written += COARSE_GROSS.write(job, pieces.gross)
         COARSE_INVERTED.write(job, pieces.inverted.astype(np.uint8))
@@ -137,8 +157,8 @@ class CoarseSectionsTask(JobTask):
         if jumps:
             shown = listed_sections(job, jumps)
             remarks.append(f"all sections from here on seem displaced relative to those before: {shown}")
-        if result.bridged:
-            remarks.append(_bridged_remark(job, result.bridged, separate=separate))
+        if bridged:
+            remarks.append(_bridged_remark(job, bridged, separate=separate))
         outcome = Outcome.LOW_QUALITY if remarks else Outcome.OK
         return Result(outcome=outcome, message="; ".join(remarks), bytes_written=written)
 
@@ -175,16 +195,18 @@ class CoarseStage(Stage):
         """Create the arrays of pairs and of sections."""
         for array in (*_PAIR_ARRAYS, *_wide_arrays(job), *_SECTION_ARRAYS):
             array.create(job)
+        create_fixed(job, *PLACES)
 
     def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
         """Yield the pairs of sections, the wide search, then the sections."""
-        depth = SECTIONS_PER_THUMBNAIL_TASK
+        depth, placing = SECTIONS_PER_THUMBNAIL_TASK, job.fitted_fixes.placing()
         yield (
             CoarsePairsTask(
                 **self.task_fields(
                     job,
                     f"pairs-z{start:06d}",
                     pixels=(min(start + depth, job.shape[0]) - start) * job.section_pixels,
+                    fixes=placing.within(range(start - job.coarse.neighbours, start + depth)),
                 ),
                 start=start,
                 stop=min(start + depth, job.shape[0]),
@@ -194,11 +216,16 @@ class CoarseStage(Stage):
         if job.coarse.search:
             yield (
                 CoarseSearchTask(
-                    **self.task_fields(job, f"search-z{start:06d}"), start=start, stop=min(start + depth, job.shape[0])
+                    **self.task_fields(job, f"search-z{start:06d}", fixes=placing),
+                    start=start,
+                    stop=min(start + depth, job.shape[0]),
                 )
                 for start in range(0, job.shape[0], depth)
             )
-        yield [CoarseSectionsTask(**self.task_fields(job, "sections"))]
+        # Which sections are turned, left out or known to follow a jump decides where all others are.
+        decisive = placing.joined(job.fitted_fixes.jumps())
+        yield [CoarseSectionsTask(**self.task_fields(job, "sections", fixes=decisive))]
+        yield coarse_fix_tasks(self, job)
 
     def estimate(self, job: Job) -> Estimate:
         """Return the cost. Each task reads its sections and the neighbours before them, one band at a time."""
@@ -242,6 +269,8 @@ def _join_pieces(job: Job) -> _Pieces:
     affines, ratios, similarity = (
         _padded(array.read(job), np.nan) for array in (COARSE_PAIRS, COARSE_RATIO, COARSE_SIMILARITY)
     )
+    points = {pair: np.array(given) for pair, given in job.fitted_fixes.pairs.items()}
+    ratios[contradicting(affines, ratios, points, least=job.coarse.min_ratio, shape_yx=job.shape_yx)] = 0.0
     wide, wide_similarity = read_wide(job) if job.coarse.search else no_wide(job)
     given = given_sections(job)
     placed = place_pieces(
@@ -260,7 +289,7 @@ def _join_pieces(job: Job) -> _Pieces:
         relative = relative_pairs(gross, affines)
         return _Pieces(
             gross=gross,
-            inverted=placed.inverted,
+            inverted=placed.inverted ^ inverted_sections(job.fitted_fixes, count=len(gross)),
             relative=relative,
             similarity=similarity[: job.coarse.neighbours],
             # A pair that contradicts the gross maps, by a reflection or half a turn, is none.

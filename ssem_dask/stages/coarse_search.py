@@ -10,10 +10,10 @@ import torch
 
 from ssem_dask.field.affine import IDENTITY, invert_affine
 from ssem_dask.geometry.region import Footprint
-from ssem_dask.image.tissue import tissue_mask
 from ssem_dask.registration.coarse_alignment.pieces import REACH, WidePairs, pairs_to_search
 from ssem_dask.registration.coarse_alignment.thumbnail import CoarseSection
 from ssem_dask.registration.coarse_alignment.wide_search import SCALES, WideSection, search_pair
+from ssem_dask.stages.fixed_sections import placed_maps
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import (
     COARSE_RATIO,
@@ -22,7 +22,7 @@ from ssem_dask.stages.run_arrays import (
     WIDE_RATIO,
     WIDE_SIMILARITY,
 )
-from ssem_dask.stages.source_sections import open_source, read_thumbnails, thumbnail_mip
+from ssem_dask.stages.source_sections import open_source, read_coarse_section, thumbnail_mip
 from ssem_dask.stages.stage import JobTask
 from ssem_dask.storage.affine_file import read_affine_file
 from ssem_dask.task import Result
@@ -54,8 +54,9 @@ class CoarseSearchTask(JobTask):
 
         def section(z: int) -> CoarseSection:
             if z not in sections:
-                (thumbnail,) = read_thumbnails(volume, sections=range(z, z + 1), mip=mip)
-                sections[z] = CoarseSection(thumbnail, mask=tissue_mask(thumbnail), config=job.coarse)
+                sections[z] = read_coarse_section(
+                    job, volume, z=z, mip=mip, is_inverted=job.fitted_fixes.of(z).inverted
+                )
             return sections[z]
 
         with torch.inference_mode():
@@ -87,7 +88,7 @@ class CoarseSearchTask(JobTask):
         """Read all ratios, and sections with those around them; write the rows of the wide pairs."""
         job = self.job
         return Footprint(
-            reads=(job.source_region(self.start - REACH, self.stop), COARSE_RATIO.region(job)),
+            reads=(*job.source_regions(self.start - REACH, self.stop), COARSE_RATIO.region(job)),
             writes=tuple(array.region(job, self.start, self.stop) for array in WIDE_ARRAYS),
         )
 
@@ -113,19 +114,19 @@ def initial_affines(job: Job) -> Float64Array | None:
 
 
 def given_sections(job: Job) -> BoolArray:
-    """Return the sections whose affine the user gave."""
-    initial = initial_affines(job)
-    return np.asarray(False if initial is None else np.isfinite(initial).all(axis=(1, 2))) | np.zeros(
-        job.shape[0], bool
-    )
+    """Return the sections whose affine the user gave, in a file of affines or as a fix."""
+    return np.asarray(np.isfinite(_given_maps(job)).all(axis=(1, 2)))
 
 
 def start_maps(job: Job) -> Float64Array:
     """Return the user's affines, and the identity for all other sections: what is said of one is said of it alone."""
-    start = np.tile(IDENTITY, (job.shape[0], 1, 1))
+    maps = _given_maps(job)
+    known: BoolArray = np.asarray(np.isfinite(maps).all(axis=(1, 2)))
+    return np.asarray(np.where(known[:, None, None], maps, IDENTITY))
+
+
+def _given_maps(job: Job) -> Float64Array:
+    """Return the maps `(Z, 2, 3)` that the user gave, NaN for sections without one; a fix replaces what a file says."""
+    fixed = placed_maps(job, job.fitted_fixes)
     initial = initial_affines(job)
-    if initial is None:
-        return start
-    given = given_sections(job)
-    start[given] = initial[given]
-    return start
+    return fixed if initial is None else np.asarray(np.where(np.isfinite(fixed), fixed, initial))

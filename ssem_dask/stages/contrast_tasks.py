@@ -18,6 +18,8 @@ from ssem_dask.field.interpolate import sample_known
 from ssem_dask.geometry.mip import ceil_div, shape_at_mip
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.image.contrast_pairs import compare_contrast
+from ssem_dask.stages.fix_clusters import fix_clusters
+from ssem_dask.stages.fixed_rows import fixed_regions, read_places
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.pair_support import read_placed
 from ssem_dask.stages.run_arrays import (
@@ -72,7 +74,7 @@ class ContrastTask(JobTask):
             for z in sections:
                 field, grid = thinned_field(job, z)
                 places.append(here + sample_known(field, grid=grid, positions=here))
-            warped = list(warp_thumbnails(open_source(job), sections=sections, mip=mip, places=places))
+            warped = list(warp_thumbnails(open_source(job, fixes=job.fixes), sections=sections, mip=mip, places=places))
         images = [image.double().numpy() for image, _ in warped]
         masks = [mask.numpy() for _, mask in warped]
         if job.mask.active:
@@ -90,7 +92,7 @@ class ContrastTask(JobTask):
     def footprint(self) -> Footprint:
         """Read the sections, their fields and masks, and those of the sections before; write the comparisons."""
         job, first = self.job, max(0, self.start - CONTRAST_REACH)
-        reads = [job.source_region(first, self.stop), SECTION.region(job, first, self.stop)]
+        reads = [*job.source_regions(first, self.stop, fixes=job.fixes), SECTION.region(job, first, self.stop)]
         if job.mask.active:
             reads.append(DAMAGE.region(job, first, self.stop))
         return Footprint(reads=tuple(reads), writes=(CONTRAST_PAIRS.region(job, self.start, self.stop),))
@@ -118,7 +120,11 @@ class GainsTask(JobTask):
         """Read the comparisons and states of all sections; write their corrections."""
         reads = CONTRAST_PAIRS, SUPPORT, COARSE_STATE, COARSE_INVERTED
         return Footprint(
-            reads=tuple(array.region(self.job) for array in reads), writes=(SECTION_CONTRAST.region(self.job),)
+            reads=(
+                *(array.region(self.job) for array in reads),
+                *fixed_regions(self.job, SUPPORT, COARSE_STATE, COARSE_INVERTED, start=0, stop=self.job.shape[0]),
+            ),
+            writes=(SECTION_CONTRAST.region(self.job),),
         )
 
 
@@ -134,7 +140,7 @@ def contrast_tasks(stage: Stage, job: Job) -> Iterator[ContrastTask]:
 
 def gains_task(stage: Stage, job: Job) -> GainsTask:
     """Return the task that solves for all sections."""
-    return GainsTask(**stage.task_fields(job, "gains-all"))
+    return GainsTask(**stage.task_fields(job, "gains-all", fixes=job.fixes.showing(), clusters=fix_clusters(job)))
 
 
 def contrast_cost(job: Job) -> tuple[int, int, int]:
@@ -151,8 +157,10 @@ def contrast_cost(job: Job) -> tuple[int, int, int]:
 
 def _usable(job: Job) -> BoolArray:
     """Return the sections (z,) that may be compared with others."""
-    in_order = ~np.isin(COARSE_STATE.read(job), (SectionState.MISPLACED, SectionState.REPEATED))
-    usable: BoolArray = read_placed(job) & (COARSE_INVERTED.read(job) == 0) & in_order
+    every = range(job.shape[0])
+    in_order = ~np.isin(read_places(job, COARSE_STATE, every), (SectionState.MISPLACED, SectionState.REPEATED))
+    upright = read_places(job, COARSE_INVERTED, every) == 0
+    usable: BoolArray = read_placed(job, every) & upright & in_order
     return usable
 
 

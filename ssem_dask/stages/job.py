@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from ssem_dask.field.grid import Grid, node_count
+from ssem_dask.fixes.section_fixes import NO_FIXES, VolumeFixes
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.region import Region
 from ssem_dask.stages.configs import (
@@ -45,6 +46,12 @@ class Job:
     """Name of the source in digests; it stays if the source is moved."""
     digests: Mapping[str, str]
     """Digest per stage: everything that determines its results, the settings of its upstream stages included."""
+    fixes: VolumeFixes = NO_FIXES
+    """Fixes of the user; no part of the digests above, but of those of the tasks that they concern (`task_digest`)."""
+    fitted_fixes: VolumeFixes = NO_FIXES
+    """Fixes that were there when the statistics of the run were fitted."""
+    previous_fixes: VolumeFixes = NO_FIXES
+    """Fixes that held before those of now."""
 
     @property
     def coarse(self) -> CoarseStageConfig:
@@ -127,6 +134,11 @@ class Job:
         """
         return (pixels >> 2 * min(mip, self.source_mips - 1)) * self.info.dtype.itemsize
 
+    def task_digest(self, stage: str, fixes: VolumeFixes) -> str:
+        """Return the digest of a task: that of its stage, and that of the fixes on which the task depends."""
+        own = fixes.digest()
+        return f"{self.digests[stage]}+{own}" if own else self.digests[stage]
+
     def url(self, *parts: str) -> str:
         """Return the URL of something inside the run's group; raise SourceError if a part leads out of it."""
         return join_below(self.output, *parts)
@@ -136,6 +148,18 @@ class Job:
         z, y, x = self.shape
         return Box((max(0, start), 0, 0), (z if stop is None else min(stop, z), y, x))
 
-    def source_region(self, start: int = 0, stop: int | None = None) -> Region:
-        """Return the region of whole sections `start <= z < stop` of the source, clipped to the volume."""
-        return Region("source", self.sections_box(start, stop))
+    def source_regions(
+        self, start: int = 0, stop: int | None = None, *, fixes: VolumeFixes | None = None
+    ) -> tuple[Region, ...]:
+        """Return the regions of the source that are read as sections `start <= z < stop`, clipped to the volume.
+
+        Args:
+            start: first section.
+            stop: section after the last one; None: the end of the volume.
+            fixes: fixes that say which sections have changed places; None: those of the fit.
+        """
+        box = self.sections_box(start, stop)
+        known = self.fitted_fixes if fixes is None else fixes
+        others = (known.of(z).other for z in box.sections) if known.sections else ()
+        exchanged = sorted({z for z in others if z is not None and z not in box.sections})
+        return tuple(Region("source", part) for part in (box, *(self.sections_box(z, z + 1) for z in exchanged)))

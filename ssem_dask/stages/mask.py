@@ -61,7 +61,7 @@ class MaskTask(JobTask):
         first, last = z.start - Z_REACH, z.stop + Z_REACH
         arrays = COARSE, COARSE_INVERTED
         reads = (
-            self.job.source_region(first, last),
+            *self.job.source_regions(first, last),
             *(array.region(self.job, first, last) for array in arrays),
         )
         return Footprint(

@@ -10,11 +10,13 @@ import numpy as np
 
 from ssem_dask.diagnosis.tied_sections import placed_sections
 from ssem_dask.geometry.region import Footprint
+from ssem_dask.stages.fix_clusters import FixCluster, clusters_at, fix_clusters
+from ssem_dask.stages.fixed_rows import MergedPairs
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import CONFIDENCE, SUPPORT, SUPPORT_SECTIONS
+from ssem_dask.stages.run_arrays import CONFIDENCE, FIXED, SUPPORT, SUPPORT_SECTIONS
 from ssem_dask.stages.stage import JobTask, Stage
 from ssem_dask.task import Result
-from ssem_dask.types import BoolArray
+from ssem_dask.types import BoolArray, Float64Array
 
 _ROWS = 256
 """Rows of nodes that are read at once."""
@@ -58,6 +60,53 @@ def support_tasks(stage: Stage, job: Job) -> Iterator[SupportTask]:
         )
 
 
-def read_placed(job: Job) -> BoolArray:
-    """Return which sections (z,) have a place."""
-    return placed_sections(np.nan_to_num(SUPPORT.read(job)).astype(np.float64))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupportFixesTask(JobTask):
+    """Support of the pairs that one cluster of fixes has changed."""
+
+    cluster: FixCluster
+
+    def run(self) -> Result:
+        """Average the confidence of each changed pair over all nodes."""
+        job, read, written = self.job, 0, 0
+        pairs = self.cluster.pairs(steps=job.register.neighbours, count=job.shape[0])
+        for z in sorted({z for _, z in pairs}):
+            support = np.zeros(job.register.neighbours, dtype=np.float32)
+            for k in sorted(k for k, section in pairs if section == z):
+                confidence = np.nan_to_num(FIXED[CONFIDENCE].read(job, k=k - 1, z=z))
+                support[k - 1], read = confidence.mean(dtype=np.float64), read + confidence.nbytes
+            written += FIXED[SUPPORT].write(job, support, z=z)
+        return Result(bytes_read=read, bytes_written=written)
+
+    def footprint(self) -> Footprint:
+        """Read the confidences of the changed pairs; write their support."""
+        job = self.job
+        sections = sorted({z for _, z in self.cluster.pairs(steps=job.register.neighbours, count=job.shape[0])})
+        return Footprint(
+            reads=tuple(FIXED[CONFIDENCE].region(job, z, z + 1) for z in sections),
+            writes=tuple(FIXED[SUPPORT].region(job, z, z + 1) for z in sections),
+        )
+
+
+def support_fix_tasks(stage: Stage, job: Job) -> Iterator[SupportFixesTask]:
+    """Yield the task of each cluster."""
+    for cluster in fix_clusters(job):
+        name = f"fix-support-z{cluster.sections.start:06d}"
+        yield SupportFixesTask(**stage.task_fields(job, name, clusters=[cluster]), cluster=cluster)
+
+
+def read_support(job: Job, sections: range) -> tuple[Float64Array, Float64Array]:
+    """Return the support `(K, Z)` of all pairs, near some sections as fixes have changed it, and that of the fit."""
+    merged, fitted = (
+        MergedPairs.open(job, SUPPORT, clusters=clusters)[slice(None), slice(None)]
+        for clusters in (clusters_at(job, sections), ())
+    )
+    return np.nan_to_num(merged).astype(np.float64), np.nan_to_num(fitted).astype(np.float64)
+
+
+def read_placed(job: Job, sections: range) -> BoolArray:
+    """Return which sections (z,) have a place; it holds for some sections and those that they may be replaced by."""
+    merged, fitted = read_support(job, sections)
+    placed = placed_sections(merged, usual=fitted)
+    placed[job.fixes.excluded(range(len(placed)))] = False
+    return placed

@@ -6,38 +6,32 @@ fields and confidences of its core: exactly one shard of each array.
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from ssem_dask.field.device import compute_device, computing_on
-from ssem_dask.field.grid import Grid, node_count
+from ssem_dask.field.grid import node_count
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.geometry.windows import Window, read_sizes, tile_windows
-from ssem_dask.registration.checked_window import PairFault, register_checked
-from ssem_dask.registration.damage import TEAR, TISSUE
+from ssem_dask.registration.checked_window import PairFault
 from ssem_dask.registration.methods import METHODS
-from ssem_dask.registration.registration_method import PairFields, PairRequest, WindowImages
-from ssem_dask.stages.calibrate import calibrated
 from ssem_dask.stages.configs import RegisterStageConfig
+from ssem_dask.stages.fix_clusters import fix_clusters
+from ssem_dask.stages.fixed_rows import create_fixed
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.mask import read_codes
 from ssem_dask.stages.register_choices import resolve_register
+from ssem_dask.stages.register_fixes import register_fix_tasks
+from ssem_dask.stages.registered_window import describe_faults, nodes_of, register_images
 from ssem_dask.stages.run_arrays import CALIBRATION, COARSE, COARSE_INVERTED, CONFIDENCE, DAMAGE, PAIRS
-from ssem_dask.stages.source_sections import open_source, read_aligned_sections
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
 from ssem_dask.storage.volume import VolumeInfo
 from ssem_dask.task import Outcome, Result, box_name
-from ssem_dask.types import ConfigBase, Float64Array, ShapeYX, ShapeZYX
-from ssem_dask.units import plural
+from ssem_dask.types import ConfigBase, ShapeZYX
 
-_NAMED_PAIRS = 5
-"""Pairs that a remark names."""
+_NOTHING = "No node of the window could be registered."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,22 +50,23 @@ class RegisterTask(JobTask):
         y, x = node_count(core.shape[1], spacing=job.spacing), node_count(core.shape[2], spacing=job.spacing)
         fields = np.full((job.register.neighbours, core.shape[0], 2, y, x), np.nan, dtype=np.float32)
         confidence = np.zeros((job.register.neighbours, core.shape[0], y, x), dtype=np.float32)
-        bytes_read, has_tissue, faults = 0, False, list[PairFault]()
+        bytes_read, has_tissue, faults, remarks = 0, False, list[PairFault](), list[str]()
         for window in _parts(self):
-            registered = _registered(job, window)
+            registered = register_images(job, window, fixes=job.fitted_fixes)
             bytes_read += registered.bytes_read
             faults += registered.faults
+            remarks += registered.remarks
             if registered.pairs is None:
                 continue
             has_tissue = True
-            rows, columns = _nodes_of(window.core, job, corner=core.start_yx)
+            rows, columns = nodes_of(window.core, job, corner=core.start_yx)
             fields[:, :, :, rows, columns] = registered.pairs.fields.cpu().numpy()
             confidence[:, :, rows, columns] = registered.pairs.confidence.cpu().numpy()
         if not has_tissue:
             return Result(
                 outcome=Outcome.NO_TISSUE, message="The window is empty in every section.", bytes_read=bytes_read
             )
-        rows, columns = _nodes_of(core, job, corner=(0, 0))
+        rows, columns = nodes_of(core, job, corner=(0, 0))
         written = PAIRS.write(job, fields, z=core.sections, y=rows, x=columns)
         written += CONFIDENCE.write(job, confidence, z=core.sections, y=rows, x=columns)
         # Any distance counts: if every second section is blank, sections two apart are registered. A core of the
@@ -79,8 +74,8 @@ class RegisterTask(JobTask):
         any_known = bool(np.isfinite(fields).any()) or core.stop[0] == 1
         all_recovered = all(fault.recovered for fault in faults)
         return Result(
-            outcome=Outcome.OK if any_known and all_recovered else Outcome.LOW_QUALITY,
-            message=_remark(faults) if any_known else "No node of the window could be registered.",
+            outcome=Outcome.OK if any_known and all_recovered and not remarks else Outcome.LOW_QUALITY,
+            message="; ".join([*remarks, *describe_faults(faults)] if any_known else [_NOTHING]),
             bytes_read=bytes_read,
             bytes_written=written,
         )
@@ -89,7 +84,7 @@ class RegisterTask(JobTask):
         """Read the sections of core and halo, wherever the coarse affine leads; write the pair fields of the core."""
         job, z = self.job, self.window.read.sections
         arrays = COARSE, COARSE_INVERTED
-        reads = [job.source_region(z.start, z.stop), *(array.region(job, z.start, z.stop) for array in arrays)]
+        reads = [*job.source_regions(z.start, z.stop), *(array.region(job, z.start, z.stop) for array in arrays)]
         if job.mask.active:
             reads.append(DAMAGE.region(job, z.start, z.stop))
         if job.register.registration_method.needs_calibration:
@@ -122,6 +117,7 @@ class RegisterStage(Stage):
         """Create pair fields and confidences; one window is one shard."""
         PAIRS.create(job)
         CONFIDENCE.create(job)
+        create_fixed(job, PAIRS, CONFIDENCE)
 
     def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
         """Yield all windows; they are independent."""
@@ -131,11 +127,14 @@ class RegisterStage(Stage):
                     job,
                     box_name(window.core.start),
                     pixels=window.core.size,
+                    fixes=job.fitted_fixes.matching().within(window.read.sections),
                 ),
                 window=window,
             )
             for window in windows(job)
         )
+        if fix_clusters(job):
+            yield register_fix_tasks(self, job, [window for window in windows(job) if window.core.start[0] == 0])
 
     def estimate(self, job: Job) -> Estimate:
         """Return the cost. Each task reads its window with halo and writes a shard of pairs and one of confidence."""
@@ -175,27 +174,6 @@ def _tiling(job: Job) -> dict[str, ShapeZYX]:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class _Registered:
-    """The pair fields of a window and the pairs that failed their checks."""
-
-    pairs: PairFields | None
-    """Pair fields of the core; None if the window shows no tissue."""
-    faults: list[PairFault]
-    """Pairs that failed their checks; z is that of the volume."""
-    bytes_read: int
-
-
-def _remark(faults: list[PairFault]) -> str:
-    """Return one line on the pairs that failed their check twice; empty if there are none."""
-    lost = [fault for fault in faults if not fault.recovered]
-    if not lost:
-        return ""
-    named = ", ".join(f"{fault.z} to {fault.z - fault.k} ({fault.reason})" for fault in lost[:_NAMED_PAIRS])
-    more = f" and {len(lost) - _NAMED_PAIRS} more" if len(lost) > _NAMED_PAIRS else ""
-    return f"{plural(len(lost), 'pair')} of sections could not be registered, even with a wider search: {named}{more}"
-
-
 def _parts(task: RegisterTask) -> list[Window]:
     """Return the task's window, or the smaller windows that its configuration wants, all sections deep."""
     job, whole = task.job, task.window
@@ -208,75 +186,3 @@ def _parts(task: RegisterTask) -> list[Window]:
         read = core.grown(before=(0, halo, halo), after=(0, halo, halo)).clipped(job.shape)
         parts.append(Window(core, Box((whole.read.start[0], *read.start[1:]), (whole.read.stop[0], *read.stop[1:]))))
     return parts
-
-
-def _registered(job: Job, window: Window) -> _Registered:
-    """Read and register a window."""
-    mip = job.register.mip
-    volume = open_source(job)
-    coarse = COARSE.read(job, z=window.read.sections)
-    box, device = window.read.at_mip(mip), compute_device()
-    images = torch.empty(box.shape, device=device)
-    valid = torch.empty(box.shape, dtype=torch.bool, device=device)
-    sections = read_aligned_sections(
-        volume,
-        sections=window.read.sections,
-        box=box,
-        affines=coarse,
-        inverted=COARSE_INVERTED.read(job, z=window.read.sections),
-        device=device,
-    )
-    for i, section in enumerate(sections):
-        images[i], valid[i] = section
-    codes = _codes(job, window, coarse).to(device)
-    valid &= codes == TISSUE
-    bytes_read = job.source_bytes(images.numel() * 4**mip, mip=mip)
-    if not valid.any():
-        return _Registered(None, [], bytes_read)
-    grid = Grid.of_box(box)
-    config = calibrated(job)
-    with computing_on(device):
-        checked = register_checked(
-            WindowImages(images=images, valid=valid, grid=grid.relative_to(grid.origin), tears=codes == TEAR),
-            PairRequest(
-                nodes=_core_nodes(window, job.spacing).relative_to(grid.origin),
-                core=range(window.core.start[0] - window.read.start[0], window.core.stop[0] - window.read.start[0]),
-                neighbours=job.register.neighbours,
-            ),
-            config=config,
-            device=device,
-        )
-    faults = [replace(fault, z=fault.z + window.read.start[0]) for fault in checked.faults]
-    return _Registered(checked.pairs, faults, bytes_read)
-
-
-def _nodes_of(core: Box, job: Job, *, corner: ShapeYX) -> tuple[slice, slice]:
-    """Return rows and columns of a core's nodes, counted from a corner (y, x), mip-0 px."""
-    starts = ((start - zero) // job.spacing for start, zero in zip(core.start_yx, corner, strict=True))
-    counts = (node_count(extent, spacing=job.spacing) for extent in core.shape_yx)
-    rows, columns = (slice(start, start + count) for start, count in zip(starts, counts, strict=True))
-    return rows, columns
-
-
-def _codes(job: Job, window: Window, coarse: Float64Array) -> Tensor:
-    """Return the masks (z, y, x) of the window's sections, coarse-aligned like their images."""
-    mip = job.register.mip
-    box = window.read.at_mip(mip)
-    if not job.mask.active:
-        return torch.full(box.shape, TISSUE, dtype=torch.uint8)
-    masks = DAMAGE.open(job)
-    return torch.stack(
-        [
-            read_codes(masks, z=z, mip=job.mask.mip, box=box, affine=affine)
-            for z, affine in zip(window.read.sections, coarse, strict=True)
-        ]
-    )
-
-
-def _core_nodes(window: Window, spacing: int) -> Grid:
-    y, x = window.core.shape_yx
-    return Grid(
-        (node_count(y, spacing=spacing), node_count(x, spacing=spacing)),
-        spacing,
-        (float(window.core.start[1]), float(window.core.start[2])),
-    )

@@ -4,28 +4,41 @@ The same code warps the run's own source and, for `ssem-dask warp`, any other vo
 are never mixed, neither here nor in the pyramid.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from ssem_dask.diagnosis.tied_sections import placed_sections
 from ssem_dask.errors import ConfigError
-from ssem_dask.field.device import CPU, compute_device
+from ssem_dask.field.device import compute_device
+from ssem_dask.fixes.section_fixes import NO_FIXES, VolumeFixes
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes, chunk_count, chunk_spans
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.stages.configs import RenderStageConfig
 from ssem_dask.stages.contrast_tasks import contrast_cost, contrast_tasks, gains_task
+from ssem_dask.stages.fix_clusters import clusters_at, fix_clusters
+from ssem_dask.stages.fixed_rows import changed_pairs, create_fixed, fixed_regions
+from ssem_dask.stages.fixed_sections import reading_order
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.pair_support import support_tasks
+from ssem_dask.stages.pair_support import support_fix_tasks, support_tasks
+from ssem_dask.stages.replaced_sections import (
+    Shown,
+    nearest_reach,
+    placed_by_support,
+    showing_fixes,
+    shown_sections,
+    with_replacements,
+)
 from ssem_dask.stages.run_arrays import (
     ALIGNED,
     CONTRAST_PAIRS,
+    FIXED,
     SECTION,
     SECTION_CONTRAST,
     SUPPORT,
@@ -41,14 +54,11 @@ from ssem_dask.stages.warped_pixels import (
     warped_labels,
     warped_sections,
 )
-from ssem_dask.storage.arrays import is_node, open_array
+from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.contrast_table import ContrastTable
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 from ssem_dask.task import Outcome, Result, Task, box_name
-from ssem_dask.types import AnyArray, ConfigBase
-
-NEAREST_REACH = 8
-"""Sections up to which the nearest one that has a place is shown instead of one that has none."""
+from ssem_dask.types import AnyArray, BoolArray, ConfigBase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,14 +82,21 @@ class Warping:
     """URL of `contrast/sections`, by which grey values are changed; empty: they are not."""
     support: str = ""
     """URL of `fields/pair_support`, which shows the sections that have no place; empty: all are warped."""
+    fixes: VolumeFixes = NO_FIXES
+    """Fixes that say which sections are left out, or have changed places."""
+    fixed_support: str = ""
+    """URL of `fields/fixed_pair_support`."""
+    changed_pairs: tuple[tuple[int, int], ...] = ()
+    """(k, z) of the pairs whose support is there."""
     labels: bool = False
     """Whether the values are ids: taken from the nearest pixel, and in the pyramid the most frequent one."""
     scale: float = 1.0
     """mip-0 px of the run per px of the volume, which may be coarser or finer than the run's source."""
 
     @classmethod
-    def of_run(cls, job: Job) -> "Warping":
-        """Return the warp of the run's source to its aligned volume."""
+    def of_run(cls, job: Job, sections: range | None = None) -> "Warping":
+        """Return the warp of the run's source to its aligned volume, for some of its sections; None: for all."""
+        clusters = fix_clusters(job) if sections is None else clusters_at(job, with_replacements(sections))
         return cls(
             source=job.source,
             info=job.info,
@@ -90,6 +107,9 @@ class Warping:
             config=job.render,
             contrast=SECTION_CONTRAST.url(job) if _matches_contrast(job) else "",
             support=SUPPORT.url(job),
+            fixes=job.fixes.showing(),
+            fixed_support=FIXED[SUPPORT].url(job),
+            changed_pairs=tuple(sorted(changed_pairs(job, clusters))),
         )
 
     def create(self) -> None:
@@ -98,15 +118,24 @@ class Warping:
 
     def open_source(self) -> Volume:
         """Open the volume that is warped."""
-        return Volume.open(self.source, like=self.info)
+        return Volume.open(self.source, like=self.info).reordered(reading_order(self.fixes))
 
+    def shown(self, sections: range) -> Iterator[tuple[range, tuple[Shown, ...]]]:
+        """Yield runs of sections with what is shown in their place, see `replaced_sections.shown_sections`."""
+        return shown_sections(
+            sections, unplaced=self.config.unplaced, fixes=self.fixes, placed=self.placed, labels=self.labels
+        )
 
-class _Place(TypedDict):
-    """Arguments of `read_nodes` that all sections share."""
+    def placed(self) -> BoolArray:
+        """Return which sections have a place; all, if that is not known."""
+        return placed_by_support(
+            self.support, changed=self.fixed_support, pairs=self.changed_pairs, count=self.info.shape[0]
+        )
 
-    box: Box
-    spacing: int
-    scale: float
+    @property
+    def needs_support(self) -> bool:
+        """Whether what is written depends on which sections have a place."""
+        return self.config.unplaced != "as_is" or any(fix.excluded for fix in self.fixes.sections.values())
 
 
 def warp_shard(warping: Warping, box: Box) -> Result:
@@ -139,59 +168,48 @@ class _WarpedBox(NamedTuple):
 def _warped_box(warping: Warping, source: Volume, box: Box, *, contrast: ContrastTable | None) -> _WarpedBox:
     """Warp a box of one channel, and change the contrast of its sections, if there is a table."""
     pixels = np.zeros(box.shape, dtype=warping.info.dtype)
-    known, clipped, device = False, 0, CPU if warping.labels else compute_device()
-    place = _Place(box=box, spacing=warping.spacing, scale=warping.scale)
+    known, clipped = False, 0
     with torch.inference_mode():
-        for sections, shown in shown_sections(warping, box.sections):
-            if shown is None:
-                continue
+        for sections, shown in warping.shown(box.sections):
             rows = slice(sections.start - box.start[0], sections.stop - box.start[0])
-            if warping.labels:
-                for row, z in zip(range(rows.start, rows.stop), shown, strict=True):
-                    (nodes,) = read_nodes(warping.fields, sections=range(z, z + 1), **place)
-                    pixels[row] = warped_labels(source, field=nodes.on_pixels(box), z=z, box=box)
-                known = known or bool(pixels[rows].any())
-                continue
-            fields = read_nodes(warping.fields, sections=shown, **place)
-            warped = warped_sections(
-                source, fields=fields, sections=shown, box=box, kind=warping.config.interpolation, device=device
-            )
-            for row, z, (image, mask) in zip(range(rows.start, rows.stop), shown, warped, strict=True):
-                if contrast is not None and contrast.matched[z]:
-                    clipped += change_contrast(
-                        image,
-                        gain=float(contrast.gain[z]),
-                        offset=float(contrast.offset[z]),
-                        dtype=warping.info.dtype,
-                    )
-                pixels[row] = to_dtype(image, warping.info.dtype)
-                known = known or bool(mask.any())
+            parts = [
+                (part.weight, _warped_run(warping, source, shown=part.sections, box=box, contrast=contrast))
+                for part in shown
+            ]
+            if len(parts) == 1:
+                pixels[rows] = parts[0][1].pixels
+            elif parts:
+                mixed = sum(weight * part.pixels.astype(np.float64) for weight, part in parts)
+                pixels[rows] = np.rint(mixed).astype(pixels.dtype)
+            known = known or any(part.known for _, part in parts)
+            clipped += sum(part.clipped for _, part in parts)
     return _WarpedBox(pixels, known, clipped)
 
 
-def shown_sections(warping: Warping, sections: range) -> Iterator[tuple[range, range | None]]:
-    """Yield runs of sections with the sections that are shown in their place; None: nothing is shown.
-
-    Only sections without a place are replaced, if the configuration says so.
-    """
-    config = warping.config.unplaced
-    if config == "as_is" or not warping.support or not is_node(warping.support):
-        yield sections, sections
-        return
-    support = np.nan_to_num(np.asarray(open_array(warping.support, mode="r")[:])).astype(np.float64)
-    placed = placed_sections(support)
-    start = sections.start
-    for z in sections:
-        if placed[z]:
-            continue
-        if start < z:
-            yield range(start, z), range(start, z)
-        near = [n for n in range(max(0, z - NEAREST_REACH), min(len(placed), z + NEAREST_REACH + 1)) if placed[n]]
-        shown = min(near, key=lambda n: abs(n - z)) if near and config == "nearest" else None
-        yield range(z, z + 1), None if shown is None else range(shown, shown + 1)
-        start = z + 1
-    if start < sections.stop:
-        yield range(start, sections.stop), range(start, sections.stop)
+def _warped_run(
+    warping: Warping, source: Volume, *, shown: range, box: Box, contrast: ContrastTable | None
+) -> _WarpedBox:
+    """Warp some sections of one channel in a box (its z is not used); arguments as of `_warped_box`."""
+    pixels, known, clipped = np.zeros((len(shown), *box.shape_yx), dtype=warping.info.dtype), False, 0
+    fields = read_nodes(warping.fields, sections=shown, box=box, spacing=warping.spacing, scale=warping.scale)
+    if warping.labels:
+        for row, (z, nodes) in enumerate(zip(shown, fields, strict=True)):
+            pixels[row] = warped_labels(source, field=nodes.on_pixels(box), z=z, box=box)
+        return _WarpedBox(pixels, bool(pixels.any()), 0)
+    warped = warped_sections(
+        source, fields=fields, sections=shown, box=box, kind=warping.config.interpolation, device=compute_device()
+    )
+    for row, (z, (image, mask)) in enumerate(zip(shown, warped, strict=True)):
+        if contrast is not None and contrast.matched[z]:
+            clipped += change_contrast(
+                image,
+                gain=float(contrast.gain[z]),
+                offset=float(contrast.offset[z]),
+                dtype=warping.info.dtype,
+            )
+        pixels[row] = to_dtype(image, warping.info.dtype)
+        known = known or bool(mask.any())
+    return _WarpedBox(pixels, known, clipped)
 
 
 def shard_boxes(warping: Warping) -> Iterator[tuple[str, Box]]:
@@ -206,22 +224,19 @@ def warp_sections(warping: Warping) -> Iterator[range]:
         yield range(start, stop)
 
 
-def nearest_reach(config: RenderStageConfig) -> int:
-    """Return how far a section may be that is shown instead of another one."""
-    return NEAREST_REACH if config.unplaced == "nearest" else 0
-
-
-def warp_regions(warping: Warping, box: Box) -> tuple[Region, Region]:
+def warp_regions(warping: Warping, box: Box) -> tuple[Region, ...]:
     """Return the regions of source and field that a shard reads.
 
     The source is read wherever the field points, so in y and x whole. The region of the field is in px of the run.
     """
     z, y, x = warping.info.shape
     margin = (NODE_MARGIN + 1) * warping.spacing
-    reach = nearest_reach(warping.config)
+    reach = nearest_reach(warping.config, warping.fixes.within(box.sections))
     nodes = _scaled(box, warping.scale).grown(before=(reach, margin, margin), after=(reach, margin, margin))
     nodes = nodes.clipped(_scaled(Box((0, 0, 0), (z, y, x)), warping.scale).stop)
-    return Region("source", Box((nodes.start[0], 0, 0), (nodes.stop[0], y, x))), Region(SECTION.path, nodes)
+    order = reading_order(warping.fixes.within(nodes.sections))
+    exchanged = (Region("source", Box((n, 0, 0), (n + 1, y, x))) for n in order.values() if n not in nodes.sections)
+    return Region("source", Box((nodes.start[0], 0, 0), (nodes.stop[0], y, x))), *exchanged, Region(SECTION.path, nodes)
 
 
 def _scaled(box: Box, scale: float) -> Box:
@@ -239,13 +254,16 @@ class RenderTask(JobTask):
 
     def run(self) -> Result:
         """Warp the shard."""
-        return warp_shard(Warping.of_run(self.job), self.box)
+        return warp_shard(Warping.of_run(self.job, self.box.sections), self.box)
 
     def footprint(self) -> Footprint:
         """Read the field's nodes over the shard, and its sections of the source; write the shard."""
-        reads = warp_regions(Warping.of_run(self.job), self.box)
+        warping, near = Warping.of_run(self.job), with_replacements(self.box.sections)
+        reads = warp_regions(warping, self.box)
+        own = replace(warping, fixes=warping.fixes.within(self.box.sections))
         # The pixels of a section depend on whether it has a place, which depends on all sections.
-        support = () if self.job.render.unplaced == "as_is" else (SUPPORT.region(self.job),)
+        fixed = fixed_regions(self.job, SUPPORT, start=near.start, stop=near.stop)
+        support = (SUPPORT.region(self.job), *fixed) if own.needs_support else ()
         contrast = (SECTION_CONTRAST.region(self.job),) if _matches_contrast(self.job) else ()
         return Footprint(reads=(*reads, *support, *contrast), writes=(aligned_level(0).region_of(self.box),))
 
@@ -305,6 +323,7 @@ class RenderStage(Stage):
     def prepare(self, job: Job) -> None:
         """Create the aligned volume with all its levels, the support of pairs, and the tables of contrast."""
         SUPPORT.create(job)
+        create_fixed(job, SUPPORT)
         if _matches_contrast(job):
             CONTRAST_PAIRS.create(job)
             SECTION_CONTRAST.create(job)
@@ -312,12 +331,12 @@ class RenderStage(Stage):
 
     def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
         """Yield the support of pairs, which shows which sections have a place; contrast, if asked for; all shards."""
-        yield support_tasks(self, job)
+        yield itertools.chain(support_tasks(self, job), support_fix_tasks(self, job))
         if _matches_contrast(job):
             yield contrast_tasks(self, job)
             yield [gains_task(self, job)]
         yield (
-            RenderTask(**self.task_fields(job, name, pixels=box.size), box=box)
+            RenderTask(**self.task_fields(job, name, pixels=box.size, fixes=showing_fixes(job, box.sections)), box=box)
             for name, box in shard_boxes(Warping.of_run(job))
         )
 

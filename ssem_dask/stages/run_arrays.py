@@ -6,7 +6,7 @@ all arrays; an array that is not listed there cannot be found by its path. Recor
 """
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from enum import IntEnum
 from functools import cache
 from typing import Any
@@ -20,6 +20,7 @@ from ssem_dask.stages.job import SECTIONS_PER_THUMBNAIL_TASK, Job
 from ssem_dask.stages.measure.quality_frame import quality_info
 from ssem_dask.stages.stored_array import Axis, Extent, Frame, RunArray, RunJson
 from ssem_dask.storage import contrast_table
+from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.fields import FieldInfo, coarse_attributes, field_attributes, open_coarse
 from ssem_dask.storage.quality import (
     BLOCK,
@@ -207,6 +208,7 @@ class SectionState(IntEnum):
     BRIDGED = 2
     MISPLACED = 3
     REPEATED = 4
+    EXCLUDED = 5
 
 
 _STATE_MEANINGS = {
@@ -215,10 +217,11 @@ _STATE_MEANINGS = {
     SectionState.BRIDGED: "bridged: no pair ties it",
     SectionState.MISPLACED: "matched, but seems out of order",
     SectionState.REPEATED: "matched, but shows the image of a section just before it",
+    SectionState.EXCLUDED: "left out by a fix of the user",
 }
 COARSE_STATE = RunArray(
     path="fields/coarse_state",
-    meaning="1 matched, 2 tied to the others by no accepted pair, 3 seems out of order, 4 repeats an earlier image",
+    meaning="1 matched, 2 tied by no accepted pair, 3 seems out of order, 4 repeats an earlier image, 5 left out",
     axes=(_Z,),
     dtype="uint8",
     frame=Frame.SECTION,
@@ -615,6 +618,47 @@ def aligned_level(mip: int) -> RunArray:
     )
 
 
+FIXED_PREFIX = "fields/fixed_"
+"""Beginning of the paths of arrays of what fixes have changed."""
+
+
+def _fixed_rows(array: RunArray, *, fill: float | None = None) -> RunArray:
+    """Return the row of the array with what fixes have changed of another one: the same, with files of one section."""
+
+    def small(sizes: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(
+            1 if (axis.name in ("z", "k") and array in (PAIRS, CONFIDENCE)) or axis.name == "z" else size
+            for axis, size in zip(array.axes, sizes, strict=True)
+        )
+
+    return replace(
+        array,
+        path=FIXED_PREFIX + array.path.rpartition("/")[2],
+        meaning=f"rows of {array.path} for what fixes have changed since the fit; all else means nothing",
+        chunk=lambda job: small(array.chunk(job)),
+        shard=None,
+        fill=array.fill if fill is None else fill,
+        opener=open_array,
+    )
+
+
+FIXED = {
+    array: _fixed_rows(array)
+    for array in (
+        COARSE,
+        COARSE_GROSS,
+        COARSE_INVERTED,
+        COARSE_STATE,
+        PAIRS,
+        CONFIDENCE,
+        SUPPORT,
+        AFFINE_CORRECTION,
+        AFFINE_NATURAL,
+        AFFINE_VARIANCE,
+    )
+}
+"""Arrays of what fixes have changed, by the array of which they replace rows; see `fix_clusters`."""
+
 ARRAYS = (
     COARSE,
     COARSE_PAIRS,
@@ -654,6 +698,7 @@ ARRAYS = (
     QUALITY_SECTIONS,
     QUALITY_WINDOWS,
     *RESLICES.values(),
+    *FIXED.values(),
 )
 _BY_PATH = {array.path: array for array in ARRAYS}
 

@@ -16,11 +16,14 @@ from ssem_dask.field.device import CPU
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import Interpolation
 from ssem_dask.field.warp import sample_image
+from ssem_dask.fixes.section_fixes import VolumeFixes
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import shape_at_mip
 from ssem_dask.image.pooling import pool
 from ssem_dask.image.tissue import EMPTY_SIDE, tissue_mask
+from ssem_dask.registration.coarse_alignment.thumbnail import CoarseSection
+from ssem_dask.stages.fixed_sections import reading_order, white_of
 from ssem_dask.stages.job import Job
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray, Float64Array, ShapeYX
@@ -64,9 +67,15 @@ class Sampling:
     """Bounds per section of the source positions, mip-0 px; None: nothing is known."""
 
 
-def open_source(job: Job) -> Volume:
-    """Open the run's source volume."""
-    return Volume.open(job.source, like=job.info)
+def open_source(job: Job, *, fixes: VolumeFixes | None = None) -> Volume:
+    """Open the run's source volume.
+
+    Args:
+        job: the run.
+        fixes: fixes that say which sections have changed places; None: those of the fit.
+    """
+    known = job.fitted_fixes if fixes is None else fixes
+    return Volume.open(job.source, like=job.info).reordered(reading_order(known))
 
 
 def refuse_blank(job: Job) -> None:
@@ -182,6 +191,33 @@ def read_thumbnails(volume: Volume, *, sections: range, mip: int) -> Iterator[Te
     yield from read_pooled_sections(volume, boxes=[Box((z, 0, 0), (z + 1, y, x), mip) for z in sections])
 
 
+def read_coarse_section(
+    job: Job,
+    volume: Volume,
+    *,
+    z: int,
+    mip: int,
+    is_inverted: bool,
+    thumbnail: Tensor | None = None,
+) -> CoarseSection:
+    """Return a section prepared for the coarse search.
+
+    Args:
+        job: the run.
+        volume: its source.
+        z: section.
+        mip: of thumbnails.
+        is_inverted: whether its contrast is inverted, so that it can be compared with others after inverting it.
+        thumbnail: the thumbnail if it was read already.
+    """
+    if thumbnail is None:
+        (thumbnail,) = read_thumbnails(volume, sections=range(z, z + 1), mip=mip)
+    mask = tissue_mask(thumbnail)
+    if is_inverted:
+        thumbnail = torch.where(mask, white_of(volume.info.dtype) - thumbnail, thumbnail)
+    return CoarseSection(thumbnail, mask=mask, config=job.coarse)
+
+
 def read_aligned(
     volume: Volume, *, z: int, box: Box, affine: Float64Array, empty_side: int = EMPTY_SIDE
 ) -> tuple[Tensor, Tensor]:
@@ -234,7 +270,7 @@ def read_aligned_sections(
         reaches=reaches,
     )
     aligned = sample_sections(volume, sampling, kind="bicubic", empty_side=empty_side, device=device)
-    white = float(np.iinfo(volume.info.dtype).max) if volume.info.dtype.kind in "ui" else 0.0
+    white = white_of(volume.info.dtype)
     for (image, known), invert in zip(aligned, repeat(False) if inverted is None else inverted, strict=False):
         yield (torch.where(known, white - image, torch.zeros_like(image)) if invert else image), known
 

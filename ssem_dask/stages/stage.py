@@ -25,7 +25,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, TypedDict
 
+from ssem_dask.fixes.section_fixes import NO_FIXES, VolumeFixes
 from ssem_dask.stages.files import find_damage, written_files
+from ssem_dask.stages.fix_clusters import FixCluster, clusters_digest
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.source_sections import open_source
 from ssem_dask.storage.volume import VolumeInfo
@@ -139,18 +141,28 @@ class Stage(ABC):
         """Return the bytes of a typical request of the stage: by default a chunk of the source."""
         return math.prod(open_source(job).chunk(0)) * job.info.dtype.itemsize
 
-    def task_fields(self, job: Job, name: str, *, pixels: int = 0) -> TaskFields:
+    def task_fields(
+        self,
+        job: Job,
+        name: str,
+        *,
+        pixels: int = 0,
+        fixes: VolumeFixes = NO_FIXES,
+        clusters: Iterable[FixCluster] = (),
+    ) -> TaskFields:
         """Return the common fields of a task.
 
         Args:
             job: the run.
             name: unique name of the task in the stage. It determines the page of its ledger entry; see the module.
             pixels: source pixels (mip 0) that the task covers.
+            fixes: the part of the user's fixes on which the task depends.
+            clusters: changes of the fixes since the fit on which it depends.
         """
         return TaskFields(
             key=f"{self.name}/{name}",
             output=job.output,
-            digest=job.digests[self.name],
+            digest=clusters_digest(job, self.name, clusters, fixes),
             pixels=pixels,
             uses_gpu=self.uses_gpu,
             job=job,

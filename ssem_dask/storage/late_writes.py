@@ -17,7 +17,7 @@ from ssem_dask.storage.lease import Claim
 from ssem_dask.storage.ledger import Ledger
 from ssem_dask.storage.retry import LONG_RETRY_S, retry_for
 from ssem_dask.storage.untrusted import JSON_OBJECT, read_hint
-from ssem_dask.task import Cause, Outcome, TaskReport
+from ssem_dask.task import Cause, Outcome, TaskReport, stage_part
 
 _FOLDER = "late.writes"
 
@@ -46,7 +46,7 @@ class Note(NamedTuple):
     def concerns(self, entry: TaskReport) -> bool:
         """Return whether the late write may have changed the files of an entry."""
         stage = self.key.partition("/")[0]
-        return entry.key == self.key or (entry.stage == stage and entry.digest != self.digest)
+        return entry.key == self.key or (entry.stage == stage and stage_part(entry.digest) != stage_part(self.digest))
 
 
 def read_notes(ledger: Ledger) -> list[Note]:

@@ -59,6 +59,10 @@ class RunRecord:
     """`running`, `incomplete` or `complete`."""
     environment: dict[str, str] = field(default_factory=dict)
     """Versions of Python and of the packages that decide results."""
+    fixes: str = ""
+    """Name of the version of fixes that holds; empty: none. See `storage.fixes_store`."""
+    fitted_fixes: str = ""
+    """Name of the version that held when the statistics of the run were fitted."""
 
     @property
     def pixel_size(self) -> float:

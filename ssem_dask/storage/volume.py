@@ -9,6 +9,7 @@ A volume of an image with channels is a view of one of them: everything here is 
 `shape_at(m)` divides y and x by 2**m and rounds up (C3); z is the same at every mip.
 """
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,11 +32,10 @@ from ssem_dask.storage.channels import (
     several_channels,
 )
 from ssem_dask.storage.codec_pipeline import fused_codecs
-from ssem_dask.storage.formats.axes import order_axes
 from ssem_dask.storage.lengths import UNKNOWN_SIZES, known_sizes, sizes_of
 from ssem_dask.storage.section_names import section_names
 from ssem_dask.storage.untrusted import record_in
-from ssem_dask.storage.volume_checks import IMPORT_KEY, check_extent
+from ssem_dask.storage.volume_checks import IMPORT_KEY, check_extent, other_axes, refuse_other_order
 from ssem_dask.storage.zip_files import without_zip_protocol
 from ssem_dask.types import AnyArray, ShapeZYX
 
@@ -85,6 +85,7 @@ class Volume:
         self._paths = paths
         self._levels = levels
         self._writable: dict[int, ZarrArray] = {}
+        self._order: Mapping[int, int] = {}
 
     @classmethod
     def open(
@@ -122,12 +123,12 @@ class Volume:
             paths = ("",)
             levels = (arrays.open_array(url, mode="r"),)
             if levels[0].ndim == 3:
-                _refuse_other_order(url, levels[0])
+                refuse_other_order(url, levels[0])
         else:
             _refuse_other_groups(url, attributes)
             image = ngff.parse_multiscale(attributes, where=url)
             if image.axes not in (ngff.AXES, ngff.CHANNEL_AXES):
-                raise SourceError(_other_axes(url, image.axes))
+                raise SourceError(other_axes(url, image.axes))
             paths, levels = _open_levels(url, image)
             z, y, x = ((image.scale_of(axis), "nm") for axis in ngff.AXES)
             stored = sizes_of({"z": z, "y": y, "x": x})
@@ -150,6 +151,18 @@ class Volume:
             **known_sizes(url, stored, pixel_size=pixel_size, section_thickness=section_thickness),
         )
         return cls(url, info=info, paths=paths, levels=levels, section_names=section_names(attributes or {}))
+
+    def reordered(self, order: Mapping[int, int]) -> "Volume":
+        """Return the volume as it is read with some sections in the places of others.
+
+        Args:
+            order: section that is read, by the place where it is read.
+        """
+        if not order:
+            return self
+        volume = copy.copy(self)
+        volume._order = dict(order)
+        return volume
 
     @property
     def mips(self) -> tuple[int, ...]:
@@ -206,6 +219,12 @@ class Volume:
             SourceError: a chunk under the box is damaged, or the location cannot be reached.
         """
         self._check(box)
+        if any(z in self._order for z in box.sections):
+            stored = copy.copy(self)
+            stored._order = {}
+            (_, top, left), (_, bottom, right) = box.start, box.stop
+            sections = (self._order.get(z, z) for z in box.sections)
+            return np.concatenate([stored.read(Box((z, top, left), (z + 1, bottom, right), box.mip)) for z in sections])
         what = f"{self.url}: box {box.start}…{box.stop} at mip {box.mip}"
         with location.reading(self.url), arrays.reading_chunks(what), fused_codecs():
             return np.asarray(self._levels[box.mip][self._index(box)], dtype=self.info.dtype)
@@ -268,7 +287,7 @@ class Volume:
             paths=self._paths,
             levels=self._levels,
             section_names=self.section_names,
-        )
+        ).reordered(self._order)
 
     def _index(self, box: Box) -> tuple[int | slice, ...]:
         """Return the index of a box in the stored array of its mip; SourceError if the channel is not known."""
@@ -362,18 +381,6 @@ def _refuse_other_groups(url: str, attributes: dict[str, Any]) -> None:
     inside = ", ".join(location.list_names(url)) or "nothing"
     raise SourceError(
         f"{url}: a Zarr group without OME-Zarr image metadata (inside: {inside}); give an image group or an array."
-    )
-
-
-def _refuse_other_order(url: str, array: ZarrArray) -> None:
-    names = arrays.axis_names(array)
-    if names is not None and order_axes(url, array.shape, names=names).zyx != (0, 1, 2):
-        raise SourceError(_other_axes(url, names))
-
-
-def _other_axes(url: str, axes: tuple[str, ...]) -> str:
-    return (
-        f"{url}: axes are {', '.join(axes)}, but a volume has z, y, x; bring it into that form with 'ssem-dask import'."
     )
 
 

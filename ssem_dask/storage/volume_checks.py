@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 
 from ssem_dask.errors import SourceError
-from ssem_dask.storage import ngff
+from ssem_dask.storage import arrays, ngff
+from ssem_dask.storage.arrays import ZarrArray
+from ssem_dask.storage.formats.axes import order_axes
 from ssem_dask.types import ShapeZYX
 
 IMPORT_KEY = "ssem_dask_import"
@@ -52,3 +54,17 @@ def check_sections(where: str, shape: ShapeZYX) -> None:
         raise SourceError(f"{where}: the volume has shape {shape}, it is empty; check the export.")
     if shape[0] < 2:
         raise SourceError(f"{where}: holds a single section, but an alignment needs at least two; give the series.")
+
+
+def refuse_other_order(url: str, array: ZarrArray) -> None:
+    """Raise SourceError if the named axes of an array are not (z, y, x)."""
+    names = arrays.axis_names(array)
+    if names is not None and order_axes(url, array.shape, names=names).zyx != (0, 1, 2):
+        raise SourceError(other_axes(url, names))
+
+
+def other_axes(url: str, axes: tuple[str, ...]) -> str:
+    """Return what is wrong with axes."""
+    return (
+        f"{url}: axes are {', '.join(axes)}, but a volume has z, y, x; bring it into that form with 'ssem-dask import'."
+    )

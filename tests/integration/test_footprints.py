@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from ssem_dask.config.resolve import resolve
 from ssem_dask.config.schema import make_config
+from ssem_dask.fixes.section_fixes import SectionFixes, VolumeFixes
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.region import Region
 from ssem_dask.stages.job import Job
@@ -72,12 +74,26 @@ def pyramid(observed: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     return url
 
 
-@pytest.mark.parametrize("mode", ["chain", "relax", "wide", "pyramid"])
+FIXED = VolumeFixes(
+    sections={
+        2: SectionFixes(fill="between"),
+        4: SectionFixes(other=6, masks=(((0.0, 0.0), (0.0, 50.0), (50.0, 0.0)),)),
+        6: SectionFixes(other=4, inverted=True),
+    },
+    pairs={(7, 8): ((20.0, 20.0, 21.0, 20.0, 4.0),)},
+)
+"""Fixes that were given after the fit."""
+
+
+@pytest.mark.parametrize("mode", ["chain", "relax", "wide", "pyramid", "fixed"])
 def test_tasks_touch_nothing_that_their_footprint_does_not_name(
     mode: str, observed: str, pyramid: str, tmp_path: Path
 ) -> None:
     url = pyramid if mode == "pyramid" else observed
-    job, _ = resolve(make_config({"source": url, "output": str(tmp_path / "out.zarr"), **SETTINGS[mode]}))
+    settings = SETTINGS["relax" if mode == "fixed" else mode]
+    job, _ = resolve(make_config({"source": url, "output": str(tmp_path / "out.zarr"), **settings}))
+    if mode == "fixed":
+        job = replace(job, fixes=FIXED)
     files = Regions(job)
     create_run(job.output, attributes={"state": "running"})
     looked_at, levels = 0, defaultdict[str, set[str]](set)

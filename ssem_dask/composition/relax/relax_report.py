@@ -4,7 +4,7 @@ The records are stored as JSON (`quality/relax.json`); `to_json` and `from_json`
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -204,10 +204,13 @@ class AffineReport:
     jumps: tuple[JumpRecord, ...]
     drift: DriftRecord | None
     """Drift that was undone; None without anchors."""
+    variances: dict[str, Variances] = field(default_factory=dict)
+    """Fitted variances of each group of parameters, px²; empty as well in runs of earlier versions."""
 
     def to_json(self) -> Json:
         """Return the record as stored."""
         return {
+            "variances": {name: asdict(fitted) for name, fitted in self.variances.items()},
             "affine": {name: statistics.to_json() for name, statistics in self.statistics.items()},
             "evidence": self.evidence,
             "certainty": self.certainty,
@@ -225,6 +228,7 @@ class AffineReport:
             certainty=record["certainty"],
             jumps=tuple(JumpRecord.from_json(jump) for jump in record["jumps"]),
             drift=None if drift is None else DriftRecord.from_json(drift),
+            variances={name: Variances(**values) for name, values in record.get("variances", {}).items()},
         )
 
 

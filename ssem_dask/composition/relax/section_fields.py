@@ -23,6 +23,7 @@ The steps are separate functions, since only the affines need all sections at on
 work on windows of sections along z.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -172,6 +173,8 @@ def correct_affines(
     thickness: float,
     config: RelaxConfig,
     anchors: Anchors | None,
+    kept_jumps: Sequence[int] = (),
+    undone_jumps: Sequence[int] = (),
 ) -> AffineLevel:
     """Return the affine maps that correct the coarse ones, and what they rest on.
 
@@ -182,6 +185,8 @@ def correct_affines(
         thickness: of a section, mip-0 px.
         config: whether natural motion is kept; if not, the elastic solve answers for the affine part as well.
         anchors: landmarks and far pairs that determine drift.
+        kept_jumps: sections before which the tissue jumps, which is left alone.
+        undone_jumps: sections before which all later sections were displaced, in addition to those of `config`.
     """
     known: BoolArray = np.asarray(np.isfinite(affine).all(axis=(2, 3)))
     # Two fallbacks, both without statistics: the elastic solve then makes neighbours match, affine part included.
@@ -200,7 +205,8 @@ def correct_affines(
         thickness=thickness,
         certainty=None,
         undo_jumps=config.jumps == "undo",
-        known_jumps=config.known_jumps,
+        known_jumps=sorted({*config.known_jumps, *undone_jumps} - set(kept_jumps)),
+        kept_jumps=kept_jumps,
         anchors=anchors,
     )
     # All sections move together into the reference's place, if that is wanted: A ∘ frame.

@@ -174,6 +174,7 @@ def separate_affines(
     certainty: float | None,
     undo_jumps: bool = True,
     known_jumps: Sequence[int] = (),
+    kept_jumps: Sequence[int] = (),
     anchors: Anchors | None = None,
 ) -> AffineSeparation:
     """Find each section's affine map.
@@ -185,7 +186,8 @@ def separate_affines(
         thickness: of a section, mip-0 px.
         certainty: P(displaced), see `regularised_variances`; None computes it from the evidence.
         undo_jumps: whether to find places where all later sections are displaced alike, and to undo that.
-        known_jumps: sections before which there certainly is such a place.
+        known_jumps: sections before which there certainly is such a place; these are undone in any case.
+        kept_jumps: sections before which there certainly is none.
         anchors: landmarks and far pairs that determine drift; None leaves drift in.
 
     Raises:
@@ -198,9 +200,12 @@ def separate_affines(
     displacements = problem.displacements(parameters)
     jumps: tuple[Jump, ...] = ()
     fits: dict[str, Fit] = {}
-    if undo_jumps:
+    if undo_jumps or known_jumps:
         fit = partial(problem.fit, displacements)
-        search = find_jumps(displacements, problem.weights, jump_sd=problem.jump_sd, fit=fit, known=known_jumps)
+        kept = kept_jumps if undo_jumps else range(count)
+        search = find_jumps(
+            displacements, problem.weights, jump_sd=problem.jump_sd, fit=fit, known=known_jumps, kept=kept
+        )
         jumps, fits = search.jumps, search.fits
     model = problem.model(np.ones_like(problem.weights), jumps)
     # The search for jumps has fitted this very model already.
@@ -247,19 +252,78 @@ def separate_affines(
     )
 
 
-def _make_problem(affines: Float64Array, weights: Float64Array, *, shape_yx: ShapeYX, thickness: float) -> _Problem:
-    """Return the problem without pairs that do not exist; ValueError if too few remain."""
+@dataclass(frozen=True, slots=True)
+class KnownStatistics:
+    """Statistics of a volume that were fitted before, by which some of its sections are separated again."""
+
+    variances: dict[str, Variances]
+    """Of each group of parameters, px²."""
+    certainty: float
+    """P(displaced)."""
+    jumps: tuple[int, ...] = ()
+    """Sections before which there is a jump that was undone."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSeparation:
+    """Sections that were separated by known statistics."""
+
+    parameters: Float[Float64Array, "Z 6"]
+    """a, of `affine_log`, px."""
+    motion: Float[Float64Array, "Z 6"]
+    weights: Float[Float64Array, "K Z"]
+    """Robust weights."""
+
+
+def separate_by(
+    affines: Float[Float64Array, "K Z 2 3"],
+    weights: Float[Float64Array, "K Z"],
+    *,
+    start: Float[Float64Array, "Z 6"],
+    shape_yx: ShapeYX,
+    thickness: float,
+    known: KnownStatistics,
+) -> LocalSeparation:
+    """Find affine maps of some sections, with the statistics of the whole volume; any number of pairs will do.
+
+    Args:
+        affines: M, as of `separate_affines`.
+        weights: of the pairs.
+        start: a of the sections to begin with.
+        shape_yx: section, mip-0 px.
+        thickness: of a section, mip-0 px.
+        known: statistics.
+    """
+    problem = _usable_problem(affines, weights, shape_yx=shape_yx, thickness=thickness)
+    priors = {name: regularised_variances(v, certainty=known.certainty) for name, v in known.variances.items()}
+    jumps = tuple(Jump(z, np.zeros(6), 0.0) for z in known.jumps)
+    iterate = _Iterate(start, np.zeros_like(start), np.ones_like(problem.weights), jumps, {})
+    for _ in range(ITERATIONS):
+        displacements = problem.displacements(iterate.parameters)
+        means = _solve(displacements, problem.model(iterate.robust, jumps), priors)
+        iterate = _advance(problem, means, priors, jumps=jumps, fits={})
+    return LocalSeparation(iterate.parameters, iterate.motion, problem.weights * iterate.robust)
+
+
+def _usable_problem(affines: Float64Array, weights: Float64Array, *, shape_yx: ShapeYX, thickness: float) -> _Problem:
+    """Return the problem without pairs that do not exist or have no logarithm."""
     steps, count = weights.shape
     # Pairs whose moving section would be before the first section do not exist.
     usable = has_parameters(affines) & (weights > 0) & (np.arange(count)[None] >= np.arange(1, steps + 1)[:, None])
     weights = np.where(usable, weights, 0.0)
-    if not enough_pairs(weights):
-        raise ValueError(
-            f"separate_affines: {np.count_nonzero(weights[0] > 0)} neighbour pairs; wanted {MIN_SECTIONS - 1}."
-        )
     # The identity replaces missing pairs, whose weight is 0, so that logarithms stay finite.
     pairs = np.where(usable[:, :, None, None], affines, IDENTITY)
     return _Problem(pairs, weights, shape_yx=shape_yx, thickness=thickness)
+
+
+def _make_problem(affines: Float64Array, weights: Float64Array, *, shape_yx: ShapeYX, thickness: float) -> _Problem:
+    """Return the problem without pairs that do not exist; ValueError if too few remain."""
+    problem = _usable_problem(affines, weights, shape_yx=shape_yx, thickness=thickness)
+    if not enough_pairs(problem.weights):
+        raise ValueError(
+            f"separate_affines: {np.count_nonzero(problem.weights[0] > 0)} neighbour pairs; wanted {MIN_SECTIONS - 1}."
+        )
+    return problem
 
 
 def _solve(displacements: Float64Array, model: SequenceModel, priors: dict[str, Variances]) -> _Means:
@@ -301,7 +365,7 @@ def _cauchy_weights(chi_squares: Float64Array, weights: Float64Array) -> Float64
     """Return Cauchy weights of the pairs by their squared residuals, in their own robust scale."""
     steps = np.arange(1, len(weights) + 1)[:, None]
     relative = chi_squares / steps**2  # noise grows with the distance k
-    median = np.median(relative[weights > 0])
+    median = np.median(relative[weights > 0]) if (weights > 0).any() else 1.0
     return weights_of_squares(relative / (max(float(median), 1e-12) * OUTLIER**2), kind="cauchy")
 
 

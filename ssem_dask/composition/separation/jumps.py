@@ -77,6 +77,7 @@ def find_jumps(
     jump_sd: float,
     fit: FitGroup,
     known: Sequence[int],
+    kept: Sequence[int] = (),
 ) -> JumpSearch:
     """Find the jumps in a volume.
 
@@ -86,6 +87,7 @@ def find_jumps(
         jump_sd: standard deviation of a jump, px.
         fit: variances of one group of parameters.
         known: sections before which there certainly is a jump.
+        kept: sections before which there certainly is none.
     """
     count = weights.shape[1]
 
@@ -96,7 +98,7 @@ def find_jumps(
 
     # Known jumps are in the model from the start, and are never dropped.
     candidates = sorted({z for z in known if 0 < z < count})
-    rejected: set[int] = set()
+    rejected = set(kept) - set(candidates)
     judged: tuple[Jump, ...] = ()
     for rounds_left in reversed(range(_MAX_ROUNDS)):
         model = SequenceModel(weights, jumps=candidates, jump_sd=jump_sd)

@@ -21,8 +21,9 @@ from torch.nn.functional import max_pool2d
 from ssem_dask.field.folding import jacobian_determinant
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_batch
+from ssem_dask.registration.gauss_newton.feature_gradients import gradients
 from ssem_dask.registration.gauss_newton.normal_equations import robust_weights
-from ssem_dask.registration.gauss_newton.solver import FeatureLevel, gradients
+from ssem_dask.registration.gauss_newton.solver import FeatureLevel
 from ssem_dask.registration.vector_map import axis_index, axis_matrix
 
 _SQUARE_SIDE = 9  # feature px of the squares that correlation and Hessian are averaged over

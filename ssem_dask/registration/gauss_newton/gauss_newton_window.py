@@ -5,7 +5,7 @@ as a start. Pairs k = 1 start at 0 (a cold start). Pairs k > 1 start from the co
 all sections between show tissue: over that distance tissue changes too much to be matched without a start.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +19,7 @@ from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_batch
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.image.pooling import pool
-from ssem_dask.registration.encoders.encoder import Encoder, encode_observed, encoder_on, load_encoder
+from ssem_dask.registration.encoders.encoder import Encoder, encoder_on, load_encoder
 from ssem_dask.registration.gauss_newton.confidence import (
     MatchMeasures,
     folded_nodes,
@@ -28,8 +28,10 @@ from ssem_dask.registration.gauss_newton.confidence import (
     raw_confidence,
     relative_confidence,
 )
+from ssem_dask.registration.gauss_newton.encoded_sections import EROSION, encode_sections
 from ssem_dask.registration.gauss_newton.hops import Pair, broken_hops, neighbour_pairs, path_between
 from ssem_dask.registration.gauss_newton.normal_equations import NodeBasis
+from ssem_dask.registration.gauss_newton.pair_points import PairPoints, PointBatch
 from ssem_dask.registration.gauss_newton.scales import ResidualScale, ResidualScales
 from ssem_dask.registration.gauss_newton.solver import (
     FeatureLevel,
@@ -47,12 +49,11 @@ from ssem_dask.registration.triton import kernels_run_on
 SEARCH_RANGE_PX = 96
 """Longest displacement, px of the working image, that the coarsest level can find."""
 
-_FEATURE_SPACING_PX = 4  # px of the working image per feature px of level 0
 _LEAST_TISSUE = 0.01  # share of a section's area in the window; below, there is nothing to register
 # Share of a node's surroundings (36 px a side) that must show eroded tissue: up to the border of tissue, not beyond.
 _LEAST_SURROUNDING_TISSUE = 0.25
 _BATCH = 8  # pairs at a time: more do not run faster, and take more memory
-_EROSION = 2  # feature px at the border of tissue whose surroundings reach outside
+_SURE = 0.5  # confidence by points from which a node is known, whatever the images show there
 _MAX_DISAGREEMENT_PX = 8.0  # px of the working image
 
 
@@ -75,6 +76,7 @@ class GaussNewton(RegistrationMethod[GaussNewtonConfig]):
         shape = (request.neighbours, len(core), *nodes.shape)
         fields = torch.full((shape[0], shape[1], 2, *nodes.shape), torch.nan, device=device)
         raw, known = torch.zeros(shape, device=device), torch.zeros(shape, dtype=torch.bool, device=device)
+        sure = torch.zeros(shape, device=device)  # least confidence of nodes, where a person has given points
         with torch.inference_mode():
             solver = _WindowSolver(window, encoder=encoder, config=config, device=device)
             pairs = solver.register(request.pairs)
@@ -82,10 +84,16 @@ class GaussNewton(RegistrationMethod[GaussNewtonConfig]):
                 rows = [(fixed - moving - 1, fixed - core.start) for fixed, moving in batch]
                 index = tuple(torch.tensor(rows, device=device).T)
                 fields[index], raw[index], known[index] = judged.fields, judged.confidence, judged.known
+            for pair in pairs:
+                if pair in window.points:
+                    row = pair[0] - pair[1] - 1, pair[0] - core.start
+                    sure[row] = solver.point_confidence(pair, nodes)
+        known |= sure >= _SURE
         fields = torch.where(known[:, :, None], fields, torch.full_like(fields, torch.nan))
         # The run's, since medians of windows differ and confidences would jump between them (docs/decisions/0022).
         typical_confidence = None if config.scales is None else config.scales.confidence
-        return PairFields(fields, relative_confidence(raw, known=known, typical_confidence=typical_confidence))
+        confidence = relative_confidence(raw, known=known, typical_confidence=typical_confidence)
+        return PairFields(fields, torch.where(known, torch.maximum(confidence, sure), confidence))
 
 
 def measure_scales(
@@ -164,6 +172,7 @@ class _WindowSolver:
         self._tears = _pool_tears(None if measure_scales else window.tears, like=finest)
         # Computed once: reading a tensor per pair would wait for the GPU each time.
         self._tear_flags = [bool(tears.any()) for tears in self._tears]
+        self._points = {} if measure_scales else _both_ways(window.points)
         self._pyramid = feature_pyramid(finest, levels=max(config.levels) + 1)
         self._measure_scales = measure_scales
         # The kernels do not return the units of single pairs.
@@ -208,6 +217,13 @@ class _WindowSolver:
         )
         return _JudgedPairs(values, raw_confidence(measures), known)
 
+    def point_confidence(self, pair: Pair, nodes: Grid) -> Tensor:
+        """Return the least confidence `(ny, nx)` that the points of a pair give to its nodes."""
+        points = PointBatch.of([self._points[pair]], device=self._pyramid[0].features.device)
+        pixel = self._image_grid.spacing
+        smoothness = self._config.smoothness_for(abs(pair[0] - pair[1])) * pixel
+        return points.confidence(nodes, smoothness_px=smoothness, pixel=pixel)[0]
+
     def _match_measures(self, pairs: Sequence[Pair], forward: NodeFields, nodes: Grid) -> MatchMeasures:
         mean_residual = None if self._config.scales is None else self._config.scales.error
         if self._use_kernels:
@@ -244,22 +260,24 @@ class _WindowSolver:
             if pair not in self.fields and min(pair) >= 0 and all(self._tissue_flags[i] for i in pair)
         ]
         # Pairs of one batch share the plan of steps, the smoothness and the solver.
-        groups: dict[tuple[int, bool, bool], list[Pair]] = {}
+        groups: dict[tuple[int, bool, bool, bool], list[Pair]] = {}
         for pair in missing:
             distance = abs(pair[0] - pair[1])
-            groups.setdefault((distance, self._can_compose(pair), self._is_torn(pair)), []).append(pair)
-        for (distance, warm, torn), group in sorted(groups.items()):
-            run = partial(self._register_batch, distance=distance, warm=warm, torn=torn)
-            # The kernels cut a group into batches themselves; they know no tears.
-            for _ in in_batches(run, group, size=len(group) if self._use_kernels and not torn else _BATCH):
+            kind = distance, self._can_compose(pair), self._is_torn(pair), pair in self._points
+            groups.setdefault(kind, []).append(pair)
+        for (distance, warm, torn, pointed), group in sorted(groups.items()):
+            run = partial(self._register_batch, distance=distance, warm=warm, torn=torn, pointed=pointed)
+            # The kernels cut a group into batches themselves; they know neither tears nor points.
+            plain = self._use_kernels and not torn and not pointed
+            for _ in in_batches(run, group, size=len(group) if plain else _BATCH):
                 pass  # drained for its effect: `_register_batch` stores the fields itself
 
-    def _register_batch(self, pairs: Sequence[Pair], *, distance: int, warm: bool, torn: bool) -> None:
+    def _register_batch(self, pairs: Sequence[Pair], *, distance: int, warm: bool, torn: bool, pointed: bool) -> None:
         # Composed fields carry the errors of all pairs between; the pair's own images correct them.
         start = NodeFields(self._compose(pairs), self.nodes, self._config.interpolation) if warm else None
         smoothness = self._config.smoothness_for(distance)
         scales = self._iteration_scales(distance, warm=warm)
-        if self._use_kernels and not torn:
+        if self._use_kernels and not torn and not pointed:
             # On a GPU these features are in half precision, all sums and solves in single (docs/decisions/0020).
             from ssem_dask.registration.triton.pair_solver import register_fused
 
@@ -277,7 +295,7 @@ class _WindowSolver:
             # measured: its residuals would count as those of warm starts.
             measure = self._measure_scales and distance not in self.scales and warm == (distance > 1)
             result = register_pairs(
-                self._batch(pairs, torn=torn),
+                self._batch(pairs, torn=torn, pointed=pointed),
                 start=start,
                 smoothness=smoothness,
                 config=self._config,
@@ -297,13 +315,16 @@ class _WindowSolver:
         iterations = sum(step.iterations for step in plan_steps(self._config, self._pyramid[0].grid, warm=warm))
         return self._config.scales.select(distance=distance, warm=warm, iterations=iterations)
 
-    def _batch(self, pairs: Sequence[Pair], *, torn: bool) -> PairBatch:
+    def _batch(self, pairs: Sequence[Pair], *, torn: bool, pointed: bool) -> PairBatch:
         sides = []
         for side in (0, 1):
             index = torch.tensor([pair[side] for pair in pairs], device=self._pyramid[0].features.device)
             sides.append([level.select(index) for level in self._pyramid])
         tears = self._pair_tears(pairs) if torn else None
-        return PairBatch(fixed=sides[0], moving=sides[1], image_grid=self._image_grid, tears=tears)
+        points = None
+        if pointed:
+            points = PointBatch.of([self._points[p] for p in pairs], device=self._pyramid[0].features.device)
+        return PairBatch(fixed=sides[0], moving=sides[1], image_grid=self._image_grid, tears=tears, points=points)
 
     def _is_torn(self, pair: Pair) -> bool:
         return self._tear_flags[pair[0]] or self._tear_flags[pair[1]]
@@ -342,6 +363,11 @@ class _WindowSolver:
         return NodeFields(torch.stack(list(values)), self.nodes, self._config.interpolation)
 
 
+def _both_ways(points: Mapping[Pair, PairPoints]) -> dict[Pair, PairPoints]:
+    """Return points by pair, in both directions."""
+    return {**{(b, a): each.reversed for (a, b), each in points.items()}, **points}
+
+
 def _kernels_suit(pyramid: Sequence[FeatureLevel], *, image_grid: Grid, config: GaussNewtonConfig) -> bool:
     """Check whether the kernels can be used: the features are on a GPU and the kernels support the plan of steps."""
     # First, because `pair_solver` imports Triton, which only comes with torch for CUDA.
@@ -352,33 +378,8 @@ def _kernels_suit(pyramid: Sequence[FeatureLevel], *, image_grid: Grid, config: 
     return suits(pyramid, image_grid=image_grid, config=config)
 
 
-def encode_sections(window: WindowImages, *, encoder: Encoder, device: torch.device | str) -> FeatureLevel:
-    """Compute the features of every section at 4 px of the working image."""
-    factor = max(1, _FEATURE_SPACING_PX // encoder.spacing)
-    spacing = encoder.spacing * factor
-    encoded, masks = [], []
-    # One by one: the network's activations are many times as large as an image.
-    for image, tissue in zip(window.images, window.valid, strict=True):
-        inside = tissue.to(device)
-        values = encode_observed(encoder, torch.nan_to_num(image.to(device))[None], valid=inside[None])
-        encoded.append(pool(values, factor)[0])
-        share = pool(inside.float(), spacing)
-        # Only px wholly in tissue count, and of these not the outermost: the encoder sees what is beside them. 0.99
-        # allows for rounding of the mean; one px of 16 outside tissue gives 0.94.
-        masks.append(_erode((share > 0.99).float()))
-    mask = torch.stack(masks)
-    level = torch.stack(encoded) * mask[:, None]
-    grid = Grid((mask.shape[1], mask.shape[2]), window.grid.spacing * spacing, window.grid.origin)
-    return FeatureLevel(level, mask, grid)
-
-
-def _erode(mask: Tensor) -> Tensor:
-    """Remove the outermost feature px of tissue; the frame of the image counts as tissue."""
-    return 1.0 - max_pool2d(1.0 - mask[None, None], 2 * _EROSION + 1, stride=1, padding=_EROSION)[0, 0]
-
-
 def _dilate(mask: Tensor) -> Tensor:
-    return max_pool2d(mask[:, None], 2 * _EROSION + 1, stride=1, padding=_EROSION)[:, 0]
+    return max_pool2d(mask[:, None], 2 * EROSION + 1, stride=1, padding=EROSION)[:, 0]
 
 
 def _pool_tears(tears: Tensor | None, *, like: FeatureLevel) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_batch
 from ssem_dask.registration.encoders.encoder import encoder_on
-from ssem_dask.registration.gauss_newton.gauss_newton_window import encode_sections
+from ssem_dask.registration.gauss_newton.encoded_sections import encode_sections
 from ssem_dask.registration.gauss_newton.solver import (
     DEFAULT_SMOOTHNESS,
     GaussNewtonConfig,

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
@@ -26,6 +26,7 @@ from torch.nn.functional import avg_pool2d
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_batch
 from ssem_dask.geometry.mip import ceil_div
+from ssem_dask.registration.gauss_newton.feature_gradients import gradients
 from ssem_dask.registration.gauss_newton.normal_equations import (
     NodeBasis,
     NodeInterpolation,
@@ -34,6 +35,7 @@ from ssem_dask.registration.gauss_newton.normal_equations import (
     mean_error,
     solve_step,
 )
+from ssem_dask.registration.gauss_newton.pair_points import LevelPoints, PointBatch
 from ssem_dask.registration.gauss_newton.regularisation import CosineBasis
 from ssem_dask.registration.gauss_newton.scales import ResidualScale, ResidualScales
 from ssem_dask.registration.gauss_newton.tears import Tears, curvature_weights
@@ -144,6 +146,8 @@ class PairBatch:
     """Grid of the working image's pixels."""
     tears: Tears | None = None
     """Tears of the pairs, across which smoothness is cut; None if nothing is torn."""
+    points: PointBatch | None = None
+    """Points that a person has given for each pair; None if there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +240,12 @@ def register_pairs(
         if fields is None:
             zero = a.features.new_zeros(a.features.shape[0], 2, *nodes.shape)
             fields = NodeFields(zero, nodes, config.interpolation)
+        if batch.points is not None and number == 1:
+            # The search is local, so it has to begin where the points are.
+            begun = _resample(fields, nodes=nodes, kind=config.interpolation)
+            led = batch.points.with_points(begun.values, nodes=nodes, smoothness_px=smoothness * image_grid.spacing)
+            fields = NodeFields(led, nodes, config.interpolation)
+            anchor = anchor and fields
         # A window by itself has units of its own; those of a run share them (docs/decisions/0022).
         step_scales: Sequence[ResidualScale | None] = [None] * iterations
         if scales is not None:
@@ -245,7 +255,16 @@ def register_pairs(
             anchor=None if anchor is None else _resample(anchor, nodes=nodes, kind=config.interpolation),
             # c₂ / h̄: bending energy falls with the fourth power of the wavelength, and nodes are S px apart.
             smoothness=(smoothness / spacing) ** 4,
-            system=_LevelSystem(a, b, nodes=nodes, config=config, tears=batch.tears),
+            system=_LevelSystem(
+                a,
+                b,
+                nodes=nodes,
+                config=config,
+                tears=batch.tears,
+                points=None
+                if batch.points is None
+                else LevelPoints(batch.points, nodes, smoothness, image_grid.spacing),
+            ),
             scales=step_scales,
             measure_scales=measure_scales,
         )
@@ -279,6 +298,7 @@ class _LevelSystem:
         nodes: Grid,
         config: GaussNewtonConfig,
         tears: Tears | None,
+        points: LevelPoints | None,
     ) -> None:
         device = fixed.features.device
         self.config = config
@@ -289,6 +309,7 @@ class _LevelSystem:
         self.weights = None if tears is None else curvature_weights(tears, nodes=nodes)
         # The preconditioner ignores tears, so torn pairs need more iterations to converge.
         self.conjugate_gradients = config.conjugate_gradients * (1 if tears is None else _TORN_ITERATIONS)
+        self._points = points
         self._fixed = fixed
         self._moving_grid = moving.grid
         self._positions = fixed.grid.positions(device)
@@ -300,11 +321,12 @@ class _LevelSystem:
         """Assemble the normal equations about the displacements u `(n, 2, ny, nx)`."""
         positions = self._positions + self.basis.spread(u) * self.unit
         warped = sample_batch(self._moving, grid=self._moving_grid, positions=positions)
-        inside = _on_grid(self._moving_grid, positions) & (warped[:, -1] > 0.5)
+        inside = self._moving_grid.contains(positions.transpose(0, 1)) & (warped[:, -1] > 0.5)
         features = warped[:, :-1]
         moving_gradient = gradients(features)
         valid = self._fixed.valid * inside
-        # Invalid px have a residual too; their weight is 0.
+        if self._points is not None:
+            valid = valid * self._points.trust(u * self.unit, positions=self._positions)
         residual = features - self._fixed.features
         equations = assemble(
             residual=residual,
@@ -316,6 +338,8 @@ class _LevelSystem:
             basis=self.basis,
             scale=scale,
         )
+        if self._points is not None:
+            equations = self._points.added_to(equations, u=u, unit=self.unit, cell=self.basis.cell)
         return _Linearisation(equations, residual, valid)
 
 
@@ -370,27 +394,6 @@ def _descend(
 def _positive_median(values: Tensor) -> float:
     # The solver divides by units, and a pair without contrast has 0.
     return max(float(values.median()), 1e-12)
-
-
-def gradients(values: Float[Tensor, "*n h w"]) -> tuple[Float[Tensor, "*n h w"], Float[Tensor, "*n h w"]]:
-    """Take central differences along y and x, one-sided at the border."""
-    if min(values.shape[-2:]) < 2:
-        return torch.zeros_like(values), torch.zeros_like(values)
-    return _differences(values, -2), _differences(values, -1)
-
-
-def _differences(values: Tensor, axis: int) -> Tensor:
-    """Compute what `torch.gradient` does, in a third of its time."""
-    out, n = torch.empty_like(values), values.shape[axis]
-    torch.sub(values.narrow(axis, 2, n - 2), values.narrow(axis, 0, n - 2), out=out.narrow(axis, 1, n - 2)).mul_(0.5)
-    torch.sub(values.narrow(axis, 1, 1), values.narrow(axis, 0, 1), out=out.narrow(axis, 0, 1))
-    torch.sub(values.narrow(axis, n - 1, 1), values.narrow(axis, n - 2, 1), out=out.narrow(axis, n - 1, 1))
-    return out
-
-
-def _on_grid(grid: Grid, positions: Float[Tensor, "n 2 h w"]) -> Bool[Tensor, "n h w"]:
-    """Check which positions are on the grid."""
-    return grid.contains(positions.transpose(0, 1))
 
 
 def _halve(values: Tensor) -> Tensor:

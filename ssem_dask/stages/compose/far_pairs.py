@@ -68,7 +68,7 @@ class FarTask(JobTask):
         job, far = self.job, max(self.job.compose.far.distances)
         return Footprint(
             reads=(
-                job.source_region(self.start - far, self.stop),
+                *job.source_regions(self.start - far, self.stop),
                 *(array.region(job) for array in (COARSE, COARSE_PAIRS, COARSE_RATIO)),
             ),
             writes=tuple(array.region(job, self.start, self.stop) for array in FAR_ARRAYS),

@@ -3,6 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 
+from ssem_dask.fixes.section_fixes import NO_FIXES, VolumeFixes
+from ssem_dask.stages.fix_clusters import FixCluster, clusters_digest
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.section_labels import listed_sections
 from ssem_dask.stages.stage import Estimate, JobTask, TaskFields
@@ -28,12 +30,19 @@ class ComposeMethod(ABC):
         """Return the cost of the method."""
 
 
-def compose_fields(job: Job, name: str, *, pixels: int = 0) -> TaskFields:
-    """Return the common fields of a task of stage compose."""
+def compose_fields(
+    job: Job,
+    name: str,
+    *,
+    pixels: int = 0,
+    fixes: VolumeFixes = NO_FIXES,
+    clusters: Iterable[FixCluster] = (),
+) -> TaskFields:
+    """Return the common fields of a task of stage compose; arguments as of `Stage.task_fields`."""
     return TaskFields(
         key=f"{STAGE}/{name}",
         output=job.output,
-        digest=job.digests[STAGE],
+        digest=clusters_digest(job, STAGE, clusters, fixes),
         pixels=pixels,
         uses_gpu=USES_GPU,
         job=job,

@@ -8,27 +8,25 @@ solves for the elastic part of each window with its overlap and writes `fields/s
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from ssem_dask.composition.relax.elastic import fit_elastic
 from ssem_dask.composition.relax.node_weights import node_weights
-from ssem_dask.composition.relax.relative import SplitPairs, split_pairs, subtract_affines
+from ssem_dask.composition.relax.relative import split_pairs
 from ssem_dask.composition.relax.relax_report import band_records
 from ssem_dask.field.device import computing_on
-from ssem_dask.geometry.region import Footprint
+from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.stages.compose.far_pairs import far_tasks, prepare_far, with_far
-from ssem_dask.stages.compose.layout import pair_steps, window_count, window_depth
+from ssem_dask.stages.compose.layout import pair_steps, section_window, window_count, window_depth
+from ssem_dask.stages.compose.level_fixes import level_fix_tasks
 from ssem_dask.stages.compose.method import ComposeMethod, compose_fields
 from ssem_dask.stages.compose.section_windows import (
     AFFINE_ARRAYS,
     WindowTask,
     create_shared,
     elastic_problem,
-    pairs_leading_out,
     read_depth,
     read_pairs,
     result_arrays,
@@ -37,6 +35,7 @@ from ssem_dask.stages.compose.section_windows import (
     solve_window,
     write_sections,
 )
+from ssem_dask.stages.compose.solved_fixes import Solved, read_window, solve_cluster
 from ssem_dask.stages.compose.statistics import (
     SPECTRA,
     StatisticsTask,
@@ -48,6 +47,8 @@ from ssem_dask.stages.compose.statistics import (
     write_spectra,
     write_statistics,
 )
+from ssem_dask.stages.fix_clusters import clusters_at, fix_clusters
+from ssem_dask.stages.fixed_rows import LEVEL, PLACES, create_fixed, fixed_regions
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import (
     AFFINE_CORRECTION,
@@ -91,7 +92,7 @@ class PlaneSpectraTask(WindowTask):
         """Fit the spectra."""
         job, window = self.job, self.sections
         correction, certainty = read_affine_level(job, window.read)
-        weights, split = _read_window(job, window.read)
+        weights, split = read_window(job, window.read)
         problem = elastic_problem(job, split, weights, affine_correction=correction, grid=job.grid, certainty=certainty)
         with computing_on(weights.device):
             fitted = fit_elastic(problem)
@@ -128,19 +129,23 @@ class PlaneSectionsTask(WindowTask):
     def run(self) -> Result:
         """Solve for the elastic part, join it with the affine level, write the fields."""
         job, window = self.job, self.sections
-        weights, split = _read_window(job, window.read)
+        weights, split = read_window(job, window.read)
         fitted, certainty = read_statistics(job, SPECTRA)
         correction = AFFINE_CORRECTION.read(job, z=window.read)
         problem = elastic_problem(job, split, weights, affine_correction=correction, grid=job.grid, certainty=certainty)
-        elastic, variance = solve_window(problem, fitted)
-        core = window.core_in_read
+        solved = Solved.of(*solve_window(problem, fitted))
+        core = solved.rows(window.core_in_read)
+        for cluster in clusters_at(job, window.core):
+            # Of the whole window nothing else changes: what is not reached stays equal to the bit.
+            change = solve_cluster(job, cluster, fitted=solved if cluster.read == window.read else None)
+            change.add_to(core, window.core)
         written = write_sections(
             job,
             window.core,
             grid=job.grid,
-            elastic=elastic.fields[core],
-            natural=elastic.natural[core],
-            variance=variance[core],
+            elastic=core.elastic,
+            natural=core.natural,
+            variance=core.variance,
         )
         read = weights.nbytes + split.elastic.nbytes
         return sections_result(self.job, window, weights, bytes_read=read, bytes_written=written)
@@ -148,10 +153,31 @@ class PlaneSectionsTask(WindowTask):
     def footprint(self) -> Footprint:
         """Read pair fields and the affine level of the window and its overlap, and the statistics; write the result."""
         job, arrays = self.job, (PAIRS, CONFIDENCE, PAIR_AFFINES, COARSE, *AFFINE_ARRAYS)
+        around = [cluster.read for cluster in clusters_at(job, self.sections.core)]
         return Footprint(
-            reads=(*self.read_regions(*arrays), RELAX_STATISTICS.region(job)),
+            reads=(
+                *self.read_regions(*arrays),
+                *(array.region(job, read.start, read.stop) for read in around for array in arrays),
+                *(
+                    region
+                    for read in around
+                    for region in fixed_regions(
+                        job, PAIRS, CONFIDENCE, *PLACES, *LEVEL, start=read.start, stop=read.stop
+                    )
+                ),
+                RELAX_STATISTICS.region(job),
+            ),
             writes=self.core_regions(*result_arrays(job)),
         )
+
+    def reached_by_fixes(self, region: Region) -> tuple[Region, ...]:
+        """Return the sections that fixes reach, those that hold now and those that held before."""
+        job, core = self.job, self.sections.core
+        clusters = *fix_clusters(job), *fix_clusters(replace(job, fixes=job.previous_fixes))
+        if not clusters:
+            return (region,)
+        spans = {(max(c.sections.start, core.start), min(c.sections.stop, core.stop)) for c in clusters}
+        return tuple(Region(region.name, job.sections_box(a, b)) for a, b in sorted(spans) if a < b)
 
 
 class PlanesMethod(ComposeMethod):
@@ -161,18 +187,25 @@ class PlanesMethod(ComposeMethod):
         """Create the affine level, the far pairs and the result."""
         create_shared(job)
         prepare_far(job)
+        create_fixed(job, *LEVEL)
 
     def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
         """Yield affine parts and far pairs, statistics, sections."""
         depth, windows = window_depth(job), range(window_count(job))
+        clusters = fix_clusters(job)
         yield itertools.chain(
             far_tasks(job), (SplitTask(**compose_fields(job, f"affine-{w:05d}"), window=w) for w in windows)
         )
         yield from statistics_generations(job, spectra=PlaneSpectraTask, statistics=PlaneStatisticsTask)
+        if clusters:
+            yield level_fix_tasks(job)
         yield (
             PlaneSectionsTask(
                 **compose_fields(
-                    job, f"sections-{w:05d}", pixels=job.section_pixels * min(depth, job.shape[0] - w * depth)
+                    job,
+                    f"sections-{w:05d}",
+                    pixels=job.section_pixels * min(depth, job.shape[0] - w * depth),
+                    clusters=clusters_at(job, section_window(job, w).core) if clusters else (),
                 ),
                 window=w,
             )
@@ -196,12 +229,3 @@ class PlanesMethod(ComposeMethod):
                 gpu_memory=solved,
             ),
         )
-
-
-def _read_window(job: Job, sections: range) -> tuple[Tensor, SplitPairs]:
-    """Read weights and pair fields of some sections, without the pairs that lead out of them."""
-    pairs, confidence = read_pairs(job, sections)
-    affines = PAIR_AFFINES.read(job, z=sections)
-    outside = pairs_leading_out(sections, steps=len(pairs))
-    pairs[outside], affines[outside] = torch.nan, np.nan
-    return node_weights(pairs, confidence), SplitPairs(affines, subtract_affines(pairs, affines, grid=job.grid))

@@ -24,6 +24,7 @@ from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.region import Region
 from ssem_dask.stages.compose.layout import SectionWindow, pair_steps, section_window, window_depth
 from ssem_dask.stages.compose.method import named_sections
+from ssem_dask.stages.fixed_rows import read_level, read_places
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import (
     AFFINE_CORRECTION,
@@ -149,9 +150,9 @@ def write_sections(
         natural: `(z, 2, y, x)`.
         variance: `(z, y, x)`, of the elastic part. All three are on one device, which joins them.
     """
-    correction, coarse = AFFINE_CORRECTION.read(job, z=sections), COARSE.read(job, z=sections)
-    spread, device = AFFINE_VARIANCE.read(job, z=sections), elastic.device
-    affine = AFFINE_NATURAL.read(job, z=sections) if job.compose.relax.keep_natural else None
+    correction, coarse = read_level(job, AFFINE_CORRECTION, sections), read_places(job, COARSE, sections)
+    spread, device = read_level(job, AFFINE_VARIANCE, sections), elastic.device
+    affine = read_level(job, AFFINE_NATURAL, sections) if job.compose.relax.keep_natural else None
     with computing_on(device):
         corrected = join_affine_and_elastic(elastic, affine=correction, grid=grid)
         variance = variance + affine_variance(spread, shape_yx=section_extent(job.grid), grid=grid, device=device)
@@ -165,7 +166,7 @@ def write_sections(
 
 
 def read_pairs(job: Job, sections: range, *, nodes: tuple[slice, slice] = _EVERYWHERE) -> tuple[Tensor, Tensor]:
-    """Read pair fields `(K, z, 2, y, x)` and confidences of some sections and nodes, to the GPU if there is one."""
+    """Read pair fields `(K, z, 2, y, x)` of the fit, and confidences, of some sections and nodes, to the device."""
     (y, x), k, device = nodes, slice(pair_steps(job)), compute_device()
     fields = PAIRS.read(job, k=k, z=sections, y=y, x=x)
     confidence = CONFIDENCE.read(job, k=k, z=sections, y=y, x=x)
@@ -186,6 +187,7 @@ def sections_result(job: Job, window: SectionWindow, weights: Tensor, *, bytes_r
     unobserved = [
         window.core.start + i for i, nodes in enumerate(observed_mask(weights)[window.core_in_read]) if not nodes.any()
     ]
+    unobserved = [z for z in unobserved if not job.fixes.of(z).excluded]
     return Result(
         outcome=Outcome.LOW_QUALITY if unobserved else Outcome.OK,
         message=f"No neighbour could be registered for {named_sections(job, unobserved)}" if unobserved else "",

@@ -77,6 +77,8 @@ class AffinesTask(JobTask):
             thickness=job.thickness,
             config=job.compose.relax,
             anchors=_anchors(job),
+            kept_jumps=job.fitted_fixes.kept_jumps,
+            undone_jumps=job.fitted_fixes.undone_jumps,
         )
         variance = affine_parameter_variance(level.weights, fitted=level.variances, certainty=level.certainty)
         written = AFFINE_CORRECTION.write(job, level.correction) + AFFINE_NATURAL.write(job, level.natural)
@@ -84,6 +86,7 @@ class AffinesTask(JobTask):
         shape = job.shape_yx
         report = AffineReport(
             statistics={name: MotionStatistics.of(fitted) for name, fitted in level.variances.items()},
+            variances=level.variances,
             evidence=level.evidence,
             certainty=level.certainty,
             jumps=tuple(JumpRecord.of(jump, shape_yx=shape) for jump in level.jumps),
@@ -121,7 +124,7 @@ def statistics_generations(
     """Yield the affines, the spectra of some windows, and their mean."""
     # A dash in the name gives this task a ledger page of its own. Without it, the task would share page `compose` with
     # `fit`, which belongs to a later generation (`storage.ledger.page_of`).
-    yield [AffinesTask(**compose_fields(job, "affines-all"))]
+    yield [AffinesTask(**compose_fields(job, "affines-all", fixes=job.fitted_fixes.jumps()))]
     yield [spectra(**compose_fields(job, f"fit-{w:05d}"), window=w) for w in fitted_windows(job)]
     yield [statistics(**compose_fields(job, "fit"))]
 

@@ -7,7 +7,10 @@ import numpy as np
 from ssem_dask.diagnosis.naming import name_sections
 from ssem_dask.diagnosis.usual_values import SectionEvidence
 from ssem_dask.geometry.region import Footprint
+from ssem_dask.section_record import without_excluded
+from ssem_dask.stages.fixed_rows import fixed_regions, read_places
 from ssem_dask.stages.job import Job
+from ssem_dask.stages.pair_support import read_support
 from ssem_dask.stages.run_arrays import (
     ATTENTION,
     COARSE,
@@ -30,19 +33,23 @@ class AttentionTask(JobTask):
     def run(self) -> Result:
         """Name the sections; write their records, which the driver copies to the aligned volume."""
         job = self.job
-        attention = name_sections(_read_evidence(job), names=run_section_names(job.output))
+        named = name_sections(_read_evidence(job), names=run_section_names(job.output))
+        attention = without_excluded(named, job.fixes.excluded(range(job.shape[0])))
         written = ATTENTION.write(job, attention.to_json())
         return Result(bytes_written=written)
 
     def footprint(self) -> Footprint:
         """Read the measurements of all sections; write their records."""
         reads = QUALITY_SECTIONS, SUPPORT, COARSE, COARSE_STATE
-        return Footprint(reads=tuple(array.region(self.job) for array in reads), writes=(ATTENTION.region(self.job),))
+        job = self.job
+        fixed = fixed_regions(job, SUPPORT, COARSE, COARSE_STATE, start=0, stop=job.shape[0])
+        return Footprint(reads=(*(array.region(job) for array in reads), *fixed), writes=(ATTENTION.region(job),))
 
 
 def _read_evidence(job: Job) -> SectionEvidence:
     columns = read_sections(job.output)
-    state = COARSE_STATE.read(job)
+    every = range(job.shape[0])
+    state = read_places(job, COARSE_STATE, every)
 
     def column(name: str) -> Float64Array:
         return columns[name].astype(np.float64)
@@ -62,8 +69,8 @@ def _read_evidence(job: Job) -> SectionEvidence:
         tone=column("odd_tone"),
         step=column("step"),
         uncertainty=column("uncertainty"),
-        support=np.nan_to_num(SUPPORT.read(job)).astype(np.float64),
-        affines=COARSE.read(job),
+        support=read_support(job, every)[0],
+        affines=read_places(job, COARSE, every),
         misplaced=state == SectionState.MISPLACED,
         repeated=state == SectionState.REPEATED,
         shape_yx=job.shape_yx,

@@ -12,6 +12,8 @@ from ssem_dask.composition.residual_motion import coarse_positions, residual_mot
 from ssem_dask.field.folding import jacobian_determinant, strain, without_mirroring
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.mip import ceil_div
+from ssem_dask.stages.fix_clusters import clusters_at
+from ssem_dask.stages.fixed_rows import MergedPairs, read_places
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import COARSE, CONFIDENCE, PAIRS, SECTION, UNCERTAINTY
 from ssem_dask.storage.arrays import ZarrArray
@@ -68,8 +70,8 @@ class _FieldArrays:
     """The opened arrays of a run that are read patch by patch."""
 
     section: ZarrArray
-    pairs: ZarrArray
-    confidence: ZarrArray
+    pairs: MergedPairs
+    confidence: MergedPairs
     uncertainty: ZarrArray | None
 
 
@@ -96,12 +98,12 @@ def measure_fields(job: Job, info: QualityInfo, sections: range) -> FieldMeasure
     # Method chain writes no uncertainty.
     arrays = _FieldArrays(
         SECTION.open(job),
-        PAIRS.open(job),
-        CONFIDENCE.open(job),
+        MergedPairs.open(job, PAIRS, clusters=clusters_at(job, sections)),
+        MergedPairs.open(job, CONFIDENCE, clusters=clusters_at(job, sections)),
         UNCERTAINTY.open(job) if UNCERTAINTY.exists(job) else None,
     )
     first = max(0, sections.start - 1)
-    coarse = COARSE.read(job, z=range(first, sections.stop))
+    coarse = read_places(job, COARSE, range(first, sections.stop))
     step = max(1, math.ceil(math.sqrt(math.prod(arrays.section.shape[2:]) / KEPT)))
     gathered = [_Section() for _ in sections]
     windows = {name: np.full((len(sections), *info.windows), np.nan) for name in ("confidence", "known", "motion")}
@@ -215,7 +217,7 @@ def _thinned(values: Tensor, patch: _Patch) -> Tensor:
 
 
 def _read_pairs(
-    array: ZarrArray, sections: range, patch: _Patch, places: list[Tensor], *, spacing: int
+    array: MergedPairs, sections: range, patch: _Patch, places: list[Tensor], *, spacing: int
 ) -> tuple[Tensor, Grid]:
     """Read the pair fields `(sections, 2, h, w)` over a patch and all `places`; return them with their grid."""
     spans = []

@@ -20,6 +20,8 @@ from ssem_dask.geometry.mip import ceil_div, shape_at_mip
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.image.similarity import chunked_correlation, normalised_correlation
 from ssem_dask.image.tissue import tissue_mask
+from ssem_dask.stages.fix_clusters import fix_clusters
+from ssem_dask.stages.fixed_rows import fixed_regions
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.measure.attention_task import AttentionTask
 from ssem_dask.stages.measure.field_tables import KEPT, READ_ARRAYS, measure_fields, patch_nodes
@@ -27,6 +29,9 @@ from ssem_dask.stages.measure.quality_frame import PROBE_PX, WINDOW_PX, quality_
 from ssem_dask.stages.measure.section_evidence import EVIDENCE_PX, REACH, measure_evidence
 from ssem_dask.stages.run_arrays import (
     ALIGNED,
+    COARSE,
+    CONFIDENCE,
+    PAIRS,
     QUALITY_SECTIONS,
     QUALITY_WINDOWS,
     RESLICES,
@@ -86,8 +91,9 @@ class MeasureTask(JobTask):
         job, near = self.job, (self.start - REACH, self.stop + REACH)
         levels = (aligned_level(mip).region(job, *near) for mip in range(job.mips))
         read = (array.region(job, *near if array is SECTION else (self.start - 1, self.stop)) for array in READ_ARRAYS)
+        fixed = fixed_regions(job, COARSE, PAIRS, CONFIDENCE, SUPPORT, start=near[0], stop=near[1])
         return Footprint(
-            reads=(job.source_region(*near), SUPPORT.region(job), *levels, *read),
+            reads=(*job.source_regions(*near, fixes=job.fixes), SUPPORT.region(job), *levels, *read, *fixed),
             writes=tuple(array.region(self.job, self.start, self.stop) for array in _TABLES),
         )
 
@@ -123,7 +129,8 @@ class MeasureStage(Stage):
             )
             for start in range(0, job.shape[0], BLOCK)
         )
-        yield [AttentionTask(**self.task_fields(job, "attention-all"))]
+        named = self.task_fields(job, "attention-all", fixes=job.fixes.showing(), clusters=fix_clusters(job))
+        yield [AttentionTask(**named)]
 
     def estimate(self, job: Job) -> Estimate:
         """Return the cost. Each task reads its fields once, the probe, and the level where windows are compared."""
@@ -163,7 +170,7 @@ def _probe(
     """Similarity of each section with the one before, and the rows of the cuts, before and after."""
     found: dict[str, Float64Array] = {}
     cuts: dict[tuple[str, str], AnyArray] = {}
-    for time, volume in (("before", open_source(job)), ("after", aligned)):
+    for time, volume in (("before", open_source(job, fixes=job.fixes)), ("after", aligned)):
         ncc, cpc = np.full(len(sections), np.nan), np.full(len(sections), np.nan)
         looks = {name: np.full(len(sections), np.nan) for name in ("contrast", "sharpness", "structure")}
         xz = np.zeros((len(sections), info.probe.shape[2]), dtype=job.info.dtype)

@@ -119,8 +119,10 @@ def _read_sections(job: Job, aligned: Volume, sections: range) -> Iterator[_Alig
     """Read whole aligned sections, as they would be without the user's choice for those without a place."""
     mip = evidence_mip(job)
     pixels = Grid(shape_at_mip(job.shape_yx, mip=mip), float(2**mip))
-    withheld = set[int]() if job.render.unplaced == "as_is" else set(np.flatnonzero(~read_placed(job)).tolist())
-    source = open_source(job)
+    withheld = (
+        set[int]() if job.render.unplaced == "as_is" else set(np.flatnonzero(~read_placed(job, sections)).tolist())
+    )
+    source = open_source(job, fixes=job.fixes)
     for z in sections:
         field, grid = thinned_field(job, z)
         where = pixels.positions()
