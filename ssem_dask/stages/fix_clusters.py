@@ -1,6 +1,6 @@
 """Which sections a change of the fixes reaches, while the statistics of the run stay as they were fitted.
 
-The fixes of the fit are part of it: what was computed with them stays as it is. A section of which the fixes say
+The fixes of the fit are part of it: what was computed with them stays. A section of which the fixes say
 something else now is *changed*. Changed sections near each other form a *cluster*, with the sections around that it
 *reaches*. Only these are solved for again, by tasks of their own, which write into arrays of their own
 (`fields/fixed_*`); whoever reads pairs, coarse affines or the affine level takes the rows of these arrays for what a

@@ -1,4 +1,4 @@
-"""What the user's fixes mean for the images and masks that a task reads."""
+"""Images and masks that a task reads, as fixes of the user change them."""
 
 import contextlib
 from functools import lru_cache

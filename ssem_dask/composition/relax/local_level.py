@@ -2,7 +2,7 @@
 
 The sections are solved for twice by the same statistics, from the pairs as they were and as they are now. The
 difference of the two is what the change does; it is added to the level that there is, the less the farther from the
-change. So a section that the change does not reach stays as it is, whatever the window of sections that is solved for.
+change. So a section that the change does not reach stays unchanged, whatever the window of sections that is solved for.
 """
 
 from collections.abc import Sequence

@@ -257,7 +257,7 @@ class KnownStatistics:
     """Statistics of a volume that were fitted before, by which some of its sections are separated again."""
 
     variances: dict[str, Variances]
-    """Of each group of parameters, px²."""
+    """Variances of each group of parameters, px²."""
     certainty: float
     """P(displaced)."""
     jumps: tuple[int, ...] = ()

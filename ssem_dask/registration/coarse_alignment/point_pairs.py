@@ -1,7 +1,7 @@
 """Pairs of thumbnails for which a person has given points: the same structures in both sections.
 
 A pair that agrees with the points is kept as it was found. If it does not, only maps near that of the points are
-searched, and if none of them stands out, the map of the points itself is the pair. Then the other pairs of the moving
+searched, and if none of them is clearly the best, the map of the points itself is the pair. Then the other pairs of the moving
 section are compared with it: those that lead elsewhere are no longer trusted, since they are why there are points.
 """
 

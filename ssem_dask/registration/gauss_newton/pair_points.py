@@ -46,7 +46,7 @@ class PairPoints:
 
     @property
     def reversed(self) -> "PairPoints":
-        """The same points as observations of the opposite pair."""
+        """These points as observations of the opposite pair."""
         return PairPoints(self.positions + self.displacements, -self.displacements, self.sd)
 
     def residuals(self, field: Float[Tensor, "2 y x"], nodes: Grid) -> Float[Tensor, "m"]:

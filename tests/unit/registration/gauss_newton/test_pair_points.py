@@ -15,7 +15,7 @@ from ssem_dask.registration.gauss_newton.solver import (
 
 PIXELS = Grid((96, 96), 4.0)
 PERIOD_PX = 48.0
-"""Of the texture along y: matches repeat every 48 px of the working image."""
+"""Matches repeat along y every 48 px of the working image."""
 
 
 def _periodic() -> FeatureLevel:
