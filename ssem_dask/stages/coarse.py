@@ -21,7 +21,12 @@ from ssem_dask.registration.coarse_alignment.initial import apply_corrections, p
 from ssem_dask.registration.coarse_alignment.order import OrderCheck, check_order
 from ssem_dask.registration.coarse_alignment.pair import estimate_pair
 from ssem_dask.registration.coarse_alignment.pieces import REACH, describe_gross, label_pieces, place_pieces
-from ssem_dask.registration.coarse_alignment.point_pairs import contradicting, pair_of_points
+from ssem_dask.registration.coarse_alignment.point_pairs import (
+    contradicting,
+    fit_points,
+    pair_of_points,
+    start_by_points,
+)
 from ssem_dask.registration.coarse_alignment.section_affines import SectionAffines, solve_sections
 from ssem_dask.stages.coarse_fixes import coarse_fix_tasks
 from ssem_dask.stages.coarse_search import (
@@ -73,6 +78,7 @@ class CoarsePairsTask(JobTask):
         volume, mip = open_source(job), thumbnail_mip(job)
         first = max(0, self.start - job.coarse.neighbours)
         given, maps, fixes = given_sections(job), start_maps(job), job.fitted_fixes
+        led_maps = {moving: fit_points(np.array(points)) for (_, moving), points in fixes.pairs.items()}
         sections = {}
         affines = np.full((job.coarse.neighbours, self.stop - self.start, 2, 3), np.nan)
         ratios, similarity = np.full(affines.shape[:2], np.nan), np.full(affines.shape[:2], np.nan)
@@ -91,6 +97,9 @@ class CoarsePairsTask(JobTask):
                     search = partial(estimate_pair, fixed=sections[z], moving=sections[z - k], pixel=float(2**mip))
                     pair = search(start=pair_between(maps, z=z, k=k) if any(known) else None, narrow=all(known))
                     points = fixes.points_between(z, z - k)
+                    led = start_by_points(led_maps, fixed=z, moving=z - k)
+                    if not points and led is not None and pair.ratio < job.coarse.min_ratio:
+                        pair = search(start=led, narrow=False)
                     if points:
                         pair = pair_of_points(
                             pair,

@@ -1,8 +1,9 @@
 """Pairs of thumbnails for which a person has given points: the same structures in both sections.
 
 A pair that agrees with the points is kept as it was found. If it does not, only maps near that of the points are
-searched, and if none of them is clearly the best, the map of the points itself is the pair. Then the other pairs of the moving
-section are compared with it: those that lead elsewhere are no longer trusted, since they are why there are points.
+searched, and if none of them is clearly the best, the map of the points itself is the pair. Then the other pairs of the
+moving section are compared with it: those that lead elsewhere are no longer trusted, since they are why there are
+points.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +20,8 @@ POINTS_RATIO = 2.0
 """Ratio of a pair that rests on points alone: that of a good match."""
 AGREEMENT = 0.03
 """Distance up to which a pair agrees with points, as a share of the section's side: distortion is as large."""
+_CONTRADICTS = 0.1
+"""Distance, as a share of the section's side, from which another pair of a section contradicts its points."""
 _DEVIATIONS = 4.0
 _LEAST_AFFINE = 4
 """Points from which a whole affine map is fitted; fewer, or points on a line, determine a rotation and a shift."""
@@ -77,6 +80,20 @@ def pair_of_points(
     return CoarsePair(affine=start, ratio=POINTS_RATIO, similarity=near.similarity)
 
 
+def start_by_points(maps: Mapping[int, Affine], *, fixed: int, moving: int) -> Affine | None:
+    """Return a start for a pair of which one section was placed by points with a third one; None if neither was.
+
+    Args:
+        maps: of the sections that points move, from the section that they were compared with.
+        fixed: fixed section.
+        moving: moving section.
+    """
+    if (fixed in maps) == (moving in maps):
+        return None
+    # The third section is near, so it is about where the other section of the pair is.
+    return maps[moving] if moving in maps else invert_affine(maps[fixed])
+
+
 def contradicting(
     affines: Float64[Float64Array, "K Z 2 3"],
     ratios: Float64[Float64Array, "K Z"],
@@ -114,7 +131,7 @@ def contradicting(
             if told is None or direct is None or to_other is None:
                 continue
             through = compose_affine(outer=to_other, inner=invert_affine(told))
-            if _distance(direct - through, shape_yx) > 2 * AGREEMENT * float(np.mean(shape_yx)):
+            if _distance(direct - through, shape_yx) > _CONTRADICTS * float(np.mean(shape_yx)):
                 wrong[abs(moving - other) - 1, max(moving, other)] = True
     return wrong
 
