@@ -49,6 +49,7 @@ def report(
                 "report": str(path),
                 "bytes": path.stat().st_size,
                 "verdict": made.verdict,
+                "proposals": made.proposals,
                 "worst": [
                     {
                         "z": p.hotspot.z,
@@ -65,6 +66,10 @@ def report(
     console.line(f"Report: {path}")
     if made.verdict:
         console.line(made.verdict)
+    if made.proposals:
+        console.line(f"Proposed fixes, for a file fixes.toml (ssem-dask rerun {output} --fixes fixes.toml):")
+        for line in made.proposals.splitlines():
+            console.line(line)
 
 
 def write_report(made: "Report", file: Path) -> Path:

@@ -59,10 +59,21 @@ def parse_kinds(value: str | None) -> tuple[str, ...]:
 def _as_json(summary: "Summary") -> dict[str, Any]:
     """Return the summary as JSON values; `attention` is a list of records, null if they are not known."""
     record = {**asdict(summary), "attention": None, "pieces": [], "unplaced": [], "verdict": summary.verdict}
+    record["proposals"] = []
     if summary.attention is None:
         return record
+    from ssem_dask.fixes.proposals import proposals
+
     attention = summary.attention.to_json()
-    return {**record, **{name: attention[name] for name in ("attention", "pieces", "unplaced")}}
+    proposed = [
+        {"z": each.z, "reason": each.sentence, "done": each.is_done, "toml": each.toml}
+        for each in proposals(summary.attention.records)
+    ]
+    return {
+        **record,
+        **{name: attention[name] for name in ("attention", "pieces", "unplaced")},
+        "proposals": proposed,
+    }
 
 
 def _show_counts(summary: "Summary") -> None:

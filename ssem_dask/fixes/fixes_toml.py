@@ -131,7 +131,8 @@ def _value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        # JSON escapes all that TOML wants escaped, but for the character DEL.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, float):
         # A hundredth of a pixel is finer than anybody points; an integer is easier to read.
         return repr(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)

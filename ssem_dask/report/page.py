@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 from markupsafe import Markup
 
+from ssem_dask.fixes.proposals import proposals_text
 from ssem_dask.report.binning import LEVELS
 from ssem_dask.report.charts import make_charts
 from ssem_dask.report.encode import palette
@@ -71,6 +72,8 @@ class Report:
     hotspots: list[HotspotEntry]
     verdict: str
     """The result in one line; empty if nothing is known of it."""
+    proposals: str = ""
+    """Fixes that the run proposes, as TOML; empty if there are none."""
 
 
 def make_report(run: str, *, worst: int, viewer: str | None, now: datetime | None = None) -> Report:
@@ -116,7 +119,8 @@ def render_report(data: ReportData, *, worst: int, viewer: str | None, now: date
         style=Markup(_asset("uplot/uPlot.min.css") + _asset("report.css")),
         code=Markup(_asset("uplot/uPlot.iife.min.js") + "\n" + _asset("report.js")),
     )
-    return Report(html=html, hotspots=hotspots, verdict=data.verdict)
+    records = () if data.attention is None else data.attention.records
+    return Report(html=html, hotspots=hotspots, verdict=data.verdict, proposals=proposals_text(records))
 
 
 def _load_template() -> "Template":

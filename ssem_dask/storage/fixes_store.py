@@ -40,7 +40,7 @@ def decoded(content: bytes, *, where: str) -> str:
 
 
 def keep_fixes(output: str, text: str) -> str:
-    """Write a version of the fixes into a run, unless the latest one has this content; return its name.
+    """Write a version of the fixes into a run, unless it has one with this content; return its name.
 
     Args:
         output: URL of the run.
@@ -48,8 +48,9 @@ def keep_fixes(output: str, text: str) -> str:
     """
     names = kept_fixes(output)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    if names and names[-1].partition("-")[2] == f"{digest}{_SUFFIX}" and read_kept_fixes(output, names[-1]) == text:
-        return names[-1]
+    for name in reversed(names):
+        if name.partition("-")[2] == f"{digest}{_SUFFIX}":
+            return name
     number = int(names[-1].partition("-")[0]) + 1 if names else 1
     name = f"{number:05d}-{digest}{_SUFFIX}"
     url = location.join(output, FOLDER, name)

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from ssem_dask.config.digest import digest_of
+from ssem_dask.driver.run_fixes import meaning, stored_fixes
 from ssem_dask.driver.run_status import Summary
 from ssem_dask.driver.tasks import StageWork, run_on_cluster
 from ssem_dask.errors import OutputError, SourceError
@@ -69,7 +70,7 @@ class WarpPlan:
 
     def _digest(self, sections: range) -> str:
         """Return the digest of a task, of any level: all of them are made of the same sections of mip 0."""
-        reach = nearest_reach(self.warping.config)
+        reach = nearest_reach(self.warping.config, self.warping.fixes)
         read = range(max(0, sections.start - reach), min(self.warping.info.shape[0], sections.stop + reach))
         return self.origins.digest(read, mip=0)
 
@@ -124,6 +125,8 @@ def plan_warp(
     opened = open_alignment(alignment)
     config = opened.record.config
     info, scale = _volume_info(opened, volume, labels=labels, pixel_size=pixel_size)
+    # A section that was left out, or has changed places, is so in every volume of these sections.
+    fixes = meaning(stored_fixes(alignment).current, info, where=alignment).showing()
     warping = Warping(
         source=volume,
         info=info,
@@ -133,6 +136,7 @@ def plan_warp(
         mips=level_count(info.shape[1:], smallest=DownsampleStageConfig(**config["downsample"]).smallest),
         config=RenderStageConfig(**config["render"]),
         support=SUPPORT.at(alignment),
+        fixes=fixes,
         labels=labels,
         scale=scale,
     )
@@ -141,7 +145,12 @@ def plan_warp(
         attributes["scale"] = scale
     layout = [info.shape, info.dtype.str, warping.config.chunk, warping.config.shard, warping.mips, *info.channels]
     origins = Origins(
-        options={**attributes, "spacing": opened.spacing, "render": config["render"]},
+        options={
+            **attributes,
+            "spacing": opened.spacing,
+            "render": config["render"],
+            **({} if fixes.is_empty else {"fixes": fixes.digest()}),
+        },
         origins=(
             Origin(name=volume, read=lambda: warping.open_source().fingerprints(mips=(0,))),
             Origin(name=alignment, read=lambda: _field_fingerprints(alignment)),

@@ -1,7 +1,7 @@
 import tomllib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ssem_dask.errors import ConfigError
@@ -81,6 +81,7 @@ number = st.floats(-1e5, 1e5, allow_nan=False).map(lambda v: round(v, 3))
     name=st.text(st.characters(codec="utf-8"), min_size=1),
 )
 @settings(max_examples=50, deadline=None)
+@example(points=[(1.0, 2.0, 3.0, 4.0)], sd=1.0, name='a\x7f"\\\n')
 def test_any_values_are_read_back(points: list[tuple[float, ...]], sd: float, name: str) -> None:
     pair = PairFix.model_validate({"fixed": 1, "moving": 0, "points": points, "sd": sd})
     mask = SectionFix(z=1, mask=name)
