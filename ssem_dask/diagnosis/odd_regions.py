@@ -32,7 +32,10 @@ _BORDER_PX = 3
 
 @dataclass(frozen=True, slots=True)
 class OddRegions:
-    """The odd regions of one section. Lengths are shares of the section's shorter side."""
+    """The odd regions of one section. Lengths are shares of the side of a square of the section's area.
+
+    In a strip, any object is as long as the shorter side.
+    """
 
     dark: float
     """Share of the judged area that is darker than in both neighbours."""
@@ -90,7 +93,7 @@ def find_odd_regions(
     pieces = [_hysteresis(darkness), _hysteresis(brightness), _clean((judged & ~mask).numpy())]
     # Bands are rarely of one tone: the rim of a fold is dark where its inside is empty.
     union = ndimage.binary_closing(pieces[0] | pieces[1] | pieces[2], iterations=2)
-    side = min(image.shape)
+    side = math.sqrt(image.numel())
     length, width, longest = _longest_piece(union, side=side)
     tone = math.nan
     if longest is not None:
@@ -160,7 +163,7 @@ def _clean(mask: AnyArray) -> BoolArray:
     return np.asarray(keep[labels])
 
 
-def _longest_piece(mask: BoolArray, *, side: int) -> tuple[float, float, BoolArray | None]:
+def _longest_piece(mask: BoolArray, *, side: float) -> tuple[float, float, BoolArray | None]:
     """Return length and mean width of the longest piece, as shares of a side, and its mask."""
     labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
     best = 0.0, 0.0

@@ -69,8 +69,8 @@ SECTION_COLUMNS: Final[dict[str, Column]] = {
     "odd_dark": Column("1", "share of the section that is darker than both neighbours"),
     "odd_bright": Column("1", "share of the section that is brighter than both neighbours"),
     "odd_empty": Column("1", "share of the section that is empty where both neighbours show tissue"),
-    "odd_length": Column("1", "length of the longest piece of these, as a share of the shorter side"),
-    "odd_width": Column("1", "mean width of that piece, as a share of the shorter side"),
+    "odd_length": Column("1", "length of the longest piece of these, as a share of the root of the area"),
+    "odd_width": Column("1", "mean width of that piece, as a share of the root of the area"),
     "odd_tone": Column("1", "intensity of that piece relative to both neighbours, in standard deviations of tissue"),
     "step": Column("px", "largest displacement of one side of a line through the section against the other"),
 }
