@@ -1,12 +1,11 @@
 """Digests of what determines a run's results, and the configuration in its stored form."""
 
-import hashlib
-import json
 from dataclasses import replace
 from typing import Any
 
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.pipeline_order import STAGES
+from ssem_dask.storage.json_digest import digest_of
 
 
 def stored_config(job: Job) -> dict[str, Any]:
@@ -22,11 +21,6 @@ def stored_config(job: Job) -> dict[str, Any]:
 def config_digest(job: Job) -> str:
     """Return the digest of source, weights and configuration: on one device, equal digests give equal results."""
     return digest_of({**_source(job), "weights": job.encoder_digest, **stored_config(job)})
-
-
-def digest_of(value: Any) -> str:
-    """Return the SHA-256 of canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def with_digests(job: Job) -> Job:

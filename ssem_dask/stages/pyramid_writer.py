@@ -16,8 +16,8 @@ import numpy as np
 from ssem_dask.errors import PlanError
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes, chunk_spans
+from ssem_dask.image.label_pooling import halve_labels
 from ssem_dask.image.pooling import halve
-from ssem_dask.stages.downsample import halve_labels
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from ssem_dask.config.digest import digest_of
 from ssem_dask.driver.run_status import Summary
 from ssem_dask.driver.tasks import StageWork, run_on_cluster
 from ssem_dask.errors import ConfigError, OutputError, SourceError
@@ -23,6 +22,7 @@ from ssem_dask.storage import arrays, location, places, run_group
 from ssem_dask.storage.exports.precomputed import PrecomputedTarget
 from ssem_dask.storage.exports.target import Target
 from ssem_dask.storage.exports.zarr_v2 import ZarrV2Target
+from ssem_dask.storage.json_digest import digest_of
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.volume import Volume
 from ssem_dask.storage.volume_checks import holds_labels

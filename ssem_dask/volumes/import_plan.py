@@ -4,10 +4,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ssem_dask import __version__
-from ssem_dask.config.digest import digest_of
 from ssem_dask.storage import location, places
 from ssem_dask.storage.formats.channel_set import ChannelSelection
 from ssem_dask.storage.formats.source import HDF5_NAME, ReadOptions
+from ssem_dask.storage.json_digest import digest_of
 from ssem_dask.storage.volume import VolumeInfo
 from ssem_dask.storage.zip_files import split_zip, without_zip_protocol
 from ssem_dask.types import ShapeZYX

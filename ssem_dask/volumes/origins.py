@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ssem_dask.config.digest import digest_of
 from ssem_dask.errors import SourceError
 from ssem_dask.stages.run_arrays import ALIGNED
 from ssem_dask.storage import arrays, location, run_group
+from ssem_dask.storage.json_digest import digest_of
 from ssem_dask.storage.volume_checks import WARP_KEY
 from ssem_dask.units import shortened
 

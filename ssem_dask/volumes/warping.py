@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ssem_dask.config.digest import digest_of
 from ssem_dask.driver.run_fixes import meaning, stored_fixes
 from ssem_dask.driver.run_status import Summary
 from ssem_dask.driver.tasks import StageWork, run_on_cluster
@@ -24,6 +23,7 @@ from ssem_dask.stages.render import RenderStage, Warping, estimate_rendering, wa
 from ssem_dask.stages.replaced_sections import nearest_reach
 from ssem_dask.stages.run_arrays import SECTION, SUPPORT
 from ssem_dask.storage import arrays, location, places
+from ssem_dask.storage.json_digest import digest_of
 from ssem_dask.storage.volume import Volume, VolumeInfo
 from ssem_dask.storage.volume_checks import WARP_KEY, check_image_dtype
 from ssem_dask.volumes.alignment import Alignment, open_alignment

@@ -87,7 +87,7 @@ class TiffSource:
     @property
     def tags(self) -> ValueTags:
         """Tags of the first page."""
-        return value_tags(self._planes_there.pages[0], self._url)
+        return self._tags[0]
 
     def read(self, *, z_start: int, z_stop: int, y_start: int, y_stop: int) -> AnyArray:
         """See `Source.read`; compressed pages are decoded as a whole, one at a time."""
@@ -258,14 +258,17 @@ class TiffSource:
 
     def _describe(self, stack: _Stack) -> SourceInfo:
         first = stack.pages[0]
-        tags = value_tags(first, self._url)
+        self._tags = [
+            value_tags(page, self._url if number == 0 else f"{self._url} page {number}")
+            for number, page in enumerate(stack.pages)
+        ]
+        tags = self._tags[0]
         stored = stored_dtype(first, self._url)
         dtype = tags.dtype(stored, labels=self._options.labels)
         shape_yx = tags.shape(int(first.imagelength), int(first.imagewidth))
         oriented = []
-        for number, page in enumerate(stack.pages):
+        for number, (page, page_tags) in enumerate(zip(stack.pages, self._tags, strict=True)):
             where = self._url if number == 0 else f"{self._url} page {number}"
-            page_tags = value_tags(page, where)
             page_shape = page_tags.shape(int(page.imagelength), int(page.imagewidth))
             if page_shape != shape_yx:
                 raise SourceError(
@@ -322,7 +325,7 @@ class TiffSource:
 
     def _plane_rows(self, plane: int, y_start: int, y_stop: int) -> AnyArray:
         page = self._planes_there.pages[plane if self._planes_there.contiguous is None else 0]
-        tags = value_tags(page, self._url)
+        tags = self._tags[plane if self._planes_there.contiguous is None else 0]
         where = f"{self._url} page {plane}" if len(self._planes_there.pages) > 1 else self._url
         if self._planes_there.contiguous is not None and tags.orientation == 1:
             values = self._contiguous_rows(page, plane, y_start, y_stop)

@@ -1,6 +1,8 @@
 """`import` writes the levels that stage downsample would make of what it wrote at mip 0, whatever the bands."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +129,10 @@ def test_rows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         slab.write(rows[:, :64])
     slab.write(rows[:, 64:100])
     np.testing.assert_array_equal(level(volume.url, 0), rows[:, :100])
+
+
+def test_import_loads_no_stage_that_it_does_not_use() -> None:
+    """An import needs neither the solvers nor scipy, which take 50 MB and half a second."""
+    code = "import sys, ssem_dask.volumes.importing; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"scipy", "ssem_dask.stages.pipeline_order", "ssem_dask.stages.render"} & {*loaded}

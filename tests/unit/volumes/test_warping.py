@@ -19,8 +19,8 @@ from ssem_dask.config.schema import make_config
 from ssem_dask.driver.run_status import run_status
 from ssem_dask.errors import ConfigError, OutputError, SourceError
 from ssem_dask.geometry.box import Box
+from ssem_dask.image.label_pooling import pool_labels
 from ssem_dask.runtime.clusters import local
-from ssem_dask.stages.downsample import pool_labels
 from ssem_dask.stages.render import WarpTask
 from ssem_dask.storage.arrays import group_attributes
 from ssem_dask.storage.fields import FieldInfo, create_field

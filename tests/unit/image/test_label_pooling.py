@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssem_dask.stages.downsample import halve_labels, pool_labels
+from ssem_dask.image.label_pooling import halve_labels, pool_labels
 
 
 @settings(max_examples=60)
