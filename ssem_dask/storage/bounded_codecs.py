@@ -2,8 +2,8 @@
 
 A few kilobytes of zstd, Blosc or gzip can expand to gigabytes, and the usual codecs allocate whatever the compressed
 bytes ask for. So `bounded` puts a wrapper around each compressor of an opened array. The wrapper knows how many bytes
-the chunk has by its shape and type, and stops with an error before there are more. Codecs of other kinds, such as
-checksums, are not wrapped.
+the chunk has by its shape and type, and stops with an error before there are more. Codecs that compress nothing, such
+as checksums, are not wrapped. Compressors that are not known here are refused.
 
 The selection of codecs in zarr's registry would be global to the process, so the codecs of this one array are replaced.
 """
@@ -23,7 +23,7 @@ import numcodecs
 import numpy as np
 import zarr
 from numcodecs.abc import Codec as Numcodec
-from zarr.abc.codec import BytesBytesCodec
+from zarr.abc.codec import ArrayArrayCodec, BytesBytesCodec
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
 from ssem_dask.errors import SourceError
@@ -37,9 +37,15 @@ MAX_CHUNKS_PER_SHARD = 1 << 24
 _BOUNDED: Final = frozenset({"blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd"})
 """Compressors, by the names that numcodecs and Zarr v3 give them."""
 _SIZE_KEPT: Final = frozenset({"shuffle"})
+_NO_COMPRESSORS: Final = _SIZE_KEPT | {
+    *("adler32", "astype", "base64", "bitround", "bytes", "categorize", "crc32", "crc32c", "delta", "endian"),
+    *("fixedscaleoffset", "fletcher32", "jenkins_lookup3", "packbits", "quantize"),
+}
+"""Codecs whose output has at most `_WIDENING` times the bytes of their input."""
 _WIDENING = 8
 """Factor by which filters can widen the values of a chunk, as from uint8 to float64."""
 _SLACK_BYTES = 1 << 20
+_HEADERS: Final = {"blosc": "<4xI", "lz4": "<I", "szip": "<I"}
 _GZIP_WINDOW, _ZLIB_WINDOW = 31, 15  # `wbits` of zlib: with the header of gzip, with that of zlib
 
 
@@ -51,7 +57,7 @@ def bounded(array: ZarrArray, *, where: str) -> ZarrArray:
         where: its URL, for messages.
 
     Raises:
-        SourceError: a chunk, or the index of a shard, would not fit into memory.
+        SourceError: a chunk, or the index of a shard, would not fit into memory, or the compressor cannot be bounded.
     """
     metadata: Any = copy.copy(array.metadata)
     itemsize = array.dtype.itemsize
@@ -68,9 +74,9 @@ def bounded(array: ZarrArray, *, where: str) -> ZarrArray:
             "are read; store the volume in smaller shards."
         )
     if metadata.zarr_format == 2:
-        _bound_v2(metadata, chunk_bytes)
+        _bound_v2(metadata, chunk_bytes, where=where)
     else:
-        object.__setattr__(metadata, "codecs", _bounded_chain(metadata.codecs))
+        object.__setattr__(metadata, "codecs", _bounded_chain(metadata.codecs, where=where))
     return zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=array.store_path))
 
 
@@ -91,20 +97,39 @@ def decode_bounded(
         ValueError: the content is damaged, or expands to more.
     """
     limit = most if size is None else size
-    if name == "zstd":
-        if size is not None:  # a buffer of the right size also bounds frames that do not state their size
-            return codec.decode(content, np.empty(size, np.uint8))
-        _check_stated(_zstd_size(content), limit)
-    elif name == "blosc":
-        _check_stated(_stated(content, "<4xI"), limit)
-    elif name == "lz4":
-        _check_stated(_stated(content, "<I"), limit)
+    if (
+        name == "zstd" and size is not None
+    ):  # a buffer of the right size also bounds frames that do not state their size
+        return codec.decode(content, np.empty(size, np.uint8))
+    if name in ("zstd", "blosc", "lz4"):
+        if stated_size(content, name=name) > limit:
+            raise _expands(limit)
     elif name in ("gzip", "zlib", "bz2", "lzma"):
         decoded = _streamed(_bytes(content), name=name, config=config, limit=limit)
         if size is not None and len(decoded) != size:
             raise ValueError(f"it expands to {len(decoded)} bytes, not {size}")
         return decoded
     return codec.decode(content)
+
+
+def stated_size(content: Any, *, name: str) -> int:
+    """Return the number of bytes that the header of compressed bytes states.
+
+    Args:
+        content: the compressed bytes, or the first 18 of them.
+        name: `blosc`, `lz4` as numcodecs writes it, `szip` as HDF5 does, or `zstd`.
+
+    Raises:
+        ValueError: nothing is stated, or `name` is another one.
+    """
+    if name == "zstd":
+        size = _zstd_size(content)
+        if size is None:
+            raise ValueError("its compressed bytes do not state how many there are")
+        return size
+    if name not in _HEADERS:
+        raise ValueError(f"{name} states no size")
+    return _stated(content, _HEADERS[name])
 
 
 def _streamed(content: bytes, *, name: str, config: Mapping[str, Any], limit: int) -> bytes:
@@ -137,13 +162,6 @@ def _streamed(content: bytes, *, name: str, config: Mapping[str, Any], limit: in
 
 def _expands(limit: int) -> ValueError:
     return ValueError(f"it expands to more than the {limit} bytes that it may hold")
-
-
-def _check_stated(stated: int | None, limit: int) -> None:
-    if stated is None:
-        raise ValueError("its compressed bytes do not state how many there are")
-    if stated > limit:
-        raise _expands(limit)
 
 
 def _bytes(content: Any) -> bytes:
@@ -226,13 +244,22 @@ class BoundedSyncCodec(BoundedCodec):
         return self.inner._encode_sync(chunk_bytes, chunk_spec)
 
 
-def _bounded_chain(codecs: tuple[Any, ...]) -> tuple[Any, ...]:
+def _refuse_unbounded(name: str, where: str) -> None:
+    """Raise SourceError about a codec that is not known here."""
+    if name not in _NO_COMPRESSORS:
+        raise SourceError(
+            f"{where}: is compressed with {name!r}, which may expand a few bytes to any size, so it is not read; "
+            "export it with zstd, Blosc, gzip or LZ4."
+        )
+
+
+def _bounded_chain(codecs: tuple[Any, ...], *, where: str) -> tuple[Any, ...]:
     """Return a chain of codecs with its compressors wrapped, also inside shards."""
     chain: list[Any] = []
     extra: int | None = None
     for codec in codecs:
         if isinstance(codec, ShardingCodec):
-            chain.append(replace(codec, codecs=_bounded_chain(codec.codecs)))
+            chain.append(replace(codec, codecs=_bounded_chain(codec.codecs, where=where)))
             continue
         settings = codec.to_dict()
         name = str(settings.get("name", "")).removeprefix("numcodecs.")
@@ -241,6 +268,8 @@ def _bounded_chain(codecs: tuple[Any, ...]) -> tuple[Any, ...]:
             chain.append(kind(codec, name, dict(settings.get("configuration") or {}), extra))
             extra = None
             continue
+        if not isinstance(codec, ArrayArrayCodec):
+            _refuse_unbounded(name, where)
         if isinstance(codec, BytesCodec):
             extra = 0
         elif isinstance(codec, Crc32cCodec):
@@ -274,20 +303,21 @@ class BoundedNumcodec(Numcodec):  # type: ignore[misc]
         return dict(self._inner.get_config())
 
 
-def _bound_v2(metadata: Any, chunk_bytes: int) -> None:
+def _bound_v2(metadata: Any, chunk_bytes: int, *, where: str) -> None:
     """Replace the compressor, and any filter that is one, in the metadata of an array of Zarr v2."""
     size: int | None = chunk_bytes
     filters = []
     for codec in metadata.filters or ():
-        filters.append(_bounded_numcodec(codec, size, chunk_bytes))
+        filters.append(_bounded_numcodec(codec, size, chunk_bytes, where))
         if codec.codec_id not in _SIZE_KEPT:
             size = None
     object.__setattr__(metadata, "filters", tuple(filters) or None)
     if metadata.compressor is not None:
-        object.__setattr__(metadata, "compressor", _bounded_numcodec(metadata.compressor, size, chunk_bytes))
+        object.__setattr__(metadata, "compressor", _bounded_numcodec(metadata.compressor, size, chunk_bytes, where))
 
 
-def _bounded_numcodec(codec: Any, size: int | None, chunk_bytes: int) -> Any:
+def _bounded_numcodec(codec: Any, size: int | None, chunk_bytes: int, where: str) -> Any:
     if codec.codec_id not in _BOUNDED:
+        _refuse_unbounded(codec.codec_id, where)
         return codec
     return BoundedNumcodec(codec, size=size, most=chunk_bytes * _WIDENING + _SLACK_BYTES)

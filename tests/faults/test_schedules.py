@@ -1,8 +1,8 @@
 """Random schedules of two drivers and two workers end as one undisturbed run, or in an exit that says why.
 
-Drivers are started, with the same or another configuration, suspended and killed; shards of workers arrive late. A
-schedule is given by its events and by the seed of the interleaving; hypothesis shows both if one fails. `make fuzz`
-runs many more.
+Drivers are started, with the same or another configuration; drivers and workers are suspended and killed; shards of
+workers arrive late. A schedule is given by its events and by the seed of the interleaving; hypothesis shows both if one
+fails. `make fuzz` runs many more.
 """
 
 import os
@@ -20,7 +20,8 @@ from ssem_dask.storage import arrays, location
 from ssem_dask.storage.late_writes import read_notes
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.run_group import is_run
-from tests.support.simulated_drivers import Config, Event, Simulation, simulated
+from tests.support.shard_pipeline import Config
+from tests.support.simulated_drivers import Event, Simulation, simulated
 
 SCHEDULES = int(os.environ.get("SCHEDULES", "200"))
 SEED = int(os.environ.get("SCHEDULE_SEED", "1"))
@@ -36,7 +37,7 @@ DRIVERS = WORKERS = st.integers(0, 1)
 def single_event(draw: st.DrawFn) -> list[Event]:
     """Anything happens to anybody."""
     kind = draw(st.sampled_from(["start", "suspend", "kill", "hang"]))
-    of_worker = kind == "hang" or (kind == "suspend" and draw(st.booleans()))
+    of_worker = kind == "hang" or (kind != "start" and draw(st.booleans()))
     return [Event(draw(DELAYS), kind, draw(DRIVERS), of_worker, draw(SECONDS), draw(CONFIGS))]
 
 
@@ -97,6 +98,8 @@ def test_schedules(events: list[Event], interleaving: int, one_host: bool) -> No
                 raise error
             note("\n".join(map(str, simulation.endings)))
             last = max(simulation.endings)
+            if simulation.is_unknowable:  # a limit that docs/architecture.md states
+                return
             begun = is_run(output)
             config = simulation.config() if begun else events[0].config
             if begun and run_status(output).state == "complete":

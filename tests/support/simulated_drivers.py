@@ -13,152 +13,28 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, cast
 from unittest.mock import patch
 
-import numpy as np
 from zarr.storage import LocalStore
 
 from ssem_dask.driver import pipeline
 from ssem_dask.errors import SsemDaskError
-from ssem_dask.geometry.box import Box
-from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.runtime.events import SilentObserver
 from ssem_dask.runtime.exclusive_driver import FencedWork, exclusive_driver
 from ssem_dask.runtime.executor import Executor, ExecutorLoad, SerialExecutor, Work
-from ssem_dask.stages.stage import Estimate
-from ssem_dask.storage import arrays, holder, lease, ledger, location
+from ssem_dask.storage import holder, lease, ledger, location
 from ssem_dask.storage.fence import current_fence
 from ssem_dask.storage.places import is_occupied
 from ssem_dask.storage.run_group import create_run, read_run
-from ssem_dask.task import Result, Task, TaskReport
-from tests.support.toy_pipeline import Killed, digest_of
+from ssem_dask.task import Task, TaskReport
+from tests.support.shard_pipeline import STAGES, Config, ToyJob, ToyPlan, attributes
+from tests.support.toy_pipeline import Killed
 
-SECTIONS = 3
 STEP_S = 0.5
 """Seconds between two steps of the schedule."""
 MAX_STEPS = 60_000
-
-
-@dataclass(frozen=True)
-class Config:
-    """Configuration of a run."""
-
-    value: int
-    depth: int
-    """Sections of a shard: the layout."""
-
-    def digest(self, stage: str) -> str:
-        return digest_of(stage, self.value, self.depth)
-
-    def expected(self, stage: str) -> "np.ndarray[Any, Any]":
-        """Return what a run that nothing disturbs writes."""
-        first = 10 * (self.value + 1) + np.arange(SECTIONS)
-        return first if stage == "first" else first + np.append(first[1:], 0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShardTask(Task):
-    """A task that writes one shard: numbers in stage first, sums of neighbours among them in stage second."""
-
-    config: Config
-    start: int
-
-    def sections(self, beyond: int = 0) -> range:
-        return range(self.start, min(self.start + self.config.depth + beyond, SECTIONS))
-
-    def run(self) -> Result:
-        if self.stage == "first":
-            values = self.config.expected("first")[self.sections().start : self.sections().stop]
-        else:
-            read = arrays.open_array(location.join(self.output, "first"), mode="r")
-            first = np.append(np.asarray(read[self.start : self.sections(1).stop, 0]), 0)
-            values = first[: len(self.sections())] + first[1 : len(self.sections()) + 1]
-        target = arrays.open_array(location.join(self.output, self.stage), mode="r+")
-        target[self.start : self.sections().stop] = np.asarray(values, dtype=np.uint16)[:, None]
-        return Result()
-
-    def footprint(self) -> Footprint:
-        def region(name: str, part: range) -> Region:
-            return Region(name, Box((part.start, 0, 0), (part.stop, 1, 1)))
-
-        reads = () if self.stage == "first" else (region("first", self.sections(1)),)
-        return Footprint(reads=reads, writes=(region(self.stage, self.sections()),))
-
-    def files(self) -> dict[str, int]:
-        path = f"{self.stage}/c/{self.start // self.config.depth}/0"
-        size = location.file_size(location.join(self.output, path))
-        return {} if size is None else {path: size}
-
-    def damage(self, files: dict[str, int]) -> str:
-        return "" if self.files() == files else "a shard has another size"
-
-
-@dataclass(frozen=True, slots=True)
-class ToyStage:
-    """A stage of shard tasks."""
-
-    name: str
-
-    def prepare(self, job: "ToyJob") -> None:
-        arrays.create_array(
-            location.join(job.output, self.name),
-            shape=(SECTIONS, 1),
-            dtype="uint16",
-            axes=("z", "x"),
-            chunks=(job.config.depth, 1),
-            shards=None,
-            fill_value=0,
-            attributes={},
-        )
-
-    def generations(self, job: "ToyJob") -> Iterator[Iterable[Task]]:
-        yield [
-            ShardTask(
-                key=f"{self.name}/z-{start:03d}",
-                output=job.output,
-                digest=job.config.digest(self.name),
-                pixels=1,
-                config=job.config,
-                start=start,
-            )
-            for start in range(0, SECTIONS, job.config.depth)
-        ]
-
-
-STAGES = [ToyStage("first"), ToyStage("second")]
-
-
-@dataclass(frozen=True, slots=True)
-class ToyJob:
-    """A run of a configuration."""
-
-    output: str
-    config: Config
-
-    @property
-    def digests(self) -> dict[str, str]:
-        return {stage.name: self.config.digest(stage.name) for stage in STAGES}
-
-
-@dataclass(frozen=True)
-class ToyPlan:
-    """The part of a plan that `pipeline.resume` reads."""
-
-    job: ToyJob
-    choices: tuple[str, ...] = ()
-    given: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def stages(self) -> list[ToyStage]:
-        return STAGES
-
-    @property
-    def estimates(self) -> dict[str, Estimate]:
-        return {
-            stage.name: Estimate(tasks=SECTIONS, pixels=SECTIONS, bytes_read=0, bytes_written=0, files=0, memory=0)
-            for stage in STAGES
-        }
 
 
 @dataclass(frozen=True)
@@ -194,6 +70,9 @@ class Process:
         self.sleeps_until = self.suspended_until = 0.0
         self.waits_for: Callable[[], bool] = lambda: True
         self.hangs_for = 0.0
+        self.order: Order | None = None
+        self.was_late = False
+        """Whether the last shard of the order arrived after a takeover; the worker then leaves a note."""
         self.beat: Callable[[], bool] | None = None
         self.next_beat, self.in_beat = 0.0, False
         self.go = threading.Semaphore(0)
@@ -291,6 +170,12 @@ class Order:
     driver: Process
     mailbox: "list[TaskReport | Order]"
 
+    def is_superseded(self) -> bool:
+        """Whether another driver has taken over from the one that handed it out."""
+        assert isinstance(self.work, FencedWork)
+        claim = self.work.claim
+        return any(path.name.isdecimal() and int(path.name) > claim.generation for path in Path(claim.url).glob("*"))
+
 
 class SharedCluster(Executor):
     """Two workers that all drivers share; the tasks of a driver that died run on, those that wait are forgotten."""
@@ -336,6 +221,8 @@ class Simulation:
         self.queue: list[Order] = []
         self.errors: list[BaseException] = []
         self.endings: list[Ending] = []
+        self.is_unknowable = False
+        """Whether a worker was killed between a late shard and its note: nobody knows of the shard then."""
         self._random = random.Random(seed)
         self._drivers: dict[int, Process] = {}
         self._workers = [Process(self, f"worker {i}", self._work) for i in range(2)]
@@ -354,6 +241,8 @@ class Simulation:
                 chosen = self._random.choice(ready)
                 chosen.go.release()
                 self.back.acquire()
+                if chosen.ended and chosen in self._workers:  # a nanny starts another one
+                    self._workers[self._workers.index(chosen)] = Process(self, chosen.name, self._work)
                 continue
             later = [t for p in processes if not p.ended for t in (p.sleeps_until, p.suspended_until) if t > self.now]
             if not todo:
@@ -379,7 +268,7 @@ class Simulation:
                 )
             return
         process = self._workers[event.who] if event.of_worker else self._drivers.get(event.who)
-        if process is None or process.ended:
+        if process is None or process.ended or process.killed:
             return
         if event.kind == "suspend":
             process.suspended_until = self.now + event.seconds
@@ -417,22 +306,18 @@ class Simulation:
 
     def _work(self, process: Process) -> None:
         while True:
+            process.order = None
             process.wait(lambda: bool(self.queue))
             order = self.queue.pop(self._random.randrange(len(self.queue)))
+            process.order, process.was_late = order, False
             assert isinstance(order.work, FencedWork)
-            report = replace(order.work, clock=self.clock)(order.task)
+            try:
+                report = replace(order.work, clock=self.clock)(order.task)
+            except Killed:  # its driver hands the task out again
+                self.is_unknowable |= process.was_late
+                order.mailbox.append(replace(order, task=replace(order.task, lost=order.task.lost + 1)))
+                raise
             order.mailbox.append(report)
-
-
-def attributes(plan: ToyPlan) -> dict[str, Any]:
-    """Return the attributes of a toy run."""
-    config = plan.job.config
-    return {
-        "config": {"value": config.value, "depth": config.depth},
-        "config_digest": config.digest("run"),
-        "stages": [stage.name for stage in STAGES],
-        "state": "running",
-    }
 
 
 @contextlib.contextmanager
@@ -447,6 +332,8 @@ def simulated(simulation: Simulation) -> Iterator[None]:
                 process.suspended_until, process.hangs_for = simulation.now + process.hangs_for, 0.0
             await asyncio.to_thread(point)
         await put(store, key, value)
+        if process is not None and "c/" in key and process.order is not None:
+            process.was_late = process.order.is_superseded()
 
     def with_point(call: Callable[..., Any]) -> Callable[..., Any]:
         def called(*arguments: Any, **options: Any) -> Any:
@@ -467,7 +354,7 @@ def simulated(simulation: Simulation) -> Iterator[None]:
 
         map = staticmethod(map)
 
-    names = ("read_bytes", "write_bytes", "create_bytes", "list_names", "delete")
+    names = ("read_bytes", "write_bytes", "create_bytes", "list_tags", "delete")
     with contextlib.ExitStack() as stack:
         for name in names:
             stack.enter_context(patch.object(location, name, with_point(getattr(location, name))))
@@ -484,6 +371,7 @@ def simulated(simulation: Simulation) -> Iterator[None]:
             "changed_sections": lambda job, fingerprints: [],
             "save_fingerprints": lambda job, fingerprints: None,
             "changed_while_read": lambda job, fingerprints: "",
+            "publish_attributes": lambda job, summary: None,
             "TaskOverrides": lambda job, given: lambda task: task,
         }.items():
             stack.enter_context(patch.object(pipeline, name, toy))

@@ -15,6 +15,7 @@ from ssem_dask.storage.formats.array_attributes import parse_array_attributes, p
 from ssem_dask.storage.formats.axes import order_axes
 from ssem_dask.storage.formats.big_data_viewer import stored_sizes
 from ssem_dask.storage.formats.chunk_count import grid_of, missing_note
+from ssem_dask.storage.formats.hdf5_chunks import BoundedDataset
 from ssem_dask.storage.formats.source import HDF5_NAME, ReadOptions, SourceInfo, decoding
 from ssem_dask.storage.lengths import sizes_of
 from ssem_dask.types import AnyArray
@@ -53,7 +54,7 @@ class Hdf5Source:
     def read(self, *, z_start: int, z_stop: int, y_start: int, y_stop: int) -> AnyArray:
         """See `Source.read`."""
         with self._lock, decoding(f"{self._url} sections {z_start} to {z_stop - 1}"):
-            values = self._order.read(self._dataset, z_start=z_start, z_stop=z_stop, y_start=y_start, y_stop=y_stop)
+            values = self._order.read(self._values, z_start=z_start, z_stop=z_stop, y_start=y_start, y_stop=y_stop)
             if self._reinterpreted:
                 values = values.astype(np.int16, copy=False).view(np.uint16)
             return np.ascontiguousarray(values, dtype=self.info.dtype)
@@ -76,7 +77,8 @@ class Hdf5Source:
         self._order = order_axes(f"{file}:/{path}", dataset.shape, names=parsed.names, channel=channel, time=time)
         _check_links(dataset, f"{file}:/{path}")
         with decoding(f"{file}:/{path}"):
-            self._order.check_channels(dataset)
+            self._values = BoundedDataset(dataset, where=f"{file}:/{path}")
+            self._order.check_channels(self._values)
         dtype = np.dtype(dataset.dtype).newbyteorder("=")
         self._reinterpreted = cells is not None and dtype == np.int16
         lengths = parsed.lengths

@@ -15,6 +15,7 @@ from ssem_dask.storage.channels import unnamed_channels
 from ssem_dask.storage.formats.array_attributes import ArrayAttributes, parse_array_attributes
 from ssem_dask.storage.formats.axes import order_axes
 from ssem_dask.storage.formats.chunk_count import grid_of, missing_note, stored_chunks
+from ssem_dask.storage.formats.n5_blocks import BlockGuard
 from ssem_dask.storage.formats.shard_index import precomputed_shards
 from ssem_dask.storage.formats.source import ReadOptions, SourceInfo, decoding
 from ssem_dask.storage.lengths import sizes_of
@@ -79,6 +80,7 @@ class TensorStoreSource:
                 notes = _missing_boxes(place, scale)
                 attributes = {"resolution": scale.get("resolution")}
             names: tuple[str, ...] | None = ("c", "z", "y", "x")
+            guard = None
         else:
             dataset = _n5_dataset(place) or place
             attributes = _n5_attributes(dataset)
@@ -86,13 +88,14 @@ class TensorStoreSource:
             names = None
             with interpreting(url, what="its file attributes.json"):
                 notes = _missing_blocks(dataset, attributes)
+                guard = BlockGuard(dataset, attributes)
         with decoding(url):
             # TensorStore reads metadata alone until values are asked for.
             array = tensorstore(url).open(spec, read=True, open=True).result()
         with interpreting(url, what="its metadata"):
             parsed: ArrayAttributes = parse_array_attributes(attributes, ndim=array.rank, x_first=True, names=names)
         # A precomputed volume may begin anywhere.
-        self._array = _Readable(array.T[tensorstore(url).d[:].translate_to[0]])
+        self._array = _Readable(array.T[tensorstore(url).d[:].translate_to[0]], guard)
         self._order = order_axes(url, self._array.shape, names=parsed.names, channel=options.channel, time=options.time)
         with decoding(url):
             self._order.check_channels(self._array)
@@ -117,11 +120,13 @@ class TensorStoreSource:
 class _Readable:
     """TensorStore array that yields values when it is sliced, as arrays of other formats do."""
 
-    def __init__(self, array: Any) -> None:
-        self._array = array
+    def __init__(self, array: Any, guard: BlockGuard | None) -> None:
+        self._array, self._guard = array, guard
         self.shape: tuple[int, ...] = tuple(array.shape)
 
-    def __getitem__(self, index: Any) -> AnyArray:
+    def __getitem__(self, index: tuple[slice | int, ...]) -> AnyArray:
+        if self._guard is not None:
+            self._guard.look_at(index[::-1])
         return np.asarray(self._array[index].read().result())
 
 

@@ -9,7 +9,8 @@ import pytest
 from zarr.storage import LocalStore
 
 from ssem_dask.storage import local_files
-from tests.support.simulated_drivers import Config, Simulation, simulated
+from tests.support.shard_pipeline import Config
+from tests.support.simulated_drivers import Simulation, simulated
 
 
 class Disk:

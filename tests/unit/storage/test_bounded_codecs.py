@@ -166,3 +166,27 @@ def test_torn_bytes_are_an_error_of_the_value(name: str, content: bytes) -> None
     for size in (4096, None):
         with pytest.raises((ValueError, RuntimeError)):
             decode(size)
+
+
+class UnknownCompressor(numcodecs.abc.Codec):
+    """A compressor of somebody else, who has registered it in this process."""
+
+    codec_id = "their_own"
+
+    def encode(self, buf: Any) -> bytes:
+        return zlib.compress(buf)
+
+    def decode(self, buf: Any, out: Any = None) -> Any:
+        raise AssertionError("decodes")
+
+
+def test_a_compressor_that_cannot_be_bounded_is_refused(tmp_path: Path) -> None:
+    numcodecs.register_codec(UnknownCompressor)
+    try:
+        place = str(tmp_path / "a")
+        layout: dict[str, Any] = {"shape": (4, 4), "chunks": (2, 2), "dtype": "u1"}
+        zarr.create_array(place, **layout, zarr_format=2, compressors=UnknownCompressor())[:] = 1
+        with pytest.raises(SourceError, match="is compressed with 'their_own', which may expand"):
+            arrays.open_array(place, mode="r")
+    finally:
+        numcodecs.registry.codec_registry.pop("their_own")

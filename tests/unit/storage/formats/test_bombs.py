@@ -1,18 +1,26 @@
 """Headers that declare more than their files can hold end in one sentence, before memory is taken."""
 
+import bz2
+import gzip
+import json
+import lzma
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import tifffile
 
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
+from ssem_dask.storage.formats.detect import open_any_format
 from ssem_dask.storage.formats.source import decoding, refuse_bomb
 from ssem_dask.volumes.importing import import_volume
+from tests.support.peak_memory import peak_growth
 
 
 def bomb_tiff(path: Path) -> None:
@@ -62,3 +70,80 @@ def test_a_name_that_no_file_system_takes(tmp_path: Path, name: str) -> None:
         with pytest.raises(SourceError, match="choose a shorter one"):
             use(f"{tmp_path}/{name}")
     assert not location.exists(f"{tmp_path}/{'x' * 255}")
+
+
+def bomb_hdf5(path: Path, **filters: Any) -> None:
+    """A chunk of 1.2 MB that Deflate expands to 1.2 GiB; its checksum, at the end, is wrong."""
+    with h5py.File(path, "w") as file:
+        dataset = file.create_dataset("d", shape=(4, 64, 64), chunks=(4, 64, 64), dtype="u1", **filters)
+        stream = zlib.compressobj()
+        head, block = stream.compress(b"") + stream.flush(zlib.Z_FULL_FLUSH), stream.compress(bytes(1 << 24))
+        content = head + (block + stream.flush(zlib.Z_FULL_FLUSH)) * 75 + stream.flush()
+        dataset.id.write_direct_chunk((0, 0, 0), content + bytes(4 if "fletcher32" in filters else 0))
+
+
+@pytest.mark.parametrize(
+    "filters", [{"compression": "gzip"}, {"compression": "gzip", "shuffle": True, "fletcher32": True}]
+)
+def test_a_chunk_of_hdf5_that_expands(tmp_path: Path, filters: dict[str, Any]) -> None:
+    bomb_hdf5(tmp_path / "bomb.h5", **filters)
+    grown = peak_growth(f"""
+        import pytest
+        from ssem_dask.errors import SourceError
+        from ssem_dask.storage.formats.detect import open_any_format
+        source = open_any_format({str(tmp_path / "bomb.h5")!r})
+        begin()
+        with pytest.raises(SourceError, match="expands to more than the 16384 bytes"):
+            source.read(z_start=0, z_stop=4, y_start=0, y_stop=64)
+    """)
+    assert grown < 200 << 20
+
+
+def test_large_chunks_of_hdf5_come_back(tmp_path: Path) -> None:
+    """These are looked at first."""
+    values = np.random.default_rng(1).integers(0, 256, (3, 1200, 1300), dtype=np.uint8)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("d", data=values, chunks=(1, 1200, 1300), compression="gzip", shuffle=True, fletcher32=True)
+    source = open_any_format(str(tmp_path / "a.h5"))
+    np.testing.assert_array_equal(source.read(z_start=1, z_stop=3, y_start=7, y_stop=900), values[1:3, 7:900])
+
+
+def bomb_gzip() -> bytes:
+    return gzip.compress(bytes(1 << 24), 6) * 75
+
+
+@pytest.mark.parametrize(
+    ("compression", "content"),
+    [
+        ({"type": "gzip"}, bomb_gzip),
+        ({"type": "bzip2"}, lambda: bz2.compress(bytes(1 << 24)) * 75),
+        ({"type": "xz"}, lambda: lzma.compress(bytes(1 << 24), preset=0) * 75),
+    ],
+)
+def test_a_block_of_n5_that_expands(tmp_path: Path, compression: dict[str, Any], content: Callable[[], bytes]) -> None:
+    pytest.importorskip("tensorstore")
+    attributes = {"dimensions": [64, 64, 4], "blockSize": [64, 64, 4], "dataType": "uint8", "compression": compression}
+    (tmp_path / "em" / "0" / "0").mkdir(parents=True)
+    (tmp_path / "em" / "attributes.json").write_text(json.dumps(attributes))
+    (tmp_path / "em" / "0" / "0" / "0").write_bytes(struct.pack(">HHIII", 0, 3, 64, 64, 4) + content())
+    grown = peak_growth(f"""
+        import pytest
+        from ssem_dask.errors import SourceError
+        from ssem_dask.storage.formats.detect import open_any_format
+        source = open_any_format({str(tmp_path / "em")!r})
+        begin()
+        with pytest.raises(SourceError, match="0/0/0: expands to more than the 16384 bytes"):
+            source.read(z_start=0, z_stop=4, y_start=0, y_stop=64)
+    """)
+    assert grown < 200 << 20
+
+
+def test_large_blocks_of_n5_come_back(tmp_path: Path) -> None:
+    """These are looked at first."""
+    tensorstore = pytest.importorskip("tensorstore")
+    values = np.random.default_rng(1).integers(0, 256, (3, 1200, 1300), dtype=np.uint8)
+    attributes = {"blockSize": [1300, 1200, 1], "compression": {"type": "gzip"}}
+    spec = {"driver": "n5", "kvstore": {"driver": "file", "path": str(tmp_path / "em")}, "metadata": attributes}
+    tensorstore.open(spec, create=True, dtype="uint8", shape=(1300, 1200, 3)).result()[...] = values.T
+    source = open_any_format(str(tmp_path / "em"))
+    np.testing.assert_array_equal(source.read(z_start=1, z_stop=3, y_start=7, y_stop=900), values[1:3, 7:900])

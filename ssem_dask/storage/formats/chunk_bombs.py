@@ -1,0 +1,98 @@
+"""Compressed chunks that expand to more than they may hold, found before a library decodes them.
+
+HDF5 and TensorStore allocate whatever compressed bytes ask for. So a chunk that could take much memory is decompressed
+here first, up to the bytes that the metadata allow. Most chunks are too small for that and are not looked at.
+"""
+
+import bz2
+import lzma
+import math
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from typing import Any
+
+from ssem_dask.errors import SourceError
+from ssem_dask.storage.bounded_codecs import stated_size
+
+_ALWAYS_EXPANDED = 1 << 30
+"""Bytes that any chunk may expand to: one that cannot expand to more is not looked at."""
+_DEFLATE_RATIO = 1032
+"""Bytes that Deflate makes of one byte, at most."""
+_SLACK = 1 << 16
+_PIECE = 1 << 20
+_STREAMS: dict[str, Callable[[], Any]] = {
+    "zlib": lambda: zlib.decompressobj(zlib.MAX_WBITS | 32),  # with the header of zlib or of gzip
+    "bz2": bz2.BZ2Decompressor,
+    "lzma": lzma.LZMADecompressor,
+}
+
+
+def may_expand(name: str, *, stored: int) -> bool:
+    """Return whether a chunk of so many compressed bytes may expand to more than is always allowed.
+
+    Args:
+        name: name of the compressor, as in `refuse_expanding`.
+        stored: number of compressed bytes.
+    """
+    return name != "zlib" or stored * _DEFLATE_RATIO > _ALWAYS_EXPANDED
+
+
+def refuse_expanding(content: bytes, *, name: str, limit: int, where: str) -> None:
+    """Raise SourceError if a chunk expands to more than it may hold, without taking the memory for it.
+
+    Damaged content is left to the library that decodes it, which says what is wrong.
+
+    Args:
+        content: the compressed bytes.
+        name: `zlib` (or gzip), `bz2`, `lzma`, or one of `bounded_codecs.stated_size`; others are not looked at.
+        limit: bytes that the chunk holds by its metadata.
+        where: name of the chunk.
+    """
+    try:
+        if name in _STREAMS:
+            expands = _expands(content, _STREAMS[name], limit=limit + _SLACK)
+        else:
+            expands = stated_size(content, name=name) > limit + _SLACK
+    except (ValueError, OSError, EOFError, zlib.error, lzma.LZMAError, struct.error):
+        return
+    if expands:
+        raise SourceError(
+            f"{where}: expands to more than the {limit} bytes that it may hold, so it is damaged, or made to take all "
+            "memory; export the volume again."
+        )
+
+
+def chunks_under(
+    index: Sequence[slice | int], *, shape: Sequence[int], chunks: Sequence[int]
+) -> Iterator[tuple[int, ...]]:
+    """Yield the position, in chunks, of every chunk that a part of an array touches.
+
+    Args:
+        index: a slice without a step, or an integer, per axis.
+        shape: of the array.
+        chunks: extent of a chunk.
+    """
+    spans = []
+    for part, extent, chunk in zip(index, shape, chunks, strict=True):
+        start, stop = (part, part + 1) if isinstance(part, int) else part.indices(extent)[:2]
+        spans.append(range(start // chunk, math.ceil(stop / chunk)))
+    yield from product(*spans)
+
+
+def _expands(content: bytes, new_stream: Callable[[], Any], *, limit: int) -> bool:
+    """Return whether content decompresses to more than `limit` bytes; several streams may follow one another."""
+    total = 0
+    while content:
+        stream = new_stream()
+        while not stream.eof:
+            piece = stream.decompress(content, _PIECE)
+            content = stream.unconsumed_tail if hasattr(stream, "unconsumed_tail") else b""
+            total += len(piece)
+            if total > limit:
+                return True
+            if not piece and not stream.eof and not content:
+                return False  # cut off
+        content = stream.unused_data
+    return False
