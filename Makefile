@@ -118,8 +118,9 @@ docs: env  ## Make docs/configuration.md, the list of arrays in docs/conventions
 	$(BIN)/python -m ssem_dask.cli.glossary_page docs/failures.md
 	$(BIN)/python tools/layer_figure.py
 
-pictures: env  ## Make the pictures of the README (needs chromium)
+pictures: env  ## Make the pictures of the README and of docs/bad-section.md (needs chromium)
 	$(BIN)/python docs/images/make.py
+	$(BIN)/python -m docs.images.make_fix
 
 ##@ Measure
 

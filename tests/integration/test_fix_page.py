@@ -5,6 +5,7 @@ import http.client
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,9 @@ from ssem_dask.fixes.fixes_toml import parse_fixes
 from ssem_dask.geometry.box import Box
 from ssem_dask.report.fixing.fix_server import MAX_BODY, FixServer
 from ssem_dask.report.fixing.fix_session import FixSession
+from ssem_dask.storage.fixes_store import keep_fixes
 from ssem_dask.storage.location import join
+from ssem_dask.storage.run_group import update_run
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
 from tests.support.cli import assert_one_sentence
@@ -190,7 +193,7 @@ def test_of_two_people_the_second_is_warned_and_nothing_is_overwritten(page: Pag
     assert "somebody else has changed it" in reply.json()["error"]
     assert file.read_bytes() == saved
     assert second.post("undo", {"version": second.version}).status_code == 409
-    assert second.post("apply", {"version": second.version}).status_code == 422
+    assert second.post("apply", {"version": second.version}).status_code == 409
     assert second.get("state").json()["job"] == {"state": "idle"}
     # Another server of the same file is no other case.
     other = FixServer(FixSession(run, file))
@@ -212,6 +215,22 @@ def test_a_file_that_is_wrong_is_said_and_not_touched(run: str, file: Path) -> N
         assert page.edit(added(z=1, action="exclude")).status_code == 422
         assert page.post("apply", {"version": page.version}).status_code == 422
     assert "rotate" in file.read_text()
+
+
+def test_the_fixes_that_a_run_has_are_those_of_a_file_that_does_not_exist(run: str, file: Path, tmp_path: Path) -> None:
+    fixed = str(shutil.copytree(run, tmp_path / "fixed.zarr"))
+    text = '[[section]]\nz = 4\naction = "invert"\n'
+    update_run(fixed, fixes=keep_fixes(fixed, text))
+    server = FixServer(FixSession(fixed, file))
+    with Serving(server) as base:
+        page = Page(base, server.key)
+        state = page.get("state").json()["fixes"]
+        assert [entry["fix"]["z"] for entry in state["tables"]] == [4]
+        assert state["applied"]
+        reply = page.edit(added(z=5, action="exclude")).json()
+        assert not reply["applied"]
+        assert [fix.z for fix in parse_fixes(file.read_text()).section] == [4, 5]
+        assert page.post("undo", {"version": page.version}).json()["applied"]
 
 
 def test_nothing_is_answered_without_the_key(page: Page, file: Path) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 from pydantic import Field, ValidationError
 from typing_extensions import TypedDict
 
-from ssem_dask.errors import ConfigError
+from ssem_dask.driver.run_fixes import GivenFixes, stored_fixes
+from ssem_dask.errors import ConfigError, SsemDaskError
 from ssem_dask.fixes.fix_checks import check_fixes
 from ssem_dask.fixes.fix_records import Fix, Fixes, JumpFix, PairFix, SectionFix
 from ssem_dask.fixes.fixes_toml import parse_fixes, with_changed_fix, with_fix, without_fix
@@ -22,6 +23,7 @@ from ssem_dask.report.fixing.section_views import TILE_PX, SectionViews
 from ssem_dask.report.hotspots import find_hotspots
 from ssem_dask.report.report_data import ReportData, read_report_data
 from ssem_dask.storage.quality import read_record
+from ssem_dask.storage.run_group import read_run
 from ssem_dask.storage.section_names import section_label
 from ssem_dask.types import Float32Array
 
@@ -83,7 +85,8 @@ class FixSession:
         """
         self.run = run
         self.views = SectionViews(run)
-        self.file = FixesFile(file)
+        # A run may have been made with other fixes than those of this file.
+        self.file = FixesFile(file, initial=stored_fixes(run).current)
         self.job = ApplyJob(["rerun", run, "--fixes", str(file), "--json", *options], ended=self._applied)
         self._lock = threading.Lock()
         self._places = _read_places(run)
@@ -170,15 +173,12 @@ class FixSession:
         """Solve the run again with the fixes; return whether a driver was started, and none was running.
 
         Raises:
-            ConfigError: the file cannot be used, or is not the one that the page shows.
+            ConfigError: the file cannot be used.
+            StaleError: it is not the one that the page shows.
+            OutputError: it cannot be written.
         """
-        text = self.file.read()
-        self._checked(text.text)
-        if text.version != version:
-            raise ConfigError(
-                f"{self.file.path.name}: somebody else has changed it since this page read it, so nothing was applied; "
-                "reload to see their change, then apply both."
-            )
+        self._checked(self.file.read().text)
+        self.file.write(version)
         if self.job.state()["state"] == "running":
             return False
         near = {z + k for z in self.views.fixes.concerned() for k in range(-_MARGIN_SECTIONS, _MARGIN_SECTIONS + 1)}
@@ -230,8 +230,16 @@ class FixSession:
             "redo": file.redo,
             "tables": tables,
             "problem": problem,
-            "applied": self.job.state().get("version") == file.version and self.job.state()["state"] == "done",
+            "applied": not problem and self._is_applied(file.text),
         }
+
+    def _is_applied(self, text: str) -> bool:
+        """Return whether the run is complete with these fixes."""
+        try:
+            given = GivenFixes.read(str(self.file.path)).text if self.file.path.exists() else text
+            return given == stored_fixes(self.run).current and read_run(self.run).state == "complete"
+        except SsemDaskError:
+            return False
 
     def _checked(self, text: str) -> Fixes:
         info = self.views.source.info

@@ -64,8 +64,15 @@ class FixesText:
 class FixesFile:
     """A file of fixes on this machine."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, initial: str = "") -> None:
+        """Name the file.
+
+        Args:
+            path: of the file.
+            initial: text that counts as its content while it does not exist.
+        """
         self.path = path
+        self._initial = initial
         self._history_path = path.with_name(path.stem + ".history.jsonl")
         self._lock_path = path.with_name(f".{path.name}.lock")
 
@@ -96,6 +103,12 @@ class FixesFile:
                 line: _Line = {"text": edited, "label": label, "at": len(lines), "before": lines[-1]["at"]}
                 self._save(lines, line, stored=stored)
             return _summary(lines)
+
+    def write(self, version: str) -> None:
+        """Make sure that the file exists; arguments and errors as in `change`."""
+        with self._locked(version) as (lines, _):
+            if not self.path.exists():
+                write_file(self.path, lines[-1]["text"].encode())
 
     def undo(self, version: str) -> FixesText:
         """Take the last change back; arguments and errors as in `change`."""
@@ -143,7 +156,7 @@ class FixesFile:
         try:
             return self.path.read_bytes().decode()
         except FileNotFoundError:
-            return ""
+            return self._initial
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
             raise OutputError(f"Fixes {self.path}: cannot be read ({reason}); give another --file.") from error

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ssem_dask.driver.rerun import stored_plan
 from ssem_dask.errors import SourceError, SsemDaskError
 from ssem_dask.field.affine import IDENTITY
 from ssem_dask.field.grid import Grid
@@ -25,13 +26,14 @@ from ssem_dask.fixes.section_fixes import NO_FIXES, VolumeFixes, placed_map
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.report.encode import intensity_limits, stretch_intensities
+from ssem_dask.stages.fixed_rows import read_places
 from ssem_dask.stages.run_arrays import ALIGNED, COARSE, SECTION
 from ssem_dask.stages.source_sections import Sampling, read_aligned, sample_sections
 from ssem_dask.stages.warped_pixels import Nodes
 from ssem_dask.storage.arrays import is_node
 from ssem_dask.storage.fields import open_coarse, open_field
 from ssem_dask.storage.location import join
-from ssem_dask.storage.run_group import RunRecord, read_writable_run
+from ssem_dask.storage.run_group import RunRecord, read_run, read_writable_run
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import Float64Array
 from ssem_dask.volumes.alignment import Alignment
@@ -82,12 +84,13 @@ class SectionViews:
 
     def reload(self) -> None:
         """Read again what a change of the run has written."""
-        coarse = np.asarray(open_coarse(COARSE.at(self.run))[:], dtype=np.float64)
+        coarse, followed = _read_places(self.run)
         aligned = join(self.run, ALIGNED)
         volume = Volume.open(aligned) if is_node(aligned) else None
         alignment = Alignment(self.run) if is_node(SECTION.at(self.run)) else None
         with self._lock:
             self._coarse, self._aligned, self._alignment = coarse, volume, alignment
+            self._followed = followed
 
     @property
     def mips(self) -> int:
@@ -115,8 +118,12 @@ class SectionViews:
 
     def affine(self, z: int) -> Float64Array:
         """Return the map `(2, 3)`, placed → source, of a section; NaN if it has no place."""
-        fixed = placed_map(self.fixes.of(z), shape_yx=self.source.info.shape[1:])
-        return np.asarray(self._coarse[z] if fixed is None else fixed)
+        fixed, followed = (
+            placed_map(fixes.of(z), shape_yx=self.source.info.shape[1:]) for fixes in (self.fixes, self._followed)
+        )
+        # What the run has followed already is placed more exactly than the fix says.
+        is_new = fixed is not None and (followed is None or not np.array_equal(fixed, followed))
+        return np.asarray(fixed if is_new else self._coarse[z])
 
     def to_source(self, view: str, points: Float64Array) -> Float64Array:
         """Map positions `(n, 3)` (z, y, x) of the view `result` to source px; NaN where the field is unknown."""
@@ -230,6 +237,18 @@ class SectionViews:
             samples.append(image[known].numpy())
         low, high = intensity_limits(np.concatenate(samples)) if samples else (0.0, 255.0)
         return low, max(high, low + 1.0)
+
+
+def _read_places(run: str) -> tuple[Float64Array, VolumeFixes]:
+    """Return the maps `(z, 2, 3)`, placed → source, and the fixes that they follow."""
+    fitted = np.asarray(open_coarse(COARSE.at(run))[:], dtype=np.float64)
+    job = stored_plan(run).job
+    try:
+        places = np.asarray(read_places(job, COARSE, range(job.shape[0])), dtype=np.float64)
+    except SsemDaskError:
+        return fitted, NO_FIXES  # the driver was interrupted before it had placed anything again
+    known = np.isfinite(places).all(axis=(1, 2), keepdims=True)
+    return np.where(known, places, fitted), job.fixes if read_run(run).state == "complete" else NO_FIXES
 
 
 def _warped(source: Volume, nodes: Nodes, *, z: int, box: Box) -> tuple[torch.Tensor, torch.Tensor]:

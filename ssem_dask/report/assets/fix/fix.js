@@ -152,7 +152,7 @@ function show() {
   el("redo").disabled = !app.fixes.redo;
   el("undo").title = app.fixes.undo ? `Undo: ${app.fixes.undo} (z)` : "Nothing to undo";
   el("redo").title = app.fixes.redo ? `Redo: ${app.fixes.redo} (y)` : "Nothing to redo";
-  el("apply").disabled = Boolean(app.fixes.problem) || app.job.state === "running";
+  el("apply").disabled = Boolean(app.fixes.problem) || app.fixes.applied || app.job.state === "running";
   if (app.fixes.problem) say(app.fixes.problem, true);
   el("run").textContent = `${app.overview.run} · ${app.places.length ? app.overview.verdict : "no place stands out"}`;
 }
@@ -177,8 +177,9 @@ function showPlaces() {
 
 function showFixes() {
   const entries = [...app.fixes.tables].sort((a, b) => tables.firstSection(a) - tables.firstSection(b));
-  el("fix-count").textContent = entries.length ? String(entries.length) : "none yet";
-  el("file").textContent = app.overview.file;
+  el("fix-count").textContent = `${entries.length || "none"}${app.fixes.applied ? "" : ", not applied yet"}`;
+  el("file").textContent = app.overview.file.split("/").pop();
+  el("file").title = app.overview.file;
   el("fixes").replaceChildren(...entries.map((entry) => {
     const item = document.createElement("li"), text = document.createElement("span");
     const go = document.createElement("button"), remove = document.createElement("button");
@@ -196,7 +197,7 @@ function showFixes() {
 function showJob() {
   const { job } = app, box = el("result");
   el("stop").hidden = job.state !== "running";
-  el("apply").disabled = Boolean(app.fixes.problem) || job.state === "running";
+  el("apply").disabled = Boolean(app.fixes.problem) || app.fixes.applied || job.state === "running";
   box.hidden = job.state === "idle";
   box.classList.toggle("alarm", job.state === "failed");
   if (job.state === "running") {
@@ -505,13 +506,14 @@ function apply() {
 async function startApply() {
   if (app.draft?.points.length) { say(`Finish what you draw in section ${app.draft.z} first, or cancel it.`, true); return; }
   if (app.job.state === "running") return;
+  if (app.fixes.applied) { say("Everything that the file says is applied."); return; }
   try {
     app.job = (await post("apply", { version: app.fixes.version })).job;
     say("");
     showJob();
     setTimeout(quickPoll, POLL_RUNNING_MS);
   } catch (error) {
-    if (error.status === 422 && /somebody else/i.test(error.message)) banner(error.message, "stale");
+    if (error.status === 409) banner(error.message, "stale");
     say(error.message, true);
   }
 }
