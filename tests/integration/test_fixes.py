@@ -1,6 +1,7 @@
 """Fixes of a user, from the file to the aligned volume, on a small stack."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from benchmarks.spoilt.kinds import spoil_stack
 from benchmarks.spoilt.measure import Measured, measure, truth_maps
 from benchmarks.spoilt.stacks import DeformedStack, deform_stack, load_stack
+from ssem_dask.runtime.executor import SerialExecutor
 from ssem_dask.stages.fix_clusters import REACH
 from ssem_dask.stages.run_arrays import COARSE, COARSE_STATE, CONFIDENCE, SectionState
 from ssem_dask.storage.fixes_store import kept_fixes, read_kept_fixes
@@ -177,3 +179,70 @@ def test_points_that_contradict_the_images_are_reported(undamaged: FixedRun, tmp
     summary = run.align(f"[[pair]]\nfixed = {AT - 1}\nmoving = {AT}\nsd = 2\npoints = {mistaken}")
     remarks = [report.message for report in summary.remarks if report.stage == "register"]
     assert any(f"points between sections {AT} and {AT - 1} contradict" in remark for remark in remarks), remarks
+
+
+class Stopping(SerialExecutor):
+    """Ends after some tasks, as a driver does that is killed: nothing that follows the last task happens."""
+
+    def __init__(self, tasks: int) -> None:
+        super().__init__()
+        self._left = tasks
+
+    def map(self, work: Any, tasks: Any) -> Any:
+        for report in super().map(work, tasks):
+            yield report
+            self._left -= 1
+            if self._left <= 0:
+                raise KeyboardInterrupt
+
+
+def test_fixes_that_are_interrupted_anywhere_lose_nothing(tmp_path: Path) -> None:
+    stack = deform_stack(load_stack("phantom", sections=12, size=96, data=Path()), seed=5)
+    render = {"chunk": (4, 64, 64), "shard": (4, 256, 256)}
+    config = {"coarse": {"search": False}, "register": {"neighbours": 2}, "render": render}
+    run = FixedRun(tmp_path, stack.images, stack, config)
+    run.align()
+    plain = run.fields().values, run.pixels()
+    first = f"[[section]]\nz = {AT}\naction = 'exclude'"
+    other = (
+        f"[[section]]\nz = {AT}\naction = 'turn'\nangle = 2\n[[section]]\nz = 9\nmask = [[[0, 0], [0, 50], [50, 0]]]"
+    )
+    wanted = {}
+    for text in (first, other):
+        run.fix(text)
+        wanted[text] = run.fields().values, run.pixels()
+    # Interrupted on the way from one to the other, continued without saying what to, or turned back.
+    for tasks, (before, after) in enumerate([(other, first), (first, other), (other, first), (first, "")], start=1):
+        with pytest.raises(KeyboardInterrupt):
+            run.fix(after, executor=Stopping(2 * tasks - 1))
+        assert run.resume().state == "complete"
+        fields, pixels = plain if not after else wanted[after]
+        np.testing.assert_array_equal(run.fields().values, fields)
+        np.testing.assert_array_equal(run.pixels(), pixels)
+        assert before != after
+
+
+def test_a_section_that_was_lost_in_the_fit_is_brought_back_by_a_fix(undamaged: FixedRun, tmp_path: Path) -> None:
+    stack = undamaged.stack
+    assert stack is not None
+    made = spoil_stack(stack.images, "turn180", at=AT, seed=3, foreign=stack.foreign)
+    run = FixedRun(tmp_path, made.images, stack, UNSEARCHED)
+    run.align()
+    reference = truth_maps(undamaged.fields(), stack, {})
+    lost = measure(truth_maps(run.fields(), stack, made.sources), reference, made)
+    assert lost.back[AT][0] > 20
+    begun = run.ended()
+    text = f"[[section]]\nz = {AT}\naction = 'turn'\nangle = 180"
+    assert run.fix(text).state == "complete"
+    fixed = run.fields().values
+    found = measure(truth_maps(run.fields(), stack, made.sources), reference, made)
+    # What the lost section did to the fit of so small a stack remains.
+    assert found.back[AT][0] < 0.1 * lost.back[AT][0]
+    again = [key for key, time in run.ended().items() if begun.get(key) != time]
+    assert "coarse/sections" not in again
+    # With the statistics fitted again it is the same run as if the fix had been there from the start.
+    run.fix(text, refit=True)
+    assert not np.array_equal(run.fields().values, fixed)
+    (tmp_path / "fresh").mkdir()
+    fresh, _ = spoilt(tmp_path / "fresh", undamaged, "turn180", text)
+    np.testing.assert_array_equal(run.fields().values, fresh.fields().values)

@@ -16,7 +16,7 @@ from ssem_dask.driver.run_fixes import GivenFixes
 from ssem_dask.driver.run_status import Summary
 from ssem_dask.geometry.box import Box
 from ssem_dask.runtime.events import SilentObserver
-from ssem_dask.runtime.executor import SerialExecutor
+from ssem_dask.runtime.executor import Executor, SerialExecutor
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import SECTION
 from ssem_dask.stages.stored_array import RunArray
@@ -79,9 +79,15 @@ class FixedRun:
     def plan_fix(self, fixes: str, *, refit: bool = False) -> RerunPlan:
         return plan_rerun(self.output, Selection(), fixes=self.given(fixes), refit=refit)
 
-    def fix(self, fixes: str, *, refit: bool = False) -> Summary:
+    def fix(self, fixes: str, *, refit: bool = False, executor: Executor | None = None) -> Summary:
         """Change the fixes and compute what follows."""
         planned = self.plan_fix(fixes, refit=refit)
+        self.planned = planned.plan
+        return execute_rerun(planned, executor=executor or SerialExecutor(), observer=SilentObserver())
+
+    def resume(self) -> Summary:
+        """Compute what is missing, with the fixes that the run has."""
+        planned = plan_rerun(self.output, Selection())
         self.planned = planned.plan
         return execute_rerun(planned, executor=SerialExecutor(), observer=SilentObserver())
 
