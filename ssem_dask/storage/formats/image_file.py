@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
+import tifffile
 
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
@@ -39,6 +40,8 @@ class Section:
     """Orientation that is undone when the file is read."""
     missing: tuple[str, ...] = ()
     """Remark about parts of the file that are not stored."""
+    plain_tiff: bool = False
+    """Whether it is a local TIFF file of one page, which was checked and whose stored values are the grey values."""
 
 
 def read_section_header(url: str, options: ReadOptions) -> Section:
@@ -69,27 +72,36 @@ def read_section_header(url: str, options: ReadOptions) -> Section:
             channels=tiff.info.channels,
             orientation=tiff.tags.orientation,
             missing=tiff.missing,
+            plain_tiff=location.is_local(url) and tiff.is_one_plain_page,
         )
 
 
-def read_section(url: str, options: ReadOptions) -> AnyArray:
+def read_section(url: str, options: ReadOptions, *, header: Section | None = None) -> AnyArray:
     """Read the grey values (y, x) of an image file.
+
+    Args:
+        url: of the file.
+        options: choices of the user.
+        header: what `read_section_header` has found, which spares a second look at most files; None: nothing yet.
 
     Raises:
         SourceError: the file is missing or damaged, or coloured; names it.
     """
+    if header is not None and header.plain_tiff:
+        with decoding(url), tifffile.TiffFile(location.local_path(url)) as opened:
+            return np.asarray(opened.pages.first.asarray())
     with decoding(url), _open(url) as file:
-        header = _header(file, url)
-        if header is not None:
+        image = _header(file, url)
+        if image is not None:
             file.seek(0)
             content = file.read()
-            values = decode_jpeg(content, url) if content[:2] == JPEG_MAGIC else decode_png(content, header)
-            if values.shape[:2] != (header.height, header.width):
+            values = decode_jpeg(content, url) if content[:2] == JPEG_MAGIC else decode_png(content, image)
+            if values.shape[:2] != (image.height, image.width):
                 raise SourceError(
-                    f"{url}: its header says {header.width} × {header.height}, but it holds {values.shape}; export "
+                    f"{url}: its header says {image.width} × {image.height}, but it holds {values.shape}; export "
                     "it again."
                 )
-            return grey_values(values, header.tags, url, labels=options.labels, channel=options.channel)
+            return grey_values(values, image.tags, url, labels=options.labels, channel=options.channel)
     with contextlib.closing(_single_tiff(url, options)) as tiff:
         return np.asarray(tiff.read(z_start=0, z_stop=1, y_start=0, y_stop=tiff.info.shape[1])[0])
 

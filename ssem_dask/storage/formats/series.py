@@ -55,6 +55,7 @@ class SeriesSource:
         try:
             headers = list(self._readers.map(lambda file: read_section_header(file, options), files))
             self._check(headers)
+            self._headers = headers
             names = tuple(file.rpartition("/")[2] for file in files)
             self.info = SourceInfo(
                 shape=(len(files), *headers[0].shape),
@@ -75,7 +76,7 @@ class SeriesSource:
 
         def fill(index: int) -> None:
             file = self._files[z_start + index]
-            image = read_section(file, self._options)
+            image = read_section(file, self._options, header=self._headers[z_start + index])
             if image.shape != self.info.shape[1:]:
                 raise SourceError(f"{file}: its header says {_size(self.info.shape[1:])}, but it holds {image.shape}.")
             out[index] = image[rows]

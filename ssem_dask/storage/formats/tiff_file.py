@@ -89,6 +89,12 @@ class TiffSource:
         """Tags of the first page."""
         return self._tags[0]
 
+    @property
+    def is_one_plain_page(self) -> bool:
+        """Whether the file has one page, whose stored values are the grey values."""
+        stack = self._planes_there
+        return len(self._opened.pages) == 1 and stack.contiguous is None and self._tags[0].plain
+
     def read(self, *, z_start: int, z_stop: int, y_start: int, y_stop: int) -> AnyArray:
         """See `Source.read`; compressed pages are decoded as a whole, one at a time."""
         out = np.empty((z_stop - z_start, y_stop - y_start, self.info.shape[2]), self.info.dtype)
