@@ -5,6 +5,15 @@ from typing import Annotated
 import typer
 
 Run = Annotated[str, typer.Argument(help="The run (`OUT.zarr`).")]
+Source = Annotated[
+    str | None,
+    typer.Option(
+        "--source",
+        help="Place of the source volume: if it was moved, or if its URL has a password or a signature, which no run "
+        "keeps.",
+        show_default=False,
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on stdout, and progress as JSON lines on stderr.")
 ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssem_dask.cli import console
-from ssem_dask.cli.options import Json, Run
+from ssem_dask.cli.options import Json, Run, Source
 from ssem_dask.errors import OutputError
 from ssem_dask.extras import require_extra
 
@@ -27,6 +27,7 @@ def report(
     worst: Annotated[
         int, typer.Option("--worst", min=0, max=100, help="Number of worst places to show.")
     ] = WORST_PLACES,
+    source: Source = None,
     viewer: Annotated[
         str | None,
         typer.Option("--viewer", help="Address of `ssem-dask view`, for the links. Default: the one that it chooses."),
@@ -40,7 +41,7 @@ def report(
     require_extra("report", purpose="report")
     from ssem_dask.report.page import make_report
 
-    made = make_report(output, worst=worst, viewer=viewer.rstrip("/") if viewer else None)
+    made = make_report(output, worst=worst, viewer=viewer.rstrip("/") if viewer else None, source=source)
     path = write_report(made, file or _default_file(output))
     if as_json:
         console.show_json(

@@ -6,7 +6,7 @@ import typer
 
 from ssem_dask.cli import console
 from ssem_dask.cli.cluster import observed_executor
-from ssem_dask.cli.options import AllowMissing, Cluster, FailOn, FixesFile, Json, Run, Workers
+from ssem_dask.cli.options import AllowMissing, Cluster, FailOn, FixesFile, Json, Run, Source, Workers
 from ssem_dask.cli.summary_display import parse_kinds, show_summary
 from ssem_dask.task import Cause
 
@@ -41,10 +41,7 @@ def rerun(
             "whole run. May be repeated.",
         ),
     ] = None,
-    source: Annotated[
-        str | None,
-        typer.Option("--source", help="Place to which the source volume was moved; remembered.", show_default=False),
-    ] = None,
+    source: Source = None,
     fixes: FixesFile = None,
     refit: Annotated[
         bool,
@@ -93,6 +90,7 @@ def rerun(
 
 def verify(
     output: Run,
+    source: Source = None,
     cluster: Cluster = None,
     workers: Workers = None,
     as_json: Json = False,
@@ -106,7 +104,7 @@ def verify(
 
     table = _cluster_table(output, cluster)
     with observed_executor(cluster, workers=workers, as_json=as_json, table=table) as (executor, observer):
-        summary = verify_run(output, executor=executor, observer=observer)
+        summary = verify_run(output, executor=executor, observer=observer, source=source)
     show_summary(summary, as_json=as_json)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ssem_dask.cli import console
-from ssem_dask.cli.options import Json, Run
+from ssem_dask.cli.options import Json, Run, Source
 from ssem_dask.cli.report_command import WORST_PLACES
 from ssem_dask.extras import require_extra
 
@@ -15,6 +15,7 @@ def view(
     labels: Annotated[
         str | None, typer.Option("--labels", help="Segmentation of the aligned sections, shown on top of them.")
     ] = None,
+    source: Source = None,
     port: Annotated[
         int | None,
         typer.Option(
@@ -52,7 +53,7 @@ def view(
     from ssem_dask.report.viewer.viewer_address import default_port
     from ssem_dask.storage.run_group import read_run
 
-    site, missing = make_site(output, labels=labels, worst=worst, origins=allow_origin or ())
+    site, missing = make_site(output, labels=labels, worst=worst, origins=allow_origin or (), source=source)
     for line in missing:
         console.note(line)
     requested_port = default_port(read_run(output).config_digest) if port is None else port

@@ -27,6 +27,7 @@ from ssem_dask.storage.late_writes import mark_overwritten
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.location import exists, is_local
 from ssem_dask.storage.run_group import read_state, read_writable_run, record_damage, update_run
+from ssem_dask.storage.run_source import asking_for_source
 from ssem_dask.task import Cause, Outcome, Task, TaskReport
 from ssem_dask.units import plural
 
@@ -126,14 +127,15 @@ def plan_rerun(
         raise ConfigError(
             "--fixes and --refit change the whole run; leave out --failed, --cause, --stage, --sections and --chunk."
         )
-    if selection.is_empty:
-        planned = plan(
-            with_overrides(tree, overrides), source_identity=record.source_identity, fixes=fixes, refit=refit
-        )
-    else:
-        refuse_layout_overrides(overrides)
-        with_overrides(tree, overrides)  # refuses unknown keys before anything is written
-        planned = plan(with_overrides(tree, {}), source_identity=record.source_identity)
+    with asking_for_source(place, given=source):
+        if selection.is_empty:
+            planned = plan(
+                with_overrides(tree, overrides), source_identity=record.source_identity, fixes=fixes, refit=refit
+            )
+        else:
+            refuse_layout_overrides(overrides)
+            with_overrides(tree, overrides)  # refuses unknown keys before anything is written
+            planned = plan(with_overrides(tree, {}), source_identity=record.source_identity)
     _check(selection, sections=planned.job.shape[0])
     chosen = None if selection.is_empty else selection
     task_overrides = {} if selection.is_empty else overrides
@@ -170,7 +172,7 @@ def execute_rerun(
         )
 
 
-def verify_run(output: str, *, executor: Executor, observer: Observer) -> Summary:
+def verify_run(output: str, *, executor: Executor, observer: Observer, source: str | None = None) -> Summary:
     """Prove that a run is whole, and mark damaged or missing results as failed, so that they are written again.
 
     What must exist follows from the table of arrays, the configuration and the tasks, not from what is found. So four
@@ -181,6 +183,7 @@ def verify_run(output: str, *, executor: Executor, observer: Observer) -> Summar
         output: URL of the run.
         executor: executor that reads.
         observer: notified of each damaged result.
+        source: URL of the source volume; None: where the run has recorded it.
 
     Returns:
         The status of the run. `failed` holds the damaged tasks, and those that had failed before. `reasons` holds a
@@ -191,7 +194,7 @@ def verify_run(output: str, *, executor: Executor, observer: Observer) -> Summar
         SourceError: there is no run.
         OutputError: a driver is at work on it.
     """
-    planned = plan_rerun(output, Selection()).plan
+    planned = plan_rerun(output, Selection(), source=source).plan
     damage = Damage(observer)
     for line in record_damage(output):
         damage.add(line)

@@ -76,7 +76,9 @@ class Report:
     """Fixes that the run proposes, as TOML; empty if there are none."""
 
 
-def make_report(run: str, *, worst: int, viewer: str | None, now: datetime | None = None) -> Report:
+def make_report(
+    run: str, *, worst: int, viewer: str | None, now: datetime | None = None, source: str | None = None
+) -> Report:
     """Make the page of a run, complete or not.
 
     Args:
@@ -84,12 +86,13 @@ def make_report(run: str, *, worst: int, viewer: str | None, now: datetime | Non
         worst: number of hotspots to show.
         viewer: address of `ssem-dask view`; None: its default for this run.
         now: date and time of the page; None: the present.
+        source: URL of the source volume; None: where the run has recorded it.
 
     Raises:
         SourceError: there is no run.
         OutputError: something that is not a run is there.
     """
-    return render_report(read_report_data(run), worst=worst, viewer=viewer, now=now)
+    return render_report(read_report_data(run, source=source), worst=worst, viewer=viewer, now=now)
 
 
 def render_report(data: ReportData, *, worst: int, viewer: str | None, now: datetime | None = None) -> Report:

@@ -175,14 +175,20 @@ class ReportData:
         return lines
 
 
-def read_report_data(url: str) -> ReportData:
+def read_report_data(url: str, *, source: str | None = None) -> ReportData:
     """Read the data of a report. An unfinished run has less of it, which is no error.
+
+    Args:
+        url: of the run.
+        source: URL of the source volume; None: where the run has recorded it.
 
     Raises:
         SourceError: there is no run, or its source has to be asked for its size and is gone.
         OutputError: something that is not a run is there.
     """
     record = read_run(url)
+    if source is not None:
+        record = replace(record, source=source)
     run = RunHeader.of_record(url, record)
     shape = _volume_shape(run)
     info = quality.read_info(url) if quality.has_quality(url) else None

@@ -7,10 +7,13 @@ it, so that nothing is computed again.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
+from ssem_dask.storage.requests import HTTP
 
 
 def source_places(source: str, *, output: str) -> dict[str, str]:
@@ -37,6 +40,25 @@ def source_identity(source: str, *, output: str, attributes: Mapping[str, Any] |
         if any(_resolved(known) == place for known in _places(attributes, output=output)):
             return str(attributes["source"])
     return _relative(source, output=output)
+
+
+@contextmanager
+def asking_for_source(place: str, *, given: str | None) -> Iterator[None]:
+    """Add to a `SourceError` that the source's URL can be given again, if it is one that may need a secret.
+
+    Args:
+        place: where the run has recorded its source.
+        given: URL that the user gave instead; None: none.
+    """
+    try:
+        yield
+    except SourceError as error:
+        if given is not None or not place.startswith(HTTP):
+            raise
+        raise SourceError(
+            f"{str(error).removesuffix('.')}; if its URL needs a password or a signature, which no run keeps, give it "
+            "again with --source."
+        ) from error
 
 
 def _places(attributes: Mapping[str, Any], *, output: str) -> list[str]:

@@ -16,6 +16,7 @@ from ssem_dask import shown
 from ssem_dask.config.schema import make_config
 from ssem_dask.driver import pipeline
 from ssem_dask.errors import OutputError, SourceError
+from ssem_dask.report.viewer.site import make_site
 from ssem_dask.runtime import execute
 from ssem_dask.runtime.events import SilentObserver, StageStarted
 from ssem_dask.runtime.executor import SerialExecutor
@@ -140,6 +141,33 @@ def test_no_output_of_any_command_has_a_secret(server: str, tmp_path: Path, monk
     monkeypatch.setenv("NETRC", str(netrc))
     again = f"http://{server}/observed.zarr?{QUERY.replace('Expires=9', 'Expires=10')}"
     run_clean("align", again, run, "--config", str(config), *serial)
+    assert_files_clean(tmp_path)
+
+
+def test_a_signature_is_given_again_to_a_later_process(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run keeps none. Each command says what to do without it, and takes it with `--source`."""
+    url, run, serial = (
+        f"http://{USER_INFO}@{server}/observed.zarr?{QUERY}",
+        str(tmp_path / "run.zarr"),
+        "--cluster=serial",
+    )
+    config = tmp_path.parent / f"{tmp_path.name}.toml"
+    config.write_text(to_toml(SMALL))
+    run_clean("align", url, run, "--config", str(config), serial)
+    report = ("report", run, "--file", str(tmp_path / "report.html"), "--worst", "2")
+    for words, code in ((("rerun", run, "--stage", "render", serial), 2), (("verify", run, serial), 2), (report, 0)):
+        monkeypatch.setattr(shown, "_SECRETS", {})
+        assert "--source" in run_clean(*words, code=code).stderr or code == 0
+        monkeypatch.setattr(shown, "_SECRETS", {})
+        run_clean(*words, "--source", url)
+    monkeypatch.setattr(shown, "_SECRETS", {})
+    _, missing = make_site(run, labels=None, worst=1)
+    assert "--source" in missing[0]
+    site, missing = make_site(run, labels=None, worst=1, source=shown.without_secrets(url))
+    assert missing == []
+    assert site.files["source"].size("0/zarr.json")
     assert_files_clean(tmp_path)
 
 

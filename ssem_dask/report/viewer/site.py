@@ -1,7 +1,7 @@
 """The viewer's content for a run: the files to serve and the scene to show."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -21,6 +21,7 @@ from ssem_dask.storage.arrays import is_node
 from ssem_dask.storage.fields import open_field
 from ssem_dask.storage.location import join
 from ssem_dask.storage.run_group import RunRecord, read_run
+from ssem_dask.storage.run_source import asking_for_source
 from ssem_dask.storage.volume import Volume
 
 _FEWEST_MARKED = 3
@@ -28,7 +29,9 @@ _FEWEST_MARKED = 3
 _NODE_TITLES = {"confidence": "confidence (0 … 1, coarse-aligned)", "uncertainty": "uncertainty (px)"}
 
 
-def make_site(run: str, *, labels: str | None, worst: int, origins: Iterable[str] = ()) -> tuple[Site, list[str]]:
+def make_site(
+    run: str, *, labels: str | None, worst: int, origins: Iterable[str] = (), source: str | None = None
+) -> tuple[Site, list[str]]:
     """Return the viewer's content for a run, and a line about everything that is missing.
 
     Args:
@@ -36,6 +39,7 @@ def make_site(run: str, *, labels: str | None, worst: int, origins: Iterable[str
         labels: URL of a segmentation in the frame of the aligned volume, or None.
         worst: largest number of hotspots to mark.
         origins: sites whose pages may read the data too.
+        source: URL of the source volume; None: where the run has recorded it.
 
     Raises:
         ConfigError: one of `origins` is not an origin.
@@ -44,7 +48,9 @@ def make_site(run: str, *, labels: str | None, worst: int, origins: Iterable[str
     """
     allowed = frozenset(parse_origin(origin) for origin in origins)
     record = read_run(run)
-    images = _open_images(run, record)
+    if source is not None:
+        record = replace(record, source=source)
+    images = _open_images(run, record, given=source)
     node_files, leading_axes, spacing = _serve_node_arrays(run)
     files = {**images.files, **node_files}
     volume = images.most_aligned
@@ -55,7 +61,7 @@ def make_site(run: str, *, labels: str | None, worst: int, origins: Iterable[str
     @cache
     def scene() -> Scene:
         # Made on the first request, since reading a long ledger takes a while.
-        data = read_report_data(run)
+        data = read_report_data(run, source=source)
         hotspots = find_hotspots(data, count=worst)
         # Boxes within the usual scatter would only hide the rest: a small volume would be full of them.
         marked = [hotspot for hotspot in hotspots if hotspot.is_outlier] or hotspots[:_FEWEST_MARKED]
@@ -110,13 +116,14 @@ class _Images:
         return {name: stored.get(name, 3) for name in self.files}
 
 
-def _open_images(run: str, record: RunRecord) -> _Images:
+def _open_images(run: str, record: RunRecord, *, given: str | None) -> _Images:
     files: dict[str, ServedFiles] = {}
     missing: list[str] = []
     volumes: dict[str, Volume] = {}
     channels: dict[str, Volume] = {}
     try:
-        volumes["source"] = record.open_source()
+        with asking_for_source(record.source, given=given):
+            volumes["source"] = record.open_source()
         channels |= _by_layer("source", volumes["source"])
         files |= _serve_stored("source", serve_volume(volumes["source"]), channels)
         coarse = COARSE.at(run)
