@@ -74,6 +74,8 @@ class SectionContrast:
     offset: Float[Float64Array, " Z"]
     matched: Bool[BoolArray, " Z"]
     """Sections that were compared with a neighbour; the others keep their grey values."""
+    level: Float[Float64Array, " Z"]
+    """Grey level of the sections as they came, where they were compared; NaN if they were not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,8 @@ def match_contrast(pairs: ContrastPairs, *, usable: Bool[BoolArray, " Z"], limit
     believed = _believed_pairs(pairs, usable)
     matched = _touched(believed)
     if not matched.any():
-        return SectionContrast(gain=np.ones(len(usable)), offset=np.zeros(len(usable)), matched=matched)
+        same, unknown = np.ones(len(usable)), np.full(len(usable), np.nan)
+        return SectionContrast(gain=same, offset=same * 0, matched=matched, level=unknown)
     share = np.where(believed, pairs.share, 0.0) / float(np.median(pairs.share[believed]))
     logs = solve_corrections(pairs.log_gain, share, floor=_GAIN_FLOOR)
     gain = np.where(matched, np.exp(np.clip(logs, -np.log(MAX_GAIN), np.log(MAX_GAIN))), 1.0)
@@ -112,7 +115,12 @@ def match_contrast(pairs: ContrastPairs, *, usable: Bool[BoolArray, " Z"], limit
     spread = float(np.median(pairs.spread[believed]))
     shift = solve_corrections(pairs.level + stretched - stretched_other, share, floor=_LEVEL_FLOOR * spread)
     shift = np.clip(shift, -MAX_SHIFT * limit, MAX_SHIFT * limit)
-    return SectionContrast(gain=gain, offset=np.where(matched, own + shift - gain * own, 0.0), matched=matched)
+    return SectionContrast(
+        gain=gain,
+        offset=np.where(matched, own + shift - gain * own, 0.0),
+        matched=matched,
+        level=np.where(matched, own, np.nan),
+    )
 
 
 def solve_corrections(

@@ -181,25 +181,25 @@ def contrast_charts(data: ReportData, size: int) -> list[Chart]:
     if data.contrast is None:
         return []
     table = data.contrast
-    gain, offset = (np.where(table.matched, values, np.nan) for values in (table.gain, table.offset))
-    text = (
-        "The aligned volume has gain × source + offset. Both fit the contrast of each section to that of its "
-        "neighbours. Sections without a value keep their grey values."
-    )
+    kept = "Sections without a value keep their grey values."
     return [
         Chart(
             id="contrast",
             title="Contrast: gain",
             unit="factor",
-            text=text,
-            lines=[_line("gain", gain, "main", size, bad="extreme")],
+            text="Factor by which the contrast of each section was multiplied to fit that of its neighbours. The "
+            f"aligned volume has gain × source + offset. {kept}",
+            lines=[_line("gain", np.where(table.matched, table.gain, np.nan), "main", size, bad="extreme")],
         ),
         Chart(
-            id="contrast-offset",
-            title="Contrast: offset",
-            unit="grey values",
-            text=text,
-            lines=[_line("offset", offset, "main", size, bad="extreme")],
+            id="grey-level",
+            title="Contrast: grey level",
+            unit="grey value",
+            text=f"Middle grey value of each section, before and after its contrast was matched. {kept}",
+            lines=[
+                _line("after matching", table.changed_level, "main", size, bad="extreme"),
+                _line("before matching", table.level, "before", size, bad="extreme"),
+            ],
         ),
     ]
 

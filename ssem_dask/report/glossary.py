@@ -24,9 +24,14 @@ class Entry:
     command: str = ""
     """Command that does it, for the run `RUN`; empty: there is none."""
 
+    @property
+    def setting(self) -> str:
+        """Setting that the command changes, as `table.key=value`; empty: it changes none."""
+        return self.command.partition(" --set ")[2]
+
 
 _LIKENESS = "similarity to up to three sections on either side, confidence of their pair fields"
-_LEFT_OUT = "left out: its field is interpolated from its neighbours, and it changes no other section"
+_LEFT_OUT = "left out: it changes no other section, and has no place of its own"
 _PUT_RIGHT = "put right: the whole section was moved back before it was registered"
 _ALIGNED = "aligned like the others; what resembles no neighbour counts little"
 _LOOK = f"ssem-dask fix {RUN}"
@@ -158,7 +163,7 @@ GLOSSARY: dict[Kind, Entry] = {
     Kind.FAINT: Entry(
         "its contrast is far lower than that of the others",
         "spread of its grey values",
-        "aligned like the others; its grey values are written as they came",
+        "aligned like the others; its grey values are written as they came, unless contrast is matched",
         "match the contrast of the sections",
         f"ssem-dask rerun {RUN} --set render.contrast=match",
     ),

@@ -29,6 +29,8 @@ from ssem_dask.storage.location import join
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray, Float64Array, ShapeYX
 
+_LEAST_PX = 0.05
+"""Displacement below which there is nothing to draw."""
 _MAX_SIDE_PX = 256
 _ARROWS = 8
 """Arrows along the longer side."""
@@ -135,6 +137,8 @@ def _draw_field(data: ReportData, box: Box, *, z: int, shape: ShapeYX) -> Pictur
     if not np.isfinite(length).any():
         return Picture("field", "", "The field is unknown here.")
     longest = float(np.nanmax(length))
+    if longest < _LEAST_PX:
+        return Picture("field", "", "The section has its coarse alignment, and no displacement beyond it.")
     picture = _enlarge(colourise(length / max(longest, 1e-9)), shape)
     note = (
         f"displacement beyond the coarse affine, dark 0 to light {longest:.1f} px; arrows point to the source of the "

@@ -62,6 +62,8 @@ class GlossaryEntry:
     entry: Entry
     command: str
     """Command of this run that helps; empty: there is none."""
+    is_set: str
+    """Setting by which the run does this already; empty: there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +165,8 @@ def _attention_entries(data: ReportData, *, viewer: str) -> list[AttentionEntry]
         side = max(data.shape[1:])
         query = urlencode({"run": run_token(data.run.config_digest), "z": record.z, "y": y, "x": x, "side": side})
         what = record.kind.replace("_", " ")
-        what = f"{what}: {record.detail}" if record.detail and record.detail != what else what
+        if record.detail:
+            what = record.detail if record.detail.startswith(what) else f"{what}: {record.detail}"
         label = section_label(record.z, data.run.section_names).removeprefix("section ")
         entries.append(AttentionEntry(record=record, label=label, what=what, link=f"{viewer}/at?{query}"))
     return entries
@@ -172,12 +175,21 @@ def _attention_entries(data: ReportData, *, viewer: str) -> list[AttentionEntry]
 def _glossary_entries(data: ReportData) -> list[GlossaryEntry]:
     """Return the kinds that the list of sections names, in the order of the glossary."""
     kinds = {record.kind for record in (() if data.attention is None else data.attention.records[:_MAX_LISTED])}
-    run = shlex.quote(data.run.url)
-    return [
-        GlossaryEntry(kind=kind.replace("_", " "), entry=entry, command=entry.command.replace(RUN, run))
-        for kind, entry in GLOSSARY.items()
-        if kind in kinds
-    ]
+    run, parameters = shlex.quote(data.run.url), dict(data.run.parameters)
+    entries = []
+    for kind in (kind for kind in GLOSSARY if kind in kinds):
+        entry = GLOSSARY[kind]
+        key, _, value = entry.setting.partition("=")
+        is_set = bool(key) and parameters.get(key, "").strip('"').lower() == value
+        entries.append(
+            GlossaryEntry(
+                kind=kind.replace("_", " "),
+                entry=entry,
+                command="" if is_set else entry.command.replace(RUN, run),
+                is_set=entry.setting if is_set else "",
+            )
+        )
+    return entries
 
 
 def _asset(name: str) -> str:

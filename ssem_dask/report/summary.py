@@ -74,7 +74,7 @@ def _attention_facts(data: ReportData) -> list[Fact]:
         return []
     count = len(data.attention.records)
     value = f"{count:,} of {data.shape[0]:,}" if count else "none"
-    return [Fact("Sections that need a look", value, "see the list below" if count else "", alarm=count > 0)]
+    return [Fact("Sections that need a look", value, "see the list above" if count else "", alarm=count > 0)]
 
 
 def _contrast_facts(data: ReportData) -> list[Fact]:

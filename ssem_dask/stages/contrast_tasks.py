@@ -112,7 +112,7 @@ class GainsTask(JobTask):
         limits = np.iinfo(job.info.dtype)
         usable = _usable(job)
         solved = match_contrast(pairs, usable=usable, limit=float(limits.max) - float(limits.min))
-        table = ContrastTable(solved.gain, solved.offset, solved.matched)
+        table = ContrastTable(solved.gain, solved.offset, solved.matched, solved.level)
         written = SECTION_CONTRAST.write(job, table.rows())
         return Result(message=_describe(job, table), bytes_read=rows.nbytes, bytes_written=written)
 
@@ -182,11 +182,11 @@ def _sound(job: Job, z: int, places: np.ndarray) -> BoolArray:
 def _describe(job: Job, table: ContrastTable) -> str:
     """Return what is done to grey values, in a sentence."""
     kept = np.flatnonzero(~table.matched).tolist()
-    gain, offset = (values[table.matched] for values in (table.gain, table.offset))
+    gain, shift = (values[table.matched] for values in (table.gain, table.changed_level - table.level))
     left = f"; {plural(len(kept), 'section')} left as they came: {listed_sections(job, kept)}" if kept else ""
     if not len(gain):
-        return f"contrast: no two sections could be compared, so grey values stay as they came{left}"
+        return f"contrast unchanged: no two sections could be compared, so grey values stay as they came{left}"
     return (
-        f"contrast: grey values of {plural(len(gain), 'section')} are multiplied by {gain.min():.2f} to "
-        f"{gain.max():.2f}, and shifted by {offset.min():.0f} to {offset.max():.0f}{left}"
+        f"contrast of {plural(len(gain), 'section')} multiplied by {gain.min():.2f} to {gain.max():.2f}, grey level "
+        f"shifted by {shift.min():.0f} to {shift.max():.0f}{left}"
     )

@@ -11,8 +11,8 @@ from ssem_dask.types import AnyArray, BoolArray, Float64Array
 
 SECTIONS_PATH = "contrast/sections"
 """Path of the table in a run: a row per section."""
-SECTION_COLUMNS = ("gain", "offset", "matched")
-"""Its columns; `matched` is 1 for sections that were compared with others."""
+SECTION_COLUMNS = ("gain", "offset", "matched", "level")
+"""Its columns; `matched` is 1 for sections that were compared with others, and `level` their grey level before."""
 PAIRS_PATH = "contrast/pairs"
 """Path of the comparisons in a run."""
 KEY = "ssem_dask_contrast"
@@ -31,23 +31,30 @@ class ContrastTable:
     """(z,), grey values."""
     matched: BoolArray
     """(z,): False for sections that keep their grey values."""
+    level: Float64Array
+    """(z,): grey level of the sections in the source; NaN if it is not known."""
+
+    @property
+    def changed_level(self) -> Float64Array:
+        """Grey level (z,) in the aligned volume; NaN if it is not known."""
+        return self.gain * self.level + self.offset
 
     @classmethod
     def of_rows(cls, rows: AnyArray) -> "ContrastTable":
         """Return the table of stored rows `(z, column)`; rows that were not written change nothing."""
         values = np.asarray(rows, dtype=np.float64)
-        known = np.isfinite(values).all(axis=1)
+        known = np.isfinite(values[:, :3]).all(axis=1)
         return cls(
             gain=np.where(known, values[:, 0], 1.0),
             offset=np.where(known, values[:, 1], 0.0),
             matched=known & (np.nan_to_num(values[:, 2]) > 0),
+            level=values[:, 3],
         )
 
     def rows(self) -> Float64Array:
         """Return the rows `(z, column)`, rounded to the digits that text keeps, so that attributes are exact."""
-        return np.stack(
-            [self.gain.round(_GAIN_DIGITS), self.offset.round(_OFFSET_DIGITS), self.matched.astype(np.float64)], axis=1
-        )
+        gain, offset = self.gain.round(_GAIN_DIGITS), self.offset.round(_OFFSET_DIGITS)
+        return np.stack([gain, offset, self.matched.astype(np.float64), self.level], axis=1)
 
 
 def read_contrast(run: str) -> ContrastTable | None:

@@ -15,7 +15,9 @@ from ssem_dask.evaluation.phantom import PhantomConfig
 from ssem_dask.evaluation.simulate import simulate_phantom
 from ssem_dask.evaluation.simulated_damage import DamageConfig
 from ssem_dask.geometry.box import Box
-from ssem_dask.report.page import make_report
+from ssem_dask.report.page import make_report, render_report
+from ssem_dask.report.report_data import read_report_data
+from ssem_dask.section_record import Attention, Kind, SectionRecord
 from ssem_dask.storage.arrays import group_attributes
 from ssem_dask.storage.contrast_table import read_contrast
 from ssem_dask.storage.volume import Volume, create_volume
@@ -171,3 +173,17 @@ def test_only_the_registered_channel_is_changed(changed: str, tmp_path: Path) ->
         aligned[contrast] = [channel.read(Box((0, 0, 0), shape)) for channel in volume.each_channel]
     assert (aligned["match"][0] != aligned["as_is"][0]).mean() > 0.2
     np.testing.assert_array_equal(aligned["match"][1], aligned["as_is"][1])
+
+
+def test_the_report_shows_grey_levels_and_knows_what_is_set(runs: tuple[str, str]) -> None:
+    table = read_contrast(runs[1])
+    assert table is not None
+    assert np.isnan(table.level[BLACK])
+    level = np.delete(table.level, BLACK)
+    assert ((level > 60) & (level < 200)).all()
+    data = read_report_data(runs[1])
+    faint = SectionRecord(z=2, kind=Kind.FAINT)
+    page = render_report(replace(data, attention=Attention(sections=SHAPE[0], records=(faint,))), worst=1, viewer=None)
+    assert "<code>render.contrast=match</code> is set" in page.html
+    assert "--set render.contrast=match" not in page.html
+    assert '"id":"grey-level"' in page.html

@@ -11,6 +11,7 @@ from ssem_dask.config.schema import make_config
 from ssem_dask.report.glossary import GLOSSARY, RUN
 from ssem_dask.section_record import Kind
 
+GLOSSARY_SETTINGS = {entry.command: entry.setting for entry in GLOSSARY.values()}
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -30,6 +31,7 @@ def test_commands_exist(command: str) -> None:
     program, verb, run, *words = command.split()
     assert (program, run) == ("ssem-dask", RUN)
     assert CliRunner().invoke(app, [verb, "--help"]).exit_code == 0
+    assert GLOSSARY_SETTINGS[command] == " ".join(words[1:])
     for option, setting in zip(words[::2], words[1::2], strict=True):
         assert option == "--set"
         key, _, value = setting.partition("=")
