@@ -11,6 +11,7 @@ from ssem_dask.fixes.fix_checks import check_fixes
 from ssem_dask.fixes.fix_records import Fixes
 from ssem_dask.fixes.fixes_toml import fixes_text, parse_fixes
 from ssem_dask.fixes.section_fixes import NO_FIXES, VolumeFixes, section_fixes
+from ssem_dask.registration.gauss_newton.gauss_newton_window import GaussNewton
 from ssem_dask.stages.compose.layout import restriction_factor
 from ssem_dask.stages.compose.method import STAGE
 from ssem_dask.stages.fixed_sections import read_mask_image
@@ -94,7 +95,7 @@ def with_fixes(job: Job, given: GivenFixes | None, *, refit: bool) -> tuple[Job,
     text = stored.current if given is None else given.text
     where = job.output if given is None else given.url
     fixes = meaning(text, job.info, where=where)
-    _check_distances(fixes, neighbours=job.register.neighbours, where=where)
+    _check_settings(fixes, job, where=where)
     fitted = stored.fitted
     fitted_fixes = meaning(fitted, job.info, where=job.output)
     if refit or not _keeps_fit(job, fixes, fitted_fixes):
@@ -133,13 +134,21 @@ def _record(output: str) -> RunRecord | None:
         return None  # whoever writes into it says what is wrong with it
 
 
-def _check_distances(fixes: VolumeFixes, *, neighbours: int, where: str) -> None:
+def _check_settings(fixes: VolumeFixes, job: Job, *, where: str) -> None:
+    """Raise ConfigError if the settings of the run have no use for some fixes."""
+    neighbours = job.register.neighbours
     for fixed, moving in fixes.pairs:
         if abs(fixed - moving) > neighbours:
             raise ConfigError(
                 f"Fixes {where}: a [[pair]] joins sections {fixed} and {moving}, but only sections up to {neighbours} "
                 "apart are compared; give points in sections that are nearer to each other."
             )
+    drawn = "[[pair]]" if fixes.pairs else "split" if any(fix.splits for fix in fixes.sections.values()) else ""
+    if drawn and job.register.method != GaussNewton.name:
+        raise ConfigError(
+            f"Fixes {where}: {drawn} is understood by [register] method = {GaussNewton.name!r} alone, not by "
+            f"{job.register.method!r}; leave it out, or choose that method."
+        )
 
 
 def _with_absolute_masks(fixes: Fixes, url: str) -> Fixes:

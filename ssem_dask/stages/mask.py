@@ -18,6 +18,7 @@ from ssem_dask.errors import SourceError
 from ssem_dask.field.affine import apply_affine, invert_affine, localise_affine
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.warp import sample_image
+from ssem_dask.fixes.section_fixes import NO_FIXES, SectionFixes, VolumeFixes
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import mip_for_pixel_size, shape_at_mip
@@ -111,6 +112,7 @@ class MaskStage(Stage):
                     job,
                     box_name(box.start),
                     pixels=_mip0_box(job, box).size,
+                    fixes=_exchanged(job, box) if job.mask.detects else NO_FIXES,
                 ),
                 box=box,
             )
@@ -243,6 +245,13 @@ def _user_codes(job: Job, user: str, box: Box) -> AnyArray:
 def _boxes(job: Job) -> Iterator[Box]:
     if job.mask.active:
         yield from chunk_boxes(mask_shape(job), chunk=mask_shard(job), mip=job.mask.mip)
+
+
+def _exchanged(job: Job, box: Box) -> VolumeFixes:
+    """Return the fixes that say which of the sections that a task reads have changed places."""
+    read = range(box.start[0] - Z_REACH, box.stop[0] + Z_REACH)
+    fixes = job.fitted_fixes.within(read).sections
+    return VolumeFixes(sections={z: SectionFixes(other=f.other) for z, f in fixes.items() if f.other is not None})
 
 
 def _mip0_box(job: Job, box: Box) -> Box:

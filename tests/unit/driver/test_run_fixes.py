@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import tifffile
 
+from ssem_dask.config.schema import make_config
+from ssem_dask.driver.pipeline import plan
 from ssem_dask.driver.run_fixes import GivenFixes, RunFixes, meaning, stored_fixes
 from ssem_dask.errors import ConfigError, SourceError
 from ssem_dask.fixes.fixes_toml import parse_fixes
 from ssem_dask.storage.fixes_store import keep_fixes, kept_fixes, read_kept_fixes
 from ssem_dask.storage.run_group import create_run, read_run
 from ssem_dask.storage.volume import VolumeInfo
+from tests.support.fixed_runs import write_stack
 
 INFO = VolumeInfo(shape=(10, 64, 96), dtype=np.dtype("uint8"), pixel_size=4.0, section_thickness=40.0)
 
@@ -79,3 +82,29 @@ def test_a_version_that_was_changed_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "fixes" / name).write_text("[[section]]\nz = 2\naction = 'invert'\n")
     with pytest.raises(SourceError, match="the file was changed after the run had used it"):
         read_kept_fixes(str(tmp_path), name)
+
+
+@pytest.mark.parametrize(
+    ("text", "register", "sentence"),
+    [
+        (
+            "[[pair]]\nfixed = 1\nmoving = 6\npoints = [[9, 9, 9, 9]]",
+            {},
+            r"joins sections 1 and 6, but only sections up to 3 apart are compared",
+        ),
+        (
+            "[[pair]]\nfixed = 1\nmoving = 2\npoints = [[9, 9, 9, 9]]",
+            {"method": "ssemnet"},
+            r"\[\[pair\]\] is understood by \[register\] method = 'gauss_newton' alone, not by 'ssemnet'",
+        ),
+        ("[[section]]\nz = 1\nsplit = [[[1, 1], [9, 9]]]", {"method": "ssemnet"}, r"split is understood by"),
+    ],
+)
+def test_fixes_that_the_run_has_no_use_for_are_one_sentence(
+    tmp_path: Path, text: str, register: dict[str, str], sentence: str
+) -> None:
+    source = write_stack(tmp_path / "source.zarr", np.zeros((10, 64, 64), dtype=np.uint8))
+    tree = {"source": source, "output": str(tmp_path / "run.zarr"), "register": register}
+    (tmp_path / "fixes.toml").write_text(text)
+    with pytest.raises(ConfigError, match=sentence):
+        plan(make_config(tree), fixes=GivenFixes.read(str(tmp_path / "fixes.toml")))
