@@ -25,12 +25,17 @@ def register_attribute(names: Sequence[str], *, register: int | None) -> dict[st
 
 
 def omero(names: Sequence[str], *, dtype: np.dtype[Any]) -> dict[str, Any]:
-    """Return the omero metadata of channels: labels, and the colours and windows that the format requires."""
+    """Return the omero metadata of channels: their names, and the colours and windows that the format requires."""
     low, high = (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.kind in "iu" else (0, 1)
     window = {"min": float(low), "max": float(high), "start": float(low), "end": float(high)}
     return {
         "channels": [
-            {"label": name or str(number), "color": _COLOURS[number % len(_COLOURS)], "window": window, "active": True}
+            {
+                **({"label": name} if name else {}),
+                "color": _COLOURS[number % len(_COLOURS)],
+                "window": window,
+                "active": True,
+            }
             for number, name in enumerate(names)
         ]
     }

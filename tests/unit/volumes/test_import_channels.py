@@ -44,6 +44,7 @@ def test_named_channels_are_imported_together(form: Format, tmp_path: Path) -> N
     out = str(tmp_path / "out.zarr")
     info = import_volume(url, out, channels="all", channel=3, **SIZES, **LAYOUT)
     assert (info.shape, info.channels, info.channel) == ((6, 24, 40), ("",) * 5, 3)
+    assert Volume.open(out).info == info
     np.testing.assert_array_equal(read(out), values)
     level = open_array(f"{out}/0", mode="r")
     assert (level.shape, level.chunks, level.shards) == ((5, 6, 24, 40), (1, 1, 8, 8), (1, 2, 16, 16))
