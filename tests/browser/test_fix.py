@@ -160,6 +160,19 @@ def test_everything_can_be_drawn_by_keys_alone(watched: Callable[[str], Watched]
     assert saved(file) == fixes
 
 
+def test_a_proposal_is_taken_over_by_one_key(watched: Callable[[str], Watched], address: str, file: Path) -> None:
+    page = opened(watched("light"), address)
+    assert page.is_visible("#propose")
+    assert "exclude" in page.inner_text("#propose")
+    press(page, "p")
+    assert [(fix.z, fix.action) for fix in saved(file).section] == [(TURNED, "exclude")]
+    assert not page.is_visible("#propose")
+    press(page, "p")
+    assert len(saved(file).section) == 1
+    press(page, "z")
+    wait_until(page, "!document.getElementById('propose').hidden")
+
+
 def test_points_drawn_by_mouse_are_where_they_were_drawn(
     watched: Callable[[str], Watched], address: str, file: Path
 ) -> None:

@@ -1,8 +1,9 @@
-"""The file of fixes while the server that writes it is killed: what it has confirmed is there, and can be undone."""
+"""Server and driver of `fix` are killed: what was confirmed is in the file, and the next apply completes the rest."""
 
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,12 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import requests
 
 import ssem_dask
 from ssem_dask.fixes.fixes_toml import parse_fixes
-from tests.support.runs import SEPARATE
+from tests.support.runs import SEPARATE, assert_same
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +31,10 @@ def run(observed: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 class Server:
     """The command `fix` as a process."""
 
-    def __init__(self, run: str, file: Path) -> None:
+    def __init__(self, run: str, file: Path, *options: str) -> None:
+        words = ["fix", run, "--file", str(file), "--port", "0", "--json", *options]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "ssem_dask.cli", "fix", run, "--file", str(file), "--port", "0", "--json"],
+            [sys.executable, "-m", "ssem_dask.cli", *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -99,3 +102,55 @@ def test_what_was_confirmed_survives_kills_of_the_server(run: str, tmp_path: Pat
     server.process.send_signal(signal.SIGTERM)
     with server.process:
         assert server.process.wait(20) == 0
+
+
+def ended(server: Server) -> dict[str, Any]:
+    """The state of the driver once it has ended."""
+    end = time.monotonic() + 240
+    while True:
+        job: dict[str, Any] = requests.get(f"{server.api}/state", timeout=20).json()["job"]
+        if job["state"] != "running":
+            return job
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def driver_of(server: Server) -> psutil.Process:
+    end = time.monotonic() + 20
+    while not (children := psutil.Process(server.process.pid).children()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return children[0]
+
+
+def test_an_apply_is_completed_after_kills_of_driver_and_server(run: str, tmp_path: Path) -> None:
+    wanted, killed = (str(shutil.copytree(run, tmp_path / name)) for name in ("wanted.zarr", "killed.zarr"))
+    file = tmp_path / "out.fixes.toml"
+    file.write_text('[[section]]\nz = 3\naction = "exclude"\nfill = "nearest"\n')
+    server = Server(wanted, file, "--cluster", "serial")
+    server.post("apply", version=server.version())
+    assert ended(server)["state"] == "done"
+    server.kill()
+
+    server = Server(killed, file, "--cluster", "serial")
+    chance = random.Random(3)
+    for _ in range(2):
+        server.post("apply", version=server.version())
+        driver = driver_of(server)
+        time.sleep(chance.uniform(4.0, 9.0))
+        driver.kill()
+        assert ended(server)["state"] in ("failed", "done")
+    server.post("apply", version=server.version())
+    driver = driver_of(server)
+    time.sleep(3.0)
+    server.kill()
+    driver.kill()
+    driver.wait(20)
+    server = Server(killed, file, "--cluster", "serial")
+    state = requests.get(f"{server.api}/state", timeout=20).json()
+    if not state["fixes"]["applied"]:
+        server.post("apply", version=server.version())
+        assert ended(server)["state"] == "done"
+    assert requests.get(f"{server.api}/state", timeout=20).json()["fixes"]["applied"]
+    server.kill()
+    assert_same(killed, wanted)

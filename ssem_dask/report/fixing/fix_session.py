@@ -16,6 +16,7 @@ from ssem_dask.errors import ConfigError, SsemDaskError
 from ssem_dask.fixes.fix_checks import check_fixes
 from ssem_dask.fixes.fix_records import Fix, Fixes, JumpFix, PairFix, SectionFix
 from ssem_dask.fixes.fixes_toml import parse_fixes, with_changed_fix, with_fix, without_fix
+from ssem_dask.fixes.proposals import proposal_for
 from ssem_dask.fixes.section_fixes import section_fixes
 from ssem_dask.report.fixing.apply_job import ApplyJob
 from ssem_dask.report.fixing.fixes_file import FixesFile, FixesText
@@ -299,6 +300,8 @@ def _place(data: ReportData, z: int, row: int | None, column: int | None, reason
         y, x = ((low + high) / 2 for low, high in zip(box.start_yx, box.stop[1:], strict=True))
         side = float(max(box.shape_yx))
     record = spoilt.get(z)
+    proposal = None if record is None else proposal_for(record)
+    proposal = None if proposal is None or proposal.is_done else proposal
     return {
         "z": z,
         "label": section_label(z, data.run.section_names),
@@ -308,6 +311,7 @@ def _place(data: ReportData, z: int, row: int | None, column: int | None, reason
         "x": x,
         "side": side,
         "jump": False,
+        "proposal": None if proposal is None else {"reason": proposal.reason, "fix": proposal.fix.given()},
     }
 
 

@@ -270,6 +270,11 @@ function captions() {
   el("z").max = el("through").max = app.overview.shape[0] - 1;
   const place = app.places.find((each) => each.z === app.z);
   el("what").textContent = place ? place.kind || place.reason : "";
+  const proposed = tables.proposal(app.fixes.tables, place);
+  el("propose").hidden = !proposed;
+  const key = document.createElement("kbd");
+  key.textContent = "p";
+  if (proposed) el("propose").replaceChildren(key, ` It ${place.proposal.reason}`);
   document.body.dataset.ready = "true";
 }
 
@@ -499,6 +504,15 @@ function act(name) {
   });
 }
 
+function acceptProposal() {
+  const place = app.places.find((each) => each.z === app.z);
+  inTurn(async () => {
+    const proposed = tables.proposal(app.fixes.tables, place);
+    if (!proposed) say("There is no proposal for this section.");
+    else if (await save(proposed) && app.view !== "source") setView("placed");
+  });
+}
+
 function apply() {
   inTurn(startApply);
 }
@@ -545,7 +559,7 @@ const KEYS = {
   m: () => act("mirror"), i: () => act("invert"), k: () => act("keep"), j: () => act("undo-jump"),
   o: () => choose("pair"), g: () => choose("mask"), l: () => choose("split"),
   e: () => el("through").select(),
-  z: undo, y: redo, A: apply, "?": () => el("keys").showModal(),
+  z: undo, y: redo, p: acceptProposal, A: apply, "?": () => el("keys").showModal(),
 };
 
 function undo() {
@@ -622,7 +636,7 @@ async function start() {
   document.querySelectorAll("[data-do]").forEach((button) => button.addEventListener("click", () => act(button.dataset.do)));
   document.querySelectorAll("[data-tool]").forEach((button) => button.addEventListener("click", () => choose(button.dataset.tool)));
   const clicks = {
-    undo, redo, apply, finish, cancel: KEYS.Escape, help: () => el("keys").showModal(), stop: () => post("stop", { version: "" }).catch((error) => say(error.message, true)),
+    undo, redo, apply, propose: acceptProposal, finish, cancel: KEYS.Escape, help: () => el("keys").showModal(), stop: () => post("stop", { version: "" }).catch((error) => say(error.message, true)),
     "next-place": KEYS.n, "before-place": KEYS.N, reload: () => refresh().then(() => say("Reloaded.")).catch((error) => say(error.message, true)),
   };
   for (const [id, work] of Object.entries(clicks)) el(id).addEventListener("click", () => work());

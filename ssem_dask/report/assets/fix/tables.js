@@ -99,6 +99,13 @@ export function addPair(tables, a, b) {
   return { label: `Same point in ${fixed.z} and ${moving.z}`, operations: [known ? replace(known, fix) : add("pair", fix)] };
 }
 
+// A proposal that the run makes of a section; null once a fix says something of the section as a whole.
+export function proposal(tables, place) {
+  if (!place?.proposal) return null;
+  const said = tables.some((entry) => entry.table === "section" && entry.fix.action !== undefined && covers(entry, place.z));
+  return said ? null : { label: `Section ${place.z} ${place.proposal.reason}`.slice(0, 200), operations: [add("section", place.proposal.fix)] };
+}
+
 export function removal(entry) {
   return { label: `Remove: ${describe(entry)}`.slice(0, 200), operations: [remove(entry)] };
 }
