@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ssem_dask.driver.run_fixes import RunFixes
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.stages.stage import Estimate
@@ -123,6 +124,7 @@ class ToyPlan:
 
     job: ToyJob
     choices: tuple[str, ...] = ()
+    fixes: RunFixes = field(default_factory=RunFixes)
     given: dict[str, Any] = field(default_factory=dict)
 
     @property
