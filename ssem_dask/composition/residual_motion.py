@@ -14,11 +14,16 @@ from torch import Tensor
 from ssem_dask.field.affine import apply_affine, invert_affine
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_known
+from ssem_dask.field.piecewise_affine import PiecewiseAffine
 from ssem_dask.types import Float64Array
 
 
 def coarse_positions(
-    field: Float[Tensor, "2 y x"], *, coarse: Float[Float64Array, "2 3"], grid: Grid
+    field: Float[Tensor, "2 y x"],
+    *,
+    coarse: Float[Float64Array, "2 3"],
+    grid: Grid,
+    parts: PiecewiseAffine | None = None,
 ) -> Float[Tensor, "2 y x"]:
     """Return positions q, float64, px, in the coarse-aligned section.
 
@@ -26,11 +31,13 @@ def coarse_positions(
         field: f on `grid`, aligned → source, px; NaN is unknown.
         coarse: A, aligned → source; NaN if the section has none.
         grid: nodes in the aligned section.
+        parts: parts of the section; None: it is whole.
     """
     # A section without a coarse map has no place, so nothing is known.
     if not np.isfinite(coarse).all():
         return torch.full(field.shape, torch.nan, dtype=torch.float64)
-    return apply_affine(invert_affine(coarse), grid.positions().double() + field.double())
+    source = grid.positions().double() + field.double()
+    return apply_affine(invert_affine(coarse), source if parts is None else parts.to_whole(source))
 
 
 def residual_motion(

@@ -33,6 +33,7 @@ _MOSTLY_EMPTY = 0.25
 _STEP_SHARE = 1.7
 _LEAST_STEP_PX = 4.0
 _SEAM_FACTOR = 1.6
+_LEAST_BETWEEN = 0.015  # share of a broken section that is darker, or brighter, than tissue
 _SCALE = 0.04
 _SHIFT_SHARE = 0.12
 _ROTATION_DEG = 12.0
@@ -55,6 +56,7 @@ def find_faults(e: SectionEvidence, usual: UsualValues, *, z: int, is_placed: bo
     yield _inverted(usual, z)
     if is_placed:  # too little of it is left to resemble anything
         yield _partly_empty(e, usual, z, least=_MOSTLY_EMPTY)
+    yield _broken(e, z)
     yield _unmatched(usual, z, is_placed=is_placed)
     yield _order(e, z)
     yield from _orientation(e, usual, z)
@@ -92,6 +94,17 @@ def _inverted(usual: UsualValues, z: int) -> Fault | None:
     if not worst < -LIKE_SHARE or not best < LIKE_SHARE:
         return None
     return Fault(Kind.INVERTED, _certainty(-worst / LIKE_SHARE), evidence=(("likeness", float(worst)),))
+
+
+def _broken(e: SectionEvidence, z: int) -> Fault | None:
+    """Name a section whose parts were found and placed one by one: by what is seen between them."""
+    apart = float(e.part_step[z])
+    if not math.isfinite(apart):
+        return None
+    dark, bright = (float(np.nan_to_num(share[z])) for share in (e.dark, e.bright))
+    kind = Kind.SEAM if max(dark, bright) < _LEAST_BETWEEN else Kind.FOLD if dark > bright else Kind.CRACK
+    text = f"parts {apart:.0f} px apart"
+    return Fault(kind, 0.95, text, (("part_step_px", apart), ("dark", dark), ("bright", bright)))
 
 
 def _unmatched(usual: UsualValues, z: int, *, is_placed: bool) -> Fault | None:

@@ -46,7 +46,7 @@ def name_sections(evidence: SectionEvidence, *, names: Sequence[str] = ()) -> At
 def _record(e: SectionEvidence, usual: UsualValues, fault: Fault, *, z: int, is_placed: bool) -> SectionRecord:
     if not is_placed:
         action = Action.LEFT_OUT
-    elif fault.kind in _GROSS:
+    elif fault.kind in _GROSS or math.isfinite(e.part_step[z]):
         action = Action.PUT_RIGHT
     else:
         action = Action.NOTHING

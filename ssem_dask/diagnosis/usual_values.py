@@ -46,6 +46,8 @@ class SectionEvidence:
     """See `diagnosis.odd_regions`."""
     step: Float[Float64Array, " Z"]
     """See `diagnosis.steps`, px."""
+    part_step: Float[Float64Array, " Z"]
+    """Distance by which the second part of a broken section was moved against the first, px; NaN: it is whole."""
     uncertainty: Float[Float64Array, " Z"]
     """Median standard deviation of the section's field, px."""
     support: Float[Float64Array, "K Z"]

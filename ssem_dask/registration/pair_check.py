@@ -25,6 +25,8 @@ POOL_FACTOR = 4
 
 _LEAST_TISSUE = 0.05  # share of the nodes; below, there is nothing to judge
 _LEAST_KNOWN = 0.1  # share of the nodes with tissue in both sections that must be known
+_LEAST_KEPT = 0.02  # the same, below which known nodes are there by chance
+_LEAST_KEPT_LIKENESS = 0.15  # correlation of the warped images at these nodes; unrelated sections reach 0.1
 _MAX_FOLDED = 0.05  # share of the cells
 _MAX_AT_END = 0.5  # share of the known nodes
 _END_OF_RANGE = 0.9  # share of the search range beyond which a displacement is at its end
@@ -141,7 +143,9 @@ def _judge(tissue: float, known: float, folded: float, at_end: float, likeness: 
     if tissue < _LEAST_TISSUE:
         return None
     if known < _LEAST_KNOWN:
-        return PairDefect(f"{100 * known:.0f} % of the tissue matched", keeps_nodes=True)
+        # What a section of noise or of another place matches is there by chance, and does not look alike.
+        keeps = known >= _LEAST_KEPT and likeness >= _LEAST_KEPT_LIKENESS
+        return PairDefect(f"{100 * known:.0f} % of the tissue matched", keeps_nodes=keeps)
     if folded > _MAX_FOLDED:
         return PairDefect("folded")
     if at_end > _MAX_AT_END:

@@ -31,6 +31,7 @@ from ssem_dask.registration.gauss_newton.smoothness import (
     probe_window,
 )
 from ssem_dask.registration.registration_method import WindowImages
+from ssem_dask.stages.coarse_parts import part_regions, read_parts
 from ssem_dask.stages.configs import ResolvedRegister
 from ssem_dask.stages.fixed_sections import fix_codes, has_codes
 from ssem_dask.stages.job import Job
@@ -73,6 +74,7 @@ class ProbeTask(JobTask):
                     box=box,
                     affines=COARSE.read(job, z=box.sections),
                     inverted=COARSE_INVERTED.read(job, z=box.sections),
+                    parts=read_parts(job, box.sections),
                     device=device,
                 )
             )
@@ -116,6 +118,7 @@ class ProbeTask(JobTask):
             reads=(
                 *job.source_regions(z.start, z.stop),
                 *(array.region(job, z.start, z.stop) for array in arrays),
+                *part_regions(job, z.start, z.stop),
             ),
             writes=(calibration_window(self.index).region(self.job, z.start, z.stop),),
         )

@@ -1,7 +1,8 @@
 """Stage coarse: whole-section affines between neighbours, from thumbnails, then one affine per section.
 
-Generation 1 compares each section with the ones before it; generation 2 searches widely for sections that match nothing
-(`coarse_search`); generation 3 solves for the sections' affines.
+Each section is compared with the ones before it, then sections that match nothing are searched widely
+(`coarse_search`). Sections are placed by these pairs, so that broken ones can be found (`coarse_parts`). The last task
+solves for the affines of all sections.
 """
 
 from collections.abc import Iterable, Iterator
@@ -29,6 +30,13 @@ from ssem_dask.registration.coarse_alignment.point_pairs import (
 )
 from ssem_dask.registration.coarse_alignment.section_affines import SectionAffines, solve_sections
 from ssem_dask.stages.coarse_fixes import coarse_fix_tasks
+from ssem_dask.stages.coarse_parts import (
+    PART_ARRAYS,
+    CoarsePartsTask,
+    broken_remarks,
+    parts_estimate,
+    replace_broken_pairs,
+)
 from ssem_dask.stages.coarse_search import (
     WIDE_ARRAYS,
     CoarseSearchTask,
@@ -46,9 +54,11 @@ from ssem_dask.stages.run_arrays import (
     COARSE_GROSS,
     COARSE_INVERTED,
     COARSE_PAIRS,
+    COARSE_PLACED,
     COARSE_RATIO,
     COARSE_SIMILARITY,
     COARSE_STATE,
+    PART_PLACED,
     SectionState,
 )
 from ssem_dask.stages.section_labels import listed_sections
@@ -133,24 +143,9 @@ class CoarseSectionsTask(JobTask):
     def run(self) -> Result:
         """Solve for the sections' affines and mark sections that are not tied, misplaced or repeated."""
         job = self.job
-        pieces = _join_pieces(job)
-        result, accepted = pieces.solved, pieces.solved.accepted.astype(np.float64)
-        sections = result.sections
-        jumps: list[int] = []
-        separate = job.coarse.sections == "separate" and enough_pairs(accepted)
-        if separate:
-            # Registration needs sections within its search range. Stage compose decides whether they were displaced.
-            separated = separate_affines(
-                pieces.relative,
-                accepted,
-                shape_yx=job.shape_yx,
-                thickness=job.thickness,
-                certainty=1.0,
-                known_jumps=job.fitted_fixes.undone_jumps,
-                kept_jumps=job.fitted_fixes.kept_jumps,
-            )
-            sections, jumps = separated.sections, [jump.z for jump in separated.jumps]
-        sections = apply_corrections(pieces.gross, sections)
+        pieces, sections, jumps = _solved(job, with_parts=True)
+        result = pieces.solved
+        separate = job.coarse.sections == "separate" and enough_pairs(result.accepted.astype(np.float64))
         order = check_order(pieces.similarity)
         state = np.full(len(sections), SectionState.TIED, dtype=np.uint8)
         state[order.misplaced] = SectionState.MISPLACED
@@ -162,7 +157,7 @@ class CoarseSectionsTask(JobTask):
         written = COARSE_STATE.write(job, state) + COARSE.write(job, sections)
         written += COARSE_GROSS.write(job, pieces.gross)
         COARSE_INVERTED.write(job, pieces.inverted.astype(np.uint8))
-        remarks = _order_remarks(job, order) + _gross_remarks(pieces, job)
+        remarks = _order_remarks(job, order) + _gross_remarks(pieces, job) + broken_remarks(job)
         if jumps:
             shown = listed_sections(job, jumps)
             remarks.append(f"all sections from here on seem displaced relative to those before: {shown}")
@@ -174,8 +169,28 @@ class CoarseSectionsTask(JobTask):
     def footprint(self) -> Footprint:
         """Read all pairs; write the affines of all sections."""
         return Footprint(
-            reads=tuple(array.region(self.job) for array in (*_PAIR_ARRAYS, *_wide_arrays(self.job))),
+            reads=tuple(array.region(self.job) for array in (*_PAIR_ARRAYS, *_wide_arrays(self.job), *self._parts())),
             writes=tuple(array.region(self.job) for array in _SECTION_ARRAYS),
+        )
+
+    def _parts(self) -> tuple[RunArray, ...]:
+        return (COARSE_PLACED, PART_PLACED) if self.job.coarse.parts else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoarsePlacesTask(JobTask):
+    """Places of all sections, in which their parts are searched."""
+
+    def run(self) -> Result:
+        """Solve for the sections' affines as if all sections were whole."""
+        _, sections, _ = _solved(self.job, with_parts=False)
+        return Result(bytes_written=COARSE_PLACED.write(self.job, sections))
+
+    def footprint(self) -> Footprint:
+        """Read all pairs; write the places of all sections."""
+        return Footprint(
+            reads=tuple(array.region(self.job) for array in (*_PAIR_ARRAYS, *_wide_arrays(self.job))),
+            writes=(COARSE_PLACED.region(self.job),),
         )
 
 
@@ -202,12 +217,12 @@ class CoarseStage(Stage):
 
     def prepare(self, job: Job) -> None:
         """Create the arrays of pairs and of sections."""
-        for array in (*_PAIR_ARRAYS, *_wide_arrays(job), *_SECTION_ARRAYS):
+        for array in (*_PAIR_ARRAYS, *_wide_arrays(job), *_part_arrays(job), *_SECTION_ARRAYS):
             array.create(job)
         create_fixed(job, *PLACES)
 
     def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
-        """Yield the pairs of sections, the wide search, then the sections."""
+        """Yield the pairs of sections, the wide search, the search for parts, then the sections."""
         depth, placing = SECTIONS_PER_THUMBNAIL_TASK, job.fitted_fixes.placing()
         yield (
             CoarsePairsTask(
@@ -233,6 +248,16 @@ class CoarseStage(Stage):
             )
         # Which sections are turned, left out or known to follow a jump decides where all others are.
         decisive = placing.joined(job.fitted_fixes.jumps())
+        if job.coarse.parts:
+            yield [CoarsePlacesTask(**self.task_fields(job, "places-all", fixes=decisive))]
+            yield (
+                CoarsePartsTask(
+                    **self.task_fields(job, f"parts-z{start:06d}", fixes=decisive),
+                    start=start,
+                    stop=min(start + depth, job.shape[0]),
+                )
+                for start in range(0, job.shape[0], depth)
+            )
         yield [CoarseSectionsTask(**self.task_fields(job, "sections", fixes=decisive))]
         yield coarse_fix_tasks(self, job)
 
@@ -241,15 +266,17 @@ class CoarseStage(Stage):
         z, y, x = job.shape
         tasks = ceil_div(z, SECTIONS_PER_THUMBNAIL_TASK)
         sections = z + (tasks - 1) * job.coarse.neighbours
-        thumbnail = job.coarse.thumbnail**2 * 4
+        thumbnail, parts = job.coarse.thumbnail**2 * 4, parts_estimate(job)
         return Estimate(
-            tasks=tasks * (2 if job.coarse.search else 1) + 1,
+            tasks=tasks * (1 + job.coarse.search + job.coarse.parts) + job.coarse.parts + 1,
             pixels=job.size,
-            bytes_read=job.source_bytes(sections * y * x, mip=thumbnail_mip(job)),
-            bytes_written=z * ((job.coarse.neighbours * 8 + 6) * 8 + 1),
-            files=(3 + len(_wide_arrays(job))) * tasks + len(_SECTION_ARRAYS),
+            bytes_read=job.source_bytes(sections * y * x, mip=thumbnail_mip(job)) + parts.bytes_read,
+            bytes_written=z * ((job.coarse.neighbours * 8 + 6) * 8 + 1) + parts.bytes_written,
+            files=(3 + len(_wide_arrays(job))) * tasks + len(_SECTION_ARRAYS) + parts.files,
             # A band of source pixels, pooled some rows at a time; the spectra of a thumbnail at all angles.
-            memory=TASK_OVERHEAD_BYTES + min(y * x, 1 << 26) * (1 + job.info.dtype.itemsize) + thumbnail * 250,
+            memory=TASK_OVERHEAD_BYTES
+            + min(y * x, 1 << 26) * (1 + job.info.dtype.itemsize)
+            + max(thumbnail * 250, parts.memory),
         )
 
 
@@ -273,8 +300,31 @@ def _wide_arrays(job: Job) -> tuple[RunArray, ...]:
     return WIDE_ARRAYS if job.coarse.search else ()
 
 
-def _join_pieces(job: Job) -> _Pieces:
-    """Find the gross maps of all sections, and join the pairs of both searches."""
+def _part_arrays(job: Job) -> tuple[RunArray, ...]:
+    return (COARSE_PLACED, *PART_ARRAYS) if job.coarse.parts else ()
+
+
+def _solved(job: Job, *, with_parts: bool) -> tuple[_Pieces, Float64Array, list[int]]:
+    """Return the pieces of the stack, the affine of each section, and the sections at which all are displaced."""
+    pieces = _join_pieces(job, with_parts=with_parts)
+    sections, jumps, accepted = pieces.solved.sections, list[int](), pieces.solved.accepted.astype(np.float64)
+    if job.coarse.sections == "separate" and enough_pairs(accepted):
+        # Registration needs sections within its search range. Stage compose decides whether they were displaced.
+        separated = separate_affines(
+            pieces.relative,
+            accepted,
+            shape_yx=job.shape_yx,
+            thickness=job.thickness,
+            certainty=1.0,
+            known_jumps=job.fitted_fixes.undone_jumps,
+            kept_jumps=job.fitted_fixes.kept_jumps,
+        )
+        sections, jumps = separated.sections, [jump.z for jump in separated.jumps]
+    return pieces, apply_corrections(pieces.gross, sections), jumps
+
+
+def _join_pieces(job: Job, *, with_parts: bool) -> _Pieces:
+    """Find the gross maps of all sections, and join the pairs of both searches, and those of broken sections."""
     affines, ratios, similarity = (
         _padded(array.read(job), np.nan) for array in (COARSE_PAIRS, COARSE_RATIO, COARSE_SIMILARITY)
     )
@@ -293,6 +343,8 @@ def _join_pieces(job: Job) -> _Pieces:
     believed = placed.believed
     affines[believed], ratios[believed] = wide.affines[believed], wide.ratios[believed]
     similarity[believed] = wide_similarity[believed]
+    if with_parts:
+        replace_broken_pairs(job, affines, ratios, gross=placed.gross)
 
     def solved(gross: Float64Array) -> _Pieces:
         relative = relative_pairs(gross, affines)

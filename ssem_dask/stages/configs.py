@@ -18,6 +18,9 @@ class CoarseStageConfig(CoarseConfig):
     """Each section is compared with this many sections before it."""
     thumbnail: int = Field(default=256, ge=32, le=2048)
     """Longest side of a thumbnail, px."""
+    parts: bool = True
+    """Find regions of a section that a fold, a crack or a seam moved against each other, and place each where it
+    belongs. Sections of at least about 2 µm by 2 µm are searched; it costs about as much as the thumbnails."""
     initial: Place | None = None
     """Path or URL of a file with one affine per section, which is then only refined, by at most about 2° and 3 % of the
     section; None: no file. CSV with the header `z,a00,a01,a02,a10,a11,a12`, or a JSON list of objects with these keys.

@@ -17,6 +17,7 @@ from torch import Tensor
 from ssem_dask.errors import SourceError
 from ssem_dask.field.affine import apply_affine, invert_affine, localise_affine
 from ssem_dask.field.grid import Grid
+from ssem_dask.field.piecewise_affine import PiecewiseAffine
 from ssem_dask.field.warp import sample_image
 from ssem_dask.fixes.section_fixes import NO_FIXES, SectionFixes, VolumeFixes
 from ssem_dask.geometry.box import Box
@@ -24,6 +25,7 @@ from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import mip_for_pixel_size, shape_at_mip
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.registration.damage import DAMAGED, HALO_PX, MASK_PIXEL_NM, TEAR, Z_REACH, detect_damage, pool_codes
+from ssem_dask.stages.coarse_parts import coarse_to_source, part_regions, read_parts
 from ssem_dask.stages.configs import MaskStageConfig, ResolvedMask
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import COARSE, COARSE_INVERTED, DAMAGE, mask_shape, mask_shard
@@ -64,6 +66,7 @@ class MaskTask(JobTask):
         reads = (
             *self.job.source_regions(first, last),
             *(array.region(self.job, first, last) for array in arrays),
+            *part_regions(self.job, max(0, first), last),
         )
         return Footprint(
             reads=reads if self.job.mask.detects else (),
@@ -138,7 +141,9 @@ class MaskStage(Stage):
         )
 
 
-def read_codes(masks: ZarrArray, *, z: int, mip: int, box: Box, affine: Float64Array) -> Tensor:
+def read_codes(
+    masks: ZarrArray, *, z: int, mip: int, box: Box, affine: Float64Array, parts: PiecewiseAffine | None = None
+) -> Tensor:
     """Return the codes `(y, x)` uint8 in a box of a section that is aligned by its coarse affine.
 
     Args:
@@ -147,10 +152,12 @@ def read_codes(masks: ZarrArray, *, z: int, mip: int, box: Box, affine: Float64A
         mip: of the masks.
         box: where, in aligned pixels of `box.mip`; its z is not used.
         affine: `(2, 3)` aligned → source, mip-0 px.
+        parts: parts of the section; None: it is whole.
     """
     grid = Grid.of_box(box)
     local = localise_affine(affine, target=grid.origin, source=(0.0, 0.0))
-    where = apply_affine(local, grid.relative_to(grid.origin).positions())
+    # What a fold has swallowed is unknown to the images as well, so its code does not matter.
+    where = coarse_to_source(local, parts, grid.relative_to(grid.origin).positions()).nan_to_num()
     height, width = masks.shape[1:]
     y, x = ((where[axis] / 2**mip).floor().long().clamp(0, n - 1).numpy() for axis, n in enumerate((height, width)))
     pixels = np.asarray(masks[z, y.min() : y.max() + 1, x.min() : x.max() + 1])
@@ -180,7 +187,7 @@ def _detected_codes(job: Job, box: Box) -> tuple[AnyArray, int]:
     """Return the codes (z, y, x) that detection finds, and the bytes read."""
     mip, volume = job.mask.mip, open_source(job)
     read = box.grown(before=(Z_REACH, 0, 0), after=(Z_REACH, 0, 0)).clipped(mask_shape(job))
-    affines = COARSE.read(job, z=read.sections)
+    affines, parts = COARSE.read(job, z=read.sections), read_parts(job, read.sections)
     core = range(box.start[0] - read.start[0], box.stop[0] - read.start[0])
     aligned = _aligned_box(box, [affines[i] for i in core])
     sections = list(
@@ -190,6 +197,7 @@ def _detected_codes(job: Job, box: Box) -> tuple[AnyArray, int]:
             box=aligned,
             affines=affines,
             inverted=COARSE_INVERTED.read(job, z=read.sections),
+            parts=parts,
             empty_side=_EMPTY_SIDE_PX,
         )
     )
@@ -198,14 +206,16 @@ def _detected_codes(job: Job, box: Box) -> tuple[AnyArray, int]:
             torch.stack([image for image, _ in sections]), tissue=torch.stack([t for _, t in sections]), core=core
         )
         target, source = Grid.of_box(box), Grid.of_box(aligned)
-        positions = target.relative_to(target.origin).positions()
+        positions = target.positions().double()
         carried = []
         for i, found in zip(core, codes, strict=True):
-            back = localise_affine(invert_affine(affines[i]), target=target.origin, source=source.origin)
+            broken = parts.get(read.start[0] + i)
+            whole = positions if broken is None else broken.to_whole(positions)
+            back = localise_affine(invert_affine(affines[i]), target=(0.0, 0.0), source=source.origin)
             values, _ = sample_image(
                 found.float()[None],
                 grid=source.relative_to(source.origin),
-                positions=apply_affine(back, positions),
+                positions=apply_affine(back, whole).float(),
                 kind="nearest",
             )
             carried.append(values[0].to(torch.uint8).numpy())

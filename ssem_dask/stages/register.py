@@ -18,6 +18,7 @@ from ssem_dask.geometry.region import Footprint
 from ssem_dask.geometry.windows import Window, read_sizes, tile_windows
 from ssem_dask.registration.checked_window import PairFault
 from ssem_dask.registration.methods import METHODS
+from ssem_dask.stages.coarse_parts import part_regions
 from ssem_dask.stages.configs import RegisterStageConfig
 from ssem_dask.stages.fix_clusters import fix_clusters
 from ssem_dask.stages.fixed_rows import create_fixed
@@ -85,6 +86,7 @@ class RegisterTask(JobTask):
         job, z = self.job, self.window.read.sections
         arrays = COARSE, COARSE_INVERTED
         reads = [*job.source_regions(z.start, z.stop), *(array.region(job, z.start, z.stop) for array in arrays)]
+        reads += part_regions(job, z.start, z.stop)
         if job.mask.active:
             reads.append(DAMAGE.region(job, z.start, z.stop))
         if job.register.registration_method.needs_calibration:

@@ -13,6 +13,7 @@ from ssem_dask.field.grid import node_count
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.geometry.windows import Window
+from ssem_dask.stages.coarse_parts import part_regions
 from ssem_dask.stages.fix_clusters import FixCluster, fix_clusters
 from ssem_dask.stages.fixed_rows import fixed_regions
 from ssem_dask.stages.job import Job
@@ -70,6 +71,7 @@ class RegisterFixesTask(JobTask):
             *job.source_regions(z.start, z.stop, fixes=self.cluster.fixes),
             *(array.region(job, z.start, z.stop) for array in arrays),
             *fixed_regions(job, *arrays, start=z.start, stop=z.stop),
+            *part_regions(job, z.start, z.stop),
         ]
         if job.mask.active:
             reads.append(DAMAGE.region(job, z.start, z.stop))

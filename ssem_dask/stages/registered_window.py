@@ -1,6 +1,6 @@
 """Registration of one window: read its sections, register its pairs, say what went wrong."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ssem_dask.field.device import compute_device, computing_on
 from ssem_dask.field.grid import Grid, node_count
+from ssem_dask.field.piecewise_affine import PiecewiseAffine
 from ssem_dask.fixes.section_fixes import VolumeFixes
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.windows import Window
@@ -15,6 +16,7 @@ from ssem_dask.registration.checked_window import PairFault, register_checked
 from ssem_dask.registration.damage import TEAR, TISSUE
 from ssem_dask.registration.registration_method import PairFields, PairRequest, WindowImages
 from ssem_dask.stages.calibrate import calibrated
+from ssem_dask.stages.coarse_parts import read_parts
 from ssem_dask.stages.fix_clusters import FixCluster
 from ssem_dask.stages.fixed_points import contradicted_points, window_points
 from ssem_dask.stages.fixed_rows import read_places
@@ -73,6 +75,7 @@ def register_images(
     mip = job.register.mip
     volume = open_source(job, fixes=fixes)
     coarse = read_places(job, COARSE, window.read.sections, clusters=clusters)
+    parts = read_parts(job, window.read.sections)
     box, device = window.read.at_mip(mip), compute_device()
     images = torch.empty(box.shape, device=device)
     valid = torch.empty(box.shape, dtype=torch.bool, device=device)
@@ -82,11 +85,12 @@ def register_images(
         box=box,
         affines=coarse,
         inverted=read_places(job, COARSE_INVERTED, window.read.sections, clusters=clusters),
+        parts=parts,
         device=device,
     )
     for i, section in enumerate(sections):
         images[i], valid[i] = section
-    codes = _codes(job, window, coarse, fixes).to(device)
+    codes = _codes(job, window, coarse, parts, fixes).to(device)
     valid &= codes == TISSUE
     bytes_read = job.source_bytes(images.numel() * 4**mip, mip=mip)
     if not valid.any():
@@ -123,7 +127,9 @@ def nodes_of(core: Box, job: Job, *, corner: ShapeYX) -> tuple[slice, slice]:
     return rows, columns
 
 
-def _codes(job: Job, window: Window, coarse: Float64Array, fixes: VolumeFixes) -> Tensor:
+def _codes(
+    job: Job, window: Window, coarse: Float64Array, parts: Mapping[int, PiecewiseAffine], fixes: VolumeFixes
+) -> Tensor:
     """Return the masks (z, y, x) of the window's sections, coarse-aligned like their images."""
     mip = job.register.mip
     box = window.read.at_mip(mip)
@@ -131,7 +137,7 @@ def _codes(job: Job, window: Window, coarse: Float64Array, fixes: VolumeFixes) -
     masks = DAMAGE.open(job) if job.mask.active else None
     for i, (z, affine) in enumerate(zip(window.read.sections, coarse, strict=True)):
         if masks is not None:
-            codes[i] = read_codes(masks, z=z, mip=job.mask.mip, box=box, affine=affine)
+            codes[i] = read_codes(masks, z=z, mip=job.mask.mip, box=box, affine=affine, parts=parts.get(z))
         fix = fixes.of(z)
         if has_codes(fix):
             codes[i] = torch.maximum(codes[i], fix_codes(job, fix, box=box, affine=affine))

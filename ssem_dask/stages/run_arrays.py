@@ -12,9 +12,11 @@ from functools import cache
 from typing import Any
 
 from ssem_dask.geometry.chunks import round_up
-from ssem_dask.geometry.mip import ceil_div, shape_at_mip
+from ssem_dask.geometry.mip import ceil_div, mip_for_pixel_size, shape_at_mip
 from ssem_dask.image.contrast_pairs import ContrastPair
 from ssem_dask.registration.coarse_alignment.pieces import REACH
+from ssem_dask.registration.section_parts.find_parts import LARGEST_SIDE, PIXEL_NM
+from ssem_dask.registration.section_parts.part_maps import MAX_PARTS
 from ssem_dask.stages.compose import layout
 from ssem_dask.stages.job import SECTIONS_PER_THUMBNAIL_TASK, Job
 from ssem_dask.stages.measure.quality_frame import quality_info
@@ -197,6 +199,64 @@ WIDE_INVERTED = RunArray(
     chunk=lambda job: (REACH, SECTIONS_PER_THUMBNAIL_TASK),  # noqa: ARG005
     fill=0,
     attributes=lambda job: {"values": {"0": "alike", "1": "of opposite contrast"}},  # noqa: ARG005
+)
+
+
+COARSE_PLACED = RunArray(
+    path="fields/coarse_placed",
+    meaning="affine per section from the pairs of thumbnails, aligned → source; where parts of sections are searched",
+    axes=(_Z, _ROW, _COLUMN),
+    dtype="float64",
+    frame=Frame.SECTION,
+    unit="px@mip0",
+    chunk=lambda job: (job.shape[0], 2, 3),
+    attributes=lambda job: {**_PULL_PX, "map": "aligned → source"},  # noqa: ARG005
+)
+PART_PLACED = RunArray(
+    path="fields/part_placed",
+    meaning="affine of the largest part of a broken section, as fields/coarse_placed; NaN for a whole section",
+    axes=(_Z, _ROW, _COLUMN),
+    dtype="float64",
+    frame=Frame.SECTION,
+    unit="px@mip0",
+    chunk=lambda job: (SECTIONS_PER_THUMBNAIL_TASK, 2, 3),  # noqa: ARG005
+    attributes=lambda job: {**_PULL_PX, "map": "aligned → source"},  # noqa: ARG005
+)
+PART_MAPS = RunArray(
+    path="fields/part_maps",
+    meaning="affine of each part of a broken section, section as it would be without the break → source",
+    axes=(_Z, Axis("part", _fixed(MAX_PARTS)), _ROW, _COLUMN),
+    dtype="float64",
+    frame=Frame.SECTION,
+    unit="px@mip0",
+    chunk=lambda job: (SECTIONS_PER_THUMBNAIL_TASK, MAX_PARTS, 2, 3),  # noqa: ARG005
+    attributes=lambda job: {**_PULL_PX, "map": "whole section → source; NaN: there is no such part"},  # noqa: ARG005
+)
+
+
+def parts_mip(job: Job) -> int:
+    """Return the mip at which parts of sections are searched: about 20 nm, coarser for large sections."""
+    mip = mip_for_pixel_size(job.info.pixel_size, wanted=PIXEL_NM)
+    while max(shape_at_mip(job.shape_yx, mip=mip)) > LARGEST_SIDE:
+        mip += 1
+    return mip
+
+
+PART_LABELS = RunArray(
+    path="fields/part_labels",
+    meaning="part of a broken section that each pixel belongs to, 0 the largest",
+    axes=(
+        _Z,
+        Axis("y", lambda job: shape_at_mip(job.shape_yx, mip=parts_mip(job))[0], "y", lambda job: 1 << parts_mip(job)),
+        Axis("x", lambda job: shape_at_mip(job.shape_yx, mip=parts_mip(job))[1], "x", lambda job: 1 << parts_mip(job)),
+    ),
+    dtype="uint8",
+    frame=Frame.SOURCE,
+    unit="code",
+    chunk=lambda job: (1, *shape_at_mip(job.shape_yx, mip=parts_mip(job))),
+    shard=lambda job: (SECTIONS_PER_THUMBNAIL_TASK, *shape_at_mip(job.shape_yx, mip=parts_mip(job))),
+    fill=0,
+    attributes=lambda job: {"axes": ["z", "y", "x"], "frame": "source", "mip": parts_mip(job)},
 )
 
 
@@ -671,6 +731,10 @@ ARRAYS = (
     WIDE_SIMILARITY,
     WIDE_INVERTED,
     COARSE_STATE,
+    COARSE_PLACED,
+    PART_PLACED,
+    PART_MAPS,
+    PART_LABELS,
     DAMAGE,
     PAIRS,
     CONFIDENCE,

@@ -1,8 +1,9 @@
 """Read source sections: pooled to a mip, or coarse-aligned."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from typing import TypeAlias
 
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 
 from ssem_dask.errors import SourceError
-from ssem_dask.field.affine import apply_affine, localise_affine
+from ssem_dask.field.affine import IDENTITY, apply_affine, localise_affine
 from ssem_dask.field.device import CPU
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import Interpolation
+from ssem_dask.field.piecewise_affine import PiecewiseAffine
 from ssem_dask.field.warp import sample_image
 from ssem_dask.fixes.section_fixes import VolumeFixes
 from ssem_dask.geometry.box import Box
@@ -234,6 +236,7 @@ def read_aligned_sections(
     box: Box,
     affines: Float64Array,
     inverted: Sequence[bool] | AnyArray | None = None,
+    parts: Mapping[int, PiecewiseAffine] | None = None,
     empty_side: int = EMPTY_SIDE,
     device: torch.device = CPU,
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -245,6 +248,7 @@ def read_aligned_sections(
         box: position in aligned pixels of `box.mip`; its z is not used.
         affines: `(z, 2, 3)` aligned → source, mip-0 px.
         inverted: sections whose contrast is inverted, so that they can be compared with the others; None: no section.
+        parts: parts of the broken sections, by z; None: no section is broken.
         empty_side: see `tissue_mask`.
         device: where sections are resampled.
 
@@ -257,15 +261,23 @@ def read_aligned_sections(
     # An affine map reaches farthest at the corners.
     h, w = (n * target.spacing for n in target.shape)
     corners = torch.tensor([[0.0, 0.0, h, h], [0.0, w, 0.0, w]], dtype=torch.float64)
-    reaches = []
-    for affine in maps:
+    reaches: list[Reach | None] = []
+    places: list[Places] = []
+    for i, (z, affine) in enumerate(zip(sections, maps, strict=True)):
+        broken = (parts or {}).get(z)
         reached = apply_affine(affine, corners)
-        reaches.append((reached.amin(dim=1).tolist(), reached.amax(dim=1).tolist()))
+        if broken is None:
+            places.append(partial(_rows, positions))
+        else:
+            found = broken.to_source(apply_affine(affine, positions.double())).float()
+            reached, maps[i] = found[:, torch.isfinite(found).all(dim=0)], IDENTITY
+            places.append(partial(_rows, found))
+        reaches.append((reached.amin(dim=1).tolist(), reached.amax(dim=1).tolist()) if reached.numel() else None)
     sampling = Sampling(
         sections=sections,
         mip=box.mip,
         shape=target.shape,
-        positions=repeat(lambda rows: positions[:, rows], len(maps)),
+        positions=places,
         affines=maps,
         reaches=reaches,
     )
@@ -310,6 +322,10 @@ def sample_sections(
                 values, known[rows] = sample_image(section, grid=local_grid, positions=where, kind=kind, tissue=tissue)
                 image[rows] = values[0]
         yield image, known
+
+
+def _rows(positions: Tensor, rows: slice) -> Tensor:
+    return positions[:, rows]
 
 
 def _bands(shape: ShapeYX, device: torch.device) -> Iterator[slice]:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ssem_dask.composition.chain.chain_alignment import align_block, broadcast, stitch
-from ssem_dask.field.affine import apply_affine
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint
+from ssem_dask.stages.coarse_parts import coarse_to_source, part_regions, read_parts
 from ssem_dask.stages.compose.layout import block_count, block_depth
 from ssem_dask.stages.compose.method import ComposeMethod, compose_fields, named_sections
 from ssem_dask.stages.job import Job
@@ -109,12 +109,12 @@ class SectionsTask(JobTask):
             (_tensor(STITCHES.read(job, block=b)), start - b * config.block) for b in _stitched_blocks(job, self.block)
         ]
         residual = broadcast(aligned, stitches=stitches[::-1], spacing=float(job.spacing), config=config)
-        coarse = COARSE.read(job, z=range(start, stop))
+        coarse, parts = COARSE.read(job, z=range(start, stop)), read_parts(job, range(start, stop))
         positions = job.grid.positions().double()
         fields = torch.stack(
             [
-                (apply_affine(affine, positions + a.double()) - positions).float()
-                for a, affine in zip(residual, coarse, strict=True)
+                (coarse_to_source(affine, parts.get(z), positions + a.double()) - positions).float()
+                for z, a, affine in zip(range(start, stop), residual, coarse, strict=True)
             ]
         )
         written = SECTION.write(job, fields.numpy(), z=range(start, stop))
@@ -127,7 +127,12 @@ class SectionsTask(JobTask):
         first = _stitched_blocks(job, self.block).start * depth
         stitches = (STITCHES.region(job, first, stop),) if first < stop else ()
         return Footprint(
-            reads=(BLOCKS.region(job, start, stop), COARSE.region(job, start, stop), *stitches),
+            reads=(
+                BLOCKS.region(job, start, stop),
+                COARSE.region(job, start, stop),
+                *part_regions(job, start, stop),
+                *stitches,
+            ),
             writes=(SECTION.region(job, start, stop),),
         )
 

@@ -18,6 +18,7 @@ from ssem_dask.composition.relax.relative import split_pairs
 from ssem_dask.composition.relax.relax_report import band_records
 from ssem_dask.field.device import computing_on
 from ssem_dask.geometry.region import Footprint, Region
+from ssem_dask.stages.coarse_parts import read_part_arrays
 from ssem_dask.stages.compose.far_pairs import far_tasks, prepare_far, with_far
 from ssem_dask.stages.compose.layout import pair_steps, section_window, window_count, window_depth
 from ssem_dask.stages.compose.level_fixes import level_fix_tasks
@@ -156,7 +157,7 @@ class PlaneSectionsTask(WindowTask):
         around = [cluster.read for cluster in clusters_at(job, self.sections.core)]
         return Footprint(
             reads=(
-                *self.read_regions(*arrays),
+                *self.read_regions(*arrays, *read_part_arrays(job)),
                 *(array.region(job, read.start, read.stop) for read in around for array in arrays),
                 *(
                     region

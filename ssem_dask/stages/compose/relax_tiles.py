@@ -21,6 +21,7 @@ from ssem_dask.composition.relax.relative import fit_robust_affines
 from ssem_dask.composition.relax.relax_report import band_records
 from ssem_dask.field.device import computing_on
 from ssem_dask.geometry.region import Footprint
+from ssem_dask.stages.coarse_parts import read_part_arrays
 from ssem_dask.stages.compose.far_pairs import far_tasks, prepare_far, with_far
 from ssem_dask.stages.compose.layout import (
     pair_steps,
@@ -295,7 +296,7 @@ class TileSectionsTask(WindowTask):
         core = nodes_box(job, window.core, self.tile.core)
         return Footprint(
             reads=(
-                *self.read_regions(*sections),
+                *self.read_regions(*sections, *read_part_arrays(job)),
                 *(array.region_of(read) for array in (PAIRS, CONFIDENCE)),
                 RELAX_STATISTICS.region(job),
             ),

@@ -22,6 +22,7 @@ from ssem_dask.composition.separation.sequence import UNKNOWNS_PER_SECTION, Vari
 from ssem_dask.field.device import compute_device, computing_on
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.region import Region
+from ssem_dask.stages.coarse_parts import coarse_to_source, read_parts
 from ssem_dask.stages.compose.layout import SectionWindow, pair_steps, section_window, window_depth
 from ssem_dask.stages.compose.method import named_sections
 from ssem_dask.stages.fixed_rows import read_level, read_places
@@ -160,6 +161,10 @@ def write_sections(
         if affine is not None:
             results[NATURAL] = join_natural_motion(natural, affine=affine, grid=grid)
             results[NATURAL][: max(0, 1 - sections.start)] = torch.nan  # no section precedes the first
+        for z, broken in read_parts(job, sections).items():
+            i, positions = z - sections.start, grid.positions(device).double()
+            where = coarse_to_source(coarse[i], broken, positions + corrected[i].double())
+            results[SECTION][i] = (where - positions).float()
         parts = {array: values[..., *inner].cpu().numpy() for array, values in results.items()}
     y, x = nodes
     return sum(array.write(job, part, z=sections, y=y, x=x) for array, part in parts.items())

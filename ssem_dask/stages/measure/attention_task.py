@@ -8,6 +8,7 @@ from ssem_dask.diagnosis.naming import name_sections
 from ssem_dask.diagnosis.usual_values import SectionEvidence
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.section_record import without_excluded
+from ssem_dask.stages.coarse_parts import part_steps
 from ssem_dask.stages.fixed_rows import fixed_regions, read_places
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.pair_support import read_support
@@ -15,6 +16,7 @@ from ssem_dask.stages.run_arrays import (
     ATTENTION,
     COARSE,
     COARSE_STATE,
+    PART_MAPS,
     QUALITY_SECTIONS,
     SUPPORT,
     SectionState,
@@ -40,7 +42,7 @@ class AttentionTask(JobTask):
 
     def footprint(self) -> Footprint:
         """Read the measurements of all sections; write their records."""
-        reads = QUALITY_SECTIONS, SUPPORT, COARSE, COARSE_STATE
+        reads = QUALITY_SECTIONS, SUPPORT, COARSE, COARSE_STATE, *((PART_MAPS,) if self.job.coarse.parts else ())
         job = self.job
         fixed = fixed_regions(job, SUPPORT, COARSE, COARSE_STATE, start=0, stop=job.shape[0])
         return Footprint(reads=(*(array.region(job) for array in reads), *fixed), writes=(ATTENTION.region(job),))
@@ -68,6 +70,7 @@ def _read_evidence(job: Job) -> SectionEvidence:
         width=column("odd_width"),
         tone=column("odd_tone"),
         step=column("step"),
+        part_step=part_steps(job),
         uncertainty=column("uncertainty"),
         support=read_support(job, every)[0],
         affines=read_places(job, COARSE, every),

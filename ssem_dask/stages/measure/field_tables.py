@@ -1,7 +1,7 @@
 """Measuring fields and pair fields of some sections, as many windows at a time as memory allows."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +11,9 @@ from torch import Tensor
 from ssem_dask.composition.residual_motion import coarse_positions, residual_motion
 from ssem_dask.field.folding import jacobian_determinant, strain, without_mirroring
 from ssem_dask.field.grid import Grid
+from ssem_dask.field.piecewise_affine import PiecewiseAffine
 from ssem_dask.geometry.mip import ceil_div
+from ssem_dask.stages.coarse_parts import read_parts
 from ssem_dask.stages.fix_clusters import clusters_at
 from ssem_dask.stages.fixed_rows import MergedPairs, read_places
 from ssem_dask.stages.job import Job
@@ -104,6 +106,7 @@ def measure_fields(job: Job, info: QualityInfo, sections: range) -> FieldMeasure
     )
     first = max(0, sections.start - 1)
     coarse = read_places(job, COARSE, range(first, sections.stop))
+    parts = read_parts(job, range(first, sections.stop))
     step = max(1, math.ceil(math.sqrt(math.prod(arrays.section.shape[2:]) / KEPT)))
     gathered = [_Section() for _ in sections]
     windows = {name: np.full((len(sections), *info.windows), np.nan) for name in ("confidence", "known", "motion")}
@@ -113,6 +116,7 @@ def measure_fields(job: Job, info: QualityInfo, sections: range) -> FieldMeasure
             patch,
             arrays=arrays,
             coarse=coarse,
+            parts=parts,
             sections=sections,
             spacing=job.spacing,
             gathered=gathered,
@@ -151,6 +155,7 @@ def _measure_patch(
     *,
     arrays: _FieldArrays,
     coarse: Float64Array,
+    parts: Mapping[int, PiecewiseAffine],
     sections: range,
     spacing: int,
     gathered: list[_Section],
@@ -167,7 +172,10 @@ def _measure_patch(
     inner = fields[:, :, : rows.stop - rows.start, : columns.stop - columns.start]
     origin = float(rows.start * spacing), float(columns.start * spacing)
     grid = Grid((inner.shape[2], inner.shape[3]), spacing, origin)
-    places = [coarse_positions(f, coarse=a, grid=grid) for f, a in zip(inner, coarse, strict=True)]
+    places = [
+        coarse_positions(f, coarse=a, parts=parts.get(z), grid=grid)
+        for z, f, a in zip(range(first, sections.stop), inner, coarse, strict=True)
+    ]
     pairs, pair_grid = _read_pairs(arrays.pairs, sections, patch, places, spacing=spacing)
     read = fields.nbytes + confidence.nbytes + pairs.nbytes
     uncertainty = None

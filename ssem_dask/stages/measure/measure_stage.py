@@ -20,6 +20,7 @@ from ssem_dask.geometry.mip import ceil_div, shape_at_mip
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.image.similarity import chunked_correlation, normalised_correlation
 from ssem_dask.image.tissue import tissue_mask
+from ssem_dask.stages.coarse_parts import read_part_arrays
 from ssem_dask.stages.fix_clusters import fix_clusters
 from ssem_dask.stages.fixed_rows import fixed_regions
 from ssem_dask.stages.job import Job
@@ -90,7 +91,10 @@ class MeasureTask(JobTask):
         """Read its sections and those near them of source, pyramid and fields; write its rows of the tables."""
         job, near = self.job, (self.start - REACH, self.stop + REACH)
         levels = (aligned_level(mip).region(job, *near) for mip in range(job.mips))
-        read = (array.region(job, *near if array is SECTION else (self.start - 1, self.stop)) for array in READ_ARRAYS)
+        read = (
+            array.region(job, *near if array is SECTION else (self.start - 1, self.stop))
+            for array in (*READ_ARRAYS, *read_part_arrays(job))
+        )
         fixed = fixed_regions(job, COARSE, PAIRS, CONFIDENCE, SUPPORT, start=near[0], stop=near[1])
         return Footprint(
             reads=(*job.source_regions(*near, fixes=job.fixes), SUPPORT.region(job), *levels, *read, *fixed),

@@ -1,0 +1,97 @@
+"""Bands across a section, darker or brighter than tissue: a fold or a crack that separates it into regions.
+
+A band is where the local mean leaves the range that it has in the neighbour sections, gain and offset allowed for. Only
+regions that a band cuts off from each other entirely are separated; blocks decide whether they moved.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from scipy import ndimage
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from ssem_dask.types import IndexArray
+
+_SMOOTH = 5  # px, side of the square of the local mean
+_RANGE = 0.002, 0.998  # quantiles of the local mean of the neighbours
+_MARGIN = 0.04  # of that range, beyond it
+_WIDENED = 2  # px that a band is widened by, since its border is a mixture
+_LEAST_BAND = 0.003  # share of the tissue of a connected piece of a band
+_LEAST_TEXTURE = 0.25  # of the usual local spread
+_LEAST_REGION = 0.06  # share of the tissue of a region that counts
+
+
+def find_bands(
+    image: Float[Tensor, "y x"],
+    neighbours: Sequence[tuple[Float[Tensor, "y x"], Bool[Tensor, "y x"]]],
+    *,
+    valid: Bool[Tensor, "y x"],
+) -> Bool[Tensor, "y x"]:
+    """Return the px of a section that are darker or brighter than anything in its neighbours.
+
+    Args:
+        image: section, any intensity unit.
+        neighbours: image and mask of tissue of some neighbours, in the same unit up to gain and offset.
+        valid: where the section shows tissue.
+    """
+    scaled = _scaled(image, valid)
+    lows, highs = [], []
+    for other, mask in neighbours:
+        values = _scaled(other, mask)[mask]
+        if values.numel():
+            low, high = np.quantile(values.numpy(), _RANGE)
+            lows.append(float(low))
+            highs.append(float(high))
+    if not lows or not bool(valid.any()):
+        return torch.zeros_like(valid)
+    low, high = min(lows), max(highs)
+    margin = _MARGIN * (high - low)
+    odd = ((scaled < low - margin) | (scaled > high + margin)) & valid
+    pieces, count = ndimage.label(odd.numpy())
+    large = np.bincount(pieces.ravel(), minlength=count + 1) >= _LEAST_BAND * int(valid.sum())
+    large[0] = False
+    return torch.from_numpy(ndimage.binary_dilation(large[pieces], iterations=_WIDENED)) & valid
+
+
+def separated_regions(inside: Bool[Tensor, "y x"]) -> Int64[IndexArray, "y x"] | None:
+    """Return the region, 0, 1, …, of each px of tissue that bands cut into several, -1 elsewhere; None if it is one.
+
+    Args:
+        inside: tissue without bands.
+    """
+    regions, count = ndimage.label(inside.numpy())
+    sizes = np.bincount(regions.ravel(), minlength=count + 1)[1:]
+    large = np.flatnonzero(sizes >= _LEAST_REGION * int(inside.sum())) + 1
+    if len(large) < 2:
+        return None
+    rank = np.full(count + 1, -1)
+    rank[large] = np.arange(len(large))
+    return np.asarray(rank[regions])
+
+
+def filled_regions(regions: Int64[IndexArray, "y x"]) -> Int64[IndexArray, "y x"]:
+    """Give px that belong to no region, -1, to the nearest one."""
+    nearest = ndimage.distance_transform_edt(regions < 0, return_distances=False, return_indices=True)
+    return np.asarray(regions[tuple(nearest)])
+
+
+def _scaled(image: Tensor, valid: Tensor) -> Tensor:
+    """Return the local mean, 0 at the median of textured tissue and 1 quartile distance per unit."""
+    mean = _local_mean(image, valid)
+    spread = (_local_mean(image.square(), valid) - mean.square()).clamp_min(0).sqrt()
+    if not bool(valid.any()):
+        return mean
+    # A wide band must not shift the scale that it is measured by; it shows no texture.
+    textured = valid & (spread > _LEAST_TEXTURE * spread[valid].median())
+    low, middle, high = np.quantile(mean[textured if bool(textured.any()) else valid].numpy(), (0.25, 0.5, 0.75))
+    return (mean - float(middle)) / max(float(high - low), 1e-6)
+
+
+def _local_mean(image: Tensor, valid: Tensor) -> Tensor:
+    """Average over the valid px around each px."""
+    share = valid.to(image.dtype)
+    sums = avg_pool2d(torch.stack([image * share, share])[:, None], _SMOOTH, 1, _SMOOTH // 2)[:, 0]
+    return sums[0] / sums[1].clamp_min(1e-3)

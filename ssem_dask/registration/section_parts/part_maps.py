@@ -1,0 +1,167 @@
+"""Maps of the parts of a section, from the displacements of its blocks.
+
+A section that was folded, cracked or stitched wrongly consists of parts, each with an affine map of its own. The parts
+are found greedily, as in Isack and Boykov, *Energy-based geometric multi-model fitting* (2012): one map for all blocks,
+then the displacement that explains best what is left; labels minimise a robust cost that is averaged over neighbouring
+blocks, so parts are connected regions; maps and labels are refined in turn.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from ssem_dask.registration.section_parts.block_matching import BLOCK, BlockMatches
+from ssem_dask.types import IndexArray
+
+MAX_PARTS = 3
+_TOLERANCE = 3.0  # px; distortion within a part that an affine map cannot follow, and the error of a match
+_COMMON = 0.5 * BLOCK  # px, standard deviation of the weights of neighbouring blocks in the cost of a label
+_GRADIENT = 0.03  # standard deviation of scale and shear of a part against its neighbours
+_CANDIDATES = 400  # displacements that are tried for a further part
+_STARTS = 4  # displacements from which a further part is refined
+_ROUNDS = 6  # of labels and maps
+_OF_ONE_REGION = 0.75  # share of a block's px that belong to one region
+_LEAST_SHARE = 0.06  # of the blocks of a part
+
+
+@dataclass(frozen=True, slots=True)
+class PartFit:
+    """Parts of a section, by its blocks."""
+
+    maps: Float[Tensor, "p 2 3"]
+    """Affine displacement of each part `d = A @ (y, x, 1)`, px: from the section to its neighbours."""
+    labels: Int64[Tensor, "n"]
+    """Part of each match."""
+    costs: tuple[float, ...]
+    """Mean robust cost with 1, 2, … parts, in squared tolerances: 0 is a perfect fit, 1 is none."""
+
+
+def fit_parts(matches: BlockMatches, *, most: int = MAX_PARTS) -> PartFit:
+    """Fit affine maps to the displacements of blocks.
+
+    Args:
+        matches: of one section with some neighbours.
+        most: largest number of parts.
+    """
+    ones = torch.ones(len(matches.positions), 1)
+    places = torch.cat([matches.positions, ones], dim=1)
+    weights = matches.correlations.clamp_min(1e-3)
+    distance = torch.cdist(matches.positions, matches.positions)
+    common = torch.exp(-0.5 * (distance / _COMMON).square()) * weights
+    common /= common.sum(dim=1, keepdim=True)
+    step = max(1, len(places) // _CANDIDATES)
+    shifts = matches.displacements[::step]
+
+    shifted = _cost_of(matches.displacements[:, None] - shifts)
+    labels = torch.zeros(len(places), dtype=torch.long)
+    maps, least, costs = places.new_zeros(0, 2, 3), places.new_ones(len(places)), list[float]()
+    for _ in range(most):
+        # Averaged over neighbouring blocks: one that matches by chance makes no part.
+        gains = weights @ (least[:, None] - common @ shifted).clamp_min(0)
+        trials = [
+            _refined(torch.cat([maps, _shift_map(shift)[None]]), places, matches.displacements, weights, common)
+            for shift in _distinct(shifts[gains.argsort(descending=True)])
+        ]
+        trial, trial_labels, cost = min(trials, key=lambda found: found[2])
+        if maps.numel() and int(torch.bincount(trial_labels, minlength=len(trial)).min()) < _LEAST_SHARE * len(places):
+            break
+        maps, labels = trial, trial_labels
+        least = (common @ _costs(maps, places, matches.displacements)).min(dim=1).values
+        costs.append(cost)
+    return PartFit(maps, labels, tuple(costs))
+
+
+def fit_regions(matches: BlockMatches, regions: Int64[IndexArray, "y x"]) -> tuple[BlockMatches, PartFit]:
+    """Fit one affine map to the displacements of the blocks in each region; blocks across two regions are left out.
+
+    Args:
+        matches: of one section with some neighbours.
+        regions: 0, 1, … of each px, -1 for none.
+
+    Returns:
+        The matches that are left, and their fit.
+    """
+    labels, half = [], BLOCK // 2
+    for y, x in matches.positions.long().tolist():
+        inside = regions[y - half : y + half, x - half : x + half]
+        counts = np.bincount(inside[inside >= 0], minlength=1)
+        labels.append(int(counts.argmax()) if counts.max() > _OF_ONE_REGION * max(1, counts.sum()) else -1)
+    used = torch.tensor(labels) >= 0
+    kept, part = matches.part(used), torch.tensor(labels)[used]
+    maps, cost = [], 0.0
+    for region in range(int(regions.max()) + 1):
+        if not bool((part == region).any()):
+            maps.append(_shift_map(matches.positions.new_zeros(2)))
+            continue
+        fit = fit_parts(kept.part(part == region), most=1)
+        maps.append(fit.maps[0])
+        cost += fit.costs[0] * float((part == region).float().mean())
+    return kept, PartFit(torch.stack(maps), part, (cost,))
+
+
+def unexplained(matches: BlockMatches, fit: PartFit) -> Bool[Tensor, "n"]:
+    """Return the matches that no map of a fit predicts within the tolerance."""
+    places = torch.cat([matches.positions, torch.ones(len(matches.positions), 1)], dim=1)
+    return _costs(fit.maps, places, matches.displacements).amin(dim=1) >= 1.0
+
+
+def _refined(
+    maps: Tensor, places: Tensor, displacements: Tensor, weights: Tensor, common: Tensor
+) -> tuple[Tensor, Tensor, float]:
+    """Return maps, labels and mean cost after some rounds of labels and maps in turn."""
+    labels = places.new_zeros(len(places), dtype=torch.long)
+    for _ in range(_ROUNDS):
+        labels = (common @ _costs(maps, places, displacements)).argmin(dim=1)
+        maps = torch.stack(
+            [_refit(part, places, displacements, weights * (labels == i)) for i, part in enumerate(maps)]
+        )
+    values = _costs(maps, places, displacements).gather(1, labels[:, None])[:, 0]
+    return maps, labels, float((weights * values).sum() / weights.sum())
+
+
+def _shift_map(shift: Tensor) -> Tensor:
+    return torch.cat([torch.zeros(2, 2), shift[:, None]], dim=1)
+
+
+def _distinct(shifts: Tensor) -> list[Tensor]:
+    """Return the first shifts that differ from each other."""
+    kept: list[Tensor] = []
+    for shift in shifts:
+        if all(float((shift - other).norm()) > _TOLERANCE for other in kept):
+            kept.append(shift)
+        if len(kept) == _STARTS:
+            break
+    return kept
+
+
+def _cost_of(residuals: Tensor) -> Tensor:
+    return (residuals.square().sum(dim=-1) / _TOLERANCE**2).clamp_max(1.0)
+
+
+def _costs(maps: Tensor, places: Tensor, displacements: Tensor) -> Tensor:
+    """Return the cost `(n, p)` of each match under each map."""
+    return _cost_of(displacements[:, None] - torch.einsum("pij,nj->npi", maps, places))
+
+
+def _refit(start: Tensor, places: Tensor, displacements: Tensor, weights: Tensor) -> Tensor:
+    """Fit an affine displacement by reweighted least squares from a start, with little scale and shear."""
+    if float(weights.sum()) == 0:
+        return start
+    middle = (weights[:, None] * places).sum(dim=0) / weights.sum()
+    centred = places - torch.cat([middle[:2], middle.new_zeros(1)])
+    found = start.clone()
+    found[:, 2] += start[:, :2] @ middle[:2]
+    for _ in range(4):
+        residual = (displacements - centred @ found.T).square().sum(dim=1) / _TOLERANCE**2
+        w = weights / (1.0 + residual).square()  # Geman-McClure: far matches do not count
+        normal = (w[:, None] * centred).T @ centred
+        # The prior, for matches whose standard deviation is a third of the tolerance.
+        prior = (_TOLERANCE / 3 / _GRADIENT) ** 2 * float(weights.max())
+        normal[:2, :2] += prior * torch.eye(2)
+        found = torch.linalg.solve(normal, (w[:, None] * centred).T @ displacements).T
+    found = found.clone()
+    found[:, 2] -= found[:, :2] @ middle[:2]
+    return found
