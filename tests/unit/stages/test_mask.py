@@ -46,7 +46,9 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def _job(source: str, folder: Path, affine: Any = IDENTITY, **table: Any) -> Job:
-    job, _ = resolve(make_config({"source": source, "output": str(folder / "out.zarr"), "mask": table}))
+    job, _ = resolve(
+        make_config({"source": source, "output": str(folder / "out.zarr"), "mask": table, "coarse": {"parts": False}})
+    )
     create_run(job.output, attributes={"state": "running"})
     create_coarse(job.url("fields", "coarse"), shape_mip0=job.shape)[:] = np.stack([affine] * SECTIONS)
     COARSE_INVERTED.create(job)

@@ -48,7 +48,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, QualityInfo]:
     source, output = str(folder / "source.zarr"), str(folder / "out.zarr")
     volume = VolumeInfo(shape=SHAPE, dtype=np.dtype("uint8"), pixel_size=5.0, section_thickness=40.0)
     create_volume(source, info=volume, chunk=(1, 512, 512), shard=(1, 2048, 2048), mips=1)
-    job = plan(make_config({"source": source, "output": output, "register": {"spacing": SPACING}}, where="test")).job
+    tree = {"source": source, "output": output, "register": {"spacing": SPACING}, "coarse": {"parts": False}}
+    job = plan(make_config(tree, where="test")).job
     create_run(output, attributes={})
     info = FieldInfo(spacing=SPACING, shape_mip0=SHAPE)
     confidence = smooth_noise(SECTIONS, NODES, seed=20, cycles=2).abs()
