@@ -34,6 +34,7 @@ _LIKENESS = "similarity to up to three sections on either side, confidence of th
 _LEFT_OUT = "left out: it changes no other section, and has no place of its own"
 _PUT_RIGHT = "put right: the whole section was moved back before it was registered"
 _ALIGNED = "aligned like the others; what resembles no neighbour counts little"
+_PARTS = "its parts are placed one by one, where both neighbours show how they moved; else aligned like the others"
 _LOOK = f"ssem-dask fix {RUN}"
 _SHOW_NEAREST = f"ssem-dask rerun {RUN} --set render.unplaced=nearest"
 _DETECT = f"ssem-dask rerun {RUN} --set mask.detect=true"
@@ -116,21 +117,21 @@ GLOSSARY: dict[Kind, Entry] = {
     Kind.FOLD: Entry(
         "a dark band runs through it, mostly doubled tissue",
         "bands in which it differs from both neighbours",
-        _ALIGNED,
+        _PARTS,
         "mask folds, so that nothing is smoothed across them",
         _DETECT,
     ),
     Kind.CRACK: Entry(
         "a bright band runs through it, mostly a gap",
         "bands in which it differs from both neighbours",
-        _ALIGNED,
+        _PARTS,
         "mask cracks, so that nothing is smoothed across them",
         _DETECT,
     ),
     Kind.SEAM: Entry(
         "one side was displaced against the other, without a gap",
         "steps of its field",
-        _ALIGNED,
+        _PARTS,
         "check how its tiles were stitched",
         _LOOK,
     ),

@@ -54,7 +54,8 @@ _FOLLOWS = 2.0  # px, of a block to the map that it follows
 _LEAST_CONTRAST = 0.2  # share of the blocks there that follow their own map, less those that follow the mean of both
 _LEAST_SIDE_CONTRAST = 0.05  # the same for each side and neighbour
 _NEIGHBOURS = 2  # that must see a break
-_MOST_UNRELATED = 0.55  # share of the blocks that two maps may leave unexplained; more in sections of different places
+_LEAST_RELATED = 0.45  # share of the blocks that two maps must explain; less in sections of different places
+_LEAST_RELATED_LIKENESS = 0.16  # median correlation of these blocks; noise reaches 0.1
 _LIKENESS_OVER = 15  # px, side of the square over which the likeness of a px is measured
 _LIKENESS_SEARCH = 2  # px
 _UNARY, _PAIRWISE = 10.0, 10.0  # weights of a difference in likeness of 1, and of the px around
@@ -135,8 +136,10 @@ def _matched(
         return near
     far = matched(positions=near.positions[odd], reach=min(FAR, max(image.shape) // 3))
     near = near.improved(far, which=odd)
-    unrelated = unexplained(near, fit_parts(near, most=2))
-    return near if float(unrelated.float().mean()) <= _MOST_UNRELATED else None
+    explained = ~unexplained(near, fit_parts(near, most=2))
+    # Maps explain some blocks of noise as well, but these resemble nothing.
+    is_related = float(explained.float().mean()) >= _LEAST_RELATED
+    return near if is_related and float(near.correlations[explained].median()) >= _LEAST_RELATED_LIKENESS else None
 
 
 def _stride_of(image: Tensor) -> int:

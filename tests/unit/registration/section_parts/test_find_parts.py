@@ -98,6 +98,12 @@ def test_a_section_of_another_place_has_no_parts(stack: list[AnyArray]) -> None:
     assert searched(view(tissue(77)), [view(block) for block in stack[:4]]) is None
 
 
+def test_noise_has_no_parts(stack: list[AnyArray]) -> None:
+    for seed in range(3):
+        noise = torch.from_numpy(np.random.default_rng(seed).uniform(0, 255, (SIDE, SIDE))).float()
+        assert searched(noise, [view(block) for block in stack[:4]]) is None
+
+
 def test_empty_and_small_sections_have_no_parts(stack: list[AnyArray]) -> None:
     nothing = torch.zeros(SIDE, SIDE, dtype=torch.bool)
     assert searched(view(stack[2]), [view(stack[1]), view(stack[3])], valid=nothing) is None
