@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import tempfile
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def measure(folder: Path, *, sections: int, side: int, settings: dict[str, Any])
     found = {}
     for stage in (stage for stage in STAGES if stage.name in planned.estimates):
         stage.prepare(planned.job)
-        firsts = [next(iter(generation)) for generation in stage.generations(planned.job)]
+        firsts = [task for generation in stage.generations(planned.job) for task in islice(generation, 1)]
         peaks = [_peak(task) for task in firsts]
         found[stage.name] = {"stated": planned.estimates[stage.name].memory, "measured": max(peaks)}
     _give_back()

@@ -165,7 +165,7 @@ def parts_estimate(job: Job) -> Estimate:
         bytes_written=z * (pixels + 2 * 48 + MAX_PARTS * 48),
         files=1 + len(PART_ARRAYS) * tasks,
         # Images and masks of the sections of a task and of their neighbours; likenesses and blocks of one of them.
-        memory=pixels * (5 * (depth + 2 * _REACH) + 30 * 4) + (200 << 20),
+        memory=pixels * (5 * (depth + 2 * _REACH) + 30 * 4) + (70 << 20),
     )
 
 

@@ -133,9 +133,10 @@ def open_array(url: str, *, mode: Literal["r", "r+"]) -> ZarrArray:
         SourceError: no array is there, the location cannot be reached, or the array holds pickled objects.
     """
     with location.reading(url), fused_codecs():
+        content = _metadata_bytes(url)
         try:
             with _interpreting_metadata(url):
-                array = _open_node(url, mode=mode)
+                array = _open_node(url, content, mode=mode)
                 _refuse_objects(url, array)
                 return bounded(array, where=url)
         except _NO_NODE as error:
@@ -162,11 +163,11 @@ def create_group(url: str, *, attributes: dict[str, Any]) -> None:
 def group_attributes(url: str) -> dict[str, Any] | None:
     """Return the attributes of the group (Zarr v2 or v3) at `url`; None if there is no group."""
     with location.reading(url):
+        content = _metadata_bytes(url)
         try:
             with _interpreting_metadata(url):
-                document = _metadata_v3(url, node_type="group")
-                if document is not None:
-                    attributes = document.get("attributes")
+                if content is not None:
+                    attributes = _metadata_v3(url, content, node_type="group").get("attributes")
                     return {} if attributes is None else JSON_OBJECT.validate_python(attributes)
                 store = location.open_store(url, read_only=True)
                 return dict(zarr.open_group(store, mode="r", zarr_format=2, use_consolidated=False).attrs)
@@ -269,25 +270,29 @@ def _interpreting_metadata(url: str) -> Iterator[None]:
         raise
 
 
-def _open_node(url: str, *, mode: Literal["r", "r+"]) -> ZarrArray:
+def _open_node(url: str, content: bytes | None, *, mode: Literal["r", "r+"]) -> ZarrArray:
     """Open an array, by one request if it is of Zarr v3; zarr would ask for the files of both formats, at once."""
-    store, document = location.open_store(url, read_only=mode == "r"), _metadata_v3(url, node_type="array")
-    if document is None:
+    store = location.open_store(url, read_only=mode == "r")
+    if content is None:
         return zarr.open_array(store, mode=mode, zarr_format=2)
-    return zarr.Array(zarr.AsyncArray.from_dict(StorePath(store), document))
+    return zarr.Array(zarr.AsyncArray.from_dict(StorePath(store), _metadata_v3(url, content, node_type="array")))
 
 
-def _metadata_v3(url: str, *, node_type: str) -> dict[str, Any] | None:
-    """Return the metadata of a node of Zarr v3; None if there is no such file.
+def _metadata_bytes(url: str) -> bytes | None:
+    """Read the metadata of a node of Zarr v3; None if there is no such file. Errors are those of the store."""
+    try:
+        return location.read_bytes(location.join(url, "zarr.json"))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+
+
+def _metadata_v3(url: str, content: bytes, *, node_type: str) -> dict[str, Any]:
+    """Interpret the metadata of a node of Zarr v3.
 
     Raises:
         NodeTypeValidationError: the node is of another type.
     """
     where = location.join(url, "zarr.json")
-    try:
-        content = location.read_bytes(where)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return None
     document = JSON_OBJECT.validate_python(json.loads(content))  # pydantic refuses NaN
     _FORMAT.validate_python(document.get("zarr_format"))
     if document.get("node_type") != node_type:
@@ -316,9 +321,10 @@ def _make_groups_above(url: str) -> None:
 def _open_or_none(url: str) -> ZarrArray | None:
     if not is_node(url):
         return None
+    content = _metadata_bytes(url)
     try:
         with _interpreting_metadata(url):
-            return bounded(_open_node(url, mode="r+"), where=url)
+            return bounded(_open_node(url, content, mode="r+"), where=url)
     except (SourceError, *_NO_NODE) as error:
         with contextlib.suppress(SourceError):
             if group_attributes(url) is not None:

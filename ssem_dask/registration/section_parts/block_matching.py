@@ -19,7 +19,7 @@ _MAX_VALUE = 3.0  # local standard deviations; folds and dirt must not outweigh 
 _LEAST_SPREAD = 0.05  # of the spread of the image, added to the local one, so that empty resin stays flat
 _LEAST_VALID = 0.5  # share of a block that must be valid in both sections
 _CLEARLY = 0.06  # correlation; the best of many places reaches more by chance than the best of few
-_BATCH_VALUES = 1 << 22  # values of a batch of surfaces, which bounds memory
+_BATCH_VALUES = 1 << 20  # values of a batch of surfaces, which bounds memory
 
 
 @dataclass(frozen=True, slots=True)
