@@ -106,6 +106,8 @@ class VolumeFixes:
 
     def within(self, sections: range) -> "VolumeFixes":
         """Return the fixes that concern any of some sections; a pair does so if it has one of them."""
+        if self.is_empty:
+            return self  # the usual case, and asked for every task
         return VolumeFixes(
             sections={z: fix for z, fix in self.sections.items() if z in sections},
             pairs={pair: points for pair, points in self.pairs.items() if pair[0] in sections or pair[1] in sections},
@@ -116,6 +118,8 @@ class VolumeFixes:
 
     def placing(self) -> "VolumeFixes":
         """Return the part of the fixes that decides where sections are as a whole."""
+        if self.is_empty:
+            return self  # the usual case, and asked for every task
         kept = {
             z: replace(fix, fill=fix.fill and "blank", masks=(), mask_files=(), splits=())
             for z, fix in self.sections.items()
@@ -124,6 +128,8 @@ class VolumeFixes:
 
     def matching(self) -> "VolumeFixes":
         """Return the part of the fixes that decides how the images of sections are matched."""
+        if self.is_empty:
+            return self  # the usual case, and asked for every task
         kept = {
             z: replace(fix, fill=fix.fill and "blank", angle=None, mirror=False, affine=None)
             for z, fix in self.sections.items()
@@ -132,6 +138,8 @@ class VolumeFixes:
 
     def showing(self) -> "VolumeFixes":
         """Return the part of the fixes that decides which section is shown in the place of another."""
+        if self.is_empty:
+            return self  # the usual case, and asked for every task
         kept = {z: SectionFixes(fill=fix.fill, other=fix.other) for z, fix in self.sections.items()}
         return VolumeFixes(sections=_without_empty(kept))
 

@@ -1,5 +1,6 @@
 """Server and driver of `fix` are killed: what was confirmed is in the file, and the next apply completes the rest."""
 
+import contextlib
 import json
 import os
 import random
@@ -123,6 +124,13 @@ def driver_of(server: Server) -> psutil.Process:
     return children[0]
 
 
+def kill(driver: psutil.Process) -> None:
+    """Kill a process, if it has not ended by itself."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        driver.kill()
+        driver.wait(20)
+
+
 def test_an_apply_is_completed_after_kills_of_driver_and_server(run: str, tmp_path: Path) -> None:
     wanted, killed = (str(shutil.copytree(run, tmp_path / name)) for name in ("wanted.zarr", "killed.zarr"))
     file = tmp_path / "out.fixes.toml"
@@ -138,14 +146,13 @@ def test_an_apply_is_completed_after_kills_of_driver_and_server(run: str, tmp_pa
         server.post("apply", version=server.version())
         driver = driver_of(server)
         time.sleep(chance.uniform(4.0, 9.0))
-        driver.kill()
+        kill(driver)
         assert ended(server)["state"] in ("failed", "done")
     server.post("apply", version=server.version())
     driver = driver_of(server)
     time.sleep(3.0)
     server.kill()
-    driver.kill()
-    driver.wait(20)
+    kill(driver)
     server = Server(killed, file, "--cluster", "serial")
     state = requests.get(f"{server.api}/state", timeout=20).json()
     if not state["fixes"]["applied"]:

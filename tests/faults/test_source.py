@@ -125,8 +125,9 @@ def test_a_section_that_was_imaged_again_makes_stale_what_reads_it(
     printed = json.loads(ssem_dask("rerun", str(output), "--dry-run", "--json").stdout)
     again = {key for keys in printed["again"].values() for key in keys}
     # Sections 8 and 9 are compared in one task; the search, the solve, and all that rests on it, depend on that.
-    searches = {"coarse/search-z000000", "coarse/search-z000008"}
-    assert {key for key in again if key.startswith("coarse")} == {"coarse/pairs-z000008", *searches, "coarse/sections"}
+    searches = {f"coarse/{name}-z{z:06d}" for name in ("search", "parts") for z in (0, 8)}
+    solves = {"coarse/places-all", "coarse/sections"}
+    assert {key for key in again if key.startswith("coarse")} == {"coarse/pairs-z000008", *searches, *solves}
     assert ssem_dask("rerun", str(output), "--cluster", "serial").returncode == 0
     assert redone(before, output) == again
     pixels[9] = image
