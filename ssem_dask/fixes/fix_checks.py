@@ -57,7 +57,7 @@ def _lines(fix: SectionFix) -> Iterator[Line]:
 
 
 def _check_points(place: str, points: Line, *, scale: float, shape: ShapeZYX, unit: str) -> None:
-    # What is drawn by hand may cross the border, but what is nowhere inside is a mistake of unit or order.
+    # A drawing may cross the border, but one that is outside everywhere has the wrong unit or order.
     _, *extent = shape
     spans = [(min(values), max(values)) for values in zip(*points, strict=True)]
     inside = all(low * scale <= n and high * scale >= 0 for (low, high), n in zip(spans, extent, strict=True))

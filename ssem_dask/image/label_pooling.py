@@ -25,7 +25,7 @@ def pool_labels(ids: AnyArray) -> AnyArray:
     If ids are equally frequent, the largest is taken, so that thin processes do not lose against the background 0.
 
     Args:
-        ids: `(y, x)`, any integer type; an odd last row or column stands for two.
+        ids: `(y, x)`, any integer type; an odd last row or column counts twice.
 
     Returns:
         `(ceil(y / 2), ceil(x / 2))`.

@@ -143,7 +143,7 @@ def _judge(tissue: float, known: float, folded: float, at_end: float, likeness: 
     if tissue < _LEAST_TISSUE:
         return None
     if known < _LEAST_KNOWN:
-        # What a section of noise or of another place matches is there by chance, and does not look alike.
+        # A section of noise or of another place matches by chance, and the matched places do not look alike.
         keeps = known >= _LEAST_KEPT and likeness >= _LEAST_KEPT_LIKENESS
         return PairDefect(f"{100 * known:.0f} % of the tissue matched", keeps_nodes=keeps)
     if folded > _MAX_FOLDED:

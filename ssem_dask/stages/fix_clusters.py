@@ -113,7 +113,7 @@ class _Key:
 
 @lru_cache(maxsize=8)
 def _clusters(key: _Key, count: int) -> tuple[FixCluster, ...]:
-    # What is shown in the place of a section, and jumps, do not concern any fields.
+    # Jumps, and the choice of a section shown in place of another, do not concern any fields.
     differing = {
         z for part in (VolumeFixes.placing, VolumeFixes.matching) for z in part(key.fixes).differing(part(key.fitted))
     }

@@ -156,7 +156,7 @@ def read_codes(
     """
     grid = Grid.of_box(box)
     local = localise_affine(affine, target=grid.origin, source=(0.0, 0.0))
-    # What a fold has swallowed is unknown to the images as well, so its code does not matter.
+    # Tissue that a fold has swallowed is unknown in the images as well, so its code does not matter.
     where = coarse_to_source(local, parts, grid.relative_to(grid.origin).positions()).nan_to_num()
     height, width = masks.shape[1:]
     y, x = ((where[axis] / 2**mip).floor().long().clamp(0, n - 1).numpy() for axis, n in enumerate((height, width)))

@@ -266,7 +266,7 @@ def test_pages_of_other_origins_can_neither_read_nor_change(page: Page, file: Pa
         reply = page.get("state", Origin=origin)
         assert reply.status_code == 403
         assert "Access-Control-Allow-Origin" not in reply.headers
-    # What a form or a link can send: no origin, or no JSON.
+    # Requests that a form or a link can send: without an origin, or without JSON.
     plain = requests.post(f"{page.base}/api/{page.key}/edit", json=body, timeout=20)
     assert plain.status_code == 403
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):

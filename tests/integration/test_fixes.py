@@ -74,7 +74,7 @@ def test_an_excluded_section_takes_no_part(undamaged: FixedRun, tmp_path: Path) 
     run.fix(fixes + "\nfill = 'between'")
     pixels = run.pixels().astype(float)
     np.testing.assert_allclose(pixels[AT], (pixels[AT - 1] + pixels[AT + 1]) / 2, atol=0.5)
-    # What is shown in its place concerns no field.
+    # The choice of the section shown in its place concerns no field.
     again = {key.split("/")[0] for key, time in run.ended().items() if begun.get(key) != time}
     assert again == {"render", "measure"}
 

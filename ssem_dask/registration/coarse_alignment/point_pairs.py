@@ -123,14 +123,14 @@ def contradicting(
         return np.asarray(pair if a > b else invert_affine(pair))
 
     for fixed, moving in pairs:
-        told = between(fixed, moving)
+        by_points = between(fixed, moving)
         for other in range(max(0, moving - steps), min(count, moving + steps + 1)):
             if other in (fixed, moving) or (other, moving) in pairs or (moving, other) in pairs:
                 continue
             direct, to_other = between(moving, other), between(fixed, other)
-            if told is None or direct is None or to_other is None:
+            if by_points is None or direct is None or to_other is None:
                 continue
-            through = compose_affine(outer=to_other, inner=invert_affine(told))
+            through = compose_affine(outer=to_other, inner=invert_affine(by_points))
             if _distance(direct - through, shape_yx) > _CONTRADICTS * float(np.mean(shape_yx)):
                 wrong[abs(moving - other) - 1, max(moving, other)] = True
     return wrong

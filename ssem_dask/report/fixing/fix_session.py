@@ -217,7 +217,7 @@ class FixSession:
         try:
             fixes = self._checked(file.text)
             pixel_size = self.views.source.info.pixel_size
-            # What a mask file shows is drawn by the run alone.
+            # Mask files are read by the run alone.
             self.views.with_fixes(section_fixes(fixes, pixel_size=pixel_size, file_digest=lambda _: ""))
             tables = [
                 {"table": name, "number": number, "fix": fix.given()}

@@ -121,7 +121,7 @@ class SectionViews:
         fixed, followed = (
             placed_map(fixes.of(z), shape_yx=self.source.info.shape[1:]) for fixes in (self.fixes, self._followed)
         )
-        # What the run has followed already is placed more exactly than the fix says.
+        # The run has placed this section already, more exactly than the fix says.
         is_new = fixed is not None and (followed is None or not np.array_equal(fixed, followed))
         return np.asarray(fixed if is_new else self._coarse[z])
 
