@@ -12,42 +12,35 @@ from functools import partial
 import numpy as np
 import torch
 
-from ssem_dask.composition.separation.affine_log import has_parameters
-from ssem_dask.composition.separation.affine_separation import enough_pairs, separate_affines
-from ssem_dask.composition.separation.outlying_sections import outlying_maps
-from ssem_dask.field.affine import IDENTITY, compose_affine
+from ssem_dask.composition.separation.affine_separation import enough_pairs
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint
-from ssem_dask.registration.coarse_alignment.initial import apply_corrections, pair_between, relative_pairs
+from ssem_dask.registration.coarse_alignment.initial import pair_between
 from ssem_dask.registration.coarse_alignment.order import OrderCheck, check_order
 from ssem_dask.registration.coarse_alignment.pair import estimate_pair
-from ssem_dask.registration.coarse_alignment.pieces import REACH, describe_gross, label_pieces, place_pieces
+from ssem_dask.registration.coarse_alignment.pieces import describe_gross
 from ssem_dask.registration.coarse_alignment.point_pairs import (
-    contradicting,
     fit_points,
     pair_of_points,
     start_by_points,
 )
-from ssem_dask.registration.coarse_alignment.section_affines import SectionAffines, solve_sections
 from ssem_dask.stages.coarse_fixes import coarse_fix_tasks
 from ssem_dask.stages.coarse_parts import (
     PART_ARRAYS,
     CoarsePartsTask,
     broken_remarks,
     parts_estimate,
-    replace_broken_pairs,
 )
+from ssem_dask.stages.coarse_places import Pieces, solve_places
 from ssem_dask.stages.coarse_search import (
     WIDE_ARRAYS,
     CoarseSearchTask,
     given_sections,
-    no_wide,
-    read_wide,
     start_maps,
 )
 from ssem_dask.stages.configs import CoarseStageConfig
 from ssem_dask.stages.fixed_rows import PLACES, create_fixed
-from ssem_dask.stages.fixed_sections import excluded_sections, inverted_sections
+from ssem_dask.stages.fixed_sections import excluded_sections
 from ssem_dask.stages.job import SECTIONS_PER_THUMBNAIL_TASK, Job
 from ssem_dask.stages.run_arrays import (
     COARSE,
@@ -68,7 +61,7 @@ from ssem_dask.stages.stored_array import RunArray
 from ssem_dask.storage.affine_file import read_affine_file
 from ssem_dask.storage.volume import VolumeInfo
 from ssem_dask.task import Outcome, Result
-from ssem_dask.types import BoolArray, ConfigBase, Float64Array
+from ssem_dask.types import ConfigBase
 from ssem_dask.units import plural
 
 _PAIR_ARRAYS = COARSE_PAIRS, COARSE_RATIO, COARSE_SIMILARITY
@@ -143,7 +136,7 @@ class CoarseSectionsTask(JobTask):
     def run(self) -> Result:
         """Solve for the sections' affines and mark sections that are not tied, misplaced or repeated."""
         job = self.job
-        pieces, sections, jumps = _solved(job, with_parts=True)
+        pieces, sections, jumps = solve_places(job, with_parts=True)
         result = pieces.solved
         separate = job.coarse.sections == "separate" and enough_pairs(result.accepted.astype(np.float64))
         order = check_order(pieces.similarity)
@@ -183,7 +176,7 @@ class CoarsePlacesTask(JobTask):
 
     def run(self) -> Result:
         """Solve for the sections' affines as if all sections were whole."""
-        _, sections, _ = _solved(self.job, with_parts=False)
+        _, sections, _ = solve_places(self.job, with_parts=False)
         return Result(bytes_written=COARSE_PLACED.write(self.job, sections))
 
     def footprint(self) -> Footprint:
@@ -280,22 +273,6 @@ class CoarseStage(Stage):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Pieces:
-    """The stack as one: gross maps, and pairs relative to them."""
-
-    gross: Float64Array
-    """Upright → source `(Z, 2, 3)`."""
-    inverted: BoolArray
-    """Sections of inverted contrast `(Z)`."""
-    relative: Float64Array
-    """Pairs `(R, Z, 2, 3)` of both searches, relative to the gross maps."""
-    similarity: Float64Array
-    """Correlations of aligned thumbnails `(R, Z)`."""
-    solved: SectionAffines
-    """Solution of the relative pairs."""
-
-
 def _wide_arrays(job: Job) -> tuple[RunArray, ...]:
     return WIDE_ARRAYS if job.coarse.search else ()
 
@@ -304,76 +281,7 @@ def _part_arrays(job: Job) -> tuple[RunArray, ...]:
     return (COARSE_PLACED, *PART_ARRAYS) if job.coarse.parts else ()
 
 
-def _solved(job: Job, *, with_parts: bool) -> tuple[_Pieces, Float64Array, list[int]]:
-    """Return the pieces of the stack, the affine of each section, and the sections at which all are displaced."""
-    pieces = _join_pieces(job, with_parts=with_parts)
-    sections, jumps, accepted = pieces.solved.sections, list[int](), pieces.solved.accepted.astype(np.float64)
-    if job.coarse.sections == "separate" and enough_pairs(accepted):
-        # Registration needs sections within its search range. Stage compose decides whether they were displaced.
-        separated = separate_affines(
-            pieces.relative,
-            accepted,
-            shape_yx=job.shape_yx,
-            thickness=job.thickness,
-            certainty=1.0,
-            known_jumps=job.fitted_fixes.undone_jumps,
-            kept_jumps=job.fitted_fixes.kept_jumps,
-        )
-        sections, jumps = separated.sections, [jump.z for jump in separated.jumps]
-    return pieces, apply_corrections(pieces.gross, sections), jumps
-
-
-def _join_pieces(job: Job, *, with_parts: bool) -> _Pieces:
-    """Find the gross maps of all sections, and join the pairs of both searches, and those of broken sections."""
-    affines, ratios, similarity = (
-        _padded(array.read(job), np.nan) for array in (COARSE_PAIRS, COARSE_RATIO, COARSE_SIMILARITY)
-    )
-    points = {pair: np.array(given) for pair, given in job.fitted_fixes.pairs.items()}
-    ratios[contradicting(affines, ratios, points, least=job.coarse.min_ratio, shape_yx=job.shape_yx)] = 0.0
-    wide, wide_similarity = read_wide(job) if job.coarse.search else no_wide(job)
-    given = given_sections(job)
-    placed = place_pieces(
-        wide,
-        label_pieces(ratios, least=job.coarse.min_ratio),
-        start=start_maps(job),
-        given=given,
-        least=job.coarse.min_ratio,
-        shape_yx=job.shape_yx,
-    )
-    believed = placed.believed
-    affines[believed], ratios[believed] = wide.affines[believed], wide.ratios[believed]
-    similarity[believed] = wide_similarity[believed]
-    if with_parts:
-        replace_broken_pairs(job, affines, ratios, gross=placed.gross)
-
-    def solved(gross: Float64Array) -> _Pieces:
-        relative = relative_pairs(gross, affines)
-        return _Pieces(
-            gross=gross,
-            inverted=placed.inverted ^ inverted_sections(job.fitted_fixes, count=len(gross)),
-            relative=relative,
-            similarity=similarity[: job.coarse.neighbours],
-            # A pair that contradicts the gross maps, by a reflection or half a turn, is none.
-            solved=solve_sections(
-                relative, np.where(has_parameters(relative), ratios, 0.0), shape_yx=job.shape_yx, config=job.coarse
-            ),
-        )
-
-    pieces = solved(placed.gross)
-    outlying = outlying_maps(pieces.relative, pieces.solved.accepted, shape_yx=job.shape_yx)
-    outlying[given] = IDENTITY
-    if (outlying == IDENTITY).all():
-        return pieces
-    return solved(np.array([compose_affine(outer=g, inner=o) for g, o in zip(placed.gross, outlying, strict=True)]))
-
-
-def _padded(values: Float64Array, fill: float) -> Float64Array:
-    """Return `(R, …)` of `(K, …)`."""
-    missing = max(0, REACH - len(values))
-    return np.concatenate([values, np.full((missing, *values.shape[1:]), fill)])
-
-
-def _gross_remarks(pieces: _Pieces, job: Job) -> list[str]:
+def _gross_remarks(pieces: Pieces, job: Job) -> list[str]:
     """Return what was found of sections that were turned, mirrored, inverted, scaled or shifted as a whole."""
     found: dict[str, list[int]] = {}
     given = given_sections(job)

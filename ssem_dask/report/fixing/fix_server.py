@@ -20,15 +20,14 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
-from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
-from tornado.web import Application, HTTPError
+from tornado.web import HTTPError
 from typing_extensions import TypedDict
 
 from ssem_dask.errors import ConfigError, SsemDaskError
 from ssem_dask.report.fixing.fix_session import FixSession, Operation
 from ssem_dask.report.fixing.fixes_file import StaleError
-from ssem_dask.report.viewer.access import DoorHandler, GuardedHandler, UnknownHandler, new_key
+from ssem_dask.report.viewer.access import DoorHandler, GuardedHandler, new_key
+from ssem_dask.report.viewer.loopback_server import LoopbackServer
 
 T = TypeVar("T")
 MAX_BODY = 1 << 20
@@ -69,50 +68,26 @@ class _Map(TypedDict):
 _VERSIONED, _EDIT, _MAP = TypeAdapter(_Versioned), TypeAdapter(_Edit), TypeAdapter(_Map)
 
 
-class FixServer:
+class FixServer(LoopbackServer):
     """The server; it runs in the event loop in which it is started."""
 
     def __init__(self, session: FixSession, *, key: str | None = None) -> None:
         self.key = key or new_key()
-        self._pool = ThreadPoolExecutor(_THREADS)
-        shared = {"session": session, "pool": self._pool, "key": self.key}
-        self._server = HTTPServer(
-            Application(
-                [
-                    (r"/", _Door, shared),
-                    (r"/favicon\.ico", _NoIcon, shared),
-                    (r"/p/([0-9a-f]+)/([\w.]*)", _Page, shared),
-                    (r"/api/([0-9a-f]+)/tile/(\w+)/(\d{1,3})/(\d{1,9})/(\d{1,9})/(\d{1,9})", _Tile, shared),
-                    (r"/api/([0-9a-f]+)/(overview|state|section/\d{1,9})", _Read, shared),
-                    (r"/api/([0-9a-f]+)/(edit|undo|redo|apply|stop|map)", _Post, shared),
-                ],
-                default_handler_class=UnknownHandler,
-                log_function=lambda _: None,
-            ),
-            max_body_size=MAX_BODY,
-            max_buffer_size=2 * MAX_BODY,
+        super().__init__(
+            [
+                (r"/", _Door),
+                (r"/favicon\.ico", _NoIcon),
+                (r"/p/([0-9a-f]+)/([\w.]*)", _Page),
+                (r"/api/([0-9a-f]+)/tile/(\w+)/(\d{1,3})/(\d{1,9})/(\d{1,9})/(\d{1,9})", _Tile),
+                (r"/api/([0-9a-f]+)/(overview|state|section/\d{1,9})", _Read),
+                (r"/api/([0-9a-f]+)/(edit|undo|redo|apply|stop|map)", _Post),
+            ],
+            shared={"session": session, "key": self.key},
+            threads=_THREADS,
+            port_taken="fix: port {port} cannot be used ({error}); somebody may have this page open already; stop the "
+            "program that uses it, or choose another --port.",
+            largest_body=MAX_BODY,
         )
-
-    def start(self, *, port: int) -> int:
-        """Listen on loopback and return the port; port 0 chooses a free one.
-
-        Raises:
-            ConfigError: the port is taken or forbidden.
-        """
-        try:
-            sockets = bind_sockets(port, address="127.0.0.1")
-        except OSError as error:
-            raise ConfigError(
-                f"fix: port {port} cannot be used ({error.strerror}); somebody may have this page open already; stop "
-                "the program that uses it, or choose another --port."
-            ) from error
-        self._server.add_sockets(sockets)
-        return int(sockets[0].getsockname()[1])
-
-    def stop(self) -> None:
-        """Stop answering."""
-        self._server.stop()
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _Handler(GuardedHandler):

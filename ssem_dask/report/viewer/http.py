@@ -24,13 +24,12 @@ from http import HTTPStatus
 from typing import Any
 
 from neuroglancer import static
-from tornado.httpserver import HTTPServer
 from tornado.iostream import StreamClosedError
-from tornado.netutil import bind_sockets
-from tornado.web import Application, HTTPError
+from tornado.web import HTTPError
 
-from ssem_dask.errors import ConfigError, SsemDaskError
-from ssem_dask.report.viewer.access import CLIENT_POLICY, DoorHandler, GuardedHandler, UnknownHandler, new_key
+from ssem_dask.errors import SsemDaskError
+from ssem_dask.report.viewer.access import CLIENT_POLICY, DoorHandler, GuardedHandler, new_key
+from ssem_dask.report.viewer.loopback_server import LoopbackServer
 from ssem_dask.report.viewer.served_files import ServedFiles
 
 _THREADS = 8
@@ -68,47 +67,24 @@ class Site:
     key: str = field(default_factory=new_key, repr=False)
 
 
-class ViewerServer:
+class ViewerServer(LoopbackServer):
     """The server; it runs in the event loop in which it is started."""
 
     def __init__(self, site: Site) -> None:
-        self._pool = ThreadPoolExecutor(_THREADS)
-        shared = {"site": site, "pool": self._pool}
-        self._server = HTTPServer(
-            Application(
-                [
-                    (r"/(at)?", _Door, shared),
-                    (r"/favicon\.ico", _NoIcon, shared),
-                    (rf"/v/{_VIEW}/(.*)", _Client, shared),
-                    (rf"/events/{_VIEW}", _Events, shared),
-                    (rf"/state/{_VIEW}", _ClientState, shared),
-                    (r"/data/([0-9a-f]+)/([^/]+)/(.*)", _Data, shared),
-                ],
-                default_handler_class=UnknownHandler,
-                log_function=lambda _: None,
-            )
+        super().__init__(
+            [
+                (r"/(at)?", _Door),
+                (r"/favicon\.ico", _NoIcon),
+                (rf"/v/{_VIEW}/(.*)", _Client),
+                (rf"/events/{_VIEW}", _Events),
+                (rf"/state/{_VIEW}", _ClientState),
+                (r"/data/([0-9a-f]+)/([^/]+)/(.*)", _Data),
+            ],
+            shared={"site": site},
+            threads=_THREADS,
+            port_taken="view: port {port} cannot be used ({error}); stop the program that uses it, or choose another "
+            "--port (and pass the same to 'report --viewer http://127.0.0.1:PORT').",
         )
-
-    def start(self, *, port: int) -> int:
-        """Listen on loopback and return the port; port 0 chooses a free one.
-
-        Raises:
-            ConfigError: the port is taken or forbidden.
-        """
-        try:
-            sockets = bind_sockets(port, address="127.0.0.1")
-        except OSError as error:
-            raise ConfigError(
-                f"view: port {port} cannot be used ({error.strerror}); stop the program that uses it, or choose "
-                "another --port (and pass the same to 'report --viewer http://127.0.0.1:PORT')."
-            ) from error
-        self._server.add_sockets(sockets)
-        return int(sockets[0].getsockname()[1])
-
-    def stop(self) -> None:
-        """Stop answering."""
-        self._server.stop()
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _Handler(GuardedHandler):
