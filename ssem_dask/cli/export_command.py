@@ -15,21 +15,43 @@ class NgffVersion(StrEnum):
     """Versions of OME-Zarr that can be exported; every volume of a run is already 0.5."""
 
     V04 = "0.4"
+    V06 = "0.6"
 
 
 def export(
     source: Annotated[
-        str, typer.Argument(help="The run (`OUT.zarr`), whose aligned volume is exported, or any Zarr volume.")
+        str,
+        typer.Argument(help="The run (`OUT.zarr`), whose aligned volume or fields are exported, or any Zarr volume."),
     ],
     destination: Annotated[
         str, typer.Argument(help="Volume to write: a path or URL; with --precomputed a folder, s3:// or gs://.")
     ],
     ngff: Annotated[
-        NgffVersion | None, typer.Option("--ngff", help="Write OME-Zarr of this version, on Zarr v2.")
+        NgffVersion | None,
+        typer.Option("--ngff", help="Write OME-Zarr of this version: 0.4 on Zarr v2, 0.6 on Zarr v3."),
     ] = None,
     precomputed: Annotated[
         bool, typer.Option("--precomputed", help="Write neuroglancer-precomputed; needs ssem_dask[tensorstore].")
     ] = False,
+    fields: Annotated[
+        bool,
+        typer.Option("--fields", help="Write the displacement fields, both ways, as a scene of OME-Zarr 0.6."),
+    ] = False,
+    itk: Annotated[
+        bool,
+        typer.Option("--itk", help="Write the fields as NRRD files for ITK, and the affine maps as a CSV file."),
+    ] = False,
+    affines: Annotated[
+        bool, typer.Option("--affines", help="Write only that CSV file, which `[coarse] initial` reads.")
+    ] = False,
+    inverse_spacing: Annotated[
+        int | None,
+        typer.Option(
+            "--inverse-spacing",
+            help="With --fields or --itk: px between nodes of the inverse fields. Default: as the run's fields.",
+            show_default=False,
+        ),
+    ] = None,
     chunk: Annotated[
         tuple[int, int, int] | None,
         typer.Option(
@@ -53,24 +75,42 @@ def export(
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Write a volume, with all its levels, as OME-Zarr 0.4 or neuroglancer-precomputed.
+    """Write a volume, with all its levels, or the fields of a run, for other tools.
 
     Safe to interrupt: run the same command again to resume.
     """
-    from ssem_dask.volumes.exporting import plan_export, run_export
+    from ssem_dask.volumes.export_plan import run_export
+    from ssem_dask.volumes.exporting import checked_plan
+    from ssem_dask.volumes.field_exporting import inverse_error_note
 
-    if precomputed == (ngff is not None):
-        raise ConfigError("export: exactly one format is needed; give either --ngff 0.4 or --precomputed.")
-    plan = plan_export(
+    forms = {
+        "ngff-0.4": ngff is NgffVersion.V04,
+        "ngff-0.6": ngff is NgffVersion.V06,
+        "precomputed": precomputed,
+        "fields": fields,
+        "itk": itk,
+        "affines": affines,
+    }
+    chosen = [form for form, is_chosen in forms.items() if is_chosen]
+    if len(chosen) != 1:
+        raise ConfigError(
+            "export: exactly one format is needed; give one of --ngff 0.4, --ngff 0.6, --precomputed, --fields, --itk "
+            "or --affines."
+        )
+    plan = checked_plan(
         source,
         destination,
-        form="precomputed" if precomputed else "ngff-0.4",
+        form=chosen[0],
         chunk=chunk,
         labels=labels,
         sharded=not unsharded,
         pixel_size=pixel_size,
         section_thickness=section_thickness,
+        inverse_spacing=inverse_spacing,
     )
     with observed_executor(cluster, workers=workers, as_json=as_json, work=plan.work()) as (executor, observer):
         summary = run_export(plan, executor=executor, observer=observer)
+        note = inverse_error_note(plan) if summary.state == "complete" else None
+        if note is not None:
+            observer.note(note)
     show_summary(summary, as_json=as_json)

@@ -9,6 +9,7 @@ import torch
 from ssem_dask.errors import SourceError
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import Interpolation, sample_known
+from ssem_dask.field.inverse import preimages
 from ssem_dask.geometry.box import Box
 from ssem_dask.shown import without_secrets
 from ssem_dask.stages.run_arrays import COARSE, SECTION
@@ -20,8 +21,6 @@ from ssem_dask.types import AnyArray, Float32Array, Float64Array, ShapeZYX
 
 _SCALE_TOLERANCE = 1e-3
 """Relative error of a pixel size that formats make by rounding."""
-_INVERSE_ITERATIONS = 50
-_INVERSE_TOLERANCE_PX = 1e-3
 
 
 class Alignment:
@@ -145,7 +144,7 @@ class Alignment:
             field = torch.from_numpy(self.field(int(z)))
             positions = torch.from_numpy(mapped[rows, 1:].T.copy())
             if to == "aligned":
-                positions = _aligned_positions(field, grid, positions)
+                positions = preimages(field, grid=grid, targets=positions)
             else:
                 positions = positions + _displacement(field, grid, positions)
             mapped[rows, 1:] = positions.T.numpy()
@@ -168,28 +167,3 @@ def open_alignment(url: str) -> Alignment:
 
 def _displacement(field: torch.Tensor, grid: Grid, positions: torch.Tensor) -> torch.Tensor:
     return sample_known(field, grid=grid, positions=positions.float()).double()
-
-
-def _aligned_positions(field: torch.Tensor, grid: Grid, source: torch.Tensor) -> torch.Tensor:
-    """Return the aligned positions whose pull leads to the positions `source`; NaN where that does not converge.
-
-    The field holds the section's whole affine map, whose gradient may be too large for a plain fixed-point iteration.
-    So each step is multiplied by the inverse of the field's mean Jacobian (a chord Newton method).
-    """
-    nodes = grid.positions()
-    known = torch.isfinite(field).all(dim=0)
-    if int(known.sum()) < 3:  # too few nodes for an affine map
-        return torch.full_like(source, torch.nan)
-    design = torch.stack([nodes[0][known], nodes[1][known], torch.ones_like(nodes[0][known])], dim=1).double()
-    jacobian = torch.linalg.lstsq(design, (nodes + field)[:, known].T.double()).solution[:2].T
-    inverse_jacobian = torch.linalg.inv(jacobian)
-    aligned = source.clone()
-    for _ in range(_INVERSE_ITERATIONS):
-        residual = source - (aligned + _displacement(field, grid, aligned))
-        aligned = aligned + inverse_jacobian @ residual
-        # A NaN compares as small, so that a point outside the known field does not keep the others iterating.
-        if not bool((residual.abs() > _INVERSE_TOLERANCE_PX).any()):
-            break
-    residual = source - (aligned + _displacement(field, grid, aligned))
-    converged = (residual.abs() <= 10 * _INVERSE_TOLERANCE_PX).all(dim=0)
-    return torch.where(converged, aligned, torch.full_like(aligned, torch.nan))

@@ -1,114 +1,66 @@
-"""Write a volume, with all of its levels, in a format that other tools read: OME-Zarr 0.4, neuroglancer-precomputed.
+"""Write a volume, with all of its levels, or the fields of a run, in a format that other tools read."""
 
-The ledger is beside the volume that is written, so that an interrupted export resumes, and a file there records what is
-exported (`storage.run_group`). The entries carry digests of what the tasks read (`volumes.origins`), so an export that
-is repeated follows a source that has changed.
-"""
-
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from ssem_dask.driver.run_status import Summary
-from ssem_dask.driver.tasks import StageWork, run_on_cluster
-from ssem_dask.errors import ConfigError, OutputError, SourceError
-from ssem_dask.geometry.box import Box
+from ssem_dask.driver.tasks import run_on_cluster
+from ssem_dask.errors import ConfigError, SourceError
 from ssem_dask.runtime.events import Observer
-from ssem_dask.runtime.executor import Executor
 from ssem_dask.shown import without_secrets
-from ssem_dask.stages import export
 from ssem_dask.stages.run_arrays import ALIGNED
 from ssem_dask.storage import arrays, location, places, run_group
 from ssem_dask.storage.exports.precomputed import PrecomputedTarget
 from ssem_dask.storage.exports.target import Target
 from ssem_dask.storage.exports.zarr_v2 import ZarrV2Target
+from ssem_dask.storage.exports.zarr_v3 import ZarrV3Target
 from ssem_dask.storage.json_digest import digest_of
-from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.volume import Volume
 from ssem_dask.storage.volume_checks import holds_labels
 from ssem_dask.types import ShapeZYX
-from ssem_dask.volumes.origins import Origin, Origins, is_complete
-from ssem_dask.volumes.volume_stages import VolumeWork, run_stages
+from ssem_dask.volumes.export_plan import ExportPlan, destination_record, run_export
+from ssem_dask.volumes.field_exporting import FieldForm, plan_field_export
+from ssem_dask.volumes.origins import Origin, Origins
 
-Form = Literal["ngff-0.4", "precomputed"]
+VolumeForm = Literal["ngff-0.4", "ngff-0.6", "precomputed"]
 PRECOMPUTED_CHUNK: ShapeZYX = (64, 64, 64)
 MAX_NGFF_CHUNK_PX = 512
-"""Longest side of a chunk of OME-Zarr 0.4, which otherwise has the source's chunks. Some volumes store a whole section
-in one chunk."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExportPlan:
-    """An export that was checked, with everything that its tasks need."""
-
-    source: str
-    """URL of the volume that is exported."""
-    target: Target
-    digest: str
-    """Digest of the source's URL and of everything that decides the layout."""
-    origins: Origins
-    """Volume that is exported."""
-
-    def work(self) -> VolumeWork:
-        """Return the stage that writes the export."""
-        return VolumeWork(
-            output=self.target.url,
-            stages=(
-                StageWork(
-                    name=export.NAME,
-                    generations=[export.export_tasks(self.source, self.target, digest=self._digest)],
-                    estimate=export.estimate_export(self.target),
-                    digests=frozenset(map(self._digest, export.export_boxes(self.target))),
-                ),
-            ),
-            origins=self.origins,
-            check=partial(_destination_record, self),
-            prepare=self.prepare,
-            record_state=self.record_state,
-            finish=self.target.finish,
-        )
-
-    def prepare(self) -> None:
-        """Create what is missing; what was exported earlier is no volume while it is made to agree with its source."""
-        self.target.reopen()
-        self.target.prepare()
-
-    def _digest(self, box: Box) -> str:
-        return self.origins.digest(box.sections, mip=box.mip)
-
-    def record_state(self, state: str) -> None:
-        """Write the file at the destination that records what is exported, and the export's state."""
-        record = {"source": self.source, "form": self.target.FORM, "digest": self.digest, "state": state}
-        record["content"] = self.origins.content
-        run_group.write_export(self.target.url, record)
+"""Longest side of a chunk of an OME-Zarr image, which otherwise has the source's chunks. Some volumes store a whole
+section in one chunk."""
 
 
 def export_volume(
     source: str,
     destination: str,
     *,
-    form: Form,
+    form: VolumeForm | FieldForm,
     chunk: ShapeZYX | None = None,
     labels: bool = False,
     sharded: bool = True,
     pixel_size: float | None = None,
     section_thickness: float | None = None,
+    inverse_spacing: int | None = None,
     cluster: str = "local",
     workers: int | None = None,
     observer: Observer | None = None,
 ) -> Summary:
-    """Export a volume, in bounded memory, box by box.
+    """Export a volume, or the fields of a run, in bounded memory.
 
     Args:
-        source: URL of a run, to export its aligned volume, or of any volume (OME-Zarr or array).
+        source: URL of a run, to export its aligned volume or its fields, or of any volume (OME-Zarr or array).
         destination: URL to write to. The same export resumes if it was interrupted, and does the work again whose
             sections have changed since.
-        form: `ngff-0.4` is OME-Zarr 0.4 on Zarr v2; `precomputed` needs the extra `tensorstore`.
+        form: a volume as `ngff-0.4` (OME-Zarr 0.4 on Zarr v2), `ngff-0.6` (OME-Zarr 0.6 on Zarr v3) or `precomputed`,
+            which needs the extra `tensorstore`. The fields of a run, both ways, as `fields` (an OME-Zarr 0.6 scene) or
+            `itk` (NRRD files and a CSV file of affine maps). `affines` is that CSV file alone.
         chunk: extent (z, y, x) of a chunk; None: as in the source; for precomputed, 64³.
         labels: the values are ids, even if the source does not say so.
-        sharded: for precomputed, many chunks per file; a server must then answer requests for byte ranges.
+        sharded: for `precomputed` and `ngff-0.6`, many chunks per file; a server must then answer requests for byte
+            ranges.
         pixel_size: nm per pixel in y and x; overrides the source's own value.
         section_thickness: nm per section; overrides the source's own value.
+        inverse_spacing: mip-0 px between the nodes of the inverse fields; None: that of the run's fields. The inverse
+            is exact at its nodes and interpolated between them.
         cluster: as in `align`.
         workers: as in `align`.
         observer: notified of events; None: nobody is.
@@ -117,11 +69,12 @@ def export_volume(
         The status of the export; `incomplete` if the source is, or changed while it was read.
 
     Raises:
-        SourceError: there is no such volume, or the format cannot hold it.
+        SourceError: there is no such volume or run, or the format cannot hold it.
         OutputError: the destination holds something else, or the format cannot be written there.
-        ConfigError: the chunk is empty or too large, the cluster is unknown, or its workers are too small.
+        ConfigError: the form is unknown, the chunk is empty or too large, an option belongs to another form, the
+            cluster is unknown, or its workers are too small.
     """
-    plan = plan_export(
+    plan = checked_plan(
         source,
         destination,
         form=form,
@@ -130,22 +83,60 @@ def export_volume(
         sharded=sharded,
         pixel_size=pixel_size,
         section_thickness=section_thickness,
+        inverse_spacing=inverse_spacing,
     )
     return run_on_cluster(partial(run_export, plan), plan.work(), cluster=cluster, workers=workers, observer=observer)
+
+
+def checked_plan(
+    source: str,
+    destination: str,
+    *,
+    form: str,
+    chunk: ShapeZYX | None,
+    labels: bool,
+    sharded: bool,
+    pixel_size: float | None,
+    section_thickness: float | None,
+    inverse_spacing: int | None,
+) -> ExportPlan:
+    """Check everything and plan the export, without changing anything; arguments and errors as in `export_volume`."""
+    if form in get_args(FieldForm):
+        if chunk is not None or labels or not sharded or pixel_size is not None or section_thickness is not None:
+            raise ConfigError(f"export: {form} has no chunks, labels or sizes of its own; leave these arguments out.")
+        return plan_field_export(source, destination, form=cast(FieldForm, form), inverse_spacing=inverse_spacing)
+    if form not in get_args(VolumeForm):
+        forms = ", ".join((*get_args(VolumeForm), *get_args(FieldForm)))
+        raise ConfigError(f"export: form = {form!r} is unknown; give one of {forms}.")
+    if inverse_spacing is not None:
+        raise ConfigError(f"export: {form} has no inverse fields; leave inverse_spacing out.")
+    return plan_export(
+        source,
+        destination,
+        form=cast(VolumeForm, form),
+        chunk=chunk,
+        labels=labels,
+        sharded=sharded,
+        pixel_size=pixel_size,
+        section_thickness=section_thickness,
+    )
 
 
 def plan_export(
     source: str,
     destination: str,
     *,
-    form: Form,
+    form: VolumeForm,
     chunk: ShapeZYX | None,
     labels: bool,
     sharded: bool,
     pixel_size: float | None,
     section_thickness: float | None,
 ) -> ExportPlan:
-    """Check everything and plan the export, without changing anything; arguments and errors as in `export_volume`."""
+    """Check everything and plan the export of a volume, without changing anything.
+
+    Arguments and errors as in `export_volume`; the form is one of a volume.
+    """
     source, destination = without_secrets(source), without_secrets(destination)
     places.refuse_overlap(destination, {"the source": source})
     url, attributes = _resolve_source(source)
@@ -160,11 +151,14 @@ def plan_export(
     target: Target
     if form == "precomputed":
         target = PrecomputedTarget(**common, chunk=chunk or PRECOMPUTED_CHUNK, sharded=sharded)
-    elif sharded:
-        z, y, x = (min(n, MAX_NGFF_CHUNK_PX) for n in volume.chunk(0))
-        target = ZarrV2Target(**common, chunk=chunk or (z, y, x))
     else:
-        raise ConfigError("export: chunks of OME-Zarr 0.4 are never sharded; leave --unsharded out.")
+        z, y, x = (min(n, MAX_NGFF_CHUNK_PX) for n in volume.chunk(0))
+        if form == "ngff-0.6":
+            target = ZarrV3Target(**common, chunk=chunk or (z, y, x), sharded=sharded)
+        elif sharded:
+            target = ZarrV2Target(**common, chunk=chunk or (z, y, x))
+        else:
+            raise ConfigError("export: chunks of OME-Zarr 0.4 are never sharded; leave --unsharded out.")
     target.check()
     digest = digest_of(
         {
@@ -176,22 +170,8 @@ def plan_export(
     )
     origins = Origins(options={"export": digest}, origins=(Origin(name=url, read=volume.fingerprints),))
     plan = ExportPlan(source=url, target=target, digest=digest, origins=origins)
-    _destination_record(plan)
+    destination_record(plan)
     return plan
-
-
-def run_export(plan: ExportPlan, *, executor: Executor, observer: Observer) -> Summary:
-    """Run the pending tasks of a plan; do nothing if it is complete. Errors as in `export_volume`."""
-    url = plan.target.url
-    record = _destination_record(plan)
-    if record is not None and (record.get("state"), record.get("content")) == ("complete", plan.origins.content):
-        summary = Summary(output=url, state="complete")
-        for report in open_ledger(url).reports(export.NAME):
-            summary.add(report)
-        return summary
-    if not is_complete(plan.source):
-        observer.note(f"{plan.source} is not complete: pixels that are not written yet are exported as 0.")
-    return run_stages(plan.work(), executor=executor, observer=observer)
 
 
 def _resolve_source(source: str) -> tuple[str, dict[str, Any]]:
@@ -205,24 +185,3 @@ def _resolve_source(source: str) -> tuple[str, dict[str, Any]]:
         raise SourceError(f"{source}: this run has no aligned volume yet; finish it with 'ssem-dask run' first.")
     run_group.parse_run_record(source, attributes[run_group.KEY])  # raises if it is of a later format
     return aligned, aligned_attributes
-
-
-def _destination_record(plan: ExportPlan) -> dict[str, Any] | None:
-    """Return the record of this export at its destination; None if nothing is there.
-
-    Raises:
-        OutputError: the destination holds something else.
-    """
-    url = plan.target.url
-    with location.writing(url), location.as_output_error():
-        record = run_group.read_export(url)
-        if record is None:
-            if places.is_occupied(url):
-                raise OutputError(f"{url}: something else is already there; choose another destination or delete it.")
-            return None
-        if record.get("digest") != plan.digest:
-            raise OutputError(
-                f"{url}: an export of {record.get('source')} is already there, with other options, another shape or "
-                "another type; choose another destination or delete it."
-            )
-        return record

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ssem_dask.errors import SourceError
-from ssem_dask.stages.run_arrays import ALIGNED
+from ssem_dask.stages.run_arrays import ALIGNED, SECTION
 from ssem_dask.storage import arrays, location, run_group
 from ssem_dask.storage.json_digest import digest_of
 from ssem_dask.storage.volume_checks import WARP_KEY
@@ -111,6 +111,14 @@ def is_complete(url: str) -> bool:
         below = group.rstrip("/").rpartition("/")[2]
         group = location.parent(group)
     return True
+
+
+def field_fingerprints(run: str) -> Fingerprints:
+    """Return the fingerprints of the fields of a run."""
+    url = SECTION.at(run)
+    with location.reading(url):
+        stored = arrays.fingerprints_along(url, arrays.open_array(url, mode="r"))
+    return {(0, *span): fingerprint for span, fingerprint in stored.items()}
 
 
 class _Sorted:

@@ -27,7 +27,7 @@ from ssem_dask.storage.json_digest import digest_of
 from ssem_dask.storage.volume import Volume, VolumeInfo
 from ssem_dask.storage.volume_checks import WARP_KEY, check_image_dtype
 from ssem_dask.volumes.alignment import Alignment, open_alignment
-from ssem_dask.volumes.origins import Fingerprints, Origin, Origins, is_complete
+from ssem_dask.volumes.origins import Origin, Origins, field_fingerprints, is_complete
 from ssem_dask.volumes.volume_stages import VolumeWork, run_stages
 
 
@@ -153,7 +153,7 @@ def plan_warp(
         },
         origins=(
             Origin(name=volume, read=lambda: warping.open_source().fingerprints(mips=(0,))),
-            Origin(name=alignment, read=lambda: _field_fingerprints(alignment)),
+            Origin(name=alignment, read=lambda: field_fingerprints(alignment)),
         ),
     )
     return WarpPlan(
@@ -169,13 +169,6 @@ def run_warp(plan: WarpPlan, *, executor: Executor, observer: Observer) -> Summa
     if not is_complete(alignment):
         observer.note(f"{alignment} is not complete: pixels whose field is still missing are written as 0.")
     return run_stages(plan.work(), executor=executor, observer=observer)
-
-
-def _field_fingerprints(alignment: str) -> Fingerprints:
-    url = SECTION.at(alignment)
-    with location.reading(url):
-        found = arrays.fingerprints_along(url, arrays.open_array(url, mode="r"))
-    return {(0, *span): fingerprint for span, fingerprint in found.items()}
 
 
 def _volume_info(alignment: Alignment, url: str, *, labels: bool, pixel_size: float | None) -> tuple[VolumeInfo, float]:

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from ssem_dask.field.affine import affine_field, apply_affine, compose_affine, invert_affine, rotation_about
 from ssem_dask.field.compose import compose
+from ssem_dask.field.extrapolate import filled
 from ssem_dask.field.folding import fold_rate, jacobian_determinant, strain, without_mirroring
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import Interpolation, sample, sample_affine
-from ssem_dask.field.inverse import inverse
+from ssem_dask.field.inverse import inverse, preimages
 from ssem_dask.field.warp import warp
 from tests.support.strategies import MARGIN, SHAPE, SPACING, fields, images, interior
 
@@ -206,3 +207,26 @@ def test_c3_nodes_lie_at_cell_centres_and_index_inverts_positions(origin: tuple[
 
 def test_margin_leaves_an_interior() -> None:
     assert min(SHAPE) > 2 * MARGIN + 10
+
+
+@laws
+@given(f=fields(), unknown=st.integers(0, 2**32 - 1))
+def test_filling_keeps_what_is_known_and_restores_affine_fields(f: torch.Tensor, unknown: int) -> None:
+    mask = torch.rand(SHAPE, generator=torch.Generator().manual_seed(unknown)) < 0.4
+    whole = filled(torch.where(mask, torch.nan, f), grid=GRID)
+    assert torch.equal(whole[:, ~mask], f[:, ~mask])
+    assert torch.isfinite(whole).all()
+    affine = affine_field(rotation_about(degrees=170, centre=(40, 30), shift=(3, 4), scale=1.1), grid=GRID)
+    assert torch.allclose(filled(torch.where(mask, torch.nan, affine), grid=GRID), affine, atol=1e-3)
+
+
+@laws
+@given(f=fields(), degrees=st.sampled_from([0, 90, 180, 251]))
+def test_preimages_lead_back(f: torch.Tensor, degrees: float) -> None:
+    field = f + affine_field(rotation_about(degrees=degrees, centre=(160, 192)), grid=GRID)
+    targets = GRID.positions().double() + 1.25
+    found = preimages(field, grid=GRID, targets=targets)
+    back = found + sample(field, grid=GRID, positions=found.float(), kind="bilinear")
+    known = torch.isfinite(found).all(dim=0)
+    assert known.float().mean() > 0.5
+    assert (back - targets)[:, known].abs().max() < 0.02

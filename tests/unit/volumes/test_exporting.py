@@ -40,6 +40,7 @@ SHAPE = (13, 150, 131)
 MIPS = 3
 EXPORTS: list[Any] = [
     pytest.param({"form": "ngff-0.4"}, id="ngff"),
+    pytest.param({"form": "ngff-0.6"}, id="ngff-0.6"),
     pytest.param({"form": "precomputed", "chunk": (4, 16, 32)}, id="sharded", marks=needs_tensorstore),
     pytest.param(
         {"form": "precomputed", "chunk": (4, 16, 32), "sharded": False}, id="unsharded", marks=needs_tensorstore
@@ -114,6 +115,34 @@ def test_ome_zarr_0_4(tmp_path: Path, dtype: str) -> None:
         info = import_volume(out, str(tmp_path / "back.zarr"))
         assert info == ours.info
         np.testing.assert_array_equal(values_of(str(tmp_path / "back.zarr"), 0), values_of(source, 0))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint64"])
+def test_ome_zarr_0_6(tmp_path: Path, dtype: str) -> None:
+    source, out = make_volume(str(tmp_path / "v.zarr"), dtype=dtype), str(tmp_path / "out.zarr")
+    assert export_volume(source, out, form="ngff-0.6", cluster="serial").state == "complete"
+    theirs = arrays.group_attributes(source)
+    attributes = json.loads((tmp_path / "out.zarr" / "zarr.json").read_text())["attributes"]
+    assert attributes["ome"]["version"] == "0.6"
+    assert ("image-label" in attributes["ome"]) == (dtype == "uint64")
+    (image,) = attributes["ome"]["multiscales"]
+    (system,) = image["coordinateSystems"]
+    assert [(axis["name"], axis["unit"]) for axis in system["axes"]] == [(a, "nanometer") for a in "zyx"]
+    # Levels are upon each other as in 0.5.
+    assert theirs is not None
+    for ours, wanted in zip(image["datasets"], theirs["ome"]["multiscales"][0]["datasets"], strict=True):
+        (transform,) = ours["coordinateTransformations"]
+        parts = transform.get("transformations", [{"type": "scale", "scale": transform.get("scale")}])
+        assert parts == wanted["coordinateTransformations"]
+    exported = Volume.open(out)
+    assert (exported.info, exported.mips) == (Volume.open(source).info, (0, 1, 2))
+    for mip in range(MIPS):
+        np.testing.assert_array_equal(values_of(out, mip), values_of(source, mip))
+    level = zarr.open_array(out, path="0", mode="r")
+    assert level.shards is not None
+    assert level.chunks == (2, 32, 32)
+    if dtype != "uint64":
+        assert import_volume(out, str(tmp_path / "back.zarr")) == exported.info
 
 
 def test_levels_lie_upon_each_other_in_0_4(tmp_path: Path) -> None:
@@ -227,10 +256,9 @@ def test_an_interrupted_export_goes_on(
     done = export_volume(source, str(out), cluster="serial", **options)
     assert (done.state, done.counts) == ("complete", {"export": {"ok": tasks}})
     names = {name.replace("whole", "out"): content for name, content in files_below(whole).items()}
-    assert {k: v for k, v in files_below(out).items() if k != ".zattrs"} == {
-        k: v
-        for k, v in names.items()
-        if k != ".zattrs"  # holds the name of the volume
+    named = (".zattrs", "zarr.json")  # they hold the name of the volume
+    assert {k: v for k, v in files_below(out).items() if k not in named} == {
+        k: v for k, v in names.items() if k not in named
     }
     interrupting(0)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
