@@ -45,7 +45,10 @@ _NO_COMPRESSORS: Final = _SIZE_KEPT | {
 _WIDENING = 8
 """Factor by which filters can widen the values of a chunk, as from uint8 to float64."""
 _SLACK_BYTES = 1 << 20
-_HEADERS: Final = {"blosc": "<4xI", "lz4": "<I", "szip": "<I"}
+_HEADERS: Final = {"blosc": "<4xI", "lz4": "<I", "szip": "<I", "lz4 of HDF5": ">Q", "bitshuffle": ">Q"}
+_ZSTD_BLOCK: Final = 1 << 17
+"""Bytes that a block of zstd holds at most."""
+_REPEATED_BYTE, _COMPRESSED_BLOCK = 1, 2  # kinds of blocks
 _GZIP_WINDOW, _ZLIB_WINDOW = 31, 15  # `wbits` of zlib: with the header of gzip, with that of zlib
 
 
@@ -117,7 +120,8 @@ def stated_size(content: Any, *, name: str) -> int:
 
     Args:
         content: the compressed bytes, or the first 18 of them.
-        name: `blosc`, `lz4` as numcodecs writes it, `szip` as HDF5 does, or `zstd`.
+        name: `blosc`, `lz4` as numcodecs writes it, `szip`, `lz4 of HDF5` and `bitshuffle` as HDF5 has them, or
+            `zstd`.
 
     Raises:
         ValueError: nothing is stated, or `name` is another one.
@@ -130,6 +134,37 @@ def stated_size(content: Any, *, name: str) -> int:
     if name not in _HEADERS:
         raise ValueError(f"{name} states no size")
     return _stated(content, _HEADERS[name])
+
+
+def zstd_bound(content: bytes) -> int:
+    """Return a number of bytes that frames of zstd do not exceed when they are decompressed.
+
+    The headers of the blocks are followed, since a frame need not state its size, and further frames may come after the
+    first one (RFC 8878, 3.1.1).
+
+    Raises:
+        ValueError: the frames are damaged.
+    """
+    total, at = 0, 0
+    while at < len(content):
+        magic = content[at : at + 4]
+        if magic[1:] == b"\x2a\x4d\x18" and magic[0] >> 4 == 5:  # a frame of somebody else's, to be skipped
+            at += 8 + int.from_bytes(content[at + 4 : at + 8], "little")
+            continue
+        stated = _zstd_size(content[at : at + 18])
+        descriptor = content[at + 4]
+        at += 5 + _zstd_header(descriptor)
+        size, last = 0, False
+        while not last:
+            if at + 3 > len(content):
+                raise ValueError("it ends too early")
+            block = int.from_bytes(content[at : at + 3], "little")
+            last, kind, length = bool(block & 1), block >> 1 & 3, block >> 3
+            size += _ZSTD_BLOCK if kind == _COMPRESSED_BLOCK else length
+            at += 3 + (1 if kind == _REPEATED_BYTE else length)
+        at += 4 if descriptor & 4 else 0  # checksum
+        total += size if stated is None else min(stated, size)
+    return total
 
 
 def _streamed(content: bytes, *, name: str, config: Mapping[str, Any], limit: int) -> bytes:
@@ -180,14 +215,23 @@ def _zstd_size(content: Any) -> int | None:
     head = _bytes(content)[:18]
     if len(head) < 6 or head[:4] != b"\x28\xb5\x2f\xfd":
         raise ValueError("it is no zstd frame")
-    descriptor = head[4]
-    single_segment = bool(descriptor & 0x20)
-    width = (1 if single_segment else 0, 2, 4, 8)[descriptor >> 6]
+    width = _zstd_width(head[4])
     if width == 0:
         return None
-    start = 5 + (not single_segment) + (0, 1, 2, 4)[descriptor & 3]
+    start = 5 + _zstd_header(head[4]) - width
     stated = int.from_bytes(head[start : start + width], "little")
     return stated + 256 if width == 2 else stated
+
+
+def _zstd_width(descriptor: int) -> int:
+    """Return the number of bytes of the content size in a frame header."""
+    return (1 if descriptor & 0x20 else 0, 2, 4, 8)[descriptor >> 6]
+
+
+def _zstd_header(descriptor: int) -> int:
+    """Return the number of bytes between the descriptor of a frame and its first block."""
+    single_segment = bool(descriptor & 0x20)
+    return (not single_segment) + (0, 1, 2, 4)[descriptor & 3] + _zstd_width(descriptor)
 
 
 @dataclass(frozen=True)

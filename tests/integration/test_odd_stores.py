@@ -138,6 +138,7 @@ SLOW: dict[str, Command] = {
 }
 
 
+@pytest.mark.timeout(0 if FUZZ else 600)
 @settings(
     max_examples=3000 if FUZZ else 40,
     deadline=None,

@@ -13,14 +13,21 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
+import numcodecs
+import numpy as np
+
 from ssem_dask.errors import SourceError
-from ssem_dask.storage.bounded_codecs import stated_size
+from ssem_dask.storage.bounded_codecs import MAX_CHUNK_BYTES, stated_size, zstd_bound
 
 _ALWAYS_EXPANDED = 1 << 30
 """Bytes that any chunk may expand to: one that cannot expand to more is not looked at."""
 _DEFLATE_RATIO = 1032
 """Bytes that Deflate makes of one byte, at most."""
 _SLACK = 1 << 16
+_MOST_GROWTH = 4
+"""Factor by which compression may make a chunk larger: compressed_segmentation has tables, others headers alone."""
+_OVERHEAD = 1 << 20
+"""Bytes of metadata that any chunk may have beside its values."""
 _PIECE = 1 << 20
 _STREAMS: dict[str, Callable[[], Any]] = {
     "zlib": lambda: zlib.decompressobj(zlib.MAX_WBITS | 32),  # with the header of zlib or of gzip
@@ -39,6 +46,39 @@ def may_expand(name: str, *, stored: int) -> bool:
     return name != "zlib" or stored * _DEFLATE_RATIO > _ALWAYS_EXPANDED
 
 
+def refuse_large_chunk(values: Sequence[int], *, itemsize: int, where: str) -> int:
+    """Return the number of bytes of a chunk; raise SourceError if no memory holds it.
+
+    Args:
+        values: extents of a chunk.
+        itemsize: bytes of a value.
+        where: name of the array.
+    """
+    size = math.prod(values) * itemsize
+    if size > MAX_CHUNK_BYTES:
+        raise SourceError(
+            f"{where}: a chunk of {tuple(values)} values has {size} bytes, but at most {MAX_CHUNK_BYTES} are read; "
+            "store the volume in smaller chunks."
+        )
+    return size
+
+
+def refuse_overlong(stored: int, *, limit: int, where: str, unit: str = "chunk") -> None:
+    """Raise SourceError if a chunk is stored in far more bytes than it holds, before they are read.
+
+    Args:
+        stored: number of stored bytes.
+        limit: bytes that the chunk holds by its metadata.
+        where: name of the chunk.
+        unit: what it is, if it is no chunk.
+    """
+    if stored > _MOST_GROWTH * limit + _OVERHEAD:
+        raise SourceError(
+            f"{where}: has {stored} bytes, but a {unit} here holds {limit}, so it is damaged, or made to take all "
+            "memory; export the volume again."
+        )
+
+
 def refuse_expanding(content: bytes, *, name: str, limit: int, where: str) -> None:
     """Raise SourceError if a chunk expands to more than it may hold, without taking the memory for it.
 
@@ -46,16 +86,18 @@ def refuse_expanding(content: bytes, *, name: str, limit: int, where: str) -> No
 
     Args:
         content: the compressed bytes.
-        name: `zlib` (or gzip), `bz2`, `lzma`, or one of `bounded_codecs.stated_size`; others are not looked at.
+        name: `zlib` (or gzip), `bz2`, `lzma`, `zstd`, or one of `bounded_codecs.stated_size`.
         limit: bytes that the chunk holds by its metadata.
         where: name of the chunk.
     """
     try:
         if name in _STREAMS:
             expands = _expands(content, _STREAMS[name], limit=limit + _SLACK)
+        elif name == "zstd":
+            expands = zstd_bound(content) > limit + _SLACK and not _fits(content, limit=limit + _SLACK)
         else:
             expands = stated_size(content, name=name) > limit + _SLACK
-    except (ValueError, OSError, EOFError, zlib.error, lzma.LZMAError, struct.error):
+    except (ValueError, OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, struct.error):
         return
     if expands:
         raise SourceError(
@@ -96,3 +138,14 @@ def _expands(content: bytes, new_stream: Callable[[], Any], *, limit: int) -> bo
                 return False  # cut off
         content = stream.unused_data
     return False
+
+
+def _fits(content: bytes, *, limit: int) -> bool:
+    """Return whether frames of zstd decompress to at most `limit` bytes; an error of the codec if they are damaged."""
+    try:
+        numcodecs.Zstd().decode(content, np.empty(limit, np.uint8))
+    except (RuntimeError, ValueError) as error:
+        if "too small" in str(error):
+            return False
+        raise
+    return True

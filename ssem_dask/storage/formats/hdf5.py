@@ -15,7 +15,7 @@ from ssem_dask.storage.formats.array_attributes import parse_array_attributes, p
 from ssem_dask.storage.formats.axes import order_axes
 from ssem_dask.storage.formats.big_data_viewer import stored_sizes
 from ssem_dask.storage.formats.chunk_count import grid_of, missing_note
-from ssem_dask.storage.formats.hdf5_chunks import BoundedDataset
+from ssem_dask.storage.formats.hdf5_parts import VirtualDataset, beside, bounded, open_unlocked
 from ssem_dask.storage.formats.source import HDF5_NAME, ReadOptions, SourceInfo, decoding
 from ssem_dask.storage.lengths import sizes_of
 from ssem_dask.types import AnyArray
@@ -42,7 +42,7 @@ class Hdf5Source:
         self._lock = threading.Lock()
         with decoding(file):
             self._remote = None if location.is_local(file) else location.open_remote(file)
-            self._file = _open_unlocked(self._remote or location.local_path(file))
+            self._file = open_unlocked(self._remote or location.local_path(file))
         try:
             with decoding(file):
                 self._dataset = _find_dataset(self._file, file, name, options)
@@ -75,34 +75,22 @@ class Hdf5Source:
         parsed = parse_array_attributes(attributes, ndim=dataset.ndim, names=names)
         time, channel = (None, None) if cells else (options.time, options.channel)
         self._order = order_axes(f"{file}:/{path}", dataset.shape, names=parsed.names, channel=channel, time=time)
-        _check_links(dataset, f"{file}:/{path}")
         with decoding(f"{file}:/{path}"):
-            self._values = BoundedDataset(dataset, where=f"{file}:/{path}")
+            self._values = bounded(dataset, where=f"{file}:/{path}")
             self._order.check_channels(self._values)
         dtype = np.dtype(dataset.dtype).newbyteorder("=")
         self._reinterpreted = cells is not None and dtype == np.int16
         lengths = parsed.lengths
         if cells is not None and not lengths:
             lengths = stored_sizes(file, setup=int(cells["setup"]))
+        further = self._values.notes if isinstance(self._values, VirtualDataset) else ()
         self.info = SourceInfo(
             shape=self._order.shape,
             dtype=np.dtype(np.uint16) if self._reinterpreted else dtype,
             sizes=sizes_of(lengths),
             channels=_setups(self._file) if cells is not None else unnamed_channels(self._order.stored_channels),
-            notes=(*self._order.notes, *_missing(dataset, f"{file}:/{path}")),
+            notes=(*self._order.notes, *_missing(dataset, f"{file}:/{path}"), *further),
         )
-
-
-def _open_unlocked(file: Any) -> Any:
-    if hasattr(file, "read"):
-        return h5py.File(file, "r")
-    try:
-        # Nothing is written, so a program that has the file open, or a file system without locks, must not matter.
-        return h5py.File(file, "r", locking=False)
-    except OSError as error:
-        if "locking flag" not in str(error):
-            raise
-        return h5py.File(file, "r")  # this very process has the file open, with locks
 
 
 def _find_dataset(file: Any, url: str, name: str | None, options: ReadOptions) -> Any:
@@ -121,7 +109,7 @@ def _find_dataset(file: Any, url: str, name: str | None, options: ReadOptions) -
         raise SourceError(f"{url}: holds several volumes; name one of them: {volumes}.")
     path = name.strip("/")
     link = file.get(path, getlink=True)
-    if isinstance(link, h5py.ExternalLink) and not location.exists(_beside(file, link.filename)):
+    if isinstance(link, h5py.ExternalLink) and not location.exists(beside(file, link.filename)):
         raise SourceError(f"{url}: {name} is a link to {link.filename}, which is not there; copy that file too.")
     if path not in file:
         raise SourceError(f"{url}: holds no dataset {name}; its volumes are: {volumes or 'none'}.")
@@ -186,24 +174,6 @@ def _setups(file: Any) -> tuple[str, ...]:
     times = [name for name in file if re.fullmatch(r"t\d{5,}", name)]
     numbers = sorted({int(name[1:]) for time in times for name in file[time] if re.fullmatch(r"s\d{2,}", name)})
     return unnamed_channels(len(numbers)) if numbers == [*range(len(numbers))] else ()
-
-
-def _check_links(dataset: Any, where: str) -> None:
-    """Raise SourceError if a virtual dataset refers to files that are missing: they would read as empty."""
-    if not dataset.is_virtual:
-        return
-    files = {source.file_name for source in dataset.virtual_sources()} - {"."}
-    missing = sorted(name for name in files if not location.exists(_beside(dataset.file, name)))
-    if missing:
-        raise SourceError(
-            f"{where}: is made of {plural(len(files), 'file')}, of which {len(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} missing ({shortened(missing, limit=3)}); copy all of them."
-        )
-
-
-def _beside(file: Any, name: str) -> str:
-    """Return the place of a file that another one names."""
-    return name if name.startswith("/") else location.join(location.parent(file.filename) or "", name)
 
 
 def _missing(dataset: Any, where: str) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """Blocks of N5 that are looked at before TensorStore decodes them: see `chunk_bombs`."""
 
-import math
 import struct
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,11 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
-from ssem_dask.storage.formats.chunk_bombs import chunks_under, may_expand, refuse_expanding
+from ssem_dask.storage.formats.chunk_bombs import (
+    chunks_under,
+    may_expand,
+    refuse_expanding,
+    refuse_large_chunk,
+    refuse_overlong,
+)
 from ssem_dask.storage.retry import in_this_context
 
-_COMPRESSORS = {"gzip": "zlib", "bzip2": "bz2", "xz": "lzma", "blosc": "blosc", "zstd": "zstd"}
+_COMPRESSORS = {"raw": "", "gzip": "zlib", "bzip2": "bz2", "xz": "lzma", "blosc": "blosc", "zstd": "zstd"}
 _READERS = 16
 
 
@@ -20,19 +26,29 @@ class BlockGuard:
     """Knows how many bytes a block of a dataset may hold."""
 
     def __init__(self, dataset: str, attributes: Mapping[str, Any]) -> None:
-        """Interpret the metadata of a dataset; its axes are x, y, z, as N5 stores them."""
+        """Interpret the metadata of a dataset; its axes are x, y, z, as N5 stores them.
+
+        Raises:
+            SourceError: its compression cannot be decoded, or a block takes more memory than any machine has.
+        """
         self._dataset = dataset
         self._shape = [int(extent) for extent in attributes["dimensions"]]
         self._block = [int(extent) for extent in attributes.get("blockSize", self._shape)]
         compression = attributes.get("compression")
         kind = compression.get("type") if isinstance(compression, Mapping) else attributes.get("compressionType")
+        if kind is not None and kind not in _COMPRESSORS:
+            raise SourceError(
+                f"{dataset}: its blocks are compressed with {kind}, which cannot be decoded here; export it with one "
+                f"of {', '.join(_COMPRESSORS)}."
+            )
         self._name = _COMPRESSORS.get(str(kind), "")
-        self._bytes = math.prod(self._block) * np.dtype(str(attributes.get("dataType", "uint8"))).itemsize
+        itemsize = np.dtype(str(attributes.get("dataType", "uint8"))).itemsize
+        self._bytes = refuse_large_chunk(self._block, itemsize=itemsize, where=dataset)
 
     def look_at(self, index: Sequence[slice | int]) -> None:
         """Raise SourceError if a block under a part of the dataset expands to more than it may hold."""
-        if not self._name:
-            return
+        if not self._name and self._dataset.startswith("http"):
+            return  # a request for each block would not bound what a server sends
         positions = chunks_under(index, shape=self._shape, chunks=self._block)
         urls = (location.join(self._dataset, *map(str, position)) for position in positions)
         with ThreadPoolExecutor(_READERS) as readers:
@@ -41,7 +57,10 @@ class BlockGuard:
 
     def _look_at(self, url: str) -> None:
         stored = location.file_size(url)
-        if stored is None or not may_expand(self._name, stored=stored):
+        if stored is None:
+            return
+        refuse_overlong(stored, limit=self._bytes, where=url)
+        if not self._name or not may_expand(self._name, stored=stored):
             return
         content = location.read_bytes(url)
         try:

@@ -4,10 +4,8 @@ A copy of a volume can be whole in files but not in shards: a writer that was in
 their chunks, and a shard that was cut off has an index that points beyond its end.
 """
 
-import gzip
 import math
-import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +17,7 @@ from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
 from ssem_dask.storage.arrays import ZarrArray
 from ssem_dask.storage.formats.chunk_count import grid_of, missing_note
+from ssem_dask.storage.formats.precomputed_chunks import decoded_index, index_limit, index_rows
 from ssem_dask.types import AnyArray
 from ssem_dask.units import plural
 
@@ -29,8 +28,8 @@ _NOT_STORED = np.iinfo(np.uint64).max
 _MOST_REMOTE = 1000
 """Shards behind a URL above which their indices are not read: each takes two requests."""
 _READERS = 8
-_MOST_MINISHARD_BYTES = 1 << 28
-"""Bytes of a decoded index of a minishard at most, 10 million chunks."""
+_MOST_INDEX_BITS = 20
+"""Bits of the number of a minishard above which indices are not read: the index of each shard takes 16 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +89,13 @@ def zarr_shards(url: str, array: ZarrArray, shards: Mapping[tuple[int, ...], str
     return _counted(url, count, shards.items())
 
 
-def precomputed_shards(url: str, sharding: Mapping[str, Any], *, chunks: int) -> ShardContent | None:
+def precomputed_shards(url: str, sharding: Mapping[str, Any], *, grid: Sequence[int]) -> ShardContent | None:
     """Count the chunks in the shards of a scale of a precomputed volume.
 
     Args:
         url: of the scale.
         sharding: its record of the same name in `info`.
-        chunks: number of chunks of the scale.
+        grid: number of chunks of the scale along each axis.
 
     Returns:
         Its chunks; None if the location cannot be listed, or reading all indices would be slow.
@@ -110,7 +109,11 @@ def precomputed_shards(url: str, sharding: Mapping[str, Any], *, chunks: int) ->
         return None
     if _too_many(url, len(names)) or (not names and not location.is_local(url)):
         return None
-    size = _ENTRY_BYTES << int(sharding["minishard_bits"])
+    bits = int(sharding["minishard_bits"])
+    if bits > _MOST_INDEX_BITS:
+        return None
+    size = _ENTRY_BYTES << bits
+    limit = index_limit(grid)
     is_gzip = sharding.get("minishard_index_encoding", "raw") == "gzip"
 
     def count(name: str) -> tuple[int, int, str]:
@@ -123,19 +126,20 @@ def precomputed_shards(url: str, sharding: Mapping[str, Any], *, chunks: int) ->
         for start, stop in entries[entries[:, 0] < entries[:, 1]].tolist():
             if size + stop > length:
                 return 0, 0, name
-            content = location.read_range(file, start=size + start, stop=size + stop)
-            index = _decoded(content) if is_gzip else content
-            if index is None or len(index) % 24:
+            if stop - start > 2 * limit:
                 return 0, 0, name
-            stored += len(index) // 24
-            # Chunks begin where the one before ends, plus a gap.
-            _, gaps, lengths = np.frombuffer(index, "<u8").reshape(3, -1)
-            if size + int(gaps.sum()) + int(lengths.sum()) > length:
+            content = location.read_range(file, start=size + start, stop=size + stop)
+            index = decoded_index(content, limit=limit) if is_gzip else content
+            rows = None if index is None else index_rows(index)
+            if rows is None:
+                return 0, 0, name
+            stored += rows.shape[1]
+            if _reaches_beyond(rows[1:].T, length - size):
                 return 0, 0, name
         return stored, 0, ""
 
     found = _counted(url, count, names)
-    return ShardContent(found.stored, chunks)
+    return ShardContent(found.stored, math.prod(grid))
 
 
 def _counted(url: str, count: Callable[[Any], tuple[int, int, str]], shards: Iterable[Any]) -> ShardContent:
@@ -160,12 +164,3 @@ def _too_many(url: str, count: int) -> bool:
 def _reaches_beyond(entries: AnyArray, length: int) -> bool:
     """Return whether an offset and a length lead beyond the end of a file."""
     return bool(np.any(entries > length) or np.any(entries.sum(axis=-1) > length))
-
-
-def _decoded(content: bytes) -> bytes | None:
-    decoder = zlib.decompressobj(16 + zlib.MAX_WBITS)
-    try:
-        index = decoder.decompress(content, _MOST_MINISHARD_BYTES)
-    except (zlib.error, gzip.BadGzipFile):
-        return None
-    return index if decoder.eof else None

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
 from ssem_dask.storage.channels import unnamed_channels
 from ssem_dask.storage.formats.array_attributes import ArrayAttributes, parse_array_attributes
 from ssem_dask.storage.formats.axes import order_axes
 from ssem_dask.storage.formats.chunk_count import grid_of, missing_note, stored_chunks
 from ssem_dask.storage.formats.n5_blocks import BlockGuard
+from ssem_dask.storage.formats.precomputed_chunks import ChunkGuard
 from ssem_dask.storage.formats.shard_index import precomputed_shards
 from ssem_dask.storage.formats.source import ReadOptions, SourceInfo, decoding
 from ssem_dask.storage.lengths import sizes_of
@@ -24,6 +26,7 @@ from ssem_dask.storage.untrusted import JSON_OBJECT, interpreting, read_hint
 from ssem_dask.types import AnyArray
 
 _N5, _PRECOMPUTED = "attributes.json", "info"
+_ENCODINGS = ("raw", "png", "jpeg", "compressed_segmentation")
 _FINEST = "s0"  # of a multiscale N5 group
 _MOST_DATASETS = 100
 _BOX = re.compile(r"(-?\d+)--?\d+_(-?\d+)--?\d+_(-?\d+)--?\d+(?:\.gz|\.br)?")
@@ -68,6 +71,7 @@ class TensorStoreSource:
         """
         self._url = url
         place = _plain(url)
+        package = tensorstore(url)
         if is_precomputed(url):
             metadata = _read_json(location.join(place, _PRECOMPUTED)) or {}
             spec: dict[str, Any] = {
@@ -79,8 +83,9 @@ class TensorStoreSource:
                 scale = metadata["scales"][0]
                 notes = _missing_boxes(place, scale)
                 attributes = {"resolution": scale.get("resolution")}
+                _refuse_encoding(url, scale)
+                guard: BlockGuard | ChunkGuard = ChunkGuard(place, metadata, scale)
             names: tuple[str, ...] | None = ("c", "z", "y", "x")
-            guard = None
         else:
             dataset = _n5_dataset(place) or place
             attributes = _n5_attributes(dataset)
@@ -91,11 +96,11 @@ class TensorStoreSource:
                 guard = BlockGuard(dataset, attributes)
         with decoding(url):
             # TensorStore reads metadata alone until values are asked for.
-            array = tensorstore(url).open(spec, read=True, open=True).result()
+            array = package.open(spec, read=True, open=True).result()
         with interpreting(url, what="its metadata"):
             parsed: ArrayAttributes = parse_array_attributes(attributes, ndim=array.rank, x_first=True, names=names)
         # A precomputed volume may begin anywhere.
-        self._array = _Readable(array.T[tensorstore(url).d[:].translate_to[0]], guard)
+        self._array = _Readable(array.T[package.d[:].translate_to[0]], guard)
         self._order = order_axes(url, self._array.shape, names=parsed.names, channel=options.channel, time=options.time)
         with decoding(url):
             self._order.check_channels(self._array)
@@ -120,14 +125,24 @@ class TensorStoreSource:
 class _Readable:
     """TensorStore array that yields values when it is sliced, as arrays of other formats do."""
 
-    def __init__(self, array: Any, guard: BlockGuard | None) -> None:
+    def __init__(self, array: Any, guard: BlockGuard | ChunkGuard) -> None:
         self._array, self._guard = array, guard
         self.shape: tuple[int, ...] = tuple(array.shape)
 
     def __getitem__(self, index: tuple[slice | int, ...]) -> AnyArray:
-        if self._guard is not None:
-            self._guard.look_at(index[::-1])
+        # Axes are turned round: (c, z, y, x) of precomputed, (z, y, x) of N5.
+        spatial = index[1:] if isinstance(self._guard, ChunkGuard) else index
+        self._guard.look_at(spatial[::-1])
         return np.asarray(self._array[index].read().result())
+
+
+def _refuse_encoding(url: str, scale: dict[str, Any]) -> None:
+    encoding = scale.get("encoding")
+    if encoding is not None and encoding not in _ENCODINGS:
+        raise SourceError(
+            f"{url}: its chunks are encoded as {encoding}, which cannot be decoded here; export it with one of "
+            f"{', '.join(_ENCODINGS)}."
+        )
 
 
 def _plain(url: str) -> str:
@@ -176,8 +191,8 @@ def _missing_boxes(url: str, scale: dict[str, Any]) -> tuple[str, ...]:
     if not scale.get("chunk_sizes"):
         return ()
     if scale.get("sharding"):
-        chunks = math.prod(grid_of(scale["size"], scale["chunk_sizes"][0]))
-        inside = precomputed_shards(location.join(url, scale["key"]), scale["sharding"], chunks=chunks)
+        grid = grid_of(scale["size"], scale["chunk_sizes"][0])
+        inside = precomputed_shards(location.join(url, scale["key"]), scale["sharding"], grid=grid)
         return () if inside is None else missing_note(url, stored=inside.stored, expected=inside.expected)
     offset = scale.get("voxel_offset", [0, 0, 0])
     chunk = scale["chunk_sizes"][0]

@@ -17,6 +17,7 @@ import zarr
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import arrays, bounded_codecs
 from tests.support.peak_memory import peak_growth
+from tests.support.zstd_bombs import EXPANDED, zstd_frames
 
 COMPRESSORS: dict[str, Any] = {
     "zstd": numcodecs.Zstd(),
@@ -33,20 +34,6 @@ _FORMS: tuple[tuple[Literal[2, 3], str, Callable[[str], Any]], ...] = (
     (3, "c/0/0", lambda name: {"name": f"numcodecs.{name}", "configuration": {}}),
 )
 """Formats of Zarr, each with the file of its first chunk and its description of a compressor."""
-EXPANDED = 1 << 30
-"""Bytes that a bomb expands to."""
-
-
-def zstd_frames(*, states_size: bool) -> bytes:
-    """A frame of blocks of one repeated byte (RFC 8878): 1 GiB in 32 KiB."""
-    block = 1 << 17
-    count = EXPANDED // block
-    if states_size:
-        header = b"\x28\xb5\x2f\xfd" + bytes([0b11000000, 0x38]) + struct.pack("<Q", EXPANDED)
-    else:
-        header = b"\x28\xb5\x2f\xfd" + bytes([0, 0x38])
-    blocks = (struct.pack("<I", (block << 3) | (1 << 1) | (i == count - 1))[:3] + b"\0" for i in range(count))
-    return header + b"".join(blocks)
 
 
 def patched(encoded: bytes, *, at: int) -> bytes:

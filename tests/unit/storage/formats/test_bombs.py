@@ -75,7 +75,7 @@ def test_a_name_that_no_file_system_takes(tmp_path: Path, name: str) -> None:
 def bomb_hdf5(path: Path, **filters: Any) -> None:
     """A chunk of 1.2 MB that Deflate expands to 1.2 GiB; its checksum, at the end, is wrong."""
     with h5py.File(path, "w") as file:
-        dataset = file.create_dataset("d", shape=(4, 64, 64), chunks=(4, 64, 64), dtype="u1", **filters)
+        dataset = file.create_dataset("d", shape=(4, 512, 512), chunks=(4, 512, 512), dtype="u1", **filters)
         stream = zlib.compressobj()
         head, block = stream.compress(b"") + stream.flush(zlib.Z_FULL_FLUSH), stream.compress(bytes(1 << 24))
         content = head + (block + stream.flush(zlib.Z_FULL_FLUSH)) * 75 + stream.flush()
@@ -93,8 +93,8 @@ def test_a_chunk_of_hdf5_that_expands(tmp_path: Path, filters: dict[str, Any]) -
         from ssem_dask.storage.formats.detect import open_any_format
         source = open_any_format({str(tmp_path / "bomb.h5")!r})
         begin()
-        with pytest.raises(SourceError, match="expands to more than the 16384 bytes"):
-            source.read(z_start=0, z_stop=4, y_start=0, y_stop=64)
+        with pytest.raises(SourceError, match="expands to more than the 1048576 bytes"):
+            source.read(z_start=0, z_stop=4, y_start=0, y_stop=512)
     """)
     assert grown < 200 << 20
 
@@ -122,18 +122,19 @@ def bomb_gzip() -> bytes:
 )
 def test_a_block_of_n5_that_expands(tmp_path: Path, compression: dict[str, Any], content: Callable[[], bytes]) -> None:
     pytest.importorskip("tensorstore")
-    attributes = {"dimensions": [64, 64, 4], "blockSize": [64, 64, 4], "dataType": "uint8", "compression": compression}
+    extent = [512, 512, 4]
+    attributes = {"dimensions": extent, "blockSize": extent, "dataType": "uint8", "compression": compression}
     (tmp_path / "em" / "0" / "0").mkdir(parents=True)
     (tmp_path / "em" / "attributes.json").write_text(json.dumps(attributes))
-    (tmp_path / "em" / "0" / "0" / "0").write_bytes(struct.pack(">HHIII", 0, 3, 64, 64, 4) + content())
+    (tmp_path / "em" / "0" / "0" / "0").write_bytes(struct.pack(">HHIII", 0, 3, 512, 512, 4) + content())
     grown = peak_growth(f"""
         import pytest
         from ssem_dask.errors import SourceError
         from ssem_dask.storage.formats.detect import open_any_format
         source = open_any_format({str(tmp_path / "em")!r})
         begin()
-        with pytest.raises(SourceError, match="0/0/0: expands to more than the 16384 bytes"):
-            source.read(z_start=0, z_stop=4, y_start=0, y_stop=64)
+        with pytest.raises(SourceError, match="0/0/0: expands to more than the 1048576 bytes"):
+            source.read(z_start=0, z_stop=4, y_start=0, y_stop=512)
     """)
     assert grown < 200 << 20
 
