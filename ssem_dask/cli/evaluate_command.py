@@ -29,12 +29,21 @@ def evaluate(
             "--undeformed", help="A run on the undeformed sections; adds a null test and, with --truth, recovery."
         ),
     ] = None,
+    fields: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fields",
+            help="Fields of the same sections by another aligner, as a scene of OME-Zarr 0.6, a field array or a "
+            "folder of NRRD files, or another run; adds a column. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure jitter, drift, similarity, label overlap and folds of a run: observed, coarse and aligned."""
     from ssem_dask.evaluation.protocol import evaluate as evaluate_run
 
-    result = evaluate_run(output, truth=truth, labels=labels, undeformed_run=undeformed)
+    result = evaluate_run(output, truth=truth, labels=labels, undeformed_run=undeformed, fields=fields or ())
     save_evaluation(result)
     if as_json:
         console.show_json(result.to_json())

@@ -19,6 +19,7 @@ from ssem_dask.stages.run_arrays import ALIGNED, COARSE, SECTION
 from ssem_dask.storage import run_group as runs
 from ssem_dask.storage.arrays import ZarrArray
 from ssem_dask.storage.fields import FieldInfo, open_coarse, open_field
+from ssem_dask.storage.foreign_fields.section_maps import SectionMaps
 from ssem_dask.storage.location import exists, join
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import ShapeZYX
@@ -113,6 +114,17 @@ class EvaluatedRun:
             Candidate("coarse", self.affine_displacements),
             Candidate("aligned", self.field_displacements),
         )
+
+
+def foreign_candidate(maps: SectionMaps, name: str) -> Candidate:
+    """Return the alignment by fields that another tool, or another run, has made of the same source."""
+
+    def displacements(z: int, grid: Grid) -> Tensor:
+        aligned = grid.positions().double().reshape(2, -1).T.numpy()
+        source = maps.source_positions(z, aligned)
+        return torch.from_numpy((source - aligned).T.reshape(2, *grid.shape)).float()
+
+    return Candidate(name, displacements)
 
 
 def zero_displacements(z: int, grid: Grid) -> Tensor:  # noqa: ARG001

@@ -9,12 +9,12 @@ Which metrics can be computed depends on what is known beside the run:
 - a second run on the undeformed sections: the null test, and with a truth also recovery.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ssem_dask.errors import SourceError
 from ssem_dask.evaluation.appearance import PixelSource, View, measure_appearance
-from ssem_dask.evaluation.candidates import Candidate, EvaluatedRun, zero_displacements
+from ssem_dask.evaluation.candidates import Candidate, EvaluatedRun, foreign_candidate, zero_displacements
 from ssem_dask.evaluation.error_curves import ErrorCurveMeter
 from ssem_dask.evaluation.geometric import (
     measure_alignment,
@@ -29,6 +29,7 @@ from ssem_dask.evaluation.truth import TRUTH_KEY, Truth
 from ssem_dask.evaluation.undeformed import PhantomSections
 from ssem_dask.storage.arrays import group_attributes
 from ssem_dask.storage.evaluation_file import ErrorCurve, Evaluation, EvaluationRow
+from ssem_dask.storage.foreign_fields.section_maps import open_section_maps
 from ssem_dask.storage.volume import Volume
 
 _OVERLAPS = ("dice_mean", "dice_weighted", "iou_mean", "iou_weighted")
@@ -47,9 +48,24 @@ class _Inputs:
     """URL of labels in the frame of the run's source."""
     sections: list[int]
     """z of the sections that are compared."""
+    foreign: tuple[Candidate, ...]
+    """Alignments of the same source by other fields."""
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All alignments that are compared."""
+        return (*self.run.candidates(), *self.foreign)
 
     @classmethod
-    def open(cls, run_url: str, *, truth: str | None, labels: str | None, undeformed_run: str | None) -> "_Inputs":
+    def open(
+        cls,
+        run_url: str,
+        *,
+        truth: str | None,
+        labels: str | None,
+        undeformed_run: str | None,
+        fields: Sequence[str],
+    ) -> "_Inputs":
         """Open the inputs of `evaluate`; its arguments and errors."""
         run = EvaluatedRun.open(run_url)
         known = None if truth is None else Truth.open(truth)
@@ -64,11 +80,17 @@ class _Inputs:
             labels = known.labels
         missing = frozenset[int]() if known is None else known.missing
         sections = [z for z in range(run.shape[0]) if z not in missing]
-        return cls(run=run, truth=known, reference=reference, labels=labels, sections=sections)
+        foreign = tuple(_foreign_candidates(fields, run))
+        return cls(run=run, truth=known, reference=reference, labels=labels, sections=sections, foreign=foreign)
 
 
 def evaluate(
-    run_url: str, *, truth: str | None = None, labels: str | None = None, undeformed_run: str | None = None
+    run_url: str,
+    *,
+    truth: str | None = None,
+    labels: str | None = None,
+    undeformed_run: str | None = None,
+    fields: Sequence[str] = (),
 ) -> Evaluation:
     """Measure a run.
 
@@ -77,13 +99,15 @@ def evaluate(
         truth: the simulated volume that was aligned, or one with the same sections.
         labels: labels in the frame of the run's source; None: those of `truth`, if it has any.
         undeformed_run: an alignment, by the same method, of the undeformed sections.
+        fields: other alignments of the same source, which become further candidates: runs, field arrays, scenes of
+            OME-Zarr 0.6, or folders with one NRRD file per section.
 
     Raises:
         SourceError: something is missing, unfinished, or has another shape than the run.
         OutputError: `run_url` or `undeformed_run` is not an alignment.
         ConventionError: fields or truth follow other conventions.
     """
-    inputs = _Inputs.open(run_url, truth=truth, labels=labels, undeformed_run=undeformed_run)
+    inputs = _Inputs.open(run_url, truth=truth, labels=labels, undeformed_run=undeformed_run, fields=fields)
     values, curves = _measure_fields(inputs)
     for name, measured in _measure_pixels(inputs).items():
         values.setdefault(name, {}).update(measured)
@@ -102,12 +126,25 @@ def evaluate(
     )
 
 
+def _foreign_candidates(fields: Sequence[str], run: EvaluatedRun) -> Iterator[Candidate]:
+    """Yield the candidates of other fields, named by the last part of their URLs."""
+    info = run.volume().info
+    names = {"observed", "coarse", "aligned", _UNDEFORMED}
+    for url in fields:
+        name = base = url.rstrip("/").rpartition("/")[2] or url
+        number = 2
+        while name in names:
+            name, number = f"{base} ({number})", number + 1
+        names.add(name)
+        yield foreign_candidate(open_section_maps(url, info=info), name)
+
+
 def _measure_fields(inputs: _Inputs) -> tuple[dict[str, dict[str, float]], dict[str, ErrorCurve]]:
     """Return the metrics of the fields by candidate, and with a truth the error curves by candidate."""
     run, truth, sections = inputs.run, inputs.truth, inputs.sections
     values: dict[str, dict[str, float]] = {}
     curves: dict[str, ErrorCurve] = {}
-    for candidate in run.candidates():
+    for candidate in inputs.candidates:
         row = dict(measure_tissue_change(candidate, run=run, sections=sections))
         if truth is not None:
             meter = ErrorCurveMeter()
@@ -126,17 +163,19 @@ def _measure_fields(inputs: _Inputs) -> tuple[dict[str, dict[str, float]], dict[
 
 def _measure_pixels(inputs: _Inputs) -> dict[str, Mapping[str, float]]:
     """Return similarity and label overlap by candidate, the undeformed sections included if they are known."""
-    views = _views(inputs.run, truth=inputs.truth, labels=inputs.labels)
+    views = _views(inputs.run, inputs.candidates, truth=inputs.truth, labels=inputs.labels)
     measured = measure_appearance(views, sections=inputs.sections)
     return {view.candidate.name: row for view, row in zip(views, measured, strict=True)}
 
 
-def _views(run: EvaluatedRun, *, truth: Truth | None, labels: str | None) -> Sequence[View]:
+def _views(
+    run: EvaluatedRun, candidates: Sequence[Candidate], *, truth: Truth | None, labels: str | None
+) -> Sequence[View]:
     image = run.volume()
     source_labels = None if labels is None else _same_sections(labels, like=image)
     views = [
         View(candidate, image=image, labels=source_labels, damage=None if truth is None else truth.damage)
-        for candidate in run.candidates()
+        for candidate in candidates
     ]
     if truth is not None:
         # Labels that the user gave need not be those of the truth, so they have no undeformed counterpart.

@@ -58,7 +58,7 @@ from ssem_dask.stages.section_labels import listed_sections
 from ssem_dask.stages.source_sections import open_source, read_coarse_section, read_thumbnails, thumbnail_mip
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
 from ssem_dask.stages.stored_array import RunArray
-from ssem_dask.storage.affine_file import read_affine_file
+from ssem_dask.storage.foreign_fields.section_maps import read_initial_affines
 from ssem_dask.storage.volume import VolumeInfo
 from ssem_dask.task import Outcome, Result
 from ssem_dask.types import ConfigBase
@@ -196,7 +196,7 @@ class CoarseStage(Stage):
     layout_keys = ("neighbours",)
 
     def resolve(self, config: ConfigBase, info: VolumeInfo) -> tuple[ConfigBase, list[str]]:
-        """Check the file of initial affines and pin its content: a changed file is a changed configuration.
+        """Check the initial affines and pin their content: a changed file is a changed configuration.
 
         Raises:
             SourceError: the file cannot be read.
@@ -205,7 +205,7 @@ class CoarseStage(Stage):
         assert isinstance(config, CoarseStageConfig)
         if config.initial is None:
             return config, []
-        file = read_affine_file(config.initial, sections=info.shape[0], digest=config.initial_digest)
+        file = read_initial_affines(config.initial, info=info, digest=config.initial_digest)
         return config.model_copy(update={"initial_digest": file.digest}), []
 
     def prepare(self, job: Job) -> None:

@@ -24,7 +24,7 @@ from ssem_dask.stages.run_arrays import (
 )
 from ssem_dask.stages.source_sections import open_source, read_coarse_section, thumbnail_mip
 from ssem_dask.stages.stage import JobTask
-from ssem_dask.storage.affine_file import read_affine_file
+from ssem_dask.storage.foreign_fields.section_maps import read_initial_affines
 from ssem_dask.task import Result
 from ssem_dask.types import AnyArray, BoolArray, Float64Array
 
@@ -110,7 +110,7 @@ def initial_affines(job: Job) -> Float64Array | None:
     """Return the user's affines `(Z, 2, 3)`, NaN for sections without one; None if there is no file."""
     if job.coarse.initial is None:
         return None
-    return read_affine_file(job.coarse.initial, sections=job.shape[0], digest=job.coarse.initial_digest).affines
+    return read_initial_affines(job.coarse.initial, info=job.info, digest=job.coarse.initial_digest).affines
 
 
 def given_sections(job: Job) -> BoolArray:

@@ -25,9 +25,10 @@ class CoarseStageConfig(CoarseConfig):
     """Path or URL of a file with one affine per section, which is then only refined, by at most about 2° and 3 % of the
     section; None: no file. CSV with the header `z,a00,a01,a02,a10,a11,a12`, or a JSON list of objects with these keys.
     A row is a map as in `fields/coarse`: aligned → source, mip-0 px, y before x. Sections that are not in the file have
-    none, and pairs involving them are searched normally."""
+    none, and pairs involving them are searched normally. Or fields of any aligner, to which affine maps are fitted: a
+    run, a scene of OME-Zarr 0.6, or a folder with one NRRD file per section (ITK)."""
     initial_digest: str | None = None
-    """SHA-256 that the file must have; None: that of the file at the time of planning."""
+    """SHA-256 that the file, or the fitted maps, must have; None: that at the time of planning."""
     sections: Literal["match", "separate"] = "separate"
     """From pairs to sections. `separate`: undo only displacements that are independent from section to section, so that
     tissue keeps its natural motion; the same as `match` for fewer than 8 sections. `match`: make neighbours match, by
@@ -108,8 +109,9 @@ class ReferenceConfig(ConfigBase):
     """Path or URL of a file with one affine per section, reference → source, mip-0 px, as `coarse.initial` takes it;
     sections may be left out."""
     fields: Place | None = None
-    """URL of a field array (z, 2, y, x) like `fields/section`: reference → source, mip-0 px of this volume, any
-    spacing, NaN if unknown. Only the affine part of each section is used."""
+    """URL of fields reference → source: an array (z, 2, y, x) like `fields/section`, mip-0 px of this volume, any
+    spacing, NaN if unknown; a run; a scene of OME-Zarr 0.6; or a folder with one NRRD file per section (ITK). Only the
+    affine part of each section is used."""
     standard_deviation: float | None = Field(default=None, gt=0)
     """Standard deviation of the anchors, px at mip 0: of a landmark without its own, per component; of affines and
     fields, rms over the section. None: 100 nm."""

@@ -12,12 +12,9 @@ import torch
 from ssem_dask.composition.separation.anchor_observations import Landmarks
 from ssem_dask.errors import ConfigError, SourceError
 from ssem_dask.field.affine import apply_affine
-from ssem_dask.field.grid import Grid
-from ssem_dask.field.interpolate import sample_known
 from ssem_dask.stages.configs import ComposeStageConfig, ReferenceConfig
 from ssem_dask.stages.job import Job
-from ssem_dask.storage.affine_file import read_affine_file
-from ssem_dask.storage.fields import open_field
+from ssem_dask.storage.foreign_fields.section_maps import open_section_maps, read_initial_affines
 from ssem_dask.storage.landmark_file import read_landmark_file
 from ssem_dask.storage.volume import VolumeInfo
 from ssem_dask.types import Float64Array
@@ -127,7 +124,7 @@ def _read(config: ReferenceConfig, info: VolumeInfo) -> tuple[Landmarks, str]:
             _landmarks(rows[:, 0], rows[:, 1:3], rows[:, 3:5], np.where(np.isnan(rows[:, 5]), spread, rows[:, 5]))
         )
     if config.affines is not None:
-        given = read_affine_file(config.affines, sections=info.shape[0], digest=None)
+        given = read_initial_affines(config.affines, info=info, digest=None)
         digest.update(given.digest.encode())
         parts.append(_of_affines(given.affines, info, spread))
     if config.fields is not None:
@@ -172,22 +169,14 @@ def _of_affines(affines: Float64Array, info: VolumeInfo, spread: float) -> Landm
 
 
 def _of_fields(url: str, info: VolumeInfo, spread: float) -> Landmarks:
-    array, found = open_field(url)
-    if array.ndim != 4 or array.shape[0] != info.shape[0]:
-        raise ConfigError(
-            f"[compose.reference] fields {url}: shape {array.shape}, but wanted is (z, 2, y, x) with one field for "
-            f"each of the volume's {info.shape[0]} sections; write NaN where there is none."
-        )
-    points = _spread_points(*found.shape_mip0[1:])
-    grid = Grid((array.shape[2], array.shape[3]), float(found.spacing))
-    at = torch.from_numpy(points.T).float()
+    maps = open_section_maps(url, info=info)
+    points = _spread_points(*info.shape[1:])
     z, source, reference, spreads = [], [], [], []
-    for section in range(info.shape[0]):
-        field = torch.from_numpy(np.asarray(array[section], dtype=np.float32))
-        moved = sample_known(field, grid=grid, positions=at[:, :, None])[:, :, 0].double().numpy().T
+    for section in maps.sections:
+        moved = maps.source_positions(section, points)
         known = np.isfinite(moved).all(axis=1)
         z.append(np.full(int(known.sum()), section))
-        source.append((points + moved)[known])
+        source.append(moved[known])
         reference.append(points[known])
         spreads.append(np.full(int(known.sum()), spread * max(int(known.sum()), 1) ** 0.5))
     if not any(len(part) for part in z):

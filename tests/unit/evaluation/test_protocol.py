@@ -205,8 +205,10 @@ def test_labels_of_any_source_are_compared(volumes: dict[str, str], tmp_path: Pa
         return torch.tensor([2.0 * z, 0.0])[:, None, None].expand(2, *GRID.shape).clone()
 
     run = make_run(tmp_path / "run.zarr", source=volumes["image"], field=straighten)
-    result = evaluate(run, labels=volumes["labels"])
+    result = evaluate(run, labels=volumes["labels"], fields=[run])
     assert result.value("aligned", "dice_mean") == pytest.approx(1.0, abs=1e-6)
+    for metric in ("dice_mean", "ncc", "fold_rate"):  # the same fields as those of another aligner
+        assert result.value("run.zarr", metric) == pytest.approx(result.value("aligned", metric), abs=1e-6)
     assert 0.8 < result.value("observed", "dice_mean") < 0.97
     assert result.value("observed", "dice_mean") == result.value("coarse", "dice_mean")
     assert result.value("aligned", "ncc") > result.value("observed", "ncc")

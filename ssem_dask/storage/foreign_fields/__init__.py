@@ -1,0 +1,1 @@
+"""Fields and affine maps that other tools wrote, as maps of points of one section."""
