@@ -105,6 +105,15 @@ def _strictest(destination: str, url: str) -> Relation | None:
             return Relation.SAME
         # A volume may be written beside its images, `import . volume.zarr`: only the images themselves are read.
         files = [location.join(url, name) for name in location.list_names(url) if _is_image(name)]
+        if not location.exists(destination):
+            # What is not there holds no file, and is inside one by its name alone, or through a link.
+            above = _place(url).parts
+            named = _place(destination).parts[: len(above) + 1]
+            files = [
+                file
+                for file in files
+                if location.local_path(file).is_symlink() or (*above, file.rpartition("/")[2]) == named
+            ]
     else:
         return relation(destination, url)
     return next((related for related in (relation(destination, file) for file in files) if related), None)

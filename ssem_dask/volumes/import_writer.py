@@ -1,6 +1,6 @@
 """Writing of an imported volume: slab by slab, shard by shard, with a journal; at the end the shards are counted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,6 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.stages.pyramid_writer import SlabWriter
 from ssem_dask.storage import location
 from ssem_dask.storage.formats.channel_set import ChannelSet
-from ssem_dask.storage.formats.source import Source
 from ssem_dask.storage.section_names import names_attribute
 from ssem_dask.storage.volume import Volume, create_volume
 from ssem_dask.types import AnyArray
@@ -53,9 +52,8 @@ def write_volume(
             if existing is None:  # shards of an unfinished slab; later slabs have none
                 existing = _stored_shards(volume)
             slab = Slab(plan.digest, np.inf, -np.inf)
-            for one, channel in zip(source.sources, volume.each_channel, strict=True):
-                writer = _ShardWriter(channel, slab, existing=existing)
-                _copy(one, plan, channel, span, writer=writer, progress=progress)
+            writers = [_ShardWriter(channel, slab, existing=existing) for channel in volume.each_channel]
+            _copy(source, plan, span, writers=writers, progress=progress)
             _refuse_removed(plan, where)
             journal.write(z, slab)
         else:
@@ -75,7 +73,7 @@ class _ShardWriter:
 
     def __init__(self, volume: Volume, slab: Slab, *, existing: set[str]) -> None:
         self.slab = slab
-        self._volume = volume
+        self.volume = volume
         self._existing = existing
 
     def write(self, box: Box, values: AnyArray) -> None:
@@ -83,36 +81,42 @@ class _ShardWriter:
         # Zeros have no file. Most shards show by a few of their values that they hold more.
         if not (values[:, ::_PROBE_PX, ::_PROBE_PX].any() or values.any()):
             return
-        path = self._volume.shard_path(box)
+        path = self.volume.shard_path(box)
         if path not in self._existing:
-            self._volume.write(box, values)
+            self.volume.write(box, values)
         self.slab.files.append(path)
 
 
 def _copy(
-    source: Source,
+    source: ChannelSet,
     plan: ImportPlan,
-    volume: Volume,
     sections: range,
     *,
-    writer: _ShardWriter,
+    writers: Sequence["_ShardWriter"],
     progress: Callable[[int], None],
 ) -> None:
-    """Copy one slab of sections, band by band, into all levels of the volume."""
+    """Copy one slab of sections, band by band, into all levels of the volume; all channels of a band at once."""
+    volume = writers[0].volume
     unit_z, unit_y, _ = volume.write_unit(0)
     _, y, x = volume.info.shape
-    row_bytes = min(unit_z, volume.info.shape[0]) * x * volume.info.dtype.itemsize
+    row_bytes = min(unit_z, volume.info.shape[0]) * x * volume.info.dtype.itemsize * len(writers)
     band = max(1, BAND_BYTES // (row_bytes * unit_y)) * unit_y
-    levels = SlabWriter(volume, sections=sections, labels=plan.reading.labels, write_shard=writer.write)
-    slab = writer.slab
+    labels = plan.reading.labels
+    levels = [
+        SlabWriter(writer.volume, sections=sections, labels=labels, write_shard=writer.write) for writer in writers
+    ]
+    slab = writers[0].slab
     for y_start in range(0, y, band):
         box = Box((sections.start, y_start, 0), (sections.stop, y_start + band, x)).clipped(volume.info.shape)
         with location.reading(plan.source):
-            values = source.read(z_start=box.start[0], z_stop=box.stop[0], y_start=box.start[1], y_stop=box.stop[1])
-        if plan.info.channel in (None, volume.info.channel):  # another detector may see nothing
-            slab.lowest, slab.highest = min(slab.lowest, float(values.min())), max(slab.highest, float(values.max()))
-        levels.write(_as_type(values, volume.info.dtype))
-        progress(box.size)
+            bands = source.read(z_start=box.start[0], z_stop=box.stop[0], y_start=box.start[1], y_stop=box.stop[1])
+        for writer, level in zip(writers, levels, strict=True):
+            values = bands.pop(0)
+            if plan.info.channel in (None, writer.volume.info.channel):  # another detector may see nothing
+                slab.lowest = min(slab.lowest, float(values.min()))
+                slab.highest = max(slab.highest, float(values.max()))
+            level.write(_as_type(values, volume.info.dtype))
+            progress(box.size)
 
 
 def _stored_shards(volume: Volume) -> set[str]:

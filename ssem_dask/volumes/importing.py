@@ -116,7 +116,7 @@ def import_volume(
         chunk: extent of a chunk.
         shard: extent of a shard, a multiple of `chunk`. As many sections as a shard is deep are in memory at once, in
             bands of rows of 512 MiB, or of one row of shards if that is more. The pyramid takes one and a half rows of
-            shards more.
+            shards more, for each channel.
         labels: the values are ids: any integer type, and a constant volume is no mistake. Each pixel of the pyramid has
             the most frequent id of the four below it.
         channel: number, from 0, or name of the channel to import; None if the source has one, or equal ones. With

@@ -46,6 +46,10 @@ class AxisOrder:
     """Axis and index of every other axis of which one index is read."""
     channel_axis: int | None = None
     """Axis of channels that must be equal; None if one was chosen or there is one."""
+    stored_channel_axis: int | None = None
+    """Axis of channels, whether one was chosen or not."""
+    channel: int = 0
+    """Channel that was chosen."""
     channels: int = 1
     """Extent of `channel_axis`."""
     stored_channels: int = 1
@@ -60,7 +64,7 @@ class AxisOrder:
             SourceError: channels that must be equal differ.
         """
         rows = slice(y_start, y_stop)
-        values = self._band(array, slice(z_start, z_stop), rows, channel=0)
+        values = self._band(array, slice(z_start, z_stop), rows, channel=self.channel)
         others = (self._band(array, slice(z_start, z_stop), rows, channel=i) for i in range(1, self.channels))
         if self.channel_axis is not None and not channels_agree(values, others, count=self.channels):
             raise SourceError(
@@ -69,14 +73,30 @@ class AxisOrder:
             )
         return values
 
-    def planes(self, extents: Sequence[int]) -> list[list[int]]:
+    def read_channels(
+        self, array: Any, numbers: Sequence[int], *, z_start: int, z_stop: int, y_start: int, y_stop: int
+    ) -> list[AnyArray]:
+        """Read a band (z, y, x) of several channels: at once, if they are next to each other."""
+        rows, sections = slice(y_start, y_stop), slice(z_start, z_stop)
+        first, last = min(numbers), max(numbers)
+        axis = self.stored_channel_axis
+        if axis is None or last - first >= len(numbers):
+            return [self._band(array, sections, rows, channel=number) for number in numbers]
+        values = self._band(array, sections, rows, channel=slice(first, last + 1))
+        return [values[number - first] for number in numbers]
+
+    def planes(self, extents: Sequence[int], channels: Sequence[int] | None = None) -> list[list[int]]:
         """Return the numbers of the planes of each channel, in order of z.
 
         Args:
             extents: of the axes before y and x; planes are counted in their order.
+            channels: numbers of the channels; None for the chosen one, or all that must be equal.
         """
         numbers = np.arange(int(np.prod(extents, dtype=int))).reshape(*extents, 1, 1)
-        bands = [self._band(numbers, slice(None), slice(None), channel=i) for i in range(self.channels)]
+        bands = [
+            self._band(numbers, slice(None), slice(None), channel=i)
+            for i in (channels or ([self.channel] if self.channel_axis is None else range(self.channels)))
+        ]
         return [band[:, 0, 0].tolist() for band in bands]
 
     def check_channels(self, array: Any) -> None:
@@ -84,7 +104,8 @@ class AxisOrder:
         if self.channel_axis is not None and 0 not in self.shape:
             self.read(array, z_start=0, z_stop=1, y_start=0, y_stop=self.shape[1])
 
-    def _band(self, array: Any, z: slice, y: slice, *, channel: int) -> AnyArray:
+    def _band(self, array: Any, z: slice, y: slice, *, channel: int | slice) -> AnyArray:
+        """Return a band (z, y, x) of a channel, or (c, z, y, x) of a slice of channels."""
         z_axis, y_axis, x_axis = self.zyx
         index: list[slice | int] = [slice(None)] * len(array.shape)
         if z_axis is not None:
@@ -92,13 +113,13 @@ class AxisOrder:
         index[y_axis] = y
         for axis, at in self.fixed:
             index[axis] = at
-        if self.channel_axis is not None:
-            index[self.channel_axis] = channel
+        if self.stored_channel_axis is not None:
+            index[self.stored_channel_axis] = channel
         values = np.asarray(array[tuple(index)])
         kept = [axis for axis, part in enumerate(index) if isinstance(part, slice)]
-        if z_axis is None:
-            return values.transpose(kept.index(y_axis), kept.index(x_axis))[None]
-        return values.transpose(kept.index(z_axis), kept.index(y_axis), kept.index(x_axis))
+        order = [self.stored_channel_axis, z_axis, y_axis, x_axis]
+        values = values.transpose([kept.index(axis) for axis in order if axis is not None and axis in kept])
+        return np.expand_dims(values, -3) if z_axis is None else values
 
 
 def order_axes(
@@ -144,7 +165,8 @@ def order_axes(
                 continue
             choice = channel_options(extent) if kind == "c" else f"choose with {option} 0 to {extent - 1}"
             raise SourceError(f"{where}: has {extent} {word}, but a volume has one; {choice}.")
-        fixed[axis] = at or 0
+        if kind == "t":
+            fixed[axis] = at or 0
     fixed.update({axis: 0 for axis, kind in enumerate(kinds) if kind == "1"})
     z = kinds.index("z") if "z" in kinds else None
     y, x = kinds.index("y"), kinds.index("x")
@@ -154,6 +176,8 @@ def order_axes(
         zyx=(z, y, x),
         fixed=tuple(sorted(fixed.items())),
         channel_axis=channel_axis,
+        stored_channel_axis=kinds.index("c") if "c" in kinds else None,
+        channel=channel or 0,
         channels=1 if channel_axis is None else shape[channel_axis],
         stored_channels=shape[kinds.index("c")] if "c" in kinds else 1,
         notes=tuple(notes),

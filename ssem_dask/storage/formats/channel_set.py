@@ -1,6 +1,7 @@
 """The channels of a source that are imported together: detectors (BSE, SE2), stains, colours of the same sections.
 
-Each channel is a source of its own, since every format can read one channel. So a format need not know of this.
+A format reads several channels at once, so that a page or a chunk with all of them is decoded once. Channels with files
+of their own are sources of their own.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from ssem_dask.errors import SourceError
 from ssem_dask.storage.channels import ChannelChoice, find_channel, listed, several_channels
 from ssem_dask.storage.formats.detect import open_any_format
 from ssem_dask.storage.formats.source import ReadOptions, Source, SourceInfo
+from ssem_dask.types import AnyArray
 
 Channels = Literal["all"] | Sequence[ChannelChoice]
 """Channels to import: all, or some by number or name."""
@@ -74,10 +76,10 @@ def select_channels(
 
 
 class ChannelSet:
-    """The channels of one volume, each open for reading."""
+    """The channels of one volume, open for reading."""
 
     def __init__(self, url: str, options: ReadOptions, selection: ChannelSelection) -> None:
-        """Open every channel.
+        """Open the source once, or every channel if each is a source of its own.
 
         Raises:
             SourceError: one cannot be opened, or has another shape or type than the first.
@@ -87,8 +89,10 @@ class ChannelSet:
         try:
             for number in selection.numbers:
                 self.sources.append(open_any_format(url, replace(options, channel=number)))
+                if self.sources[0].info.is_read_together:
+                    break
             first = self.sources[0].info
-            for number, source in zip(selection.numbers, self.sources, strict=True):
+            for number, source in zip(selection.numbers, self.sources, strict=False):
                 info = source.info
                 if (info.shape, info.dtype) != (first.shape, first.dtype):
                     raise SourceError(
@@ -105,6 +109,14 @@ class ChannelSet:
         """Shape, type, sizes and remarks of the volume."""
         notes = dict.fromkeys(note for source in self.sources for note in source.info.notes)
         return replace(self.sources[0].info, notes=(*self.selection.notes, *notes))
+
+    def read(self, *, z_start: int, z_stop: int, y_start: int, y_stop: int) -> list[AnyArray]:
+        """Read a band (z, y, x) of each selected channel; see `Source.read`."""
+        numbers = [number for number in self.selection.numbers if number is not None]
+        band = {"z_start": z_start, "z_stop": z_stop, "y_start": y_start, "y_stop": y_stop}
+        if len(self.sources) == len(self.selection.numbers):
+            return [source.read(**band) for source in self.sources]
+        return self.sources[0].read_channels(numbers, **band)
 
     def close(self) -> None:
         """Close all channels."""

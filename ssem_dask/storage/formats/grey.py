@@ -81,8 +81,7 @@ def grey_values(values: AnyArray, tags: ValueTags, where: str, *, labels: bool, 
         SourceError: the image is coloured or transparent, or there is no such channel.
     """
     channels = values.shape[2] if values.ndim == 3 else 1
-    if channel is not None and not 0 <= channel < channels:
-        raise SourceError(f"{where}: --channel {channel} is not among its {channels} channels; count from 0.")
+    check_channel(where, channel, channels)
     if values.ndim == 3:
         if channel is None:
             others = (values[..., i] for i in range(1, channels))
@@ -94,6 +93,12 @@ def grey_values(values: AnyArray, tags: ValueTags, where: str, *, labels: bool, 
     if tags.inverted and not labels:
         values = _inverted(values, tags.bits, where)
     return _upright(values, tags.orientation)
+
+
+def check_channel(where: str, channel: int | None, channels: int) -> None:
+    """Raise SourceError if a chosen channel is not among those of an image; None: none was chosen."""
+    if channel is not None and not 0 <= channel < channels:
+        raise SourceError(f"{where}: --channel {channel} is not among its {channels} channels; count from 0.")
 
 
 def channels_agree(first: AnyArray, others: Iterable[AnyArray], *, count: int) -> bool:

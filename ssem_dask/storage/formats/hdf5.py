@@ -3,6 +3,7 @@
 import math
 import re
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import h5py
@@ -55,9 +56,20 @@ class Hdf5Source:
         """See `Source.read`."""
         with self._lock, decoding(f"{self._url} sections {z_start} to {z_stop - 1}"):
             values = self._order.read(self._values, z_start=z_start, z_stop=z_stop, y_start=y_start, y_stop=y_stop)
-            if self._reinterpreted:
-                values = values.astype(np.int16, copy=False).view(np.uint16)
-            return np.ascontiguousarray(values, dtype=self.info.dtype)
+            return self._typed(values)
+
+    def read_channels(
+        self, numbers: Sequence[int], *, z_start: int, z_stop: int, y_start: int, y_stop: int
+    ) -> list[AnyArray]:
+        """See `Source.read_channels`."""
+        band = {"z_start": z_start, "z_stop": z_stop, "y_start": y_start, "y_stop": y_stop}
+        with self._lock, decoding(f"{self._url} sections {z_start} to {z_stop - 1}"):
+            return [self._typed(values) for values in self._order.read_channels(self._values, numbers, **band)]
+
+    def _typed(self, values: AnyArray) -> AnyArray:
+        if self._reinterpreted:
+            values = values.astype(np.int16, copy=False).view(np.uint16)
+        return np.ascontiguousarray(values, dtype=self.info.dtype)
 
     def close(self) -> None:
         """Close the file."""
@@ -88,6 +100,7 @@ class Hdf5Source:
             shape=self._order.shape,
             dtype=np.dtype(np.uint16) if self._reinterpreted else dtype,
             sizes=sizes_of(lengths),
+            is_read_together=cells is None,
             channels=_setups(self._file) if cells is not None else unnamed_channels(self._order.stored_channels),
             notes=(*self._order.notes, *_missing(dataset, f"{file}:/{path}"), *further),
         )

@@ -2,7 +2,8 @@
 
 import contextlib
 import io
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -42,6 +43,8 @@ class Section:
     """Remark about parts of the file that are not stored."""
     plain_tiff: bool = False
     """Whether it is a local TIFF file of one page, which was checked and whose stored values are the grey values."""
+    raw: tuple[int, np.dtype[Any]] | None = None
+    """Place and stored type of the values of such a file, if they can be read as they are."""
 
 
 def read_section_header(url: str, options: ReadOptions) -> Section:
@@ -73,23 +76,32 @@ def read_section_header(url: str, options: ReadOptions) -> Section:
             orientation=tiff.tags.orientation,
             missing=tiff.missing,
             plain_tiff=location.is_local(url) and tiff.is_one_plain_page,
+            raw=tiff.raw_values if location.is_local(url) else None,
         )
 
 
-def read_section(url: str, options: ReadOptions, *, header: Section | None = None) -> AnyArray:
-    """Read the grey values (y, x) of an image file.
+def read_section(
+    url: str, options: ReadOptions, *, header: Section | None = None, channels: Sequence[int] | None = None
+) -> list[AnyArray]:
+    """Read the grey values (y, x) of an image file, which is decoded once.
 
     Args:
         url: of the file.
         options: choices of the user.
+        channels: numbers of the channels; None for the chosen one.
         header: what `read_section_header` has found, which spares a second look at most files; None: nothing yet.
 
     Raises:
         SourceError: the file is missing or damaged, or coloured; names it.
     """
+    if header is not None and header.raw is not None:
+        start, stored = header.raw
+        with decoding(url):
+            values = np.fromfile(location.local_path(url), stored, math.prod(header.shape), offset=start)
+            return [values.reshape(header.shape).astype(header.dtype, copy=False)]
     if header is not None and header.plain_tiff:
         with decoding(url), tifffile.TiffFile(location.local_path(url)) as opened:
-            return np.asarray(opened.pages.first.asarray())
+            return [np.asarray(opened.pages.first.asarray())]
     with decoding(url), _open(url) as file:
         image = _header(file, url)
         if image is not None:
@@ -101,9 +113,13 @@ def read_section(url: str, options: ReadOptions, *, header: Section | None = Non
                     f"{url}: its header says {image.width} × {image.height}, but it holds {values.shape}; export "
                     "it again."
                 )
-            return grey_values(values, image.tags, url, labels=options.labels, channel=options.channel)
+            wanted: Sequence[int | None] = channels or [options.channel]
+            return [grey_values(values, image.tags, url, labels=options.labels, channel=channel) for channel in wanted]
     with contextlib.closing(_single_tiff(url, options)) as tiff:
-        return np.asarray(tiff.read(z_start=0, z_stop=1, y_start=0, y_stop=tiff.info.shape[1])[0])
+        y = tiff.info.shape[1]
+        if channels:
+            return [band[0] for band in tiff.read_channels(channels, z_start=0, z_stop=1, y_start=0, y_stop=y)]
+        return [tiff.read(z_start=0, z_stop=1, y_start=0, y_stop=y)[0]]
 
 
 @contextmanager

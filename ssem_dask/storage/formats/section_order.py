@@ -10,6 +10,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -115,7 +116,8 @@ def _key(name: str, *, decimals: bool, signed: frozenset[tuple[str, ...]]) -> _K
     return tuple(parts)
 
 
-def _tokens(name: str, *, decimals: bool) -> list[tuple[int, str]]:
+@lru_cache(maxsize=1 << 16)
+def _tokens(name: str, *, decimals: bool) -> tuple[tuple[int, str], ...]:
     """Split a name into texts (1, text) and unsigned numbers (0, digits)."""
     folded = unicodedata.normalize("NFC", name).casefold()
     stem = _STEM.search(folded)
@@ -130,7 +132,7 @@ def _tokens(name: str, *, decimals: bool) -> list[tuple[int, str]]:
         tokens.append((0, "".join(c if c == "." else str(int(c)) for c in match[0])))
         at = match.end()
     rest = body[at:] + suffix
-    return [*tokens, (1, rest)] if rest else tokens
+    return (*tokens, (1, rest)) if rest else tuple(tokens)
 
 
 def _are_hexadecimal(names: Sequence[str]) -> bool:

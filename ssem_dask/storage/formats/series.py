@@ -1,5 +1,6 @@
 """A series: one image file per section, in natural order of the names, or in the order of a list."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
 from ssem_dask.storage.channels import find_channel
 from ssem_dask.storage.formats.channel_files import ChannelFiles, channel_files, channel_folders, several_series
+from ssem_dask.storage.formats.grey import check_channel
 from ssem_dask.storage.formats.image_file import Section, read_section, read_section_header
 from ssem_dask.storage.formats.section_order import natural_order, order_notes
 from ssem_dask.storage.formats.source import IMAGE_SUFFIXES, TIFF, ReadOptions, SourceInfo
@@ -61,6 +63,7 @@ class SeriesSource:
                 shape=(len(files), *headers[0].shape),
                 dtype=headers[0].dtype,
                 channels=tuple(channels) if channels else headers[0].channels,
+                is_read_together=not channels,
                 sizes=sizes_of_all(zip(names, (header.sizes for header in headers), strict=True)),
                 names=names,
                 notes=(*order_notes(names), *self._orientation_notes(headers, names), *self._missing_notes(headers)),
@@ -71,17 +74,32 @@ class SeriesSource:
 
     def read(self, *, z_start: int, z_stop: int, y_start: int, y_stop: int) -> AnyArray:
         """See `Source.read`; every file is decoded as a whole."""
-        rows = slice(y_start, y_stop)
-        out = np.empty((z_stop - z_start, y_stop - y_start, self.info.shape[2]), self.info.dtype)
+        return self._read(None, z_start=z_start, z_stop=z_stop, y_start=y_start, y_stop=y_stop)[0]
+
+    def read_channels(
+        self, numbers: Sequence[int], *, z_start: int, z_stop: int, y_start: int, y_stop: int
+    ) -> list[AnyArray]:
+        """See `Source.read_channels`."""
+        return self._read(numbers, z_start=z_start, z_stop=z_stop, y_start=y_start, y_stop=y_stop)
+
+    def _read(
+        self, channels: Sequence[int] | None, *, z_start: int, z_stop: int, y_start: int, y_stop: int
+    ) -> list[AnyArray]:
+        shape = (z_stop - z_start, y_stop - y_start, self.info.shape[2])
+        out = [np.empty(shape, self.info.dtype) for _ in range(len(channels) if channels else 1)]
 
         def fill(index: int) -> None:
-            file = self._files[z_start + index]
-            image = read_section(file, self._options, header=self._headers[z_start + index])
-            if image.shape != self.info.shape[1:]:
-                raise SourceError(f"{file}: its header says {_size(self.info.shape[1:])}, but it holds {image.shape}.")
-            out[index] = image[rows]
+            file, header = self._files[z_start + index], self._headers[z_start + index]
+            for band, image in zip(
+                out, read_section(file, self._options, header=header, channels=channels), strict=True
+            ):
+                if image.shape != self.info.shape[1:]:
+                    raise SourceError(
+                        f"{file}: its header says {_size(self.info.shape[1:])}, but it holds {image.shape}."
+                    )
+                band[index] = image[y_start:y_stop]
 
-        for _ in self._readers.map(fill, range(len(out))):
+        for _ in self._readers.map(fill, range(shape[0])):
             pass
         return out
 
@@ -107,6 +125,8 @@ class SeriesSource:
                     f"{max(1, len(first.channels))}; bring all sections to the same channels."
                 )
         if first.channels:
+            check_channel(files[0], self._options.channel, len(first.channels))
+        if first.channels and self._options.channel is None:
             read_section(files[0], self._options)  # channels that differ end the import here, not later
 
     @staticmethod

@@ -8,7 +8,7 @@ import errno
 import logging
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -66,6 +66,8 @@ class SourceInfo:
     """Size of a voxel."""
     channels: tuple[str, ...] = ()
     """Name of each channel that the source has, empty if it has none; () if there is one channel."""
+    is_read_together: bool = True
+    """Whether `Source.read_channels` reads all channels; False if each is a source of its own."""
     names: tuple[str, ...] = ()
     """Name of the file or label of each section; empty if sections have no names."""
     notes: tuple[str, ...] = ()
@@ -82,6 +84,16 @@ class Source(Protocol):
 
     def read(self, *, z_start: int, z_stop: int, y_start: int, y_stop: int) -> AnyArray:
         """Read values (z, y, x) of sections `z_start <= z < z_stop`, rows `y_start <= y < y_stop`, all of x.
+
+        Raises:
+            SourceError: a file is damaged; names it.
+        """
+        ...
+
+    def read_channels(
+        self, numbers: Sequence[int], *, z_start: int, z_stop: int, y_start: int, y_stop: int
+    ) -> list[AnyArray]:
+        """Read such a band of several channels, whatever channel was chosen; what holds all of them is decoded once.
 
         Raises:
             SourceError: a file is damaged; names it.

@@ -6,6 +6,7 @@ Both store x before y before z; this module transposes them (C1). The finest lev
 import contextlib
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,15 @@ class TensorStoreSource:
         with decoding(f"{self._url} sections {z_start} to {z_stop - 1}"):
             values = self._order.read(self._array, z_start=z_start, z_stop=z_stop, y_start=y_start, y_stop=y_stop)
         return np.ascontiguousarray(values, dtype=self.info.dtype)
+
+    def read_channels(
+        self, numbers: Sequence[int], *, z_start: int, z_stop: int, y_start: int, y_stop: int
+    ) -> list[AnyArray]:
+        """See `Source.read_channels`."""
+        band = {"z_start": z_start, "z_stop": z_stop, "y_start": y_start, "y_stop": y_stop}
+        with decoding(f"{self._url} sections {z_start} to {z_stop - 1}"):
+            found = self._order.read_channels(self._array, numbers, **band)
+            return [np.ascontiguousarray(values, dtype=self.info.dtype) for values in found]
 
     def close(self) -> None:
         """Do nothing: no file is open."""

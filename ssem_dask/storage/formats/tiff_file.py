@@ -5,17 +5,19 @@ that tifffile writes. All are compared with what is there.
 """
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tifffile
+from tifffile.tifffile import shaped_description_metadata
 
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
 from ssem_dask.storage.channels import channel_options
 from ssem_dask.storage.formats.axes import AxisOrder, order_axes
-from ssem_dask.storage.formats.grey import ValueTags, channels_agree, grey_values
+from ssem_dask.storage.formats.grey import ValueTags, channels_agree, check_channel, grey_values
 from ssem_dask.storage.formats.source import ReadOptions, SourceInfo, decoding
 from ssem_dask.storage.formats.tiff_chain import check_chain, check_data, missing_parts
 from ssem_dask.storage.formats.tiff_tags import (
@@ -25,9 +27,12 @@ from ssem_dask.storage.formats.tiff_tags import (
     ome_companion,
     ome_first_file,
     ome_images,
+    planes_announced,
+    raw_place,
     sizes,
     stored_dtype,
     value_tags,
+    whole_page,
 )
 from ssem_dask.types import AnyArray
 from ssem_dask.units import plural
@@ -73,7 +78,10 @@ class TiffSource:
                 self._stack = stack = self._find_stack(alone=alone)
                 self._order = self._order_planes(stack)
                 self.info = self._describe(stack)
-                if (alone and len(stack.pages) > 0 and stack.pages[0].samplesperpixel > 1) or len(self._planes) > 1:
+                samples = int(stack.pages[0].samplesperpixel)
+                if samples > 1:
+                    check_channel(url, options.channel, samples)
+                if (alone and samples > 1 and options.channel is None) or len(self._planes) > 1:
                     self._rows(0, 0, self.info.shape[1])  # channels that differ end the import here, not later
             except BaseException:
                 self.close()
@@ -95,6 +103,11 @@ class TiffSource:
         stack = self._planes_there
         return len(self._opened.pages) == 1 and stack.contiguous is None and self._tags[0].plain
 
+    @property
+    def raw_values(self) -> tuple[int, np.dtype[Any]] | None:
+        """Place and stored type of the values of such a page, if they follow each other in the file as they are."""
+        return raw_place(self._planes_there.pages[0]) if self.is_one_plain_page else None
+
     def read(self, *, z_start: int, z_stop: int, y_start: int, y_stop: int) -> AnyArray:
         """See `Source.read`; compressed pages are decoded as a whole, one at a time."""
         out = np.empty((z_stop - z_start, y_stop - y_start, self.info.shape[2]), self.info.dtype)
@@ -102,6 +115,25 @@ class TiffSource:
             for index, z in enumerate(range(z_start, z_stop)):
                 with decoding(f"{self._url} page {z}"):
                     out[index] = self._rows(z, y_start, y_stop)
+        return out
+
+    def read_channels(
+        self, numbers: Sequence[int], *, z_start: int, z_stop: int, y_start: int, y_stop: int
+    ) -> list[AnyArray]:
+        """See `Source.read_channels`."""
+        shape = (z_stop - z_start, y_stop - y_start, self.info.shape[2])
+        out = [np.empty(shape, self.info.dtype) for _ in numbers]
+        samples = self._tags[0].channels > 1
+        planes = self._planes if samples else self._order.planes([n for _, n in self._planes_there.axes], numbers)
+        with self._lock:
+            for index, z in enumerate(range(z_start, z_stop)):
+                with decoding(f"{self._url} page {z}"):
+                    if samples:
+                        found = self._plane_rows(planes[0][z], y_start, y_stop, channels=numbers)
+                    else:
+                        found = [self._plane_rows(plane[z], y_start, y_stop)[0] for plane in planes]
+                for band, values in zip(out, found, strict=True):
+                    band[index] = values
         return out
 
     def close(self) -> None:
@@ -149,7 +181,7 @@ class TiffSource:
         for number, page in enumerate(pages):
             check_data(page, url if number == 0 else f"{url} page {number}", size=tiff.filehandle.size)
         pages = [page for page in pages if is_section(page)] or pages
-        if tiff.is_ome and tiff.ome_metadata and (alone or _planes_announced(tiff.ome_metadata) == len(pages)):
+        if tiff.is_ome and tiff.ome_metadata and (alone or planes_announced(tiff.ome_metadata) == len(pages)):
             stack = self._ome_stack(pages)
             if stack is not None:
                 return stack
@@ -175,12 +207,11 @@ class TiffSource:
             axes = tuple((axis, announced[axis]) for axis in "TZC")
         if len(pages) == 1 and expected > 1 and series.dataoffset is not None:
             return self._behind_one_page(pages[0], axes, announced=expected)
-        found = pages if series.kind != "ome" else [_whole_page(page) for page in series.pages if page is not None]
+        found = pages if series.kind != "ome" else [whole_page(page) for page in series.pages if page is not None]
         if len(found) != expected:
             raise SourceError(
                 f"{url}: announces {plural(expected, 'section')} (OME-XML), but {len(found)} are there; copy all "
-                "files of "
-                "the set, whole."
+                "files of the set, whole."
             )
         for page in found:
             check_data(page, page.parent.filehandle.name, size=page.parent.filehandle.size)
@@ -197,15 +228,16 @@ class TiffSource:
         if len(pages) == 1 and images > 1:
             return self._behind_one_page(pages[0], axes, announced=images)
         if len(pages) != images:
-            raise SourceError(
-                f"{self._url}: announces {plural(images, 'section')} (ImageJ), but {len(pages)} are there; copy it "
-                "again."
-            )
+            said = f"{self._url}: announces {plural(images, 'section')} (ImageJ)"
+            raise SourceError(f"{said}, but {len(pages)} are there; copy it again.")
         return _Stack(axes=axes, pages=pages)
 
     def _shaped_stack(self, pages: list[Any]) -> _Stack:
         """Use the shapes that tifffile wrote into the descriptions of a file."""
-        records = [record for record in self._opened.shaped_metadata or () if "shape" in record]
+        first = pages[0].shaped_description if len(self._opened.pages) == 1 else None
+        # The series of a file take a third of the time to open it, and one page makes one series.
+        found = self._opened.shaped_metadata if first is None else [shaped_description_metadata(first)]
+        records = [record for record in found or () if "shape" in record]
         page_size = int(np.prod(pages[0].shape))
         shapes = [tuple(int(n) for n in record["shape"]) for record in records]
         announced = sum(int(np.prod(shape)) for shape in shapes) // max(1, page_size)
@@ -219,7 +251,7 @@ class TiffSource:
             axes = tuple(zip(names, lead, strict=False)) or ((None, 1),)
         if len(pages) == 1 and announced > 1:
             return self._behind_one_page(pages[0], axes, announced=announced)
-        if len(pages) != announced and announced > 0 and len(pages) < announced:
+        if len(pages) < announced:
             raise SourceError(
                 f"{self._url}: announces {plural(announced, 'section')}, but {len(pages)} are there; copy it again."
             )
@@ -284,14 +316,12 @@ class TiffSource:
             page_dtype = page_tags.dtype(stored_dtype(page, where), labels=self._options.labels)
             if page_dtype != dtype:
                 raise SourceError(
-                    f"{self._url}: page {number} is {page_dtype}, but page 0 is {dtype}; bring all sections to one "
-                    "type."
+                    f"{self._url}: page {number} is {page_dtype}, but page 0 is {dtype}; bring them to one type."
                 )
             if page_tags.channels != tags.channels:
                 raise SourceError(
                     f"{where}: has {plural(page_tags.channels, 'channel')}, but page 0 has {tags.channels}; bring "
-                    "all sections to "
-                    "one type."
+                    "all sections to one type."
                 )
             oriented.append(page_tags.orientation)
         planes = self._planes[0]
@@ -319,8 +349,8 @@ class TiffSource:
         return tuple(names) if len(names) == count else ("",) * count
 
     def _rows(self, z: int, y_start: int, y_stop: int) -> AnyArray:
-        values = self._plane_rows(self._planes[0][z], y_start, y_stop)
-        others = (self._plane_rows(planes[z], y_start, y_stop) for planes in self._planes[1:])
+        values = self._plane_rows(self._planes[0][z], y_start, y_stop)[0]
+        others = (self._plane_rows(planes[z], y_start, y_stop)[0] for planes in self._planes[1:])
         if len(self._planes) > 1 and not channels_agree(values, others, count=len(self._planes)):
             count = len(self._planes)
             raise SourceError(
@@ -329,13 +359,16 @@ class TiffSource:
             )
         return values
 
-    def _plane_rows(self, plane: int, y_start: int, y_stop: int) -> AnyArray:
+    def _plane_rows(
+        self, plane: int, y_start: int, y_stop: int, *, channels: Sequence[int | None] | None = None
+    ) -> list[AnyArray]:
+        """Return rows of a plane, of each of the channels (samples of its page); None for the chosen one."""
         page = self._planes_there.pages[plane if self._planes_there.contiguous is None else 0]
         tags = self._tags[plane if self._planes_there.contiguous is None else 0]
         where = f"{self._url} page {plane}" if len(self._planes_there.pages) > 1 else self._url
         if self._planes_there.contiguous is not None and tags.orientation == 1:
             values = self._contiguous_rows(page, plane, y_start, y_stop)
-            return self._grey(values, tags, where)
+            return self._grey(values, tags, where, channels)
         if self._planes_there.contiguous is not None:
             values = self._contiguous_rows(page, plane, 0, int(page.imagelength))
         else:
@@ -344,14 +377,16 @@ class TiffSource:
                 values = np.moveaxis(values, 0, -1)
         if tags.orientation == 1:
             values = values[y_start:y_stop]
-        grey = self._grey(values, tags, where)
-        return grey if tags.orientation == 1 else grey[y_start:y_stop]
+        grey = self._grey(values, tags, where, channels)
+        return grey if tags.orientation == 1 else [upright[y_start:y_stop] for upright in grey]
 
-    def _grey(self, values: AnyArray, tags: ValueTags, where: str) -> AnyArray:
-        channel = self._options.channel if tags.channels > 1 else None
+    def _grey(
+        self, values: AnyArray, tags: ValueTags, where: str, channels: Sequence[int | None] | None
+    ) -> list[AnyArray]:
         if tags.plain:
-            return values
-        return grey_values(values, tags, where, labels=self._options.labels, channel=channel)
+            return [values]
+        wanted = channels or [self._options.channel if tags.channels > 1 else None]
+        return [grey_values(values, tags, where, labels=self._options.labels, channel=channel) for channel in wanted]
 
     def _contiguous_rows(self, page: Any, plane: int, y_start: int, y_stop: int) -> AnyArray:
         start = self._planes_there.contiguous or 0
@@ -361,17 +396,3 @@ class TiffSource:
         self._opened.filehandle.seek(start + (plane * height + y_start) * width * stored.itemsize)
         content = self._opened.filehandle.read(count * stored.itemsize)
         return np.frombuffer(content, stored, count).reshape(y_stop - y_start, width)
-
-
-def _planes_announced(xml: str) -> int:
-    """Return the number of planes that the OME-XML of a file announces for its only image; 0 if it has several."""
-    images = ome_images(xml)
-    return int(np.prod([int(images[0].get(f"Size{axis}", 1)) for axis in "ZCT"])) if len(images) == 1 else 0
-
-
-def _whole_page(page: Any) -> Any:
-    """Return a page with its own tags in place of a frame, which has those of the key frame; its file is opened."""
-    handle = page.parent.filehandle
-    if handle.closed:
-        handle.open()
-    return page.aspage() if isinstance(page, tifffile.TiffFrame) else page

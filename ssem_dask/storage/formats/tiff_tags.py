@@ -59,6 +59,23 @@ def is_section(page: Any) -> bool:
     return not int(page.subfiletype or 0) & (_REDUCED | _TRANSPARENCY)
 
 
+def raw_place(page: Any) -> tuple[int, np.dtype[Any]] | None:
+    """Return place and stored type of the values of a page, if they follow each other as they are; else None."""
+    if not page.is_contiguous or page.compression != 1 or page.fillorder != 1 or page.dtype is None:
+        return None
+    stored = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
+    whole = stored.itemsize * int(page.imagelength) * int(page.imagewidth) == sum(page.databytecounts)
+    return (int(page.dataoffsets[0]), stored) if whole else None
+
+
+def whole_page(page: Any) -> Any:
+    """Return a page with its own tags in place of a frame, which has those of the key frame; its file is opened."""
+    handle = page.parent.filehandle
+    if handle.closed:
+        handle.open()
+    return page.aspage() if isinstance(page, tifffile.TiffFrame) else page
+
+
 def sizes(tiff: tifffile.TiffFile) -> Sizes:
     """Return the sizes that a file reports."""
     if tiff.is_ome and tiff.ome_metadata:
@@ -104,6 +121,12 @@ def ome_images(xml: str) -> list[dict[str, str]]:
     except ElementTree.ParseError:
         return []
     return [dict(node.attrib) for node in root.iter() if node.tag.rpartition("}")[2] == "Pixels"]
+
+
+def planes_announced(xml: str) -> int:
+    """Return the number of planes that the OME-XML of a file announces for its only image; 0 if it has several."""
+    images = ome_images(xml)
+    return int(np.prod([int(images[0].get(f"Size{axis}", 1)) for axis in "ZCT"])) if len(images) == 1 else 0
 
 
 def ome_channels(xml: str) -> list[str]:

@@ -61,6 +61,15 @@ class ZarrSource:
             values = self._order.read(self._array, z_start=z_start, z_stop=z_stop, y_start=y_start, y_stop=y_stop)
             return np.ascontiguousarray(values, dtype=self.info.dtype)
 
+    def read_channels(
+        self, numbers: Sequence[int], *, z_start: int, z_stop: int, y_start: int, y_stop: int
+    ) -> list[AnyArray]:
+        """See `Source.read_channels`."""
+        band = {"z_start": z_start, "z_stop": z_stop, "y_start": y_start, "y_stop": y_stop}
+        with decoding(f"{self._url} sections {z_start} to {z_stop - 1}"), fused_codecs():
+            found = self._order.read_channels(self._array, numbers, **band)
+            return [np.ascontiguousarray(values, dtype=self.info.dtype) for values in found]
+
     def close(self) -> None:
         """Do nothing: no file is open."""
 

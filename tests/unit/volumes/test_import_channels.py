@@ -12,6 +12,8 @@ import zarr
 from ssem_dask.errors import SourceError
 from ssem_dask.geometry.box import Box
 from ssem_dask.storage.arrays import group_attributes, open_array
+from ssem_dask.storage.formats import image_file, png_file
+from ssem_dask.storage.formats.axes import AxisOrder
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
 from ssem_dask.volumes import import_writer
@@ -129,14 +131,14 @@ def test_an_interrupted_import_of_channels_resumes(tmp_path: Path, monkeypatch: 
     values = volume((3, 6, 24, 40))
     source = zarr.create_array(str(tmp_path / "in.zarr"), data=values, dimension_names=list("czyx"))
     assert source.shape == values.shape
-    out, counted, copied = str(tmp_path / "o.zarr"), itertools.count(), import_writer._copy
+    out, counted, written = str(tmp_path / "o.zarr"), itertools.count(), import_writer._ShardWriter.write
 
     def killed(*args: Any, **options: Any) -> None:
-        if next(counted) == 4:  # in the second slab, after one channel of it
+        if next(counted) == 25:  # in the second slab, after one channel of it
             raise KeyboardInterrupt
-        copied(*args, **options)
+        written(*args, **options)
 
-    monkeypatch.setattr(import_writer, "_copy", killed)
+    monkeypatch.setattr(import_writer._ShardWriter, "write", killed)
     with pytest.raises(KeyboardInterrupt):
         import_volume(str(tmp_path / "in.zarr"), out, channels="all", channel=2, **SIZES, **LAYOUT)
     first = {path: path.stat().st_mtime_ns for path in (tmp_path / "o.zarr" / "0").rglob("*") if path.is_file()}
@@ -144,6 +146,31 @@ def test_an_interrupted_import_of_channels_resumes(tmp_path: Path, monkeypatch: 
     np.testing.assert_array_equal(read(out), values)
     assert all(path.stat().st_mtime_ns == time for path, time in first.items())
     assert (group_attributes(out) or {})["ssem_dask_channels"] == {"register": 2}
+
+
+@pytest.mark.parametrize("form", ["tiff files", "tiff pages", "png files", "zarr 3", "hdf5"])
+def test_what_holds_all_channels_is_decoded_once(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grey = volume()
+    values = np.stack([grey, grey[::-1], 255 - grey], axis=-1)
+    (chosen,) = (each for each in FORMATS if each.name == form)
+    url = stored(chosen, tmp_path / "in", values, Described(axes="zyxc", colours=True))
+    decoded = itertools.count()
+
+    def counting(decode: Any) -> Any:
+        def count(*args: Any, **options: Any) -> Any:
+            next(decoded)
+            return decode(*args, **options)
+
+        return count
+
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", counting(tifffile.TiffPage.asarray))
+    monkeypatch.setattr(image_file, "decode_png", counting(png_file.decode_png))
+    if not form.startswith("tiff"):  # there it orders numbers of pages
+        monkeypatch.setattr(AxisOrder, "_band", counting(AxisOrder._band))
+    options: dict[str, Any] = {"chunk": (1, 24, 40), "shard": (2, 24, 40)}
+    import_volume(url, str(tmp_path / "out.zarr"), channels="all", channel=0, **SIZES, **options)
+    np.testing.assert_array_equal(read(str(tmp_path / "out.zarr")), np.moveaxis(values, -1, 0))
+    assert next(decoded) == {"zarr 3": 3, "hdf5": 3}.get(form, 6)  # bands of two sections, or sections
 
 
 def test_a_channel_that_shows_nothing_does_no_harm_unless_it_is_registered(tmp_path: Path) -> None:
