@@ -1,23 +1,37 @@
 # Public names: `__init__.py` imports them from here on first use, and type checkers read them.
 
-from .driver.pipeline import align
+from .api.aligned_run import Alignment, open_alignment
+from .api.data import export, export_volume, import_volume, warp, warp_volume
+from .api.results import Viewer, compare, evaluate, view, write_report
+from .api.running import Plan, align, plan, rerun, status
+from .api.two_images import RegisteredPair, register_pair
 from .driver.run_status import Summary
-from .report.comparison import Comparison, compare
-from .volumes.alignment import Alignment, open_alignment
-from .volumes.exporting import export_volume
-from .volumes.importing import import_volume
-from .volumes.warping import warp_volume
+from .report.comparison import Comparison
+from .storage.evaluation_file import Evaluation
 
 __version__: str
 __all__ = [
     "Alignment",
     "Comparison",
+    "Evaluation",
+    "Plan",
+    "RegisteredPair",
     "Summary",
+    "Viewer",
     "__version__",
     "align",
     "compare",
+    "evaluate",
+    "export",
     "export_volume",
     "import_volume",
     "open_alignment",
+    "plan",
+    "register_pair",
+    "rerun",
+    "status",
+    "view",
+    "warp",
     "warp_volume",
+    "write_report",
 ]

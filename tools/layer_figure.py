@@ -7,9 +7,10 @@ DOCUMENT = Path("docs/architecture.md")
 BEGIN, END = "<!-- layers: from pyproject.toml, by `make docs` -->\n", "<!-- end of layers -->"
 CONTENTS = {
     "cli": "commands (typer, rich)",
+    "api": "what `import ssem_dask` offers: paths and arrays in, results that notebooks show",
     "report": "report, viewer, pictures",
     "evaluation": "phantom, simulation, metrics",
-    "volumes": "import, export, warp, points: what `import ssem_dask` offers beside `align`",
+    "volumes": "import, export, warp, points",
     "driver": "plan, run, align: the loop over stages; rerun, invalidation, cost",
     "config": "the configuration tree, its TOML, its digests, choices from the data",
     "stages": "tasks: read → core → write",

@@ -89,9 +89,9 @@ def _write(comparison: "Comparison", *, file: Path | None, pictures: Path | None
     """Write page and pictures as asked; return the files."""
     if file is None and pictures is None:
         return []
-    from ssem_dask.cli.report_command import write_page
     from ssem_dask.report.comparison_page import render_comparison
     from ssem_dask.report.comparison_pictures import draw_changes, write_pictures
+    from ssem_dask.report.page_file import write_page
 
     drawn = draw_changes(comparison, count=count)
     written = [] if pictures is None else write_pictures(drawn, pictures)

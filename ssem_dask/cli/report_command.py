@@ -7,7 +7,6 @@ import typer
 
 from ssem_dask.cli import console
 from ssem_dask.cli.options import Json, Run, Source
-from ssem_dask.errors import OutputError
 from ssem_dask.extras import require_extra
 
 if TYPE_CHECKING:
@@ -40,9 +39,10 @@ def report(
     """
     require_extra("report", purpose="report")
     from ssem_dask.report.page import make_report
+    from ssem_dask.report.page_file import default_file
 
     made = make_report(output, worst=worst, viewer=viewer.rstrip("/") if viewer else None, source=source)
-    path = write_report(made, file or _default_file(output))
+    path = write_report(made, file or default_file(output))
     if as_json:
         console.show_json(
             {
@@ -75,25 +75,6 @@ def report(
 
 def write_report(made: "Report", file: Path) -> Path:
     """Write the page; OutputError if the file cannot be written."""
+    from ssem_dask.report.page_file import write_page
+
     return write_page(made.html, file, what="Report")
-
-
-def write_page(html: str, file: Path, *, what: str) -> Path:
-    """Write an HTML file.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(html, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{what} {file}: cannot be written ({error.strerror}); give another --file.") from error
-    return file
-
-
-def _default_file(output: str) -> Path:
-    from ssem_dask.storage.location import is_local, local_path
-
-    name = output.rstrip("/").rpartition("/")[2].removesuffix(".zarr") + ".report.html"
-    return local_path(output).absolute().parent / name if is_local(output) else Path(name)

@@ -6,14 +6,13 @@ a finished run does nothing.
 
 import platform
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 from ssem_dask import __version__
 from ssem_dask.config.digest import config_digest, stored_config
 from ssem_dask.config.resolve import resolve
-from ssem_dask.config.schema import RunConfig, make_config
+from ssem_dask.config.schema import RunConfig
 from ssem_dask.driver.aligned_attributes import publish_attributes
 from ssem_dask.driver.integrity import mark_damaged
 from ssem_dask.driver.invalidation import TaskFilter, find_stale, mark_stale
@@ -30,7 +29,7 @@ from ssem_dask.driver.source_fingerprints import (
     spans_of,
 )
 from ssem_dask.driver.stored_metadata import restore_metadata
-from ssem_dask.driver.tasks import StageWork, run_generations, run_on_cluster
+from ssem_dask.driver.tasks import StageWork, run_generations
 from ssem_dask.errors import LayoutError, LeaseLostError, OutputError
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.runtime.events import Observer
@@ -359,42 +358,3 @@ def run_attributes(plan: Plan) -> dict[str, Any]:
         "state": "running",
         "environment": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
     }
-
-
-def align(
-    source: str,
-    output: str,
-    *,
-    cluster: str = "local",
-    workers: int | None = None,
-    observer: Observer | None = None,
-    allow_missing: bool = False,
-    fixes: str | None = None,
-    **config: Any,
-) -> Summary:
-    """Align a volume with defaults.
-
-    Args:
-        source: URL of the source volume (Zarr; see `ssem-dask import` for other formats).
-        output: URL of the run's Zarr group, created if it does not exist, resumed if it does.
-        cluster: `serial`, `local`, `local-gpu`, `slurm`, the address of a Dask scheduler, or a TOML file with a
-            `[cluster]` table.
-        workers: number of workers of a started cluster; None: one per core.
-        observer: receives events; None: nobody does.
-        allow_missing: as in `run`.
-        fixes: path or URL of a file of fixes; None: those that the run has already.
-        config: tables of the configuration, e.g. `register={"neighbours": 2}`.
-
-    Raises:
-        SsemDaskError: bad input, configuration or output, in one sentence.
-    """
-    settings = make_config({"source": source, "output": output, **config}, where="align")
-    planned = plan(settings, fixes=None if fixes is None else GivenFixes.read(fixes))
-    return run_on_cluster(
-        partial(run, planned, allow_missing=allow_missing),
-        planned,
-        cluster=cluster,
-        workers=workers,
-        observer=observer,
-        table=settings.cluster,
-    )

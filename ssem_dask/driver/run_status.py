@@ -20,7 +20,7 @@ _MAX_REPORTS = 1000
 """Remarks, and failures with their logs, that a summary holds."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Summary:
     """Status of a run: while it runs, or after it has ended."""
 
@@ -50,6 +50,11 @@ class Summary:
         if self.attention is None:
             return ""
         return f"{'aligned' if self.state == 'complete' else self.state}; {self.attention.summary()}"
+
+    def __repr__(self) -> str:
+        failed = f", {len(self.failed)} failed" if self.failed else ""
+        verdict = f"; {self.verdict}" if self.verdict else ""
+        return f"Summary({self.output!r}: {self.state}{failed}{verdict})"
 
     def add(self, report: TaskReport) -> None:
         """Count a task that ended, and keep its report if it failed or has a message."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from ssem_dask.errors import SourceError
 from ssem_dask.field.grid import Grid
@@ -13,7 +14,7 @@ from ssem_dask.field.inverse import preimages
 from ssem_dask.geometry.box import Box
 from ssem_dask.shown import without_secrets
 from ssem_dask.stages.run_arrays import COARSE, SECTION
-from ssem_dask.stages.warped_pixels import read_nodes, to_dtype, warped_sections
+from ssem_dask.stages.warped_pixels import read_nodes, to_dtype, warped_labels, warped_sections
 from ssem_dask.storage.fields import open_coarse, open_field
 from ssem_dask.storage.run_group import read_run
 from ssem_dask.storage.volume import Volume
@@ -67,14 +68,23 @@ class Alignment:
         """Return the affines `(z, 2, 3)`, aligned → source, that the fields start from."""
         return np.asarray(open_coarse(COARSE.at(self.url))[:], dtype=np.float64)
 
-    def warp(self, volume: Volume, *, z: int, box: Box | None = None, kind: Interpolation = "bilinear") -> AnyArray:
+    def warp_section(
+        self,
+        volume: Volume,
+        *,
+        z: int,
+        box: Box | None = None,
+        kind: Interpolation = "bilinear",
+        labels: bool = False,
+    ) -> AnyArray:
         """Warp section z of a volume in the source's frame, for example another channel.
 
         Args:
             volume: of the source's sections; its pixels may be larger or smaller than the source's.
             z: index of the section.
             box: part (mip 0 of the volume, its z is not used) of the aligned section; None: all of it.
-            kind: interpolation; `nearest` for labels.
+            kind: interpolation.
+            labels: the values are ids: each is taken from the pixel that it points into.
 
         Returns:
             `(y, x)` in the volume's dtype, 0 where unknown.
@@ -86,6 +96,8 @@ class Alignment:
         part = box or Box((self._checked(z), 0, 0), (z + 1, *volume.info.shape[1:]))
         sections = range(self._checked(z), z + 1)
         fields = read_nodes(self._field_url, sections=sections, box=part, spacing=self.spacing, scale=scale)
+        if labels:
+            return warped_labels(volume, field=fields[0].on_pixels(part), z=z, box=part)
         image, _ = next(warped_sections(volume, fields=fields, sections=sections, box=part, kind=kind))
         return to_dtype(image, volume.info.dtype)
 
@@ -120,7 +132,7 @@ class Alignment:
             )
         return scale
 
-    def map_points(self, points: Float64Array, *, to: str) -> Float64Array:
+    def map_points(self, points: ArrayLike, *, to: str) -> Float64Array:
         """Map points between the aligned volume and the source.
 
         Args:

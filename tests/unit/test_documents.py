@@ -7,8 +7,8 @@ from typing import get_args
 import pytest
 from typer.models import OptionInfo
 
+from ssem_dask.api.running import align
 from ssem_dask.cli import options
-from ssem_dask.driver.pipeline import align
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.clusters.cluster_config import CLUSTER_NAMES, OF_THIS_MACHINE, RESIZABLE, ClusterConfig
 from tools.layer_figure import with_figure

@@ -74,10 +74,10 @@ def test_another_channel_is_warped(alignment: ssem_dask.Alignment, tmp_path: Pat
     channel = create_volume(str(tmp_path / "c.zarr"), info=info, chunk=(1, 64, 64), shard=(2, 128, 128), mips=1)
     values = np.stack([np.round(100 * y + x), np.ones_like(y)]).astype("uint16")
     channel.write(Box((0, 0, 0), SHAPE), values)
-    warped = alignment.warp(channel, z=0)
+    warped = alignment.warp(channel, z=0, kind="bilinear")
     source_y, source_x = AFFINE[:, :2] @ np.array([64.5, 48.5]) + AFFINE[:, 2]
     assert warped[64, 48] == pytest.approx(100 * source_y + source_x, abs=2)
-    part = alignment.warp(channel, z=0, box=Box((0, 32, 16), (1, 96, 80)))
+    part = alignment.warp(channel, z=0, box=Box((0, 32, 16), (1, 96, 80)), kind="bilinear")
     np.testing.assert_allclose(part, warped[32:96, 16:80], atol=1)
     assert (alignment.warp(channel, z=1) == 0).all()
 

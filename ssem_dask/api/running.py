@@ -1,0 +1,224 @@
+"""Align a volume, see how far a run is, and repeat parts of it."""
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from ssem_dask.api.sources import ArrayLike, Place, source_url, url_of
+from ssem_dask.api.stage_lines import StageLines
+from ssem_dask.config.schema import make_config
+from ssem_dask.driver import pipeline
+from ssem_dask.driver.rerun import Selection, execute_rerun, plan_rerun
+from ssem_dask.driver.run_fixes import GivenFixes
+from ssem_dask.driver.run_status import Summary, run_status
+from ssem_dask.driver.tasks import run_on_cluster
+from ssem_dask.runtime.events import Observer, SilentObserver
+
+Plan = pipeline.Plan
+
+
+def align(
+    source: Place | ArrayLike,
+    output: Place,
+    *,
+    pixel_size: float | None = None,
+    section_thickness: float | None = None,
+    cluster: str = "local",
+    workers: int | None = None,
+    progress: bool | None = None,
+    observer: Observer | None = None,
+    allow_missing: bool = False,
+    fixes: Place | None = None,
+    **config: Any,
+) -> Summary:
+    """Align a volume with defaults.
+
+    Args:
+        source: path or URL of the volume (Zarr; see `import_volume` for other formats), or an array (z, y, x) of numpy,
+            dask, xarray or zarr. An array is first written beside the output, to `….source.zarr`.
+        output: path or URL of the run's Zarr group, created if it does not exist, resumed if it does.
+        pixel_size: nm per pixel in y and x; needed for an array, else it overrides the source's own value.
+        section_thickness: nm per section; likewise.
+        cluster: `serial`, `local`, `local-gpu`, `slurm`, the address of a Dask scheduler, or a TOML file with a
+            `[cluster]` table.
+        workers: number of workers of a started cluster; None: one per core.
+        progress: show a line per stage on stderr; None: in notebooks and terminals.
+        observer: receives events; None: nobody does but these lines.
+        allow_missing: complete the run although some of its tasks failed.
+        fixes: path or URL of a file of fixes; None: those that the run has already.
+        config: tables of the configuration, e.g. `register={"neighbours": 2}`.
+
+    Returns:
+        The status of the run: `.state`, `.verdict`, `.failed`.
+
+    Raises:
+        SsemDaskError: bad input, configuration or output, in one sentence.
+
+    Examples:
+        >>> import ssem_dask
+        >>> summary = ssem_dask.align("volume.zarr", "aligned.zarr", cluster="serial")
+        >>> summary.state
+        'complete'
+        >>> import numpy as np
+        >>> ssem_dask.align(np.zeros((4, 64, 64)), "out.zarr", pixel_size=5, section_thickness=40)
+        Traceback (most recent call last):
+        ssem_dask.errors.SourceError: array: its values are float64, but pixels and labels are integers; ...
+    """
+    shown = _observer(observer, progress)
+    planned, settings = _planned(
+        source,
+        output,
+        pixel_size=pixel_size,
+        section_thickness=section_thickness,
+        fixes=fixes,
+        config=config,
+    )
+    return run_on_cluster(
+        partial(pipeline.run, planned, allow_missing=allow_missing),
+        planned,
+        cluster=cluster,
+        workers=workers,
+        observer=shown,
+        table=settings.cluster,
+    )
+
+
+def plan(
+    source: Place | ArrayLike,
+    output: Place,
+    *,
+    pixel_size: float | None = None,
+    section_thickness: float | None = None,
+    fixes: Place | None = None,
+    **config: Any,
+) -> Plan:
+    """Resolve the configuration of a run and estimate its cost; arguments and errors as in `align`.
+
+    Returns:
+        The plan: `.choices` made from the data, `.estimates` of each stage, `.worker_memory` in bytes.
+
+    Examples:
+        >>> import ssem_dask
+        >>> planned = ssem_dask.plan("volume.zarr", "another.zarr")
+        >>> list(planned.estimates)
+        ['coarse', 'calibrate', 'register', 'compose', 'render', 'measure']
+    """
+    return _planned(
+        source,
+        output,
+        pixel_size=pixel_size,
+        section_thickness=section_thickness,
+        fixes=fixes,
+        config=config,
+    )[0]
+
+
+def status(output: Place) -> Summary:
+    """Return the status of a run, or of a warped or exported volume.
+
+    Args:
+        output: path or URL of the run or the volume.
+
+    Raises:
+        SourceError: nothing is there.
+        OutputError: something else is there.
+
+    Examples:
+        >>> import ssem_dask
+        >>> ssem_dask.status("aligned.zarr").state
+        'complete'
+    """
+    return run_status(url_of(output))
+
+
+def rerun(
+    output: Place,
+    *,
+    failed: bool = False,
+    stages: Sequence[str] = (),
+    sections: range | None = None,
+    chunks: Sequence[str] = (),
+    changes: dict[str, Any] | None = None,
+    source: Place | None = None,
+    fixes: Place | None = None,
+    refit: bool = False,
+    allow_missing: bool = False,
+    cluster: str = "local",
+    workers: int | None = None,
+    progress: bool | None = None,
+    observer: Observer | None = None,
+) -> Summary:
+    """Repeat selected parts of a run, and everything that depends on them.
+
+    Without a selection, all is repeated that failed or no longer agrees with the configuration, the weights or the
+    source.
+
+    Args:
+        output: path or URL of the run.
+        failed: select the tasks that failed.
+        stages: select the tasks of these stages.
+        sections: select the tasks that write these sections.
+        chunks: select the tasks with these keys.
+        changes: settings by dotted key: for the selected tasks only or, if none are selected, for the run.
+        source: place to which the source was moved; None: where the run has recorded it.
+        fixes: path or URL of a file of fixes that hold from now on; None: those that the run has.
+        refit: fit statistics again with the fixes.
+        allow_missing: as in `align`.
+        cluster: as in `align`.
+        workers: as in `align`.
+        progress: as in `align`.
+        observer: as in `align`.
+
+    Raises:
+        SsemDaskError: there is no run, its source is gone, or an option does not fit, in one sentence.
+
+    Examples:
+        >>> import ssem_dask
+        >>> summary = ssem_dask.rerun("aligned.zarr", cluster="serial")  # all is done and agrees
+        >>> sum(len(keys) for keys in summary.again.values())
+        0
+    """
+    selection = Selection(failed=failed, stages=tuple(stages), sections=sections, chunks=tuple(chunks))
+    planned = plan_rerun(
+        url_of(output),
+        selection,
+        overrides=changes,
+        source=None if source is None else url_of(source),
+        fixes=None if fixes is None else GivenFixes.read(url_of(fixes)),
+        refit=refit,
+    )
+    return run_on_cluster(
+        partial(execute_rerun, planned, allow_missing=allow_missing),
+        planned.plan,
+        cluster=cluster,
+        workers=workers,
+        observer=_observer(observer, progress),
+    )
+
+
+def _planned(
+    source: Place | ArrayLike,
+    output: Place,
+    *,
+    pixel_size: float | None,
+    section_thickness: float | None,
+    fixes: Place | None,
+    config: dict[str, Any],
+) -> tuple[Plan, Any]:
+    target = url_of(output)
+    url = source_url(source, beside=target, pixel_size=pixel_size, section_thickness=section_thickness)
+    sizes = {"pixel_size": pixel_size, "section_thickness": section_thickness}
+    volume = {name: size for name, size in sizes.items() if size is not None}
+    if volume:
+        config = {**config, "volume": {**config.get("volume", {}), **volume}}
+    settings = make_config({"source": url, "output": target, **config}, where="align")
+    return pipeline.plan(settings, fixes=None if fixes is None else GivenFixes.read(url_of(fixes))), settings
+
+
+def _observer(observer: Observer | None, progress: bool | None) -> Observer:
+    """Return who receives the events: the caller's observer, or lines if somebody sees them."""
+    if observer is not None:
+        return observer
+    seen = "ipykernel" in sys.modules or sys.stderr.isatty()
+    return StageLines() if (seen if progress is None else progress) else SilentObserver()
