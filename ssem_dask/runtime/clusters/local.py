@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dask
+import distributed.utils
 from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster
 from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
 
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters.devices import gpu_memory, visible_gpus
+from ssem_dask.runtime.clusters.fork_server import start_fork_server
 from ssem_dask.runtime.clusters.local_start import start_or_refuse
 from ssem_dask.runtime.deaths import note_death
 from ssem_dask.runtime.distributed import DaskExecutor
@@ -25,6 +27,7 @@ _HOST = "127.0.0.1"
 _WARM = "ssem_dask.runtime.clusters.warm_gpu"
 _QUIET = "ssem_dask.runtime.quiet_worker"
 _DASHBOARD = f"{_HOST}:0"
+_START_METHOD = "distributed.worker.multiprocessing-method"
 _CORES_PER_WORKER = 5
 _MAX_WORKERS_PER_GPU = 3
 _CONTEXT_BYTES = 1_000_000_000
@@ -47,7 +50,7 @@ def start_local(
     Raises:
         ConfigError: this machine lets no worker start.
     """
-    _one_death_is_blamed()
+    _configure_workers()
     limit = local_share(workers, stage_workers)
     workers = workers or len(os.sched_getaffinity(0))
 
@@ -104,7 +107,12 @@ def start_local_gpu(
 
 
 def start_on_gpus(
-    gpus: Sequence[str], *, per_gpu: int | None = None, task_gpu_memory: int = 0, deadline: float | None = None
+    gpus: Sequence[str],
+    *,
+    per_gpu: int | None = None,
+    threads: int = GPU_THREADS,
+    task_gpu_memory: int = 0,
+    deadline: float | None = None,
 ) -> DaskExecutor:
     """Start workers for each GPU, and workers without a GPU for the remaining cores.
 
@@ -116,24 +124,27 @@ def start_on_gpus(
         gpus: names as in `CUDA_VISIBLE_DEVICES`.
         per_gpu: workers that share a GPU; None: one per `_CORES_PER_WORKER` cores of each GPU, at most
             `_MAX_WORKERS_PER_GPU`, and no more than its memory holds.
+        threads: threads of each of these workers.
         task_gpu_memory: bytes of a GPU that the largest task takes; 0 if unknown.
         deadline: as in `DaskExecutor`.
 
     Raises:
         ConfigError: this machine lets no worker start.
     """
-    _one_death_is_blamed()
+    _configure_workers()
     security = Security.temporary()
     common = {"host": _HOST, "protocol": "tls://", "security": security}
-    per_gpu, without, share = shares_on_gpus(len(gpus), per_gpu=per_gpu, task_gpu_memory=task_gpu_memory)
+    per_gpu, without, share = shares_on_gpus(
+        len(gpus), per_gpu=per_gpu, threads=threads, task_gpu_memory=task_gpu_memory
+    )
 
-    def worker(threads: int, gpu: str, **options: Any) -> dict[str, Any]:
-        memory = {"nthreads": threads, "memory_limit": threads * share}
+    def worker(count: int, gpu: str, **options: Any) -> dict[str, Any]:
+        memory = {"nthreads": count, "memory_limit": count * share}
         common_options = {**common, **memory, "env": {"CUDA_VISIBLE_DEVICES": gpu}, "preload": [_QUIET]}
         return {"cls": _WatchfulNanny, "options": {**common_options, **options}}
 
     workers = {
-        f"gpu-{i}-{j}": worker(GPU_THREADS, gpu, resources={GPU: 1}, preload=[_QUIET, _WARM])
+        f"gpu-{i}-{j}": worker(threads, gpu, resources={GPU: 1}, preload=[_QUIET, _WARM])
         for j in range(per_gpu)
         for i, gpu in enumerate(gpus)
     }
@@ -145,25 +156,35 @@ def start_on_gpus(
     return DaskExecutor(client, deadline=deadline)
 
 
-def shares_on_gpus(gpus: int, *, per_gpu: int | None, task_gpu_memory: int = 0) -> tuple[int, int, int]:
+def shares_on_gpus(
+    gpus: int, *, per_gpu: int | None, threads: int = GPU_THREADS, task_gpu_memory: int = 0
+) -> tuple[int, int, int]:
     """Return the workers per GPU, the workers without a GPU, and the bytes that each of their tasks may hold.
 
     Args:
         gpus: number of GPUs.
         per_gpu: as in `start_on_gpus`.
+        threads: as in `start_on_gpus`.
         task_gpu_memory: as in `start_on_gpus`.
     """
     cores = len(os.sched_getaffinity(0))
     if per_gpu is None:
         # A worker's tasks take turns to compute, but each holds its arrays, and torch keeps the memory that they free.
-        worker_bytes, gpu_bytes = GPU_THREADS * task_gpu_memory + _CONTEXT_BYTES, gpu_memory()
+        worker_bytes, gpu_bytes = threads * task_gpu_memory + _CONTEXT_BYTES, gpu_memory()
         fitting = _MAX_WORKERS_PER_GPU if gpu_bytes is None else gpu_bytes // worker_bytes
         per_gpu = max(min(cores // (_CORES_PER_WORKER * gpus), _MAX_WORKERS_PER_GPU, fitting), 1)
-    threads = GPU_THREADS * per_gpu * gpus
-    without = max(1, cores - threads)
-    return per_gpu, without, int(MEMORY_LIMIT) // (threads + without)
+    with_gpu = threads * per_gpu * gpus
+    without = max(1, cores - with_gpu)
+    return per_gpu, without, int(MEMORY_LIMIT) // (with_gpu + without)
 
 
-def _one_death_is_blamed() -> None:
+def _configure_workers() -> None:
     # No local worker is preempted: if a task's workers die twice, the task kills them.
     dask.config.set({"distributed.scheduler.allowed-failures": 1})
+    if dask.config.get(_START_METHOD) == "spawn" and os.name == "posix":  # Dask's default: the user has chosen none
+        dask.config.set({_START_METHOD: "forkserver"})
+    if dask.config.get(_START_METHOD) == "forkserver":
+        start_fork_server()
+        # Dask would import pandas and others into this process, to list them for a server that runs already.
+        if hasattr(distributed.utils, "_forkserver_preload_set"):
+            distributed.utils._forkserver_preload_set = True

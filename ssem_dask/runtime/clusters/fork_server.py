@@ -1,0 +1,48 @@
+"""The process from which workers of this machine are forked: it has imported everything that they need, once.
+
+A worker that starts by itself takes seconds of CPU to import torch and this package, and every core pays them. The
+server is Python's own (`multiprocessing.forkserver`). It never runs anything but imports, so that it has one thread and
+no CUDA context when it forks. It ends with the process that started it.
+
+This module imports nothing heavy, so that a command can start the server before it loads what it needs itself.
+"""
+
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing import forkserver
+
+_PRELOADED = ("distributed", "ssem_dask.runtime.clusters.worker_modules")
+_ENVIRONMENT = {
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "MKL_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONHASHSEED": "6640",
+}
+"""What Dask sets before it starts a worker; libraries read some of it when they are loaded."""
+
+
+def start_fork_server() -> None:
+    """Start the server, without waiting until it is ready; do nothing if it runs, or if the system has none."""
+    if os.name != "posix":
+        return
+    # It inherits the mask: Ctrl-C, which a terminal sends to workers as well, is left to the driver.
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with _environment({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}):
+            forkserver.set_forkserver_preload(list(_PRELOADED))
+            forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            del os.environ[name]
