@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 from torch import Tensor
 
+from ssem_dask.image.local_means import quantiles, square_mean
 from ssem_dask.types import AnyArray, BoolArray
 
 SMOOTH_SHARE = 1 / 40
@@ -56,28 +57,44 @@ class OddRegions:
         return cls(*([math.nan] * 6))
 
 
+@dataclass(frozen=True, slots=True)
+class ComparedSection:
+    """An aligned section as it is compared with others; made once, since a section has several neighbours."""
+
+    image: Float[Tensor, "y x"]
+    """float32, any intensity unit."""
+    mask: Bool[Tensor, "y x"]
+    """True on tissue."""
+    level: Float[Tensor, "y x"]
+    """Smoothed image of mean 0 and deviation 1 over tissue, 0 elsewhere."""
+
+    @classmethod
+    def of(cls, image: Float[Tensor, "y x"], *, mask: Bool[Tensor, "y x"]) -> "ComparedSection":
+        """Return an aligned section, ready to be compared."""
+        return cls(image, mask, _standardised(image, mask))
+
+
 def find_odd_regions(
-    image: Float[Tensor, "y x"],
+    section: ComparedSection,
     *,
-    mask: Bool[Tensor, "y x"],
     inside: Bool[Tensor, "y x"],
-    before: tuple[Float[Tensor, "y x"], Bool[Tensor, "y x"]],
-    after: tuple[Float[Tensor, "y x"], Bool[Tensor, "y x"]],
+    before: ComparedSection,
+    after: ComparedSection,
     one_sided: bool,
 ) -> OddRegions:
     """Find where a section differs from both neighbours.
 
     Args:
-        image: aligned section, float32, any intensity unit.
-        mask: True on tissue.
+        section: the section.
         inside: True where the aligned section shows a part of its source; elsewhere nothing is missing.
-        before: image and mask of the section before it, aligned.
-        after: image and mask of the section after it, aligned.
+        before: the section before it.
+        after: the section after it.
         one_sided: both neighbours are on one side. Tissue changes along z, so the section may then well be darker or
             brighter than both, and only empty regions are odd.
     """
-    sections = [_standardised(values, known) for values, known in ((image, mask), before, after)]
-    judged = before[1] & after[1] & inside
+    image, mask = section.image, section.mask
+    sections = [section.level, before.level, after.level]
+    judged = before.mask & after.mask & inside
     if int(judged.sum()) < _LEAST_AREA_SHARE * judged.numel() + 64:
         return OddRegions.none()
     judged &= torch.from_numpy(ndimage.binary_erosion(judged.numpy(), iterations=_BORDER_PX))
@@ -119,19 +136,19 @@ def _raw_level(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def _standardised(image: Tensor, mask: Tensor) -> Tensor:
-    """Return a smoothed image of mean 0 and deviation 1 over tissue, 0 elsewhere."""
+    """Return the level of a `ComparedSection`."""
     known = mask.float()
     smooth = _box(image * known) / _box(known).clamp(min=1e-3)
     values = smooth[mask]
     if values.numel() < 2:
         return torch.zeros_like(image)
-    low, middle, high = torch.quantile(values[:: max(1, values.numel() >> 20)], torch.tensor([0.16, 0.5, 0.84]))
+    low, middle, high = quantiles(values[:: max(1, values.numel() >> 20)], [0.16, 0.5, 0.84])
     return torch.where(mask, (smooth - middle) / ((high - low) / 2).clamp(min=1e-6), torch.zeros_like(smooth))
 
 
 def _box(values: Tensor) -> Tensor:
     reach = max(2, round(SMOOTH_SHARE * min(values.shape) / 2))
-    return torch.nn.functional.avg_pool2d(values[None], 2 * reach + 1, stride=1, padding=reach)[0]
+    return square_mean(values, 2 * reach + 1)
 
 
 def _spread(values: Tensor) -> float:

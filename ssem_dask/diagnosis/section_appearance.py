@@ -3,10 +3,10 @@
 import math
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
+
+from ssem_dask.image.local_means import quantiles, square_mean
 
 _LEAST_PIXELS = 256
 """Pixels of tissue below which nothing is measured."""
@@ -42,10 +42,10 @@ def measure_appearance(image: Float[Tensor, "y x"], *, mask: Bool[Tensor, "y x"]
     """
     if int(mask.sum()) < _LEAST_PIXELS:
         return Appearance.unknown()
-    low, high = torch.quantile(_thinned(image[mask]), torch.tensor([0.25, 0.75])).tolist()
-    fine, middle = (avg_pool2d(image[None], side, stride=1, padding=side // 2)[0] for side in (_FINE_PX, _MIDDLE_PX))
+    low, high = quantiles(_thinned(image[mask]), [0.25, 0.75]).tolist()
+    fine, middle = (square_mean(image, side) for side in (_FINE_PX, _MIDDLE_PX))
     # Squares that reach beyond the tissue would measure its border.
-    inside = avg_pool2d(mask[None].float(), _MIDDLE_PX, stride=1, padding=_MIDDLE_PX // 2)[0] > 0.999
+    inside = square_mean(mask.float(), _MIDDLE_PX) > 0.999
     if int(inside.sum()) < _LEAST_PIXELS:
         inside = mask
     finest, medium = (float(_thinned(d[inside]).abs().median()) for d in (image - fine, fine - middle))
@@ -64,5 +64,5 @@ def _correlation(first: Tensor, second: Tensor) -> float:
 
 
 def _thinned(values: Tensor) -> Tensor:
-    """Return at most about a million of the values: torch.quantile takes 16 million at most."""
+    """Return at most about a million of the values, evenly chosen: more say nothing new."""
     return values[:: max(1, values.numel() >> 20)]

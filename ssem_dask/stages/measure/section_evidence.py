@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ssem_dask.diagnosis.local_likeness import block_likeness, likeness, unlike_share
-from ssem_dask.diagnosis.odd_regions import OddRegions, find_odd_regions
+from ssem_dask.diagnosis.odd_regions import ComparedSection, OddRegions, find_odd_regions
 from ssem_dask.diagnosis.steps import largest_step
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_known
@@ -43,13 +43,21 @@ _LEAST_TISSUE = 0.5
 class _AlignedSection:
     """One section at the mip where sections are compared."""
 
-    image: Tensor
-    mask: Tensor
-    """True on tissue."""
+    compared: ComparedSection
     inside: Tensor
     """True where the aligned section shows a part of its source."""
     step: float
     """See `diagnosis.steps`."""
+
+    @property
+    def image(self) -> Tensor:
+        """Pixels, float32."""
+        return self.compared.image
+
+    @property
+    def mask(self) -> Tensor:
+        """True on tissue."""
+        return self.compared.mask
 
     @property
     def tissue(self) -> float:
@@ -98,11 +106,10 @@ def _odd_regions(seen: dict[int, _AlignedSection], z: int, *, usual: float) -> O
         return OddRegions.none()
     own, one, other = seen[z], seen[pair[0]], seen[pair[1]]
     return find_odd_regions(
-        own.image,
-        mask=own.mask,
+        own.compared,
         inside=own.inside,
-        before=(one.image, one.mask),
-        after=(other.image, other.mask),
+        before=one.compared,
+        after=other.compared,
         one_sided=not pair[0] < z < pair[1],
     )
 
@@ -123,6 +130,8 @@ def _read_sections(job: Job, aligned: Volume, sections: range) -> Iterator[_Alig
         set[int]() if job.render.unplaced == "as_is" else set(np.flatnonzero(~read_placed(job, sections)).tolist())
     )
     source = open_source(job, fixes=job.fixes)
+    # Read together, since a chunk holds several sections.
+    stored = aligned.read(Box((sections.start, 0, 0), (sections.stop, *pixels.shape), mip))
     for z in sections:
         field, grid = thinned_field(job, z)
         where = pixels.positions()
@@ -134,8 +143,7 @@ def _read_sections(job: Job, aligned: Volume, sections: range) -> Iterator[_Alig
         if z in withheld:
             ((image, mask),) = warp_thumbnails(source, sections=range(z, z + 1), mip=mip, places=[places])
         else:
-            box = Box((z, 0, 0), (z + 1, *pixels.shape), mip)
-            image = torch.from_numpy(aligned.read(box)[0].astype(np.float32))
+            image = torch.from_numpy(stored[z - sections.start].astype(np.float32))
             mask = tissue_mask(image)
         step = largest_step(field.numpy(), spacing=grid.spacing, reach=_STEP_REACH_SHARE * min(job.shape_yx))
-        yield _AlignedSection(image, mask, inside, step)
+        yield _AlignedSection(ComparedSection.of(image, mask=mask), inside, step)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from ssem_dask.diagnosis.odd_regions import OddRegions, find_odd_regions
+from ssem_dask.diagnosis.odd_regions import ComparedSection, OddRegions, find_odd_regions
 
 
 def odd_object(shape: tuple[int, int], *, extent: tuple[int, int]) -> OddRegions:
@@ -16,11 +16,9 @@ def odd_object(shape: tuple[int, int], *, extent: tuple[int, int]) -> OddRegions
     sections = [128 + 30 * section / common.std() for section in sections]
     top, left = (n // 2 - e // 2 for n, e in zip(shape, extent, strict=True))
     sections[0][top : top + extent[0], left : left + extent[1]] = 5.0
-    image, before, after = (torch.from_numpy(section).float() for section in sections)
     shown = torch.ones(shape, dtype=torch.bool)
-    return find_odd_regions(
-        image, mask=shown, inside=shown, before=(before, shown), after=(after, shown), one_sided=False
-    )
+    section, before, after = (ComparedSection.of(torch.from_numpy(s).float(), mask=shown) for s in sections)
+    return find_odd_regions(section, inside=shown, before=before, after=after, one_sided=False)
 
 
 @pytest.mark.parametrize("shape", [(64, 1024), (128, 512), (1024, 64)])
