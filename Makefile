@@ -136,7 +136,7 @@ bench-spoilt: env  ## Spoil one section of a real stack in 21 ways: harm to the 
 bench-gpu: env  ## Measure pair solver, features and window on one GPU, beside plain PyTorch (BENCH="--side 4096")
 	$(BIN)/python -m benchmarks.gpu $(BENCH)
 
-bench-e2e: env  ## Time a whole run beside a plain copy with pyramid, on one GPU (BENCH="--sections 104 --side 4096")
+bench-e2e: env  ## Time a whole run beside the best copy with pyramid, on one GPU (BENCH="--sections 104 --side 4096")
 	$(BIN)/python -m benchmarks.e2e --dir bench/e2e --gpus 1 --json bench/e2e.json $(BENCH)
 
 bench-multi-gpu: env  ## Time a whole run on one GPU and on several of this machine (GPUS="1 2 4")

@@ -1,14 +1,14 @@
-"""From a volume to its aligned pyramid, beside a plain copy of the same volume with its pyramid on the same workers.
+"""From a volume to its aligned pyramid, beside the best copy of the same volume with its pyramid on the same cores.
 
     python -m benchmarks.e2e --dir /data --sections 104 --side 4096 --gpus 1 2 --kill
 
 The volume is synthetic tissue at 2.5 nm (registration works at 5 nm) or 5 nm, each section displaced by a smooth
-random field; it has a pyramid, as an imported volume has. The copy reads and writes every shard of level 0 and makes
-the pyramid with the pipeline's own tasks. Both run on one cluster that is up already; the cost of its start is
-reported separately. `--gpus 0` is `--cluster local`. With `--kill` the last run is repeated, a worker is killed while
-it registers, and the results are compared. `--cores` gives each number of GPUs its share of the cores, to see what a
-machine of that size would do. A run that takes long can be done in several calls: `--gpus` without a number makes the
-volume alone, `--go-on` resumes an alignment that was begun.
+random field; it has a pyramid, as an imported volume has. The copy is that of `benchmarks.best_copy`: one process per
+core. The run uses a cluster that is up already; the cost of its start is reported separately. `--gpus 0` is `--cluster
+local`. With `--kill` the last run is repeated, a worker is killed while it registers, and the results are compared.
+`--cores` gives each number of GPUs its share of the cores, to see what a machine of that size would do. A run that
+takes long can be done in several calls: `--gpus` without a number makes the volume alone, `--go-on` resumes an
+alignment that was begun.
 """
 
 import argparse
@@ -22,8 +22,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
-from itertools import chain
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ import psutil
 import torch
 from matplotlib.figure import Figure
 
+from benchmarks.best_copy import best_copy
 from benchmarks.made_volume import DEPTH, make_volume
 from ssem_dask.config.schema import make_config
 from ssem_dask.driver import pipeline
@@ -40,10 +40,8 @@ from ssem_dask.geometry.region import Footprint
 from ssem_dask.runtime.clusters.local import start_local, start_on_gpus
 from ssem_dask.runtime.events import SilentObserver
 from ssem_dask.runtime.executor import Executor
-from ssem_dask.stages.downsample import warp_level_tasks
-from ssem_dask.stages.render import Warping, WarpTask, warp_tasks
+from ssem_dask.runtime.placement import GPU_THREADS
 from ssem_dask.storage.arrays import open_array
-from ssem_dask.storage.volume import Volume
 from ssem_dask.task import Outcome, Result, Task, TaskReport
 
 _KILL_AFTER = 8
@@ -63,6 +61,7 @@ def main() -> None:
         "--gpus", type=int, nargs="*", default=[0], help="numbers of GPUs to run with, one after another"
     )
     parser.add_argument("--per-gpu", type=int, help="worker processes that share a GPU")
+    parser.add_argument("--gpu-threads", type=int, default=GPU_THREADS, help="threads of each of these processes")
     parser.add_argument("--cores", type=int, nargs="+", help="cores to use with each of these numbers; all without")
     parser.add_argument("--config", default="{}", help="JSON of further configuration")
     parser.add_argument("--kill", action="store_true", help="repeat the last run with a worker killed")
@@ -128,7 +127,7 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
             below += height
         axes.text(place - 0.17, below, f"{run['align_s']:.0f} s", ha="center", va="bottom", fontsize=8)
         if "copy_s" in run:
-            label = "plain copy with pyramid" if place == 0 else None
+            label = "best copy with pyramid" if place == 0 else None
             axes.bar(place + 0.2, run["copy_s"] / gigapixels, 0.34, color="lightgrey", label=label)
     ticks = [
         f"{r['sections']} × {r['side']}²\n{run['gpus']} GPU, {run.get('cores', r['cores'])} cores" for r, run in runs
@@ -140,30 +139,43 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
 
 
 def _measured(source: Path, options: argparse.Namespace, gpus: int, *, last: bool) -> dict[str, Any]:
-    """Copy and alignment on one cluster; the last alignment stays as `aligned.zarr`."""
+    """Copy, then alignment on a cluster of the same cores; the last alignment stays as `aligned.zarr`."""
     row: dict[str, Any] = {"gpus": gpus}
-    copy, output = options.dir / "copy.zarr", options.dir / "aligned.zarr"
-    with _cluster(gpus, options.per_gpu, row) as executor:
-        if not options.no_copy:
-            try:
-                row["copy_s"], row["copy_stages_s"] = _copy(source, copy, executor)
-            finally:
-                shutil.rmtree(copy, ignore_errors=True)
-            sys.stderr.write(f"copy with pyramid: {row['copy_s']} s {row['copy_stages_s']}\n")
+    output = options.dir / "aligned.zarr"
+    if not options.no_copy:
+        _copies(source, options, row)
+    with _cluster(gpus, options, row) as executor:
         _align(source, output, options, executor, row, _Clock(gpus))
     if "copy_s" in row:
         row["ratio"] = round(row["align_s"] / row["copy_s"], 2)
+        written = sum(row["stages_s"].get(stage, 0.0) for stage in ("render", "downsample"))
+        row["render_of_copy_percent"] = round(100 * row["copy_s"] / written)
     row["mpx_s"] = round(options.sections * options.side**2 / row["align_s"] / 1e6, 1)
     if not (last and options.kill) and not options.keep:
         shutil.rmtree(output, ignore_errors=True)
     return row
 
 
+def _copies(source: Path, options: argparse.Namespace, row: dict[str, Any]) -> None:
+    """Copy with the compression that the run will have, and with zstd if that is another one."""
+    copy = options.dir / "copy.zarr"
+    config = make_config({**json.loads(options.config), "source": str(source), "output": str(copy)})
+    codec, processes = pipeline.plan(config).job.render.codec, len(os.sched_getaffinity(0))
+    for name in dict.fromkeys([codec, "zstd"]):
+        try:
+            seconds, parts = best_copy(source, copy, processes=processes, codec=name)
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
+        sys.stderr.write(f"best copy with pyramid, codec {name}: {seconds} s {parts}\n")
+        row |= {"codec": name, "copy_s": seconds} if name == codec else {}
+        row[f"copy_{name}_s"] = seconds
+
+
 def _disturbed(source: Path, options: argparse.Namespace, gpus: int) -> dict[str, Any]:
     """Repeat the alignment with a worker killed while it registers; return how far the result is from the last one."""
     row: dict[str, Any] = {"gpus": gpus, "killed": True}
     output = options.dir / "disturbed.zarr"
-    with _cluster(gpus, options.per_gpu, row) as executor:
+    with _cluster(gpus, options, row) as executor:
         clock = _Clock(gpus, kill_after=_KILL_AFTER)
         _align(source, output, options, executor, row, clock)
         row["killed_worker"] = clock.killed
@@ -187,11 +199,13 @@ def _apart(one: Path, other: Path, name: str) -> tuple[float, int]:
 
 
 @contextmanager
-def _cluster(gpus: int, per_gpu: int | None, row: dict[str, Any]) -> Iterator[Executor]:
+def _cluster(gpus: int, options: argparse.Namespace, row: dict[str, Any]) -> Iterator[Executor]:
     """Workers that have loaded what they load once."""
     begin = time.perf_counter()
     row["cores"] = len(os.sched_getaffinity(0))
-    with start_on_gpus([str(i) for i in range(gpus)], per_gpu=per_gpu) if gpus else start_local(None) as executor:
+    names = [str(i) for i in range(gpus)]
+    executor = start_on_gpus(names, per_gpu=options.per_gpu, threads=options.gpu_threads) if gpus else start_local(None)
+    with executor:
         _warm(executor)
         row["start_s"] = round(time.perf_counter() - begin, 2)
         sys.stderr.write(f"cluster up after {row['start_s']} s\n")
@@ -335,53 +349,6 @@ def _woken(task: Task) -> TaskReport:
     if torch.cuda.is_available():
         torch.zeros(1, device="cuda")
     time.sleep(0.1)
-    return TaskReport(key=task.key, digest="", outcome=Outcome.OK)
-
-
-def _copy(source: Path, target: Path, executor: Executor) -> tuple[float, dict[str, float]]:
-    """Read and write every shard, then the pyramid."""
-    shutil.rmtree(target, ignore_errors=True)
-    begin = time.perf_counter()
-    config = make_config({"source": str(source), "output": str(target)})
-    job = pipeline.plan(config).job
-    warping = Warping(
-        source=str(source),
-        info=job.info,
-        fields="",
-        spacing=job.spacing,
-        target=str(target),
-        mips=job.mips,
-        config=job.render,
-    )
-    warping.create()
-    stages = {}
-    copies = (
-        CopyTask(**{f.name: getattr(task, f.name) for f in fields(task)})
-        for task in warp_tasks(warping, digest=lambda _: "")
-    )
-    levels = (
-        (f"mip {mip}", tasks) for mip, tasks in enumerate(warp_level_tasks(warping, digest=lambda _: ""), start=1)
-    )
-    for name, tasks in chain([("copy", copies)], levels):
-        since = time.perf_counter()
-        reports = list(executor.map(_run_without_ledger, tasks))
-        assert all(report.outcome is not Outcome.FAILED for report in reports), reports
-        stages[name] = round(time.perf_counter() - since, 2)
-    return round(time.perf_counter() - begin, 2), stages
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CopyTask(WarpTask):
-    """One shard that is copied unchanged."""
-
-    def run(self) -> Result:
-        """Read the shard and write it."""
-        Volume.open(self.warping.target).write(self.box, self.warping.open_source().read(self.box))
-        return Result()
-
-
-def _run_without_ledger(task: Task) -> TaskReport:
-    task.run()
     return TaskReport(key=task.key, digest="", outcome=Outcome.OK)
 
 

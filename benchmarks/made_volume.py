@@ -19,7 +19,7 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import level_count
 from ssem_dask.stages.configs import RenderStageConfig
 from ssem_dask.stages.downsample import warp_level_tasks
-from ssem_dask.stages.render import Warping
+from ssem_dask.stages.warping import Warping
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 from ssem_dask.types import AnyArray
 
@@ -71,7 +71,7 @@ def make_volume(url: str, *, sections: int, side: int, pixel_size: float) -> Non
             mips=mips,
             config=RenderStageConfig(chunk=CHUNK, shard=SHARD),
         )
-        for tasks in warp_level_tasks(warping, digest=lambda _: ""):
+        for tasks in warp_level_tasks(warping, digest=lambda _: "", first=1):
             list(pool.map(methodcaller("run"), tasks))
 
 

@@ -13,6 +13,18 @@ if TYPE_CHECKING:
     from ssem_dask.runtime.executor import Executor
 
 
+def expect_local_workers(cluster: str | None) -> None:
+    """Begin to load what workers on this machine need, while the command loads what it needs itself.
+
+    Args:
+        cluster: value of `--cluster`; None: the default.
+    """
+    if cluster in (None, "local", "local-gpu"):
+        from ssem_dask.runtime.fork_server import start_fork_server
+
+        start_fork_server()
+
+
 def open_executor(
     cluster: str | None,
     *,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssem_dask.cli import console
-from ssem_dask.cli.cluster import observed_executor
+from ssem_dask.cli.cluster import expect_local_workers, observed_executor
 from ssem_dask.cli.evaluate_command import save_evaluation
 from ssem_dask.cli.options import Cluster, Json, Workers
 from ssem_dask.cli.report_command import WORST_PLACES, write_report
@@ -41,6 +41,7 @@ def demo(
 ) -> None:
     """Make a volume with known truth, deform it, align it, and show the error before and after."""
     require_extra("report", purpose="demo")  # before minutes of computing
+    expect_local_workers(cluster)
     from ssem_dask.evaluation.protocol import evaluate
     from ssem_dask.report.page import make_report
     from ssem_dask.report.reslice import draw_reslices

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ssem_dask.cli import console
-from ssem_dask.cli.cluster import observed_executor, open_executor
+from ssem_dask.cli.cluster import expect_local_workers, observed_executor, open_executor
 from ssem_dask.cli.options import (
     AllowMissing,
     Channel,
@@ -60,6 +60,8 @@ def align(
     Safe to interrupt: run the same command again to resume.
     """
     kinds = parse_kinds(fail_on)
+    if not dry_run and config is None:
+        expect_local_workers(cluster)
     volume = _volume_options(pixel_size, section_thickness, channel)
     settings = _settings(source, output, config=config, volume=volume)
     if dry_run:

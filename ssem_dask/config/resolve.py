@@ -9,12 +9,13 @@ from ssem_dask.config.schema import RunConfig
 from ssem_dask.errors import SourceError
 from ssem_dask.geometry.mip import level_count
 from ssem_dask.registration.methods import encoder_digest
-from ssem_dask.stages.configs import DownsampleStageConfig, ResolvedRegister
+from ssem_dask.stages.codec_choice import choose_codec
+from ssem_dask.stages.configs import DownsampleStageConfig, RenderStageConfig, ResolvedRegister
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.pipeline_order import STAGES
 from ssem_dask.storage.channels import listed, several_channels
 from ssem_dask.storage.formats.advice import explain_source
-from ssem_dask.storage.run_group import recorded_identity
+from ssem_dask.storage.run_group import recorded_identity, recorded_table
 from ssem_dask.storage.volume import Volume, VolumeInfo
 from ssem_dask.storage.volume_checks import check_image_dtype, check_sections
 from ssem_dask.types import ConfigBase
@@ -60,6 +61,10 @@ def resolve(config: RunConfig, *, source_identity: str | None = None) -> tuple[J
         if stage.config_type is not None:
             tables[stage.name], reasons = stage.resolve(config.table(stage.name), info)
             choices += reasons
+    render = tables["render"]
+    assert isinstance(render, RenderStageConfig)
+    tables["render"], choice = choose_codec(render, source, recorded=_recorded_codec(config.output))
+    choices += [choice] if choice else []
     register, downsample = tables["register"], tables["downsample"]
     assert isinstance(register, ResolvedRegister)
     assert isinstance(downsample, DownsampleStageConfig)
@@ -75,6 +80,13 @@ def resolve(config: RunConfig, *, source_identity: str | None = None) -> tuple[J
         digests={},
     )
     return with_digests(job), choices
+
+
+def _recorded_codec(output: str) -> str | None:
+    """Return the codec of the run at an output; None if there is no run."""
+    table = recorded_table(output, "render")
+    codec = None if table is None else table.get("codec", "zstd")
+    return codec if codec in ("zstd", "none") else None
 
 
 def _check_source(url: str, info: VolumeInfo) -> None:

@@ -41,10 +41,9 @@ def quantiles(values: Float[Tensor, " n"], shares: Sequence[float]) -> Float[Ten
     last = values.numel() - 1
     ranks = torch.tensor(shares) * last
     below, above = ranks.long(), ranks.ceil().long()
-    wanted = torch.cat([below, above]).unique().numpy()
     # NaN is sorted behind all numbers, and then every quantile is unknown.
-    array = values.numpy()
-    ordered = torch.from_numpy(np.partition(array, np.union1d(wanted, [last])))
+    wanted = sorted({*below.tolist(), *above.tolist(), last})
+    ordered = torch.from_numpy(np.partition(values.numpy(), wanted))
     if bool(ordered[last].isnan()):
         return torch.full_like(ranks, torch.nan)
     return torch.lerp(ordered[below], ordered[above], ranks - below)

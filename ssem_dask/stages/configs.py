@@ -157,6 +157,9 @@ class RenderStageConfig(ConfigBase):
     """Chunk (z, y, x) of the aligned volume; several sections deep, for viewing and segmentation."""
     shard: ShapeZYX = (8, 2048, 2048)
     """Shard (z, y, x): a multiple of the chunk; one task writes one shard."""
+    codec: Literal["auto", "zstd", "none"] = "auto"
+    """Compression of the aligned volume. `auto`: `zstd` if it saves at least a tenth of a sample of the source, else
+    `none`; what was chosen stays for the run, whatever becomes of the source. All have checksums."""
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
     """How pixels are interpolated; `nearest` for labels."""
     unplaced: Literal["as_is", "blank", "nearest"] = "as_is"

@@ -1,4 +1,7 @@
-"""Stage downsample: the multiscale pyramid, one level after the other, shard by shard."""
+"""Stage downsample: the rest of the multiscale pyramid, one level after the other, shard by shard.
+
+Stage render has written the finest levels, see `rendered_levels`; each level here is made of shards of several tasks.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -13,9 +16,9 @@ from ssem_dask.image.label_pooling import halve_labels
 from ssem_dask.image.pooling import halve
 from ssem_dask.stages.configs import DownsampleStageConfig
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.render import Warping
 from ssem_dask.stages.run_arrays import aligned_level
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
+from ssem_dask.stages.warping import Warping
 from ssem_dask.storage.volume import Volume
 from ssem_dask.task import Result, Task, box_name
 from ssem_dask.types import ShapeZYX
@@ -76,14 +79,14 @@ class WarpLevelTask(Task):
 
 
 class DownsampleStage(Stage):
-    """The multiscale pyramid, one level after the other, shard by shard."""
+    """The levels of the pyramid that stage render leaves, one after the other, shard by shard."""
 
     name = "downsample"
     upstream = ("render",)
     config_type = DownsampleStageConfig
 
     def decisive(self, job: Job) -> dict[str, Any]:
-        """Return nothing: a setting adds or removes levels, but changes none."""
+        """Return nothing: a setting adds or removes levels, but changes none of those that are made here."""
         del job
         return {}
 
@@ -93,7 +96,7 @@ class DownsampleStage(Stage):
     def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
         """Yield one generation per level."""
         warping = Warping.of_run(job)
-        for mip in range(1, warping.mips):
+        for mip in range(warping.levels.count, warping.mips):
             yield (
                 DownsampleTask(**self.task_fields(job, name, pixels=box.size * 4**mip), box=box)
                 for name, box in level_boxes(warping, mip)
@@ -108,9 +111,17 @@ class DownsampleStage(Stage):
         return math.prod(job.render.chunk) * job.info.dtype.itemsize
 
 
-def warp_level_tasks(warping: Warping, *, digest: Callable[[range], str]) -> Iterator[Iterable[Task]]:
-    """Yield one generation per level of a warped volume that is no run's; `digest` as in `warp_tasks`."""
-    for mip in range(1, warping.mips):
+def warp_level_tasks(
+    warping: Warping, *, digest: Callable[[range], str], first: int | None = None
+) -> Iterator[Iterable[Task]]:
+    """Yield one generation per level of a warped volume that is no run's.
+
+    Args:
+        warping: the volume.
+        digest: as in `warp_tasks`.
+        first: finest level that is made; None: the finest one that `warp_tasks` do not write.
+    """
+    for mip in range(warping.levels.count if first is None else first, warping.mips):
         yield (
             WarpLevelTask(
                 key=f"{DownsampleStage.name}/{name}",
@@ -125,22 +136,22 @@ def warp_level_tasks(warping: Warping, *, digest: Callable[[range], str]) -> Ite
 
 
 def estimate_downsampling(warping: Warping) -> Estimate:
-    """Return the cost. Each task holds its shard, the finer shards under it, and one section of them in float."""
+    """Return the cost. Each task holds its shard, the finer shards under it, and copies while they are coded."""
     size, shard, planes = warping.info.dtype.itemsize, warping.config.shard, warping.info.planes
-    tasks, pixels, written = 0, 0, 0
-    for mip in range(1, warping.mips):
+    tasks, pixels, written, first = 0, 0, 0, warping.levels.count
+    for mip in range(first, warping.mips):
         shape = _level_shape(warping.info.shape, mip)
         tasks += chunk_count(shape, chunk=shard)
         written += math.prod(shape) * size
         pixels += math.prod(shape) * 4**mip
-    z, y, x = (min(s, n) for s, n in zip(shard, _level_shape(warping.info.shape, 1), strict=True))
+    z, y, x = (min(s, n) for s, n in zip(shard, _level_shape(warping.info.shape, first), strict=True))
     return Estimate(
         tasks=tasks,
         pixels=pixels,
         bytes_read=written * 4 * planes,
         bytes_written=written * planes,
         files=tasks * planes,
-        memory=TASK_OVERHEAD_BYTES + z * y * x * size * 8 + y * x * 4 * 4 * 3 if tasks else 0,
+        memory=TASK_OVERHEAD_BYTES + z * y * x * size * 7 if tasks else 0,
     )
 
 

@@ -675,6 +675,7 @@ def aligned_level(mip: int) -> RunArray:
             ),
         ),
         fill=0,
+        compression=lambda job: "none" if job.render.codec == "none" else "zstd",
     )
 
 

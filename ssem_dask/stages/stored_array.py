@@ -15,7 +15,7 @@ from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Region
 from ssem_dask.stages.job import Job
 from ssem_dask.storage import location
-from ssem_dask.storage.arrays import ZarrArray, create_array, open_array, planned_array
+from ssem_dask.storage.arrays import Compression, ZarrArray, create_array, open_array, planned_array
 from ssem_dask.storage.json_records import read_record, write_record
 from ssem_dask.storage.untrusted import interpreting
 from ssem_dask.types import AnyArray
@@ -67,6 +67,7 @@ class _Layout(TypedDict):
     shards: tuple[int, ...] | None
     fill_value: float
     attributes: dict[str, Any]
+    compression: Compression
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +88,7 @@ class RunArray:
     """Shard; None: one file per chunk."""
     fill: float = np.nan
     attributes: Callable[[Job], dict[str, Any]] = field(default=lambda job: {})  # noqa: ARG005
+    compression: Callable[[Job], Compression] = lambda job: "zstd"  # noqa: ARG005
     opener: Callable[..., ZarrArray] = open_array
     """Function that opens the array; some also check its convention."""
 
@@ -163,6 +165,7 @@ class RunArray:
             shards=None if self.shard is None else self.shard(job),
             fill_value=self.fill,
             attributes=self.attributes(job),
+            compression=self.compression(job),
         )
 
     def _index(self, job: Job, index: dict[str, slice | range | int]) -> tuple[slice | int, ...]:

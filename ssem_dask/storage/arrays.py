@@ -1,8 +1,8 @@
 """Layout, creation and opening of Zarr v3 arrays.
 
-Chunks are compressed by zstd (level 3) with a crc32c checksum; a shard is one file of many chunks. The *write unit* is
-the shard of a sharded array, and the chunk of any other. No two tasks may ever write into the same unit, because a
-partial write reads, changes and rewrites the whole file.
+Chunks are compressed by zstd (level 3), or those of the aligned volume not at all, with a crc32c checksum; a shard is
+one file of many chunks. The *write unit* is the shard of a sharded array, and the chunk of any other. No two tasks may
+ever write into the same unit, because a partial write reads, changes and rewrites the whole file.
 """
 
 import contextlib
@@ -29,7 +29,8 @@ from ssem_dask.storage.fence import confirm_fence
 from ssem_dask.storage.untrusted import JSON_OBJECT, interpreting, text_of
 
 ZarrArray: TypeAlias = zarr.Array[Any]
-_COMPRESSORS = (ZstdCodec(level=3), Crc32cCodec())
+Compression: TypeAlias = Literal["zstd", "none"]
+_COMPRESSORS = {"zstd": (ZstdCodec(level=3), Crc32cCodec()), "none": (Crc32cCodec(),)}
 _FORMAT: TypeAdapter[int] = TypeAdapter(Literal[3])
 _PICKLE = "pickle"
 _NO_NODE = (
@@ -52,6 +53,7 @@ def create_array(
     shards: tuple[int, ...] | None,
     fill_value: float,
     attributes: dict[str, Any],
+    compression: Compression = "zstd",
 ) -> ZarrArray:
     """Create an array, and the groups between it and the nearest group above it.
 
@@ -67,6 +69,7 @@ def create_array(
         shards: extent of a shard, a multiple of `chunks`; None for one file per chunk.
         fill_value: value of chunks that were never written.
         attributes: JSON.
+        compression: of the chunks.
 
     Raises:
         PlanError: the shards are not made of whole chunks.
@@ -77,8 +80,9 @@ def create_array(
     with location.writing(url), fused_codecs():
         existing = _open_or_none(url)
         if existing is not None:
-            layout = {"shape": shape, "dtype": np.dtype(dtype), "chunks": chunks, "shards": shards}
-            _refuse_other_layout(existing, url, {**layout, "attributes": attributes})
+            layout: dict[str, Any] = {"shape": shape, "dtype": np.dtype(dtype), "chunks": chunks, "shards": shards}
+            layout |= {"compression": compression, "attributes": attributes}
+            _refuse_other_layout(existing, url, layout)
             return existing
         confirm_fence()
         location.delete_removed(url)
@@ -89,7 +93,7 @@ def create_array(
             dtype=np.dtype(dtype),
             chunks=chunks,
             shards=shards,
-            compressors=_COMPRESSORS,
+            compressors=_COMPRESSORS[compression],
             fill_value=fill_value,
             attributes=attributes,
             dimension_names=axes,
@@ -107,6 +111,7 @@ def planned_array(
     shards: tuple[int, ...] | None,
     fill_value: float,
     attributes: dict[str, Any],
+    compression: Compression = "zstd",
 ) -> ZarrArray:
     """Return the array that `create_array` makes of the same arguments, whatever is stored; read nothing."""
     with fused_codecs():
@@ -116,7 +121,7 @@ def planned_array(
             dtype=np.dtype(dtype),
             chunks=chunks,
             shards=shards,
-            compressors=_COMPRESSORS,
+            compressors=_COMPRESSORS[compression],
             fill_value=fill_value,
             attributes=attributes,
             dimension_names=axes,
@@ -340,11 +345,13 @@ def _refuse_other_layout(array: ZarrArray, url: str, wanted: dict[str, Any]) -> 
     Args:
         array: existing array.
         url: of the array, for the message.
-        wanted: shape, dtype, chunks, shards and attributes.
+        wanted: shape, dtype, chunks, shards, compression and attributes.
     """
     wanted = {**wanted, "attributes": json.loads(json.dumps(wanted["attributes"]))}  # tuples read back as lists
     for name, value in wanted.items():
-        got = dict(array.attrs) if name == "attributes" else getattr(array, name)
+        got: Any = dict(array.attrs) if name == "attributes" else getattr(array, name, None)
+        if name == "compression":
+            got = "none" if all(isinstance(codec, Crc32cCodec) for codec in array.compressors) else "zstd"
         if got != value:
             raise LayoutError(
                 url,

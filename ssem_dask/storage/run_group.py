@@ -203,6 +203,17 @@ def recorded_identity(source: str, *, output: str) -> str:
     return source_identity(source, output=output, attributes=attributes if isinstance(attributes, dict) else None)
 
 
+def recorded_table(url: str, name: str) -> dict[str, Any] | None:
+    """Return a table of the resolved configuration of the run at `url`; None if there is no run."""
+    try:
+        attributes = (arrays.group_attributes(url) or {}).get(KEY)
+    except SourceError:
+        return None  # opening the run reports what is wrong with it
+    config = attributes.get("config") if isinstance(attributes, dict) else None
+    table = config.get(name) if isinstance(config, dict) else None
+    return table if isinstance(table, dict) else None
+
+
 def stage_order(url: str) -> tuple[str, ...]:
     """Return the names of a run's stages in order; empty if the run does not record them, or if it is no run."""
     attributes = _stored_record(url) or _read_copy_of_lost(url) or {}

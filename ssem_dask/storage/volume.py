@@ -1,7 +1,6 @@
 """Image volumes: (z, y, x) in Zarr, at one or several mips, with or without channels.
 
-Law: `read` returns what `write` put into whole shards, whatever box it is read by. A chunk that was never written reads
-as 0.
+Law: `read` returns what `write` put into whole shards, whatever box it is read by. An unwritten chunk reads as 0.
 
 A volume of an image with channels is a view of one of them: everything here is (z, y, x), whatever is stored.
 `each_channel` has the views of all.
@@ -315,6 +314,7 @@ def create_volume(
     mips: int,
     name: str = "",
     attributes: dict[str, Any] | None = None,
+    compression: arrays.Compression = "zstd",
 ) -> Volume:
     """Create an OME-Zarr 0.5 volume with `mips` levels, all empty; an existing one of this layout is opened.
 
@@ -326,6 +326,7 @@ def create_volume(
         mips: number of levels.
         name: name that viewers show; empty: that of the group.
         attributes: further group attributes.
+        compression: of the chunks of all levels.
 
     Raises:
         PlanError: `shard` is not a multiple of `chunk`.
@@ -354,6 +355,7 @@ def create_volume(
             shards=(*one, *fitted_shard(shape, chunk=chunk, shard=shard)),
             fill_value=0,
             attributes={},
+            compression=compression,
         )
         levels.append(level)
     return Volume(url, info=info, paths=tuple(str(mip) for mip in range(mips)), levels=tuple(levels))

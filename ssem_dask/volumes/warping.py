@@ -19,9 +19,10 @@ from ssem_dask.runtime.executor import Executor
 from ssem_dask.shown import without_secrets
 from ssem_dask.stages.configs import DownsampleStageConfig, RenderStageConfig
 from ssem_dask.stages.downsample import DownsampleStage, estimate_downsampling, warp_level_tasks
-from ssem_dask.stages.render import RenderStage, Warping, estimate_rendering, warp_sections, warp_tasks
+from ssem_dask.stages.render import RenderStage, estimate_rendering, warp_tasks
 from ssem_dask.stages.replaced_sections import nearest_reach
 from ssem_dask.stages.run_arrays import SECTION, SUPPORT
+from ssem_dask.stages.warping import Warping, warp_sections
 from ssem_dask.storage import arrays, location, places
 from ssem_dask.storage.json_digest import digest_of
 from ssem_dask.storage.volume import Volume, VolumeInfo
@@ -148,7 +149,7 @@ def plan_warp(
         options={
             **attributes,
             "spacing": opened.spacing,
-            "render": config["render"],
+            "render": {**config["render"], **warping.levels.decisive()},
             **({} if fixes.is_empty else {"fixes": fixes.digest()}),
         },
         origins=(

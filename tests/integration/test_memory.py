@@ -18,10 +18,15 @@ from ssem_dask.runtime import clusters
 from ssem_dask.runtime.clusters import local, refuse_small_workers
 from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
 from ssem_dask.stages import render
+from ssem_dask.stages.warping import Warping, task_boxes
 from tests.support.cli import assert_one_sentence, ssem_dask
 from tests.support.runs import SMALL, to_toml
 
-SETTINGS = {"register": {"window": 512, "halo": 64, "neighbours": 1}, "compose": {"relax": {"neighbours": 1}}}
+SETTINGS = {
+    "register": {"window": 512, "halo": 64, "neighbours": 1},
+    "compose": {"relax": {"neighbours": 1}},
+    "render": {"shard": [8, 512, 512]},  # so that stage downsample has something to do
+}
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is read from /proc")
@@ -92,13 +97,12 @@ def test_plan_refuses_jobs_whose_workers_are_too_small(observed: str, tmp_path: 
 def test_plan_refuses_tasks_that_share_a_shard(observed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = {"source": observed, "output": "memory://never-made.zarr", **SMALL}
     plan(make_config(tree))
-    shard_boxes = render.shard_boxes
 
-    def halved(warping: render.Warping) -> Iterator[tuple[str, Box]]:
+    def halved(warping: Warping) -> Iterator[tuple[str, Box]]:
         z, y, x = warping.config.shard
         narrow = warping.config.model_copy(update={"shard": (z, y, x // 2)})
-        return shard_boxes(replace(warping, config=narrow))
+        return task_boxes(replace(warping, config=narrow))
 
-    monkeypatch.setattr(render, "shard_boxes", halved)
+    monkeypatch.setattr(render, "task_boxes", halved)
     with pytest.raises(PlanError, match="another task could write the same file"):
         plan(make_config(tree))

@@ -15,11 +15,12 @@ from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
 
 from ssem_dask.errors import ConfigError
+from ssem_dask.runtime.clusters.dashboard import offer_dashboard
 from ssem_dask.runtime.clusters.devices import gpu_memory, visible_gpus
-from ssem_dask.runtime.clusters.fork_server import start_fork_server
 from ssem_dask.runtime.clusters.local_start import start_or_refuse
 from ssem_dask.runtime.deaths import note_death
 from ssem_dask.runtime.distributed import DaskExecutor
+from ssem_dask.runtime.fork_server import start_fork_server
 from ssem_dask.runtime.placement import GPU, GPU_THREADS
 from ssem_dask.runtime.pool import Pool
 
@@ -55,7 +56,7 @@ def start_local(
     workers = workers or len(os.sched_getaffinity(0))
 
     def start() -> Client:
-        return Client(
+        return _client(
             LocalCluster(
                 n_workers=workers,
                 worker_class=_WatchfulNanny,
@@ -64,6 +65,7 @@ def start_local(
                 protocol="tls://",
                 security=Security.temporary(),
                 dashboard_address=_DASHBOARD,
+                scheduler_kwargs={"dashboard": False},
                 memory_limit=limit,
                 env={"CUDA_VISIBLE_DEVICES": ""},  # otherwise all of them would use the first GPU
                 preload=[_QUIET],
@@ -149,9 +151,9 @@ def start_on_gpus(
         for i, gpu in enumerate(gpus)
     }
     workers.update({f"cpu-{i}": worker(1, "") for i in range(without)})
-    scheduler = {"cls": Scheduler, "options": {**common, "dashboard_address": _DASHBOARD}}
+    scheduler = {"cls": Scheduler, "options": {**common, "dashboard": False, "dashboard_address": _DASHBOARD}}
     client = start_or_refuse(
-        "local-gpu", lambda: Client(SpecCluster(workers=workers, scheduler=scheduler, security=security))
+        "local-gpu", lambda: _client(SpecCluster(workers=workers, scheduler=scheduler, security=security))
     )
     return DaskExecutor(client, deadline=deadline)
 
@@ -176,6 +178,11 @@ def shares_on_gpus(
     with_gpu = threads * per_gpu * gpus
     without = max(1, cores - with_gpu)
     return per_gpu, without, int(MEMORY_LIMIT) // (with_gpu + without)
+
+
+def _client(cluster: SpecCluster) -> Client:
+    offer_dashboard(cluster.scheduler)
+    return Client(cluster)
 
 
 def _configure_workers() -> None:

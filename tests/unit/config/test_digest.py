@@ -66,11 +66,18 @@ def test_a_setting_changes_the_digests_of_its_stage_and_of_those_that_read_it(
     [
         {"compose": {"chain": {"block": 4}}},  # the table of a method that is not used
         {"register": {"ssemnet": {"node_spacing": 96.0}}},
-        {"downsample": {"smallest": 64}},  # adds levels, but changes none
     ],
 )
 def test_a_setting_that_determines_no_result_changes_no_digest(source: str, tables: dict[str, Any]) -> None:
     assert job_of(source, **tables).digests == job_of(source).digests
+
+
+def test_a_level_changes_digests_only_if_stage_render_writes_it(source: str) -> None:
+    small: dict[str, Any] = {"chunk": (4, 64, 64), "shard": (4, 128, 128)}
+    for render, first in ((small, None), ({}, "render")):
+        before = job_of(source, render=render, downsample={"smallest": 256}).digests
+        after = job_of(source, render=render, downsample={"smallest": 64}).digests
+        assert {name for name in NAMES if before[name] != after[name]} == (downstream(first) if first else set())
 
 
 def test_every_digest_covers_the_source(source: str) -> None:

@@ -19,7 +19,7 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.stages.configs import RenderStageConfig
 from ssem_dask.stages.downsample import warp_level_tasks
 from ssem_dask.stages.pyramid_writer import SlabWriter
-from ssem_dask.stages.render import Warping
+from ssem_dask.stages.warping import Warping
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 from ssem_dask.types import AnyArray, ShapeZYX
 from ssem_dask.volumes.importing import import_volume, plan_import
@@ -45,7 +45,7 @@ def downsampled(values: AnyArray, url: str, *, mips: int, labels: bool) -> str:
     warping = Warping(source="", info=info, fields="", spacing=1, target=url, mips=mips, config=config, labels=labels)
     warping.create()
     Volume.open(url).write(Box((0, 0, 0), info.shape), values)
-    for generation in warp_level_tasks(warping, digest=lambda _: ""):
+    for generation in warp_level_tasks(warping, digest=lambda _: "", first=1):
         for task in generation:
             task.run()
     return url

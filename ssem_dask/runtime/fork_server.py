@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 
 _PRELOADED = ("distributed", "ssem_dask.runtime.clusters.worker_modules")
 _ENVIRONMENT = {
@@ -21,13 +21,14 @@ _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "PYTHONHASHSEED": "6640",
 }
-"""What Dask sets before it starts a worker; libraries read some of it when they are loaded."""
+"""Variables that Dask sets before it starts a worker; libraries read some of them when they are loaded."""
 
 
 def start_fork_server() -> None:
     """Start the server, without waiting until it is ready; do nothing if it runs, or if the system has none."""
     if os.name != "posix":
         return
+    resource_tracker.ensure_running()  # the server would start it, which unblocks signals
     # It inherits the mask: Ctrl-C, which a terminal sends to workers as well, is left to the driver.
     masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
