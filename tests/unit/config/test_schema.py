@@ -31,7 +31,7 @@ def test_a_renamed_key_is_refused_with_its_new_name(tmp_path: Path, former: str,
         ({**NEEDED, "register": {"windw": 64}}, "Config: [register] windw: unknown key; did you mean 'window'?"),
         (
             {**NEEDED, "render": {"abc": 1}},
-            "[render] abc: unknown key; known here: chunk, contrast, interpolation, shard, unplaced.",
+            "[render] abc: unknown key; known here: chunk, codec, contrast, interpolation, shard, unplaced.",
         ),
         ({**NEEDED, "coarse": {"neighbours": 0}}, "[coarse] neighbours = 0: input should be greater than"),
     ],
