@@ -16,12 +16,16 @@ Start = Callable[..., Process]
 
 
 def workers(process: Process) -> list[int]:
-    """The worker processes of a local cluster."""
-    return [
-        child
-        for child in children(process.popen.pid)
-        if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text(errors="replace")
-    ]
+    """The worker processes of a local cluster: they are forked from the server, which looks like them."""
+    servers = [child for child in children(process.popen.pid) if "forkserver" in command_of(child)]
+    return [child for server in servers[:1] for child in children(server)]
+
+
+def command_of(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def test_a_worker_is_killed_in_every_stage(undisturbed: str, config_file: Path, start: Start) -> None:
@@ -38,6 +42,21 @@ def test_a_worker_is_killed_in_every_stage(undisturbed: str, config_file: Path, 
     assert process.end() == 0, process.errors
     assert killed == [stage.name for stage in STAGES]
     assert_undisturbed(output, undisturbed, fault="a worker killed in every stage", redone=0)
+
+
+def test_workers_are_replaced_when_the_process_they_are_forked_from_is_killed(
+    undisturbed: str, config_file: Path, start: Start
+) -> None:
+    output = config_file.parent / "out.zarr"
+    process = start("run", str(config_file), "--cluster", "local", "--workers", "2")
+    process.wait_for(lambda: process.reported("register: "), every=0.01)
+    (server, *_) = (child for child in children(process.popen.pid) if "forkserver" in command_of(child))
+    doomed = workers(process)
+    kill(server)
+    for worker in doomed:
+        kill(worker)
+    assert process.end() == 0, process.errors
+    assert_undisturbed(output, undisturbed, fault="the server of forks and its workers killed", redone=0)
 
 
 def test_a_driver_is_killed_and_another_goes_on(undisturbed: str, config_file: Path, start: Start) -> None:
