@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 _SCRIPT = """
 import sys, threading
@@ -26,11 +27,10 @@ if __name__ == "__main__":
 """
 
 
-def test_workers_have_everything_and_the_dashboard_is_loaded_on_request(tmp_path: object) -> None:
-    script = f"{tmp_path}/script.py"
-    with open(script, "w", encoding="utf-8") as file:
-        file.write(_SCRIPT)
-    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+def test_workers_have_everything_and_the_dashboard_is_loaded_on_request(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(_SCRIPT, encoding="utf-8")
+    ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines() == [
         "{(True, True, '1', True)} False False",
