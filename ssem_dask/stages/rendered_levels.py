@@ -24,7 +24,7 @@ last ones."""
 
 @dataclass(frozen=True, slots=True)
 class LevelsOfTask:
-    """What each task of a volume writes."""
+    """The part of a volume that each of its tasks writes."""
 
     shape: ShapeZYX
     """Shape of the volume at mip 0."""
