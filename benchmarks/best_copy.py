@@ -18,7 +18,7 @@ import zarr
 from ssem_dask.geometry.box import Box
 from ssem_dask.stages.configs import RenderStageConfig
 from ssem_dask.stages.downsample import halve_shard, level_boxes
-from ssem_dask.stages.warping import Warping, task_boxes
+from ssem_dask.stages.warped_volume import Warping, task_boxes
 from ssem_dask.storage.codec_pipeline import fused_codecs
 from ssem_dask.storage.volume import Volume
 

@@ -26,7 +26,7 @@ from ssem_dask.field.grid import node_count
 from ssem_dask.geometry.box import Box
 from ssem_dask.image.pooling import halve
 from ssem_dask.stages.configs import RenderStageConfig
-from ssem_dask.stages.warping import Warping, warp_box
+from ssem_dask.stages.warped_volume import Warping, warp_box
 from ssem_dask.storage.arrays import create_array
 from ssem_dask.storage.codec_pipeline import fused_codecs
 from ssem_dask.storage.volume import Volume

@@ -19,7 +19,7 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import level_count
 from ssem_dask.stages.configs import RenderStageConfig
 from ssem_dask.stages.downsample import warp_level_tasks
-from ssem_dask.stages.warping import Warping
+from ssem_dask.stages.warped_volume import Warping
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 from ssem_dask.types import AnyArray
 

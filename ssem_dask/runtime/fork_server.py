@@ -7,10 +7,11 @@ no CUDA context when it forks. It ends with the process that started it.
 This module imports nothing heavy, so that a command can start the server before it loads what it needs itself.
 """
 
+import atexit
 import os
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 
 _PRELOADED = ("distributed", "ssem_dask.runtime.clusters.worker_modules")
@@ -35,8 +36,21 @@ def start_fork_server() -> None:
         with _environment({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}):
             forkserver.set_forkserver_preload(list(_PRELOADED))
             forkserver.ensure_running()
+        atexit.unregister(_end_fork_server)
+        atexit.register(_end_fork_server)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+
+
+def _end_fork_server() -> None:
+    """Kill the server: it would end by itself only after its imports, and until then hold what this process writes to.
+
+    By now no worker is left: what closes clusters at exit was registered later, so it ran before.
+    """
+    server = getattr(getattr(forkserver, "_forkserver", None), "_forkserver_pid", None)
+    if server is not None:
+        with suppress(ProcessLookupError):
+            os.kill(server, signal.SIGKILL)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from ssem_dask.stages.configs import DownsampleStageConfig
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import aligned_level
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
-from ssem_dask.stages.warping import Warping
+from ssem_dask.stages.warped_volume import Warping
 from ssem_dask.storage.volume import Volume
 from ssem_dask.task import Result, Task, box_name
 from ssem_dask.types import ShapeZYX

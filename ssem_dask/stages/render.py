@@ -1,6 +1,6 @@
 """Stage render: warp every section once by `fields/section`, some shards at a time, with the coarser levels of these.
 
-`warping` has the pixels, `rendered_levels` the levels that a task writes.
+`warped_volume` has the pixels, `rendered_levels` the levels that a task writes.
 """
 
 import itertools
@@ -23,7 +23,7 @@ from ssem_dask.stages.rendered_levels import LevelsOfTask
 from ssem_dask.stages.replaced_sections import showing_fixes, with_replacements
 from ssem_dask.stages.run_arrays import CONTRAST_PAIRS, SECTION_CONTRAST, SUPPORT, SUPPORT_SECTIONS, aligned_level
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
-from ssem_dask.stages.warping import Warping, matches_contrast, task_boxes, warp_box, warp_regions
+from ssem_dask.stages.warped_volume import Warping, matches_contrast, task_boxes, warp_box, warp_regions
 from ssem_dask.storage.volume import VolumeInfo
 from ssem_dask.task import Result, Task
 from ssem_dask.types import ConfigBase

@@ -22,7 +22,7 @@ from ssem_dask.stages.downsample import DownsampleStage, estimate_downsampling, 
 from ssem_dask.stages.render import RenderStage, estimate_rendering, warp_tasks
 from ssem_dask.stages.replaced_sections import nearest_reach
 from ssem_dask.stages.run_arrays import SECTION, SUPPORT
-from ssem_dask.stages.warping import Warping, warp_sections
+from ssem_dask.stages.warped_volume import Warping, warp_sections
 from ssem_dask.storage import arrays, location, places
 from ssem_dask.storage.json_digest import digest_of
 from ssem_dask.storage.volume import Volume, VolumeInfo

@@ -18,7 +18,7 @@ from ssem_dask.runtime import clusters
 from ssem_dask.runtime.clusters import local, refuse_small_workers
 from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
 from ssem_dask.stages import render
-from ssem_dask.stages.warping import Warping, task_boxes
+from ssem_dask.stages.warped_volume import Warping, task_boxes
 from tests.support.cli import assert_one_sentence, ssem_dask
 from tests.support.runs import SMALL, to_toml
 

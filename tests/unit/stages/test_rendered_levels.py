@@ -14,7 +14,7 @@ from ssem_dask.stages import rendered_levels
 from ssem_dask.stages.configs import RenderStageConfig
 from ssem_dask.stages.downsample import warp_level_tasks
 from ssem_dask.stages.render import estimate_rendering, warp_tasks
-from ssem_dask.stages.warping import Warping
+from ssem_dask.stages.warped_volume import Warping
 from ssem_dask.storage.arrays import create_array
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 from ssem_dask.types import AnyArray, ShapeZYX
