@@ -167,7 +167,12 @@ class TaskReport:
 
 
 def stage_part(digest: str) -> str:
-    """Return the part of a task's digest that is that of its stage; the rest is that of fixes of the user."""
+    """Return the part of a task's digest that is that of its stage; the rest is the volume's end and fixes."""
+    return without_fixes(digest).partition("~")[0]
+
+
+def without_fixes(digest: str) -> str:
+    """Return a task's digest without the part that is that of fixes of the user."""
     return digest.partition("+")[0]
 
 

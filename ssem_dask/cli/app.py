@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from ssem_dask import __version__
+from ssem_dask.cli import append_command as append
 from ssem_dask.cli import apply_commands as apply
 from ssem_dask.cli import certs_command as certs
 from ssem_dask.cli import compare_command as compare
@@ -91,6 +92,7 @@ app.command("import", rich_help_panel="Align")(data.import_)
 app.command("align", rich_help_panel="Align")(run.align)
 app.command("plan", rich_help_panel="Align")(run.plan)
 app.command("run", rich_help_panel="Align")(run.run)
+app.command("append", rich_help_panel="Align")(append.append)
 app.command("status", rich_help_panel="Align")(run.status)
 app.command("rerun", rich_help_panel="Align")(rerun.rerun)
 app.command("verify", rich_help_panel="Align")(rerun.verify)

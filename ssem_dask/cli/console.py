@@ -66,6 +66,12 @@ def show_json(value: Any, *, redact: bool = True) -> None:
         out.file.write(text + "\n")
 
 
+def show_json_line(value: Any) -> None:
+    """Write a result to stdout as JSON on one line, so that several can follow each other."""
+    out.file.write(redacted(json.dumps(value)) + "\n")
+    out.file.flush()
+
+
 def table(title: str, *, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write a table to stdout; the first column is text, the others are numbers."""
     out.print(Text(shown(title), style="bold"), soft_wrap=True)

@@ -36,6 +36,11 @@ def show_summary(summary: "Summary", *, as_json: bool, fail_on: Sequence[str] = 
             _show_failed(summary.failed)
         if summary.verdict:
             console.line(summary.verdict)
+    fail_if_needed(summary, fail_on=fail_on)
+
+
+def fail_if_needed(summary: "Summary", *, fail_on: Sequence[str] = ()) -> None:
+    """Exit with code 1 if a run is not complete, or has a section of a kind in `fail_on`, which are named."""
     refused = [] if summary.attention is None else matching_records(summary.attention.records, fail_on)
     if refused:
         listed = shortened((record.describe() for record in refused), limit=_MAX_SHOWN)

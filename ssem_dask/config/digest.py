@@ -43,4 +43,6 @@ def _source(job: Job) -> dict[str, Any]:
     sizes = {"pixel_size": info.pixel_size, "section_thickness": info.section_thickness}
     # Nothing is added for a source without channels, so that its digests stay those of earlier versions.
     channels = {"channels": len(info.channels), "channel": info.channel} if info.channels else {}
-    return {"source": job.source_identity, "shape": list(job.shape), "dtype": info.dtype.str, **sizes, **channels}
+    # Sections that were appended belong to the digests of the tasks that use them.
+    shape = [job.deepest, *job.shape_yx]
+    return {"source": job.source_identity, "shape": shape, "dtype": info.dtype.str, **sizes, **channels}

@@ -4,6 +4,8 @@ Each stage resolves its own table. The resolved tables are types of their own (`
 was chosen is optional.
 """
 
+from dataclasses import replace
+
 from ssem_dask.config.digest import with_digests
 from ssem_dask.config.schema import RunConfig
 from ssem_dask.errors import SourceError
@@ -11,7 +13,7 @@ from ssem_dask.geometry.mip import level_count
 from ssem_dask.registration.methods import encoder_digest
 from ssem_dask.stages.codec_choice import choose_codec
 from ssem_dask.stages.configs import DownsampleStageConfig, RenderStageConfig, ResolvedRegister
-from ssem_dask.stages.job import Job
+from ssem_dask.stages.job import Growth, Job
 from ssem_dask.stages.pipeline_order import STAGES
 from ssem_dask.storage.channels import listed, several_channels
 from ssem_dask.storage.formats.advice import explain_source
@@ -23,11 +25,15 @@ from ssem_dask.types import ConfigBase
 _MIN_SIDE_PX = 32
 
 
-def resolve(config: RunConfig, *, source_identity: str | None = None) -> tuple[Job, list[str]]:
+def resolve(
+    config: RunConfig, *, source_identity: str | None = None, growth: Growth | None = None, sections: int | None = None
+) -> tuple[Job, list[str]]:
     """Open the source and choose every value that was left open.
 
     Args:
         config: the configuration.
+        growth: how the run grew, if sections were appended to it.
+        sections: number of sections of the run, the first ones of the source; None: all.
         source_identity: name of the source in digests; None: the one that the run at the output has recorded for this
             place, or a new one.
 
@@ -48,7 +54,7 @@ def resolve(config: RunConfig, *, source_identity: str | None = None) -> tuple[J
         )
     except SourceError as error:
         raise explain_source(config.source, config.output, error) from error
-    info = source.info
+    info = _of_sections(config.source, source.info, sections)
     _check_source(config.source, info)
     tables: dict[str, ConfigBase] = {}
     choices: list[str] = []
@@ -57,9 +63,11 @@ def resolve(config: RunConfig, *, source_identity: str | None = None) -> tuple[J
             f"Channel {listed(info.channels[: info.channel + 1]).rpartition(', ')[2]} of {len(info.channels)} is "
             "registered, all of them are warped."
         )
+    # What is chosen from the data was chosen with the fit, and stays.
+    fitted_info = info if growth is None else replace(info, shape=(growth.fitted, *info.shape[1:]))
     for stage in STAGES:
         if stage.config_type is not None:
-            tables[stage.name], reasons = stage.resolve(config.table(stage.name), info)
+            tables[stage.name], reasons = stage.resolve(config.table(stage.name), fitted_info)
             choices += reasons
     render = tables["render"]
     assert isinstance(render, RenderStageConfig)
@@ -78,6 +86,7 @@ def resolve(config: RunConfig, *, source_identity: str | None = None) -> tuple[J
         source_mips=len(source.mips),
         source_identity=source_identity or recorded_identity(config.source, output=config.output),
         digests={},
+        growth=growth,
     )
     return with_digests(job), choices
 
@@ -87,6 +96,18 @@ def _recorded_codec(output: str) -> str | None:
     table = recorded_table(output, "render")
     codec = None if table is None else table.get("codec", "zstd")
     return codec if codec in ("zstd", "none") else None
+
+
+def _of_sections(url: str, info: VolumeInfo, sections: int | None) -> VolumeInfo:
+    """Return the description of the first sections of a volume; raise SourceError if it has fewer."""
+    if sections is None:
+        return info
+    if info.shape[0] < sections:
+        raise SourceError(
+            f"{url}: has {info.shape[0]} sections, but the run at the output has {sections}; give the volume with all "
+            "sections that were appended to it."
+        )
+    return replace(info, shape=(sections, *info.shape[1:]))
 
 
 def _check_source(url: str, info: VolumeInfo) -> None:

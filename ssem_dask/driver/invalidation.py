@@ -20,7 +20,7 @@ from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import FIXED_PREFIX
 from ssem_dask.stages.stage import Stage
 from ssem_dask.storage.ledger import Ledger, page_of
-from ssem_dask.task import Outcome, Task, TaskReport, stage_part
+from ssem_dask.task import Outcome, Task, TaskReport, without_fixes
 from ssem_dask.units import plural
 
 TaskFilter: TypeAlias = Callable[[Task, TaskReport | None, Footprint], bool]
@@ -131,6 +131,7 @@ def find_stale(
     changed_source: Iterable[Region] = (),
     selection: TaskFilter | None = None,
     overrides: dict[str, Any] | None = None,
+    is_live: Callable[[str], bool] = lambda _page: True,
 ) -> Invalidation:
     """Find the tasks that must run again, without changing anything.
 
@@ -144,10 +145,11 @@ def find_stale(
         changed_source: source regions that changed since they were read.
         selection: tasks that the user wants to run again; None: the user chose none.
         overrides: configuration values for the chosen tasks alone, by dotted key.
+        is_live: whether the tasks of a page are looked at; those of any other page are known to be done.
     """
     invalidation, source_regions, redone = Invalidation(), RegionSet(), RegionSet()
     source_regions.add(changed_source)
-    unread_pages = {stage.name: set(ledger.pages(stage.name)) for stage in stages}
+    unread_pages = {stage.name: set(filter(is_live, ledger.pages(stage.name))) for stage in stages}
     begun = [i for i, stage in enumerate(stages) if unread_pages[stage.name]]
     # Overrides also hold for chosen tasks that have never run.
     last = len(stages) if selection is not None and overrides else begun[-1] + 1 if begun else 0
@@ -156,6 +158,8 @@ def find_stale(
         for generation in stage.generations(job):
             invalidation.updates.append([])
             for page, tasks in groupby(generation, key=lambda task: page_of(task.key)):
+                if not is_live(page):
+                    continue
                 entries = ledger.entries(page) if page in pages else {}
                 pages.discard(page)
                 for task in tasks:
@@ -191,7 +195,7 @@ def _changed_writes(
     only_fixes = (
         entry is not None
         and entry.outcome in (Outcome.STALE, Outcome.OK, Outcome.LOW_QUALITY, Outcome.NO_TISSUE)
-        and stage_part(entry.digest) == stage_part(task.digest)
+        and without_fixes(entry.digest) == without_fixes(task.digest)
         and not classification.chosen
         and not redone.overlaps_any(fitted_reads)
     )

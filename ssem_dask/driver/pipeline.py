@@ -14,10 +14,12 @@ from ssem_dask.config.digest import config_digest, stored_config
 from ssem_dask.config.resolve import resolve
 from ssem_dask.config.schema import RunConfig
 from ssem_dask.driver.aligned_attributes import publish_attributes
+from ssem_dask.driver.grown_arrays import grow_arrays
 from ssem_dask.driver.integrity import mark_damaged
 from ssem_dask.driver.invalidation import TaskFilter, find_stale, mark_stale
 from ssem_dask.driver.overrides import TaskOverrides
 from ssem_dask.driver.planned_tasks import any_done
+from ssem_dask.driver.run_extent import RunExtent, recorded_extent
 from ssem_dask.driver.run_fixes import GivenFixes, RunFixes, with_fixes
 from ssem_dask.driver.run_status import Summary, current_attention, run_status
 from ssem_dask.driver.source_fingerprints import (
@@ -32,18 +34,19 @@ from ssem_dask.driver.stored_metadata import restore_metadata
 from ssem_dask.driver.tasks import StageWork, run_generations
 from ssem_dask.errors import LayoutError, LeaseLostError, OutputError
 from ssem_dask.geometry.mip import ceil_div
+from ssem_dask.geometry.region import Region
 from ssem_dask.runtime.events import Observer
 from ssem_dask.runtime.exclusive_driver import exclusive_driver
 from ssem_dask.runtime.executor import Executor, dashboard_message
 from ssem_dask.stages.configs import MaskStageConfig
 from ssem_dask.stages.files import refuse_shared_shards
-from ssem_dask.stages.job import Job
+from ssem_dask.stages.job import GROWN_DEPTH, Job
 from ssem_dask.stages.pipeline_order import STAGES
 from ssem_dask.stages.source_sections import open_source, refuse_blank
 from ssem_dask.stages.stage import Estimate, Stage
 from ssem_dask.storage.fence import confirm_fence
 from ssem_dask.storage.late_writes import mark_overwritten
-from ssem_dask.storage.ledger import Ledger, open_ledger
+from ssem_dask.storage.ledger import Ledger, open_ledger, page_start
 from ssem_dask.storage.location import delete
 from ssem_dask.storage.places import is_occupied, refuse_overlap
 from ssem_dask.storage.run_group import create_run, read_writable_run, update_run
@@ -73,11 +76,21 @@ class Plan:
     """Configuration as the user gave it, without the choices."""
     fixes: RunFixes
     """Texts of the user's fixes, whose meaning the job has."""
+    locked: int = 0
+    """Sections whose results are known to be finished, so that their tasks are not looked at."""
+    rewritten: tuple[int, ...] = ()
+    """Sections of the source that were written again since the run read them."""
 
     @property
     def stages(self) -> list[Stage]:
         """The stages that have tasks, in order."""
         return [stage for stage in STAGES if stage.name in self.estimates]
+
+    def is_live(self, page: str) -> bool:
+        """Return whether a page of the ledger may have tasks of sections that are not known to be finished."""
+        start = page_start(page)
+        depth = max(self.job.render.shard[0], self.job.register.sections, GROWN_DEPTH)
+        return start is None or start + depth > self.locked - GROWN_DEPTH
 
     @property
     def worker_memory(self) -> int:
@@ -91,7 +104,12 @@ class Plan:
 
 
 def plan(
-    config: RunConfig, *, source_identity: str | None = None, fixes: GivenFixes | None = None, refit: bool = False
+    config: RunConfig,
+    *,
+    source_identity: str | None = None,
+    fixes: GivenFixes | None = None,
+    refit: bool = False,
+    extent: RunExtent | None = None,
 ) -> Plan:
     """Resolve a configuration and estimate its cost.
 
@@ -100,6 +118,7 @@ def plan(
         source_identity: see `config.resolve`.
         fixes: what the user knows about sections; None: the fixes that the run at the output has.
         refit: whether statistics are fitted again if fixes have changed.
+        extent: sections that the run is to have, see `driver.append`; None: those that it has.
 
     Raises:
         SourceError, ConfigError, WeightsError: see `config.resolve` and `run_fixes.meaning`.
@@ -108,7 +127,10 @@ def plan(
     mask = config.table("mask")
     assert isinstance(mask, MaskStageConfig)
     refuse_overlap(config.output, {"the source": config.source, "the mask": mask.user})
-    job, choices = resolve(config, source_identity=source_identity)
+    extent = recorded_extent(config.output) if extent is None else extent
+    job, choices = resolve(
+        config, source_identity=source_identity, growth=extent.growth, sections=extent.sections or None
+    )
     job, run_fixes = with_fixes(job, fixes, refit=refit)
     estimates = {}
     for stage in STAGES:
@@ -179,11 +201,13 @@ def resume(
     try:
         ledger = open_ledger(output)
         mark_overwritten(ledger)
+        grow_arrays(plan.job)
         for restored in restore_metadata(plan.job, stages=plan.stages, ledger=ledger):
             observer.note(restored)
         fingerprints = read_fingerprints(plan.job)
         # If the user chooses tasks, nothing else runs again: the next run without a selection handles a changed source.
         changed = changed_sections(plan.job, fingerprints) if selection is None else []
+        changed += [Region("source", plan.job.sections_box(z, z + 1)) for z in plan.rewritten]
         invalidation = find_stale(
             plan.job,
             stages=STAGES,
@@ -191,6 +215,7 @@ def resume(
             changed_source=changed,
             selection=selection,
             overrides=overrides,
+            is_live=plan.is_live,
         )
         confirm_fence()
         mark_stale(invalidation, ledger)
@@ -299,6 +324,7 @@ def _run_stages(
             overrides=overrides,
             allow_missing=allow_missing,
             allowed_failures=allowed_failures,
+            is_live=plan.is_live,
         )
         if summary.failed and not allow_missing:
             break
@@ -355,6 +381,8 @@ def run_attributes(plan: Plan) -> dict[str, Any]:
         "section_names": list(open_source(job).section_names),
         "encoder_digest": job.encoder_digest,
         "stages": [stage.name for stage in STAGES],
+        "sections": job.shape[0],
+        "fitted_sections": 0 if job.growth is None else job.growth.fitted,
         "state": "running",
         "environment": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
     }

@@ -16,6 +16,7 @@ from ssem_dask.geometry.region import Region
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.source_sections import open_source
 from ssem_dask.storage import location
+from ssem_dask.storage.run_group import read_run
 from ssem_dask.storage.untrusted import read_hint, understood
 from ssem_dask.units import shortened
 
@@ -48,6 +49,25 @@ def distrust_changed(job: Job, current: Fingerprints) -> None:
         save_fingerprints(job, {**saved, **dict.fromkeys(_differing(saved, current), _UNKNOWN)})
 
 
+def accept_grown(job: Job, *, before: int) -> None:
+    """Save the fingerprints of the files of appended sections, before any task reads them.
+
+    The last file of the source may hold old sections and new ones. Of such a file only its end is new: the section
+    after the last old one, and those that follow.
+
+    Args:
+        job: the run, with the sections that it is to have.
+        before: sections that it had.
+    """
+    saved, current = _load(job), read_fingerprints(job)
+    if saved is None:
+        return
+    is_elsewhere = read_run(job.output).source != job.source
+    kept = {} if is_elsewhere else {key: value for key, value in saved.items() if key[2] < before}
+    added = {key: value for key, value in current.items() if key not in kept and (is_elsewhere or key[2] >= before)}
+    save_fingerprints(job, {**kept, **added})
+
+
 def changed_while_read(job: Job, before: Fingerprints) -> str:
     """Compare the source with its state before the tasks began; remember which sections have changed.
 
@@ -55,6 +75,9 @@ def changed_while_read(job: Job, before: Fingerprints) -> str:
         A sentence for the user; empty if nothing has changed.
     """
     differing = _differing(before, read_fingerprints(job))
+    if job.growth is not None:
+        # Sections that come after those of the run may share its last file.
+        differing = [key for key in differing if key[2] < job.shape[0]]
     if not differing:
         return ""
     save_fingerprints(job, {**(_load(job) or before), **dict.fromkeys(differing, _UNKNOWN)})

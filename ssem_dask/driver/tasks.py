@@ -114,6 +114,7 @@ def run_generations(
     overrides: Callable[[Task], Task] | None = None,
     allow_missing: bool = False,
     allowed_failures: frozenset[str] | None = None,
+    is_live: Callable[[str], bool] = lambda _page: True,
 ) -> None:
     """Run the pending tasks of one stage and count them in `summary`; stop after a generation with a failure.
 
@@ -125,14 +126,15 @@ def run_generations(
         overrides: gives a task the configuration that its ledger entry asks for; None: no entry asks for any.
         allow_missing: continue after a generation in which a task failed.
         allowed_failures: keys of failed tasks that may run again; None: all may.
+        is_live: whether the tasks of a page of the ledger are looked at; those of any other page are known to be done.
     """
     observer = PublishingObserver(observer, executor)
     ledger = open_ledger(summary.output)
-    pages = set(ledger.pages(stage.name))
+    pages = set(filter(is_live, ledger.pages(stage.name)))
     summary.counts.setdefault(stage.name, {})
     done_tasks, done_pixels = 0, 0
-    for report in ledger.reports(stage.name) if pages else ():
-        if stage_part(report.digest) in stage.digests and _is_kept(report, allowed_failures):
+    for report in (report for page in sorted(pages) for report in ledger.entries(page).values()):
+        if report is not None and stage_part(report.digest) in stage.digests and _is_kept(report, allowed_failures):
             summary.add(report)
             done_tasks, done_pixels = done_tasks + 1, done_pixels + report.pixels
     observer.stage_started(
@@ -147,7 +149,8 @@ def run_generations(
     writer = PageWriter(ledger)
     failed = set[str]()  # of the generations so far; what a later one left does not stop an earlier one
     for generation in stage.generations:
-        pending = _pending(generation, ledger, pages, writer, allowed_failures=allowed_failures, failed=failed)
+        live = (task for task in generation if is_live(page_of(task.key)))
+        pending = _pending(live, ledger, pages, writer, allowed_failures=allowed_failures, failed=failed)
         for report in executor.map(execute, pending if overrides is None else map(overrides, pending)):
             writer.task_ended(report)
             observer.task_ended(report)

@@ -190,6 +190,7 @@ class CalibrateStage(Stage):
         """Yield the windows, then the choice; nothing if the method needs no calibration."""
         if not _wanted(job):
             return
+        job = job.fit
         windows = sample_windows(job)
         yield [
             ProbeTask(
@@ -239,9 +240,9 @@ def calibrated(job: Job) -> ResolvedRegister:
 def sample_windows(job: Job) -> list[tuple[Box, ...]]:
     """Return the sample windows, each with its candidate boxes, spread over the volume by a fixed rule."""
     mip = job.register.mip
-    if job.shape[0] < 2:
+    if job.deepest < 2:
         return []
-    extent = job.shape[0], *shape_at_mip((job.shape[1], job.shape[2]), mip=mip)
+    extent = job.deepest, *shape_at_mip((job.shape[1], job.shape[2]), mip=mip)
     size = min(_SECTIONS, extent[0]), min(_SIDE_PX, extent[1]), min(_SIDE_PX, extent[2])
     count = int(np.clip(_VOLUME_SHARE * np.prod(extent) / np.prod(size), 1, _MAX_WINDOWS))
     windows = []

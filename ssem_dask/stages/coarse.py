@@ -5,6 +5,7 @@ Each section is compared with the ones before it, then sections that match nothi
 solves for the affines of all sections.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from ssem_dask.composition.separation.affine_separation import enough_pairs
+from ssem_dask.fixes.section_fixes import VolumeFixes
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.registration.coarse_alignment.initial import pair_between
@@ -27,6 +29,7 @@ from ssem_dask.registration.coarse_alignment.point_pairs import (
 from ssem_dask.stages.coarse_fixes import coarse_fix_tasks
 from ssem_dask.stages.coarse_parts import (
     PART_ARRAYS,
+    PARTS_REACH,
     CoarsePartsTask,
     broken_remarks,
     parts_estimate,
@@ -41,7 +44,8 @@ from ssem_dask.stages.coarse_search import (
 from ssem_dask.stages.configs import CoarseStageConfig
 from ssem_dask.stages.fixed_rows import PLACES, create_fixed
 from ssem_dask.stages.fixed_sections import excluded_sections
-from ssem_dask.stages.job import SECTIONS_PER_THUMBNAIL_TASK, Job
+from ssem_dask.stages.grown_places import GrownPlacesTask
+from ssem_dask.stages.job import GROWN_BEHIND, GROWN_DEPTH, SECTIONS_PER_THUMBNAIL_TASK, Job
 from ssem_dask.stages.run_arrays import (
     COARSE,
     COARSE_GROSS,
@@ -217,42 +221,75 @@ class CoarseStage(Stage):
     def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
         """Yield the pairs of sections, the wide search, the search for parts, then the sections."""
         depth, placing = SECTIONS_PER_THUMBNAIL_TASK, job.fitted_fixes.placing()
+        starts, fit = range(0, job.shape[0], depth), job.fit
+
+        def spans() -> Iterator[tuple[int, int]]:
+            return ((start, min(start + depth, job.shape[0])) for start in starts)
+
         yield (
             CoarsePairsTask(
                 **self.task_fields(
                     job,
                     f"pairs-z{start:06d}",
-                    pixels=(min(start + depth, job.shape[0]) - start) * job.section_pixels,
+                    pixels=(stop - start) * job.section_pixels,
                     fixes=placing.within(range(start - job.coarse.neighbours, start + depth)),
+                    stop=start + depth,
                 ),
                 start=start,
-                stop=min(start + depth, job.shape[0]),
+                stop=stop,
             )
-            for start in range(0, job.shape[0], depth)
+            for start, stop in spans()
         )
         if job.coarse.search:
             yield (
                 CoarseSearchTask(
-                    **self.task_fields(job, f"search-z{start:06d}", fixes=placing),
+                    **self.task_fields(
+                        fit if stop <= fit.shape[0] else job, f"search-z{start:06d}", fixes=placing, stop=start + depth
+                    ),
                     start=start,
-                    stop=min(start + depth, job.shape[0]),
+                    stop=stop,
+                    seen=range(fit.shape[0]) if stop <= fit.shape[0] else range(max(0, start - GROWN_BEHIND), stop),
                 )
-                for start in range(0, job.shape[0], depth)
+                for start, stop in spans()
             )
         # Which sections are turned, left out or known to follow a jump decides where all others are.
         decisive = placing.joined(job.fitted_fixes.jumps())
         if job.coarse.parts:
-            yield [CoarsePlacesTask(**self.task_fields(job, "places-all", fixes=decisive))]
+            yield itertools.chain(
+                [CoarsePlacesTask(**self.task_fields(fit, "places-all", fixes=decisive))],
+                self._grown(job, "places", decisive, with_parts=False),
+            )
             yield (
                 CoarsePartsTask(
-                    **self.task_fields(job, f"parts-z{start:06d}", fixes=decisive),
+                    **self.task_fields(job, f"parts-z{start:06d}", fixes=decisive, stop=start + depth),
                     start=start,
-                    stop=min(start + depth, job.shape[0]),
+                    stop=stop,
+                    # An appended section has its place for good: what comes after its block does not change it.
+                    seen=range(
+                        max(0, start - PARTS_REACH),
+                        min(stop + PARTS_REACH, fit.shape[0]) if stop <= fit.shape[0] else stop,
+                    ),
                 )
-                for start in range(0, job.shape[0], depth)
+                for start, stop in spans()
             )
-        yield [CoarseSectionsTask(**self.task_fields(job, "sections", fixes=decisive))]
+        yield itertools.chain(
+            [CoarseSectionsTask(**self.task_fields(fit, "sections", fixes=decisive))],
+            self._grown(job, "sections", decisive, with_parts=True),
+        )
         yield coarse_fix_tasks(self, job)
+
+    def _grown(self, job: Job, name: str, fixes: VolumeFixes, *, with_parts: bool) -> Iterator[JobTask]:
+        """Yield the tasks that place the appended sections, if there are any."""
+        if job.grown is None:
+            return
+        for start in range(job.grown.registered, job.shape[0], GROWN_DEPTH):
+            stop = start + GROWN_DEPTH
+            yield GrownPlacesTask(
+                **self.task_fields(job, f"{name}-z{start:06d}", fixes=fixes, stop=stop),
+                start=start,
+                stop=min(stop, job.shape[0]),
+                with_parts=with_parts,
+            )
 
     def estimate(self, job: Job) -> Estimate:
         """Return the cost. Each task reads its sections and the neighbours before them, one band at a time."""

@@ -30,7 +30,7 @@ from ssem_dask.task import Result
 from ssem_dask.types import AnyArray, Float64Array, ShapeYX
 from ssem_dask.units import plural
 
-_REACH = 2
+PARTS_REACH = 2
 """Sections before and after a section that it is compared with, if nearer ones show something else."""
 _STEPS = -1, 1, -2, 2
 PART_ARRAYS = PART_PLACED, PART_MAPS, PART_LABELS
@@ -42,11 +42,13 @@ class CoarsePartsTask(JobTask):
 
     start: int
     stop: int
+    seen: range
+    """Sections that they are compared with."""
 
     def run(self) -> Result:
         """Compare each section with the ones before and after it."""
         job, mip = self.job, parts_mip(self.job)
-        first, last = max(0, self.start - _REACH), min(self.stop + _REACH, job.shape[0])
+        first, last = self.seen.start, self.seen.stop
         affines = COARSE_PLACED.read(job, z=range(first, last))
         height, width = shape_at_mip(job.shape_yx, mip=mip)
         box = Box((0, 0, 0), (1, height, width), mip)
@@ -78,7 +80,10 @@ class CoarsePartsTask(JobTask):
         """Read the sections and their neighbours; write their parts."""
         job = self.job
         return Footprint(
-            reads=(*job.source_regions(self.start - _REACH, self.stop + _REACH), COARSE_PLACED.region(job)),
+            reads=(
+                *job.source_regions(self.seen.start, self.seen.stop),
+                COARSE_PLACED.region(job, self.seen.start, self.seen.stop),
+            ),
             writes=tuple(array.region(job, self.start, self.stop) for array in PART_ARRAYS),
         )
 
@@ -132,7 +137,14 @@ def broken_remarks(job: Job) -> list[str]:
     ]
 
 
-def replace_broken_pairs(job: Job, affines: Float64Array, ratios: Float64Array, *, gross: Float64Array) -> None:
+def replaced_part_regions(job: Job, start: int, stop: int) -> tuple[Region, ...]:
+    """Return the regions that `replace_broken_pairs` reads for the sections `start <= z < stop`."""
+    return tuple(array.region(job, start, stop) for array in ((COARSE_PLACED, PART_PLACED) if job.coarse.parts else ()))
+
+
+def replace_broken_pairs(
+    job: Job, sections: range, affines: Float64Array, ratios: Float64Array, *, gross: Float64Array
+) -> None:
     """Replace the pairs `(K, Z, …)` of broken sections by those of their largest parts, and their gross maps `(Z, …)`.
 
     Thumbnails of a broken section agree with its neighbours nowhere, or with a mean of its parts. Where a part was
@@ -140,8 +152,8 @@ def replace_broken_pairs(job: Job, affines: Float64Array, ratios: Float64Array, 
     """
     if not job.coarse.parts:
         return
-    parts, placed = PART_PLACED.read(job), COARSE_PLACED.read(job)
-    excluded = excluded_sections(job.fitted_fixes, count=len(parts))
+    parts, placed = PART_PLACED.read(job, z=sections), COARSE_PLACED.read(job, z=sections)
+    excluded = excluded_sections(job.fitted_fixes, count=job.shape[0])[sections.start : sections.stop]
     broken = np.isfinite(parts[:, 0, 0]) & ~excluded
     gross[broken] = parts[broken]
     placed[broken] = parts[broken]
@@ -161,11 +173,11 @@ def parts_estimate(job: Job) -> Estimate:
     return Estimate(
         tasks=tasks + 1,
         pixels=0,
-        bytes_read=job.source_bytes((2 * z + 2 * _REACH * tasks) * job.section_pixels, mip=mip),
+        bytes_read=job.source_bytes((2 * z + 2 * PARTS_REACH * tasks) * job.section_pixels, mip=mip),
         bytes_written=z * (pixels + 2 * 48 + MAX_PARTS * 48),
         files=1 + len(PART_ARRAYS) * tasks,
         # Images and masks of the sections of a task and of their neighbours; likenesses and blocks of one of them.
-        memory=pixels * (5 * (depth + 2 * _REACH) + 30 * 4) + (70 << 20),
+        memory=pixels * (5 * (depth + 2 * PARTS_REACH) + 30 * 4) + (70 << 20),
     )
 
 

@@ -13,10 +13,11 @@ from ssem_dask.registration.coarse_alignment.pieces import REACH, label_pieces, 
 from ssem_dask.registration.coarse_alignment.point_pairs import contradicting
 from ssem_dask.registration.coarse_alignment.section_affines import SectionAffines, solve_sections
 from ssem_dask.stages.coarse_parts import replace_broken_pairs
-from ssem_dask.stages.coarse_search import given_sections, no_wide, read_wide, start_maps
+from ssem_dask.stages.coarse_search import WIDE_ARRAYS, given_sections, no_wide, read_wide, start_maps
 from ssem_dask.stages.fixed_sections import inverted_sections
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import COARSE_PAIRS, COARSE_RATIO, COARSE_SIMILARITY
+from ssem_dask.stages.stored_array import RunArray
 from ssem_dask.types import BoolArray, Float64Array
 
 
@@ -36,14 +37,21 @@ class Pieces:
     """Solution of the relative pairs."""
 
 
-def solve_places(job: Job, *, with_parts: bool) -> tuple[Pieces, Float64Array, list[int]]:
+def pair_rows(job: Job) -> tuple[RunArray, ...]:
+    """Return the arrays of pairs that `solve_places` reads."""
+    return (COARSE_PAIRS, COARSE_RATIO, COARSE_SIMILARITY, *(WIDE_ARRAYS if job.coarse.search else ()))
+
+
+def solve_places(job: Job, *, with_parts: bool, among: range | None = None) -> tuple[Pieces, Float64Array, list[int]]:
     """Return the pieces of the stack, the affine of each section, and the sections at which all are displaced.
 
     Args:
         job: the run.
         with_parts: whether the parts of broken sections are known, so that the largest one places its section.
+        among: sections that are solved for, without the pairs that lead out of them; None: all.
     """
-    pieces = _join_pieces(job, with_parts=with_parts)
+    among = range(job.shape[0]) if among is None else among
+    pieces = _join_pieces(job, among, with_parts=with_parts)
     sections, jumps, accepted = pieces.solved.sections, list[int](), pieces.solved.accepted.astype(np.float64)
     if job.coarse.sections == "separate" and enough_pairs(accepted):
         # Registration needs sections within its search range. Stage compose decides whether they were displaced.
@@ -53,26 +61,31 @@ def solve_places(job: Job, *, with_parts: bool) -> tuple[Pieces, Float64Array, l
             shape_yx=job.shape_yx,
             thickness=job.thickness,
             certainty=1.0,
-            known_jumps=job.fitted_fixes.undone_jumps,
-            kept_jumps=job.fitted_fixes.kept_jumps,
+            known_jumps=[z - among.start for z in job.fitted_fixes.undone_jumps if z in among[1:]],
+            kept_jumps=[z - among.start for z in job.fitted_fixes.kept_jumps if z in among[1:]],
         )
-        sections, jumps = separated.sections, [jump.z for jump in separated.jumps]
+        sections, jumps = separated.sections, [jump.z + among.start for jump in separated.jumps]
     return pieces, apply_corrections(pieces.gross, sections), jumps
 
 
-def _join_pieces(job: Job, *, with_parts: bool) -> Pieces:
-    """Find the gross maps of all sections, and join the pairs of both searches, and those of broken sections."""
+def _join_pieces(job: Job, among: range, *, with_parts: bool) -> Pieces:
+    """Find the gross maps of some sections, and join the pairs of both searches, and those of broken sections."""
     affines, ratios, similarity = (
-        _padded(array.read(job), np.nan) for array in (COARSE_PAIRS, COARSE_RATIO, COARSE_SIMILARITY)
+        _padded(array.read(job, z=among), np.nan) for array in (COARSE_PAIRS, COARSE_RATIO, COARSE_SIMILARITY)
     )
-    points = {pair: np.array(given) for pair, given in job.fitted_fixes.pairs.items()}
+    first, rows = among.start, slice(among.start, among.stop)
+    points = {
+        (fixed - first, moving - first): np.array(given)
+        for (fixed, moving), given in job.fitted_fixes.pairs.items()
+        if fixed in among and moving in among
+    }
     ratios[contradicting(affines, ratios, points, least=job.coarse.min_ratio, shape_yx=job.shape_yx)] = 0.0
-    wide, wide_similarity = read_wide(job) if job.coarse.search else no_wide(job)
-    given = given_sections(job)
+    wide, wide_similarity = read_wide(job, among) if job.coarse.search else no_wide(among)
+    given = given_sections(job)[rows]
     placed = place_pieces(
         wide,
         label_pieces(ratios, least=job.coarse.min_ratio),
-        start=start_maps(job),
+        start=start_maps(job)[rows],
         given=given,
         least=job.coarse.min_ratio,
         shape_yx=job.shape_yx,
@@ -81,13 +94,13 @@ def _join_pieces(job: Job, *, with_parts: bool) -> Pieces:
     affines[believed], ratios[believed] = wide.affines[believed], wide.ratios[believed]
     similarity[believed] = wide_similarity[believed]
     if with_parts:
-        replace_broken_pairs(job, affines, ratios, gross=placed.gross)
+        replace_broken_pairs(job, among, affines, ratios, gross=placed.gross)
 
     def solved(gross: Float64Array) -> Pieces:
         relative = relative_pairs(gross, affines)
         return Pieces(
             gross=gross,
-            inverted=placed.inverted ^ inverted_sections(job.fitted_fixes, count=len(gross)),
+            inverted=placed.inverted ^ inverted_sections(job.fitted_fixes, count=job.shape[0])[rows],
             relative=relative,
             similarity=similarity[: job.coarse.neighbours],
             # A pair that contradicts the gross maps, by a reflection or half a turn, is none.

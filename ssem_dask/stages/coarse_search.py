@@ -37,12 +37,15 @@ class CoarseSearchTask(JobTask):
 
     start: int
     stop: int
+    seen: range
+    """Sections whose pairs decide which are searched."""
 
     def run(self) -> Result:
         """Search the pairs that need it."""
-        job = self.job
-        given = given_sections(job)
-        wanted = pairs_to_search(COARSE_RATIO.read(job), least=job.coarse.min_ratio, given=given)
+        job, first = self.job, self.seen.start
+        given = given_sections(job)[first : self.seen.stop]
+        wanted = pairs_to_search(COARSE_RATIO.read(job, z=self.seen), least=job.coarse.min_ratio, given=given)
+        wanted = [((z + first, k), searched + first) for (z, k), searched in wanted]
         wanted = [((z, k), searched) for (z, k), searched in wanted if self.start <= z < self.stop]
         shape = (REACH, self.stop - self.start)
         affines, inverted = np.full((*shape, 2, 3), np.nan), np.zeros(shape, dtype=np.uint8)
@@ -88,20 +91,27 @@ class CoarseSearchTask(JobTask):
         """Read all ratios, and sections with those around them; write the rows of the wide pairs."""
         job = self.job
         return Footprint(
-            reads=(*job.source_regions(self.start - REACH, self.stop), COARSE_RATIO.region(job)),
+            reads=(
+                *job.source_regions(self.start - REACH, self.stop),
+                COARSE_RATIO.region(job, self.seen.start, self.seen.stop),
+            ),
             writes=tuple(array.region(job, self.start, self.stop) for array in WIDE_ARRAYS),
         )
 
 
-def read_wide(job: Job) -> tuple[WidePairs, Float64Array]:
-    """Read all wide pairs, and the similarities of the sections `(R, Z)`."""
-    pairs = WidePairs(WIDE_PAIRS.read(job), WIDE_RATIO.read(job), WIDE_INVERTED.read(job).astype(bool))
-    return pairs, WIDE_SIMILARITY.read(job)
+def read_wide(job: Job, sections: range) -> tuple[WidePairs, Float64Array]:
+    """Read the wide pairs of some sections, and the similarities of the sections `(R, Z)`."""
+    pairs = WidePairs(
+        WIDE_PAIRS.read(job, z=sections),
+        WIDE_RATIO.read(job, z=sections),
+        WIDE_INVERTED.read(job, z=sections).astype(bool),
+    )
+    return pairs, WIDE_SIMILARITY.read(job, z=sections)
 
 
-def no_wide(job: Job) -> tuple[WidePairs, Float64Array]:
+def no_wide(sections: range) -> tuple[WidePairs, Float64Array]:
     """Return what `read_wide` does where nothing was searched."""
-    shape = (REACH, job.shape[0])
+    shape = (REACH, len(sections))
     unknown = WidePairs(np.full((*shape, 2, 3), np.nan), np.zeros(shape), np.zeros(shape, dtype=bool))
     return unknown, np.full(shape, np.nan)
 

@@ -98,7 +98,10 @@ class DownsampleStage(Stage):
         warping = Warping.of_run(job)
         for mip in range(warping.levels.count, warping.mips):
             yield (
-                DownsampleTask(**self.task_fields(job, name, pixels=box.size * 4**mip), box=box)
+                DownsampleTask(
+                    **self.task_fields(job, name, pixels=box.size * 4**mip, stop=box.start[0] + job.render.shard[0]),
+                    box=box,
+                )
                 for name, box in level_boxes(warping, mip)
             )
 

@@ -95,9 +95,11 @@ def clusters_at(job: Job, sections: range) -> tuple[FixCluster, ...]:
     return tuple(c for c in fix_clusters(job) if c.sections.start < sections.stop and sections.start < c.sections.stop)
 
 
-def clusters_digest(job: Job, stage: str, clusters: Iterable[FixCluster], fixes: VolumeFixes = NO_FIXES) -> str:
-    """Return the digest of a task that depends on clusters, and on other fixes besides."""
-    return "+".join([job.task_digest(stage, fixes), *(cluster.digest for cluster in clusters)])
+def clusters_digest(
+    job: Job, stage: str, clusters: Iterable[FixCluster], fixes: VolumeFixes = NO_FIXES, *, stop: int = 0
+) -> str:
+    """Return the digest of a task that depends on clusters, and on other fixes besides; `stop` as in `task_digest`."""
+    return "+".join([job.task_digest(stage, fixes, stop=stop), *(cluster.digest for cluster in clusters)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,9 +57,24 @@ def read_places(
     return _with_rows(job, array, sections, _moved, clusters)
 
 
-def read_level(job: Job, array: RunArray, sections: range, *, clusters: Iterable[FixCluster] | None = None) -> AnyArray:
-    """Read an array of the affine level: the rows of some sections; arguments as of `read_places`."""
-    return _with_rows(job, array, sections, lambda cluster: cluster.sections, clusters)
+def read_level(
+    job: Job,
+    array: RunArray,
+    sections: range,
+    *,
+    clusters: Iterable[FixCluster] | None = None,
+    fitted: AnyArray | None = None,
+) -> AnyArray:
+    """Read an array of the affine level: the rows of some sections.
+
+    Args:
+        job: the run.
+        array: the array.
+        sections: z.
+        clusters: as of `read_places`.
+        fitted: rows without the changes; None: those that are stored.
+    """
+    return _with_rows(job, array, sections, lambda cluster: cluster.sections, clusters, fitted)
 
 
 def changed_pairs(job: Job, clusters: Iterable[FixCluster] | None = None) -> frozenset[tuple[int, int]]:
@@ -110,8 +125,9 @@ def _with_rows(
     sections: range,
     rows: Callable[[FixCluster], Iterable[int]],
     clusters: Iterable[FixCluster] | None,
+    fitted: AnyArray | None = None,
 ) -> AnyArray:
-    values = np.array(array.read(job, z=sections))
+    values = np.array(array.read(job, z=sections) if fitted is None else fitted)
     chosen = clusters_at(job, sections) if clusters is None else clusters
     for z in sorted({z for cluster in chosen for z in rows(cluster) if z in sections}):
         values[z - sections.start] = FIXED[array].read(job, z=z)

@@ -1,7 +1,7 @@
 """One run as every stage sees it: where it reads and writes, and its configuration with every choice made."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from ssem_dask.field.grid import Grid, node_count
@@ -20,8 +20,42 @@ from ssem_dask.storage.location import join_below
 from ssem_dask.storage.volume import VolumeInfo
 from ssem_dask.types import ConfigBase, ShapeYX, ShapeZYX
 
+END = "~"
+"""Begins the part of a digest that says where the volume ended."""
 SECTIONS_PER_THUMBNAIL_TASK = 8
 """Sections per task of those that compare thumbnails."""
+
+
+GROWN_DEPTH = 8
+"""Sections that share files, and tasks, in a run to which sections were appended."""
+GROWN_AHEAD = 8
+"""Sections after a block that its fields depend on: as far as a change of a section reaches."""
+GROWN_BEHIND = 24
+"""Sections before a block that are read to solve for its fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """How a run grew: the statistics of its first sections hold for all that were appended since.
+
+    The fit are the results of whole blocks of `GROWN_DEPTH` sections as they were computed with the first `fitted`
+    sections. All later blocks have tasks of their own.
+    """
+
+    fitted: int
+    """Sections that there were when the statistics were fitted."""
+    of_fit: bool = False
+    """Whether the job is that of the fit alone, see `Job.fit`."""
+
+    @property
+    def registered(self) -> int:
+        """Sections whose places and pair fields are those of the fit: whole blocks."""
+        return self.fitted // GROWN_DEPTH * GROWN_DEPTH
+
+    @property
+    def solved(self) -> int:
+        """Sections whose fields are those of the fit: whole blocks that no later section reaches."""
+        return max(0, self.fitted - GROWN_AHEAD) // GROWN_DEPTH * GROWN_DEPTH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +86,8 @@ class Job:
     """Fixes that were there when the statistics of the run were fitted."""
     previous_fixes: VolumeFixes = NO_FIXES
     """Fixes that held before those of now."""
+    growth: Growth | None = None
+    """How the run grew; None: nothing was ever appended."""
 
     @property
     def coarse(self) -> CoarseStageConfig:
@@ -118,7 +154,35 @@ class Job:
         """Extent (z, y, x) of a register window's core, mip-0 px: no larger than the volume, in whole nodes."""
         window, spacing = self.register.window, self.spacing
         y, x = (min(window, node_count(n, spacing=spacing) * spacing) for n in self.shape_yx)
-        return min(self.register.sections, self.shape[0]), y, x
+        return min(self.register.sections, self.deepest), y, x
+
+    @property
+    def deepest(self) -> int:
+        """Sections that a window or file has at most: all, or in a run that grew those of the fit."""
+        return self.shape[0] if self.growth is None else self.growth.fitted
+
+    @property
+    def grown(self) -> Growth | None:
+        """Growth of a run whose last sections were appended to the fit; None if all sections are fitted."""
+        growth = self.growth
+        return None if growth is None or growth.of_fit or growth.fitted >= self.shape[0] else growth
+
+    @property
+    def fit(self) -> "Job":
+        """The job of the fit: that of the whole blocks of the first sections, or of all sections if none was appended.
+
+        Its tasks read and write nothing beyond, so nothing that is appended makes them stale.
+        """
+        growth = self.grown
+        if growth is None:
+            return self
+        shape = growth.registered, *self.shape_yx
+        return replace(self, info=replace(self.info, shape=shape), growth=replace(growth, of_fit=True))
+
+    @property
+    def solved_stop(self) -> int:
+        """Number of sections whose affine level and fields the tasks of the fit write."""
+        return self.growth.solved if self.growth is not None and self.growth.of_fit else self.shape[0]
 
     @property
     def thickness(self) -> float:
@@ -134,10 +198,18 @@ class Job:
         """
         return (pixels >> 2 * min(mip, self.source_mips - 1)) * self.info.dtype.itemsize
 
-    def task_digest(self, stage: str, fixes: VolumeFixes) -> str:
-        """Return the digest of a task: that of its stage, and that of the fixes on which the task depends."""
-        own = fixes.digest()
-        return f"{self.digests[stage]}+{own}" if own else self.digests[stage]
+    def task_digest(self, stage: str, fixes: VolumeFixes, *, stop: int = 0) -> str:
+        """Return the digest of a task: that of its stage, the end of what it sees, and the fixes on which it depends.
+
+        Args:
+            stage: name of the stage.
+            fixes: fixes on which the task depends.
+            stop: section after the last one that the task would use if the volume were endless. A task that uses
+                appended sections is outdated if more of them have come.
+        """
+        own, grown = fixes.digest(), self.grown
+        end = f"{END}{min(stop, self.shape[0])}" if grown is not None and stop > grown.fitted else ""
+        return f"{self.digests[stage]}{end}" + (f"+{own}" if own else "")
 
     def url(self, *parts: str) -> str:
         """Return the URL of something inside the run's group; raise SourceError if a part leads out of it."""

@@ -116,6 +116,7 @@ class MaskStage(Stage):
                     box_name(box.start),
                     pixels=_mip0_box(job, box).size,
                     fixes=_exchanged(job, box) if job.mask.detects else NO_FIXES,
+                    stop=box.start[0] + mask_shard(job)[0] + Z_REACH,
                 ),
                 box=box,
             )

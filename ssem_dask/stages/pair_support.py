@@ -13,6 +13,7 @@ from ssem_dask.geometry.region import Footprint
 from ssem_dask.stages.fix_clusters import FixCluster, clusters_at, fix_clusters
 from ssem_dask.stages.fixed_rows import MergedPairs
 from ssem_dask.stages.job import Job
+from ssem_dask.stages.replaced_sections import support_rows
 from ssem_dask.stages.run_arrays import CONFIDENCE, FIXED, SUPPORT, SUPPORT_SECTIONS
 from ssem_dask.stages.stage import JobTask, Stage
 from ssem_dask.task import Result
@@ -54,7 +55,7 @@ def support_tasks(stage: Stage, job: Job) -> Iterator[SupportTask]:
     """Yield the tasks of all sections."""
     for start in range(0, job.shape[0], SUPPORT_SECTIONS):
         yield SupportTask(
-            **stage.task_fields(job, f"support-z{start:06d}"),
+            **stage.task_fields(job, f"support-z{start:06d}", stop=start + SUPPORT_SECTIONS),
             start=start,
             stop=min(start + SUPPORT_SECTIONS, job.shape[0]),
         )
@@ -95,18 +96,19 @@ def support_fix_tasks(stage: Stage, job: Job) -> Iterator[SupportFixesTask]:
         yield SupportFixesTask(**stage.task_fields(job, name, clusters=[cluster]), cluster=cluster)
 
 
-def read_support(job: Job, sections: range) -> tuple[Float64Array, Float64Array]:
-    """Return the support `(K, Z)` of all pairs, near some sections as fixes have changed it, and that of the fit."""
-    merged, fitted = (
-        MergedPairs.open(job, SUPPORT, clusters=clusters)[slice(None), slice(None)]
-        for clusters in (clusters_at(job, sections), ())
-    )
-    return np.nan_to_num(merged).astype(np.float64), np.nan_to_num(fitted).astype(np.float64)
+def read_support(job: Job, sections: range) -> Float64Array:
+    """Return the support `(K, Z)` of the pairs of some sections as fixes have changed it; 0 for all other sections."""
+    near = MergedPairs.open(job, SUPPORT, clusters=clusters_at(job, sections))[
+        slice(None), slice(sections.start, sections.stop)
+    ]
+    support = np.zeros((near.shape[0], job.shape[0]))
+    support[:, sections.start : sections.stop] = np.nan_to_num(near)
+    return support
 
 
 def read_placed(job: Job, sections: range) -> BoolArray:
     """Return which sections (z,) have a place; it holds for some sections and those that they may be replaced by."""
-    merged, fitted = read_support(job, sections)
-    placed = placed_sections(merged, usual=fitted)
+    fit, near = support_rows(job, sections)
+    placed = placed_sections(read_support(job, near), usual=np.nan_to_num(SUPPORT.read(job, z=fit)).astype(np.float64))
     placed[job.fixes.excluded(range(len(placed)))] = False
     return placed

@@ -130,6 +130,7 @@ class RegisterStage(Stage):
                     box_name(window.core.start),
                     pixels=window.core.size,
                     fixes=job.fitted_fixes.matching().within(window.read.sections),
+                    stop=window.core.start[0] + job.window_core[0],
                 ),
                 window=window,
             )

@@ -20,7 +20,7 @@ from ssem_dask.stages.fixed_rows import create_fixed, fixed_regions
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.pair_support import support_fix_tasks, support_tasks
 from ssem_dask.stages.rendered_levels import LevelsOfTask
-from ssem_dask.stages.replaced_sections import showing_fixes, with_replacements
+from ssem_dask.stages.replaced_sections import nearest_reach, showing_fixes, support_rows, with_replacements
 from ssem_dask.stages.run_arrays import CONTRAST_PAIRS, SECTION_CONTRAST, SUPPORT, SUPPORT_SECTIONS, aligned_level
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
 from ssem_dask.stages.warped_volume import Warping, matches_contrast, task_boxes, warp_box, warp_regions
@@ -46,7 +46,8 @@ class RenderTask(JobTask):
         own = replace(warping, fixes=warping.fixes.within(self.box.sections))
         # The pixels of a section depend on whether it has a place, which depends on all sections.
         fixed = fixed_regions(self.job, SUPPORT, start=near.start, stop=near.stop)
-        support = (SUPPORT.region(self.job), *fixed) if own.needs_support else ()
+        rows = (SUPPORT.region(self.job, z.start, z.stop) for z in support_rows(self.job, self.box.sections))
+        support = (*rows, *fixed) if own.needs_support else ()
         contrast = (SECTION_CONTRAST.region(self.job),) if matches_contrast(self.job) else ()
         writes = tuple(aligned_level(mip).region_of(self.box) for mip in range(warping.levels.count))
         return Footprint(reads=(*reads, *support, *contrast), writes=writes)
@@ -107,7 +108,7 @@ class RenderStage(Stage):
             del table["contrast"]
         if table["codec"] == "zstd":
             del table["codec"]  # as before there was a choice
-        return {**table, **LevelsOfTask(job.shape, job.render.shard, job.mips).decisive()}
+        return {**table, **LevelsOfTask((job.deepest, *job.shape_yx), job.render.shard, job.mips).decisive()}
 
     def prepare(self, job: Job) -> None:
         """Create the aligned volume with all its levels, the support of pairs, and the tables of contrast."""
@@ -125,7 +126,16 @@ class RenderStage(Stage):
             yield contrast_tasks(self, job)
             yield [gains_task(self, job)]
         yield (
-            RenderTask(**self.task_fields(job, name, pixels=box.size, fixes=showing_fixes(job, box.sections)), box=box)
+            RenderTask(
+                **self.task_fields(
+                    job,
+                    name,
+                    pixels=box.size,
+                    fixes=showing_fixes(job, box.sections),
+                    stop=box.start[0] + job.render.shard[0] + nearest_reach(job.render, job.fixes),
+                ),
+                box=box,
+            )
             for name, box in task_boxes(Warping.of_run(job))
         )
 

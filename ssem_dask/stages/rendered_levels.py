@@ -31,15 +31,17 @@ class LevelsOfTask:
     shard: ShapeZYX
     mips: int
     """Levels of the volume."""
+    sections: int = 0
+    """Sections that decide how large tasks are, which must not change when others are appended; 0: all."""
 
     @property
     def doublings(self) -> int:
         """How often the side of a task is twice that of a shard."""
-        count = 0
+        count, decisive = 0, (self.sections or self.shape[0], *self.shape[1:])
         while (
             count < min(len(_FEWEST_TASKS), self.mips - 1)
             and self._is_even
-            and chunk_count(self.shape, chunk=self._grown(count + 1)) >= _FEWEST_TASKS[count]
+            and chunk_count(decisive, chunk=self._grown(count + 1)) >= _FEWEST_TASKS[count]
         ):
             count += 1
         return count

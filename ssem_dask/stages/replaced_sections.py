@@ -90,12 +90,25 @@ def showing_fixes(job: Job, sections: range) -> VolumeFixes:
     return job.fixes.showing().within(range(sections.start - reach, sections.stop + reach))
 
 
+def support_rows(job: Job, sections: range) -> tuple[range, ...]:
+    """Return the sections whose support says which of some sections have a place."""
+    return range(job.fit.shape[0]), supporting(sections, count=job.shape[0])
+
+
+def supporting(sections: range, *, count: int) -> range:
+    """Return the sections whose pairs tie some sections, or those that may replace them, to others."""
+    reach = 2 * NEAREST_REACH  # replacements, and the pairs of these
+    return range(max(0, sections.start - reach), min(count, sections.stop + reach))
+
+
 def with_replacements(sections: range) -> range:
     """Return some sections with all that may be shown in their place."""
     return range(max(0, sections.start - NEAREST_REACH), sections.stop + NEAREST_REACH)
 
 
-def placed_by_support(support: str, *, changed: str, pairs: Sequence[tuple[int, int]], count: int) -> BoolArray:
+def placed_by_support(
+    support: str, *, changed: str, pairs: Sequence[tuple[int, int]], count: int, near: range, fitted: int
+) -> BoolArray:
     """Return which sections have a place; all, if that is not known.
 
     Args:
@@ -103,13 +116,17 @@ def placed_by_support(support: str, *, changed: str, pairs: Sequence[tuple[int, 
         changed: URL of the support of pairs that fixes have changed.
         pairs: (k, z) of these.
         count: number of sections.
+        near: sections of which it is asked, and those around; the others are not read, but for the fit.
+        fitted: number of sections of the fit, which say what support is usual.
     """
     if not support or not is_node(support):
         return np.ones(count, dtype=bool)
-    fitted = np.nan_to_num(np.asarray(open_array(support, mode="r")[:])).astype(np.float64)
-    now = fitted.copy()
+    stored = open_array(support, mode="r")
+    usual, now = np.zeros((stored.shape[0], fitted)), np.zeros((stored.shape[0], count))
+    for target, part in ((usual, range(fitted)), (now, near)):
+        target[:, part.start : part.stop] = np.nan_to_num(np.asarray(stored[:, part.start : part.stop]))
     if pairs:
         array = open_array(changed, mode="r")
         for k, z in pairs:
             now[k - 1, z] = np.nan_to_num(array[k - 1, z])
-    return placed_sections(now, usual=fitted)
+    return placed_sections(now, usual=usual)

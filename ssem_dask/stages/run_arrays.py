@@ -302,9 +302,9 @@ def mask_shape(job: Job) -> tuple[int, int, int]:
 
 def mask_shard(job: Job) -> tuple[int, int, int]:
     """Return the shard (z, y, x) of `masks/damage`; one task writes one."""
-    z, y, x = mask_shape(job)
+    _, y, x = mask_shape(job)
     y, x = (min(MASK_SHARD_PX, round_up(n, multiple=MASK_CHUNK_PX)) for n in (y, x))
-    return min(MASK_SECTIONS, z), y, x
+    return min(MASK_SECTIONS, job.deepest), y, x
 
 
 DAMAGE = RunArray(
@@ -676,6 +676,7 @@ def aligned_level(mip: int) -> RunArray:
         ),
         fill=0,
         compression=lambda job: "none" if job.render.codec == "none" else "zstd",
+        keeps_depth=True,
     )
 
 

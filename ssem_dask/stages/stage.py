@@ -149,6 +149,7 @@ class Stage(ABC):
         pixels: int = 0,
         fixes: VolumeFixes = NO_FIXES,
         clusters: Iterable[FixCluster] = (),
+        stop: int = 0,
     ) -> TaskFields:
         """Return the common fields of a task.
 
@@ -158,11 +159,12 @@ class Stage(ABC):
             pixels: source pixels (mip 0) that the task covers.
             fixes: the part of the user's fixes on which the task depends.
             clusters: changes of the fixes since the fit on which it depends.
+            stop: section after the last one that it uses, see `Job.task_digest`.
         """
         return TaskFields(
             key=f"{self.name}/{name}",
             output=job.output,
-            digest=clusters_digest(job, self.name, clusters, fixes),
+            digest=clusters_digest(job, self.name, clusters, fixes, stop=stop),
             pixels=pixels,
             uses_gpu=self.uses_gpu,
             job=job,

@@ -13,7 +13,7 @@ from ssem_dask.errors import PlanError
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Region
-from ssem_dask.stages.job import Job
+from ssem_dask.stages.job import GROWN_DEPTH, Job
 from ssem_dask.storage import location
 from ssem_dask.storage.arrays import Compression, ZarrArray, create_array, open_array, planned_array
 from ssem_dask.storage.json_records import read_record, write_record
@@ -89,6 +89,8 @@ class RunArray:
     fill: float = np.nan
     attributes: Callable[[Job], dict[str, Any]] = field(default=lambda job: {})  # noqa: ARG005
     compression: Callable[[Job], Compression] = lambda job: "zstd"  # noqa: ARG005
+    keeps_depth: bool = False
+    """Whether files stay as deep as they are configured in a run that grew."""
     opener: Callable[..., ZarrArray] = open_array
     """Function that opens the array; some also check its convention."""
 
@@ -161,18 +163,31 @@ class RunArray:
             shape=tuple(axis.size(job) for axis in self.axes_in(job)),
             dtype=self.dtype or job.info.dtype,
             axes=tuple(axis.name for axis in self.axes_in(job)),
-            chunks=self.chunk(job),
-            shards=None if self.shard is None else self.shard(job),
+            chunks=self._file(job, self.chunk(job)),
+            shards=None if self.shard is None else self._file(job, self.shard(job)),
             fill_value=self.fill,
             attributes=self.attributes(job),
             compression=self.compression(job),
+        )
+
+    def _file(self, job: Job, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """Return a chunk or shard as it is in this run: files of few sections can be appended, deep ones cannot."""
+        if job.growth is None or self.keeps_depth:
+            return sizes
+        axes = self.axes_in(job)
+        return tuple(
+            min(size, GROWN_DEPTH) if axis.follows == "z" and axis.name == "z" else size
+            for axis, size in zip(axes, sizes, strict=True)
         )
 
     def _index(self, job: Job, index: dict[str, slice | range | int]) -> tuple[slice | int, ...]:
         unknown = set(index) - set(self.axis_names)
         if unknown:
             raise PlanError(f"{self.path}: has axes {self.axis_names}, not {sorted(unknown)}; name one of them.")
-        parts = (index.get(axis.name, slice(None)) for axis in self.axes_in(job))
+        parts = (
+            index.get(axis.name, slice(axis.size(job)) if axis.follows == "z" else slice(None))
+            for axis in self.axes_in(job)
+        )
         return tuple(slice(part.start, part.stop) if isinstance(part, range) else part for part in parts)
 
 

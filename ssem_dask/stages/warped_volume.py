@@ -7,6 +7,7 @@ mixed, neither here nor in the pyramid.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ from ssem_dask.stages.replaced_sections import (
     nearest_reach,
     placed_by_support,
     shown_sections,
+    supporting,
     with_replacements,
 )
 from ssem_dask.stages.run_arrays import ALIGNED, FIXED, SECTION, SECTION_CONTRAST, SUPPORT
@@ -73,6 +75,10 @@ class Warping:
     """URL of `fields/fixed_pair_support`."""
     changed_pairs: tuple[tuple[int, int], ...] = ()
     """(k, z) of the pairs whose support is there."""
+    fitted: int = 0
+    """Sections of the run's fit, which say what support is usual; 0: all."""
+    decisive_sections: int = 0
+    """Sections that decide how much a task writes; 0: all."""
     labels: bool = False
     """Whether the values are ids: taken from the nearest pixel, and in the pyramid the most frequent one."""
     scale: float = 1.0
@@ -95,6 +101,8 @@ class Warping:
             fixes=job.fixes.showing(),
             fixed_support=FIXED[SUPPORT].url(job),
             changed_pairs=tuple(sorted(changed_pairs(job, clusters))),
+            fitted=job.fit.shape[0],
+            decisive_sections=job.deepest,
         )
 
     def create(self) -> None:
@@ -116,19 +124,29 @@ class Warping:
     def shown(self, sections: range) -> Iterator[tuple[range, tuple[Shown, ...]]]:
         """Yield runs of sections with what is shown in their place, see `replaced_sections.shown_sections`."""
         return shown_sections(
-            sections, unplaced=self.config.unplaced, fixes=self.fixes, placed=self.placed, labels=self.labels
+            sections,
+            unplaced=self.config.unplaced,
+            fixes=self.fixes,
+            placed=partial(self.placed, sections),
+            labels=self.labels,
         )
 
-    def placed(self) -> BoolArray:
-        """Return which sections have a place; all, if that is not known."""
+    def placed(self, sections: range) -> BoolArray:
+        """Return which of some sections, and of those that may replace them, have a place; all, if it is not known."""
+        count = self.info.shape[0]
         return placed_by_support(
-            self.support, changed=self.fixed_support, pairs=self.changed_pairs, count=self.info.shape[0]
+            self.support,
+            changed=self.fixed_support,
+            pairs=self.changed_pairs,
+            count=count,
+            near=supporting(sections, count=count),
+            fitted=self.fitted or count,
         )
 
     @property
     def levels(self) -> LevelsOfTask:
         """The levels that each task writes."""
-        return LevelsOfTask(self.info.shape, self.config.shard, self.mips)
+        return LevelsOfTask(self.info.shape, self.config.shard, self.mips, self.decisive_sections)
 
     @property
     def needs_support(self) -> bool:

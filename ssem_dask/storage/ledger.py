@@ -37,6 +37,7 @@ _SEPARATOR = b",\n"
 _SUFFIX = ".json"
 _PAGE = "whole.page"
 _READERS = 16
+_PAGE_START = re.compile(r"/(?:mip\d+-)?z(\d+)$")
 _POSITION_YX = re.compile(r"-y\d+-x\d+$")
 
 
@@ -57,6 +58,12 @@ def page_of(key: str) -> str:
     stage, _, name = key.partition("/")
     head, dash, _ = name.rpartition("-")
     return f"{stage}/{head}" if dash else stage
+
+
+def page_start(page: str) -> int | None:
+    """Return the first section of a page that holds the tasks of one range of sections; None of any other page."""
+    match = _PAGE_START.search(page)
+    return int(match[1]) if match else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,14 @@ class RunRecord:
     """Name of the version of fixes that holds; empty: none. See `storage.fixes_store`."""
     fitted_fixes: str = ""
     """Name of the version that held when the statistics of the run were fitted."""
+    sections: int = 0
+    """Number of sections; 0 if an earlier version wrote the run."""
+    fitted_sections: int = 0
+    """Sections that there were when the statistics were fitted, if any were appended since; 0: nothing was appended."""
+    finished_sections: int = 0
+    """Sections of the last time that an append ended well; 0: none did."""
+    source_changes: int = 0
+    """Number of changes of sections of the source that the run knows of, see `storage.section_changes`."""
 
     @property
     def pixel_size(self) -> float:

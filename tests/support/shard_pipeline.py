@@ -112,6 +112,7 @@ class ToyJob:
 
     output: str
     config: Config
+    growth: None = None
 
     @property
     def digests(self) -> dict[str, str]:
@@ -126,6 +127,10 @@ class ToyPlan:
     choices: tuple[str, ...] = ()
     fixes: RunFixes = field(default_factory=RunFixes)
     given: dict[str, Any] = field(default_factory=dict)
+    rewritten: tuple[int, ...] = ()
+
+    def is_live(self, _page: str) -> bool:
+        return True
 
     @property
     def stages(self) -> list[ToyStage]:

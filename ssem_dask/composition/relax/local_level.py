@@ -28,6 +28,10 @@ class LevelRows:
     natural: Float[Float64Array, "Z 2 3"]
     variance: Float[Float64Array, "Z 2"]
 
+    def rows(self, sections: slice) -> "LevelRows":
+        """Return the level of some of the sections."""
+        return LevelRows(self.correction[sections], self.natural[sections], self.variance[sections])
+
 
 @dataclass(frozen=True, slots=True)
 class LocalPairs:
@@ -90,6 +94,34 @@ def updated_level(
         correction=np.where(unchanged[:, None, None], level.correction, correction),
         natural=np.where(unchanged[:, None, None], level.natural, from_parameters(natural, shape_yx=shape_yx)),
         variance=np.where(unchanged[:, None], level.variance, variance),
+    )
+
+
+def solved_level(
+    pairs: LocalPairs,
+    *,
+    offset: Float[Float64Array, "6"],
+    shape_yx: ShapeYX,
+    thickness: float,
+    known: KnownStatistics,
+) -> LevelRows:
+    """Return the level of consecutive sections that nothing was known of.
+
+    Args:
+        pairs: their pairs and places.
+        offset: displacement of all of them by jumps before the first one, parameters of `affine_log`, px.
+        shape_yx: section, mip-0 px.
+        thickness: of a section, mip-0 px.
+        known: statistics of the volume.
+    """
+    count = len(pairs.places)
+    start = np.zeros((count, 6))
+    solved = _separated(pairs, start, shape_yx=shape_yx, thickness=thickness, known=known)
+    sections = from_parameters(solved.parameters + offset, shape_yx=shape_yx)
+    return LevelRows(
+        correction=_composed(np.array([invert_affine(a) for a in pairs.places]), sections),
+        natural=from_parameters(solved.motion, shape_yx=shape_yx),
+        variance=_variance(solved, known=known),
     )
 
 

@@ -115,6 +115,13 @@ class JumpRecord:
         """Convert a jump; s takes z to z-1, but what the user sees is where the later sections are."""
         return cls(jump.z, Displacement.of(-jump.step, shape_yx=shape_yx), round(jump.surprise, 1))
 
+    def parameters(self, *, shape_yx: ShapeYX) -> Float64Array:
+        """Return the displacement, parameters of `affine_log`, px, as far as the record has them: without shear."""
+        moved, rho = self.displacement, rms_radius(shape_yx)
+        return np.array(
+            [moved.shift_y_px, moved.shift_x_px, np.deg2rad(moved.rotation_degrees) * rho, moved.scale * rho, 0.0, 0.0]
+        )
+
     def to_json(self) -> Json:
         """Return the record as stored."""
         return {"z": self.z, **self.displacement.to_json(), "surprise": self.surprise}

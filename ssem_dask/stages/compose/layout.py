@@ -36,7 +36,7 @@ def pair_steps(job: Job) -> int:
 
 def window_depth(job: Job) -> int:
     """Return the number of sections in a window's core."""
-    return min(job.compose.relax.window, job.shape[0])
+    return min(job.compose.relax.window, job.deepest)
 
 
 def window_count(job: Job) -> int:

@@ -37,12 +37,13 @@ def compose_fields(
     pixels: int = 0,
     fixes: VolumeFixes = NO_FIXES,
     clusters: Iterable[FixCluster] = (),
+    stop: int = 0,
 ) -> TaskFields:
     """Return the common fields of a task of stage compose; arguments as of `Stage.task_fields`."""
     return TaskFields(
         key=f"{STAGE}/{name}",
         output=job.output,
-        digest=clusters_digest(job, STAGE, clusters, fixes),
+        digest=clusters_digest(job, STAGE, clusters, fixes, stop=stop),
         pixels=pixels,
         uses_gpu=USES_GPU,
         job=job,

@@ -20,6 +20,7 @@ from ssem_dask.field.device import computing_on
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.stages.coarse_parts import read_part_arrays
 from ssem_dask.stages.compose.far_pairs import far_tasks, prepare_far, with_far
+from ssem_dask.stages.compose.grown_sections import grown_level_tasks, grown_section_tasks, grown_split_tasks
 from ssem_dask.stages.compose.layout import pair_steps, section_window, window_count, window_depth
 from ssem_dask.stages.compose.level_fixes import level_fix_tasks
 from ssem_dask.stages.compose.method import ComposeMethod, compose_fields
@@ -135,14 +136,15 @@ class PlaneSectionsTask(WindowTask):
         correction = AFFINE_CORRECTION.read(job, z=window.read)
         problem = elastic_problem(job, split, weights, affine_correction=correction, grid=job.grid, certainty=certainty)
         solved = Solved.of(*solve_window(problem, fitted))
-        core = solved.rows(window.core_in_read)
-        for cluster in clusters_at(job, window.core):
+        own = self.own
+        core = solved.rows(slice(own.start - window.read.start, own.stop - window.read.start))
+        for cluster in clusters_at(job, own):
             # Of the whole window nothing else changes: what is not reached stays equal to the bit.
             change = solve_cluster(job, cluster, fitted=solved if cluster.read == window.read else None)
-            change.add_to(core, window.core)
+            change.add_to(core, own)
         written = write_sections(
             job,
-            window.core,
+            own,
             grid=job.grid,
             elastic=core.elastic,
             natural=core.natural,
@@ -151,10 +153,17 @@ class PlaneSectionsTask(WindowTask):
         read = weights.nbytes + split.elastic.nbytes
         return sections_result(self.job, window, weights, bytes_read=read, bytes_written=written)
 
+    @property
+    def own(self) -> range:
+        """Sections whose fields the task writes: those of the core that nothing appended reaches."""
+        core = self.sections.core
+        return range(core.start, max(core.start, min(core.stop, self.job.solved_stop)))
+
     def footprint(self) -> Footprint:
         """Read pair fields and the affine level of the window and its overlap, and the statistics; write the result."""
         job, arrays = self.job, (PAIRS, CONFIDENCE, PAIR_AFFINES, COARSE, *AFFINE_ARRAYS)
-        around = [cluster.read for cluster in clusters_at(job, self.sections.core)]
+        own = self.own
+        around = [cluster.read for cluster in clusters_at(job, own)]
         return Footprint(
             reads=(
                 *self.read_regions(*arrays, *read_part_arrays(job)),
@@ -168,7 +177,7 @@ class PlaneSectionsTask(WindowTask):
                 ),
                 RELAX_STATISTICS.region(job),
             ),
-            writes=self.core_regions(*result_arrays(job)),
+            writes=tuple(array.region(job, own.start, own.stop) for array in result_arrays(job)),
         )
 
     def reached_by_fixes(self, region: Region) -> tuple[Region, ...]:
@@ -192,25 +201,33 @@ class PlanesMethod(ComposeMethod):
 
     def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
         """Yield affine parts and far pairs, statistics, sections."""
-        depth, windows = window_depth(job), range(window_count(job))
+        fit = job.fit
+        depth, windows = window_depth(fit), range(window_count(fit))
         clusters = fix_clusters(job)
         yield itertools.chain(
-            far_tasks(job), (SplitTask(**compose_fields(job, f"affine-{w:05d}"), window=w) for w in windows)
+            far_tasks(fit),
+            (SplitTask(**compose_fields(fit, f"affine-{w:05d}"), window=w) for w in windows),
+            grown_split_tasks(job),
         )
-        yield from statistics_generations(job, spectra=PlaneSpectraTask, statistics=PlaneStatisticsTask)
+        yield from statistics_generations(fit, spectra=PlaneSpectraTask, statistics=PlaneStatisticsTask)
+        if job.grown is not None:
+            yield grown_level_tasks(job)
         if clusters:
             yield level_fix_tasks(job)
-        yield (
-            PlaneSectionsTask(
-                **compose_fields(
-                    job,
-                    f"sections-{w:05d}",
-                    pixels=job.section_pixels * min(depth, job.shape[0] - w * depth),
-                    clusters=clusters_at(job, section_window(job, w).core) if clusters else (),
-                ),
-                window=w,
-            )
-            for w in windows
+        yield itertools.chain(
+            (
+                PlaneSectionsTask(
+                    **compose_fields(
+                        fit,
+                        f"sections-{w:05d}",
+                        pixels=job.section_pixels * min(depth, fit.shape[0] - w * depth),
+                        clusters=clusters_at(fit, section_window(fit, w).core) if clusters else (),
+                    ),
+                    window=w,
+                )
+                for w in windows
+            ),
+            grown_section_tasks(job),
         )
 
     def estimate(self, job: Job) -> Estimate:

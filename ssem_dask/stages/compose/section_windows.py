@@ -14,6 +14,7 @@ from ssem_dask.composition.relax.elastic import (
     relax_elastic,
     solve_elastic,
 )
+from ssem_dask.composition.relax.local_level import LevelRows
 from ssem_dask.composition.relax.node_weights import observed_mask
 from ssem_dask.composition.relax.relative import SplitPairs
 from ssem_dask.composition.relax.section_fields import join_affine_and_elastic, join_natural_motion, section_extent
@@ -138,6 +139,7 @@ def write_sections(
     elastic: Tensor,
     natural: Tensor,
     variance: Tensor,
+    level: LevelRows | None = None,
 ) -> int:
     """Join affine and elastic parts and write the fields of some sections; return the number of bytes.
 
@@ -150,10 +152,14 @@ def write_sections(
         elastic: e `(z, 2, y, x)`.
         natural: `(z, 2, y, x)`.
         variance: `(z, y, x)`, of the elastic part. All three are on one device, which joins them.
+        level: affine level of the sections without fixes; None: as it is stored.
     """
-    correction, coarse = read_level(job, AFFINE_CORRECTION, sections), read_places(job, COARSE, sections)
-    spread, device = read_level(job, AFFINE_VARIANCE, sections), elastic.device
-    affine = read_level(job, AFFINE_NATURAL, sections) if job.compose.relax.keep_natural else None
+    fitted = (None, None, None) if level is None else (level.correction, level.natural, level.variance)
+    correction = read_level(job, AFFINE_CORRECTION, sections, fitted=fitted[0])
+    coarse, device = read_places(job, COARSE, sections), elastic.device
+    spread = read_level(job, AFFINE_VARIANCE, sections, fitted=fitted[2])
+    keeps = job.compose.relax.keep_natural
+    affine = read_level(job, AFFINE_NATURAL, sections, fitted=fitted[1]) if keeps else None
     with computing_on(device):
         corrected = join_affine_and_elastic(elastic, affine=correction, grid=grid)
         variance = variance + affine_variance(spread, shape_yx=section_extent(job.grid), grid=grid, device=device)

@@ -72,7 +72,7 @@ def _read_evidence(job: Job) -> SectionEvidence:
         step=column("step"),
         part_step=part_steps(job),
         uncertainty=column("uncertainty"),
-        support=read_support(job, every)[0],
+        support=read_support(job, every),
         affines=read_places(job, COARSE, every),
         misplaced=state == SectionState.MISPLACED,
         repeated=state == SectionState.REPEATED,

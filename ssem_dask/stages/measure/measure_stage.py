@@ -28,6 +28,7 @@ from ssem_dask.stages.measure.attention_task import AttentionTask
 from ssem_dask.stages.measure.field_tables import KEPT, READ_ARRAYS, measure_fields, patch_nodes
 from ssem_dask.stages.measure.quality_frame import PROBE_PX, WINDOW_PX, quality_info
 from ssem_dask.stages.measure.section_evidence import EVIDENCE_PX, REACH, measure_evidence
+from ssem_dask.stages.replaced_sections import support_rows
 from ssem_dask.stages.run_arrays import (
     ALIGNED,
     COARSE,
@@ -96,8 +97,12 @@ class MeasureTask(JobTask):
             for array in (*READ_ARRAYS, *read_part_arrays(job))
         )
         fixed = fixed_regions(job, COARSE, PAIRS, CONFIDENCE, SUPPORT, start=near[0], stop=near[1])
+        reached = range(max(0, near[0]), near[1])
+        # Where sections without a place show something else, they are measured as they would be without that.
+        rows = support_rows(job, reached) if job.render.unplaced != "as_is" else ()
+        support = (SUPPORT.region(job, z.start, z.stop) for z in rows)
         return Footprint(
-            reads=(*job.source_regions(*near, fixes=job.fixes), SUPPORT.region(job), *levels, *read, *fixed),
+            reads=(*job.source_regions(*near, fixes=job.fixes), *support, *levels, *read, *fixed),
             writes=tuple(array.region(self.job, self.start, self.stop) for array in _TABLES),
         )
 
@@ -126,14 +131,19 @@ class MeasureStage(Stage):
         yield (
             MeasureTask(
                 **self.task_fields(
-                    job, f"z{start:06d}", pixels=(min(start + BLOCK, job.shape[0]) - start) * job.section_pixels
+                    job,
+                    f"z{start:06d}",
+                    pixels=(min(start + BLOCK, job.shape[0]) - start) * job.section_pixels,
+                    stop=start + BLOCK + REACH,
                 ),
                 start=start,
                 stop=min(start + BLOCK, job.shape[0]),
             )
             for start in range(0, job.shape[0], BLOCK)
         )
-        named = self.task_fields(job, "attention-all", fixes=job.fixes.showing(), clusters=fix_clusters(job))
+        named = self.task_fields(
+            job, "attention-all", fixes=job.fixes.showing(), clusters=fix_clusters(job), stop=job.shape[0]
+        )
         yield [AttentionTask(**named)]
 
     def estimate(self, job: Job) -> Estimate:
