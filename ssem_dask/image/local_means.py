@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 
-def square_mean(values: Float[Tensor, "*n y x"], side: int) -> Float[Tensor, "*n y x"]:
+def square_mean(values: Float[Tensor, "*n y x"], side: int, *, inside: bool = False) -> Float[Tensor, "*n y x"]:
     """Average over a square around each pixel, with zeros outside the image; along y and then along x.
 
     The result is that of one average over the square, but for rounding: `2 * side` values per pixel instead of
@@ -18,17 +18,26 @@ def square_mean(values: Float[Tensor, "*n y x"], side: int) -> Float[Tensor, "*n
     Args:
         values: float32.
         side: side of the square, px; odd.
+        inside: average over the pixels that are in the image, instead of counting those outside as zeros.
     """
-    reach = side // 2
+    reach, y, x = side // 2, *values.shape[-2:]
     padded = pad(values, [reach] * 4)
-    y, x = values.shape[-2:]
     rows = padded[..., :y, :].clone()
     for start in range(1, side):
         rows += padded[..., start : start + y, :]
     total = rows[..., :x].clone()
     for start in range(1, side):
         total += rows[..., start : start + x]
-    return total.div_(side**2)
+    if not inside:
+        return total.div_(side**2)
+    down, right = (_inside_counts(n, reach).to(values.dtype) for n in (y, x))
+    return total.div_(down[:, None] * right)
+
+
+def _inside_counts(extent: int, reach: int) -> Tensor:
+    """Return how many of the pixels up to `reach` away from each are in an image of this extent."""
+    place = torch.arange(extent)
+    return (place + reach).clamp_max(extent - 1) - (place - reach).clamp_min(0) + 1
 
 
 def quantiles(values: Float[Tensor, " n"], shares: Sequence[float]) -> Float[Tensor, " shares"]:

@@ -17,7 +17,7 @@ from ssem_dask.field.piecewise_affine import PiecewiseAffine
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import ceil_div, shape_at_mip
 from ssem_dask.geometry.region import Footprint, Region
-from ssem_dask.registration.section_parts.find_parts import SectionParts, find_parts
+from ssem_dask.registration.section_parts.find_parts import Neighbour, SectionParts, find_parts
 from ssem_dask.registration.section_parts.part_maps import MAX_PARTS
 from ssem_dask.stages.fixed_sections import excluded_sections
 from ssem_dask.stages.job import SECTIONS_PER_THUMBNAIL_TASK, Job
@@ -56,18 +56,15 @@ class CoarsePartsTask(JobTask):
         count = self.stop - self.start
         placed, maps = np.full((count, 2, 3), np.nan), np.full((count, MAX_PARTS, 2, 3), np.nan)
         labels = np.zeros((count, height, width), dtype=np.uint8)
-        aligned = {z: read_aligned(volume, z=z, box=box, affine=affines[z - first]) for z in range(first, last)}
+        aligned = {
+            z: Neighbour(*read_aligned(volume, z=z, box=box, affine=affines[z - first])) for z in range(first, last)
+        }
         with torch.inference_mode():
             for i, z in enumerate(range(self.start, self.stop)):
                 others = [other for other in (z - 1, z + 1) if other in aligned]
                 rigid = _rigid(affines[z - first], [affines[other - first] for other in others], shape_yx=job.shape_yx)
                 image, valid = read_aligned(volume, z=z, box=box, affine=rigid)
-                parts = find_parts(
-                    image,
-                    [aligned[other][0] for other in others],
-                    valid=valid,
-                    neighbours_valid=[aligned[other][1] for other in others],
-                )
+                parts = find_parts(image, [aligned[other] for other in others], valid=valid)
                 if parts is not None:
                     placed[i], maps[i], labels[i] = _in_source(parts, rigid, box=box)
         z_range = range(self.start, self.stop)
@@ -176,8 +173,9 @@ def parts_estimate(job: Job) -> Estimate:
         bytes_read=job.source_bytes((2 * z + 2 * PARTS_REACH * tasks) * job.section_pixels, mip=mip),
         bytes_written=z * (pixels + 2 * 48 + MAX_PARTS * 48),
         files=1 + len(PART_ARRAYS) * tasks,
-        # Images and masks of the sections of a task and of their neighbours; likenesses and blocks of one of them.
-        memory=pixels * (5 * (depth + 2 * PARTS_REACH) + 30 * 4) + (70 << 20),
+        # Images and masks of the sections of a task and of their neighbours, as they are and normalised; likenesses and
+        # blocks of one of them.
+        memory=pixels * (9 * (depth + 2 * PARTS_REACH) + 30 * 4) + (70 << 20),
     )
 
 

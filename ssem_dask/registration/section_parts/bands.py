@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from scipy import ndimage
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
+from ssem_dask.image.local_means import square_mean
 from ssem_dask.types import IndexArray
 
 _SMOOTH = 5  # px, side of the square of the local mean
@@ -24,30 +24,35 @@ _LEAST_TEXTURE = 0.25  # of the usual local spread
 _LEAST_REGION = 0.06  # share of the tissue of a region that counts
 
 
+def level_range(image: Float[Tensor, "y x"], valid: Bool[Tensor, "y x"]) -> tuple[float, float] | None:
+    """Return the range of the local mean of a section, gain and offset allowed for; None if it shows no tissue.
+
+    Args:
+        image: section, any intensity unit.
+        valid: where it shows tissue.
+    """
+    values = _scaled(image, valid)[valid]
+    if not values.numel():
+        return None
+    low, high = np.quantile(values.numpy(), _RANGE)
+    return float(low), float(high)
+
+
 def find_bands(
-    image: Float[Tensor, "y x"],
-    neighbours: Sequence[tuple[Float[Tensor, "y x"], Bool[Tensor, "y x"]]],
-    *,
-    valid: Bool[Tensor, "y x"],
+    image: Float[Tensor, "y x"], ranges: Sequence[tuple[float, float] | None], *, valid: Bool[Tensor, "y x"]
 ) -> Bool[Tensor, "y x"]:
     """Return the px of a section that are darker or brighter than anything in its neighbours.
 
     Args:
         image: section, any intensity unit.
-        neighbours: image and mask of tissue of some neighbours, in the same unit up to gain and offset.
+        ranges: `level_range` of some neighbours, whose images have the same unit up to gain and offset.
         valid: where the section shows tissue.
     """
-    scaled = _scaled(image, valid)
-    lows, highs = [], []
-    for other, mask in neighbours:
-        values = _scaled(other, mask)[mask]
-        if values.numel():
-            low, high = np.quantile(values.numpy(), _RANGE)
-            lows.append(float(low))
-            highs.append(float(high))
-    if not lows or not bool(valid.any()):
+    known = [span for span in ranges if span is not None]
+    if not known or not bool(valid.any()):
         return torch.zeros_like(valid)
-    low, high = min(lows), max(highs)
+    scaled = _scaled(image, valid)
+    low, high = min(low for low, _ in known), max(high for _, high in known)
     margin = _MARGIN * (high - low)
     odd = ((scaled < low - margin) | (scaled > high + margin)) & valid
     pieces, count = ndimage.label(odd.numpy())
@@ -93,5 +98,4 @@ def _scaled(image: Tensor, valid: Tensor) -> Tensor:
 def _local_mean(image: Tensor, valid: Tensor) -> Tensor:
     """Average over the valid px around each px."""
     share = valid.to(image.dtype)
-    sums = avg_pool2d(torch.stack([image * share, share])[:, None], _SMOOTH, 1, _SMOOTH // 2)[:, 0]
-    return sums[0] / sums[1].clamp_min(1e-3)
+    return square_mean(image * share, _SMOOTH) / square_mean(share, _SMOOTH).clamp_min(1e-3)

@@ -10,7 +10,9 @@ from dataclasses import dataclass, fields
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, pad
+from torch.nn.functional import pad
+
+from ssem_dask.image.local_means import square_mean
 
 BLOCK = 48
 """Side of a block, px."""
@@ -142,5 +144,5 @@ def _best(blocks: Tensor, shares: Tensor, surroundings: Tensor, their_shares: Te
 
 def _local_mean(image: Tensor) -> Tensor:
     for _ in range(2):
-        image = avg_pool2d(image[None, None], _NORMALISED_OVER, 1, _NORMALISED_OVER // 2, count_include_pad=False)[0, 0]
+        image = square_mean(image, _NORMALISED_OVER, inside=True)
     return image

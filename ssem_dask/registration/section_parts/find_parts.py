@@ -8,19 +8,19 @@ side follow their own map up to the line, and the maps differ there.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from scipy import ndimage
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.warp import sample_image
 from ssem_dask.geometry.mip import ceil_div
-from ssem_dask.registration.section_parts.bands import filled_regions, find_bands, separated_regions
+from ssem_dask.image.local_means import square_mean
+from ssem_dask.registration.section_parts.bands import filled_regions, find_bands, level_range, separated_regions
 from ssem_dask.registration.section_parts.block_matching import (
     BLOCK,
     BlockMatches,
@@ -74,12 +74,28 @@ class SectionParts:
     """Part of each px of the section."""
 
 
+@dataclass(frozen=True, eq=False)
+class Neighbour:
+    """A section that others are compared with; what they need of it is computed once."""
+
+    image: Float[Tensor, "y x"]
+    """Coarse-aligned, any intensity unit."""
+    valid: Bool[Tensor, "y x"]
+    """False in empty space."""
+
+    @cached_property
+    def normalised(self) -> Float[Tensor, "y x"]:
+        """See `normalise_locally`."""
+        return normalise_locally(self.image, self.valid)
+
+    @cached_property
+    def levels(self) -> tuple[float, float] | None:
+        """See `level_range`."""
+        return level_range(self.image, self.valid)
+
+
 def find_parts(
-    section: Float[Tensor, "y x"],
-    neighbours: Sequence[Float[Tensor, "y x"]],
-    *,
-    valid: Bool[Tensor, "y x"],
-    neighbours_valid: Sequence[Bool[Tensor, "y x"]],
+    section: Float[Tensor, "y x"], neighbours: Sequence[Neighbour], *, valid: Bool[Tensor, "y x"]
 ) -> SectionParts | None:
     """Find the parts of a section; None if it is whole, or if nothing can be said.
 
@@ -87,19 +103,18 @@ def find_parts(
 
     Args:
         section: coarse-aligned, any intensity unit.
-        neighbours: the sections around it, coarse-aligned, the preferred ones first.
+        neighbours: the sections around it, the preferred ones first.
         valid: False in empty space.
-        neighbours_valid: the same for each neighbour.
     """
     if min(section.shape) < 2 * BLOCK:
         return None
-    bands = find_bands(section, list(zip(neighbours, neighbours_valid, strict=True))[:_NEIGHBOURS], valid=valid)
+    bands = find_bands(section, [neighbour.levels for neighbour in neighbours[:_NEIGHBOURS]], valid=valid)
     inside = valid & ~bands
     image = normalise_locally(section, inside)
     others: list[tuple[Tensor, Tensor]] = []
     found: list[BlockMatches] = []
-    for neighbour, mask in zip(neighbours, neighbours_valid, strict=True):
-        other = normalise_locally(neighbour, mask)
+    for neighbour in neighbours:
+        other, mask = neighbour.normalised, neighbour.valid
         matches = _matched(image, other, valid=inside, neighbour_valid=mask, index=len(found))
         if matches is not None:
             found.append(matches)
@@ -277,7 +292,7 @@ def _likeness(image: Tensor, other: Tensor, *, valid: Tensor, other_valid: Tenso
 
 
 def _mean(image: Tensor) -> Tensor:
-    return avg_pool2d(image[None, None], _LIKENESS_OVER, 1, _LIKENESS_OVER // 2, count_include_pad=False)[0, 0]
+    return square_mean(image, _LIKENESS_OVER, inside=True)
 
 
 def _without_islands(labels: IndexArray, *, least: float) -> IndexArray:

@@ -55,12 +55,12 @@ def fit_parts(matches: BlockMatches, *, most: int = MAX_PARTS) -> PartFit:
     step = max(1, len(places) // _CANDIDATES)
     shifts = matches.displacements[::step]
 
-    shifted = _cost_of(matches.displacements[:, None] - shifts)
+    shifted = common @ _cost_of(matches.displacements[:, None] - shifts)
     labels = torch.zeros(len(places), dtype=torch.long)
     maps, least, costs = places.new_zeros(0, 2, 3), places.new_ones(len(places)), list[float]()
     for _ in range(most):
         # Averaged over neighbouring blocks: one that matches by chance makes no part.
-        gains = weights @ (least[:, None] - common @ shifted).clamp_min(0)
+        gains = weights @ (least[:, None] - shifted).clamp_min(0)
         trials = [
             _refined(torch.cat([maps, _shift_map(shift)[None]]), places, matches.displacements, weights, common)
             for shift in _distinct(shifts[gains.argsort(descending=True)])

@@ -16,6 +16,9 @@ def test_a_mean_over_squares_is_that_of_torch(shape: tuple[int, ...], side: int)
     values = torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 255
     wanted = avg_pool2d(values.reshape(-1, 1, *shape[-2:]), side, stride=1, padding=side // 2).reshape(shape)
     torch.testing.assert_close(square_mean(values, side), wanted, rtol=1e-5, atol=1e-4)
+    if side // 2 < min(shape[-2:]):
+        inside = avg_pool2d(values.reshape(-1, 1, *shape[-2:]), side, 1, side // 2, count_include_pad=False)
+        torch.testing.assert_close(square_mean(values, side, inside=True), inside.reshape(shape), rtol=1e-5, atol=1e-4)
 
 
 @given(

@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter, map_coordinates
 from torch import Tensor
 
-from ssem_dask.registration.section_parts.find_parts import SectionParts, find_parts
+from ssem_dask.registration.section_parts.find_parts import Neighbour, SectionParts, find_parts
 from ssem_dask.types import AnyArray
 
 SIDE = 192
@@ -30,12 +30,8 @@ def view(block: AnyArray, displacement: AnyArray | None = None) -> Tensor:
 
 def searched(section: Tensor, neighbours: list[Tensor], valid: Tensor | None = None) -> SectionParts | None:
     everywhere = torch.ones(SIDE, SIDE, dtype=torch.bool)
-    return find_parts(
-        section,
-        neighbours,
-        valid=everywhere if valid is None else valid,
-        neighbours_valid=[everywhere] * len(neighbours),
-    )
+    others = [Neighbour(neighbour, everywhere) for neighbour in neighbours]
+    return find_parts(section, others, valid=everywhere if valid is None else valid)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +105,7 @@ def test_empty_and_small_sections_have_no_parts(stack: list[AnyArray]) -> None:
     assert searched(view(stack[2]), [view(stack[1]), view(stack[3])], valid=nothing) is None
     small = torch.ones(40, 40)
     inside = torch.ones(40, 40, dtype=torch.bool)
-    assert find_parts(small, [small, small], valid=inside, neighbours_valid=[inside, inside]) is None
+    assert find_parts(small, [Neighbour(small, inside)] * 2, valid=inside) is None
 
 
 def test_gain_and_offset_change_nothing(stack: list[AnyArray]) -> None:
