@@ -21,6 +21,7 @@ from ssem_dask.stages.job import Job
 from ssem_dask.stages.pair_support import support_fix_tasks, support_tasks
 from ssem_dask.stages.rendered_levels import LevelsOfTask
 from ssem_dask.stages.replaced_sections import nearest_reach, showing_fixes, support_rows, with_replacements
+from ssem_dask.stages.root_image import describe_root
 from ssem_dask.stages.run_arrays import CONTRAST_PAIRS, SECTION_CONTRAST, SUPPORT, SUPPORT_SECTIONS, aligned_level
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
 from ssem_dask.stages.warped_volume import Warping, matches_contrast, task_boxes, warp_box, warp_regions
@@ -118,6 +119,7 @@ class RenderStage(Stage):
             CONTRAST_PAIRS.create(job)
             SECTION_CONTRAST.create(job)
         Warping.of_run(job).create()
+        describe_root(job)
 
     def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
         """Yield the support of pairs, which shows which sections have a place; contrast, if asked for; all shards."""

@@ -56,17 +56,39 @@ def _fixed(size: int) -> Extent:
 _Z = Axis("z", lambda job: job.shape[0], "z")
 _Y = Axis("y", lambda job: job.grid.shape[0], "y", _spacing)
 _X = Axis("x", lambda job: job.grid.shape[1], "x", _spacing)
-_RESTRICTED_Y = Axis("y", lambda job: ceil_div(job.shape[1], _restricted_spacing(job)), "y", _restricted_spacing)
-_RESTRICTED_X = Axis("x", lambda job: ceil_div(job.shape[2], _restricted_spacing(job)), "x", _restricted_spacing)
+_RESTRICTED_Y, _RESTRICTED_X = (
+    replace(
+        axis,
+        size=lambda job, i=i: ceil_div(job.shape[i], _restricted_spacing(job)),  # type: ignore[misc]
+        step=_restricted_spacing,
+        dimension=f"restricted_{axis.name}",
+    )
+    for i, axis in ((1, _Y), (2, _X))
+)
 _C = Axis("c", _fixed(2))
-_ROW, _COLUMN, _PART = Axis("row", _fixed(2)), Axis("column", _fixed(3)), Axis("part", _fixed(2))
-_K_COARSE = Axis("k", lambda job: job.coarse.neighbours)
+_ROW, _COLUMN, _PART = (
+    Axis("row", _fixed(2)),
+    Axis("column", _fixed(3)),
+    Axis("part", _fixed(2), dimension="variance_part"),
+)
+_K_COARSE = Axis("k", lambda job: job.coarse.neighbours, dimension="coarse_k")
 _K_REGISTER = Axis("k", lambda job: job.register.neighbours)
-_K_COMPOSE = Axis("k", layout.pair_steps)
-_K_WIDE = Axis("k", _fixed(REACH))
+_K_COMPOSE = Axis("k", layout.pair_steps, dimension="compose_k")
+_K_WIDE = Axis("k", _fixed(REACH), dimension="wide_k")
 _DISTANCE = Axis("distance", lambda job: len(job.compose.far.distances))
 _BLOCK = Axis("block", layout.block_count, "z", lambda job: job.compose.chain.block)
-_BLOCK_Z = Axis("z", layout.block_depth)
+_BLOCK_Z = Axis("z", layout.block_depth, dimension="block_z")
+
+
+_LABEL_Y, _LABEL_X = (
+    replace(
+        axis,
+        size=lambda job, i=i: shape_at_mip(job.shape_yx, mip=parts_mip(job))[i],  # type: ignore[misc]
+        step=lambda job: 1 << parts_mip(job),
+        dimension=f"label_{axis.name}",
+    )
+    for i, axis in enumerate((_Y, _X))
+)
 
 
 def _field(axes: tuple[Axis, ...], *, spacing: Extent = _spacing, unit: str = "1") -> Callable[[Job], dict[str, Any]]:
@@ -247,8 +269,8 @@ PART_LABELS = RunArray(
     meaning="part of a broken section that each pixel belongs to, 0 the largest",
     axes=(
         _Z,
-        Axis("y", lambda job: shape_at_mip(job.shape_yx, mip=parts_mip(job))[0], "y", lambda job: 1 << parts_mip(job)),
-        Axis("x", lambda job: shape_at_mip(job.shape_yx, mip=parts_mip(job))[1], "x", lambda job: 1 << parts_mip(job)),
+        _LABEL_Y,
+        _LABEL_X,
     ),
     dtype="uint8",
     frame=Frame.SOURCE,
@@ -373,7 +395,11 @@ CONTRAST_SECTIONS = 16
 CONTRAST_PAIRS = RunArray(
     path=contrast_table.PAIRS_PATH,
     meaning="contrast of z compared with that of z-k; only with [render] contrast = match",
-    axes=(Axis("k", _fixed(CONTRAST_REACH)), _Z, Axis("column", _fixed(len(fields(ContrastPair))))),
+    axes=(
+        Axis("k", _fixed(CONTRAST_REACH)),
+        _Z,
+        Axis("column", _fixed(len(fields(ContrastPair))), dimension="pair_column"),
+    ),
     frame=Frame.SECTION,
     unit="per column",
     chunk=lambda job: (CONTRAST_REACH, CONTRAST_SECTIONS, len(fields(ContrastPair))),  # noqa: ARG005
@@ -616,7 +642,7 @@ QUALITY_WINDOWS = RunArray(
     path=WINDOWS_PATH,
     meaning="quality per register window; y and x count windows",
     axes=(
-        Axis("column", _fixed(len(WINDOW_COLUMNS))),
+        Axis("column", _fixed(len(WINDOW_COLUMNS)), dimension="window_column"),
         _Z,
         Axis("y", lambda job: quality_info(job).windows[0], "y", lambda job: job.window_core[1]),
         Axis("x", lambda job: quality_info(job).windows[1], "x", lambda job: job.window_core[2]),

@@ -47,6 +47,9 @@ class Axis:
     """mip-0 px, or sections, per element."""
     optional: bool = False
     """Whether an array has no such axis if its size is 0."""
+    dimension: str = ""
+    """Name of the dimension as it is stored; empty: that of the axis. Dimensions of one name in one folder have one
+    length, so that xarray opens the folder."""
 
     def span(self, job: Job, box: Box) -> tuple[int, int]:
         """Return the elements that hold some of a mip-0 box, half-open."""
@@ -162,7 +165,7 @@ class RunArray:
         return _Layout(
             shape=tuple(axis.size(job) for axis in self.axes_in(job)),
             dtype=self.dtype or job.info.dtype,
-            axes=tuple(axis.name for axis in self.axes_in(job)),
+            axes=tuple(axis.dimension or axis.name for axis in self.axes_in(job)),
             chunks=self._file(job, self.chunk(job)),
             shards=None if self.shard is None else self._file(job, self.shard(job)),
             fill_value=self.fill,

@@ -64,6 +64,8 @@ class ImageMetadata:
     """Name of each channel of an image with the axis c; empty if it has none."""
     dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.uint8))
     """Type of the pixels, from which viewers get the window of a channel."""
+    folder: str = ""
+    """Path from the group that has the metadata to that with the arrays; empty: the same group."""
 
 
 def image_attributes(image: ImageMetadata) -> dict[str, Any]:
@@ -151,7 +153,8 @@ def _multiscale(image: ImageMetadata) -> dict[str, Any]:
             transformations.append(
                 {"type": "translation", "translation": [*(0.0 for _ in leading), 0.0, offset, offset]}
             )
-        datasets.append({"path": str(mip), "coordinateTransformations": transformations})
+        path = f"{image.folder}/{mip}" if image.folder else str(mip)
+        datasets.append({"path": path, "coordinateTransformations": transformations})
     axes: list[dict[str, str]] = [{"name": "c", "type": "channel"}] if image.channels else []
     axes += [{"name": axis, "type": "space", "unit": "nanometer"} for axis in AXES]
     return {"name": image.name, "axes": axes, "datasets": datasets}

@@ -376,10 +376,11 @@ def refuse_unfinished_import(url: str, attributes: Mapping[str, Any]) -> None:
 
 def _refuse_other_groups(url: str, attributes: dict[str, Any]) -> None:
     refuse_unfinished_import(url, attributes)
-    if ngff.is_image(attributes):
-        return
+    # The root of a run has image metadata for other tools. Here it is ambiguous which of its images is meant.
     if "ssem_dask" in attributes:
         raise SourceError(f"{url}: this is an alignment, not an image; its image is {location.join(url, 'aligned')}.")
+    if ngff.is_image(attributes):
+        return
     inside = ", ".join(location.list_names(url)) or "nothing"
     raise SourceError(
         f"{url}: a Zarr group without OME-Zarr image metadata (inside: {inside}); give an image group or an array."

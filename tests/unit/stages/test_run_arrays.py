@@ -43,7 +43,8 @@ def test_every_stored_array_has_a_row_with_its_axes_shape_and_dtype(job: Job) ->
     assert len(arrays) > 10
     for path, metadata in arrays.items():
         row = array_at(path)
-        assert tuple(metadata["dimension_names"]) == tuple(axis.name for axis in row.axes_in(job)), path
+        names = tuple(axis.dimension or axis.name for axis in row.axes_in(job))
+        assert tuple(metadata["dimension_names"]) == names, path
         assert tuple(metadata["shape"]) == tuple(axis.size(job) for axis in row.axes_in(job)), path
         assert metadata["data_type"] == (row.dtype or job.info.dtype.name), path
 
