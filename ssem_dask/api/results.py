@@ -103,6 +103,7 @@ def view(
     run: Place,
     *,
     volume: Place | None = None,
+    volume_holds_labels: bool = False,
     labels: Place | None = None,
     source: Place | None = None,
     port: int = 0,
@@ -113,6 +114,7 @@ def view(
     Args:
         run: path or URL of the run.
         volume: another volume of the source's sections, which is warped as it is looked at.
+        volume_holds_labels: the values of that volume are ids.
         labels: a segmentation of the aligned sections.
         source: place to which the source was moved; None: where the run has recorded it.
         port: port on loopback; 0 takes a free one.
@@ -138,13 +140,14 @@ def view(
         return None if place is None else url_of(place)
 
     site, missing = make_site(
-        url_of(run), labels=optional(labels), worst=worst, source=optional(source), **_warped(optional(volume))
+        url_of(run),
+        labels=optional(labels),
+        worst=worst,
+        source=optional(source),
+        volume=optional(volume),
+        volume_holds_labels=volume_holds_labels,
     )
     return Viewer(site, port=port, missing=missing)
-
-
-def _warped(volume: str | None) -> dict[str, Any]:
-    return {} if volume is None else {"volume": volume}
 
 
 class Viewer:

@@ -7,6 +7,7 @@ import typer
 from ssem_dask.cli import console
 from ssem_dask.cli.options import Json, Run, Source
 from ssem_dask.cli.report_command import WORST_PLACES
+from ssem_dask.errors import ConfigError
 from ssem_dask.extras import require_extra
 
 
@@ -15,6 +16,17 @@ def view(
     labels: Annotated[
         str | None, typer.Option("--labels", help="Segmentation of the aligned sections, shown on top of them.")
     ] = None,
+    volume: Annotated[
+        str | None,
+        typer.Option(
+            "--volume",
+            help="Another volume of the source's sections, such as a channel; it is warped as you look at it.",
+            show_default=False,
+        ),
+    ] = None,
+    volume_labels: Annotated[
+        bool, typer.Option("--volume-labels", help="The values of that volume are segmentation ids.")
+    ] = False,
     source: Source = None,
     port: Annotated[
         int | None,
@@ -53,7 +65,17 @@ def view(
     from ssem_dask.report.viewer.viewer_address import default_port
     from ssem_dask.storage.run_group import read_run
 
-    site, missing = make_site(output, labels=labels, worst=worst, origins=allow_origin or (), source=source)
+    if volume_labels and volume is None:
+        raise ConfigError("view: --volume-labels is about --volume; give that too, or --labels for aligned labels.")
+    site, missing = make_site(
+        output,
+        labels=labels,
+        worst=worst,
+        origins=allow_origin or (),
+        source=source,
+        volume=volume,
+        volume_holds_labels=volume_labels,
+    )
     for line in missing:
         console.note(line)
     requested_port = default_port(read_run(output).config_digest) if port is None else port

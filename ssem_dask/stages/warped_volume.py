@@ -167,7 +167,7 @@ def warp_box(warping: Warping, box: Box) -> Result:
 
         def warped(shard: Box, channel: Volume = channel, table: ContrastTable | None = table) -> AnyArray:
             nonlocal known, clipped
-            made = _warped_box(warping, channel, shard, contrast=table)
+            made = warped_box(warping, channel, shard, contrast=table)
             known, clipped = known or made.known, clipped + made.clipped
             return made.pixels
 
@@ -182,7 +182,9 @@ def warp_box(warping: Warping, box: Box) -> Result:
     return Result(outcome=outcome, bytes_read=moved, bytes_written=written, clipped=clipped)
 
 
-class _WarpedBox(NamedTuple):
+class WarpedBox(NamedTuple):
+    """Warped pixels of one channel."""
+
     pixels: AnyArray
     """`(z, y, x)` of one channel."""
     known: bool
@@ -191,7 +193,7 @@ class _WarpedBox(NamedTuple):
     """Pixels of which the changed contrast exceeds the dtype."""
 
 
-def _warped_box(warping: Warping, source: Volume, box: Box, *, contrast: ContrastTable | None) -> _WarpedBox:
+def warped_box(warping: Warping, source: Volume, box: Box, *, contrast: ContrastTable | None) -> WarpedBox:
     """Warp a box of one channel, and change the contrast of its sections, if there is a table."""
     pixels = np.zeros(box.shape, dtype=warping.info.dtype)
     known, clipped = False, 0
@@ -209,19 +211,19 @@ def _warped_box(warping: Warping, source: Volume, box: Box, *, contrast: Contras
                 pixels[rows] = np.rint(mixed).astype(pixels.dtype)
             known = known or any(part.known for _, part in parts)
             clipped += sum(part.clipped for _, part in parts)
-    return _WarpedBox(pixels, known, clipped)
+    return WarpedBox(pixels, known, clipped)
 
 
 def _warped_run(
     warping: Warping, source: Volume, *, shown: range, box: Box, contrast: ContrastTable | None
-) -> _WarpedBox:
-    """Warp some sections of one channel in a box (its z is not used); arguments as of `_warped_box`."""
+) -> WarpedBox:
+    """Warp some sections of one channel in a box (its z is not used); arguments as of `warped_box`."""
     pixels, known, clipped = np.zeros((len(shown), *box.shape_yx), dtype=warping.info.dtype), False, 0
     fields = read_nodes(warping.fields, sections=shown, box=box, spacing=warping.spacing, scale=warping.scale)
     if warping.labels:
         for row, (z, nodes) in enumerate(zip(shown, fields, strict=True)):
             pixels[row] = warped_labels(source, field=nodes.on_pixels(box), z=z, box=box)
-        return _WarpedBox(pixels, bool(pixels.any()), 0)
+        return WarpedBox(pixels, bool(pixels.any()), 0)
     warped = warped_sections(
         source, fields=fields, sections=shown, box=box, kind=warping.config.interpolation, device=compute_device()
     )
@@ -235,7 +237,7 @@ def _warped_run(
             )
         pixels[row] = to_dtype(image, warping.info.dtype)
         known = known or bool(mask.any())
-    return _WarpedBox(pixels, known, clipped)
+    return WarpedBox(pixels, known, clipped)
 
 
 def task_boxes(warping: Warping) -> Iterator[tuple[str, Box]]:

@@ -33,8 +33,7 @@ from ssem_dask.storage.channels import (
 from ssem_dask.storage.codec_pipeline import fused_codecs
 from ssem_dask.storage.lengths import UNKNOWN_SIZES, known_sizes, sizes_of
 from ssem_dask.storage.section_names import section_names
-from ssem_dask.storage.untrusted import record_in
-from ssem_dask.storage.volume_checks import IMPORT_KEY, check_extent, other_axes, refuse_other_order
+from ssem_dask.storage.volume_checks import check_extent, other_axes, refuse_other_order, refuse_unfinished_import
 from ssem_dask.storage.zip_files import without_zip_protocol
 from ssem_dask.types import AnyArray, ShapeZYX
 
@@ -279,6 +278,13 @@ class Volume:
                     fingerprints[mip, *span] = fingerprint
         return fingerprints
 
+    def at_level(self, mip: int) -> "Volume":
+        """Return the volume with a stored mip as its mip 0."""
+        volume = copy.copy(self)
+        volume.info = replace(self.info, shape=self.shape_at(mip), pixel_size=self.info.pixel_size * 2**mip)
+        volume._paths, volume._levels, volume._writable = self._paths[mip:], self._levels[mip:], {}
+        return volume
+
     def _of_channel(self, number: int) -> "Volume":
         return Volume(
             self.url,
@@ -365,13 +371,6 @@ def fitted_shard(shape: ShapeZYX, *, chunk: ShapeZYX, shard: ShapeZYX) -> ShapeZ
     """Return a shard of whole chunks that is no larger than an array of this shape needs."""
     z, y, x = (min(s, round_up(n, multiple=c)) for n, c, s in zip(shape, chunk, shard, strict=True))
     return z, y, x
-
-
-def refuse_unfinished_import(url: str, attributes: Mapping[str, Any]) -> None:
-    """Raise SourceError if a group's attributes say that its import was not finished."""
-    state = (record_in(attributes, IMPORT_KEY, where=url) or {}).get("state", "complete")
-    if state != "complete":
-        raise SourceError(f"{url}: its import was not finished (state {state!r}); import it again.")
 
 
 def _refuse_other_groups(url: str, attributes: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from ssem_dask.errors import SourceError
 from ssem_dask.storage import arrays, ngff
 from ssem_dask.storage.arrays import ZarrArray
 from ssem_dask.storage.formats.axes import order_axes
+from ssem_dask.storage.untrusted import record_in
 from ssem_dask.types import ShapeZYX
 
 IMPORT_KEY = "ssem_dask_import"
@@ -68,3 +69,10 @@ def other_axes(url: str, axes: tuple[str, ...]) -> str:
     return (
         f"{url}: axes are {', '.join(axes)}, but a volume has z, y, x; bring it into that form with 'ssem-dask import'."
     )
+
+
+def refuse_unfinished_import(url: str, attributes: Mapping[str, Any]) -> None:
+    """Raise SourceError if a group's attributes say that its import was not finished."""
+    state = (record_in(attributes, IMPORT_KEY, where=url) or {}).get("state", "complete")
+    if state != "complete":
+        raise SourceError(f"{url}: its import was not finished (state {state!r}); import it again.")

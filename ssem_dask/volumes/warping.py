@@ -125,22 +125,8 @@ def plan_warp(
     places.refuse_overlap(destination, {"the alignment": alignment, "the volume": volume})
     opened = open_alignment(alignment)
     config = opened.record.config
-    info, scale = _volume_info(opened, volume, labels=labels, pixel_size=pixel_size)
-    # A section that was left out, or has changed places, is so in every volume of these sections.
-    fixes = meaning(stored_fixes(alignment).current, info, where=alignment).showing()
-    warping = Warping(
-        source=volume,
-        info=info,
-        fields=SECTION.at(alignment),
-        spacing=opened.spacing,
-        target=destination,
-        mips=level_count(info.shape[1:], smallest=DownsampleStageConfig(**config["downsample"]).smallest),
-        config=RenderStageConfig(**config["render"]),
-        support=SUPPORT.at(alignment),
-        fixes=fixes,
-        labels=labels,
-        scale=scale,
-    )
+    warping = warping_of(opened, volume, destination, labels=labels, pixel_size=pixel_size)
+    info, scale, fixes = warping.info, warping.scale, warping.fixes
     attributes = {"alignment": alignment, "source": volume, "labels": labels}
     if scale != 1:
         attributes["scale"] = scale
@@ -161,6 +147,27 @@ def plan_warp(
         warping=warping,
         attributes={**attributes, "digest": digest_of({**attributes, "layout": layout})},
         origins=origins,
+    )
+
+
+def warping_of(opened: Alignment, volume: str, destination: str, *, labels: bool, pixel_size: float | None) -> Warping:
+    """Return how an alignment warps a volume; arguments and errors as in `warp_volume`."""
+    config = opened.record.config
+    info, scale = _volume_info(opened, volume, labels=labels, pixel_size=pixel_size)
+    # A section that was left out, or has changed places, is so in every volume of these sections.
+    fixes = meaning(stored_fixes(opened.url).current, info, where=opened.url).showing()
+    return Warping(
+        source=volume,
+        info=info,
+        fields=SECTION.at(opened.url),
+        spacing=opened.spacing,
+        target=destination,
+        mips=level_count(info.shape[1:], smallest=DownsampleStageConfig(**config["downsample"]).smallest),
+        config=RenderStageConfig(**config["render"]),
+        support=SUPPORT.at(opened.url),
+        fixes=fixes,
+        labels=labels,
+        scale=scale,
     )
 
 

@@ -3,6 +3,7 @@
 - The coarse-aligned sections. They are not stored, which would double the volume. The pyramid ends before a chunk needs
   more than 2048² px of the source.
 - One channel of an image with channels. So each is a layer of its own, with its own contrast.
+- A volume that the alignment warps (`live_volume`).
 """
 
 import json
@@ -36,9 +37,6 @@ def serve_coarse(volume: Volume, *, coarse: str) -> VirtualFiles:
         volume: the source.
         coarse: URL of `fields/coarse`.
     """
-    mips = 1
-    while max(volume.shape_at(mips - 1)[1:]) > _CHUNK_PX and mips < len(volume.mips) + _EXTRA_MIPS:
-        mips += 1
     affines = np.asarray(open_coarse(coarse)[:])
 
     def aligned(box: Box) -> AnyArray | None:
@@ -49,7 +47,7 @@ def serve_coarse(volume: Volume, *, coarse: str) -> VirtualFiles:
             image, _ = read_aligned(volume, z=z, box=box, affine=affines[z])
         return to_dtype(image, volume.info.dtype)
 
-    return _serve(volume, name="coarse-aligned", mips=mips, compute=aligned)
+    return serve_computed(volume, name="coarse-aligned", mips=pyramid_mips(volume), compute=aligned)
 
 
 def serve_channel(channel: Volume) -> VirtualFiles:
@@ -59,10 +57,18 @@ def serve_channel(channel: Volume) -> VirtualFiles:
         (pixels,) = channel.read(box.clipped(channel.shape_at(box.mip)))
         return np.asarray(pixels)
 
-    return _serve(channel, name="channel", mips=len(channel.mips), compute=stored)
+    return serve_computed(channel, name="channel", mips=len(channel.mips), compute=stored)
 
 
-def _serve(volume: Volume, *, name: str, mips: int, compute: Callable[[Box], AnyArray | None]) -> VirtualFiles:
+def pyramid_mips(volume: Volume) -> int:
+    """Return the number of levels, of which the last has one chunk, or needs as many stored px as a chunk may."""
+    mips = 1
+    while max(volume.shape_at(mips - 1)[1:]) > _CHUNK_PX and mips < len(volume.mips) + _EXTRA_MIPS:
+        mips += 1
+    return mips
+
+
+def serve_computed(volume: Volume, *, name: str, mips: int, compute: Callable[[Box], AnyArray | None]) -> VirtualFiles:
     """Return the files of an image.
 
     Args:

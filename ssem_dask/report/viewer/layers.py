@@ -31,7 +31,9 @@ _CENTRE = 0.5
 _UNIT_METRES = 1e-9
 _HOTSPOTS_TITLE = "worst places"
 _SPOILT_TITLE = "sections that need a look"
-_TITLES = {"source": "source", "coarse": "coarse-aligned", "aligned": "aligned"}
+WARPED = "warped"
+"""Layer of a volume that is warped as it is looked at."""
+_TITLES = {"source": "source", "coarse": "coarse-aligned", "aligned": "aligned", WARPED: "warped"}
 _NODE_SHADER = """#uicontrol invlerp normalized
 #uicontrol float opacity slider(min=0, max=1, default=0.7)
 void main() {
@@ -85,6 +87,8 @@ class Scene:
     """Name of each section; empty if sections have no names."""
     channels: Mapping[str, "ShownChannel"] = field(default_factory=dict)
     """Channel that a layer shows; layers of images without channels are not listed."""
+    warped_labels: bool = False
+    """Whether there is a segmentation that is warped as it is looked at."""
     spoilt: Sequence[SectionRecord] = ()
     """Sections with a fault of their own, which are marked as a whole."""
 
@@ -130,6 +134,9 @@ def make_state(scene: Scene, *, data: str, viewpoint: Viewpoint | None) -> dict[
     if scene.labels is not None:
         source = f"{data}/labels/|zarr{scene.labels}:"
         state.layers.append(name="labels", layer=neuroglancer.SegmentationLayer(source=source))
+    if scene.warped_labels:
+        layer = neuroglancer.SegmentationLayer(source=f"{data}/{WARPED}/|zarr3:")
+        state.layers.append(name="warped labels", layer=layer)
     if scene.spoilt:
         state.layers.append(name=_SPOILT_TITLE, layer=_section_boxes(scene, space))
     if scene.hotspots:

@@ -13,24 +13,37 @@ from ssem_dask.report.report_data import ReportData, read_report_data
 from ssem_dask.report.viewer.access import parse_origin
 from ssem_dask.report.viewer.computed_volume import serve_channel, serve_coarse
 from ssem_dask.report.viewer.http import Site, Viewpoint
-from ssem_dask.report.viewer.layers import NodeArray, Scene, ShownChannel, make_state, volume_limits
+from ssem_dask.report.viewer.layers import WARPED, NodeArray, Scene, ShownChannel, make_state, volume_limits
+from ssem_dask.report.viewer.live_volume import serve_warped
 from ssem_dask.report.viewer.served_files import ServedFiles, StoredFiles, serve_volume
 from ssem_dask.report.viewer.viewer_address import run_token
 from ssem_dask.stages.run_arrays import ALIGNED, COARSE
+from ssem_dask.stages.warped_volume import Warping
 from ssem_dask.storage.arrays import is_node
 from ssem_dask.storage.fields import open_field
 from ssem_dask.storage.location import join
 from ssem_dask.storage.run_group import RunRecord, read_run
 from ssem_dask.storage.run_source import asking_for_source
 from ssem_dask.storage.volume import Volume
+from ssem_dask.volumes.alignment import open_alignment
+from ssem_dask.volumes.warping import warping_of
 
 _FEWEST_MARKED = 3
 """Hotspots that are marked even if none is an outlier."""
+_COMPUTED_FORMAT = 3
+"""Zarr format of images that are computed on request."""
 _NODE_TITLES = {"confidence": "confidence (0 … 1, coarse-aligned)", "uncertainty": "uncertainty (px)"}
 
 
 def make_site(
-    run: str, *, labels: str | None, worst: int, origins: Iterable[str] = (), source: str | None = None
+    run: str,
+    *,
+    labels: str | None,
+    worst: int,
+    origins: Iterable[str] = (),
+    source: str | None = None,
+    volume: str | None = None,
+    volume_holds_labels: bool = False,
 ) -> tuple[Site, list[str]]:
     """Return the viewer's content for a run, and a line about everything that is missing.
 
@@ -40,6 +53,8 @@ def make_site(
         worst: largest number of hotspots to mark.
         origins: sites whose pages may read the data too.
         source: URL of the source volume; None: where the run has recorded it.
+        volume: URL of another volume of the source's sections, which is warped as it is looked at; None: none is.
+        volume_holds_labels: whether the values of that volume are ids.
 
     Raises:
         ConfigError: one of `origins` is not an origin.
@@ -51,10 +66,12 @@ def make_site(
     if source is not None:
         record = replace(record, source=source)
     images = _open_images(run, record, given=source)
+    warped = _open_warped(run, volume, labels=volume_holds_labels)
+    shown_warped = {} if volume_holds_labels else warped
     node_files, leading_axes, spacing = _serve_node_arrays(run)
-    files = {**images.files, **node_files}
-    volume = images.most_aligned
-    segmentation = None if labels is None else _open_labels(labels, like=volume)
+    files = {**images.files, **node_files, **{name: serve_warped(*pair) for name, pair in warped.items()}}
+    main = images.most_aligned
+    segmentation = None if labels is None else _open_labels(labels, like=main)
     if segmentation is not None:
         files["labels"] = serve_volume(segmentation)
 
@@ -66,19 +83,23 @@ def make_site(
         # Boxes within the usual scatter would only hide the rest: a small volume would be full of them.
         marked = [hotspot for hotspot in hotspots if hotspot.is_outlier] or hotspots[:_FEWEST_MARKED]
         return Scene(
-            info=volume.info,
-            images=images.formats,
+            info=main.info,
+            images={**images.formats, **dict.fromkeys(shown_warped, _COMPUTED_FORMAT)},
             nodes=[
                 NodeArray(name=name, title=_NODE_TITLES[name], leading=leading, high=_lightest_value(name, data))
                 for name, leading in leading_axes.items()
             ],
             spacing=spacing,
             labels=None if segmentation is None else segmentation.zarr_format,
-            limits=volume_limits(volume),
+            limits=volume_limits(main),
             channels={
                 name: ShownChannel(name=_channel_name(channel), limits=volume_limits(channel))
-                for name, channel in images.channels.items()
+                for name, channel in {
+                    **images.channels,
+                    **{name: pair[0] for name, pair in shown_warped.items()},
+                }.items()
             },
+            warped_labels=volume_holds_labels and bool(warped),
             hotspots=marked,
             window=data.window,
             section_names=data.run.section_names,
@@ -160,8 +181,19 @@ def _serve_stored(name: str, files: ServedFiles, channels: dict[str, Volume]) ->
     return {**served} or {name: files}
 
 
+def _open_warped(run: str, volume: str | None, *, labels: bool) -> dict[str, tuple[Volume, Warping]]:
+    """Return each channel of a volume and how it is warped, by the name of its layer; the registered one last."""
+    if volume is None:
+        return {}
+    warping = warping_of(open_alignment(run), volume, "", labels=labels, pixel_size=None)
+    opened = warping.open_source()
+    return {name: (channel, warping) for name, channel in (_by_layer(WARPED, opened) or {WARPED: opened}).items()}
+
+
 def _channel_name(channel: Volume) -> str:
     number, names = channel.info.channel or 0, channel.info.channels
+    if not names:
+        return channel.url.rstrip("/").rpartition("/")[2]
     return names[number] if names[number] and names.count(names[number]) == 1 else f"channel {number} {names[number]}"
 
 

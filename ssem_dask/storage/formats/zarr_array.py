@@ -17,7 +17,7 @@ from ssem_dask.storage.formats.shard_index import missing_in_shards_note, zarr_s
 from ssem_dask.storage.formats.source import ReadOptions, SourceInfo, decoding
 from ssem_dask.storage.lengths import Length, Sizes, sizes_of
 from ssem_dask.storage.untrusted import interpreting
-from ssem_dask.storage.volume import refuse_unfinished_import
+from ssem_dask.storage.volume_checks import refuse_unfinished_import
 from ssem_dask.types import AnyArray
 
 _COLLECTION = "bioformats2raw.layout"
