@@ -309,6 +309,9 @@ def status(
         bool, typer.Option("--watch", help="Show the progress of a run until it ends, wherever it was started.")
     ] = False,
     interval: Annotated[float, typer.Option("--interval", min=0.2, help="Seconds between updates of --watch.")] = 2.0,
+    pace: Annotated[
+        bool, typer.Option("--pace", help="Show how fast sections are appended, and whether aligning keeps up.")
+    ] = False,
     fail_on: FailOn = None,
     as_json: Json = False,
 ) -> None:
@@ -324,4 +327,18 @@ def status(
         from ssem_dask.cli.watch_display import watch as watch_run  # needs the stages, to know the number of tasks
 
         watch_run(output, seconds=interval, as_json=as_json)
+    if pace:
+        _show_pace(output, as_json=as_json)
+        return
     show_summary(run_status(output), as_json=as_json, fail_on=kinds)
+
+
+def _show_pace(output: str, *, as_json: bool) -> None:
+    from ssem_dask.driver.pace import pace_of
+    from ssem_dask.storage.run_group import read_run
+
+    found = pace_of(read_run(output).batches)
+    if as_json:
+        console.show_json(None if found is None else found.to_json())
+    else:
+        console.line("Fewer than two batches were appended." if found is None else found.sentence())

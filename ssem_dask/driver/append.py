@@ -5,12 +5,14 @@ function of the fit and of all sections, not of the batches that they came in. `
 the run then is the one that would have aligned them at once.
 """
 
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ssem_dask.config.schema import make_config
+from ssem_dask.driver.pace import with_batch
 from ssem_dask.driver.pipeline import Plan, plan, resume
 from ssem_dask.driver.run_extent import RunExtent, extent_of, locked_sections
 from ssem_dask.driver.run_status import Summary
@@ -151,10 +153,17 @@ def execute_append(
     with exclusive_driver(job.output, executor) as guarded:
         for line in planned.sentences():
             observer.note(line)
+        begun = time.monotonic()
         accept_grown(job, before=planned.before)
         summary = resume(planned.plan, None, executor=guarded, observer=observer, allow_missing=allow_missing)
         if summary.state == "complete":
-            update_run(job.output, finished_sections=planned.after, source_changes=planned.source_changes)
+            batches = read_writable_run(job.output).batches
+            update_run(
+                job.output,
+                finished_sections=planned.after,
+                source_changes=planned.source_changes,
+                batches=with_batch(batches, sections=planned.after, seconds=time.monotonic() - begun),
+            )
         return summary
 
 

@@ -71,6 +71,8 @@ class RunRecord:
     """Sections of the last time that an append ended well; 0: none did."""
     source_changes: int = 0
     """Number of changes of sections of the source that the run knows of, see `storage.section_changes`."""
+    batches: tuple[tuple[str, int, float], ...] = ()
+    """Last batches that were appended: when each ended, the sections that there were then, and its seconds."""
 
     @property
     def pixel_size(self) -> float:

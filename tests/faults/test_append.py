@@ -40,7 +40,7 @@ def assert_completed(output: str, after: str, source: str) -> None:
     assert verify_run(output, executor=SerialExecutor(), observer=SilentObserver()).state == "complete"
 
 
-@pytest.mark.parametrize("tasks", [0, 2, 7, 12, 17])
+@pytest.mark.parametrize("tasks", [2, 9, 15])
 def test_killed_between_tasks(runs: tuple[str, str, str], tmp_path: Path, tasks: int) -> None:
     before, after, source = runs
     output = str(shutil.copytree(before, tmp_path / "run.zarr"))
@@ -49,7 +49,7 @@ def test_killed_between_tasks(runs: tuple[str, str, str], tmp_path: Path, tasks:
     assert_completed(output, after, source)
 
 
-@pytest.mark.parametrize("moves", [0, 1, 2, 5])
+@pytest.mark.parametrize("moves", [0, 3])
 def test_killed_while_arrays_get_other_files(
     runs: tuple[str, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: int
 ) -> None:
