@@ -45,6 +45,7 @@ from ssem_dask.stages.pipeline_order import STAGES
 from ssem_dask.stages.source_sections import open_source, refuse_blank
 from ssem_dask.stages.stage import Estimate, Stage
 from ssem_dask.storage.fence import confirm_fence
+from ssem_dask.storage.formats.zarr_array import missing_in_source
 from ssem_dask.storage.late_writes import mark_overwritten
 from ssem_dask.storage.ledger import Ledger, open_ledger, page_start
 from ssem_dask.storage.location import delete
@@ -132,11 +133,9 @@ def plan(
         config, source_identity=source_identity, growth=extent.growth, sections=extent.sections or None
     )
     job, run_fixes = with_fixes(job, fixes, refit=refit)
-    estimates = {}
-    for stage in STAGES:
-        estimate = stage.estimate(job)
-        if estimate.tasks:
-            estimates[stage.name] = _with_requests(stage, estimate, job)
+    choices += missing_in_source(job.source)
+    found = ((stage, stage.estimate(job)) for stage in STAGES)
+    estimates = {stage.name: _with_requests(stage, estimate, job) for stage, estimate in found if estimate.tasks}
     refuse_shared_shards(job, [stage for stage in STAGES if stage.name in estimates])
     given = config.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"cluster"})
     given["cluster"] = config.cluster.remembered()

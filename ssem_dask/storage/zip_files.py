@@ -4,12 +4,15 @@ The URL schemes of fsspec for this (`zip://0::volume.zarr.zip`) are turned into 
 appended to them as to any other location.
 """
 
+import zipfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import fsspec
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+
+from ssem_dask.errors import SourceError
 
 _SUFFIX = ".zip"
 
@@ -61,4 +64,7 @@ def asynchronous(files: Any) -> Any:
 def _opened(path: str, changed: int, size: int) -> Any:
     """Open a zip file; its directory, which may be long, is read again only if the file has changed."""
     del changed, size
-    return fsspec.filesystem("zip", fo=path, skip_instance_cache=True)
+    try:
+        return fsspec.filesystem("zip", fo=path, skip_instance_cache=True)
+    except zipfile.BadZipFile as error:
+        raise SourceError(f"{path}: is no zip file, or its copy broke off ({error}); copy it again.") from error

@@ -1,6 +1,7 @@
 """The command line: bad input is one sentence and exit code 2, and what it prints can be read by a program."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,18 @@ def test_a_volume_that_cannot_be_aligned(values: np.ndarray[Any, Any], naming: s
     source = plain_array(tmp_path / "a.zarr", values)
     assert_one_sentence(ssem_dask("align", source, str(tmp_path / "out.zarr"), *SIZES), naming=naming)
     assert not (tmp_path / "out.zarr").exists()
+
+
+def test_missing_chunks_of_a_source_are_said_before_it_is_aligned(tmp_path: Path) -> None:
+    values = np.random.default_rng(1).integers(1, 255, (8, 64, 64), dtype=np.uint8)
+    source = plain_array(tmp_path / "a.zarr", values)
+    chunk = max((path for path in Path(source).rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    chunk.unlink()
+    ended = ssem_dask("plan", source, str(tmp_path / "out.zarr"), *SIZES)
+    assert ended.returncode == 0
+    assert re.search(
+        r"1 of \d+ chunks? not stored, read as the fill value", " ".join((ended.stdout + ended.stderr).split())
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """Detection of the format of a location."""
 
+from pathlib import Path
+
 from ssem_dask.errors import SourceError
 from ssem_dask.extras import require_extra
 from ssem_dask.storage import arrays, location
-from ssem_dask.storage.formats.source import HDF5_NAME, IMAGE_SUFFIXES, TIFF, ReadOptions, Source
+from ssem_dask.storage.formats.source import HDF5_NAME, IMAGE_SUFFIXES, TIFF, ReadOptions, Source, refuse_no_file
 from ssem_dask.storage.formats.tensorstore_array import TensorStoreSource, is_n5, is_precomputed, n5_datasets
 from ssem_dask.storage.formats.zarr_array import ZarrSource
 from ssem_dask.storage.zip_files import split_zip, without_zip_protocol
@@ -30,6 +32,8 @@ def open_any_format(url: str, options: ReadOptions | None = None) -> Source:
     options = options or ReadOptions()
     url = without_zip_protocol(url)
     with location.reading(url):
+        if location.is_local(url) and location.exists(url) and not _is_folder(url):
+            refuse_no_file(url, location.local_path(url))
         if options.order is not None:
             return _listed_series(url, options)
         if url.startswith("precomputed://"):
@@ -62,7 +66,7 @@ def open_any_format(url: str, options: ReadOptions | None = None) -> Source:
             return ZarrSource(url, options) if not location.is_local(url) else _missing(url)
         if location.is_local(url) and not _is_folder(url):
             return _by_content(url, options)
-        if url.lower().rstrip("/").endswith(".zarr"):
+        if ".zarr" in Path(url.lower()).suffixes or ".zarr/" in url.lower():
             raise SourceError(f"{url}: has no Zarr metadata (zarr.json, .zarray or .zgroup); copy it again, whole.")
         return _image_series(url, options)
 

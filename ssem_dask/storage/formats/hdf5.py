@@ -111,6 +111,8 @@ def _find_dataset(file: Any, url: str, name: str | None, options: ReadOptions) -
         raise SourceError(f"{url}: is an Imaris file, whose arrays are padded; export it as OME-TIFF or TIFF sections.")
     shapes: dict[str, tuple[int, ...]] = {}
     file.visititems(lambda path, node: shapes.update({path: node.shape}) if _is_volume(node) else None)
+    if not shapes:
+        shapes = _linked(file, url)
     finest = _finest(shapes)
     volumes = shortened([f"{url}:/{path}" for path in finest], limit=_NAMES_SHOWN)
     if name is None:
@@ -135,6 +137,21 @@ def _find_dataset(file: Any, url: str, name: str | None, options: ReadOptions) -
             f"{url}: {name} is not an array with three axes (z, y, x); its volumes are: {volumes or 'none'}."
         )
     return node
+
+
+def _linked(file: Any, url: str) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of volumes that the file has as links to others alone; SourceError if one is missing."""
+    links = {name: file.get(name, getlink=True) for name in file}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, link in links.items():
+        if not isinstance(link, h5py.ExternalLink):
+            continue
+        if not location.exists(beside(file, link.filename)):
+            raise SourceError(f"{url}: /{name} is a link to {link.filename}, which is not there; copy that file too.")
+        node = file.get(name)
+        if _is_volume(node):
+            shapes[name] = node.shape
+    return shapes
 
 
 def _is_volume(node: Any) -> bool:

@@ -18,9 +18,16 @@ from ssem_dask.storage.formats.grey import grey_values
 from ssem_dask.storage.formats.image_header import ImageHeader
 from ssem_dask.storage.formats.jpeg_file import JPEG_MAGIC, decode_jpeg, read_jpeg_header
 from ssem_dask.storage.formats.png_file import PNG_MAGIC, decode_png, read_png_header
-from ssem_dask.storage.formats.source import ReadOptions, decoding, refuse_bomb
+from ssem_dask.storage.formats.source import (
+    ReadOptions,
+    decoding,
+    refuse_bomb,
+    refuse_no_file,
+    refuse_overlong_image,
+)
 from ssem_dask.storage.formats.tiff_file import TiffSource
 from ssem_dask.storage.lengths import UNKNOWN_SIZES, Sizes
+from ssem_dask.storage.zip_files import split_zip
 from ssem_dask.types import AnyArray, ShapeYX
 from ssem_dask.units import plural
 
@@ -105,6 +112,8 @@ def read_section(
     with decoding(url), _open(url) as file:
         image = _header(file, url)
         if image is not None:
+            declared = image.height * image.width * image.stored.itemsize * image.tags.channels
+            refuse_overlong_image(url, declared=declared, stored=file.seek(0, io.SEEK_END))
             file.seek(0)
             content = file.read()
             values = decode_jpeg(content, url) if content[:2] == JPEG_MAGIC else decode_png(content, image)
@@ -125,7 +134,12 @@ def read_section(
 @contextmanager
 def _open(url: str) -> Iterator[BinaryIO]:
     if location.is_local(url):
-        with location.local_path(url).open("rb") as file:
+        path = location.local_path(url)
+        refuse_no_file(url, path)
+        with path.open("rb") as file:
+            yield file
+    elif split_zip(url) is not None:
+        with location.open_remote(url) as file:  # a small archive may hold files of any size
             yield file
     else:
         yield io.BytesIO(location.read_bytes(url))

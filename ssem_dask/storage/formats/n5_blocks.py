@@ -31,18 +31,26 @@ class BlockGuard:
         Raises:
             SourceError: its compression cannot be decoded, or a block takes more memory than any machine has.
         """
+        if "compressionType" in attributes and "compression" not in attributes:
+            raise SourceError(
+                f"{dataset}: names its compression as N5 did before version 2 (compressionType); write "
+                f'"compression": {{"type": "{attributes["compressionType"]}"}} to its attributes.json instead.'
+            )
+        lacking = [name for name in ("blockSize", "dataType", "compression") if name not in attributes]
+        if lacking:
+            raise SourceError(f"{dataset}: its attributes.json has no {', '.join(lacking)}; copy it again.")
         self._dataset = dataset
         self._shape = [int(extent) for extent in attributes["dimensions"]]
-        self._block = [int(extent) for extent in attributes.get("blockSize", self._shape)]
-        compression = attributes.get("compression")
-        kind = compression.get("type") if isinstance(compression, Mapping) else attributes.get("compressionType")
+        self._block = [int(extent) for extent in attributes["blockSize"]]
+        compression = attributes["compression"]
+        kind = compression.get("type") if isinstance(compression, Mapping) else compression
         if kind is not None and kind not in _COMPRESSORS:
             raise SourceError(
                 f"{dataset}: its blocks are compressed with {kind}, which cannot be decoded here; export it with one "
                 f"of {', '.join(_COMPRESSORS)}."
             )
         self._name = _COMPRESSORS.get(str(kind), "")
-        itemsize = np.dtype(str(attributes.get("dataType", "uint8"))).itemsize
+        itemsize = np.dtype(str(attributes["dataType"])).itemsize
         self._bytes = refuse_large_chunk(self._block, itemsize=itemsize, where=dataset)
 
     def look_at(self, index: Sequence[slice | int]) -> None:

@@ -18,6 +18,8 @@ from ssem_dask.units import plural, shortened
 
 _Key: TypeAlias = tuple[tuple[int, Fraction, str], ...]
 _SHOWN = 5
+_MOST_BLOCKS = 3
+"""Numbers that may vary in names, of which the last counts sections."""
 _NUMBER = re.compile(r"(?<![\d.])(\d+\.\d+)(?![\d.]*\d)|(\d+)")
 _HEXADECIMAL = frozenset("0123456789abcdef")
 _NUMBER_PLACE = "#"
@@ -79,12 +81,9 @@ def _number_notes(alike: Sequence[tuple[str, _Key]]) -> list[str]:
             f"numbers repeat: {shortened(repeated, limit=_SHOWN)}; check that each file is a section of its own"
         )
     varying = [i for i in range(len(numbers[0])) if len({found[i] for found in numbers}) > 1]
-    if len(varying) != 1 or len(alike) < 3:
+    if not varying or len(varying) > _MOST_BLOCKS or len(alike) < 3:
         return notes
-    steps = [b[varying[0]] - a[varying[0]] for a, b in pairwise(numbers)]
-    counts = Counter(step for step in steps if step > 0)
-    usual = max(counts, key=lambda step: (counts[step], -step)) if counts else Fraction(0)
-    gaps = [f"{alike[i][0]} and {alike[i + 1][0]}" for i, step in enumerate(steps) if usual > 0 and step > usual]
+    gaps = [f"{alike[i][0]} and {alike[i + 1][0]}" for i in _gaps([[found[k] for k in varying] for found in numbers])]
     if gaps:
         notes.append(
             f"{plural(len(gaps), 'gap')} in the numbers, between {shortened(gaps, limit=_SHOWN)}; missing sections "
@@ -92,6 +91,29 @@ def _number_notes(alike: Sequence[tuple[str, _Key]]) -> list[str]:
             "added"
         )
     return notes
+
+
+def _gaps(numbers: Sequence[Sequence[Fraction]]) -> list[int]:
+    """Return the places after which numbers are missing.
+
+    Args:
+        numbers: of each section, in order; the last one counts sections, those before it count blocks, such as wafers.
+    """
+    counts = Counter(b[-1] - a[-1] for a, b in pairwise(numbers) if a[:-1] == b[:-1] and b[-1] > a[-1])
+    usual = max(counts, key=lambda step: (counts[step], -step)) if counts else Fraction(0)
+    blocks = sorted({tuple(found[:-1]) for found in numbers})
+    steps = Counter(b[-1] - a[-1] for a, b in pairwise(blocks) if a[:-1] == b[:-1])
+    usual_block = max(steps, key=lambda step: (steps[step], -step)) if steps else Fraction(0)
+    gaps = []
+    for i, (a, b) in enumerate(pairwise(numbers)):
+        if a[:-1] == b[:-1]:
+            missing = b[-1] - a[-1] > usual > 0
+        else:
+            # Sections go on counting in the next block, or begin again where they began in the first.
+            goes_on = b[-1] - a[-1] == usual
+            missing = not (goes_on or b[-1] <= numbers[0][-1]) or (a[:-2] == b[:-2] and b[-2] - a[-2] > usual_block > 0)
+        gaps += [i] if missing else []
+    return gaps
 
 
 def _key(name: str, *, decimals: bool, signed: frozenset[tuple[str, ...]]) -> _Key:

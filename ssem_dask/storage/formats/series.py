@@ -1,5 +1,6 @@
 """A series: one image file per section, in natural order of the names, or in the order of a list."""
 
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -46,10 +47,7 @@ class SeriesSource:
         if channels:
             files, options = _chosen(where, channels, options)
         if not files:
-            raise SourceError(
-                f"{where}: holds no images (looked for {', '.join('*' + suffix for suffix in IMAGE_SUFFIXES)}); "
-                "check the path."
-            )
+            raise SourceError(_no_images(where))
         if options.time:
             raise SourceError(f"{where}: is a series of images without time points, so --time {options.time} is none.")
         self._files, self._options = files, options
@@ -143,6 +141,19 @@ class SeriesSource:
             if turned
             else []
         )
+
+
+def _no_images(where: str) -> str:
+    looked_for = f"(looked for {', '.join('*' + suffix for suffix in IMAGE_SUFFIXES)})"
+    names = [] if location.is_pattern(where) else location.list_names(where)
+    suffixes = Counter(name.rpartition(".")[2].lower() for name in names if "." in name.strip("."))
+    if not suffixes:
+        return f"{where}: holds no images {looked_for}; check the path."
+    suffix, count = suffixes.most_common(1)[0]
+    return (
+        f"{where}: holds {plural(count, 'file')} *.{suffix}, but no images that can be read {looked_for}; convert "
+        "them, for example to TIFF."
+    )
 
 
 def _chosen(where: str, channels: ChannelFiles, options: ReadOptions) -> tuple[list[str], ReadOptions]:

@@ -65,6 +65,8 @@ def zarr_shards(url: str, array: ZarrArray, shards: Mapping[tuple[int, ...], str
     plain = [isinstance(codec, BytesCodec | Crc32cCodec) for codec in codecs[0].index_codecs]
     if not all(plain) or len(plain) > 2 or _too_many(url, len(shards)):
         return None
+    # The standard has no order of its own, so the codec states it.
+    order = ">" if str(getattr(codecs[0].index_codecs[0], "endian", "")).endswith("big") else "<"
     inner = tuple(s // c for s, c in zip(array.shards, array.chunks, strict=True))
     grid = grid_of(array.shape, array.chunks)
     size = math.prod(inner) * _ENTRY_BYTES
@@ -80,7 +82,8 @@ def zarr_shards(url: str, array: ZarrArray, shards: Mapping[tuple[int, ...], str
         start = 0 if at_start else length - tail
         if length < tail:
             return 0, expected, name
-        entries = np.frombuffer(location.read_range(file, start=start, stop=start + size), "<u8").reshape(*inner, 2)
+        content = location.read_range(file, start=start, stop=start + size)
+        entries = np.frombuffer(content, f"{order}u8").reshape(*inner, 2)
         stored = entries[..., 0] != _NOT_STORED
         if _reaches_beyond(entries[stored], length):
             return 0, expected, name

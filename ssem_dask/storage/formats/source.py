@@ -7,10 +7,12 @@ sections.
 import errno
 import logging
 import re
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,6 +35,8 @@ _NO_CODEC = re.compile(
     r"can't (?:open|synchronously read).{0,40}filter|required filter|unknown compression|DelayedImportError",
     re.IGNORECASE,
 )
+_METADATA_BYTES = 64 << 20
+"""Bytes that an image file may have beside its pixels."""
 _HARDWARE = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EREMOTEIO}
 
 
@@ -105,6 +109,23 @@ class Source(Protocol):
         ...
 
 
+def refuse_no_file(where: str, path: Path) -> None:
+    """Raise SourceError about a local path that is a folder, or a pipe or a device, which would be waited for."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise SourceError(f"{where}: is a folder, but its name is that of an image; rename it or move it away.")
+    if not stat.S_ISREG(mode):
+        raise SourceError(f"{where}: is a pipe or a device, not a file; move it away.")
+
+
+def refuse_overlong_image(where: str, *, declared: int, stored: int) -> None:
+    """Raise SourceError about a file that is far longer than its image, before all of it is read."""
+    if stored > 4 * declared + _METADATA_BYTES:
+        raise SourceError(
+            f"{where}: has {stored} bytes, but its image takes {declared} without compression; export it again."
+        )
+
+
 def refuse_bomb(where: str, *, declared: int, stored: int) -> None:
     """Raise SourceError if a header declares an image that so few bytes cannot hold, before memory is taken for it.
 
@@ -152,6 +173,8 @@ def _diagnosis(where: str, error: Exception) -> str:
         )
     if _NO_CODEC.search(text) or isinstance(error, ImportError):
         return f"{where}: its compression cannot be decoded here ({text}); export it with another compression."
+    if isinstance(error, OSError) and error.errno == errno.ELOOP:
+        return f"{where}: is a symbolic link that leads back to itself; copy the file that it stands for."
     if isinstance(error, OSError) and error.errno in _HARDWARE:
         return f"{where}: the disk or the network does not deliver it ({text}); check them and try again."
     return f"{where}: cannot be decoded ({text}), it is damaged, truncated or of another format; export it again."

@@ -13,7 +13,7 @@ import tifffile
 
 from ssem_dask.errors import SourceError
 from ssem_dask.storage.formats.chunk_count import missing_note
-from ssem_dask.storage.formats.source import refuse_bomb
+from ssem_dask.storage.formats.source import refuse_bomb, refuse_overlong_image
 
 
 def check_chain(tiff: tifffile.TiffFile, where: str) -> int:
@@ -66,7 +66,9 @@ def check_data(page: Any, where: str, *, size: int) -> None:
         )
     if page.dtype is not None:
         declared = math.prod(page.shape) * np.dtype(page.dtype).itemsize
-        refuse_bomb(where, declared=declared, stored=sum(page.databytecounts))
+        stored = sum(page.databytecounts)
+        refuse_bomb(where, declared=declared, stored=stored)
+        refuse_overlong_image(where, declared=declared, stored=stored)
 
 
 def missing_parts(pages: Sequence[Any], where: str) -> tuple[str, ...]:

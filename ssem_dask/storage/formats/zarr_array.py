@@ -130,6 +130,21 @@ def _sizes(lengths: Mapping[str, Length]) -> Sizes:
     return sizes_of(lengths)
 
 
+def missing_in_source(url: str) -> tuple[str, ...]:
+    """Return remarks about chunks that a volume of another program lacks; () for ours, whose chunks are counted.
+
+    Args:
+        url: of an array or an image that can be opened.
+    """
+    attributes = arrays.group_attributes(url)
+    if attributes is None:
+        return _missing(url, arrays.open_array(url, mode="r"))
+    if any(str(key).startswith("ssem_dask") for key in attributes):
+        return ()  # zeros are left out in them, and `import` counts what it has written
+    place, _ = _finest_level(url, attributes)
+    return _missing(place, arrays.open_array(place, mode="r"))
+
+
 def _missing(url: str, array: arrays.ZarrArray) -> tuple[str, ...]:
     """Return remarks about chunks that are missing: as files, and inside the shards that are there.
 

@@ -51,6 +51,25 @@ def test_remarks() -> None:
     assert any("names differ" in note and "copy of s5.tif" in note for note in notes)
 
 
+@pytest.mark.parametrize(
+    ("blocks", "gaps"),
+    [
+        ({1: [1, 2, 3], 2: [1, 2, 3]}, []),
+        ({1: [1, 2, 3], 2: [4, 5, 6]}, []),
+        ({1: [10, 20, 30], 2: [10, 20, 30]}, []),
+        ({1: [1, 2, 3], 2: [1, 2, 4]}, ["w2_s2.tif and w2_s4.tif"]),
+        ({1: [1, 2, 3], 2: [2, 3, 4]}, ["w1_s3.tif and w2_s2.tif"]),
+        ({1: [1, 2, 3], 2: [6, 7, 8]}, ["w1_s3.tif and w2_s6.tif"]),
+        ({1: [1, 2], 2: [1, 2], 4: [1, 2]}, ["w2_s2.tif and w4_s1.tif"]),
+    ],
+)
+def test_gaps_in_names_that_count_blocks_and_sections(blocks: dict[int, list[int]], gaps: list[str]) -> None:
+    names = natural_order([f"w{block}_s{number}.tif" for block, numbers in blocks.items() for number in numbers])
+    notes = [note for note in order_notes(names) if "gap" in note]
+    assert len(notes) == bool(gaps)
+    assert all(gap in notes[0] for gap in gaps)
+
+
 def test_labels() -> None:
     assert section_label(1, ["a.tif", "b.tif"]) == "section 1, b.tif"
     assert section_label(7, ["a.tif"]) == section_label(7) == "section 7"

@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import os
 import shutil
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import zarr
 
 from ssem_dask.errors import SourceError
 from ssem_dask.geometry.box import Box
+from ssem_dask.storage.formats.zarr_array import missing_in_source
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
 from ssem_dask.volumes.importing import import_volume, plan_import
@@ -138,6 +141,55 @@ def transposed_in_zarr() -> Made:
     return "a.zarr", SIZES
 
 
+def shard_index_in_big_endian() -> Made:
+    sharding = zarr.codecs.ShardingCodec(
+        chunk_shape=(2, 8, 8),
+        index_codecs=[zarr.codecs.BytesCodec(endian="big"), zarr.codecs.Crc32cCodec()],
+        index_location="start",
+    )
+    array = zarr.create_array(
+        "a.zarr", shape=VALUES.shape, chunks=VALUES.shape, dtype="u1", serializer=sharding, compressors=None
+    )
+    array[...] = VALUES
+    return "a.zarr", SIZES
+
+
+def shards_in_shards() -> Made:
+    inner = zarr.codecs.ShardingCodec(chunk_shape=(2, 8, 8))
+    sharding = zarr.codecs.ShardingCodec(chunk_shape=(2, 24, 40), codecs=[inner])
+    array = zarr.create_array(
+        "a.zarr", shape=VALUES.shape, chunks=VALUES.shape, dtype="u1", serializer=sharding, compressors=None
+    )
+    array[...] = VALUES
+    return "a.zarr", SIZES
+
+
+def external_link_alone() -> Made:
+    with h5py.File("b.h5", "w") as file:
+        file["q"] = VALUES
+    with h5py.File("a.h5", "w") as file:
+        file["r"] = h5py.ExternalLink("b.h5", "/q")
+    return "a.h5", SIZES
+
+
+def with_files_of_the_system() -> Made:
+    folder = tiffs("d/s{z}.tif")
+    for name in ("._s0.tif", ".DS_Store", "Thumbs.db", "desktop.ini"):
+        Path(folder, name).write_bytes(b"\0\5\x16\7")
+    Path(folder, "loop").symlink_to("..")
+    return folder, SIZES
+
+
+def sixteen_bits_with_gamma() -> Made:
+    Path("d").mkdir()
+    for z, section in enumerate(WIDE):
+        plain = bytes(imagecodecs.png_encode(section))
+        gamma = b"gAMA" + struct.pack(">I", 100_000)
+        chunk = struct.pack(">I", 4) + gamma + struct.pack(">I", zlib.crc32(gamma))
+        Path(f"d/s{z}.png").write_bytes(plain[:33] + chunk + plain[33:])
+    return "d", SIZES
+
+
 def two_detectors(*names: str) -> str:
     for name, values in zip(names, (VALUES, OTHER), strict=True):
         tiffs(name, values)
@@ -158,6 +210,15 @@ READ: dict[str, tuple[Callable[[], Made], AnyArray]] = {
     "lossless JPEGs": (lossless_jpegs, VALUES),
     "planes of RGB": (planes_of_rgb, VALUES),
     "transposed in Zarr": (transposed_in_zarr, VALUES),
+    "an index of a shard in big endian": (shard_index_in_big_endian, VALUES),
+    "shards in shards": (shards_in_shards, VALUES),
+    "a link to another file alone": (external_link_alone, VALUES),
+    "files of the system": (with_files_of_the_system, VALUES),
+    "16 bits with a gamma": (sixteen_bits_with_gamma, WIDE),
+    "line feeds in names": (lambda: (tiffs("d/s\n{z}.tif"), SIZES), VALUES),
+    "JPEG 2000 in TIFF": (lambda: (tiffs("d/s{z}.tif", compression="jpeg2000"), SIZES), VALUES),
+    "big endian, as it is": (lambda: (tiffs("d/s{z}.tif", WIDE, byteorder=">", metadata=None), SIZES), WIDE),
+    "big endian, tiles": (lambda: (tiffs("d/s{z}.tif", WIDE, byteorder=">", tile=(16, 32)), SIZES), WIDE),
     "folder named .h5": (lambda: (tiffs("raw.h5/s{z}.tif"), SIZES), VALUES),
     "file URL": (lambda: (f"file://{Path.cwd()}/{tiffs('raw/s{z}.tif')}", SIZES), VALUES),
     "hexadecimal names": (lambda: (hexadecimal(), SIZES), VALUES),
@@ -247,6 +308,47 @@ def broken_external_link() -> str:
     return "a.h5:/raw"
 
 
+def n5_without(name: str) -> str:
+    Path("a.n5").mkdir()
+    attributes = {"dimensions": [9, 9, 9], "blockSize": [9, 9, 9], "dataType": "uint8", "compression": {"type": "raw"}}
+    del attributes[name]
+    Path("a.n5/attributes.json").write_text(json.dumps({**attributes, "compressionType": "gzip"}))
+    return "a.n5"
+
+
+def with_no_file(make: Callable[[Path], object]) -> str:
+    folder = tiffs("d/s{z}.tif")
+    make(Path(folder, "s9.tif"))
+    return folder
+
+
+def other_files(name: str) -> str:
+    Path("d").mkdir()
+    for z in range(3):
+        Path("d", name.format(z=z)).write_bytes(b"x")
+    return "d"
+
+
+def broken_zip() -> str:
+    Path("a.zip").write_bytes(b"PK\3\4" + bytes(50))
+    return "a.zip"
+
+
+def image_in_a_long_file(suffix: str) -> str:
+    Path("d").mkdir()
+    for z, section in enumerate(VALUES):
+        Path(f"d/s{z}.{suffix}").write_bytes(bytes(imagecodecs.png_encode(section)))
+        with Path(f"d/s{z}.{suffix}").open("r+b") as file:
+            file.truncate(1 << 40)
+    return "d"
+
+
+def level_without_metadata() -> str:
+    zarr.open_group("a.zarr", mode="w", zarr_format=2).create_array("r", data=VALUES)
+    Path("a.zarr/r/.zarray").unlink()
+    return "a.zarr/r"
+
+
 def compressed() -> str:
     Path("a.tif.gz").write_bytes(gzip.compress(b"II*\0"))
     return "a.tif.gz"
@@ -286,6 +388,18 @@ REFUSED: dict[str, tuple[Callable[[], str], str]] = {
     ),
     "Zarr without metadata": (without_metadata, r"a\.zarr: has no Zarr metadata .*; copy it again"),
     "N5 container": (n5_container, r"is an N5 container; name a dataset in it: a\.n5/volumes/raw"),
+    "N5 before version 2": (lambda: n5_without("compression"), '"compression": {"type": "gzip"} to its attributes'),
+    "N5 without an attribute": (lambda: n5_without("blockSize"), "attributes.json has no blockSize; copy it again"),
+    "a pipe": (lambda: with_no_file(os.mkfifo), r"s9\.tif: is a pipe or a device, not a file; move it away"),
+    "a folder": (lambda: with_no_file(Path.mkdir), r"s9\.tif: is a folder, but its name is that of an image"),
+    "a link to itself": (lambda: with_no_file(lambda path: path.symlink_to(path.name)), "leads back to itself"),
+    "images of another format": (
+        lambda: other_files("s{z}.jp2"),
+        r"holds 3 files \*\.jp2, but no images that can be read .*; convert them, for example to TIFF",
+    ),
+    "a zip file that is none": (broken_zip, r"a\.zip: is no zip file, or its copy broke off .*; copy it again"),
+    "a level without metadata": (level_without_metadata, r"a\.zarr/r: has no Zarr metadata .*; copy it again"),
+    "an image in a file of a TiB": (lambda: image_in_a_long_file("png"), "has 1099511627776 bytes, but its image"),
     "broken external link": (broken_external_link, r"a\.h5: /raw is a link to gone\.h5, which is not there"),
     "compressed": (compressed, r"a\.tif\.gz: is an archive or compressed; unpack it"),
     "one bit": (lambda: tiffs("d/s{z}.tif", VALUES > 100), "images are bool, but must be uint8 or uint16"),
@@ -336,6 +450,22 @@ def test_names_of_one_series_are_not_channels(names: list[str]) -> None:
     for name, section in zip(names, VALUES, strict=True):
         tifffile.imwrite(f"d/{name}.tif", section)
     np.testing.assert_array_equal(read("d", **SIZES), VALUES)
+
+
+def test_a_link_alone_that_leads_nowhere_is_named() -> None:
+    external_link_alone()
+    Path("b.h5").unlink()
+    with pytest.raises(SourceError, match=r"a\.h5: /r is a link to b\.h5, which is not there; copy that file too"):
+        import_volume("a.h5", "out.zarr", **SIZES)
+
+
+def test_missing_chunks_of_a_source_that_is_not_imported_are_counted() -> None:
+    array = zarr.create_array("a.zarr", shape=VALUES.shape, chunks=(2, 24, 40), dtype="u1")
+    array[:4] = VALUES[:4]
+    (note,) = missing_in_source("a.zarr")
+    assert "1 of 3 chunks not stored, read as the fill value" in note
+    import_volume("a.zarr", "out.zarr", **SIZES)
+    assert not missing_in_source("out.zarr")  # import has counted what it wrote
 
 
 @pytest.mark.parametrize("alone", [True, False])
