@@ -7,13 +7,45 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from ssem_dask.errors import ContentError
+
 PARTIAL = ".partial"
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 """Errors of a file system without hard links, such as exFAT and some network file systems."""
+
+
+def read_file(path: Path, *, start: int = 0, length: int = -1) -> bytes:
+    """Return the content of a file, or a part of it.
+
+    A store may hold a pipe, which would be waited for, or a link to a device, which has no end.
+
+    Args:
+        path: of the file.
+        start: first byte.
+        length: number of bytes at most; -1: up to the end.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError: there is no file.
+        ContentError: it is a pipe or a device.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+        refuse_special(os.fstat(file.fileno()).st_mode, path)
+        if start:
+            file.seek(start)
+        return file.read(length)
+
+
+def refuse_special(mode: int, path: Path) -> None:
+    """Raise ContentError about a pipe or a device, IsADirectoryError about a folder."""
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise ContentError(f"{path}: is a pipe or a device, not a file; delete it.")
 
 
 def write_file(path: Path, content: bytes) -> None:

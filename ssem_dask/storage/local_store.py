@@ -1,15 +1,17 @@
 """Zarr's store of local files, with the fence: every file is written or deleted only while its writer may do so."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Self
 
-from zarr.core.buffer import Buffer
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.common import AccessModeLiteral
 from zarr.storage import LocalStore
 
 from ssem_dask.storage.fence import current_fence
-from ssem_dask.storage.local_files import create_file
+from ssem_dask.storage.local_files import create_file, refuse_special
 
 
 class FencedLocalStore(LocalStore):
@@ -33,6 +35,20 @@ class FencedLocalStore(LocalStore):
         if self._fence is not None and not self.read_only and not self.root.exists():
             await asyncio.to_thread(self._fence.confirm)
         await super()._open(mode=mode)
+
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """See `LocalStore.get_sync`."""
+        self._refuse_special(key)
+        return super().get_sync(key, prototype=prototype, byte_range=byte_range)
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """See `LocalStore.get`."""
+        self._refuse_special(key)
+        return await super().get(key, prototype, byte_range)
 
     def set_sync(self, key: str, value: Buffer) -> None:
         """See `LocalStore.set_sync`."""
@@ -63,6 +79,12 @@ class FencedLocalStore(LocalStore):
         """See `LocalStore.delete_dir`."""
         await self._ask_fence_aside()
         await super().delete_dir(prefix)
+
+    def _refuse_special(self, key: str) -> None:
+        """Raise ContentError about a pipe, which would be waited for, or a device, which has no end."""
+        path = self.root / key
+        with contextlib.suppress(OSError):
+            refuse_special(path.stat().st_mode, path)
 
     def _ask_fence(self) -> None:
         if self._fence is not None:

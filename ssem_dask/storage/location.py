@@ -189,7 +189,7 @@ def exists(url: str) -> bool:
 def read_bytes(url: str) -> bytes:
     """Return the whole content of a file; FileNotFoundError if there is none."""
     if is_local(url):
-        return local_path(url).read_bytes()
+        return local.read_file(local_path(url))
     files, path = _files(url)
     return bytes(retry(lambda: files.cat_file(path)))
 
@@ -210,9 +210,7 @@ def file_size(url: str) -> int | None:
 def read_range(url: str, *, start: int, stop: int) -> bytes:
     """Return the bytes `start <= i < stop` of a file; FileNotFoundError if there is none."""
     if is_local(url):
-        with local_path(url).open("rb") as file:
-            file.seek(start)
-            return file.read(stop - start)
+        return local.read_file(local_path(url), start=start, length=stop - start)
     files, path = _files(url)
     content = bytes(retry(lambda: files.cat_file(path, start=start, end=stop)))
     # A server without byte ranges sends the whole file.

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ssem_dask.runtime.exclusive_driver import lease_url
+from ssem_dask.storage.lease import read_holder
 from tests.support.cli import assert_one_sentence
 from tests.support.faults import Process, children, wait_for
 
@@ -53,7 +55,7 @@ def test_two_signals_end_in_one_sentence(moment: str, number: int, config_file: 
     assert lines.count(INTERRUPTED) == 1
     assert "Traceback" not in process.errors
     wait_for(lambda: left_of(started) == [], timeout=15)
-    assert not (output / "ledger" / "driver.lease").exists()
+    assert read_holder(lease_url(str(output))) is None
 
 
 @pytest.mark.parametrize(

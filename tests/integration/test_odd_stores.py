@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -174,6 +175,41 @@ def test_a_command_ends_well_or_in_one_sentence(whole: Path, tmp_path: Path, dat
                 assert_sentence(ended.stderr.rpartition("error: ")[2])
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown * 1024 < MAX_GROWTH_BYTES
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "aligned/zarr.json", "aligned/0/zarr.json", "ledger/source.stamps"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.timeout(100)
+def test_what_is_no_file_is_not_waited_for(whole: Path, tmp_path: Path, name: str, kind: str) -> None:
+    shutil.copytree(whole, tmp_path / "copy")
+    run = tmp_path / "copy" / "out.zarr"
+    (run / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(run / name)
+    else:
+        (run / name).symlink_to("/dev/zero")
+    for command in ("status", "status --json", "report", "open", "rerun --dry-run"):
+        try:
+            QUICK[command](run.with_name("source.zarr"), run)
+        except SsemDaskError as error:
+            assert_sentence(str(error))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.timeout(100)
+def test_a_chunk_that_is_no_file_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+    source = tmp_path / "source.zarr"
+    zarr.create_array(str(source), data=np.ones((4, 96, 96), np.uint8), chunks=(1, 96, 96))
+    chunk = source / "c" / "2" / "0" / "0"
+    chunk.unlink()
+    if kind == "pipe":
+        os.mkfifo(chunk)
+    else:
+        chunk.symlink_to("/dev/zero")
+    with pytest.raises(SsemDaskError) as caught:
+        package.import_volume(str(source), str(tmp_path / "copy.zarr"), pixel_size=4, section_thickness=40)
+    assert "is a pipe or a device, not a file" in str(caught.value)
+    assert_sentence(str(caught.value))
 
 
 def assert_sentence(message: str) -> None:

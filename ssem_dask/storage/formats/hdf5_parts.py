@@ -17,7 +17,7 @@ import numpy as np
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
 from ssem_dask.storage.formats.hdf5_chunks import BoundedDataset
-from ssem_dask.storage.formats.source import decoding
+from ssem_dask.storage.formats.source import decoding, refuse_no_file
 from ssem_dask.types import AnyArray
 from ssem_dask.units import plural, shortened
 
@@ -130,6 +130,8 @@ class VirtualDataset:
         """Open a part; SourceError if there is no such dataset."""
         where = f"{part.file or self._dataset.file.filename}:{part.name}"
         with decoding(where):
+            if part.file:
+                refuse_no_file(where, location.local_path(part.file))
             file = self._dataset.file if not part.file else open_unlocked(location.local_path(part.file))
             try:
                 dataset = file.get(part.name)

@@ -109,9 +109,11 @@ def _gaps(numbers: Sequence[Sequence[Fraction]]) -> list[int]:
         if a[:-1] == b[:-1]:
             missing = b[-1] - a[-1] > usual > 0
         else:
-            # Sections go on counting in the next block, or begin again where they began in the first.
-            goes_on = b[-1] - a[-1] == usual
-            missing = not (goes_on or b[-1] <= numbers[0][-1]) or (a[:-2] == b[:-2] and b[-2] - a[-2] > usual_block > 0)
+            # Numbers continue in the next block, or begin again where they began in the first.
+            continued = b[-1] - a[-1] == usual
+            missing = not (continued or b[-1] <= numbers[0][-1]) or (
+                a[:-2] == b[:-2] and b[-2] - a[-2] > usual_block > 0
+            )
         gaps += [i] if missing else []
     return gaps
 

@@ -217,7 +217,7 @@ READ: dict[str, tuple[Callable[[], Made], AnyArray]] = {
     "16 bits with a gamma": (sixteen_bits_with_gamma, WIDE),
     "line feeds in names": (lambda: (tiffs("d/s\n{z}.tif"), SIZES), VALUES),
     "JPEG 2000 in TIFF": (lambda: (tiffs("d/s{z}.tif", compression="jpeg2000"), SIZES), VALUES),
-    "big endian, as it is": (lambda: (tiffs("d/s{z}.tif", WIDE, byteorder=">", metadata=None), SIZES), WIDE),
+    "big endian, unchanged": (lambda: (tiffs("d/s{z}.tif", WIDE, byteorder=">", metadata=None), SIZES), WIDE),
     "big endian, tiles": (lambda: (tiffs("d/s{z}.tif", WIDE, byteorder=">", tile=(16, 32)), SIZES), WIDE),
     "folder named .h5": (lambda: (tiffs("raw.h5/s{z}.tif"), SIZES), VALUES),
     "file URL": (lambda: (f"file://{Path.cwd()}/{tiffs('raw/s{z}.tif')}", SIZES), VALUES),
