@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import zarr
 
-from ssem_dask.storage.volume import VolumeInfo, create_volume
+import ssem_dask as package
+from ssem_dask.geometry.box import Box
+from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 from tests.support.cli import assert_one_sentence, ssem_dask, ssem_dask_process
 from tests.support.runs import SMALL, to_toml
 
@@ -48,6 +50,30 @@ def test_a_volume_that_cannot_be_aligned(values: np.ndarray[Any, Any], naming: s
     source = plain_array(tmp_path / "a.zarr", values)
     assert_one_sentence(ssem_dask("align", source, str(tmp_path / "out.zarr"), *SIZES), naming=naming)
     assert not (tmp_path / "out.zarr").exists()
+
+
+def hardly_anything() -> dict[str, np.ndarray[Any, Any]]:
+    """Volumes of which no pair of sections can be registered."""
+    noise = np.random.default_rng(1).integers(1, 255, (4, 96, 96), dtype=np.uint8)
+    volumes = {"one of two is black": noise[:2].copy(), "one of four is not black": np.zeros_like(noise)}
+    volumes["one of two is black"][1] = 0
+    volumes["one of four is not black"][2] = noise[2]
+    volumes["one pixel differs"] = np.full_like(noise, 9)
+    volumes["one pixel differs"][1, 40, 40] = 10
+    return volumes
+
+
+@pytest.mark.parametrize("name", hardly_anything())
+def test_a_volume_in_which_nothing_matches_ends_in_a_picture_and_a_remark(name: str, tmp_path: Path) -> None:
+    values = hardly_anything()[name]
+    source = plain_array(tmp_path / "a.zarr", values)
+    summary = package.align(
+        source, str(tmp_path / "out.zarr"), cluster="serial", volume={"pixel_size": 5, "section_thickness": 40}, **SMALL
+    )
+    assert summary.state == "complete"
+    assert any(remark.key.startswith("coarse") for remark in summary.remarks)
+    np.testing.assert_array_equal(Volume.open(str(tmp_path / "out.zarr" / "aligned")).info.shape, values.shape)
+    assert Volume.open(str(tmp_path / "out.zarr" / "aligned")).read(Box((0, 0, 0), values.shape)).any()
 
 
 def test_missing_chunks_of_a_source_are_said_before_it_is_aligned(tmp_path: Path) -> None:
