@@ -17,7 +17,7 @@ from ssem_dask.image.pooling import halve
 from ssem_dask.stages.configs import DownsampleStageConfig
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import aligned_level
-from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
+from ssem_dask.stages.stage import Estimate, JobTask, Stage
 from ssem_dask.stages.warped_volume import Warping
 from ssem_dask.storage.volume import Volume
 from ssem_dask.task import Result, Task, box_name
@@ -154,7 +154,7 @@ def estimate_downsampling(warping: Warping) -> Estimate:
         bytes_read=written * 4 * planes,
         bytes_written=written * planes,
         files=tasks * planes,
-        memory=TASK_OVERHEAD_BYTES + z * y * x * size * 7 if tasks else 0,
+        memory=z * y * x * size * 7 if tasks else 0,
     )
 
 
