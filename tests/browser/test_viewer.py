@@ -118,6 +118,23 @@ def test_every_layer_shows_something(watched: Callable[[str], Watched], run: str
     assert found.complaints == []
 
 
+def test_a_volume_that_is_warped_as_it_is_looked_at_shows_the_aligned_pixels(
+    watched: Callable[[str], Watched], run: str
+) -> None:
+    source = read_run(run).source
+    process, address = start_viewer(run, "--volume", source, "--port", "0")
+    try:
+        found = watched("light")
+        found.page.goto(address)
+        settle(found.page)
+        shown = sections_only(found.page, f"warped, {Path(source).name}")
+        aligned = Volume.open(join(run, "aligned"))
+        assert likeness(shown, expected(aligned, found.page, shown.shape)) > 0.95
+        assert found.complaints == []
+    finally:
+        stop_viewer(process)
+
+
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_a_plain_array_as_source_and_labels(
     zarr_format: int, watched: Callable[[str], Watched], run: str, tmp_path: Path
