@@ -32,7 +32,7 @@ TORCH_SOURCE_cuda =
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo quick test test-browser test-faults fuzz test-slurm test-compose bench-coarse bench-accuracy bench-sequence bench-spoilt \
+.PHONY: help env demo quick test test-browser test-faults fuzz test-slurm test-compose bench-coarse bench-accuracy bench-sequence bench-spoilt bench-fix \
 	bench-scale bench-gpu bench-e2e bench-multi-gpu bench-cpu lint words test-minimal wheel docs pictures format clean
 
 ##@ Begin
@@ -132,6 +132,9 @@ bench-sequence: env  ## Measure jitter, drift and label overlap against the numb
 
 bench-spoilt: env  ## Spoil one section of a real stack in 21 ways: harm to the others, return of the section (SEEDS=…, JOBS=…, BENCH="--data vnc")
 	$(BIN)/python -m benchmarks.spoilt --seeds $(SEEDS) --jobs $(JOBS) --data vnc fibsem1 --json spoilt.json $(BENCH)
+
+bench-fix: env  ## What a person does about one spoilt section, kind by kind: keys, clicks, seconds, error before and after (BENCH="--data vnc")
+	$(BIN)/python -m benchmarks.fix $(BENCH)
 
 bench-gpu: env  ## Measure pair solver, features and window on one GPU, beside plain PyTorch (BENCH="--side 4096")
 	$(BIN)/python -m benchmarks.gpu $(BENCH)

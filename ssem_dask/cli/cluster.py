@@ -66,3 +66,18 @@ def observed_executor(
         observer_for(executor, as_json=as_json) as observer,
     ):
         yield executor, observer
+
+
+def in_this_process(table: "ClusterConfig | None") -> "ClusterConfig | None":
+    """Return a cluster table for work that is done before workers have started; one of GPUs or nodes stays."""
+    import torch
+
+    # Workers of this machine see no GPU, as this process would; its results differ a little from theirs.
+    if table is None or table.name != "local" or torch.cuda.is_available():
+        return table
+
+    from ssem_dask.runtime.clusters.cluster_config import ClusterConfig
+
+    # As in a worker: on small arrays, threads that wait for each other cost more than they save.
+    torch.set_num_threads(1)
+    return ClusterConfig(name="serial")

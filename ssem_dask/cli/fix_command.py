@@ -62,12 +62,13 @@ def fix(
             console.show_json(answer, redact=False)
         else:
             console.line(address, redact=False)
+        session.job.keep_ready()
         console.note(f"Fixes are saved in {session.file.path}.")
         await serve_until_stopped(address, port=actual_port, print_url=print_url, as_json=as_json)
         server.stop()
 
     with contextlib.ExitStack() as cleanup:
-        cleanup.callback(session.stop)
+        cleanup.callback(session.close)
         asyncio.run(serve())
 
 

@@ -114,7 +114,7 @@ class Lines:
         self._last = self._clock()
         self._progress = StageProgress.from_event(event, now=self._last)
         done = f", {event.done_tasks:,} done before" if event.done_tasks else ""
-        self._say(f"{event.stage}: {event.tasks:,} tasks{done}")
+        self._say(f"{event.stage}: {plural(event.tasks, 'task')}{done}")
 
     def task_ended(self, report: TaskReport) -> None:
         """Show a failure and, if ten seconds have passed, the progress."""
@@ -129,7 +129,7 @@ class Lines:
             end = "" if remaining is None else f"; about {duration(remaining)} left"
             done = progress.done + progress.failed
             details = describe(progress, now=now, load=self._load())
-            self._say(f"{progress.stage}: {done:,} of {progress.tasks:,} tasks, {details}{end}")
+            self._say(f"{progress.stage}: {done:,} of {plural(progress.tasks, 'task')}, {details}{end}")
 
     def stage_ended(self, stage: str) -> None:
         """Show the duration of the stage."""
@@ -137,7 +137,7 @@ class Lines:
         assert progress is not None
         rate = f", {si(progress.rate(now), 'px/s')}" if progress.pixels_now else ""
         self._say(
-            f"{stage}: {progress.done + progress.failed:,} of {progress.tasks:,} tasks in "
+            f"{stage}: {progress.done + progress.failed:,} of {plural(progress.tasks, 'task')} in "
             f"{duration(progress.seconds(now))}, {progress.failed:,} failed{rate}"
         )
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssem_dask.cli import console
-from ssem_dask.cli.cluster import observed_executor
+from ssem_dask.cli.cluster import in_this_process, observed_executor
 from ssem_dask.cli.options import AllowMissing, Cluster, FailOn, FixesFile, Json, Run, Source, Workers
 from ssem_dask.cli.summary_display import parse_kinds, show_summary
 from ssem_dask.task import Cause
@@ -83,6 +83,8 @@ def rerun(
         _show_plan(planned, as_json=as_json)
         return
     table = _cluster_table(output, cluster)
+    if planned.is_quick and cluster is None and workers is None:
+        table = in_this_process(table)
     with observed_executor(cluster, workers=workers, as_json=as_json, table=table) as (executor, observer):
         summary = execute_rerun(planned, executor=executor, observer=observer, allow_missing=allow_missing)
     show_summary(summary, as_json=as_json, fail_on=kinds)

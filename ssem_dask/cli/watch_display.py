@@ -14,6 +14,7 @@ from ssem_dask.runtime.progress import StageProgress
 from ssem_dask.runtime.watch import LedgerWatch
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.run_group import read_run
+from ssem_dask.units import plural
 
 RUNNING = "running"
 
@@ -85,7 +86,7 @@ class _Lines:
         """Print the line, if it differs from the last one."""
         now = time.monotonic()
         stage = next((s for s in stages if s.done < s.tasks), stages[-1])
-        line = f"{stage.stage}: {stage.done:,} of {stage.tasks:,} tasks, {describe(stage, now=now, load=None)}"
+        line = f"{stage.stage}: {stage.done:,} of {plural(stage.tasks, 'task')}, {describe(stage, now=now, load=None)}"
         if line != self._last:
             self._last = line
             console.line(line)

@@ -38,6 +38,7 @@ from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.location import delete, join
 from ssem_dask.storage.volume import Volume, create_volume
 from ssem_dask.task import Outcome, TaskReport
+from ssem_dask.units import plural
 
 _MAX_SIDE_PX = 4096
 """Longest side of the crop, mip-0 px."""
@@ -333,8 +334,8 @@ def _remarks(crop: Box, planned: Plan, *, stages: tuple[StageCost, ...], coarse:
     share = crop.size / planned.job.size
     timed, seconds = sum(cost.timed for cost in stages), sum(cost.timed_seconds for cost in stages)
     remarks = [
-        f"Based on {timed} tasks timed in {seconds:.0f} worker-seconds: {z} sections of {y} × {x} px, {share:.2g} of "
-        "the volume, scaled by the bytes that each stage reads; correct within about a factor of two."
+        f"Based on {plural(timed, 'task')} timed in {seconds:.0f} worker-seconds: {z} sections of {y} × {x} px, "
+        f"{share:.2g} of the volume, scaled by the bytes that each stage reads; correct within about a factor of two."
     ]
     if coarse is not None:
         remarks.append(f"coarse: {coarse.key} was timed on whole sections.")

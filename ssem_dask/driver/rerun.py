@@ -4,7 +4,7 @@ The user selects tasks, or all that failed or became outdated. What depends on t
 """
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ssem_dask.config.schema import make_config
@@ -13,7 +13,7 @@ from ssem_dask.driver.invalidation import Invalidation, find_stale
 from ssem_dask.driver.ledger_check import check_ledger
 from ssem_dask.driver.overrides import refuse_layout_overrides, with_overrides
 from ssem_dask.driver.pipeline import Plan, plan, resume
-from ssem_dask.driver.run_fixes import GivenFixes
+from ssem_dask.driver.run_fixes import GivenFixes, stored_fixes
 from ssem_dask.driver.run_status import Summary, run_status
 from ssem_dask.driver.source_fingerprints import changed_sections, read_fingerprints
 from ssem_dask.driver.stored_metadata import find_metadata_damage
@@ -22,6 +22,7 @@ from ssem_dask.geometry.region import Footprint
 from ssem_dask.runtime.events import Observer
 from ssem_dask.runtime.exclusive_driver import exclusive_driver
 from ssem_dask.runtime.executor import Executor
+from ssem_dask.stages.fix_clusters import fix_clusters
 from ssem_dask.stages.pipeline_order import STAGES
 from ssem_dask.storage.late_writes import mark_overwritten
 from ssem_dask.storage.ledger import open_ledger
@@ -33,6 +34,9 @@ from ssem_dask.units import plural
 
 _MAX_DAMAGE = 1000
 """Sentences on damaged files that are shown and kept."""
+_QUICK_TASKS, _QUICK_PIXELS = 100, 40 << 20
+"""Tasks of a rerun, and pixels of the sections that fixes reach, up to which no workers are started. A task takes some
+ms, and a megapixel about half a second; workers take 5 to 10 s to start, and all cores meanwhile."""
 _NO_END = 1 << 60
 """End of a range of sections that has none."""
 
@@ -78,6 +82,17 @@ class RerunPlan:
     """Configuration values for the chosen tasks alone, by dotted key."""
     invalidation: Invalidation
     """Affected tasks, according to the current ledger."""
+    only_fixes: bool = False
+    """Whether nothing has changed since the run was complete but fixes that leave its statistics as they were."""
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether all tasks have run before workers would have started: some fixes of sections that are not large."""
+        job = self.plan.job
+        affected = sum(len(keys) for keys in self.invalidation.keys().values())
+        clusters = {c.sections for each in (job, replace(job, fixes=job.previous_fixes)) for c in fix_clusters(each)}
+        pixels = sum(len(sections) for sections in clusters) * job.section_pixels
+        return self.only_fixes and affected <= _QUICK_TASKS and pixels <= _QUICK_PIXELS
 
 
 def stored_plan(output: str) -> Plan:
@@ -154,7 +169,15 @@ def plan_rerun(
             f"--chunk {unknown[0]}: the run has no such task, or it does not match the other options; "
             "'ssem-dask status --json' lists keys."
         )
-    return RerunPlan(planned, chosen, task_overrides, invalidation)
+    only_fixes = (
+        chosen is None
+        and not overrides
+        and not changed
+        and record.state == "complete"
+        and record.config_digest == planned.digest
+        and stored_fixes(output).fitted == planned.fixes.fitted
+    )
+    return RerunPlan(planned, chosen, task_overrides, invalidation, only_fixes)
 
 
 def execute_rerun(

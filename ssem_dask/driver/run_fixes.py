@@ -80,6 +80,17 @@ def meaning(text: str, info: VolumeInfo, *, where: str) -> VolumeFixes:
     return section_fixes(fixes, pixel_size=info.pixel_size, file_digest=file_digest)
 
 
+def kept_meaning(text: str, *, pixel_size: float, where: str) -> VolumeFixes:
+    """Return what a text of fixes means that a run has used; it is not checked again, and no mask is read.
+
+    Args:
+        text: TOML.
+        pixel_size: nm per px of the run's source.
+        where: name of the run, for messages.
+    """
+    return section_fixes(parse_fixes(text, where=where), pixel_size=pixel_size, file_digest=lambda _: "")
+
+
 def with_fixes(job: Job, given: GivenFixes | None, *, refit: bool) -> tuple[Job, RunFixes]:
     """Return the job with its fixes, and their texts.
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ssem_dask.driver.planned_tasks import any_done, done_tasks
-from ssem_dask.stages.files import planned_metadata
+from ssem_dask.stages.files import PlannedMetadata, planned_metadata
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.stage import Stage
+from ssem_dask.stages.run_arrays import FIXED_PREFIX
+from ssem_dask.stages.stage import FIX_TASKS, Stage
 from ssem_dask.storage import location
 from ssem_dask.storage.ledger import Ledger
 from ssem_dask.storage.node_metadata import metadata_damage, restored
@@ -28,7 +29,7 @@ def find_metadata_damage(job: Job, *, stages: Sequence[Stage], ledger: Ledger, c
             stages that have begun are expected.
     """
     begun = {stage.name for stage in stages if complete or ledger.pages(stage.name)}
-    for path, planned in planned_metadata(job, stages).items():
+    for path, planned in _expected_metadata(job, stages, ledger).items():
         if planned.stage in begun:
             damage = metadata_damage(job.url(path), planned=planned.content)
             if damage:
@@ -46,7 +47,7 @@ def restore_metadata(job: Job, *, stages: Sequence[Stage], ledger: Ledger) -> li
     """
     lines, arrays = [], set()
     written = {stage.name: any_done(ledger, stage.name, digest=job.digests[stage.name]) for stage in stages}
-    for path, planned in planned_metadata(job, stages).items():
+    for path, planned in _expected_metadata(job, stages, ledger).items():
         url = job.url(path)
         damage = metadata_damage(url, planned=planned.content) if written[planned.stage] else ""
         if damage:
@@ -57,6 +58,14 @@ def restore_metadata(job: Job, *, stages: Sequence[Stage], ledger: Ledger) -> li
     if arrays:
         _mark_unfitting(job, stages=stages, ledger=ledger, arrays=arrays)
     return lines
+
+
+def _expected_metadata(job: Job, stages: Sequence[Stage], ledger: Ledger) -> dict[str, PlannedMetadata]:
+    """Return the planned metadata, without arrays that only tasks of fixes write if none of these has run."""
+    planned = planned_metadata(job, stages)
+    pages = {stage.name: ledger.pages(stage.name) for stage in stages} if job.fixes != job.fitted_fixes else {}
+    fixed = {name for name, known in pages.items() if any(page.startswith(f"{name}/{FIX_TASKS}") for page in known)}
+    return {path: each for path, each in planned.items() if not path.startswith(FIXED_PREFIX) or each.stage in fixed}
 
 
 def _mark_unfitting(job: Job, *, stages: Sequence[Stage], ledger: Ledger, arrays: set[str]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ssem_dask.errors import SourceError
 from ssem_dask.field.affine import apply_affine
+from ssem_dask.field.border import extrapolated
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_known
 from ssem_dask.geometry.mip import ceil_div
@@ -105,6 +106,8 @@ class EvaluatedRun:
         (top, bottom), (left, right) = spans
         values = torch.from_numpy(np.asarray(self.section[z, :, top:bottom, left:right], dtype=np.float32))
         nodes = Grid((bottom - top, right - left), spacing, (float(top * spacing), float(left * spacing)))
+        ends = [(start == 0, stop == count) for (start, stop), count in zip(spans, self.info.nodes, strict=True)]
+        values, nodes = extrapolated(values, grid=nodes, sides=(ends[0], ends[1]))
         return sample_known(values, grid=nodes, positions=grid.positions())
 
     def candidates(self) -> tuple[Candidate, ...]:

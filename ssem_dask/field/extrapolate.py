@@ -48,8 +48,3 @@ def filled(field: Float[Tensor, "2 y x"], *, grid: Grid) -> Float[Tensor, "2 y x
     rows, columns = distance_transform_edt(~known.numpy(), return_distances=False, return_indices=True)
     nearest = (field - smooth)[:, torch.from_numpy(rows).long(), torch.from_numpy(columns).long()]
     return torch.where(known, field, smooth + nearest)
-
-
-def padded(field: Float[Tensor, "c y x"]) -> Float[Tensor, "c y+2 x+2"]:
-    """Add one node on every side, with the value of the nearest node: what `sample` takes beyond the last node."""
-    return torch.nn.functional.pad(field[None].float(), (1, 1, 1, 1), mode="replicate")[0]

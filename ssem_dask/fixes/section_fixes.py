@@ -143,6 +143,14 @@ class VolumeFixes:
         kept = {z: SectionFixes(fill=fix.fill, other=fix.other) for z, fix in self.sections.items()}
         return VolumeFixes(sections=_without_empty(kept))
 
+    def exchanging(self) -> "VolumeFixes":
+        """Return the part of the fixes that decides which section of the source is read in the place of another."""
+        if self.is_empty:
+            return self  # the usual case, and asked for every task
+        return VolumeFixes(
+            sections=_without_empty({z: SectionFixes(other=fix.other) for z, fix in self.sections.items()})
+        )
+
     def jumps(self) -> "VolumeFixes":
         """Return the part of the fixes that is about jumps."""
         return VolumeFixes(kept_jumps=self.kept_jumps, undone_jumps=self.undone_jumps)

@@ -24,6 +24,7 @@ from ssem_dask.registration.coarse_alignment.pieces import describe_gross
 from ssem_dask.registration.coarse_alignment.point_pairs import (
     fit_points,
     pair_of_points,
+    rests_on_points,
     start_by_points,
 )
 from ssem_dask.stages.coarse_fixes import coarse_fix_tasks
@@ -42,6 +43,7 @@ from ssem_dask.stages.coarse_search import (
     start_maps,
 )
 from ssem_dask.stages.configs import CoarseStageConfig
+from ssem_dask.stages.fixed_points import unconfirmed_points
 from ssem_dask.stages.fixed_rows import PLACES, create_fixed
 from ssem_dask.stages.fixed_sections import excluded_sections
 from ssem_dask.stages.grown_places import GrownPlacesTask
@@ -60,7 +62,7 @@ from ssem_dask.stages.run_arrays import (
 )
 from ssem_dask.stages.section_labels import listed_sections
 from ssem_dask.stages.source_sections import open_source, read_coarse_section, read_thumbnails, thumbnail_mip
-from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
+from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage, with_fix_tasks
 from ssem_dask.stages.stored_array import RunArray
 from ssem_dask.storage.foreign_fields.section_maps import read_initial_affines
 from ssem_dask.storage.volume import VolumeInfo
@@ -86,7 +88,7 @@ class CoarsePairsTask(JobTask):
         first = max(0, self.start - job.coarse.neighbours)
         given, maps, fixes = given_sections(job), start_maps(job), job.fitted_fixes
         led_maps = {moving: fit_points(np.array(points)) for (_, moving), points in fixes.pairs.items()}
-        sections = {}
+        sections, remarks = {}, list[str]()
         affines = np.full((job.coarse.neighbours, self.stop - self.start, 2, 3), np.nan)
         ratios, similarity = np.full(affines.shape[:2], np.nan), np.full(affines.shape[:2], np.nan)
         with torch.inference_mode():
@@ -115,6 +117,8 @@ class CoarsePairsTask(JobTask):
                             least=job.coarse.min_ratio,
                             shape_yx=job.shape_yx,
                         )
+                        if rests_on_points(pair):
+                            remarks.append(unconfirmed_points(z, z - k, len(points)))
                     affines[k - 1, z - self.start] = pair.affine
                     ratios[k - 1, z - self.start] = pair.ratio
                     similarity[k - 1, z - self.start] = pair.similarity
@@ -123,7 +127,12 @@ class CoarsePairsTask(JobTask):
         written += COARSE_RATIO.write(job, ratios, z=z_range)
         COARSE_SIMILARITY.write(job, similarity, z=z_range)
         read = job.source_bytes(len(sections) * job.section_pixels, mip=mip)
-        return Result(bytes_read=read, bytes_written=written + ratios.nbytes)
+        return Result(
+            outcome=Outcome.LOW_QUALITY if remarks else Outcome.OK,
+            message="; ".join(remarks),
+            bytes_read=read,
+            bytes_written=written + ratios.nbytes,
+        )
 
     def footprint(self) -> Footprint:
         """Read sections and those before them; write their rows of the arrays of pairs."""
@@ -297,7 +306,7 @@ class CoarseStage(Stage):
         tasks = ceil_div(z, SECTIONS_PER_THUMBNAIL_TASK)
         sections = z + (tasks - 1) * job.coarse.neighbours
         thumbnail, parts = job.coarse.thumbnail**2 * 4, parts_estimate(job)
-        return Estimate(
+        estimate = Estimate(
             tasks=tasks * (1 + job.coarse.search + job.coarse.parts) + job.coarse.parts + 1,
             pixels=job.size,
             bytes_read=job.source_bytes(sections * y * x, mip=thumbnail_mip(job)) + parts.bytes_read,
@@ -308,6 +317,7 @@ class CoarseStage(Stage):
             + min(y * x, 1 << 26) * (1 + job.info.dtype.itemsize)
             + max(thumbnail * 250, parts.memory),
         )
+        return with_fix_tasks(estimate, coarse_fix_tasks(self, job))
 
 
 def _wide_arrays(job: Job) -> tuple[RunArray, ...]:

@@ -16,9 +16,10 @@ from ssem_dask.fixes.section_fixes import placed_map
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.registration.coarse_alignment.pair import estimate_pair
 from ssem_dask.registration.coarse_alignment.pieces import simplified
-from ssem_dask.registration.coarse_alignment.point_pairs import fit_points, pair_of_points
+from ssem_dask.registration.coarse_alignment.point_pairs import fit_points, pair_of_points, rests_on_points
 from ssem_dask.registration.coarse_alignment.thumbnail import CoarseSection
 from ssem_dask.stages.fix_clusters import FixCluster, fix_clusters
+from ssem_dask.stages.fixed_points import unconfirmed_points
 from ssem_dask.stages.fixed_rows import PLACES
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import (
@@ -31,7 +32,7 @@ from ssem_dask.stages.run_arrays import (
 )
 from ssem_dask.stages.section_labels import listed_sections
 from ssem_dask.stages.source_sections import open_source, read_coarse_section, thumbnail_mip
-from ssem_dask.stages.stage import JobTask, Stage
+from ssem_dask.stages.stage import FIX_TASKS, JobTask, Stage
 from ssem_dask.task import Outcome, Result
 
 _ITERATIONS = 10
@@ -64,11 +65,13 @@ class CoarseFixesTask(JobTask):
             for array, value in values.items():
                 written += FIXED[array].write(job, np.asarray(value), z=z)
         lost = [z for z in lost if not cluster.fixes.of(z).excluded]
+        remarks = list(stack.remarks)
+        if lost:
+            named = listed_sections(job, sorted(lost))
+            remarks.append(f"resembles none of its neighbours where the fixes place it: {named}")
         return Result(
-            outcome=Outcome.LOW_QUALITY if lost else Outcome.OK,
-            message=f"resembles none of its neighbours where the fixes place it: {listed_sections(job, sorted(lost))}"
-            if lost
-            else "",
+            outcome=Outcome.LOW_QUALITY if remarks else Outcome.OK,
+            message="; ".join(remarks),
             bytes_read=job.source_bytes(len(stack.sections) * job.section_pixels, mip=stack.mip),
             bytes_written=written,
         )
@@ -91,7 +94,7 @@ def coarse_fix_tasks(stage: Stage, job: Job) -> Iterator[CoarseFixesTask]:
     for cluster in fix_clusters(job):
         if cluster.moved:
             yield CoarseFixesTask(
-                **stage.task_fields(job, f"fix-z{cluster.moved[0]:06d}", clusters=[cluster]), cluster=cluster
+                **stage.task_fields(job, f"{FIX_TASKS}-z{cluster.moved[0]:06d}", clusters=[cluster]), cluster=cluster
             )
 
 
@@ -102,6 +105,7 @@ class _Stack:
         self.job, self.cluster, self.mip = job, cluster, thumbnail_mip(job)
         self.volume = open_source(job, fixes=cluster.fixes)
         self.sections: dict[int, CoarseSection] = {}
+        self.remarks: list[str] = []
         steps = job.coarse.neighbours
         self.near = range(max(0, cluster.moved[0] - steps), min(job.shape[0], cluster.moved[-1] + steps + 1))
         read = {array: array.read(job, z=self.near) for array in PLACES}
@@ -139,6 +143,8 @@ class _Stack:
                     least=job.coarse.min_ratio,
                     shape_yx=job.shape_yx,
                 )
+                if rests_on_points(pair):
+                    self.remarks.append(unconfirmed_points(z, other, len(points)))
             if pair.ratio >= job.coarse.min_ratio:
                 place = compose_affine(outer=invert_affine(pair.affine), inner=self.maps[other])
                 found.append((place, _POINTS_WEIGHT if len(points) else 1.0))

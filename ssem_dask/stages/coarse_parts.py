@@ -14,12 +14,13 @@ from torch import Tensor
 from ssem_dask.field.affine import Affine, apply_affine, compose_affine, invert_affine
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.piecewise_affine import PiecewiseAffine
+from ssem_dask.fixes.section_fixes import VolumeFixes
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import ceil_div, shape_at_mip
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.registration.section_parts.find_parts import Neighbour, SectionParts, find_parts
 from ssem_dask.registration.section_parts.part_maps import MAX_PARTS
-from ssem_dask.stages.fixed_sections import excluded_sections
+from ssem_dask.stages.fixed_sections import excluded_sections, fitted_rows
 from ssem_dask.stages.job import SECTIONS_PER_THUMBNAIL_TASK, Job
 from ssem_dask.stages.run_arrays import COARSE_PLACED, PART_LABELS, PART_MAPS, PART_PLACED, parts_mip
 from ssem_dask.stages.section_labels import listed_sections
@@ -90,20 +91,30 @@ def read_part_arrays(job: Job) -> tuple[RunArray, ...]:
     return (PART_MAPS, PART_LABELS) if job.coarse.parts else ()
 
 
-def part_regions(job: Job, start: int, stop: int) -> tuple[Region, ...]:
-    """Return the regions that `read_parts` reads for the sections `start <= z < stop`."""
-    return tuple(array.region(job, start, stop) for array in read_part_arrays(job))
+def part_regions(job: Job, start: int, stop: int, *, fixes: VolumeFixes | None = None) -> tuple[Region, ...]:
+    """Return the regions that `read_parts` reads for the sections `start <= z < stop` with the same fixes."""
+    sections = range(max(0, start), min(stop, job.shape[0]))
+    beyond = sorted({row for row in fitted_rows(job, sections, fixes) if row not in sections})
+    spans = [(start, stop), *((row, row + 1) for row in beyond)]
+    return tuple(array.region(job, *span) for array in read_part_arrays(job) for span in spans)
 
 
-def read_parts(job: Job, sections: range) -> dict[int, PiecewiseAffine]:
-    """Return the broken ones among some sections, by z."""
+def read_parts(job: Job, sections: range, *, fixes: VolumeFixes | None = None) -> dict[int, PiecewiseAffine]:
+    """Return the broken ones among some sections, by z.
+
+    Args:
+        job: the run.
+        sections: z.
+        fixes: fixes that say which sections have changed places, with their parts; None: those of the fit.
+    """
     if not job.coarse.parts:
         return {}
-    maps, out = PART_MAPS.read(job, z=sections), {}
-    for z, known in zip(sections, maps, strict=True):
+    out = {}
+    for z, row in zip(sections, fitted_rows(job, sections, fixes), strict=True):
+        known = PART_MAPS.read(job, z=row)
         affines = known[: np.count_nonzero(np.isfinite(known[:, 0, 0]))]
         if len(affines):
-            out[z] = PiecewiseAffine(affines, PART_LABELS.read(job, z=z), 1 << parts_mip(job))
+            out[z] = PiecewiseAffine(affines, PART_LABELS.read(job, z=row), 1 << parts_mip(job))
     return out
 
 
@@ -112,7 +123,8 @@ def part_steps(job: Job) -> Float64Array:
     if not job.coarse.parts:
         return np.full(job.shape[0], np.nan)
     middle = np.append(np.array(job.shape_yx) / 2, 1.0)
-    moved = PART_MAPS.read(job)[:, 1] @ middle - middle[:2]
+    rows = fitted_rows(job, range(job.shape[0]), job.fixes)
+    moved = PART_MAPS.read(job)[rows, 1] @ middle - middle[:2]
     return np.asarray(np.linalg.norm(moved, axis=1))
 
 

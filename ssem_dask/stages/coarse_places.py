@@ -51,20 +51,21 @@ def solve_places(job: Job, *, with_parts: bool, among: range | None = None) -> t
         among: sections that are solved for, without the pairs that lead out of them; None: all.
     """
     among = range(job.shape[0]) if among is None else among
-    pieces = _join_pieces(job, among, with_parts=with_parts)
+    pieces, fixes = _join_pieces(job, among, with_parts=with_parts), job.fitted_fixes
     sections, jumps, accepted = pieces.solved.sections, list[int](), pieces.solved.accepted.astype(np.float64)
     if job.coarse.sections == "separate" and enough_pairs(accepted):
-        # Registration needs sections within its search range. Stage compose decides whether they were displaced.
+        # Registration needs sections within its search range. Stage compose decides whether they were displaced, and
+        # puts jumps back that the tissue has.
         separated = separate_affines(
             pieces.relative,
             accepted,
             shape_yx=job.shape_yx,
             thickness=job.thickness,
             certainty=1.0,
-            known_jumps=[z - among.start for z in job.fitted_fixes.undone_jumps if z in among[1:]],
-            kept_jumps=[z - among.start for z in job.fitted_fixes.kept_jumps if z in among[1:]],
+            known_jumps=[z - among.start for z in (*fixes.undone_jumps, *fixes.kept_jumps) if z in among[1:]],
         )
-        sections, jumps = separated.sections, [jump.z + among.start for jump in separated.jumps]
+        found = [jump.z + among.start for jump in separated.jumps]
+        sections, jumps = separated.sections, [z for z in found if z not in fixes.kept_jumps]
     return pieces, apply_corrections(pieces.gross, sections), jumps
 
 

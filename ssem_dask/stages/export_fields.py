@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssem_dask.field.extrapolate import field_affine, filled, padded
+from ssem_dask.field.border import extrapolated
+from ssem_dask.field.extrapolate import field_affine, filled
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_known
 from ssem_dask.field.inverse import preimages
@@ -85,7 +86,8 @@ def section_export(field: Tensor, target: FieldTarget) -> SectionExport:
 def _directed(field: Tensor, *, grid: Grid) -> DirectedField:
     known = torch.isfinite(field).all(dim=0)
     return DirectedField(
-        values=padded(filled(field, grid=grid)).numpy(), known=np.pad(known.numpy(), MARGIN, mode="edge")
+        values=extrapolated(filled(field, grid=grid), grid=grid)[0].float().numpy(),
+        known=np.pad(known.numpy(), MARGIN, mode="edge"),
     )
 
 

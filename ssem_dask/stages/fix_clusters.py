@@ -85,9 +85,17 @@ class FixCluster:
 
 def fix_clusters(job: Job) -> tuple[FixCluster, ...]:
     """Return the clusters of a run, in order; none if its fixes are those of its fit."""
-    if job.fixes == job.fitted_fixes:
-        return ()
-    return _clusters(_Key(job.fixes, job.fitted_fixes), job.shape[0])
+    return clusters_between(job.fixes, job.fitted_fixes, count=job.shape[0])
+
+
+def clusters_between(fixes: VolumeFixes, fitted: VolumeFixes, *, count: int) -> tuple[FixCluster, ...]:
+    """Return the clusters of a volume of `count` sections, by the fixes that hold and by those of the fit."""
+    return () if fixes == fitted else _clusters(_Key(fixes, fitted), count)
+
+
+def pairs_of(clusters: Iterable[FixCluster], *, steps: int, count: int) -> tuple[tuple[int, int], ...]:
+    """Return the pairs (k, z) that clusters have changed, in order; arguments as of `FixCluster.pairs`."""
+    return tuple(sorted({pair for cluster in clusters for pair in cluster.pairs(steps=steps, count=count)}))
 
 
 def clusters_at(job: Job, sections: range) -> tuple[FixCluster, ...]:

@@ -52,6 +52,14 @@ def window_points(fixes: VolumeFixes, window: Window, *, grid: Grid, coarse: Flo
     return found
 
 
+def unconfirmed_points(z: int, other: int, count: int) -> str:
+    """Return a sentence on points of two sections that nothing in the images confirms."""
+    return (
+        f"the images of sections {z} and {other} do not agree where the {plural(count, 'point')} between them "
+        f"{'leads' if count == 1 else 'lead'}; check them"
+    )
+
+
 def contradicted_points(
     points: Mapping[Pair, PairPoints], pairs: PairFields, window: Window, *, nodes: Grid, grid: Grid
 ) -> list[str]:

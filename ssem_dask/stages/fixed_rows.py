@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssem_dask.geometry.region import Region
-from ssem_dask.stages.fix_clusters import FixCluster, clusters_at, fix_clusters
+from ssem_dask.stages.fix_clusters import FixCluster, clusters_at, fix_clusters, pairs_of
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import (
     AFFINE_CORRECTION,
@@ -80,7 +80,7 @@ def read_level(
 def changed_pairs(job: Job, clusters: Iterable[FixCluster] | None = None) -> frozenset[tuple[int, int]]:
     """Return the pairs (k, z) that clusters have changed; None: all clusters."""
     chosen = fix_clusters(job) if clusters is None else clusters
-    return frozenset(pair for c in chosen for pair in c.pairs(steps=job.register.neighbours, count=job.shape[0]))
+    return frozenset(pairs_of(chosen, steps=job.register.neighbours, count=job.shape[0]))
 
 
 @dataclass(frozen=True, slots=True)

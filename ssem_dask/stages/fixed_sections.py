@@ -1,6 +1,7 @@
 """Images and masks that a task reads, as fixes of the user change them."""
 
 import contextlib
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -44,6 +45,20 @@ def placed_maps(job: Job, fixes: VolumeFixes) -> Float64Array:
 def reading_order(fixes: VolumeFixes) -> dict[int, int]:
     """Return the section that is read in the place of each section that has changed places with another."""
     return {z: fix.other for z, fix in fixes.sections.items() if fix.other is not None}
+
+
+def fitted_rows(job: Job, sections: Iterable[int], fixes: VolumeFixes | None) -> list[int]:
+    """Return where the fit has what it found in the images that are read as some sections.
+
+    Args:
+        job: the run.
+        sections: z.
+        fixes: fixes that say which sections have changed places; None: those of the fit.
+    """
+    fitted = reading_order(job.fitted_fixes)
+    order = fitted if fixes is None else reading_order(fixes)
+    # Sections change places in pairs, so an order is its own inverse.
+    return [fitted.get(order.get(z, z), order.get(z, z)) for z in sections]
 
 
 def white_of(dtype: np.dtype[Any]) -> float:

@@ -15,7 +15,7 @@ from ssem_dask.stages.fixed_rows import MergedPairs
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.replaced_sections import support_rows
 from ssem_dask.stages.run_arrays import CONFIDENCE, FIXED, SUPPORT, SUPPORT_SECTIONS
-from ssem_dask.stages.stage import JobTask, Stage
+from ssem_dask.stages.stage import FIX_TASKS, JobTask, Stage
 from ssem_dask.task import Result
 from ssem_dask.types import BoolArray, Float64Array
 
@@ -92,7 +92,7 @@ class SupportFixesTask(JobTask):
 def support_fix_tasks(stage: Stage, job: Job) -> Iterator[SupportFixesTask]:
     """Yield the task of each cluster."""
     for cluster in fix_clusters(job):
-        name = f"fix-support-z{cluster.sections.start:06d}"
+        name = f"{FIX_TASKS}-support-z{cluster.sections.start:06d}"
         yield SupportFixesTask(**stage.task_fields(job, name, clusters=[cluster]), cluster=cluster)
 
 

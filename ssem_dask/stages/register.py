@@ -27,7 +27,7 @@ from ssem_dask.stages.register_choices import resolve_register
 from ssem_dask.stages.register_fixes import register_fix_tasks
 from ssem_dask.stages.registered_window import describe_faults, nodes_of, register_images
 from ssem_dask.stages.run_arrays import CALIBRATION, COARSE, COARSE_INVERTED, CONFIDENCE, DAMAGE, PAIRS
-from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
+from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage, with_fix_tasks
 from ssem_dask.storage.volume import VolumeInfo
 from ssem_dask.task import Outcome, Result, box_name
 from ssem_dask.types import ConfigBase, ShapeZYX
@@ -136,8 +136,11 @@ class RegisterStage(Stage):
             )
             for window in windows(job)
         )
+        yield self._fix_tasks(job)
+
+    def _fix_tasks(self, job: Job) -> Iterator[JobTask]:
         if fix_clusters(job):
-            yield register_fix_tasks(self, job, [window for window in windows(job) if window.core.start[0] == 0])
+            yield from register_fix_tasks(self, job, [window for window in windows(job) if window.core.start[0] == 0])
 
     def estimate(self, job: Job) -> Estimate:
         """Return the cost. Each task reads its window with halo and writes a shard of pairs and one of confidence."""
@@ -145,7 +148,7 @@ class RegisterStage(Stage):
         mip = job.register.mip
         nodes = math.prod(job.grid.shape)
         itemsize = job.info.dtype.itemsize
-        return Estimate(
+        estimate = Estimate(
             tasks=count,
             pixels=job.size,
             bytes_read=job.source_bytes(read, mip=mip),
@@ -160,6 +163,7 @@ class RegisterStage(Stage):
             # Measured too: images, features and masks of the window; per section the solver's buffers for 32 pairs.
             gpu_memory=largest // 4**mip * 12 + largest // job.register.sections // 4**mip * 160,
         )
+        return with_fix_tasks(estimate, self._fix_tasks(job))
 
 
 def windows(job: Job) -> Iterator[Window]:

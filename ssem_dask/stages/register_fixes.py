@@ -16,10 +16,11 @@ from ssem_dask.geometry.windows import Window
 from ssem_dask.stages.coarse_parts import part_regions
 from ssem_dask.stages.fix_clusters import FixCluster, fix_clusters
 from ssem_dask.stages.fixed_rows import fixed_regions
+from ssem_dask.stages.fixed_sections import fitted_rows
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.registered_window import describe_faults, nodes_of, register_images
 from ssem_dask.stages.run_arrays import CALIBRATION, COARSE, COARSE_INVERTED, CONFIDENCE, DAMAGE, FIXED, PAIRS
-from ssem_dask.stages.stage import JobTask, Stage
+from ssem_dask.stages.stage import FIX_TASKS, JobTask, Stage
 from ssem_dask.task import Outcome, Result, box_name
 
 _DEPTH = 8
@@ -71,10 +72,11 @@ class RegisterFixesTask(JobTask):
             *job.source_regions(z.start, z.stop, fixes=self.cluster.fixes),
             *(array.region(job, z.start, z.stop) for array in arrays),
             *fixed_regions(job, *arrays, start=z.start, stop=z.stop),
-            *part_regions(job, z.start, z.stop),
+            *part_regions(job, z.start, z.stop, fixes=self.cluster.fixes),
         ]
         if job.mask.active:
-            reads.append(DAMAGE.region(job, z.start, z.stop))
+            rows = fitted_rows(job, z, self.cluster.fixes)
+            reads += [DAMAGE.region(job, z.start, z.stop), *(DAMAGE.region(job, n, n + 1) for n in rows if n not in z)]
         if job.register.registration_method.needs_calibration:
             reads.append(CALIBRATION.region(job))
         core = self.window.core.clipped(job.shape)
@@ -107,7 +109,7 @@ def register_fix_tasks(stage: Stage, job: Job, places: list[Window]) -> Iterator
                 yield RegisterFixesTask(
                     **stage.task_fields(
                         job,
-                        f"fix-{box_name((start, *place.core.start_yx))}",
+                        f"{FIX_TASKS}-{box_name((start, *place.core.start_yx))}",
                         pixels=core.size,
                         clusters=[cluster],
                     ),

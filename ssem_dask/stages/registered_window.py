@@ -20,7 +20,7 @@ from ssem_dask.stages.coarse_parts import read_parts
 from ssem_dask.stages.fix_clusters import FixCluster
 from ssem_dask.stages.fixed_points import contradicted_points, window_points
 from ssem_dask.stages.fixed_rows import read_places
-from ssem_dask.stages.fixed_sections import fix_codes, has_codes
+from ssem_dask.stages.fixed_sections import fitted_rows, fix_codes, has_codes
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.mask import read_codes
 from ssem_dask.stages.run_arrays import COARSE, COARSE_INVERTED, DAMAGE
@@ -75,7 +75,7 @@ def register_images(
     mip = job.register.mip
     volume = open_source(job, fixes=fixes)
     coarse = read_places(job, COARSE, window.read.sections, clusters=clusters)
-    parts = read_parts(job, window.read.sections)
+    parts = read_parts(job, window.read.sections, fixes=fixes)
     box, device = window.read.at_mip(mip), compute_device()
     images = torch.empty(box.shape, device=device)
     valid = torch.empty(box.shape, dtype=torch.bool, device=device)
@@ -135,9 +135,10 @@ def _codes(
     box = window.read.at_mip(mip)
     codes = torch.full(box.shape, TISSUE, dtype=torch.uint8)
     masks = DAMAGE.open(job) if job.mask.active else None
+    rows = fitted_rows(job, window.read.sections, fixes)
     for i, (z, affine) in enumerate(zip(window.read.sections, coarse, strict=True)):
         if masks is not None:
-            codes[i] = read_codes(masks, z=z, mip=job.mask.mip, box=box, affine=affine, parts=parts.get(z))
+            codes[i] = read_codes(masks, z=rows[i], mip=job.mask.mip, box=box, affine=affine, parts=parts.get(z))
         fix = fixes.of(z)
         if has_codes(fix):
             codes[i] = torch.maximum(codes[i], fix_codes(job, fix, box=box, affine=affine))

@@ -23,7 +23,7 @@ from ssem_dask.stages.rendered_levels import LevelsOfTask
 from ssem_dask.stages.replaced_sections import nearest_reach, showing_fixes, support_rows, with_replacements
 from ssem_dask.stages.root_image import describe_root
 from ssem_dask.stages.run_arrays import CONTRAST_PAIRS, SECTION_CONTRAST, SUPPORT, SUPPORT_SECTIONS, aligned_level
-from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
+from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage, with_fix_tasks
 from ssem_dask.stages.warped_volume import Warping, matches_contrast, task_boxes, warp_box, warp_regions
 from ssem_dask.storage.volume import VolumeInfo
 from ssem_dask.task import Result, Task
@@ -146,6 +146,7 @@ class RenderStage(Stage):
         rendering = estimate_rendering(Warping.of_run(job))
         tasks = ceil_div(job.shape[0], SUPPORT_SECTIONS)
         estimate = replace(rendering, tasks=rendering.tasks + tasks, files=rendering.files + tasks)
+        estimate = with_fix_tasks(estimate, support_fix_tasks(self, job))
         if not matches_contrast(job):
             return estimate
         tasks, read, memory = contrast_cost(job)

@@ -29,6 +29,8 @@ from ssem_dask.storage.quality import (
     CUTS,
     SECTION_COLUMNS,
     SECTIONS_PATH,
+    SOURCE_COLUMNS,
+    SOURCE_PATH,
     TIMES,
     WINDOW_COLUMNS,
     WINDOWS_PATH,
@@ -638,6 +640,15 @@ QUALITY_SECTIONS = RunArray(
     chunk=lambda job: (BLOCK, len(SECTION_COLUMNS)),  # noqa: ARG005
     attributes=lambda job: quality_attributes(quality_info(job), SECTION_COLUMNS),
 )
+QUALITY_SOURCE = RunArray(
+    path=SOURCE_PATH,
+    meaning="those columns of quality/sections that follow from the source alone",
+    axes=(_Z, Axis("column", _fixed(len(SOURCE_COLUMNS)))),
+    frame=Frame.SECTION,
+    unit="per column",
+    chunk=lambda job: (BLOCK, len(SOURCE_COLUMNS)),  # noqa: ARG005
+    attributes=lambda job: quality_attributes(quality_info(job), SOURCE_COLUMNS),
+)
 QUALITY_WINDOWS = RunArray(
     path=WINDOWS_PATH,
     meaning="quality per register window; y and x count windows",
@@ -788,6 +799,7 @@ ARRAYS = (
     LOW_FREQUENCY_VARIANCE,
     MEDIAN_CONFIDENCE,
     QUALITY_SECTIONS,
+    QUALITY_SOURCE,
     QUALITY_WINDOWS,
     *RESLICES.values(),
     *FIXED.values(),

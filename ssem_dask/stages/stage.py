@@ -34,6 +34,8 @@ from ssem_dask.storage.volume import VolumeInfo
 from ssem_dask.task import Task
 from ssem_dask.types import ConfigBase
 
+FIX_TASKS = "fix"
+"""Beginning of the names of tasks that write what fixes have changed since the fit."""
 TASK_OVERHEAD_BYTES = 8 << 20
 """Bytes that the first task of a stage takes whatever it holds: caches, threads."""
 
@@ -55,6 +57,14 @@ class Estimate:
     """Approximate number of chunks and files that the tasks request from stores or send to them."""
     gpu_memory: int = 0
     """Peak bytes of one task on a GPU, if its worker has one; 0: it uses none."""
+
+
+def with_fix_tasks(estimate: Estimate, tasks: Iterable[Task]) -> Estimate:
+    """Return a cost that counts the tasks of fixes as well; what they read and hold is little beside the others'."""
+    found = list(tasks)
+    return replace(
+        estimate, tasks=estimate.tasks + len(found), pixels=estimate.pixels + sum(task.pixels for task in found)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

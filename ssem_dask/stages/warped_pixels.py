@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ssem_dask.field.affine import IDENTITY
+from ssem_dask.field.border import extrapolated
 from ssem_dask.field.device import CPU
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import Interpolation, sample_known, sample_lattice
@@ -57,7 +58,7 @@ class Nodes:
 
 
 def read_nodes(url: str, *, sections: range, box: Box, spacing: int, scale: float = 1.0) -> list[Nodes]:
-    """Read the fields of some sections over a box at once.
+    """Read the fields of some sections over a box at once, continued up to the border of the section.
 
     Args:
         url: of the fields.
@@ -74,7 +75,13 @@ def read_nodes(url: str, *, sections: range, box: Box, spacing: int, scale: floa
     if scale != 1:
         values = values / np.float32(scale)
     grid = Grid((values.shape[2], values.shape[3]), step, (low[0] * step, low[1] * step))
-    return [Nodes(torch.from_numpy(np.ascontiguousarray(field)), grid) for field in values]
+    (top, bottom), (left, right) = (
+        (first == 0, last >= count) for first, last, count in zip(low, high, array.shape[2:], strict=True)
+    )
+    fields, grid = extrapolated(
+        torch.from_numpy(np.ascontiguousarray(values)), grid=grid, sides=((top, bottom), (left, right))
+    )
+    return [Nodes(field, grid) for field in fields]
 
 
 def warped_sections(

@@ -1,6 +1,7 @@
 """Quality tables of a run: measurements of its result that need no truth, by section and by window.
 
     quality/sections   (z, column) float32
+    quality/source     (z, column) float32: the columns of `sections` that are of the source alone
     quality/windows    (column, z, y, x) float32; y and x count the register stage's windows
     quality/reslice/…  (z, pixel), the source's dtype: xz and yz cuts, before and after
     quality/*.json     records of stages, and the last evaluation against a truth
@@ -31,6 +32,8 @@ CUTS: Final = ("xz", "yz")
 TIMES: Final = ("before", "after")
 SECTIONS_PATH: Final = "quality/sections"
 """Path of the table by section, in a run."""
+SOURCE_PATH: Final = "quality/source"
+"""Path of the columns by section that the source alone determines, in a run."""
 WINDOWS_PATH: Final = "quality/windows"
 """Path of the table by window, in a run."""
 Table: TypeAlias = Literal["sections", "windows"]
@@ -74,6 +77,10 @@ SECTION_COLUMNS: Final[dict[str, Column]] = {
     "odd_tone": Column("1", "intensity of that piece relative to both neighbours, in standard deviations of tissue"),
     "step": Column("px", "largest displacement of one side of a line through the section against the other"),
 }
+SOURCE_COLUMNS: Final[dict[str, Column]] = {
+    name: SECTION_COLUMNS[name] for name in ("ncc_before", "cpc_before", "contrast", "sharpness", "structure")
+}
+"""Columns that no result of the run changes."""
 WINDOW_COLUMNS: Final[dict[str, Column]] = {
     "similarity": Column("1", "normalised correlation with the previous section after alignment"),
     "confidence": Column("1", "mean confidence of the pair field with the previous section, over its known nodes"),
@@ -164,9 +171,18 @@ def write_sections(run: str, *, start: int, values: dict[str, AnyArray]) -> int:
     Raises:
         PlanError: a name is not in `SECTION_COLUMNS`.
     """
-    rows = np.stack(_columns(values, SECTION_COLUMNS), axis=-1).astype(np.float32)
-    arrays.open_array(join(run, SECTIONS_PATH), mode="r+")[start : start + len(rows)] = rows
-    return rows.nbytes
+    return _write_rows(join(run, SECTIONS_PATH), SECTION_COLUMNS, start=start, values=values)
+
+
+def write_source(run: str, *, start: int, values: dict[str, AnyArray]) -> int:
+    """Write rows of `quality/source`, like `write_sections`, with the columns of `SOURCE_COLUMNS`."""
+    return _write_rows(join(run, SOURCE_PATH), SOURCE_COLUMNS, start=start, values=values)
+
+
+def read_source(run: str, sections: range) -> dict[str, Float32Array]:
+    """Return rows of `quality/source`, each column `(sections,)`."""
+    rows = np.asarray(arrays.open_array(join(run, SOURCE_PATH), mode="r")[sections.start : sections.stop])
+    return dict(zip(SOURCE_COLUMNS, rows.T, strict=True))
 
 
 def write_windows(run: str, *, start: int, values: dict[str, AnyArray]) -> int:
@@ -247,6 +263,12 @@ def _names(array: arrays.ZarrArray, url: str, *, axis: int) -> list[str]:
             f"{url}: has shape {array.shape} but names {len(columns)} columns; run the stage measure again."
         )
     return [column["name"] for column in columns]
+
+
+def _write_rows(url: str, columns: dict[str, Column], *, start: int, values: dict[str, AnyArray]) -> int:
+    rows = np.stack(_columns(values, columns), axis=-1).astype(np.float32)
+    arrays.open_array(url, mode="r+")[start : start + len(rows)] = rows
+    return rows.nbytes
 
 
 def _columns(values: dict[str, AnyArray], columns: dict[str, Column]) -> list[AnyArray]:

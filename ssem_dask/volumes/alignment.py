@@ -8,6 +8,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from ssem_dask.errors import SourceError
+from ssem_dask.field.border import extrapolated
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import Interpolation, sample_known
 from ssem_dask.field.inverse import preimages
@@ -153,12 +154,12 @@ class Alignment:
         grid = Grid((int(self._field.shape[2]), int(self._field.shape[3])), self.spacing)
         for z in np.unique(sections):
             rows = sections == z
-            field = torch.from_numpy(self.field(int(z)))
+            field, nodes = extrapolated(torch.from_numpy(self.field(int(z))), grid=grid)
             positions = torch.from_numpy(mapped[rows, 1:].T.copy())
             if to == "aligned":
-                positions = preimages(field, grid=grid, targets=positions)
+                positions = preimages(field, grid=nodes, targets=positions)
             else:
-                positions = positions + _displacement(field, grid, positions)
+                positions = positions + _displacement(field, nodes, positions)
             mapped[rows, 1:] = positions.T.numpy()
         return mapped
 

@@ -45,17 +45,21 @@ class Origins:
     """Everything else that determines the pixels; plain JSON values."""
     origins: tuple[Origin, ...]
     _planned: list["_Sorted"] = field(init=False)
-    _digests: dict[tuple[int, int, int], str] = field(init=False, default_factory=dict)
+    _digests: dict[tuple[int, ...], str] = field(init=False, default_factory=dict)
+    """By mip, first section, section after the last one, and further sections."""
 
     def __post_init__(self) -> None:
         """Read the fingerprints."""
         self._planned = [_Sorted(origin.read()) for origin in self.origins]
 
-    def digest(self, sections: range, *, mip: int) -> str:
-        """Return the digest of a task that reads some sections of all origins at a mip."""
-        key = mip, sections.start, sections.stop
+    def digest(self, sections: range, *, mip: int, others: Iterable[int] = ()) -> str:
+        """Return the digest of a task that reads some sections of all origins at a mip, and others besides."""
+        key = mip, sections.start, sections.stop, *others
         if key not in self._digests:
-            read = [planned.overlapping(sections, mip=mip) for planned in self._planned]
+            spans = sections, *(range(z, z + 1) for z in key[3:])
+            read = [
+                [part for span in spans for part in planned.overlapping(span, mip=mip)] for planned in self._planned
+            ]
             self._digests[key] = digest_of({**self.options, "read": read, "sections": key})[:16]
         return self._digests[key]
 
@@ -147,6 +151,7 @@ class _Sorted:
         return {key for key in {*self._planned, *current} if self._planned.get(key) != current.get(key)}
 
 
-def _reads_any(task: tuple[int, int, int], differing: Iterable[tuple[int, int, int]]) -> bool:
-    mip, start, stop = task
-    return any(mip == at and start < end and begin < stop for at, begin, end in differing)
+def _reads_any(task: tuple[int, ...], differing: Iterable[tuple[int, int, int]]) -> bool:
+    mip, start, stop, *others = task
+    spans = (start, stop), *((z, z + 1) for z in others)
+    return any(mip == at and a < end and begin < b for at, begin, end in differing for a, b in spans)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ssem_dask.driver.run_fixes import meaning, stored_fixes
+from ssem_dask.driver.run_fixes import kept_meaning, stored_fixes
 from ssem_dask.driver.run_status import Summary
 from ssem_dask.driver.tasks import StageWork, run_on_cluster
 from ssem_dask.errors import OutputError, SourceError
@@ -19,9 +19,11 @@ from ssem_dask.runtime.executor import Executor
 from ssem_dask.shown import without_secrets
 from ssem_dask.stages.configs import DownsampleStageConfig, RenderStageConfig
 from ssem_dask.stages.downsample import DownsampleStage, estimate_downsampling, warp_level_tasks
+from ssem_dask.stages.fix_clusters import clusters_between, pairs_of
+from ssem_dask.stages.fixed_sections import reading_order
 from ssem_dask.stages.render import RenderStage, estimate_rendering, warp_tasks
 from ssem_dask.stages.replaced_sections import nearest_reach
-from ssem_dask.stages.run_arrays import SECTION, SUPPORT
+from ssem_dask.stages.run_arrays import FIXED, SECTION, SUPPORT
 from ssem_dask.stages.warped_volume import Warping, warp_sections
 from ssem_dask.storage import arrays, location, places
 from ssem_dask.storage.json_digest import digest_of
@@ -73,7 +75,8 @@ class WarpPlan:
         """Return the digest of a task, of any level: all of them are made of the same sections of mip 0."""
         reach = nearest_reach(self.warping.config, self.warping.fixes)
         read = range(max(0, sections.start - reach), min(self.warping.info.shape[0], sections.stop + reach))
-        return self.origins.digest(read, mip=0)
+        order = reading_order(self.warping.fixes.within(read))
+        return self.origins.digest(read, mip=0, others=sorted(z for z in order.values() if z not in read))
 
     def record_state(self, state: str) -> None:
         """Write the warp's state to the attributes of the written volume."""
@@ -155,7 +158,12 @@ def warping_of(opened: Alignment, volume: str, destination: str, *, labels: bool
     config = opened.record.config
     info, scale = _volume_info(opened, volume, labels=labels, pixel_size=pixel_size)
     # A section that was left out, or has changed places, is so in every volume of these sections.
-    fixes = meaning(stored_fixes(opened.url).current, info, where=opened.url).showing()
+    stored = stored_fixes(opened.url)
+    fixes, fitted = (
+        kept_meaning(text, pixel_size=opened.record.pixel_size, where=opened.url)
+        for text in (stored.current, stored.fitted)
+    )
+    clusters = clusters_between(fixes, fitted, count=info.shape[0])
     return Warping(
         source=volume,
         info=info,
@@ -165,7 +173,9 @@ def warping_of(opened: Alignment, volume: str, destination: str, *, labels: bool
         mips=level_count(info.shape[1:], smallest=DownsampleStageConfig(**config["downsample"]).smallest),
         config=RenderStageConfig(**config["render"]),
         support=SUPPORT.at(opened.url),
-        fixes=fixes,
+        fixed_support=FIXED[SUPPORT].at(opened.url),
+        changed_pairs=pairs_of(clusters, steps=config["register"]["neighbours"], count=info.shape[0]),
+        fixes=fixes.showing(),
         labels=labels,
         scale=scale,
     )

@@ -145,12 +145,12 @@ def test_an_apply_is_completed_after_kills_of_driver_and_server(run: str, tmp_pa
     for _ in range(2):
         server.post("apply", version=server.version())
         driver = driver_of(server)
-        time.sleep(chance.uniform(4.0, 9.0))
+        time.sleep(chance.uniform(0.5, 3.0))  # all is imported, so the work has begun
         kill(driver)
         assert ended(server)["state"] in ("failed", "done")
     server.post("apply", version=server.version())
     driver = driver_of(server)
-    time.sleep(3.0)
+    time.sleep(1.0)
     server.kill()
     kill(driver)
     server = Server(killed, file, "--cluster", "serial")
@@ -159,5 +159,8 @@ def test_an_apply_is_completed_after_kills_of_driver_and_server(run: str, tmp_pa
         server.post("apply", version=server.version())
         assert ended(server)["state"] == "done"
     assert requests.get(f"{server.api}/state", timeout=20).json()["fixes"]["applied"]
+    waiting = psutil.Process(server.process.pid).children()
     server.kill()
     assert_same(killed, wanted)
+    # The process that waits for the next apply does not outlive the server.
+    assert psutil.wait_procs(waiting, timeout=30)[1] == []

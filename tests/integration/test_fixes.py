@@ -9,10 +9,12 @@ import pytest
 from benchmarks.spoilt.kinds import spoil_stack
 from benchmarks.spoilt.measure import Measured, measure, truth_maps
 from benchmarks.spoilt.stacks import DeformedStack, deform_stack, load_stack
+from ssem_dask.runtime.events import SilentObserver, StageStarted
 from ssem_dask.runtime.executor import SerialExecutor
 from ssem_dask.stages.fix_clusters import REACH
 from ssem_dask.stages.run_arrays import COARSE, COARSE_STATE, CONFIDENCE, SectionState
 from ssem_dask.storage.fixes_store import kept_fixes, read_kept_fixes
+from ssem_dask.task import TaskReport
 from tests.support.fixed_runs import SHALLOW, FixedRun
 
 AT = 5
@@ -112,8 +114,16 @@ def test_a_fix_changes_what_it_reaches_and_nothing_else(tmp_path: Path) -> None:
     fields, pixels, begun = run.fields().values, run.pixels(), run.ended()
     at = 10
     text = f"[[section]]\nz = {at}\naction = 'exclude'\nfill = 'nearest'"
-    planned = run.plan_fix(text).invalidation
-    assert run.fix(text).state == "complete"
+    rerun = run.plan_fix(text)
+    planned = rerun.invalidation
+    assert rerun.is_quick
+    assert not run.plan_fix(text, refit=True).is_quick
+    heard = Heard()
+    assert run.fix(text, observer=heard).state == "complete"
+    assert heard.surprises == []
+    # Nothing that a fix cannot change is read again.
+    assert not any(key.startswith("measure/source-") for key in heard.ended)
+    assert {key for key in heard.ended if key.startswith("register/")} == {"register/fix-z000008-y0000000-x0000000"}
     change = np.abs(run.fields().values - fields).max(axis=(1, 2, 3))
     reached = np.flatnonzero(change)
     assert at in reached
@@ -137,6 +147,30 @@ def test_a_fix_changes_what_it_reaches_and_nothing_else(tmp_path: Path) -> None:
     np.testing.assert_array_equal(run.pixels(), pixels)
     # Every version that was used is kept.
     assert [read_kept_fixes(run.output, name) for name in kept_fixes(run.output)] == [text]
+
+
+class Heard(SilentObserver):
+    """Keys of the tasks that ended, and whatever a user would stumble over."""
+
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+        self.surprises: list[str] = []
+        self._tasks = self._done = 0
+
+    def stage_started(self, event: StageStarted) -> None:
+        self._tasks, self._done = event.tasks, event.done_tasks
+
+    def task_ended(self, report: TaskReport) -> None:
+        self.ended.append(report.key)
+        self._done += 1
+
+    def stage_ended(self, stage: str) -> None:
+        if self._done != self._tasks:
+            self.surprises.append(f"{stage}: {self._done} of {self._tasks} tasks")
+
+    def note(self, message: str) -> None:
+        if "missing" in message or "damaged" in message:
+            self.surprises.append(message)
 
 
 def correspondences(undamaged: FixedRun, *, shift: float, noise: float) -> list[list[float]]:

@@ -15,7 +15,7 @@ from ssem_dask.driver.rerun import RerunPlan, Selection, execute_rerun, plan_rer
 from ssem_dask.driver.run_fixes import GivenFixes
 from ssem_dask.driver.run_status import Summary
 from ssem_dask.geometry.box import Box
-from ssem_dask.runtime.events import SilentObserver
+from ssem_dask.runtime.events import Observer, SilentObserver
 from ssem_dask.runtime.executor import Executor, SerialExecutor
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import SECTION
@@ -79,11 +79,18 @@ class FixedRun:
     def plan_fix(self, fixes: str, *, refit: bool = False) -> RerunPlan:
         return plan_rerun(self.output, Selection(), fixes=self.given(fixes), refit=refit)
 
-    def fix(self, fixes: str, *, refit: bool = False, executor: Executor | None = None) -> Summary:
+    def fix(
+        self,
+        fixes: str,
+        *,
+        refit: bool = False,
+        executor: Executor | None = None,
+        observer: Observer | None = None,
+    ) -> Summary:
         """Change the fixes and compute what follows."""
         planned = self.plan_fix(fixes, refit=refit)
         self.planned = planned.plan
-        return execute_rerun(planned, executor=executor or SerialExecutor(), observer=SilentObserver())
+        return execute_rerun(planned, executor=executor or SerialExecutor(), observer=observer or SilentObserver())
 
     def resume(self) -> Summary:
         """Compute what is missing, with the fixes that the run has."""

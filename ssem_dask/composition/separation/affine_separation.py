@@ -187,7 +187,8 @@ def separate_affines(
         certainty: P(displaced), see `regularised_variances`; None computes it from the evidence.
         undo_jumps: whether to find places where all later sections are displaced alike, and to undo that.
         known_jumps: sections before which there certainly is such a place; these are undone in any case.
-        kept_jumps: sections before which there certainly is none.
+        kept_jumps: sections before which the tissue itself jumps. That is natural motion, but out of all proportion: so
+            such a jump is taken out like one that is undone, and put back at the end.
         anchors: landmarks and far pairs that determine drift; None leaves drift in.
 
     Raises:
@@ -200,11 +201,11 @@ def separate_affines(
     displacements = problem.displacements(parameters)
     jumps: tuple[Jump, ...] = ()
     fits: dict[str, Fit] = {}
-    if undo_jumps or known_jumps:
+    if undo_jumps or known_jumps or kept_jumps:
         fit = partial(problem.fit, displacements)
-        kept = kept_jumps if undo_jumps else range(count)
+        known, rejected = [*known_jumps, *kept_jumps], () if undo_jumps else range(count)
         search = find_jumps(
-            displacements, problem.weights, jump_sd=problem.jump_sd, fit=fit, known=known_jumps, kept=kept
+            displacements, problem.weights, jump_sd=problem.jump_sd, fit=fit, known=known, kept=rejected
         )
         jumps, fits = search.jumps, search.fits
     model = problem.model(np.ones_like(problem.weights), jumps)
@@ -240,14 +241,18 @@ def separate_affines(
             )
             means = _Means(anchored.sections, anchored.motion, anchored.erratic, anchored.residual)
         iterate = _advance(problem, means, priors, jumps=iterate.jumps, fits=fits)
+    kept = [jump for jump in iterate.jumps if jump.z in kept_jumps]
+    parameters, motion = iterate.parameters - jump_offsets(kept, count=count), iterate.motion.copy()
+    for jump in kept:
+        motion[jump.z] += jump.step
     return AffineSeparation(
-        sections=from_parameters(iterate.parameters, shape_yx=shape_yx),
-        motion=iterate.motion,
+        sections=from_parameters(parameters, shape_yx=shape_yx),
+        motion=motion,
         variances={name: fit.variances for name, fit in iterate.fits.items()},
         evidence=evidence,
         certainty=certainty,
         weights=problem.weights * iterate.robust,
-        jumps=iterate.jumps,
+        jumps=tuple(jump for jump in iterate.jumps if jump.z not in kept_jumps),
         drift=None if anchored is None else DriftResult.of(anchored),
     )
 

@@ -80,6 +80,11 @@ def pair_of_points(
     return CoarsePair(affine=start, ratio=POINTS_RATIO, similarity=near.similarity)
 
 
+def rests_on_points(pair: CoarsePair) -> bool:
+    """Return whether a pair has its map from points alone, since the images do not agree where they lead."""
+    return pair.ratio == POINTS_RATIO
+
+
 def start_by_points(maps: Mapping[int, Affine], *, fixed: int, moving: int) -> Affine | None:
     """Return a start for a pair of which one section was placed by points with a third one; None if neither was.
 

@@ -1,7 +1,8 @@
 """The driver that solves a run again with its fixes, as a process of its own whose progress the page shows.
 
 It is the command that a user would type. So it may be killed at any moment, like the server and the browser: what it
-has done is in the run's ledger, and the next apply completes the rest.
+has done is in the run's ledger, and the next apply completes the rest. A page that stays open has the next process
+ready, with everything imported (`cli.standby`).
 """
 
 import contextlib
@@ -14,11 +15,52 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import IO, Any
 
 _LINES_KEPT = 30
 _STOP_SECONDS = 20.0
 _STAGE_KEYS = ("stage", "done", "tasks", "seconds_left")
+
+
+@dataclass(frozen=True, slots=True)
+class _Driver:
+    """A process that waits for the words of its command."""
+
+    process: "subprocess.Popen[str]"
+    answer: IO[str]
+
+    @classmethod
+    def start(cls) -> "_Driver":
+        # A file, since a result may be longer than a pipe holds while nobody reads it.
+        answer = tempfile.TemporaryFile("w+")  # noqa: SIM115  the thread that follows the driver closes it
+        # A session of its own: Ctrl-C reaches the server alone, which then interrupts the driver once.
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ssem_dask.cli.standby"],
+            stdin=subprocess.PIPE,
+            stdout=answer,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        return cls(process, answer)
+
+    def begin(self, words: Sequence[str]) -> bool:
+        """Let it run a command; return whether it could still be reached."""
+        assert self.process.stdin is not None
+        try:
+            with self.process.stdin as stdin:
+                stdin.write(json.dumps(words) + "\n")
+        except OSError:
+            self.end()
+            return False
+        return self.process.poll() is None
+
+    def end(self) -> None:
+        """End it, if it has nothing to do."""
+        self.process.kill()
+        with contextlib.suppress(OSError), self.process, self.answer:
+            pass
 
 
 class ApplyJob:
@@ -31,8 +73,10 @@ class ApplyJob:
             command: words of the command, without the program.
             ended: called after a driver that has succeeded, in a thread of its own.
         """
-        self._command = [sys.executable, "-m", "ssem_dask.cli", *command]
+        self._words = list(command)
         self._ended = ended
+        self._ready: _Driver | None = None
+        self._keeps_ready = False
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._state: dict[str, Any] = {"state": "idle"}
@@ -55,20 +99,34 @@ class ApplyJob:
             if self._state["state"] == "running":
                 return False
             self._state = {"state": "running", "started": time.monotonic(), "version": version, "message": ""}
-        # A file, since a result may be longer than a pipe holds while nobody reads it.
-        answer = tempfile.TemporaryFile("w+")  # noqa: SIM115  the thread that follows the driver closes it
-        # A session of its own: Ctrl-C reaches the server alone, which then interrupts the driver once.
-        process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.DEVNULL,
-            stdout=answer,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        self._process = process
-        threading.Thread(target=self._follow, args=(process, answer), daemon=True).start()
+        driver = self._take_ready()
+        if driver is None or not driver.begin(self._words):
+            driver = _Driver.start()  # there was none, or somebody has killed it
+            driver.begin(self._words)
+        self._process = driver.process
+        threading.Thread(target=self._follow, args=(driver.process, driver.answer), daemon=True).start()
         return True
+
+    def keep_ready(self) -> None:
+        """Have the next driver ready from now on, until `close`."""
+        with self._lock:
+            self._keeps_ready = True
+            if self._ready is None:
+                self._ready = _Driver.start()
+
+    def close(self) -> None:
+        """Interrupt the driver, and end the one that is ready."""
+        with self._lock:
+            self._keeps_ready = False
+        ready = self._take_ready()
+        if ready is not None:
+            ready.end()
+        self.stop()
+
+    def _take_ready(self) -> "_Driver | None":
+        with self._lock:
+            ready, self._ready = self._ready, None
+        return ready
 
     def stop(self) -> None:
         """Interrupt the driver, if one is running, and wait until it has ended."""
@@ -99,6 +157,8 @@ class ApplyJob:
                 "seconds": round(seconds, 1),
                 "message": verdict if code == 0 else _reason(code, lines),
             }
+            if self._keeps_ready and self._ready is None:
+                self._ready = _Driver.start()
 
     def _hear(self, line: str, lines: deque[str]) -> None:
         """Take a line of the driver's stderr: an event as JSON, or a message."""

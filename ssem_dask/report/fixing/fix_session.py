@@ -194,6 +194,10 @@ class FixSession:
         self.job.stop()
         return self.job.state()
 
+    def close(self) -> None:
+        """Interrupt the driver, if there is one, and let no other wait."""
+        self.job.close()
+
     def _applied(self) -> None:
         """Show the new result, and how each section that was kept has changed."""
         self.views.reload()

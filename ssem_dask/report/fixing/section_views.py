@@ -20,6 +20,7 @@ from PIL import Image
 from ssem_dask.driver.rerun import stored_plan
 from ssem_dask.errors import SourceError, SsemDaskError
 from ssem_dask.field.affine import IDENTITY
+from ssem_dask.field.border import extrapolated
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_known
 from ssem_dask.fixes.section_fixes import NO_FIXES, VolumeFixes, placed_map
@@ -174,7 +175,7 @@ class SectionViews:
             values = np.asarray(array[z, :, first::step, first::step], dtype=np.float32)
             start = (first - (step - 1) / 2) * info.spacing
             grid = Grid((values.shape[1], values.shape[2]), float(info.spacing * step), (start, start))
-            nodes[z] = Nodes(torch.from_numpy(np.ascontiguousarray(values)), grid)
+            nodes[z] = Nodes(*extrapolated(torch.from_numpy(np.ascontiguousarray(values)), grid=grid))
         with self._lock:
             self._previous = _Previous(nodes)
 

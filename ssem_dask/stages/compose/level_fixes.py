@@ -31,7 +31,7 @@ from ssem_dask.stages.run_arrays import (
     PAIR_AFFINES,
     PAIRS,
 )
-from ssem_dask.stages.stage import JobTask
+from ssem_dask.stages.stage import FIX_TASKS, JobTask
 from ssem_dask.task import Result
 from ssem_dask.types import BoolArray, Float64Array
 
@@ -92,9 +92,8 @@ class LevelFixesTask(JobTask):
 def level_fix_tasks(job: Job) -> Iterator[LevelFixesTask]:
     """Yield the task of each cluster."""
     for cluster in fix_clusters(job):
-        yield LevelFixesTask(
-            **compose_fields(job, f"fix-affines-z{cluster.sections.start:06d}", clusters=[cluster]), cluster=cluster
-        )
+        name = f"{FIX_TASKS}-affines-z{cluster.sections.start:06d}"
+        yield LevelFixesTask(**compose_fields(job, name, clusters=[cluster]), cluster=cluster)
 
 
 def moved_rows(cluster: FixCluster, sections: range) -> BoolArray:

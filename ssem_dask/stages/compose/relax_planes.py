@@ -18,7 +18,7 @@ from ssem_dask.composition.relax.relative import split_pairs
 from ssem_dask.composition.relax.relax_report import band_records
 from ssem_dask.field.device import computing_on
 from ssem_dask.geometry.region import Footprint, Region
-from ssem_dask.stages.coarse_parts import read_part_arrays
+from ssem_dask.stages.coarse_parts import part_regions
 from ssem_dask.stages.compose.far_pairs import far_tasks, prepare_far, with_far
 from ssem_dask.stages.compose.grown_sections import grown_level_tasks, grown_section_tasks, grown_split_tasks
 from ssem_dask.stages.compose.layout import pair_steps, section_window, window_count, window_depth
@@ -62,7 +62,7 @@ from ssem_dask.stages.run_arrays import (
     RELAX_STATISTICS,
     spectrum_fit,
 )
-from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask
+from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, with_fix_tasks
 from ssem_dask.task import Result
 
 
@@ -166,7 +166,8 @@ class PlaneSectionsTask(WindowTask):
         around = [cluster.read for cluster in clusters_at(job, own)]
         return Footprint(
             reads=(
-                *self.read_regions(*arrays, *read_part_arrays(job)),
+                *self.read_regions(*arrays),
+                *part_regions(job, self.sections.core.start, self.sections.core.stop, fixes=job.fixes),
                 *(array.region(job, read.start, read.stop) for read in around for array in arrays),
                 *(
                     region
@@ -235,7 +236,7 @@ class PlanesMethod(ComposeMethod):
         config, plane = job.compose.relax, math.prod(job.grid.shape)
         windows, fits, k = window_count(job), len(fitted_windows(job)), pair_steps(job)
         sections, solved = read_depth(job), solve_bytes(job, nodes=plane)
-        return with_far(
+        estimate = with_far(
             job,
             Estimate(
                 tasks=2 * windows + fits + 2,
@@ -247,3 +248,4 @@ class PlanesMethod(ComposeMethod):
                 gpu_memory=solved,
             ),
         )
+        return with_fix_tasks(estimate, level_fix_tasks(job))

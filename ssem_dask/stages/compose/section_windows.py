@@ -167,7 +167,7 @@ def write_sections(
         if affine is not None:
             results[NATURAL] = join_natural_motion(natural, affine=affine, grid=grid)
             results[NATURAL][: max(0, 1 - sections.start)] = torch.nan  # no section precedes the first
-        for z, broken in read_parts(job, sections).items():
+        for z, broken in read_parts(job, sections, fixes=job.fixes).items():
             i, positions = z - sections.start, grid.positions(device).double()
             where = coarse_to_source(coarse[i], broken, positions + corrected[i].double())
             results[SECTION][i] = (where - positions).float()

@@ -106,7 +106,7 @@ def measure_fields(job: Job, info: QualityInfo, sections: range) -> FieldMeasure
     )
     first = max(0, sections.start - 1)
     coarse = read_places(job, COARSE, range(first, sections.stop))
-    parts = read_parts(job, range(first, sections.stop))
+    parts = read_parts(job, range(first, sections.stop), fixes=job.fixes)
     step = max(1, math.ceil(math.sqrt(math.prod(arrays.section.shape[2:]) / KEPT)))
     gathered = [_Section() for _ in sections]
     windows = {name: np.full((len(sections), *info.windows), np.nan) for name in ("confidence", "known", "motion")}

@@ -2,7 +2,8 @@
 
 A task measures `BLOCK` sections, some windows at a time, so that its memory does not grow with the sections. Images are
 compared twice: in every window at a coarse mip of the aligned pyramid, and in a *probe*, a square in the middle of the
-sections at the working mip, where the source is looked at as well. Nothing here changes the result.
+sections at the working mip. There the source is looked at as well, by tasks of their own (`source_task`), since it does
+not change with the result. Nothing here changes the result.
 """
 
 import math
@@ -12,15 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from ssem_dask.diagnosis.section_appearance import measure_appearance
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import ceil_div, shape_at_mip
 from ssem_dask.geometry.region import Footprint
-from ssem_dask.image.similarity import chunked_correlation, normalised_correlation
+from ssem_dask.image.similarity import normalised_correlation
 from ssem_dask.image.tissue import tissue_mask
-from ssem_dask.stages.coarse_parts import read_part_arrays
+from ssem_dask.stages.coarse_parts import part_regions
 from ssem_dask.stages.fix_clusters import fix_clusters
 from ssem_dask.stages.fixed_rows import fixed_regions
 from ssem_dask.stages.job import Job
@@ -28,6 +27,7 @@ from ssem_dask.stages.measure.attention_task import AttentionTask
 from ssem_dask.stages.measure.field_tables import KEPT, READ_ARRAYS, measure_fields, patch_nodes
 from ssem_dask.stages.measure.quality_frame import PROBE_PX, WINDOW_PX, quality_info
 from ssem_dask.stages.measure.section_evidence import EVIDENCE_PX, REACH, measure_evidence
+from ssem_dask.stages.measure.source_task import SOURCE_TABLES, probe_sections, source_tasks
 from ssem_dask.stages.replaced_sections import support_rows
 from ssem_dask.stages.run_arrays import (
     ALIGNED,
@@ -35,19 +35,22 @@ from ssem_dask.stages.run_arrays import (
     CONFIDENCE,
     PAIRS,
     QUALITY_SECTIONS,
+    QUALITY_SOURCE,
     QUALITY_WINDOWS,
     RESLICES,
     SECTION,
     SUPPORT,
     aligned_level,
 )
-from ssem_dask.stages.source_sections import open_source, read_pooled_sections
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
 from ssem_dask.storage.quality import (
     BLOCK,
+    CUTS,
     SECTION_COLUMNS,
+    SOURCE_COLUMNS,
     WINDOW_COLUMNS,
     QualityInfo,
+    read_source,
     window_boxes,
     write_sections,
     write_windows,
@@ -56,9 +59,7 @@ from ssem_dask.storage.volume import Volume
 from ssem_dask.task import Result
 from ssem_dask.types import AnyArray, Float64Array
 
-_TABLES = QUALITY_SECTIONS, QUALITY_WINDOWS, *RESLICES.values()
-_SQUARE_PX = 64
-"""Side of a square of chunked correlation, px."""
+_TABLES = QUALITY_SECTIONS, QUALITY_WINDOWS, *(RESLICES[cut, "after"] for cut in CUTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,35 +75,42 @@ class MeasureTask(JobTask):
         info = quality_info(job)
         aligned = Volume.open(job.url(ALIGNED))
         with torch.inference_mode():
-            probed, cuts = _probe(job, info, aligned, sections)
+            probed, cuts = probe_sections(aligned, info, sections)
             similarity, coverage, read = _compare_windows(info, aligned, sections)
             fields = measure_fields(job, info, sections)
             evidence = measure_evidence(job, aligned, sections)
         areas = np.array([box.size for box in window_boxes(info)], dtype=np.float64).reshape(info.windows)
         probed["coverage"] = (coverage * areas).sum(axis=(1, 2)) / areas.sum()
-        written = write_sections(job.output, start=self.start, values={**probed, **fields.sections, **evidence})
+        before = read_source(job.output, sections)
+        rows: dict[str, AnyArray] = {**before, **probed, **fields.sections, **evidence}
+        written = write_sections(job.output, start=self.start, values=rows)
         windows = {**fields.windows, "similarity": similarity, "coverage": coverage}
         written += write_windows(job.output, start=self.start, values=windows)
-        for (cut, time), pixels in cuts.items():
-            written += RESLICES[cut, time].write(job, pixels, z=sections)
-        probe = 2 * len(sections) * info.probe.shape[1] * info.probe.shape[2] * job.info.dtype.itemsize
+        for cut, pixels in cuts.items():
+            written += RESLICES[cut, "after"].write(job, pixels, z=sections)
+        probe = len(sections) * info.probe.shape[1] * info.probe.shape[2] * job.info.dtype.itemsize
         return Result(bytes_read=probe + read + fields.bytes_read, bytes_written=written)
 
     def footprint(self) -> Footprint:
         """Read its sections and those near them of source, pyramid and fields; write its rows of the tables."""
         job, near = self.job, (self.start - REACH, self.stop + REACH)
         levels = (aligned_level(mip).region(job, *near) for mip in range(job.mips))
-        read = (
-            array.region(job, *near if array is SECTION else (self.start - 1, self.stop))
-            for array in (*READ_ARRAYS, *read_part_arrays(job))
-        )
+        read = (array.region(job, *near if array is SECTION else (self.start - 1, self.stop)) for array in READ_ARRAYS)
         fixed = fixed_regions(job, COARSE, PAIRS, CONFIDENCE, SUPPORT, start=near[0], stop=near[1])
         reached = range(max(0, near[0]), near[1])
         # Where sections without a place show something else, they are measured as they would be without that.
         rows = support_rows(job, reached) if job.render.unplaced != "as_is" else ()
         support = (SUPPORT.region(job, z.start, z.stop) for z in rows)
         return Footprint(
-            reads=(*job.source_regions(*near, fixes=job.fixes), *support, *levels, *read, *fixed),
+            reads=(
+                *job.source_regions(*near, fixes=job.fixes),
+                QUALITY_SOURCE.region(job, self.start, self.stop),
+                *support,
+                *levels,
+                *read,
+                *part_regions(job, self.start - 1, self.stop, fixes=job.fixes),
+                *fixed,
+            ),
             writes=tuple(array.region(self.job, self.start, self.stop) for array in _TABLES),
         )
 
@@ -119,27 +127,34 @@ class MeasureStage(Stage):
         So a run that is measured again has a column that was added since.
         """
         del job
-        return {"block": BLOCK, "columns": [*SECTION_COLUMNS], "window_columns": [*WINDOW_COLUMNS]}
+        return {
+            "block": BLOCK,
+            "columns": [*SECTION_COLUMNS],
+            "source_columns": [*SOURCE_COLUMNS],
+            "window_columns": [*WINDOW_COLUMNS],
+        }
 
     def prepare(self, job: Job) -> None:
         """Create the tables of `quality/`."""
-        for array in _TABLES:
+        for array in (*SOURCE_TABLES, *_TABLES):
             array.create(job)
 
     def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
-        """Yield blocks of sections, which are independent; then the names of all sections."""
+        """Yield blocks of sections of the source, the same of the result, then the names of all sections."""
+        blocks = [(start, min(start + BLOCK, job.shape[0])) for start in range(0, job.shape[0], BLOCK)]
+        yield source_tasks(self, job, blocks)
         yield (
             MeasureTask(
                 **self.task_fields(
                     job,
                     f"z{start:06d}",
-                    pixels=(min(start + BLOCK, job.shape[0]) - start) * job.section_pixels,
+                    pixels=(stop - start) * job.section_pixels,
                     stop=start + BLOCK + REACH,
                 ),
                 start=start,
-                stop=min(start + BLOCK, job.shape[0]),
+                stop=stop,
             )
-            for start in range(0, job.shape[0], BLOCK)
+            for start, stop in blocks
         )
         named = self.task_fields(
             job, "attention-all", fixes=job.fixes.showing(), clusters=fix_clusters(job), stop=job.shape[0]
@@ -156,13 +171,13 @@ class MeasureStage(Stage):
         band = (BLOCK + 1) * min(y, max(WINDOW_PX, info.window[0] >> info.similarity_mip)) * x
         patch = patch_nodes(job.shape_yx, window=info.window, spacing=job.spacing)
         return Estimate(
-            tasks=tasks + 1,
+            tasks=2 * tasks + 1,
             pixels=job.size,
             bytes_read=z * (2 * probe * job.info.dtype.itemsize + y * x * job.info.dtype.itemsize + nodes * 4 * 6),
             # 40 columns per section are more than there are, so that a few more do not change the estimate.
             bytes_written=z
             * (40 * 4 + len(WINDOW_COLUMNS) * 4 * math.prod(info.windows) + 4 * PROBE_PX * job.info.dtype.itemsize),
-            files=tasks * 6 + 1,
+            files=tasks * 7 + 1,
             # In turn: the probe, a band of windows, fields with the nodes kept for medians, and whole sections.
             memory=TASK_OVERHEAD_BYTES
             + max(
@@ -176,40 +191,6 @@ class MeasureStage(Stage):
     def request_bytes(self, job: Job) -> int:
         """Return the bytes of a chunk of the aligned volume."""
         return math.prod(job.render.chunk) * job.info.dtype.itemsize
-
-
-def _probe(
-    job: Job, info: QualityInfo, aligned: Volume, sections: range
-) -> tuple[dict[str, Float64Array], dict[tuple[str, str], AnyArray]]:
-    """Similarity of each section with the one before, and the rows of the cuts, before and after."""
-    found: dict[str, Float64Array] = {}
-    cuts: dict[tuple[str, str], AnyArray] = {}
-    for time, volume in (("before", open_source(job, fixes=job.fixes)), ("after", aligned)):
-        ncc, cpc = np.full(len(sections), np.nan), np.full(len(sections), np.nan)
-        looks = {name: np.full(len(sections), np.nan) for name in ("contrast", "sharpness", "structure")}
-        xz = np.zeros((len(sections), info.probe.shape[2]), dtype=job.info.dtype)
-        yz = np.zeros((len(sections), info.probe.shape[1]), dtype=job.info.dtype)
-        previous: tuple[AnyArray, Tensor] | None = None
-        numbers = range(max(0, sections.start - 1), sections.stop)
-        boxes = [Box((z, *info.probe.start_yx), (z + 1, *info.probe.stop[1:]), info.probe.mip) for z in numbers]
-        for z, pooled in zip(numbers, read_pooled_sections(volume, boxes=boxes), strict=True):
-            image, mask = pooled.numpy(), tissue_mask(pooled)
-            i = z - sections.start
-            if previous is not None:
-                valid = (mask & previous[1]).numpy()
-                ncc[i] = normalised_correlation(previous[0], image, valid=valid)
-                cpc[i] = chunked_correlation(previous[0], image, valid=valid, side=_SQUARE_PX)
-            if i >= 0:
-                xz[i], yz[i] = image[len(image) // 2].round(), image[:, image.shape[1] // 2].round()
-                if time == "before":
-                    look = measure_appearance(pooled, mask=mask)
-                    for name, values in looks.items():
-                        values[i] = getattr(look, name)
-            previous = image, mask
-        ending = "" if time == "after" else "_before"
-        found |= {f"ncc{ending}": ncc, f"cpc{ending}": cpc} | (looks if time == "before" else {})
-        cuts |= {("xz", time): xz, ("yz", time): yz}
-    return found, cuts
 
 
 def _compare_windows(info: QualityInfo, aligned: Volume, sections: range) -> tuple[Float64Array, Float64Array, int]:

@@ -44,6 +44,14 @@ def ended(index: int, *, stage: str = "register", failed: bool = False, digest: 
 STARTED = StageStarted(stage="register", tasks=100, pixels=100_000, done_tasks=20, done_pixels=20_000)
 
 
+def test_one_task_is_not_tasks() -> None:
+    said: list[str] = []
+    clock = Clock()
+    list(play(Lines(said.append, lambda: ExecutorLoad(1, 1), clock=clock), clock, tasks=1, seconds=1.0, failed=0))
+    assert said[0] == "register: 1 task"
+    assert said[-1].startswith("register: 1 of 1 task in ")
+
+
 def test_rate_and_remaining_time_count_what_ends_now() -> None:
     progress = StageProgress.from_event(STARTED, now=0.0)
     assert progress.seconds_left(1.0) is None

@@ -10,6 +10,7 @@ from ssem_dask.errors import SourceError
 from ssem_dask.field.affine import apply_affine, rotation_about
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.box import Box
+from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.fields import FieldInfo, create_field
 from ssem_dask.storage.run_group import create_run
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
@@ -55,6 +56,25 @@ def test_points_come_back(alignment: ssem_dask.Alignment) -> None:
     points = np.column_stack([np.zeros(50), random.uniform(30, 98, 50), random.uniform(25, 70, 50)])
     there = alignment.map_points(points, to="source")
     np.testing.assert_allclose(alignment.map_points(there, to="aligned"), points, atol=0.01)
+
+
+def test_points_follow_the_field_up_to_the_border(alignment: ssem_dask.Alignment) -> None:
+    points = np.array([[0.0, 0.5, 0.5], [0.0, 127.5, 95.5], [0.0, 1.0, 95.0], [0.0, 64.0, 0.0]])
+    mapped = alignment.map_points(points, to="source")
+    np.testing.assert_allclose(mapped[:, 1:], points[:, 1:] @ AFFINE[:, :2].T + AFFINE[:, 2], atol=1e-3)
+    np.testing.assert_allclose(alignment.map_points(mapped, to="aligned"), points, atol=0.01)
+
+
+def test_a_turned_section_is_turned_up_to_the_border(alignment: ssem_dask.Alignment, tmp_path: Path) -> None:
+    image = np.random.default_rng(1).integers(1, 255, size=SHAPE, dtype=np.uint8)
+    info = VolumeInfo(shape=SHAPE, dtype=np.dtype("uint8"), pixel_size=5.0, section_thickness=40.0)
+    volume = create_volume(str(tmp_path / "v.zarr"), info=info, chunk=(1, 128, 96), shard=(1, 128, 96), mips=1)
+    volume.write(Box((0, 0, 0), SHAPE), image)
+    positions = Grid.of_section((128, 96), spacing=16).positions().numpy()
+    open_array(f"{alignment.url}/fields/section", mode="r+")[0] = np.array([128.0, 96.0])[:, None, None] - 2 * positions
+    np.testing.assert_array_equal(alignment.warp(volume, z=0, kind="nearest"), image[0, ::-1, ::-1])
+    part = Box((0, 0, 0), (1, 16, 96))
+    np.testing.assert_array_equal(alignment.warp(volume, z=0, box=part, kind="bilinear"), image[0, :-17:-1, ::-1])
 
 
 def test_points_of_an_unknown_section_are_unknown(alignment: ssem_dask.Alignment) -> None:

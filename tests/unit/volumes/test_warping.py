@@ -24,6 +24,7 @@ from ssem_dask.runtime.clusters import local
 from ssem_dask.stages.render import WarpTask
 from ssem_dask.storage.arrays import group_attributes
 from ssem_dask.storage.fields import FieldInfo, create_field
+from ssem_dask.storage.fixes_store import keep_fixes
 from ssem_dask.storage.ledger import Ledger
 from ssem_dask.storage.run_group import create_run, update_run
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
@@ -362,3 +363,26 @@ def test_bad_points_are_named(run: str, tmp_path: Path, content: str, message: s
     done = CliRunner().invoke(app, ["points", run, str(file)])
     assert done.exit_code == 2
     assert message in " ".join(done.stderr.split())
+
+
+def test_a_warp_follows_the_sections_that_fixes_exchange(run: str, tmp_path: Path) -> None:
+    # The mask is drawn in px of the run, and outside of a volume of coarser pixels.
+    text = (
+        "[[section]]\nz = 0\naction = 'swap'\nwith = 2\n"
+        "[[section]]\nz = 1\nmask = [[[100, 100], [100, 120], [140, 120]]]\n"
+    )
+    update_run(run, fixes=keep_fixes(run, text), fitted_fixes=keep_fixes(run, text))
+    values = np.random.default_rng(3).integers(1, 255, SHAPE)
+    other = make_volume(tmp_path / "other.zarr", values, dtype="uint8", depth=1)
+    target = str(tmp_path / "warped.zarr")
+    assert warp_volume(run, other, target, cluster="serial").state == "complete"
+    before = Volume.open(target).read(Box((0, 0, 0), SHAPE))
+    moved = slice(SHIFT[0], 100 + SHIFT[0]), slice(20 + SHIFT[1], 100 + SHIFT[1])
+    np.testing.assert_array_equal(before[0, :100, 20:100], values[2][moved])
+    # Section 2 is read for the first shards, in which it is not.
+    changed = 255 - values[2]
+    Volume.open(other).write(Box((2, 0, 0), (3, *SHAPE[1:])), changed[None].astype("uint8"))
+    assert warp_volume(run, other, target, cluster="serial").state == "complete"
+    after = Volume.open(target).read(Box((0, 0, 0), SHAPE))
+    np.testing.assert_array_equal(after[0, :100, 20:100], changed[moved])
+    np.testing.assert_array_equal(after[1], before[1])

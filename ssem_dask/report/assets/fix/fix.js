@@ -217,7 +217,8 @@ function movedText() {
   const here = app.moved[app.z];
   const moved = Object.values(app.moved).filter((each) => each.p95 > 0.25).length;
   const match = here && here.match_before !== null && here.match !== null ? `, match with the section before ${here.match_before.toFixed(2)} → ${here.match.toFixed(2)}` : "";
-  const text = here && here.median !== null ? `Section ${app.z} moved by ${here.median.toFixed(1)} px (median)${match}. ` : "";
+  const out = app.fixes.tables.some((entry) => entry.fix.action === "exclude" && tables.covers(entry, app.z));
+  const text = out ? `Section ${app.z} is left out. ` : here && here.median !== null ? `Section ${app.z} moved by ${here.median.toFixed(1)} px (median)${match}. ` : "";
   return `${text}${moved} ${moved === 1 ? "section" : "sections"} of ${Object.keys(app.moved).length} near the fixes moved.`;
 }
 

@@ -32,6 +32,29 @@ def test_a_driver_that_succeeds_is_done_and_the_result_is_shown(tmp_path: Path) 
     assert shown.is_set()
 
 
+def test_the_next_driver_waits_ready_and_ends_with_the_page(tmp_path: Path) -> None:
+    job = ApplyJob(["certs", str(tmp_path / "tls")], ended=lambda: None)
+    job.keep_ready()
+    waiting = job._ready
+    assert waiting is not None
+    assert job.start("v1")
+    assert job._process is waiting.process
+    assert ended(job)["state"] == "done"
+    following = job._ready
+    assert following is not None
+    # Whoever kills the one that waits does no harm: another one is started.
+    following.process.kill()
+    following.process.wait()
+    job._words = ["certs", str(tmp_path / "other")]
+    assert job.start("v2")
+    assert ended(job)["state"] == "done"
+    last = job._ready
+    job.close()
+    assert last is not None
+    assert last.process.wait(10) is not None
+    assert job._ready is None
+
+
 def test_a_driver_that_fails_says_why(tmp_path: Path) -> None:
     job = ApplyJob(["rerun", str(tmp_path / "none.zarr"), "--json"], ended=lambda: pytest.fail("nothing to show"))
     job.start("v1")
