@@ -1,1 +1,1 @@
-"""Benchmark of fixing by hand: what a person does per spoilt section, what it costs, and what it mends."""
+"""Benchmark of fixing by hand: actions of a person per spoilt section, cost, and error before and after."""

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.fix`: what a person does about one spoilt section, kind by kind, and what it costs and mends.
+"""`python -m benchmarks.fix`: actions of a person about one spoilt section, kind by kind, and what they repair.
 
-A stack is aligned as it is, and once for each kind with one section spoilt (`benchmarks.spoilt.kinds`). If the section
-is not within 1.5 px (median) of where it is without the fault, the fix follows: the one that the run proposes, for one
-key, or else the one that a person would draw or type. Differences are taken after one global translation.
+A stack is aligned without a fault, and once for each kind with one section spoilt (`benchmarks.spoilt.kinds`). If the
+section is not within 1.5 px (median) of where it is without the fault, the fix follows: the one that the run proposes,
+for one key, or else the one that a person would draw or type. Differences are taken after one global translation.
 
 - actions: keys and clicks on the page of `ssem-dask fix`, with the one that goes to the place and the one that applies
 - CPU s: of the apply, without the start of Python

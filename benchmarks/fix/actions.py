@@ -1,4 +1,4 @@
-"""What a person does about a spoilt section on the page of `ssem-dask fix`: the fix, and the keys and clicks it takes.
+"""A fix of a spoilt section on the page of `ssem-dask fix`, and the keys and clicks that it takes a person.
 
 A proposal of the run takes one key. Without one, the person says what the picture shows: an ideal person, who knows the
 kind of the fault and its place, and sets points with an error of `POINT_ERROR` px.

@@ -38,7 +38,7 @@ class Undamaged:
 
 @dataclass(slots=True)
 class Round:
-    """What was wrong, what was said, and what became of it; errors are medians, px."""
+    """The fault, the fixes, and the errors before and after; errors are medians, px."""
 
     kind: str
     named: str

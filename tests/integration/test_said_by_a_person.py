@@ -1,4 +1,4 @@
-"""What a person draws, or says of jumps, order and places, end to end on small stacks."""
+"""Drawings of a person, and words about jumps, order and places, end to end on small stacks."""
 
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def test_four_rough_points_bring_back_a_section_that_is_far_off(tmp_path: Path) 
     run.align()
 
     def error() -> float:
-        """Of the step from the section before, where the section has an image."""
+        """Error of the step from the section before, where the section has an image."""
         found, shown = run.fields().values, slice(round(0.6 * wanted.shape[3]), None)
         step, right = (f[3, :, :, shown] - f[2, :, :, shown] for f in (found, wanted))
         return float(np.nanmedian(np.linalg.norm(step - right + np.array([0.0, 200.0])[:, None, None], axis=0)))
