@@ -72,8 +72,9 @@ def section_export(field: Tensor, target: FieldTarget) -> SectionExport:
     if target.INVERTS:
         inverse_grid = Grid.of_section(target.shape[1:], spacing=target.inverse_spacing)
         nodes = inverse_grid.positions().double()
-        inverse = (preimages(field, grid=grid, targets=nodes) - nodes).float()
-        residual = _inverse_residual(field, grid=grid, inverse=inverse, inverse_grid=inverse_grid)
+        whole, whole_grid = extrapolated(field, grid=grid)
+        inverse = (preimages(whole, grid=whole_grid, targets=nodes) - nodes).float()
+        residual = _inverse_residual(whole, grid=whole_grid, inverse=inverse, inverse_grid=inverse_grid)
         to_aligned = _directed(inverse, grid=inverse_grid)
     return SectionExport(
         to_source=_directed(field, grid=grid),
