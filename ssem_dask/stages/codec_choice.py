@@ -10,6 +10,7 @@ import math
 import numpy as np
 from numcodecs import Zstd
 
+from ssem_dask.errors import SourceError
 from ssem_dask.geometry.box import Box
 from ssem_dask.stages.configs import RenderStageConfig
 from ssem_dask.storage.volume import Volume
@@ -20,6 +21,8 @@ LEAST_SAVING = 0.1
 of CPU time saves less than 20 to 50 MB."""
 _LEVEL = 3
 _SIDE_PX = 256
+_CHEAP_PIXELS = 2048 * 2048
+"""Pixels of a chunk's section up to which many chunks are read."""
 _PLACES = (0.25, 0.5, 0.75)
 """Where the sample is taken, as shares of the extent: in all sections of the middle chunk."""
 
@@ -41,7 +44,7 @@ def choose_codec(config: RenderStageConfig, source: Volume, *, recorded: str | N
         return config.model_copy(update={"codec": recorded}), f'render.codec = "{recorded}": as this run has it'
     saving = sampled_saving(source)
     if saving is None:
-        return config.model_copy(update={"codec": "zstd"}), 'render.codec = "zstd": the sample of the source is blank'
+        return config.model_copy(update={"codec": "zstd"}), 'render.codec = "zstd": a sample of the source is blank'
     codec = "zstd" if saving >= LEAST_SAVING else "none"
     return (
         config.model_copy(update={"codec": codec}),
@@ -50,20 +53,29 @@ def choose_codec(config: RenderStageConfig, source: Volume, *, recorded: str | N
 
 
 def sampled_saving(source: Volume) -> float | None:
-    """Return the share of bytes that zstd saves in a sample of nine places; None if all of them are blank."""
+    """Return the share of bytes that zstd saves in a sample of some places; None if nothing is to be seen there.
+
+    A place that cannot be read is left out: the tasks that need it will report it.
+    """
     z, y, x = source.info.shape
-    depth = min(8, z)
+    _, down, right = source.chunk(0)
+    # Of large chunks few are read, since each is decoded as a whole.
+    is_cheap = down * right <= _CHEAP_PIXELS
+    depth = min(8 if is_cheap else 1, z)
     first = (z - depth) // 2
+    places = itertools.product(_PLACES, _PLACES) if is_cheap else zip(_PLACES, _PLACES, strict=True)
     stored, kept = 0, 0
     codec = Zstd(level=_LEVEL)
-    for down, right in itertools.product(_PLACES, _PLACES):
-        top, left = (_start(n, share) for n, share in ((y, down), (x, right)))
+    for share_y, share_x in places:
+        top, left = (_start(n, share) for n, share in ((y, share_y), (x, share_x)))
         box = Box((first, top, left), (first + depth, min(top + _SIDE_PX, y), min(left + _SIDE_PX, x)))
-        pixels = source.read(box)
-        if _is_blank(pixels):
+        try:
+            pixels = source.read(box)
+        except SourceError:
             continue
-        stored += pixels.nbytes
-        kept += len(codec.encode(np.ascontiguousarray(pixels)))
+        if not _is_blank(pixels):
+            stored += pixels.nbytes
+            kept += len(codec.encode(np.ascontiguousarray(pixels)))
     return 1 - kept / stored if stored else None
 
 

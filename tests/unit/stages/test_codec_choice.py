@@ -60,6 +60,17 @@ def test_a_sample_of_the_source_decides(tmp_path: Path) -> None:
         codec_of(even, tmp_path / "o.zarr", codec="gzip")
 
 
+def test_places_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
+    source = made(tmp_path / "source.zarr", np.random.default_rng(1).integers(1, 256, (2, 700, 700)).astype("uint8"))
+    files = sorted(path for path in Path(source).glob("0/c/**/*") if path.is_file())
+    files[0].write_bytes(b"torn")
+    assert codec_of(source, tmp_path / "o.zarr") == "none"
+    for path in files:
+        path.write_bytes(b"torn")
+    assert sampled_saving(Volume.open(source)) is None
+    assert codec_of(source, tmp_path / "o.zarr") == "zstd"
+
+
 def test_the_choice_of_a_run_stays_and_the_user_can_change_it(tmp_path: Path) -> None:
     source, output = noise(tmp_path / "source.zarr"), tmp_path / "out.zarr"
     planned = plan(make_config({"source": source, "output": str(output)}))
