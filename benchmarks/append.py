@@ -8,6 +8,7 @@ which are filled by a later one. Jitter and drift are those of `ssem-dask evalua
 """
 
 import argparse
+import json
 import math
 import shutil
 import sys
@@ -99,10 +100,10 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(1)
     append_module.FEW_FITTED = 0  # the statistics are to stay, however few sections they were fitted to
     folder = Path(tempfile.mkdtemp(prefix="append-"))
-    lines: list[dict[str, Any]] = []
 
     def show(**values: Any) -> None:
-        lines.append(values)
+        sys.stdout.write(json.dumps(values) + "\n")
+        sys.stdout.flush()
 
     try:
         observed = str(folder / "observed.zarr")
