@@ -105,10 +105,13 @@ def _strictest(destination: str, url: str) -> Relation | None:
             return Relation.SAME
         # A volume may be written beside its images, `import . volume.zarr`: only the images themselves are read.
         files = [location.join(url, name) for name in location.list_names(url) if _is_image(name)]
+        target = _place(destination)
+        if target.root:
+            return None  # files of this machine are not in a store
         if not location.exists(destination):
             # What is not there holds no file, and is inside one by its name alone, or through a link.
             above = _place(url).parts
-            named = _place(destination).parts[: len(above) + 1]
+            named = target.parts[: len(above) + 1]
             files = [
                 file
                 for file in files

@@ -151,8 +151,8 @@ def _no_images(where: str) -> str:
         return f"{where}: holds no images {looked_for}; check the path."
     suffix, count = suffixes.most_common(1)[0]
     return (
-        f"{where}: holds {plural(count, 'file')} *.{suffix}, but no images that can be read {looked_for}; convert "
-        "them, for example to TIFF."
+        f"{where}: holds no images {looked_for}, but {plural(count, 'file')} *.{suffix}; convert them, for example to "
+        "TIFF, if they are the sections."
     )
 
 

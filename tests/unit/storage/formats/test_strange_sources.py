@@ -395,7 +395,7 @@ REFUSED: dict[str, tuple[Callable[[], str], str]] = {
     "a link to itself": (lambda: with_no_file(lambda path: path.symlink_to(path.name)), "leads back to itself"),
     "images of another format": (
         lambda: other_files("s{z}.jp2"),
-        r"holds 3 files \*\.jp2, but no images that can be read .*; convert them, for example to TIFF",
+        r"holds no images \(looked for .*\), but 3 files \*\.jp2; convert them, for example to TIFF",
     ),
     "a zip file that is none": (broken_zip, r"a\.zip: is no zip file, or its copy broke off .*; copy it again"),
     "a level without metadata": (level_without_metadata, r"a\.zarr/r: has no Zarr metadata .*; copy it again"),
