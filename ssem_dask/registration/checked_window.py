@@ -49,7 +49,7 @@ def register_checked(
         return CheckedPairs(registered, [])
     fields, confidence = registered.fields, registered.confidence
     images, valid = window.images.to(fields.device), window.valid.to(fields.device)
-    check = prepare_check(images, valid=valid, image=window.grid, nodes=request.nodes)
+    check = prepare_check(images, valid=valid, image=window.grid, nodes=request.nodes, untied=window.untied)
     rows = [(z - other - 1, z - request.core.start) for z, other in request.pairs]
     checks = check_pairs(
         torch.stack([fields[row] for row in rows]),

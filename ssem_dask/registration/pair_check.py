@@ -34,6 +34,9 @@ _END_OF_RANGE = 0.9  # share of the search range beyond which a displacement is 
 # that were made to match reach 0.07 (phantom, nerve cord at 4.6 nm, noise; windows of 384 and 512 px); neighbours show
 # 0.43 and more, second neighbours 0.28, third ones 0.19.
 _LEAST_LIKENESS = 0.1
+# The same if coarse alignment has found one of the two sections to match no other, so that a match is less likely.
+# Sections of another place reach 0.11 then (FIB-SEM), second neighbours of sound sections 0.28.
+_LEAST_LIKENESS_UNTIED = 0.2
 _LEAST_COMPARED = 1024  # pooled px; fewer resemble each other or not by chance
 _BACKGROUND_SIDE = 9  # pooled px, side of the squares whose mean is subtracted
 _BATCH = 8  # pairs at a time
@@ -63,10 +66,17 @@ class CheckImages:
     """Nodes that are on tissue."""
     nodes: Grid
     """Grid of the fields that are checked."""
+    untied: frozenset[int] = frozenset()
+    """Sections that coarse alignment tied to no other."""
 
 
 def prepare_check(
-    images: Float[Tensor, "z y x"], *, valid: Bool[Tensor, "z y x"], image: Grid, nodes: Grid
+    images: Float[Tensor, "z y x"],
+    *,
+    valid: Bool[Tensor, "z y x"],
+    image: Grid,
+    nodes: Grid,
+    untied: frozenset[int] = frozenset(),
 ) -> CheckImages:
     """Prepare sections to be checked, once for all pairs.
 
@@ -75,6 +85,7 @@ def prepare_check(
         valid: False where there is no tissue.
         image: grid of the images' pixels.
         nodes: grid of the fields.
+        untied: sections that coarse alignment tied to no other; more is wanted of their pairs.
     """
     flattened, insides, tissue = [], [], []
     factor = max(1, round(nodes.spacing / image.spacing))
@@ -88,7 +99,7 @@ def prepare_check(
         at_nodes, within = sample_image(share[None], grid=cells, positions=positions, kind="nearest")
         tissue.append(within & (at_nodes[0] > 0.5))
     grid = Grid((flattened[0].shape[0], flattened[0].shape[1]), image.spacing * POOL_FACTOR, image.origin)
-    return CheckImages(torch.stack(flattened), torch.stack(insides), grid, torch.stack(tissue), nodes)
+    return CheckImages(torch.stack(flattened), torch.stack(insides), grid, torch.stack(tissue), nodes, untied)
 
 
 def check_pairs(
@@ -107,7 +118,9 @@ def check_pairs(
         part = slice(first, first + _BATCH)
         index = torch.tensor(pairs[part], device=fields.device)
         measures = _measure(fields[part], fixed=index[:, 0], moving=index[:, 1], check=check, search_range=search_range)
-        defects += [_judge(*row) for row in measures.tolist()]
+        for pair, row in zip(pairs[part], measures.tolist(), strict=True):
+            least = _LEAST_LIKENESS if check.untied.isdisjoint(pair) else _LEAST_LIKENESS_UNTIED
+            defects.append(_judge(*row, least_likeness=least))
     return defects
 
 
@@ -138,8 +151,10 @@ def _measure(
     return torch.stack([column.double() for column in columns], dim=1)
 
 
-def _judge(tissue: float, known: float, folded: float, at_end: float, likeness: float) -> PairDefect | None:
-    """Name the first bound that a pair exceeds; the most informative one comes first."""
+def _judge(
+    tissue: float, known: float, folded: float, at_end: float, likeness: float, *, least_likeness: float
+) -> PairDefect | None:
+    """Name the first bound that a pair exceeds; the most informative one comes first. Likeness may be NaN: unknown."""
     if tissue < _LEAST_TISSUE:
         return None
     if known < _LEAST_KNOWN:
@@ -150,7 +165,7 @@ def _judge(tissue: float, known: float, folded: float, at_end: float, likeness: 
         return PairDefect("folded")
     if at_end > _MAX_AT_END:
         return PairDefect("at the end of the search range")
-    if known * likeness < _LEAST_LIKENESS:
+    if known * likeness < least_likeness:
         return PairDefect(f"sections unlike (correlation {likeness:.2f})")
     return None
 
@@ -174,7 +189,7 @@ def _likeness(
     moving: Int[Tensor, "n"],
     check: CheckImages,
 ) -> Float[Tensor, "n"]:
-    """Correlate the fixed and the warped moving images where the fields are known; 1 if there is too little."""
+    """Correlate the fixed and the warped moving images where the fields are known; NaN if there is too little."""
     pixels = check.grid.positions(fields.device)
     positions = pixels.expand(len(fields), -1, -1, -1)
     # Unknown nodes are left out of the interpolation: the field is divided by the interpolated mask.
@@ -200,7 +215,9 @@ def _likeness(
     a, b = a - mean(a), b - mean(b)
     product, energy_a, energy_b = (mean(image).flatten() for image in (a * b, a.square(), b.square()))
     comparable = (count >= _LEAST_COMPARED) & (energy_a > 0) & (energy_b > 0)
-    return torch.where(comparable, product / (energy_a * energy_b).sqrt().clamp(min=1e-30), torch.ones_like(product))
+    return torch.where(
+        comparable, product / (energy_a * energy_b).sqrt().clamp(min=1e-30), torch.full_like(product, torch.nan)
+    )
 
 
 def _local_mean(image: Tensor) -> Tensor:

@@ -40,6 +40,8 @@ class WindowImages:
     """Folds and cracks, across which fields need not be smooth; None if there are none."""
     points: Mapping[tuple[int, int], PairPoints] = field(default_factory=dict)
     """Points that a person has given, by (fixed, moving), indices in the window; in one direction only."""
+    untied: frozenset[int] = frozenset()
+    """Sections that coarse alignment tied to no other, indices in the window."""
 
     def __post_init__(self) -> None:
         if self.images.shape != self.valid.shape or tuple(self.images.shape[-2:]) != self.grid.shape:

@@ -31,9 +31,8 @@ from ssem_dask.task import Result
 from ssem_dask.types import AnyArray, Float64Array, ShapeYX
 from ssem_dask.units import plural
 
-PARTS_REACH = 2
-"""Sections before and after a section that it is compared with, if nearer ones show something else."""
-_STEPS = -1, 1, -2, 2
+PARTS_REACH = 1
+"""Sections before and after a section that it is compared with."""
 PART_ARRAYS = PART_PLACED, PART_MAPS, PART_LABELS
 
 

@@ -111,7 +111,9 @@ def _join_pieces(job: Job, among: range, *, with_parts: bool) -> Pieces:
         )
 
     pieces = solved(placed.gross)
-    outlying = outlying_maps(pieces.relative, pieces.solved.accepted, shape_yx=job.shape_yx)
+    trusted = (np.nan_to_num(ratios) >= job.coarse.min_ratio) & has_parameters(pieces.relative)
+    trusted[np.arange(len(trusted))[:, None] >= np.arange(trusted.shape[1])] = False  # there is no section before
+    outlying = outlying_maps(pieces.relative, pieces.solved.accepted, trusted=trusted, shape_yx=job.shape_yx)
     outlying[given] = IDENTITY
     if (outlying == IDENTITY).all():
         return pieces

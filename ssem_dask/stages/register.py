@@ -26,7 +26,7 @@ from ssem_dask.stages.job import Job
 from ssem_dask.stages.register_choices import resolve_register
 from ssem_dask.stages.register_fixes import register_fix_tasks
 from ssem_dask.stages.registered_window import describe_faults, nodes_of, register_images
-from ssem_dask.stages.run_arrays import CALIBRATION, COARSE, COARSE_INVERTED, CONFIDENCE, DAMAGE, PAIRS
+from ssem_dask.stages.run_arrays import CALIBRATION, COARSE, COARSE_INVERTED, COARSE_STATE, CONFIDENCE, DAMAGE, PAIRS
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage, with_fix_tasks
 from ssem_dask.storage.volume import VolumeInfo
 from ssem_dask.task import Outcome, Result, box_name
@@ -84,7 +84,7 @@ class RegisterTask(JobTask):
     def footprint(self) -> Footprint:
         """Read the sections of core and halo, wherever the coarse affine leads; write the pair fields of the core."""
         job, z = self.job, self.window.read.sections
-        arrays = COARSE, COARSE_INVERTED
+        arrays = COARSE, COARSE_INVERTED, COARSE_STATE
         reads = [*job.source_regions(z.start, z.stop), *(array.region(job, z.start, z.stop) for array in arrays)]
         reads += part_regions(job, z.start, z.stop)
         if job.mask.active:

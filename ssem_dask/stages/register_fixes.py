@@ -19,7 +19,16 @@ from ssem_dask.stages.fixed_rows import fixed_regions
 from ssem_dask.stages.fixed_sections import fitted_rows
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.registered_window import describe_faults, nodes_of, register_images
-from ssem_dask.stages.run_arrays import CALIBRATION, COARSE, COARSE_INVERTED, CONFIDENCE, DAMAGE, FIXED, PAIRS
+from ssem_dask.stages.run_arrays import (
+    CALIBRATION,
+    COARSE,
+    COARSE_INVERTED,
+    COARSE_STATE,
+    CONFIDENCE,
+    DAMAGE,
+    FIXED,
+    PAIRS,
+)
 from ssem_dask.stages.stage import FIX_TASKS, JobTask, Stage
 from ssem_dask.task import Outcome, Result, box_name
 
@@ -67,7 +76,7 @@ class RegisterFixesTask(JobTask):
     def footprint(self) -> Footprint:
         """Read the sections and their places, wherever these lead; write the changed pairs of the window."""
         job, z = self.job, self.window.read.sections
-        arrays = COARSE, COARSE_INVERTED
+        arrays = COARSE, COARSE_INVERTED, COARSE_STATE
         reads = [
             *job.source_regions(z.start, z.stop, fixes=self.cluster.fixes),
             *(array.region(job, z.start, z.stop) for array in arrays),

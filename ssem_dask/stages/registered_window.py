@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from ssem_dask.stages.fixed_rows import read_places
 from ssem_dask.stages.fixed_sections import fitted_rows, fix_codes, has_codes
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.mask import read_codes
-from ssem_dask.stages.run_arrays import COARSE, COARSE_INVERTED, DAMAGE
+from ssem_dask.stages.run_arrays import COARSE, COARSE_INVERTED, COARSE_STATE, DAMAGE, SectionState
 from ssem_dask.stages.source_sections import open_source, read_aligned_sections
 from ssem_dask.types import Float64Array, ShapeYX
 from ssem_dask.units import plural
@@ -101,7 +102,12 @@ def register_images(
     with computing_on(device):
         checked = register_checked(
             WindowImages(
-                images=images, valid=valid, grid=grid.relative_to(grid.origin), tears=codes == TEAR, points=points
+                images=images,
+                valid=valid,
+                grid=grid.relative_to(grid.origin),
+                tears=codes == TEAR,
+                points=points,
+                untied=_untied(job, window, clusters),
             ),
             PairRequest(
                 nodes=core_nodes(window, job.spacing).relative_to(grid.origin),
@@ -125,6 +131,12 @@ def nodes_of(core: Box, job: Job, *, corner: ShapeYX) -> tuple[slice, slice]:
     counts = (node_count(extent, spacing=job.spacing) for extent in core.shape_yx)
     rows, columns = (slice(start, start + count) for start, count in zip(starts, counts, strict=True))
     return rows, columns
+
+
+def _untied(job: Job, window: Window, clusters: Sequence[FixCluster]) -> frozenset[int]:
+    """Return the window's sections that stage coarse tied to no other."""
+    states = read_places(job, COARSE_STATE, window.read.sections, clusters=clusters)
+    return frozenset(np.flatnonzero(states == SectionState.BRIDGED).tolist())
 
 
 def _codes(

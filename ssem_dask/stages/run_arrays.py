@@ -501,6 +501,16 @@ PAIR_AFFINES = RunArray(
     chunk=lambda job: (layout.pair_steps(job), layout.window_depth(job), 2, 3),
     attributes=lambda job: {**_PULL_PX, "map": "affine part of fields/pairs"},  # noqa: ARG005
 )
+PAIR_AFFINE_WEIGHTS = RunArray(
+    path="fields/pair_affine_weights",
+    meaning="how well the known nodes of a pair determine fields/pair_affines, 0 to 1; method relax",
+    axes=(_K_COMPOSE, _Z),
+    dtype="float64",
+    frame=Frame.SECTION,
+    unit="1",
+    chunk=lambda job: (layout.pair_steps(job), layout.window_depth(job)),
+    fill=0,
+)
 AFFINE_CORRECTION = RunArray(
     path="fields/affine_correction",
     meaning="affine correction of each section, aligned → frame of fields/coarse; method relax",
@@ -787,6 +797,7 @@ ARRAYS = (
     EXTRAPOLATED,
     STITCHES,
     PAIR_AFFINES,
+    PAIR_AFFINE_WEIGHTS,
     AFFINE_CORRECTION,
     AFFINE_NATURAL,
     AFFINE_VARIANCE,

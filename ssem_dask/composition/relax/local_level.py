@@ -39,6 +39,8 @@ class LocalPairs:
 
     affines: Float[Float64Array, "K Z 2 3"]
     """p, relative to the places; NaN if there is none."""
+    weights: Float[Float64Array, "K Z"]
+    """How well each is determined, 0 to 1, see `relative.affine_weights`."""
     places: Float[Float64Array, "Z 2 3"]
     """A, upright → source, without what happened to sections as a whole."""
 
@@ -86,7 +88,7 @@ def updated_level(
     sections = from_parameters(parameters, shape_yx=shape_yx)
     correction = _composed(np.array([invert_affine(a) for a in after.places]), sections)
     natural = to_parameters(level.natural, shape_yx=shape_yx) + share * (solved[1].motion - solved[0].motion)
-    variances = [_variance(each, known=known) for each in solved]
+    variances = [_variance(each, pairs, known=known) for each, pairs in zip(solved, (before, after), strict=True)]
     variance = np.maximum(level.variance + share * (variances[1] - variances[0]), 0.0)
     variance[moved] = variances[1][moved]
     unchanged = weight == 0
@@ -121,7 +123,7 @@ def solved_level(
     return LevelRows(
         correction=_composed(np.array([invert_affine(a) for a in pairs.places]), sections),
         natural=from_parameters(solved.motion, shape_yx=shape_yx),
-        variance=_variance(solved, known=known),
+        variance=_variance(solved, pairs, known=known),
     )
 
 
@@ -129,13 +131,18 @@ def _separated(
     pairs: LocalPairs, start: Float64Array, *, shape_yx: ShapeYX, thickness: float, known: KnownStatistics
 ) -> LocalSeparation:
     maps = pairs.between_sections()
-    weights: Float64Array = np.asarray(np.isfinite(maps).all(axis=(2, 3)), dtype=np.float64)
-    return separate_by(maps, weights, start=start, shape_yx=shape_yx, thickness=thickness, known=known)
+    return separate_by(
+        maps, _known_weights(pairs, maps), start=start, shape_yx=shape_yx, thickness=thickness, known=known
+    )
 
 
-def _variance(solved: LocalSeparation, *, known: KnownStatistics) -> Float64Array:
-    observed = torch.from_numpy((solved.weights > 0).astype(np.float64))
-    weights = discount_outliers(observed, robust=torch.from_numpy(solved.weights), outlier=OUTLIER)
+def _known_weights(pairs: LocalPairs, maps: Float64Array) -> Float64Array:
+    return np.where(np.isfinite(maps).all(axis=(2, 3)), pairs.weights, 0.0)
+
+
+def _variance(solved: LocalSeparation, pairs: LocalPairs, *, known: KnownStatistics) -> Float64Array:
+    observed = torch.from_numpy(np.where(solved.robust > 0, pairs.weights, 0.0))
+    weights = discount_outliers(observed, robust=torch.from_numpy(solved.robust), outlier=OUTLIER)
     return affine_parameter_variance(weights.numpy(), fitted=known.variances, certainty=known.certainty)
 
 

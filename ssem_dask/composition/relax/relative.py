@@ -27,6 +27,9 @@ _MIN_SHARE = 0.02
 _OUTLIER = 2.4
 """Median residuals at which a node has lost half of its weight."""
 _IRLS_ITERATIONS = 3
+_WELL_DETERMINED = 0.5
+"""Determination from which a pair's affine part has its full weight: that of nodes known here and there on half of the
+section. Nodes that are all in one half of it have a third of that."""
 _FIXED_POINT_ITERATIONS = 3
 
 
@@ -99,6 +102,45 @@ def fit_robust_affines(
     # Too few nodes say little about a whole section; such a pair counts as missing.
     maps[known.sum(dim=1) < max(_MIN_NODES, _MIN_SHARE * known.shape[1])] = torch.nan
     return maps
+
+
+def affine_weights(
+    points: Float[Tensor, "#n p 2"], weights: Float[Tensor, "n p"], *, grid: Grid
+) -> Float[Float64Array, " n"]:
+    """Return the weight of each pair's affine part, 0 to 1: how well its known nodes determine it.
+
+    The parameters are displacements of the section as a whole, rms over its area. Known nodes in one corner determine
+    them badly, however well they agree: the rest is extrapolated. With errors of one size at the nodes, the variance
+    of the parameters is proportional to the mean of the inverse eigenvalues of the Gram matrix of (1, y, x), which is
+    the identity if all nodes of the section are known.
+
+    Args:
+        points: float64, px; arbitrary where the weight is 0.
+        weights: of the nodes, 0 where unknown; all nodes of the section.
+        grid: of the section.
+    """
+    known = (weights > 0)[..., None]
+    points = torch.where(known, points, torch.zeros_like(points))
+    extent = points.new_tensor(grid.shape) * grid.spacing
+    # The deviation of a uniform distribution is its width / √12.
+    scaled = (points - points.new_tensor(grid.origin) - extent / 2) / extent * 12**0.5
+    design = torch.where(known, torch.cat([torch.ones_like(scaled[..., :1]), scaled], dim=2), 0.0)
+    # Relative weights only, since the noise of the model covers the confidence of a pair.
+    mean = weights.sum(dim=1) / known[..., 0].sum(dim=1).clamp(min=1)
+    relative = weights / mean.clamp(min=1e-30)[:, None]
+    gram = (design.mT * relative[:, None]) @ design / weights.shape[1]
+    eigenvalues = torch.linalg.eigvalsh(gram).clamp(min=1e-12)
+    determined = 1.0 / (1.0 / eigenvalues).mean(dim=1)
+    return np.asarray((determined / _WELL_DETERMINED).clamp(max=1.0).cpu().numpy())
+
+
+def pair_affine_weights(weights: Float[Tensor, "K Z y x"], *, grid: Grid) -> Float[Float64Array, "K Z"]:
+    """Return `affine_weights` of pair fields on the nodes of a section."""
+    points = grid.positions(weights.device).double().reshape(1, 2, -1).mT
+    planes = weights.flatten(0, 1).flatten(1)
+    batches = plane_batches(torch.arange(len(planes), device=weights.device), like=planes)
+    found = [affine_weights(points, planes[batch].double(), grid=grid) for batch in batches]
+    return np.concatenate(found).reshape(tuple(weights.shape[:2]))
 
 
 def _fit_affine_functions(points: Tensor, values: Tensor, weights: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ from ssem_dask.composition.relax.elastic import (
     relax_elastic,
 )
 from ssem_dask.composition.relax.node_weights import node_weights, observed_mask
-from ssem_dask.composition.relax.relative import split_pairs
+from ssem_dask.composition.relax.relative import pair_affine_weights, split_pairs
 from ssem_dask.composition.relax.relax_config import RelaxConfig
 from ssem_dask.composition.relax.uncertainty import (
     affine_parameter_variance,
@@ -135,7 +135,15 @@ def relax(
     grid = Grid((pairs.shape[-2], pairs.shape[-1]), spacing)
     split = split_pairs(pairs, weights, grid=grid)
     # Whole-section parts first: rotations and stretches are no cosines, so the elastic solve cannot represent them.
-    level = correct_affines(split.affine, coarse=coarse, grid=grid, thickness=thickness, config=config, anchors=None)
+    level = correct_affines(
+        split.affine,
+        pair_affine_weights(weights, grid=grid),
+        coarse=coarse,
+        grid=grid,
+        thickness=thickness,
+        config=config,
+        anchors=None,
+    )
     elastic = relax_elastic(
         ElasticProblem(
             split=split,
@@ -167,6 +175,7 @@ def relax(
 
 def correct_affines(
     affine: Float[Float64Array, "K Z 2 3"],
+    weights: Float[Float64Array, "K Z"],
     *,
     coarse: Float[Float64Array, "Z 2 3"],
     grid: Grid,
@@ -180,6 +189,7 @@ def correct_affines(
 
     Args:
         affine: affine parts of the pair fields, NaN if there is none.
+        weights: how well each is determined, 0 to 1, see `relative.affine_weights`.
         coarse: A.
         grid: of the pair fields.
         thickness: of a section, mip-0 px.
@@ -188,9 +198,10 @@ def correct_affines(
         kept_jumps: sections before which the tissue jumps, which is left alone.
         undone_jumps: sections before which all later sections were displaced, in addition to those of `config`.
     """
-    known: BoolArray = np.asarray(np.isfinite(affine).all(axis=(2, 3)))
+    known: BoolArray = np.asarray(np.isfinite(affine).all(axis=(2, 3)) & (weights > 0))
+    weights = np.where(known, weights, 0.0)
     # Two fallbacks, both without statistics: the elastic solve then makes neighbours match, affine part included.
-    if config.natural_motion == "remove" or not enough_pairs(known.astype(np.float64)):
+    if config.natural_motion == "remove" or not enough_pairs(weights):
         return _no_correction(known)
     # Pair maps in source frames, so that the separation sees the distortion that the coarse affines undid already.
     source = np.full_like(affine, np.nan)
@@ -200,7 +211,7 @@ def correct_affines(
     shape = section_extent(grid)
     separation = separate_affines(
         source,
-        known.astype(np.float64),
+        weights,
         shape_yx=shape,
         thickness=thickness,
         certainty=None,
@@ -214,16 +225,14 @@ def correct_affines(
     sections = [compose_affine(outer=a, inner=frame) for a in separation.sections]
     corrections = [compose_affine(outer=invert_affine(a), inner=b) for a, b in zip(coarse, sections, strict=True)]
     # The uncertainty needs more pessimistic weights than the solve.
-    weights = discount_outliers(
-        torch.from_numpy(known.astype(np.float64)), robust=torch.from_numpy(separation.weights), outlier=OUTLIER
-    )
+    certain = discount_outliers(torch.from_numpy(weights), robust=torch.from_numpy(separation.robust), outlier=OUTLIER)
     return AffineLevel(
         correction=np.stack(corrections),
         natural=from_parameters(separation.motion, shape_yx=shape),
         variances=separation.variances,
         evidence=separation.evidence,
         certainty=separation.certainty,
-        weights=weights.numpy(),
+        weights=certain.numpy(),
         jumps=separation.jumps,
         drift=separation.drift,
     )

@@ -69,8 +69,8 @@ class AffineSeparation:
     """Log posterior ratio of distortion against none, see `evidence_of_distortion`; NaN if `certainty` was passed."""
     certainty: float
     """Calibrated score read as P(displaced), see `certainty_from_evidence`."""
-    weights: Float[Float64Array, "K Z"]
-    """Robust weights, 1 for a pair that agrees with the others."""
+    robust: Float[Float64Array, "K Z"]
+    """Cauchy weights, 1 for a pair that agrees with the others, 0 if there is none."""
     jumps: tuple[Jump, ...]
     """Jumps that were undone."""
     drift: DriftResult | None
@@ -251,7 +251,7 @@ def separate_affines(
         variances={name: fit.variances for name, fit in iterate.fits.items()},
         evidence=evidence,
         certainty=certainty,
-        weights=problem.weights * iterate.robust,
+        robust=np.where(problem.weights > 0, iterate.robust, 0.0),
         jumps=tuple(jump for jump in iterate.jumps if jump.z not in kept_jumps),
         drift=None if anchored is None else DriftResult.of(anchored),
     )
@@ -276,8 +276,8 @@ class LocalSeparation:
     parameters: Float[Float64Array, "Z 6"]
     """a, of `affine_log`, px."""
     motion: Float[Float64Array, "Z 6"]
-    weights: Float[Float64Array, "K Z"]
-    """Robust weights."""
+    robust: Float[Float64Array, "K Z"]
+    """Cauchy weights, 0 if there is no pair."""
 
 
 def separate_by(
@@ -307,7 +307,8 @@ def separate_by(
         displacements = problem.displacements(iterate.parameters)
         means = _solve(displacements, problem.model(iterate.robust, jumps), priors)
         iterate = _advance(problem, means, priors, jumps=jumps, fits={})
-    return LocalSeparation(iterate.parameters, iterate.motion, problem.weights * iterate.robust)
+    robust = np.where(problem.weights > 0, iterate.robust, 0.0)
+    return LocalSeparation(iterate.parameters, iterate.motion, robust)
 
 
 def _usable_problem(affines: Float64Array, weights: Float64Array, *, shape_yx: ShapeYX, thickness: float) -> _Problem:
@@ -369,7 +370,8 @@ def _chi_squares(residual: Float64Array, variances: dict[str, Variances]) -> Flo
 def _cauchy_weights(chi_squares: Float64Array, weights: Float64Array) -> Float64Array:
     """Return Cauchy weights of the pairs by their squared residuals, in their own robust scale."""
     steps = np.arange(1, len(weights) + 1)[:, None]
-    relative = chi_squares / steps**2  # noise grows with the distance k
+    # Noise grows with the distance k, and the less a pair is determined.
+    relative = chi_squares * weights / steps**2
     median = np.median(relative[weights > 0]) if (weights > 0).any() else 1.0
     return weights_of_squares(relative / (max(float(median), 1e-12) * OUTLIER**2), kind="cauchy")
 

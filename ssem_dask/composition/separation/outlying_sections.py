@@ -23,19 +23,26 @@ _LEAST_AGREEING = 2 / 3
 
 
 def outlying_maps(
-    affines: Float64[Float64Array, "K Z 2 3"], accepted: Bool[BoolArray, "K Z"], *, shape_yx: ShapeYX
+    affines: Float64[Float64Array, "K Z 2 3"],
+    accepted: Bool[BoolArray, "K Z"],
+    *,
+    trusted: Bool[BoolArray, "K Z"],
+    shape_yx: ShapeYX,
 ) -> Float64[Float64Array, "Z 2 3"]:
     """Return the map, upright → section, of each section that is outlying; the identity of all others.
 
     Args:
         affines: fixed z → moving z-k, relative to the gross maps that are known.
         accepted: pairs that are used.
+        trusted: pairs that were found, those among them that others contradict by some px included.
         shape_yx: section, mip-0 px.
     """
     steps, count = accepted.shape
     parameters = np.full((steps, count, 6), np.nan)
-    parameters[accepted] = to_parameters(affines[accepted], shape_yx=shape_yx)
+    found = accepted | trusted
+    parameters[found] = to_parameters(affines[found], shape_yx=shape_yx)
     observed = [_observations(parameters, accepted, z) for z in range(count)]
+    witnessed = [np.concatenate(_observations(parameters, found, z)) for z in range(count)]
     displaced = np.array([_median(sides) for sides in observed])
     gross = np.zeros_like(displaced)
     for _, members in GROUPS:
@@ -43,8 +50,13 @@ def outlying_maps(
         lengths = np.linalg.norm(part, axis=1)
         spread = 1.4826 * float(np.median(lengths)) if count else 0.0
         limit = max(DEVIATIONS * spread, LEAST_SHARE * float(np.mean(shape_yx)))
-        # One observation alone has the displacement of the other section in it, and nothing to agree with.
-        alone = np.array([sum(map(len, sides)) == 1 for sides in observed])
+        # One observation alone has the displacement of the other section in it, and nothing to agree with. Sections
+        # that overlap little are placed badly, so pairs that are too far off to be used may still agree here.
+        near = [
+            np.linalg.norm(all_of[:, members] - own, axis=1) <= _AGREE * np.linalg.norm(own)
+            for all_of, own in zip(witnessed, part, strict=True)
+        ]
+        alone = np.array([sum(map(len, sides)) == 1 for sides in observed]) & (np.array([n.sum() for n in near]) < 2)
         for z in np.flatnonzero(lengths > np.where(alone, 2 * limit, limit)):
             # Only what is outlying: the rest is distortion like that of any section.
             if _agree([side[:, members] for side in observed[z] if len(side)], part[z]):

@@ -21,6 +21,7 @@ _MAX_VALUE = 3.0  # local standard deviations; folds and dirt must not outweigh 
 _LEAST_SPREAD = 0.05  # of the spread of the image, added to the local one, so that empty resin stays flat
 _LEAST_VALID = 0.5  # share of a block that must be valid in both sections
 _CLEARLY = 0.06  # correlation; the best of many places reaches more by chance than the best of few
+_LEAST_POWER = 1e-3  # geometric mean of the energies per px of a block, below which there is nothing to compare
 _BATCH_VALUES = 1 << 20  # values of a batch of surfaces, which bounds memory
 
 
@@ -110,25 +111,86 @@ def match_blocks(
     """
     corners = (positions - BLOCK / 2).long()
     side = BLOCK + 2 * reach
-    images = section * valid, valid.to(section.dtype)
+    images = [section * valid, valid.to(section.dtype)]
     theirs = [pad(x, [reach] * 4) for x in (neighbour * neighbour_valid, neighbour_valid.to(section.dtype))]
-    found = []
-    for part in torch.split(corners, max(1, _BATCH_VALUES // side**2)):
-        tiles = [torch.stack([x[y : y + BLOCK, c : c + BLOCK] for y, c in part.tolist()]) for x in images]
-        tiles += [torch.stack([x[y : y + side, c : c + side] for y, c in part.tolist()]) for x in theirs]
-        found.append(_best(*tiles))
-    shifts = torch.cat([shift for shift, _ in found]) - reach if found else positions.clone()
-    peaks = torch.cat([peak for _, peak in found]) if found else positions[:, 0].clone()
+    # Where all is valid, the energy under a block is a sum over a square, the same for all blocks.
+    whole = torch.tensor(
+        [
+            bool(
+                (images[1][y : y + BLOCK, c : c + BLOCK] > 0).all()
+                and (theirs[1][y : y + side, c : c + side] > 0).all()
+            )
+            for y, c in corners.tolist()
+        ],
+        dtype=torch.bool,
+    )
+    energy = _sums(theirs[0].square(), BLOCK)
+    shifts, peaks = torch.zeros_like(positions), positions.new_zeros(len(positions))
+    for which, best, own, other, lags in (
+        (whole, _best_of_whole, images[:1], theirs[:1], [energy]),
+        (~whole, _best, images, theirs, []),
+    ):
+        for part in torch.split(which.nonzero()[:, 0], max(1, _BATCH_VALUES // side**2)):
+            if not len(part):
+                continue
+            tiles = [
+                torch.stack([x[y : y + size, c : c + size] for y, c in corners[part].tolist()])
+                for size, values in ((BLOCK, own), (side, other), (2 * reach + 1, lags))
+                for x in values
+            ]
+            offsets, peaks[part] = best(*tiles)
+            shifts[part] = offsets - reach
     return BlockMatches(positions, shifts, peaks, torch.full((len(positions),), index))
+
+
+def _best_of_whole(blocks: Tensor, surroundings: Tensor, energy: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what `_best` does, for blocks that are valid throughout, in valid surroundings.
+
+    Args:
+        blocks: (n, BLOCK, BLOCK).
+        surroundings: (n, H, W).
+        energy: (n, dy, dx), of the surroundings under the block at each offset.
+    """
+    size, lags = surroundings.shape[-2:], energy.shape[1]
+    product = torch.fft.rfft2(blocks, s=size).conj() * torch.fft.rfft2(surroundings)
+    surface = torch.fft.irfft2(product, s=size)[:, :lags, :lags]
+    power = blocks.square().sum(dim=(1, 2))[:, None, None] * energy.clamp_min(0)
+    return _peaks(surface / power.sqrt().clamp_min(_LEAST_POWER * BLOCK**2))
 
 
 def _best(blocks: Tensor, shares: Tensor, surroundings: Tensor, their_shares: Tensor) -> tuple[Tensor, Tensor]:
     """Return the offset (n, 2) of the best match in the surroundings, and its correlation (n)."""
+    return _peaks(correlation_surfaces(blocks, shares, surroundings, their_shares, least=_LEAST_VALID * BLOCK**2))
+
+
+def _peaks(surface: Tensor) -> tuple[Tensor, Tensor]:
+    peaks, index = surface.flatten(1).max(dim=1)
+    columns = surface.shape[2]
+    return torch.stack([index // columns, index % columns], dim=1).to(surface.dtype), peaks
+
+
+def correlation_surfaces(
+    blocks: Float[Tensor, "n h w"],
+    shares: Float[Tensor, "n h w"],
+    surroundings: Float[Tensor, "n H W"],
+    their_shares: Float[Tensor, "n H W"],
+    *,
+    least: float,
+) -> Float[Tensor, "n dy dx"]:
+    """Return the correlation of each block with its surroundings at every offset; 0 where too little is compared.
+
+    Args:
+        blocks: 0 where they are not valid.
+        shares: 1 where they are valid, 0 elsewhere.
+        surroundings: larger than the blocks; 0 where they are not valid.
+        their_shares: 1 where these are valid.
+        least: px that must be valid in both.
+    """
     size = surroundings.shape[-2:]
-    lags = size[0] - BLOCK + 1
+    rows, columns = (n - m + 1 for n, m in zip(size, blocks.shape[-2:], strict=True))
 
     def correlated(first: Tensor, second: Tensor) -> Tensor:
-        surface: Tensor = torch.fft.irfft2(first.conj() * second, s=size)[:, :lags, :lags]
+        surface: Tensor = torch.fft.irfft2(first.conj() * second, s=size)[:, :rows, :columns]
         return surface
 
     block, share, energy = (torch.fft.rfft2(x, s=size) for x in (blocks, shares, blocks.square()))
@@ -136,10 +198,19 @@ def _best(blocks: Tensor, shares: Tensor, surroundings: Tensor, their_shares: Te
         torch.fft.rfft2(x) for x in (surroundings, their_shares, surroundings.square())
     )
     power = correlated(share, their_energy).clamp_min(0) * correlated(energy, their_share).clamp_min(0)
-    surface = correlated(block, theirs) / power.sqrt().clamp_min(1e-3 * BLOCK**2)
-    surface[correlated(share, their_share) < _LEAST_VALID * BLOCK**2] = 0.0
-    peaks, index = surface.flatten(1).max(dim=1)
-    return torch.stack([index // lags, index % lags], dim=1).to(blocks.dtype), peaks
+    surface = correlated(block, theirs) / power.sqrt().clamp_min(_LEAST_POWER * blocks.shape[-2] * blocks.shape[-1])
+    surface[correlated(share, their_share) < least] = 0.0
+    return surface
+
+
+def _sums(image: Float[Tensor, "y x"], side: int) -> Float[Tensor, "dy dx"]:
+    """Return the sums over all squares of a side within an image."""
+    # One axis after the other, in double precision: cumulative sums of an image are long.
+    total = pad(image.double(), [1, 0, 1, 0])
+    for axis in (0, 1):
+        total = total.cumsum(dim=axis)
+        total = total.narrow(axis, side, total.shape[axis] - side) - total.narrow(axis, 0, total.shape[axis] - side)
+    return total.to(image.dtype)
 
 
 def _local_mean(image: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from ssem_dask.registration.section_parts.block_matching import (
     normalise_locally,
 )
 from ssem_dask.registration.section_parts.part_maps import PartFit, fit_parts, fit_regions, unexplained
+from ssem_dask.registration.section_parts.region_matching import moved_regions
 from ssem_dask.types import IndexArray
 
 PIXEL_NM = 20.0
@@ -42,6 +43,7 @@ FAR = 56
 """px that a section is searched if one map does not explain it."""
 _STRIDE = BLOCK // 3
 _MOST_BLOCKS = 400  # per neighbour; the stride grows with the section
+_SAMPLE = 100  # blocks that are searched farther at first
 _LEAST_CORRELATION = 0.22  # of a block nearby, below which it is searched farther
 _MOST_UNEXPLAINED = 0.15  # share of the blocks that one map may leave unexplained before they are searched farther
 _LEAST_GAIN = 0.05  # of the mean robust cost
@@ -103,7 +105,7 @@ def find_parts(
 
     Args:
         section: coarse-aligned, any intensity unit.
-        neighbours: the sections around it, the preferred ones first.
+        neighbours: the sections around it, coarse-aligned, the preferred ones first.
         valid: False in empty space.
     """
     if min(section.shape) < 2 * BLOCK:
@@ -114,11 +116,10 @@ def find_parts(
     others: list[tuple[Tensor, Tensor]] = []
     found: list[BlockMatches] = []
     for neighbour in neighbours:
-        other, mask = neighbour.normalised, neighbour.valid
-        matches = _matched(image, other, valid=inside, neighbour_valid=mask, index=len(found))
+        matches = _matched(image, neighbour, valid=inside, index=len(found))
         if matches is not None:
             found.append(matches)
-            others.append((other, mask))
+            others.append((neighbour.normalised, neighbour.valid))
         if len(found) == _NEIGHBOURS:
             break
     if len(found) < _NEIGHBOURS:
@@ -128,33 +129,70 @@ def find_parts(
     if regions is not None:
         used, split = fit_regions(matches, regions)
         if all(_is_break(used, split, part, least_jump=_LEAST_JUMP_AT_BAND) for part in range(len(split.maps))):
-            return _sorted_parts(split, filled_regions(regions), valid=valid)
-    fit = _without_smooth(matches, fit_parts(matches))
+            return _sorted_parts(split.maps, filled_regions(regions), valid=valid)
+        maps = _moved_as_wholes(image, others, used, split, regions)
+        if maps is not None:
+            return _sorted_parts(maps, filled_regions(regions), valid=valid)
+    fit = _without_smooth(matches, fit_parts(matches, least_gain=_LEAST_GAIN))
     return None if fit is None else _labelled(fit, image, others, valid=inside)
 
 
-def _matched(
-    image: Tensor, other: Tensor, *, valid: Tensor, neighbour_valid: Tensor, index: int
-) -> BlockMatches | None:
+def _moved_as_wholes(
+    image: Tensor, others: Sequence[tuple[Tensor, Tensor]], matches: BlockMatches, split: PartFit, regions: IndexArray
+) -> Float[Tensor, "p 2 3"] | None:
+    """Return the map of each region if these moved against the largest one, whose map blocks give; None otherwise."""
+    largest = int(np.argmax(np.bincount(regions[regions >= 0])))
+    if int((split.labels == largest).sum()) < _LEAST_AT_LINE or len(matches.positions) == 0:
+        return None
+    return moved_regions(
+        image,
+        others,
+        regions=regions,
+        largest=largest,
+        displacement=split.maps[largest],
+        reach=min(FAR, max(image.shape) // 3),
+        least_jump=_LEAST_JUMP,
+    )
+
+
+def _matched(image: Tensor, neighbour: Neighbour, *, valid: Tensor, index: int) -> BlockMatches | None:
     """Match the blocks with a neighbour nearby, and those that one map does not explain farther away.
 
     None if the neighbour shows too little of the same tissue.
     """
-    matched = partial(match_blocks, image, other, valid=valid, neighbour_valid=neighbour_valid, index=index)
-    positions = block_positions(valid, neighbour_valid=neighbour_valid, stride=_stride_of(image))
+    matched = partial(
+        match_blocks, image, neighbour.normalised, valid=valid, neighbour_valid=neighbour.valid, index=index
+    )
+    positions = block_positions(valid, neighbour_valid=neighbour.valid, stride=_stride_of(image))
     if len(positions) < _LEAST_AT_LINE:
         return None
     near = matched(positions=positions, reach=NEAR)
     # A block that resembles nothing nearby is best there by chance, and chance may agree with the map.
-    odd = unexplained(near, fit_parts(near, most=1)) | (near.correlations < _LEAST_CORRELATION)
+    odd = unexplained(near, fit_parts(near, most=1)[-1]) | (near.correlations < _LEAST_CORRELATION)
     if float(odd.float().mean()) <= _MOST_UNEXPLAINED:
         return near
-    far = matched(positions=near.positions[odd], reach=min(FAR, max(image.shape) // 3))
-    near = near.improved(far, which=odd)
-    explained = ~unexplained(near, fit_parts(near, most=2))
+    reach = min(FAR, max(image.shape) // 3)
+    sample = _sample(odd)
+    near = near.improved(matched(positions=near.positions[sample], reach=reach), which=sample)
+    rest = odd & ~sample
+    # If a sample of the blocks shows no second map, the others would show none either.
+    if bool(rest.any()) and len(fit_parts(near.part(~rest), most=2, least_gain=_LEAST_GAIN / 2)) == 1:
+        near, rest = near.part(~rest), torch.zeros(0, dtype=torch.bool)
+    if bool(rest.any()):
+        near = near.improved(matched(positions=near.positions[rest], reach=reach), which=rest)
+    explained = ~unexplained(near, fit_parts(near, most=2)[-1])
     # Maps explain some blocks of noise as well, but these resemble nothing.
     is_related = float(explained.float().mean()) >= _LEAST_RELATED
     return near if is_related and float(near.correlations[explained].median()) >= _LEAST_RELATED_LIKENESS else None
+
+
+def _sample(which: Bool[Tensor, "n"]) -> Bool[Tensor, "n"]:
+    """Return every n-th of some blocks, so that about `_SAMPLE` are left; all of them if there are few."""
+    chosen = which.nonzero()[:, 0]
+    out = torch.zeros_like(which)
+    # Rounded: twice the number is searched at once rather than in two steps.
+    out[chosen[:: max(1, len(chosen) // _SAMPLE)]] = True
+    return out
 
 
 def _stride_of(image: Tensor) -> int:
@@ -162,14 +200,11 @@ def _stride_of(image: Tensor) -> int:
     return max(_STRIDE, ceil_div(int(blocks**0.5), int(_MOST_BLOCKS**0.5)))
 
 
-def _without_smooth(matches: BlockMatches, fit: PartFit) -> PartFit | None:
+def _without_smooth(matches: BlockMatches, fits: Sequence[PartFit]) -> PartFit | None:
     """Return the fit with the most parts that breaks separate; None if there is no break."""
-    while len(fit.maps) > 1:
-        if fit.costs[-2] - fit.costs[-1] >= _LEAST_GAIN and all(
-            _is_break(matches, fit, part) for part in range(len(fit.maps))
-        ):
+    for fit in reversed(fits[1:]):
+        if all(_is_break(matches, fit, part) for part in range(len(fit.maps))):
             return fit
-        fit = fit_parts(matches, most=len(fit.maps) - 1)
     return None
 
 
@@ -237,18 +272,18 @@ def _labelled(
     labels = _without_islands(
         _regular(likeness, weight=valid * _texture(image)).argmax(dim=0).numpy(), least=_LEAST_AREA * float(valid.sum())
     )
-    return _sorted_parts(fit, labels, valid=valid)
+    return _sorted_parts(fit.maps, labels, valid=valid)
 
 
-def _sorted_parts(fit: PartFit, labels: IndexArray, *, valid: Tensor) -> SectionParts | None:
+def _sorted_parts(maps: Tensor, labels: IndexArray, *, valid: Tensor) -> SectionParts | None:
     """Return the parts, the largest first; None if only one is left."""
-    sizes = np.bincount(labels[valid.numpy()], minlength=len(fit.maps))
+    sizes = np.bincount(labels[valid.numpy()], minlength=len(maps))
     order = [int(i) for i in np.argsort(-sizes) if sizes[i] > 0]
     if len(order) < 2:
         return None
-    rank = np.zeros(len(fit.maps), dtype=np.int64)
+    rank = np.zeros(len(maps), dtype=np.int64)
     rank[order] = np.arange(len(order))
-    affine = torch.eye(2, 3, dtype=torch.float64) + fit.maps[order].double()
+    affine = torch.eye(2, 3, dtype=torch.float64) + maps[order].double()
     return SectionParts(affine, torch.from_numpy(rank[labels]))
 
 

@@ -39,12 +39,13 @@ class PartFit:
     """Mean robust cost with 1, 2, … parts, in squared tolerances: 0 is a perfect fit, 1 is none."""
 
 
-def fit_parts(matches: BlockMatches, *, most: int = MAX_PARTS) -> PartFit:
-    """Fit affine maps to the displacements of blocks.
+def fit_parts(matches: BlockMatches, *, most: int = MAX_PARTS, least_gain: float = 0.0) -> list[PartFit]:
+    """Fit affine maps to the displacements of blocks; return the fits with 1, 2, … parts.
 
     Args:
         matches: of one section with some neighbours.
         most: largest number of parts.
+        least_gain: by which a further part must lower the mean robust cost.
     """
     ones = torch.ones(len(matches.positions), 1)
     places = torch.cat([matches.positions, ones], dim=1)
@@ -56,22 +57,26 @@ def fit_parts(matches: BlockMatches, *, most: int = MAX_PARTS) -> PartFit:
     shifts = matches.displacements[::step]
 
     shifted = common @ _cost_of(matches.displacements[:, None] - shifts)
-    labels = torch.zeros(len(places), dtype=torch.long)
     maps, least, costs = places.new_zeros(0, 2, 3), places.new_ones(len(places)), list[float]()
+    fits: list[PartFit] = []
     for _ in range(most):
         # Averaged over neighbouring blocks: one that matches by chance makes no part.
         gains = weights @ (least[:, None] - shifted).clamp_min(0)
-        trials = [
-            _refined(torch.cat([maps, _shift_map(shift)[None]]), places, matches.displacements, weights, common)
-            for shift in _distinct(shifts[gains.argsort(descending=True)])
-        ]
-        trial, trial_labels, cost = min(trials, key=lambda found: found[2])
-        if maps.numel() and int(torch.bincount(trial_labels, minlength=len(trial)).min()) < _LEAST_SHARE * len(places):
+        starts = torch.stack([_shift_map(shift) for shift in _distinct(shifts[gains.argsort(descending=True)])])
+        trials = torch.cat([maps.expand(len(starts), *maps.shape), starts[:, None]], dim=1)
+        refined, labels, found = _refined(trials, places, matches.displacements, weights, common)
+        best = int(found.argmin())
+        cost = float(found[best])
+        if fits and (
+            int(torch.bincount(labels[best], minlength=len(trials[best])).min()) < _LEAST_SHARE * len(places)
+            or costs[-1] - cost < least_gain
+        ):
             break
-        maps, labels = trial, trial_labels
+        maps = refined[best]
         least = (common @ _costs(maps, places, matches.displacements)).min(dim=1).values
         costs.append(cost)
-    return PartFit(maps, labels, tuple(costs))
+        fits.append(PartFit(maps, labels[best], tuple(costs)))
+    return fits
 
 
 def fit_regions(matches: BlockMatches, regions: Int64[IndexArray, "y x"]) -> tuple[BlockMatches, PartFit]:
@@ -96,7 +101,7 @@ def fit_regions(matches: BlockMatches, regions: Int64[IndexArray, "y x"]) -> tup
         if not bool((part == region).any()):
             maps.append(_shift_map(matches.positions.new_zeros(2)))
             continue
-        fit = fit_parts(kept.part(part == region), most=1)
+        (fit,) = fit_parts(kept.part(part == region), most=1)
         maps.append(fit.maps[0])
         cost += fit.costs[0] * float((part == region).float().mean())
     return kept, PartFit(torch.stack(maps), part, (cost,))
@@ -110,16 +115,24 @@ def unexplained(matches: BlockMatches, fit: PartFit) -> Bool[Tensor, "n"]:
 
 def _refined(
     maps: Tensor, places: Tensor, displacements: Tensor, weights: Tensor, common: Tensor
-) -> tuple[Tensor, Tensor, float]:
-    """Return maps, labels and mean cost after some rounds of labels and maps in turn."""
-    labels = places.new_zeros(len(places), dtype=torch.long)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return maps, labels and mean cost after some rounds of labels and maps in turn, from several starts at once.
+
+    Args:
+        maps: `(s, p, 2, 3)`, of s starts.
+        places: (y, x, 1) of the matches `(n, 3)`.
+        displacements: `(n, 2)`.
+        weights: `(n,)`.
+        common: weights `(n, n)` of the matches in the cost of a label.
+    """
+    labels = places.new_zeros(len(maps), len(places), dtype=torch.long)
+    parts = torch.arange(maps.shape[1])
     for _ in range(_ROUNDS):
-        labels = (common @ _costs(maps, places, displacements)).argmin(dim=1)
-        maps = torch.stack(
-            [_refit(part, places, displacements, weights * (labels == i)) for i, part in enumerate(maps)]
-        )
-    values = _costs(maps, places, displacements).gather(1, labels[:, None])[:, 0]
-    return maps, labels, float((weights * values).sum() / weights.sum())
+        labels = (common @ _costs(maps, places, displacements)).argmin(dim=2)
+        own = weights * (labels[:, None] == parts[:, None])
+        maps = _refit(maps.flatten(0, 1), places, displacements, own.flatten(0, 1)).reshape(maps.shape)
+    values = _costs(maps, places, displacements).gather(2, labels[..., None])[..., 0]
+    return maps, labels, values @ weights / weights.sum()
 
 
 def _shift_map(shift: Tensor) -> Tensor:
@@ -142,26 +155,34 @@ def _cost_of(residuals: Tensor) -> Tensor:
 
 
 def _costs(maps: Tensor, places: Tensor, displacements: Tensor) -> Tensor:
-    """Return the cost `(n, p)` of each match under each map."""
-    return _cost_of(displacements[:, None] - torch.einsum("pij,nj->npi", maps, places))
+    """Return the cost `(…, n, p)` of each match under each map `(…, p, 2, 3)`."""
+    return _cost_of(displacements[:, None] - torch.einsum("...pij,nj->...npi", maps, places))
 
 
-def _refit(start: Tensor, places: Tensor, displacements: Tensor, weights: Tensor) -> Tensor:
-    """Fit an affine displacement by reweighted least squares from a start, with little scale and shear."""
-    if float(weights.sum()) == 0:
-        return start
-    middle = (weights[:, None] * places).sum(dim=0) / weights.sum()
-    centred = places - torch.cat([middle[:2], middle.new_zeros(1)])
-    found = start.clone()
-    found[:, 2] += start[:, :2] @ middle[:2]
+def _refit(starts: Tensor, places: Tensor, displacements: Tensor, weights: Tensor) -> Tensor:
+    """Fit affine displacements by reweighted least squares from starts, with little scale and shear.
+
+    Args:
+        starts: maps `(b, 2, 3)`; one whose weights are all 0 stays unchanged.
+        places: (y, x, 1) of the matches `(n, 3)`.
+        displacements: `(n, 2)`.
+        weights: `(b, n)`.
+    """
+    total = weights.sum(dim=1)
+    middle = weights @ places[:, :2] / total.clamp_min(1e-30)[:, None]
+    centred = places - torch.nn.functional.pad(middle, (0, 1))[:, None]
+    shift = (starts[:, :, :2] @ middle[..., None])[..., 0]
+    found = torch.cat([starts[:, :, :2], (starts[:, :, 2] + shift)[..., None]], dim=2)
+    # The prior, for matches whose standard deviation is a third of the tolerance.
+    prior = (_TOLERANCE / 3 / _GRADIENT) ** 2 * weights.amax(dim=1)
+    # A map without matches has no normal equations; any regular matrix will do.
+    regular = torch.diag_embed(torch.stack([prior, prior, torch.zeros_like(prior)], dim=1))
+    regular = torch.where((total > 0)[:, None, None], regular, torch.eye(3))
     for _ in range(4):
-        residual = (displacements - centred @ found.T).square().sum(dim=1) / _TOLERANCE**2
-        w = weights / (1.0 + residual).square()  # Geman-McClure: far matches do not count
-        normal = (w[:, None] * centred).T @ centred
-        # The prior, for matches whose standard deviation is a third of the tolerance.
-        prior = (_TOLERANCE / 3 / _GRADIENT) ** 2 * float(weights.max())
-        normal[:2, :2] += prior * torch.eye(2)
-        found = torch.linalg.solve(normal, (w[:, None] * centred).T @ displacements).T
-    found = found.clone()
-    found[:, 2] -= found[:, :2] @ middle[:2]
-    return found
+        residual = (displacements - centred @ found.mT).square().sum(dim=2) / _TOLERANCE**2
+        # Geman-McClure: far matches do not count.
+        weighted = (weights / (1.0 + residual).square())[..., None] * centred
+        found = torch.linalg.solve(weighted.mT @ centred + regular, weighted.mT @ displacements).mT
+    shift = (found[:, :, :2] @ middle[..., None])[..., 0]
+    found = torch.cat([found[:, :, :2], (found[:, :, 2] - shift)[..., None]], dim=2)
+    return torch.where((total > 0)[:, None, None], found, starts)

@@ -13,7 +13,7 @@ import torch
 
 from ssem_dask.composition.relax.local_level import LevelRows, LocalPairs, solved_level
 from ssem_dask.composition.relax.node_weights import node_weights
-from ssem_dask.composition.relax.relative import split_pairs
+from ssem_dask.composition.relax.relative import pair_affine_weights, split_pairs
 from ssem_dask.composition.relax.relax_report import AffineReport, JumpRecord
 from ssem_dask.composition.relax.section_fields import section_extent
 from ssem_dask.composition.separation.affine_separation import KnownStatistics
@@ -46,6 +46,7 @@ from ssem_dask.stages.run_arrays import (
     COARSE,
     COARSE_GROSS,
     CONFIDENCE,
+    PAIR_AFFINE_WEIGHTS,
     PAIR_AFFINES,
     PAIRS,
     RELAX_STATISTICS,
@@ -85,15 +86,16 @@ class GrownSplitTask(GrownTask):
         job, core = self.job, self.sections.core
         pairs, confidence = read_pairs(job, core)
         with computing_on(pairs.device):
-            split = split_pairs(pairs, node_weights(pairs, confidence), grid=job.grid)
-        return Result(
-            bytes_read=pairs.nbytes + confidence.nbytes, bytes_written=PAIR_AFFINES.write(job, split.affine, z=core)
-        )
+            weights = node_weights(pairs, confidence)
+            split = split_pairs(pairs, weights, grid=job.grid)
+            determined = pair_affine_weights(weights, grid=job.grid)
+        written = PAIR_AFFINES.write(job, split.affine, z=core) + PAIR_AFFINE_WEIGHTS.write(job, determined, z=core)
+        return Result(bytes_read=pairs.nbytes + confidence.nbytes, bytes_written=written)
 
     def footprint(self) -> Footprint:
-        """Read the pair fields of the block; write their affine parts."""
-        core = self.sections.core
-        return Footprint(reads=self.regions(core, PAIRS, CONFIDENCE), writes=self.regions(core, PAIR_AFFINES))
+        """Read the pair fields of the block; write their affine parts and the weights of these."""
+        core, arrays = self.sections.core, (PAIR_AFFINES, PAIR_AFFINE_WEIGHTS)
+        return Footprint(reads=self.regions(core, PAIRS, CONFIDENCE), writes=self.regions(core, *arrays))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,14 +208,14 @@ def grown_section_tasks(job: Job) -> Iterator[JobTask]:
 
 def grown_level(job: Job, sections: range) -> LevelRows:
     """Return the affine level of some sections, solved for without others, by the statistics of the fit."""
-    affines = PAIR_AFFINES.read(job, z=sections)
+    affines, weights = PAIR_AFFINES.read(job, z=sections), PAIR_AFFINE_WEIGHTS.read(job, z=sections)
     affines[pairs_leading_out(sections, steps=pair_steps(job))] = np.nan
     with AFFINE_STATISTICS.reading(job) as record:
         report = AffineReport.from_json(record)
     gross, coarse = COARSE_GROSS.read(job, z=sections), COARSE.read(job, z=sections)
     places = np.array([compose_affine(outer=invert_affine(g), inner=a) for g, a in zip(gross, coarse, strict=True)])
     return solved_level(
-        LocalPairs(affines, places),
+        LocalPairs(affines, weights, places),
         offset=_displacement(job, report.jumps, sections),
         shape_yx=job.shape_yx,
         thickness=job.thickness,
@@ -242,7 +244,7 @@ def _displacement(job: Job, jumps: Sequence[JumpRecord], sections: range) -> Flo
 
 def _level_regions(task: GrownTask, sections: range) -> tuple[Region, ...]:
     return (
-        *task.regions(sections, PAIR_AFFINES, COARSE, COARSE_GROSS),
+        *task.regions(sections, PAIR_AFFINES, PAIR_AFFINE_WEIGHTS, COARSE, COARSE_GROSS),
         AFFINE_STATISTICS.region(task.job.fit),
     )
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ssem_dask.composition.relax.local_level import LevelRows, LocalPairs, updated_level
 from ssem_dask.composition.relax.node_weights import median_confidence, node_weights
-from ssem_dask.composition.relax.relative import split_pairs
+from ssem_dask.composition.relax.relative import pair_affine_weights, split_pairs
 from ssem_dask.composition.relax.relax_report import AffineReport
 from ssem_dask.composition.separation.affine_separation import KnownStatistics
 from ssem_dask.field.affine import compose_affine, invert_affine
@@ -28,6 +29,7 @@ from ssem_dask.stages.run_arrays import (
     COARSE_GROSS,
     CONFIDENCE,
     FIXED,
+    PAIR_AFFINE_WEIGHTS,
     PAIR_AFFINES,
     PAIRS,
 )
@@ -47,13 +49,14 @@ class LevelFixesTask(JobTask):
         """Solve for the sections with the pairs of the fit and with those of now; write what the difference makes."""
         job, cluster = self.job, self.cluster
         read, own = cluster.read, cluster.sections
-        affines = PAIR_AFFINES.read(job, z=read)
+        affines, weights = PAIR_AFFINES.read(job, z=read), PAIR_AFFINE_WEIGHTS.read(job, z=read)
+        changed = changed_affines(job, cluster, affines), _changed_weights(job, cluster, weights)
         with AFFINE_STATISTICS.reading(job) as record:
             report = AffineReport.from_json(record)
         level = updated_level(
             LevelRows(*(array.read(job, z=read) for array in (AFFINE_CORRECTION, AFFINE_NATURAL, AFFINE_VARIANCE))),
-            before=LocalPairs(affines, _places(job, read, ())),
-            after=LocalPairs(changed_affines(job, cluster, affines), _places(job, read, (cluster,))),
+            before=LocalPairs(affines, weights, _places(job, read, ())),
+            after=LocalPairs(*changed, _places(job, read, (cluster,))),
             weight=np.array([cluster.weight(z) for z in read]),
             moved=moved_rows(cluster, read),
             shape_yx=job.shape_yx,
@@ -78,7 +81,7 @@ class LevelFixesTask(JobTask):
     def footprint(self) -> Footprint:
         """Read pairs, places and affine level around the cluster; write the level of the sections that it reaches."""
         job, read, own = self.job, self.cluster.read, self.cluster.sections
-        arrays = PAIR_AFFINES, CONFIDENCE, COARSE, COARSE_GROSS, *LEVEL
+        arrays = PAIR_AFFINES, PAIR_AFFINE_WEIGHTS, CONFIDENCE, COARSE, COARSE_GROSS, *LEVEL
         return Footprint(
             reads=(
                 *(array.region(job, read.start, read.stop) for array in arrays),
@@ -115,19 +118,33 @@ def changed_affines(job: Job, cluster: FixCluster, affines: Float64Array) -> Flo
         affines: of the fit.
     """
     out = affines.copy()
+    for at, fields, weights in _changed_pairs(job, cluster):
+        with computing_on(fields.device):
+            out[at] = split_pairs(fields, weights, grid=job.grid).affine[0, 0]
+    return out
+
+
+def _changed_weights(job: Job, cluster: FixCluster, weights: Float64Array) -> Float64Array:
+    """Return the weights `(K, z)` of affine parts around a cluster, those of changed pairs as they are now."""
+    out = weights.copy()
+    for at, fields, nodes in _changed_pairs(job, cluster):
+        with computing_on(fields.device):
+            out[at] = pair_affine_weights(nodes, grid=job.grid)[0, 0]
+    return out
+
+
+def _changed_pairs(job: Job, cluster: FixCluster) -> Iterator[tuple[tuple[int, int], Tensor, Tensor]]:
+    """Yield index (k - 1, row), field `(1, 1, 2, y, x)` and weights of the nodes of each pair that has changed."""
     changed = cluster.pairs(steps=pair_steps(job), count=job.shape[0])
     typical = typical_confidence(job, cluster)
     for k, z in sorted(changed):
         if z not in cluster.read:
             continue
-        values = [
+        fields, confidence = (
             torch.from_numpy(FIXED[array].read(job, k=k - 1, z=z)).to(compute_device())[None, None]
             for array in (PAIRS, CONFIDENCE)
-        ]
-        with computing_on(values[0].device):
-            weights = node_weights(values[0], values[1], typical=typical)
-            out[k - 1, z - cluster.read.start] = split_pairs(values[0], weights, grid=job.grid).affine[0, 0]
-    return out
+        )
+        yield (k - 1, z - cluster.read.start), fields, node_weights(fields, confidence, typical=typical)
 
 
 def _places(job: Job, sections: range, clusters: tuple[FixCluster, ...]) -> Float64Array:

@@ -14,7 +14,7 @@ import torch
 
 from ssem_dask.composition.relax.elastic import fit_elastic
 from ssem_dask.composition.relax.node_weights import node_weights
-from ssem_dask.composition.relax.relative import split_pairs
+from ssem_dask.composition.relax.relative import pair_affine_weights, split_pairs
 from ssem_dask.composition.relax.relax_report import band_records
 from ssem_dask.field.device import computing_on
 from ssem_dask.geometry.region import Footprint, Region
@@ -57,6 +57,7 @@ from ssem_dask.stages.run_arrays import (
     AFFINE_STATISTICS,
     COARSE,
     CONFIDENCE,
+    PAIR_AFFINE_WEIGHTS,
     PAIR_AFFINES,
     PAIRS,
     RELAX_STATISTICS,
@@ -76,13 +77,18 @@ class SplitTask(WindowTask):
         job, window = self.job, self.sections
         pairs, confidence = read_pairs(job, window.core)
         with computing_on(pairs.device):
-            split = split_pairs(pairs, node_weights(pairs, confidence), grid=job.grid)
+            weights = node_weights(pairs, confidence)
+            split = split_pairs(pairs, weights, grid=job.grid)
+            determined = pair_affine_weights(weights, grid=job.grid)
         written = PAIR_AFFINES.write(job, split.affine, z=window.core)
+        written += PAIR_AFFINE_WEIGHTS.write(job, determined, z=window.core)
         return Result(bytes_read=pairs.nbytes + confidence.nbytes, bytes_written=written)
 
     def footprint(self) -> Footprint:
-        """Read the pair fields of the window; write their affine parts."""
-        return Footprint(reads=self.core_regions(PAIRS, CONFIDENCE), writes=self.core_regions(PAIR_AFFINES))
+        """Read the pair fields of the window; write their affine parts and the weights of these."""
+        return Footprint(
+            reads=self.core_regions(PAIRS, CONFIDENCE), writes=self.core_regions(PAIR_AFFINES, PAIR_AFFINE_WEIGHTS)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ import torch
 
 from ssem_dask.composition.relax.coarsening import Tile
 from ssem_dask.composition.relax.elastic import LowFrequencies, fit_elastic, relax_elastic
-from ssem_dask.composition.relax.relative import fit_robust_affines
+from ssem_dask.composition.relax.relative import affine_weights, fit_robust_affines
 from ssem_dask.composition.relax.relax_report import band_records
 from ssem_dask.field.device import computing_on
 from ssem_dask.geometry.region import Footprint
@@ -75,6 +75,7 @@ from ssem_dask.stages.run_arrays import (
     LOW_FREQUENCY_NATURAL,
     LOW_FREQUENCY_VARIANCE,
     MEDIAN_CONFIDENCE,
+    PAIR_AFFINE_WEIGHTS,
     PAIR_AFFINES,
     PAIRS,
     RELAX_STATISTICS,
@@ -87,7 +88,7 @@ from ssem_dask.task import Result
 
 HIGH_FREQUENCY_SPECTRA = "high_frequency"
 """Name in the records of the spectra of a tile without its low frequencies."""
-_RESTRICTED_ARRAYS = PAIR_AFFINES, RESTRICTED_PAIRS, RESTRICTED_WEIGHTS, MEDIAN_CONFIDENCE
+_RESTRICTED_ARRAYS = PAIR_AFFINES, PAIR_AFFINE_WEIGHTS, RESTRICTED_PAIRS, RESTRICTED_WEIGHTS, MEDIAN_CONFIDENCE
 _LOW_FREQUENCY_ARRAYS = LOW_FREQUENCY, LOW_FREQUENCY_NATURAL, LOW_FREQUENCY_VARIANCE
 
 
@@ -103,7 +104,7 @@ class RestrictTask(WindowTask):
         median = sections_median_confidence(job, core)
         MEDIAN_CONFIDENCE.write(job, np.full(len(core), median), z=core)
         blocks = restricted_grid(job).shape
-        affines = np.full((k, len(core), 2, 3), np.nan)
+        affines, determined = np.full((k, len(core), 2, 3), np.nan), np.zeros((k, len(core)))
         pairs, weights = np.full((k, len(core), 2, *blocks), np.nan), np.zeros((k, len(core), *blocks))
         # As many sections at a time as a shard of the pair fields holds, so that each file is opened once.
         bytes_read, slab = 0, job.register.sections
@@ -117,9 +118,11 @@ class RestrictTask(WindowTask):
                 residual = points + displacements - points @ fitted[:, :, :2].mT - fitted[:, None, :, 2]
                 known = torch.isfinite(fitted).all(dim=2).all(dim=1)
                 affines[:, i] = fitted.cpu().numpy()
+                determined[:, i] = affine_weights(points, weight.flatten(1).double(), grid=restricted_grid(job))
                 pairs[:, i] = residual.mT.reshape(displacement.shape).cpu().numpy()
                 weights[:, i] = (weight * known[:, None, None]).cpu().numpy()
         PAIR_AFFINES.write(job, affines, z=core)
+        PAIR_AFFINE_WEIGHTS.write(job, determined, z=core)
         written = RESTRICTED_PAIRS.write(job, pairs.astype(np.float32), z=core)
         written += RESTRICTED_WEIGHTS.write(job, weights.astype(np.float32), z=core)
         return Result(bytes_read=bytes_read, bytes_written=written)

@@ -35,6 +35,7 @@ from ssem_dask.stages.run_arrays import (
     COARSE,
     CONFIDENCE,
     NATURAL,
+    PAIR_AFFINE_WEIGHTS,
     PAIR_AFFINES,
     PAIRS,
     SECTION,
@@ -80,7 +81,7 @@ def result_arrays(job: Job) -> tuple[RunArray, ...]:
 
 def create_shared(job: Job) -> None:
     """Create the affine level and the result."""
-    for array in (PAIR_AFFINES, *AFFINE_ARRAYS, *result_arrays(job)):
+    for array in (PAIR_AFFINES, PAIR_AFFINE_WEIGHTS, *AFFINE_ARRAYS, *result_arrays(job)):
         array.create(job)
 
 

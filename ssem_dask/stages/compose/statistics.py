@@ -43,6 +43,7 @@ from ssem_dask.stages.run_arrays import (
     AFFINE_VARIANCE,
     COARSE,
     COARSE_GROSS,
+    PAIR_AFFINE_WEIGHTS,
     PAIR_AFFINES,
     RELAX_STATISTICS,
     spectrum_fit,
@@ -72,6 +73,7 @@ class AffinesTask(JobTask):
         )
         level = correct_affines(
             affine,
+            PAIR_AFFINE_WEIGHTS.read(job),
             coarse=coarse,
             grid=job.grid,
             thickness=job.thickness,
@@ -99,7 +101,9 @@ class AffinesTask(JobTask):
         """Read all pair affines, coarse affines and far pairs; write the affine level of all sections."""
         far = FAR_ARRAYS if uses_far_pairs(self.job) else ()
         return Footprint(
-            reads=tuple(array.region(self.job) for array in (PAIR_AFFINES, COARSE, COARSE_GROSS, *far)),
+            reads=tuple(
+                array.region(self.job) for array in (PAIR_AFFINES, PAIR_AFFINE_WEIGHTS, COARSE, COARSE_GROSS, *far)
+            ),
             writes=tuple(row.region(self.job) for row in (*AFFINE_ARRAYS, AFFINE_STATISTICS)),
         )
 

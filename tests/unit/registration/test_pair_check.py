@@ -28,8 +28,15 @@ def _checked(images: torch.Tensor) -> CheckedPairs:
     return register_checked(_window(images), _request(len(images)), config=CONFIG, device="cpu")
 
 
-def _defect(field: torch.Tensor, images: torch.Tensor, mask: torch.Tensor, *, search_range: float) -> PairDefect | None:
-    check = prepare_check(images, valid=torch.stack([mask, mask]), image=GRID, nodes=NODES)
+def _defect(
+    field: torch.Tensor,
+    images: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    search_range: float,
+    untied: frozenset[int] = frozenset(),
+) -> PairDefect | None:
+    check = prepare_check(images, valid=torch.stack([mask, mask]), image=GRID, nodes=NODES, untied=untied)
     (defect,) = check_pairs(field[None], pairs=[(0, 1)], check=check, search_range=search_range)
     return defect
 
@@ -85,6 +92,28 @@ def test_each_reason_is_named():
     assert reason(still + 60.0, search_range=90.0) == "at the end of the search range"
     assert str(reason(still + 60.0, search_range=900.0)).startswith("sections unlike")
     assert str(reason(still, moving=texture(6, SIDE))).startswith("sections unlike")
+
+
+def test_a_section_that_nothing_tied_needs_a_better_match():
+    image = texture(5, SIDE)
+    alike = torch.stack([image, 0.15 * image + texture(6, SIDE)])
+    still, mask = torch.zeros_like(NODES.positions()), torch.ones_like(image, dtype=torch.bool)
+    assert _defect(still, alike, mask, search_range=96.0) is None
+    for section in (0, 1):
+        defect = _defect(still, alike, mask, search_range=96.0, untied=frozenset({section}))
+        assert defect is not None
+        assert defect.reason.startswith("sections unlike")
+        assert not defect.keeps_nodes
+
+
+def test_so_few_known_nodes_that_nothing_can_be_compared_do_not_stay():
+    image = texture(5, SIDE)
+    few = torch.full_like(NODES.positions(), torch.nan)
+    few[:, 4:8, 4:8] = 0.0
+    mask = torch.ones_like(image, dtype=torch.bool)
+    kept = _defect(few, torch.stack([image, image]), mask, search_range=96.0)
+    assert kept is not None
+    assert not kept.keeps_nodes
 
 
 def test_where_there_is_no_tissue_there_is_nothing_to_judge():

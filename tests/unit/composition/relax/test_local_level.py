@@ -24,7 +24,11 @@ def fitted() -> tuple[LevelRows, LocalPairs, KnownStatistics]:
         undo_jumps=False,
     )
     level = LevelRows(found.sections, from_parameters(found.motion, shape_yx=SHAPE), np.ones((COUNT, 2)))
-    return level, LocalPairs(volume.pairs, places), KnownStatistics(found.variances, 1.0)
+    return (
+        level,
+        LocalPairs(volume.pairs, np.ones(volume.pairs.shape[:2]), places),
+        KnownStatistics(found.variances, 1.0),
+    )
 
 
 def update(
@@ -64,7 +68,7 @@ def test_a_section_that_moved_is_found_and_what_is_far_stays_to_the_bit() -> Non
         wrong[k, AT, 0, 2] += 30.0
         wrong[k, AT + k + 1, 0, 2] -= 30.0
     moved = np.arange(COUNT) == AT
-    at_wrong = update(level, right, LocalPairs(wrong, right.places), known, moved)
+    at_wrong = update(level, right, LocalPairs(wrong, right.weights, right.places), known, moved)
     assert abs(abs(shifts(at_wrong.correction)[AT, 0] - shifts(level.correction)[AT, 0]) - 30) < 3
     far = np.abs(np.arange(COUNT) - AT) >= 8
     np.testing.assert_array_equal(at_wrong.correction[far], level.correction[far])
@@ -78,7 +82,7 @@ def test_a_section_that_is_left_out_is_placed_between_its_neighbours() -> None:
     without = pairs.affines.copy()
     for k in range(3):
         without[k, AT] = without[k, AT + k + 1] = np.nan
-    after = update(level, pairs, LocalPairs(without, pairs.places), known, np.arange(COUNT) == AT)
+    after = update(level, pairs, LocalPairs(without, pairs.weights, pairs.places), known, np.arange(COUNT) == AT)
     # Without any pair its distortion is not known, so none is undone.
     np.testing.assert_allclose(shifts(after.correction)[AT], 0, atol=0.5)
     assert after.variance[AT, 0] > 10 * after.variance[AT - 6, 0]

@@ -110,7 +110,7 @@ def test_sections_affines_undo_distortion_only(lost: bool) -> None:
     left = to_parameters(found.sections, shape_yx=SHAPE) - d
     assert rms(np.diff(left, axis=0)[:, :2]) < (2.0 if lost else 1.0)
     if lost:
-        assert found.weights[0, 20] < 0.05
+        assert found.robust[0, 20] < 0.05
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """A section displaced by many times what is usual is taken out; jumps, distortion and other parameters are not."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -25,9 +27,12 @@ def pairs(displaced: dict[int, Affine], *, seed: int) -> Float64Array:
     return out
 
 
-def found(affines: Float64Array) -> dict[int, Affine]:
-    known: BoolArray = np.asarray(np.isfinite(affines).all(axis=(2, 3)), dtype=np.bool_)
-    maps = outlying_maps(affines, known, shape_yx=_SHAPE)
+def found(affines: Float64Array, *, rejected: Sequence[tuple[int, int]] = ()) -> dict[int, Affine]:
+    trusted: BoolArray = np.asarray(np.isfinite(affines).all(axis=(2, 3)), dtype=np.bool_)
+    accepted = trusted.copy()
+    for pair in rejected:
+        accepted[pair] = False
+    maps = outlying_maps(affines, accepted, trusted=trusted, shape_yx=_SHAPE)
     return {z: m for z, m in enumerate(maps) if not np.array_equal(m, IDENTITY)}
 
 
@@ -64,6 +69,18 @@ def test_one_pair_is_enough_for_a_displacement_that_is_far_larger_than_usual() -
     affines[1:, 9:11] = np.nan  # leaves 8 → 7 alone
     affines[1, 8] = affines[2, 10] = np.nan
     assert set(found(affines)) == {7}
+
+
+def test_pairs_that_were_found_but_not_used_are_witnesses() -> None:
+    """Sections that overlap little are placed badly, so that two of three pairs contradict the third by some px."""
+    shift = np.array([[1.0, 0.0, 4.0], [0.0, 1.0, 100.0]])
+    affines = pairs({7: shift}, seed=2)
+    affines[0, 7:9] = affines[2, 7] = affines[2, 10] = np.nan
+    affines[1, 9, 1, 2] += 20.0
+    assert set(found(affines)) == {7}
+    assert set(found(affines, rejected=[(1, 9)])) == {7}
+    affines[1, 9] = np.nan
+    assert found(affines) == {}
 
 
 @pytest.mark.parametrize("seed", range(4))

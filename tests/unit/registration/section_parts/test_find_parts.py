@@ -30,8 +30,8 @@ def view(block: AnyArray, displacement: AnyArray | None = None) -> Tensor:
 
 def searched(section: Tensor, neighbours: list[Tensor], valid: Tensor | None = None) -> SectionParts | None:
     everywhere = torch.ones(SIDE, SIDE, dtype=torch.bool)
-    others = [Neighbour(neighbour, everywhere) for neighbour in neighbours]
-    return find_parts(section, others, valid=everywhere if valid is None else valid)
+    prepared = [Neighbour(neighbour, everywhere) for neighbour in neighbours]
+    return find_parts(section, prepared, valid=everywhere if valid is None else valid)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,23 @@ def test_a_band_that_moved_nothing_is_no_break(stack: list[AnyArray]) -> None:
     assert searched(section, [view(stack[1]), view(stack[3])]) is None
 
 
+def test_a_strip_beyond_a_wide_band_is_found_though_no_block_fits_into_it(stack: list[AnyArray]) -> None:
+    section = broken(stack[2], cut=38, band=44)
+    parts = searched(section, [view(stack[1]), view(stack[3])])
+    assert parts is not None
+    strip = int(parts.labels[SIDE // 2, 5])
+    assert strip != int(parts.labels[SIDE // 2, 120])
+    middle = torch.tensor([96.0, 8.0, 1.0], dtype=torch.float64)
+    moved = parts.maps[1 - strip] @ middle - parts.maps[strip] @ middle
+    assert moved.numpy() == pytest.approx(MOVED, abs=1.5)
+
+
+def test_a_strip_beyond_a_wide_band_that_moved_nothing_is_no_part(stack: list[AnyArray]) -> None:
+    section = view(stack[2])
+    section[:, 16:60] = 4.0
+    assert searched(section, [view(stack[1]), view(stack[3])]) is None
+
+
 def test_a_break_that_only_one_neighbour_sees_is_the_neighbours_own(stack: list[AnyArray]) -> None:
     assert searched(view(stack[2]), [broken(stack[1]), view(stack[3])]) is None
 
@@ -105,7 +122,8 @@ def test_empty_and_small_sections_have_no_parts(stack: list[AnyArray]) -> None:
     assert searched(view(stack[2]), [view(stack[1]), view(stack[3])], valid=nothing) is None
     small = torch.ones(40, 40)
     inside = torch.ones(40, 40, dtype=torch.bool)
-    assert find_parts(small, [Neighbour(small, inside)] * 2, valid=inside) is None
+    neighbour = Neighbour(small, inside)
+    assert find_parts(small, [neighbour, neighbour], valid=inside) is None
 
 
 def test_gain_and_offset_change_nothing(stack: list[AnyArray]) -> None:
