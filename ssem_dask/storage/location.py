@@ -11,6 +11,7 @@ import contextlib
 import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -198,8 +199,8 @@ def file_size(url: str) -> int | None:
     """Return the bytes of a file; None if there is no file (nothing, or a folder)."""
     try:
         if is_local(url):
-            path = local_path(url)
-            return path.stat().st_size if path.is_file() else None
+            status = local_path(url).stat()
+            return status.st_size if stat.S_ISREG(status.st_mode) else None
         files, path_ = _files(url)
         info = retry(lambda: files.info(path_))
     except FileNotFoundError:
@@ -287,8 +288,8 @@ def file_fingerprints(url: str) -> dict[str, str]:
         fingerprints = {}
         for name in [""] if root.is_file() else list_files(url):
             with contextlib.suppress(FileNotFoundError):
-                stat = (root / name).stat()
-                fingerprints[name] = f"{stat.st_size}-{stat.st_mtime_ns}"
+                status = (root / name).stat()
+                fingerprints[name] = f"{status.st_size}-{status.st_mtime_ns}"
         return fingerprints
     files, path = _files(url)
     prefix = path.rstrip("/") + "/"

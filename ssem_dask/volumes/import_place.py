@@ -58,6 +58,14 @@ def look(url: str) -> Found:
     return Found(state="volume", levels=_levels(url, attributes))
 
 
+def metadata(url: str) -> bytes | None:
+    """Return the metadata file of a group that an import writes; None if it is gone."""
+    try:
+        return location.read_bytes(location.join(url, _GROUP_FILES[0]))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+
+
 def check_replaceable(url: str, found: Found) -> None:
     """Raise OutputError if anything but a volume is at a destination, whose replacement would delete it."""
     foreign = _foreign_names(url, found.levels)

@@ -1,6 +1,7 @@
 """The plan of an import: source and destination with every choice made, and how an import is recognised again."""
 
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ssem_dask import __version__
@@ -13,7 +14,7 @@ from ssem_dask.storage.zip_files import split_zip, without_zip_protocol
 from ssem_dask.types import ShapeZYX
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ImportPlan:
     """An import that was checked."""
 
@@ -37,7 +38,7 @@ class ImportPlan:
     overwrite: bool
     """Whether a complete volume at the destination may be replaced."""
 
-    @property
+    @cached_property  # made of the names of all files, and needed for each slab
     def digest(self) -> str:
         """Digest of source and options, by which an interrupted import is recognised; empty if that is not possible."""
         if not self.fingerprints:

@@ -42,6 +42,7 @@ def write_volume(
         name=plan.destination.rstrip("/").rpartition("/")[2],
         attributes=names_attribute(plan.names),
     )
+    presence = _Presence(plan, where)
     depth, sections = volume.write_unit(0)[0], plan.info.shape[0]
     slabs: dict[int, Slab] = {}
     existing: set[str] | None = None
@@ -54,7 +55,7 @@ def write_volume(
             slab = Slab(plan.digest, np.inf, -np.inf)
             writers = [_ShardWriter(channel, slab, existing=existing) for channel in volume.each_channel]
             _copy(source, plan, span, writers=writers, progress=progress)
-            _refuse_removed(plan, where)
+            presence.check()
             journal.write(z, slab)
         else:
             progress(len(span) * plan.info.shape[1] * plan.info.shape[2] * plan.info.planes)
@@ -65,6 +66,7 @@ def write_volume(
             f"{plan.source}: every pixel of the volume is {lowest:g}, so there is nothing to align; check the export."
         )
     _refuse_changed_source(plan)
+    presence.check()
     _refuse_missing_shards(plan, volume, slabs, journal=journal)
 
 
@@ -123,14 +125,26 @@ def _stored_shards(volume: Volume) -> set[str]:
     return {f"{mip}/{name}" for mip in volume.mips for name in location.list_files(volume.level_urls[mip])}
 
 
-def _refuse_removed(plan: ImportPlan, where: str) -> None:
-    """Raise OutputError if the group is gone, or belongs to another import."""
-    found = import_place.look(where)
-    if found.state != "importing" or found.digest != plan.digest:
-        raise OutputError(
-            f"{plan.destination}: the output was removed while it was written; delete what is left of it, then run the "
-            "same command again."
-        )
+class _Presence:
+    """Looks whether the group that is written is still there."""
+
+    def __init__(self, plan: ImportPlan, where: str) -> None:
+        self._plan, self._where = plan, where
+        self._seen: bytes | None = None
+
+    def check(self) -> None:
+        """Raise OutputError if the group is gone, or belongs to another import."""
+        # The metadata have the names of all sections. So they are interpreted only if they are not those seen before.
+        content = import_place.metadata(self._where)
+        if content is not None and content == self._seen:
+            return
+        found = import_place.look(self._where)
+        if found.state != "importing" or found.digest != self._plan.digest:
+            raise OutputError(
+                f"{self._plan.destination}: the output was removed while it was written; delete what is left of it, "
+                "then run the same command again."
+            )
+        self._seen = content
 
 
 def _refuse_changed_source(plan: ImportPlan) -> None:
@@ -148,7 +162,6 @@ def _refuse_changed_source(plan: ImportPlan) -> None:
 
 def _refuse_missing_shards(plan: ImportPlan, volume: Volume, slabs: dict[int, Slab], *, journal: Journal) -> None:
     """Raise IncompleteError if shards are gone that were written."""
-    _refuse_removed(plan, volume.url)
     stored = _stored_shards(volume)
     missing = {z: sorted({*slab.files} - stored) for z, slab in slabs.items()}
     names = [name for files in missing.values() for name in files]

@@ -263,6 +263,20 @@ def test_missing_sizes(series: Path, tmp_path: Path):
     check_refused(series, tmp_path / "a.zarr", "must be positive", pixel_size=0.0)
 
 
+@pytest.mark.parametrize("per_pixel", [(5, 10), (10, 5)], ids=["high", "wide"])
+def test_pixels_that_are_not_square(tmp_path: Path, per_pixel: tuple[int, int]):
+    x, y = per_pixel
+    source, out = tmp_path / "a.tif", tmp_path / "a.zarr"
+    metadata = {"spacing": 0.05, "unit": "um", "axes": "ZYX"}
+    tifffile.imwrite(source, sections(), imagej=True, resolution=(1000 / x, 1000 / y), metadata=metadata)
+    sizes: dict[str, Any] = {"pixel_size": None, "section_thickness": None}
+    check_refused(source, out, f"{y} nm high and {x} nm wide, not square", "--pixel-size", **sizes)
+    assert not out.exists()
+    info = import_volume(str(source), str(out), **{**SMALL, **sizes, "pixel_size": 5.0})
+    assert info.pixel_size == 5.0
+    assert info.section_thickness == pytest.approx(50.0)
+
+
 UNREACHABLE = ["http://127.0.0.1:9/a.zarr", "http://127.0.0.1:9/a.h5", "nonsense://bucket/a"]
 
 

@@ -8,16 +8,21 @@ import bz2
 import lzma
 import math
 import struct
+import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 import numcodecs
 import numpy as np
 
 from ssem_dask.errors import SourceError
 from ssem_dask.storage.bounded_codecs import MAX_CHUNK_BYTES, stated_size, zstd_bound
+from ssem_dask.storage.retry import in_this_context
+
+T = TypeVar("T")
 
 _ALWAYS_EXPANDED = 1 << 30
 """Bytes that any chunk may expand to: one that cannot expand to more is not looked at."""
@@ -29,6 +34,11 @@ _MOST_GROWTH = 4
 _OVERHEAD = 1 << 20
 """Bytes of metadata that any chunk may have beside its values."""
 _PIECE = 1 << 20
+_READERS = 16
+_SLOW_SECONDS = 2e-4
+"""Seconds per chunk above which chunks are looked at in threads; handing a chunk to a thread takes about half."""
+_TRIED_SECONDS = 2e-2
+"""Seconds after which a store is known to be slow, and not the machine busy for a moment."""
 _STREAMS: dict[str, Callable[[], Any]] = {
     "zlib": lambda: zlib.decompressobj(zlib.MAX_WBITS | 32),  # with the header of zlib or of gzip
     "bz2": bz2.BZ2Decompressor,
@@ -121,6 +131,28 @@ def chunks_under(
         start, stop = (part, part + 1) if isinstance(part, int) else part.indices(extent)[:2]
         spans.append(range(start // chunk, math.ceil(stop / chunk)))
     yield from product(*spans)
+
+
+def look_at_each(look: Callable[[T], object], items: Iterable[T], *, local: bool) -> None:
+    """Call a function for each item, in threads if the store is slow; raise the first error.
+
+    Args:
+        look: takes an item.
+        items: chunks, in any form.
+        local: the store is a local folder, whose speed is to be tried. Others are slow.
+    """
+    left = iter(items)
+    if local:
+        began = time.monotonic()
+        for count, item in enumerate(left, 1):
+            look(item)
+            if time.monotonic() - began > max(_TRIED_SECONDS, count * _SLOW_SECONDS):
+                break
+        else:
+            return
+    with ThreadPoolExecutor(_READERS) as readers:
+        for _ in readers.map(in_this_context(look), left):
+            pass
 
 
 def _expands(content: bytes, new_stream: Callable[[], Any], *, limit: int) -> bool:

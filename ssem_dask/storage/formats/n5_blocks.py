@@ -2,7 +2,6 @@
 
 import struct
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,14 @@ from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
 from ssem_dask.storage.formats.chunk_bombs import (
     chunks_under,
+    look_at_each,
     may_expand,
     refuse_expanding,
     refuse_large_chunk,
     refuse_overlong,
 )
-from ssem_dask.storage.retry import in_this_context
 
 _COMPRESSORS = {"raw": "", "gzip": "zlib", "bzip2": "bz2", "xz": "lzma", "blosc": "blosc", "zstd": "zstd"}
-_READERS = 16
 
 
 class BlockGuard:
@@ -59,9 +57,7 @@ class BlockGuard:
             return  # a request for each block would not bound what a server sends
         positions = chunks_under(index, shape=self._shape, chunks=self._block)
         urls = (location.join(self._dataset, *map(str, position)) for position in positions)
-        with ThreadPoolExecutor(_READERS) as readers:
-            for _ in readers.map(in_this_context(self._look_at), urls):
-                pass
+        look_at_each(self._look_at, urls, local=location.is_local(self._dataset))
 
     def _look_at(self, url: str) -> None:
         stored = location.file_size(url)

@@ -10,7 +10,6 @@ import math
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -20,18 +19,17 @@ from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
 from ssem_dask.storage.formats.chunk_bombs import (
     chunks_under,
+    look_at_each,
     may_expand,
     refuse_expanding,
     refuse_large_chunk,
     refuse_overlong,
 )
 from ssem_dask.storage.formats.chunk_count import grid_of
-from ssem_dask.storage.retry import in_this_context
 from ssem_dask.types import AnyArray
 
 Numbers: TypeAlias = np.ndarray[Any, np.dtype[np.uint64]]
 
-_READERS = 16
 _ENTRY_BYTES = 16
 _ROW_BYTES = 24
 """Bytes of a chunk in the index of its minishard: number, offset and length, 8 bytes each."""
@@ -75,9 +73,7 @@ class ChunkGuard:
         if self._shards is not None:
             self._shards.look_at(np.array(positions, np.uint64), head=self._look_at_head)
         elif not self._place.startswith("http"):  # a request for each file; and a hostile server says what it likes
-            with ThreadPoolExecutor(_READERS) as readers:
-                for _ in readers.map(in_this_context(self._look_at_file), positions):
-                    pass
+            look_at_each(self._look_at_file, positions, local=location.is_local(self._place))
 
     def _look_at_file(self, position: tuple[int, ...]) -> None:
         box = zip(position, self._chunk, self._size, self._offset, strict=True)
@@ -143,9 +139,7 @@ class _Shards:
                     refuse_expanding(content, name="zlib", limit=self._chunk, where=where)
                 head(self._head(name, start, length), where)
 
-        with ThreadPoolExecutor(_READERS) as readers:
-            for _ in readers.map(in_this_context(look), groups.items()):
-                pass
+        look_at_each(look, groups.items(), local=location.is_local(self._place))
 
     def _head(self, name: str, start: int, length: int) -> bytes:
         content = location.read_range(name, start=start, stop=start + min(length, 1 << 12))

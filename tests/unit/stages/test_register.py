@@ -1,14 +1,19 @@
-"""How large register's windows are where nobody says so."""
+"""How large register's windows are where nobody says so, and what a window says of itself."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import ssem_dask as package
 from ssem_dask.config.schema import make_config
 from ssem_dask.driver.pipeline import plan
+from ssem_dask.geometry.box import Box
 from ssem_dask.stages.register import windows
-from ssem_dask.storage.volume import VolumeInfo, create_volume
+from ssem_dask.storage.fields import open_field
+from ssem_dask.storage.location import join
+from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
+from tests.support.runs import SMALL
 
 
 @pytest.mark.parametrize(
@@ -31,3 +36,20 @@ def test_wide_sections_have_wide_windows_where_these_are_many(
     job = plan(make_config({"source": source, "output": str(tmp_path / "out.zarr")})).job
     assert job.register.window == side
     assert len(list(windows(job))) == count
+
+
+def test_windows_of_which_every_second_section_is_blank_are_registered(observed: str, tmp_path: Path) -> None:
+    original = Volume.open(observed)
+    values = original.read(Box((0, 0, 0), original.info.shape))
+    values[1::2] = 0
+    source = create_volume(
+        str(tmp_path / "source.zarr"), info=original.info, chunk=(1, 64, 64), shard=(1, 192, 192), mips=1
+    )
+    source.write(Box((0, 0, 0), values.shape), values)
+    output = str(tmp_path / "out.zarr")
+    summary = package.align(source.url, output, cluster="serial", **SMALL)
+    assert not [remark.message for remark in summary.remarks if remark.key.startswith("register")]
+    fields, _ = open_field(join(output, "fields", "pairs"))
+    known = np.isfinite(np.asarray(fields[:])).any(axis=(2, 3, 4))
+    assert known[1, 2::2].all()
+    assert not known[0].any()

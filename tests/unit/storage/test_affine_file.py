@@ -43,6 +43,8 @@ def test_a_url_is_read_and_its_content_is_what_counts() -> None:
     [
         ("", "missing"),
         ("z,a00,a01,a02,a10,a11\n0,1,0,0,0,1\n", "a12 missing"),
+        (GOOD.replace(",", ";"), "z, a00, a01, a02, a10, a11, a12 missing"),
+        (GOOD.removeprefix(f"{HEADER}\n"), "z, a00, a01, a02, a10, a11, a12 missing"),
         (f"{HEADER},b\n0,1,0,0,0,1,0,0\n", "'b'"),
         (f"{HEADER}\n0,1,0,0,0,1\n", "row 1: 6 values"),
         (f"{HEADER}\n0,1,0,0,0,1,nan\n", "a12 is 'nan'"),

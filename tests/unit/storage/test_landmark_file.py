@@ -24,6 +24,8 @@ def test_rows_are_read_in_any_order_of_columns() -> None:
     [
         ("", "z, y, x, ref_y, ref_x missing"),
         ("z,y,x,ref_y\n0,1,2,3\n", "ref_x missing"),
+        ("z;y;x;ref_y;ref_x\n0;1;2;3;4\n", "z, y, x, ref_y, ref_x missing"),
+        ("0,1,2,3,4\n", "z, y, x, ref_y, ref_x missing"),
         (f"{HEADER},name\n0,1,2,3,4,a\n", "'name'"),
         (f"{HEADER},z\n0,1,2,3,4,0\n", "'z' is unknown or repeated"),
         (f"{HEADER}\n0,1,2,3\n", "row 1: 4 values"),

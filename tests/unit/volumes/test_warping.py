@@ -350,6 +350,7 @@ def test_points_go_there_and_back(run: str, tmp_path: Path) -> None:
     [
         ("", "columns z, y, x are needed"),
         ("z;y;x\n0;1;2\n", "columns z, y, x are needed"),
+        ("0,1,2\n", "the first line has 0, 1, 2, but columns z, y, x are needed"),
         ("z,y\n1,2\n", "add x"),
         ("z,y,x\n0,1,2\n0,here,2\n", "line 3"),
         ("z,y,x\n0,1\n", "line 2"),

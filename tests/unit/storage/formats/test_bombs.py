@@ -5,9 +5,11 @@ import gzip
 import json
 import lzma
 import struct
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -17,6 +19,8 @@ import tifffile
 
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
+from ssem_dask.storage.formats import chunk_bombs
+from ssem_dask.storage.formats.chunk_bombs import look_at_each
 from ssem_dask.storage.formats.detect import open_any_format
 from ssem_dask.storage.formats.source import decoding, refuse_bomb
 from ssem_dask.volumes.importing import import_volume
@@ -148,3 +152,25 @@ def test_large_blocks_of_n5_come_back(tmp_path: Path) -> None:
     tensorstore.open(spec, create=True, dtype="uint8", shape=(1300, 1200, 3)).result()[...] = values.T
     source = open_any_format(str(tmp_path / "em"))
     np.testing.assert_array_equal(source.read(z_start=1, z_stop=3, y_start=7, y_stop=900), values[1:3, 7:900])
+
+
+@pytest.mark.parametrize(("seconds", "local", "threads"), [(0.0, True, False), (0.01, True, True), (0.0, False, True)])
+def test_chunks_are_looked_at_in_threads_only_where_that_pays(
+    seconds: float, local: bool, threads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each chunk once; the first that is refused is named."""
+    seen: list[tuple[int, bool]] = []
+    clock = [0.0]
+    monkeypatch.setattr(chunk_bombs, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def look(number: int) -> None:
+        clock[0] += seconds
+        seen.append((number, threading.current_thread() is threading.main_thread()))
+        if number in (30, 35):
+            raise SourceError(f"chunk {number}")
+
+    look_at_each(look, range(30), local=local)
+    assert sorted(number for number, _ in seen) == list(range(30))
+    assert (not all(is_main for _, is_main in seen)) == threads
+    with pytest.raises(SourceError, match="chunk 30"):
+        look_at_each(look, range(20, 40), local=local)

@@ -95,6 +95,15 @@ def thumbnails_as_pages() -> str:
     return "a"
 
 
+def some_with_white_as_0() -> str:
+    Path("a").mkdir()
+    for z, section in enumerate(VALUES):
+        inverted = z % 3 == 2
+        kind = "miniswhite" if inverted else "minisblack"
+        tifffile.imwrite(f"a/s{z}.tif", 255 - section if inverted else section, photometric=kind)
+    return "a"
+
+
 def reduced_pages_and_subifds() -> str:
     with tifffile.TiffWriter("a.tif") as writer:
         for section in VALUES:
@@ -241,6 +250,7 @@ def zipped_images() -> str:
 READ: dict[str, Callable[[], str]] = {
     "pixels before directories": pages_of_libtiff,
     "thumbnails as pages": thumbnails_as_pages,
+    "some files with white as 0": some_with_white_as_0,
     "reduced pages and SubIFDs": reduced_pages_and_subifds,
     "any file of an OME-TIFF set": lambda: f"{ome_set()}/m1.ome.tif",
     "folder of an OME-TIFF set": ome_set,
