@@ -276,8 +276,9 @@ def _read_attention(url: str, ledger: LedgerSummary, *, sections: int) -> Attent
 
 def _read_contrast(url: str, record: RunRecord, *, sections: int) -> ContrastTable | None:
     """Return gains and offsets of all sections; None if grey values are those of the source, or not known yet."""
-    if record.config.get("render", {}).get("contrast") != "match":  # a table of an earlier configuration may be there
-        return None
+    render = record.config.get("render")
+    if not isinstance(render, dict) or render.get("contrast") != "match":
+        return None  # a table of an earlier configuration may be there
     table = read_contrast(url)
     return table if table is not None and len(table.gain) == sections and table.matched.any() else None
 

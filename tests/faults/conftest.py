@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import ssem_dask as package
-from tests.support.faults import FAULT_ROWS, SETTINGS, Process
+from tests.support.faults import FAULT_ROWS, SCHEDULE_SEED, SCHEDULES, SETTINGS, Process
 from tests.support.runs import to_toml
 
 
@@ -42,6 +42,11 @@ def start() -> Iterator[Callable[..., Process]]:
     yield begin
     for process in started:
         process.kill()
+
+
+def pytest_report_header() -> str:
+    """Say by which numbers the schedules of `test_schedules` are repeated."""
+    return f"random schedules: SCHEDULES={SCHEDULES} SCHEDULE_SEED={SCHEDULE_SEED}"
 
 
 @pytest.hookimpl(wrapper=True)

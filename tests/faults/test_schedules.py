@@ -20,11 +20,10 @@ from ssem_dask.storage import arrays, location
 from ssem_dask.storage.late_writes import read_notes
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.run_group import is_run
+from tests.support.faults import SCHEDULE_SEED, SCHEDULES
 from tests.support.shard_pipeline import Config
 from tests.support.simulated_drivers import Event, Simulation, simulated
 
-SCHEDULES = int(os.environ.get("SCHEDULES", "200"))
-SEED = int(os.environ.get("SCHEDULE_SEED", "1"))
 CONFIGS = st.builds(Config, value=st.integers(0, 2), depth=st.sampled_from([1, 2]))
 SECONDS = st.sampled_from([1.0, 10.0, 25.0, 40.0, 100.0, 400.0])
 LONG = st.sampled_from([100.0, 400.0])
@@ -77,7 +76,7 @@ def assert_as_undisturbed(output: str, config: Config) -> None:
         assert {report.key: report for report in complete} == loose
 
 
-@seed(SEED)
+@seed(SCHEDULE_SEED)
 @settings(
     max_examples=SCHEDULES,
     deadline=None,

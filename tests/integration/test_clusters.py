@@ -10,8 +10,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import pytest
+import requests
 
 from ssem_dask.config.schema import cluster_settings, make_config
 from ssem_dask.errors import ConfigError
@@ -121,6 +123,14 @@ def test_a_local_cluster_refuses_other_users_of_the_machine(tmp_path: Path) -> N
         assert isinstance(executor, DaskExecutor)
         addresses = [executor.client.scheduler.address, *executor.client.scheduler_info()["workers"]]
         assert all(re.match(r"tls://127\.0\.0\.1:", address) for address in addresses), addresses
+        assert executor.dashboard is not None
+        for address in (*addresses, executor.dashboard):
+            with pytest.raises(ConnectionRefusedError):  # a socket on all addresses of this machine would take it
+                socket.create_connection(("127.0.0.2", urlparse(address).port or 0), timeout=5)
+        for route in ("api/v1/retire_workers", "api/v1/get_workers", "jupyter", "jupyter/lab"):
+            for ask in (requests.get, requests.post):
+                answer = ask(executor.dashboard.replace("status", route), timeout=20)
+                assert answer.status_code in (404, 405), route
         make_certificates(str(tmp_path), days=1)
         settings = ClusterConfig(tls=str(tmp_path))
         for address in addresses:

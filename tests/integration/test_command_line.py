@@ -60,6 +60,7 @@ def hardly_anything() -> dict[str, np.ndarray[Any, Any]]:
     volumes["one of four is not black"][2] = noise[2]
     volumes["one pixel differs"] = np.full_like(noise, 9)
     volumes["one pixel differs"][1, 40, 40] = 10
+    volumes["two small sections of noise"] = noise[:2, :64, :64]
     return volumes
 
 

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from hypothesis import strategies as st
 import ssem_dask as package
 from ssem_dask.errors import SsemDaskError
 from ssem_dask.geometry.box import Box
+from ssem_dask.report.page import make_report
 from ssem_dask.report.report_data import read_report_data
 from ssem_dask.report.summary import stage_rows, summary_facts
+from ssem_dask.report.viewer.site import make_site
 from ssem_dask.storage.volume import VolumeInfo, create_volume
 from tests.support.cli import ssem_dask
 from tests.support.runs import SMALL, to_toml
@@ -175,6 +178,35 @@ def test_a_command_ends_well_or_in_one_sentence(whole: Path, tmp_path: Path, dat
                 assert_sentence(ended.stderr.rpartition("error: ")[2])
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown * 1024 < MAX_GROWTH_BYTES
+
+
+ABSENT = object()
+
+
+@pytest.mark.parametrize("value", [ABSENT, None, "", [], -1], ids=["absent", "null", "text", "list", "number"])
+def test_whatever_a_run_says_of_itself_a_report_and_a_viewer_are_made_or_refused(
+    whole: Path, tmp_path: Path, value: Any
+) -> None:
+    """Every attribute of a run and every table of its configuration in turn; a run has no other copy of them here."""
+    run = Path(shutil.copytree(whole / "out.zarr", tmp_path / "out.zarr"))
+    (run / "ledger" / "run.record").unlink()
+    content = (run / "zarr.json").read_text()
+    record = json.loads(content)["attributes"]["ssem_dask"]
+    for path in [*((name,) for name in record), *(("config", name) for name in record["config"])]:
+        tree = json.loads(content)
+        parent = tree["attributes"]["ssem_dask"]
+        for name in path[:-1]:
+            parent = parent[name]
+        if value is ABSENT:
+            del parent[path[-1]]
+        else:
+            parent[path[-1]] = value
+        (run / "zarr.json").write_text(json.dumps(tree))
+        for show in (partial(make_report, worst=1, viewer=None), partial(make_site, labels=None, worst=1)):
+            try:
+                assert show(str(run))
+            except SsemDaskError as error:
+                assert_sentence(str(error))
 
 
 @pytest.mark.parametrize("name", ["zarr.json", "aligned/zarr.json", "aligned/0/zarr.json", "ledger/source.stamps"])

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from ssem_dask.report.report_data import read_report_data
 from ssem_dask.storage import quality
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.evaluation_file import read_evaluation, write_evaluation
+from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.location import join
 from ssem_dask.storage.run_group import create_run, read_run
+from ssem_dask.task import Cause, Outcome
 from tests.support.cli import assert_one_sentence
 from tests.support.cli import ssem_dask as command
 from tests.support.fabricated_run import fabricate_run
@@ -167,16 +170,39 @@ def test_a_run_that_has_only_begun(observed: str, tmp_path: Path) -> None:
     assert [chart["id"] for chart in embedded(html)["curves"]] == ["outcome"]
 
 
-def test_markup_in_a_message_is_only_text(observed: str, tmp_path: Path) -> None:
-    url = str(tmp_path / "<b>x</b>.zarr")
-    config = {
-        "volume": {"pixel_size": 5.0, "section_thickness": 40.0},
-        "register": {"window": 96, "spacing": 16, "sections": 4, "neighbours": 2},
-    }
-    create_run(url, attributes={"config": config, "config_digest": "ab" * 32, "source": observed, "state": "</script>"})
-    html = make_report(url, worst=0, viewer=None).html
-    assert "<b>x</b>" not in html
-    assert "<td>" in html or html.count("</script>") == 2
+HOSTILE = "</script></title></style>--><img src=x onerror=alert(1)><script>alert(2)</script>'\"{{ 7 * 191 }}&lt;"
+
+
+def test_markup_of_a_store_is_only_text(run: str, tmp_path: Path) -> None:
+    """Attributes of a run, reports of its tasks, names of sections and the run's own name come from others."""
+    url = str(tmp_path / "<b>x<script>.zarr")
+    shutil.copytree(run, url)
+    metadata = Path(url) / "zarr.json"
+    tree = json.loads(metadata.read_text())
+    attributes = tree["attributes"]["ssem_dask"]
+    attributes |= {"state": HOSTILE, "version": HOSTILE, "config_digest": HOSTILE, "encoder_digest": HOSTILE}
+    attributes |= {"environment": {HOSTILE: HOSTILE}, "section_names": [f"{HOSTILE}{z}" for z in range(10)]}
+    attributes["source"] = attributes["given"]["source"] = f"/nowhere/{HOSTILE}.zarr"
+    attributes["config"]["register"][HOSTILE] = HOSTILE
+    attributes["config"]["render"]["interpolation"] = HOSTILE
+    metadata.write_text(json.dumps(tree))
+    ledger = open_ledger(url)
+    changed: dict[str, Any] = {"message": HOSTILE, "worker": HOSTILE, "log": HOSTILE, "started": HOSTILE}
+    for number, report in enumerate(list(ledger.reports(None))):
+        outcome = (Outcome.FAILED, Outcome.LOW_QUALITY, report.outcome)[number % 3]
+        cause = Cause.BUG if outcome is Outcome.FAILED else None
+        ledger.replace_all([replace(report, outcome=outcome, cause=cause, **changed)])
+    pages = {"report": make_report(url, worst=3, viewer=None).html}
+    compared = command("compare", url, url, "--file", str(tmp_path / "compared.html"))
+    assert "Traceback" not in compared.stderr
+    if compared.returncode == 0:
+        pages["comparison"] = (tmp_path / "compared.html").read_text()
+    for name, html in pages.items():
+        for tag in ("<img src=x", "<script>alert", "<b>x", "</title></style>", "1337"):
+            assert tag not in html, (name, tag)
+        assert html.count("</script") == html.count("<script"), name
+        assert "&lt;img src=x onerror" in html, name
+    assert pages["report"].count("&lt;img src=x onerror") >= 10
 
 
 def test_mistakes_are_one_sentence(run: str, tmp_path: Path) -> None:

@@ -258,15 +258,32 @@ def test_killed_while_it_marks_what_is_stale_it_is_still_right(output: str, fini
         {"name": "tls://203.0.113.9:8786"},
         {"name": "slurm", "slurm": {"prologue": ["touch owned"]}},
         {"name": "/somewhere/site.toml"},
+        {"name": ["local"]},
+        {"name": None},
+        None,
+        ["local"],
     ],
 )
-def test_where_a_command_runs_is_never_taken_from_a_store(output: str, cluster: dict[str, Any]) -> None:
+def test_where_a_command_runs_is_never_taken_from_a_store(output: str, cluster: Any) -> None:
     metadata = Path(output) / "zarr.json"
     tree = json.loads(metadata.read_text())
     tree["attributes"]["ssem_dask"]["given"]["cluster"] = cluster
+    is_named = isinstance(cluster, dict) and isinstance(cluster["name"], str)
     metadata.write_text(json.dumps(tree))
     for command in ("rerun", "verify"):
-        assert_one_sentence(ssem_dask(command, output), naming="give --cluster")
+        assert_one_sentence(ssem_dask(command, output), naming="give --cluster" if is_named else "cluster")
+
+
+def test_where_results_are_written_is_never_taken_from_a_store(output: str, tmp_path: Path) -> None:
+    metadata = Path(output) / "zarr.json"
+    tree = json.loads(metadata.read_text())
+    for table in (tree["attributes"]["ssem_dask"]["given"], tree["attributes"]["ssem_dask"]["config"]):
+        table["output"] = str(tmp_path / "elsewhere.zarr")
+    metadata.write_text(json.dumps(tree))
+    for words in (("rerun", output, "--stage", "measure"), ("verify", output)):
+        ended = ssem_dask(*words, "--cluster", "serial")
+        assert ended.returncode == 0, ended.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.zarr"]
 
 
 def test_a_run_does_not_keep_how_to_reach_a_cluster(output: str) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -162,6 +163,26 @@ def test_path_tricks(path: str, serving: tuple[str, Site]) -> None:
     for prefix in ("v", "events"):
         request.url = f"{base}/{prefix}/{site.key}/{path}"
         assert session.send(request, timeout=20).status_code in (403, 404)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "1e400", "-1", "9" * 400, "1e308", "0x1", "", "%00"])
+def test_places_that_are_none_do_no_harm(value: str, serving: tuple[str, Site]) -> None:
+    base, site = serving
+    for name in ("z", "y", "x", "side"):
+        place = {"z": "0", "y": "1", "x": "1", "side": "2", name: value}
+        asked = "&".join(f"{key}={text}" for key, text in place.items())
+        reply = ask(f"{base}/at?key={site.key}&run=mark&{asked}")
+        assert reply.status_code in (200, 400), asked
+        assert "Traceback" not in reply.text
+    assert ask(f"{base}/data/{site.key}/thing/0/c", Range=f"bytes={value}-{value}").status_code in (200, 206, 400, 416)
+    assert ask(f"{base}/data/{site.key}/thing/0/c").content == CONTENT
+
+
+def test_it_listens_on_loopback_alone(serving: tuple[str, Site]) -> None:
+    """A socket on all addresses of this machine would take this connection."""
+    base, _ = serving
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", urlparse(base).port or 0), timeout=5)
 
 
 def test_answers_are_sealed(serving: tuple[str, Site]) -> None:

@@ -19,6 +19,10 @@ from tests.support.runs import SMALL, aligned_pixels, section_fields
 
 SETTINGS: dict[str, Any] = {**SMALL, "mask": {"detect": True}}
 """All seven stages, many small tasks."""
+SCHEDULES = int(os.environ.get("SCHEDULES", "200"))
+"""Number of random schedules; the environment sets it, as `make fuzz` does."""
+SCHEDULE_SEED = int(os.environ.get("SCHEDULE_SEED", "1"))
+"""Number that repeats them."""
 
 
 class Process:

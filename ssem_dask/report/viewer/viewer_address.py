@@ -1,6 +1,10 @@
 """Address of a run's viewer: the same every time, so that the links of a report reach it."""
 
+import re
+import zlib
+
 _FIRST_PORT, _PORTS = 20000, 20000
+_HEXADECIMAL = re.compile("[0-9a-f]+")
 
 
 def run_token(config_digest: str) -> str:
@@ -10,7 +14,10 @@ def run_token(config_digest: str) -> str:
 
 def default_port(config_digest: str) -> int:
     """Return the port of a run's viewer, 20000 … 39999."""
-    return _FIRST_PORT + int(run_token(config_digest), 16) % _PORTS
+    token = run_token(config_digest)
+    # A store may hold any text in place of a digest, or none.
+    number = int(token, 16) if _HEXADECIMAL.fullmatch(token) else zlib.crc32(token.encode(errors="surrogatepass"))
+    return _FIRST_PORT + number % _PORTS
 
 
 def viewer_address(config_digest: str) -> str:

@@ -91,7 +91,7 @@ class ClusterConfig(ConfigBase):
         return {"name": self.name, "workers": self.workers}
 
 
-def remembered_cluster(run: str, kept: Mapping[str, Any]) -> ClusterConfig:
+def remembered_cluster(run: str, kept: object) -> ClusterConfig:
     """Return the cluster that a run was begun on, if it may be taken from a store.
 
     Whoever can write to a store must not be able to choose what runs on this machine: neither the shell lines of batch
@@ -99,18 +99,18 @@ def remembered_cluster(run: str, kept: Mapping[str, Any]) -> ClusterConfig:
 
     Args:
         run: URL of the run, for the message.
-        kept: result of `ClusterConfig.remembered`.
+        kept: result of `ClusterConfig.remembered`, or whatever a store holds in its place.
 
     Raises:
         ConfigError: the user must name a cluster.
     """
-    name, workers = kept.get("name", "local"), kept.get("workers")
-    if name not in OF_THIS_MACHINE:
+    name, workers = (kept.get("name", "local"), kept.get("workers")) if isinstance(kept, Mapping) else (kept, None)
+    if not isinstance(name, str) or name not in OF_THIS_MACHINE:
         raise ConfigError(
             f"Run {run}: was begun with --cluster {name}, and where a command runs is not taken from a store that "
             "others may have written; give --cluster."
         )
-    return ClusterConfig(name=str(name), workers=workers if isinstance(workers, int) and workers > 0 else None)
+    return ClusterConfig(name=name, workers=workers if isinstance(workers, int) and workers > 0 else None)
 
 
 def worker_processes(config: SlurmConfig) -> int:

@@ -1,6 +1,7 @@
-"""Whenever the disk gets full, a run says so, and is continued by the same command when there is room."""
+"""Whenever the disk gets full or read-only, a run says so, and the same command continues it when that is over."""
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from tests.support.simulated_drivers import Simulation, simulated
 class Disk:
     """A disk on which a number of files can be written."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.room = 0
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, error: int) -> None:
+        self.room, self.error = 0, error
         put = LocalStore.set
 
         async def set_file(store: LocalStore, key: str, value: Any) -> None:
@@ -39,15 +40,18 @@ class Disk:
     def take(self) -> None:
         self.room -= 1
         if self.room < 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise OSError(self.error, os.strerror(self.error))
 
 
+@pytest.mark.parametrize(("error", "naming"), [(errno.ENOSPC, "no space left"), (errno.EROFS, "read-only")])
 @pytest.mark.parametrize("room", [*range(10), 14, 20])
-def test_a_run_continues_after_the_disk_was_full(room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_continues_after_the_disk_was_full_or_read_only(
+    room: int, error: int, naming: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     output = tmp_path / "out.zarr"
     output.mkdir()
     simulation = Simulation(str(output), seed=0, one_host=True)
-    disk = Disk(monkeypatch)
+    disk = Disk(monkeypatch, error=error)
     with simulated(simulation):
         disk.room = room
         simulation.finish(Config(0, 1))
@@ -55,5 +59,5 @@ def test_a_run_continues_after_the_disk_was_full(room: int, tmp_path: Path, monk
         simulation.finish(Config(0, 1))
         simulation.close()
     first, second = simulation.endings
-    assert "no space left" in first.how
+    assert naming in first.how
     assert second.how == "complete"

@@ -83,6 +83,21 @@ def test_no_level_of_an_image_lies_outside_of_it(path: str, tmp_path: Path) -> N
             opened(str(tmp_path / "image.zarr"))
 
 
+def test_what_a_link_leads_to_is_never_deleted(tmp_path: Path) -> None:
+    """A link in the place of an array goes when the array is removed; foreign files behind it, or below it, stay."""
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("irreplaceable")
+    group = tmp_path / "out.zarr" / "aligned"
+    (group / "1").mkdir(parents=True)
+    for link in (group / "0", group / "1" / "c"):
+        link.symlink_to(foreign)
+    for name in ("0", "1"):
+        location.delete(str(group / name), recursive=True)
+    assert list(group.iterdir()) == []
+    assert (foreign / "thesis.tex").read_text() == "irreplaceable"
+
+
 class Planted:
     """Unpickling it makes a folder: what an attacker would run."""
 

@@ -1,5 +1,6 @@
 """Certificates are private, signed by their own authority, never replaced, and not used after their time."""
 
+import contextlib
 import ssl
 import stat
 from datetime import UTC, datetime, timedelta
@@ -7,6 +8,9 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from ssem_dask.errors import ConfigError, OutputError
 from ssem_dask.runtime.clusters import certificates
@@ -58,6 +62,79 @@ def test_certificates_are_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="already"):
         make_certificates(str(tmp_path), days=2)
     assert Path(made.key).read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["ca.pem", "cert.pem", "key.pem"])
+def test_nothing_is_written_through_a_link_that_somebody_has_laid(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "tls"
+    folder.mkdir()
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OutputError, match="cannot be written"):
+        make_certificates(str(folder), days=2)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
+    """Let both sides of a connection check each other, without a network."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = [
+        server.wrap_bio(to_server, to_client, server_side=True),
+        client.wrap_bio(to_client, to_server, server_side=False),
+    ]
+    for _ in range(10):
+        for side in list(sides):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+                sides.remove(side)
+    assert sides == []
+
+
+@pytest.fixture
+def expired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """A client whose certificate the authority of the folder `tls` has signed, and whose time is over."""
+    keys: list[ec.EllipticCurvePrivateKey] = []
+    generate = ec.generate_private_key
+
+    def generate_and_keep(curve: ec.EllipticCurve) -> ec.EllipticCurvePrivateKey:
+        keys.append(generate(curve))
+        return keys[-1]
+
+    monkeypatch.setattr(ec, "generate_private_key", generate_and_keep)
+    made = make_certificates(str(tmp_path / "tls"), days=2)
+    good = x509.load_pem_x509_certificate(Path(made.certificate).read_bytes())
+    builder = x509.CertificateBuilder(good.issuer, good.subject, good.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(datetime.now(UTC) - timedelta(days=9))
+    builder = builder.not_valid_after(datetime.now(UTC) - timedelta(days=1))
+    for extension in good.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    (tmp_path / "old.pem").write_bytes(builder.sign(keys[0], SHA256()).public_bytes(Encoding.PEM))
+    context = ssl.create_default_context(cafile=made.authority)
+    context.check_hostname = False
+    context.load_cert_chain(tmp_path / "old.pem", made.key)
+    return context
+
+
+@pytest.mark.parametrize("role", ["scheduler", "worker"])  # a nanny has the certificate of its worker
+def test_only_valid_certificates_of_the_same_authority_are_accepted(
+    role: str, expired: ssl.SSLContext, tmp_path: Path
+) -> None:
+    make_certificates(str(tmp_path / "other"), days=2)
+    security, other = (named_security(str(tmp_path / name)) for name in ("tls", "other"))
+    assert security is not None
+    assert other is not None
+    server = security.get_listen_args(role)["ssl_context"]
+    for friend in ("client", "scheduler", "worker"):
+        shake_hands(server, security.get_connection_args(friend)["ssl_context"])
+    nobody = ssl.create_default_context(cafile=str(tmp_path / "tls" / "ca.pem"))
+    nobody.check_hostname = False
+    deceived = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it does not look at the server, so that the server must
+    deceived.check_hostname, deceived.verify_mode = False, ssl.CERT_NONE
+    deceived.load_cert_chain(tmp_path / "other" / "cert.pem", tmp_path / "other" / "key.pem")
+    for stranger in (expired, nobody, deceived):
+        with pytest.raises(ssl.SSLError):
+            shake_hands(server, stranger)
+    with pytest.raises(ssl.SSLError):  # and no client talks to the server of another cluster
+        shake_hands(other.get_listen_args(role)["ssl_context"], security.get_connection_args("client")["ssl_context"])
 
 
 def test_a_folder_that_lacks_a_file(tmp_path: Path) -> None:
