@@ -190,7 +190,7 @@ def test_sections_without_a_place_are_written_as_the_user_wishes(output: str, sh
     assert ended.returncode == 0, ended.stderr
     printed = json.loads(ended.stdout)
     stages = {key.split("/")[0] for keys in printed["again"].values() for key in keys}
-    assert stages == {"render", "downsample", "measure"}
+    assert stages == {"render", "measure"}  # tasks of render write the levels of so small a volume
     # The written pixels do not change the names of the sections.
     assert [(r["z"], r["kind"]) for r in printed["attention"]] == list(KINDS.items())
     after = aligned(output)

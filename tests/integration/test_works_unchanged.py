@@ -88,7 +88,7 @@ def test_fine_pixels_are_registered_at_a_coarser_scale(tmp_path: Path) -> None:
     seen = deformed(images, tmp_path / "v", pixel=2.5, shift=20.0)
     output, summary = aligned(seen)
     assert "register.mip = 1: working pixel 5 nm" in summary.choices[0]
-    assert "smoothness" in summary.choices[-1]
+    assert any("smoothness" in choice for choice in summary.choices)
     result = evaluate(output, truth=seen)
     assert result.value("aligned", "jitter_median") < result.value("observed", "jitter_median") / 2
 
