@@ -71,7 +71,8 @@ def zarr_shards(url: str, array: ZarrArray, shards: Mapping[tuple[int, ...], str
     grid = grid_of(array.shape, array.chunks)
     size = math.prod(inner) * _ENTRY_BYTES
     tail = size + _CHECKSUM_BYTES * (len(plain) - 1)
-    at_start = codecs[0].index_location.value == "start"
+    # An enumeration in zarr 3.1, a word in later versions.
+    at_start = str(getattr(codecs[0].index_location, "value", codecs[0].index_location)) == "start"
 
     def count(item: tuple[tuple[int, ...], str]) -> tuple[int, int, str]:
         place, name = item
