@@ -9,7 +9,8 @@ from ssem_dask.storage.arrays import create_group
 def describe_root(job: Job) -> None:
     """Let other tools open the run's root as an image: its levels are those of the aligned volume."""
     image = ngff.ImageMetadata(
-        name=job.output.rstrip("/").rpartition("/")[2],
+        # Not the name of the folder: a copy of the run elsewhere has the same metadata.
+        name=ALIGNED,
         pixel_size=job.info.pixel_size,
         section_thickness=job.info.section_thickness,
         mips=job.mips,

@@ -66,7 +66,8 @@ def open_any_format(url: str, options: ReadOptions | None = None) -> Source:
             return ZarrSource(url, options) if not location.is_local(url) else _missing(url)
         if location.is_local(url) and not _is_folder(url):
             return _by_content(url, options)
-        if ".zarr" in Path(url.lower()).suffixes or ".zarr/" in url.lower():
+        inside_zarr = ".zarr" in Path(url.lower()).suffixes or ".zarr/" in url.lower()
+        if inside_zarr and not any(name.lower().endswith(IMAGE_SUFFIXES) for name in location.list_names(url)):
             raise SourceError(f"{url}: has no Zarr metadata (zarr.json, .zarray or .zgroup); copy it again, whole.")
         return _image_series(url, options)
 
