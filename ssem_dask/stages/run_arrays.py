@@ -653,7 +653,7 @@ QUALITY_SECTIONS = RunArray(
 QUALITY_SOURCE = RunArray(
     path=SOURCE_PATH,
     meaning="those columns of quality/sections that follow from the source alone",
-    axes=(_Z, Axis("column", _fixed(len(SOURCE_COLUMNS)))),
+    axes=(_Z, Axis("column", _fixed(len(SOURCE_COLUMNS)), dimension="source_column")),
     frame=Frame.SECTION,
     unit="per column",
     chunk=lambda job: (BLOCK, len(SOURCE_COLUMNS)),  # noqa: ARG005

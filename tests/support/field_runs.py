@@ -53,7 +53,12 @@ def make_field_run(folder: Path, *, seed: int = 0, pixels: bool = False) -> str:
     """Make OUT.zarr with `fields/section`; with `pixels` also its source, of smooth noise."""
     url, source = str(folder / "run.zarr"), str(folder / "source.zarr")
     table = {"pixel_size": PIXEL_NM, "section_thickness": THICKNESS_NM}
-    config: dict[str, Any] = {"volume": table, "render": {}, "downsample": {"smallest": 64}}
+    config: dict[str, Any] = {
+        "volume": table,
+        "register": {"neighbours": 2},
+        "render": {},
+        "downsample": {"smallest": 64},
+    }
     create_run(url, attributes={"state": "complete", "source": source, "config": config})
     field = create_field(
         f"{url}/fields/section",

@@ -136,7 +136,7 @@ class _ArrayMaps(SectionMaps):
             )
 
         # A section is mapped window by window.
-        self._plane = lru_cache(maxsize=2)(lambda z: np.asarray(self._array[z], dtype=np.float64))
+        self._plane = lru_cache(maxsize=2)(lambda z: _extended(np.asarray(self._array[z], dtype=np.float64)))
 
     def source_positions(self, z: int, aligned: Float64Array) -> Float64Array:
         spacing = float(self._frame.spacing)
@@ -144,10 +144,22 @@ class _ArrayMaps(SectionMaps):
             array=self._plane(z),
             component=0,
             scale=np.array([spacing, spacing]),
-            origin=np.array([spacing / 2, spacing / 2]),
+            origin=np.array([-spacing / 2, -spacing / 2]),  # of the node that was added
             nearest=False,
         )
         return aligned + field.at(aligned)
+
+
+def _extended(plane: Float64Array) -> Float64Array:
+    """Add a node on each side of a field `(2, y, x)`, which continues it as `field.border.extrapolated` does."""
+    for axis in (1, 2):
+        count = plane.shape[axis]
+        sides = []
+        for last, inner in ((0, 1), (-1, -2)):
+            edge, beside = (np.take(plane, [index % count], axis=axis) for index in (last, inner))
+            sides.append(np.where(np.isfinite(beside), 2.0 * edge - beside, edge))
+        plane = np.concatenate([sides[0], plane, sides[1]], axis=axis)
+    return plane
 
 
 class _SceneMaps(SectionMaps):

@@ -56,6 +56,7 @@ def words_of(command: str, work: Path, source: str, tmp: Path) -> list[str]:
         "align": [source, run, "--config", config, *serial],
         "plan": [config],
         "run": [config, *serial],
+        "append": [run, *serial],
         "status": [run],
         "rerun": [run, *serial],
         "verify": [run, *serial],
