@@ -54,8 +54,8 @@ class Round:
     @property
     def actions(self) -> int:
         """Keys and clicks, with `n` to each place and one apply."""
-        told = [each for each in self.said if each.toml]
-        return sum(each.actions + 1 for each in told) + bool(told)
+        written = [each for each in self.said if each.toml]
+        return sum(each.actions + 1 for each in written) + bool(written)
 
 
 def fix_round(

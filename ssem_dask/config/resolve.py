@@ -63,7 +63,7 @@ def resolve(
             f"Channel {listed(info.channels[: info.channel + 1]).rpartition(', ')[2]} of {len(info.channels)} is "
             "registered, all of them are warped."
         )
-    # What is chosen from the data was chosen with the fit, and stays.
+    # Settings that depend on the data were chosen with the fit and are kept.
     fitted_info = info if growth is None else replace(info, shape=(growth.fitted, *info.shape[1:]))
     for stage in STAGES:
         if stage.config_type is not None:

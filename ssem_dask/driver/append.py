@@ -136,7 +136,7 @@ def plan_append(output: str, source: str | None, *, refit: bool = False, settle:
     planned = plan(config, source_identity=record.source_identity, extent=RunExtent(after, fitted))
     changes = read_changes(place)
     rewritten = [z for z in changes.since(record.source_changes) if z < before]
-    # What was written again reaches sections before it, which are then looked at as well.
+    # A section that was written again changes sections before it, so these are checked as well.
     known = min([record.finished_sections, before, *(max(0, z - GROWN_BEHIND) for z in rewritten)])
     locked = 0 if reason else locked_sections(known)
     if after == before and not (settle or refit):

@@ -109,7 +109,7 @@ def _strictest(destination: str, url: str) -> Relation | None:
         if target.root:
             return None  # files of this machine are not in a store
         if not location.exists(destination):
-            # What is not there holds no file, and is inside one by its name alone, or through a link.
+            # A destination that does not exist holds no file. It is inside one by its name alone, or through a link.
             above = _place(url).parts
             named = target.parts[: len(above) + 1]
             files = [

@@ -60,7 +60,7 @@ def follow(
     volume = record.source
     if Volume.open(volume).info.channels:
         raise SourceError(f"{volume}: has channels, and files of single channels cannot be added; append a volume.")
-    arrivals, told = Arrivals(volume, source), ""
+    arrivals, reported = Arrivals(volume, source), ""
     with hold_lease(lease_url(volume), output=volume, keep=False) as lease:
         with fenced(lease):
             record_baseline(volume, source)
@@ -81,9 +81,9 @@ def follow(
                 yield plan_append(output, None)
                 idle_since = time.monotonic()
             remark = "; ".join(waiting[:_SHOWN])
-            if remark and remark != told:
+            if remark and remark != reported:
                 note(f"Waiting for {remark}.")
-            told = remark
+            reported = remark
             names = Volume.open(volume).section_names
             is_full = watching.until is not None and len(names) >= watching.until
             if is_full and not absent_sections(names[: watching.until]) and settled():

@@ -76,7 +76,7 @@ def test_going_on_over_a_hole_and_filling_it_later(undisturbed: str, source: Pat
     ended = ssem_dask("rerun", str(output), "--failed", "--cluster", "serial")
     assert ended.returncode == 0, ended.stderr
     pyramid = {f"downsample/mip{mip}-z000004-y0000000-x0000000" for mip in (1, 2)}
-    # What was measured of the source is compared with the aligned sections.
+    # The measures of the source are compared with those of the aligned sections.
     measured = {key.replace("source-", "") for key in failed if key.startswith("measure/source-")}
     dependents = {*pyramid, *measured, "measure/attention-all"}
     assert redone(before, output) == failed | dependents

@@ -136,9 +136,9 @@ def test_a_second_appender_is_refused(first: str, sources: dict[int, str], tmp_p
 
 
 def test_the_command_reports_a_batch(grown: str, tmp_path: Path) -> None:
-    output, told = copy(grown, tmp_path), tmp_path / "told.json"
-    done = ssem_dask("append", output, "--cluster", "serial", "--json", "--notify", f"cat > {told}")
+    output, record_file = copy(grown, tmp_path), tmp_path / "record.json"
+    done = ssem_dask("append", output, "--cluster", "serial", "--json", "--notify", f"cat > {record_file}")
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
-    assert record == json.loads(told.read_text())
+    assert record == json.loads(record_file.read_text())
     assert (record["sections"], record["final"], record["state"]) == (ALL, locked_sections(ALL), "complete")

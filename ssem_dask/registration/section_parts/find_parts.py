@@ -175,11 +175,12 @@ def _matched(image: Tensor, neighbour: Neighbour, *, valid: Tensor, index: int) 
     sample = _sample(odd)
     near = near.improved(matched(positions=near.positions[sample], reach=reach), which=sample)
     rest = odd & ~sample
-    # If a sample of the blocks shows no second map, the others would show none either.
-    if bool(rest.any()) and len(fit_parts(near.part(~rest), most=2, least_gain=_LEAST_GAIN / 2)) == 1:
-        near, rest = near.part(~rest), torch.zeros(0, dtype=torch.bool)
     if bool(rest.any()):
-        near = near.improved(matched(positions=near.positions[rest], reach=reach), which=rest)
+        # If a sample of the blocks shows no second map, the others would show none either.
+        if len(fit_parts(near.part(~rest), most=2, least_gain=_LEAST_GAIN / 2)) == 1:
+            near = near.part(~rest)
+        else:
+            near = near.improved(matched(positions=near.positions[rest], reach=reach), which=rest)
     explained = ~unexplained(near, fit_parts(near, most=2)[-1])
     # Maps explain some blocks of noise as well, but these resemble nothing.
     is_related = float(explained.float().mean()) >= _LEAST_RELATED
@@ -190,7 +191,7 @@ def _sample(which: Bool[Tensor, "n"]) -> Bool[Tensor, "n"]:
     """Return every n-th of some blocks, so that about `_SAMPLE` are left; all of them if there are few."""
     chosen = which.nonzero()[:, 0]
     out = torch.zeros_like(which)
-    # Rounded: twice the number is searched at once rather than in two steps.
+    # The step is rounded down, so up to twice as many blocks are in the sample.
     out[chosen[:: max(1, len(chosen) // _SAMPLE)]] = True
     return out
 

@@ -174,7 +174,7 @@ def _diagnosis(where: str, error: Exception) -> str:
     if _NO_CODEC.search(text) or isinstance(error, ImportError):
         return f"{where}: its compression cannot be decoded here ({text}); export it with another compression."
     if isinstance(error, OSError) and error.errno == errno.ELOOP:
-        return f"{where}: is a symbolic link that leads back to itself; copy the file that it stands for."
+        return f"{where}: is a symbolic link that leads back to itself; copy the file that was meant."
     if isinstance(error, OSError) and error.errno in _HARDWARE:
         return f"{where}: the disk or the network does not deliver it ({text}); check them and try again."
     return f"{where}: cannot be decoded ({text}), it is damaged, truncated or of another format; export it again."
