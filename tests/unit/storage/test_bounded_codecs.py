@@ -57,7 +57,7 @@ def bombs() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", COMPRESSORS)
-@pytest.mark.parametrize("filters", [None, [numcodecs.Shuffle(2)], [numcodecs.Delta("<u2", "<i4")]], ids=str)
+@pytest.mark.parametrize("filters", [None, [numcodecs.Shuffle(2)], [numcodecs.Delta("<u2", "<i4")]], ids=["none", "shuffle", "delta"])
 def test_a_chunk_of_zarr_v2_comes_back(tmp_path: Path, name: str, filters: list[Any] | None) -> None:
     values = np.random.default_rng(1).integers(0, 9, (20, 30), dtype=np.uint16)
     stored = zarr.create_array(
@@ -89,7 +89,7 @@ def test_a_chunk_of_zarr_v2_comes_back(tmp_path: Path, name: str, filters: list[
         {"name": "numcodecs.zlib", "configuration": {"level": 1}},
         [{"name": "numcodecs.shuffle", "configuration": {"elementsize": 2}}, zarr.codecs.ZstdCodec()],
     ],
-    ids=str,
+    ids=["zstd", "gzip", "blosc", "gzip zstd crc", "crc blosc", "zlib", "shuffle zstd"],
 )
 @pytest.mark.parametrize("shards", [None, (16, 32)])
 def test_a_chunk_of_zarr_v3_comes_back(tmp_path: Path, compressors: Any, shards: tuple[int, int] | None) -> None:
