@@ -57,7 +57,9 @@ def bombs() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", COMPRESSORS)
-@pytest.mark.parametrize("filters", [None, [numcodecs.Shuffle(2)], [numcodecs.Delta("<u2", "<i4")]], ids=["none", "shuffle", "delta"])
+@pytest.mark.parametrize(
+    "filters", [None, [numcodecs.Shuffle(2)], [numcodecs.Delta("<u2", "<i4")]], ids=["none", "shuffle", "delta"]
+)
 def test_a_chunk_of_zarr_v2_comes_back(tmp_path: Path, name: str, filters: list[Any] | None) -> None:
     values = np.random.default_rng(1).integers(0, 9, (20, 30), dtype=np.uint16)
     stored = zarr.create_array(
