@@ -159,7 +159,10 @@ class DaskExecutor(Executor):
         with silenced_loggers():
             self._client.close()
             if cluster is not None:
-                cluster.close()
+                try:
+                    cluster.close()
+                except Exception as error:  # noqa: BLE001  all work has ended, and what is left ends with this process
+                    _LOG.info("The cluster was not closed in order: %s", error)
         logging.getLogger("tornado.application").removeFilter(_is_no_interrupted_request)
 
     def _enter(self, task: Task) -> None:

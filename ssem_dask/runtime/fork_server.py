@@ -30,8 +30,9 @@ def start_fork_server() -> None:
     if os.name != "posix":
         return
     resource_tracker.ensure_running()  # the server would start it, which unblocks signals
-    # It inherits the mask: Ctrl-C, which a terminal sends to workers as well, is left to the driver.
-    masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # It inherits the mask: Ctrl-C, which a terminal sends to workers as well, is left to the driver. So is a SIGTERM to
+    # the process group; Dask's supervisors do not end if the server dies while it forks. Workers unblock SIGTERM.
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         with _environment({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}):
             forkserver.set_forkserver_preload(list(_PRELOADED))

@@ -15,6 +15,7 @@ _LOGGERS = ("distributed", "tornado.application")
 def dask_setup(_worker: Any) -> None:
     """Set up the worker's process; called by Dask when the worker starts."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked in the server that it was forked from
     for name in _LOGGERS:
         # On handlers, because a filter on a logger does not apply to the records of the loggers below it.
         for handler in logging.getLogger(name).handlers:
