@@ -56,9 +56,12 @@ def find_faults(e: SectionEvidence, usual: UsualValues, *, z: int, is_placed: bo
     yield _inverted(usual, z)
     if is_placed:  # too little of it is left to resemble anything
         yield _partly_empty(e, usual, z, least=_MOSTLY_EMPTY)
+    if e.repeated[z]:  # its pairs are not registered, so it seems to match nothing
+        yield Fault(Kind.DUPLICATE, 0.95, "the same image as an earlier section")
     yield _broken(e, z)
     yield _unmatched(usual, z, is_placed=is_placed)
-    yield _order(e, z)
+    if e.misplaced[z]:
+        yield Fault(Kind.OUT_OF_ORDER, 0.9, "out of order")
     yield from _orientation(e, usual, z)
     yield _band(e, usual, z)  # it stretches the whole section's affine, so it comes before scale and shift
     yield from _scale_and_shift(e, usual, z)
@@ -119,12 +122,6 @@ def _unmatched(usual: UsualValues, z: int, *, is_placed: bool) -> Fault | None:
     if best < UNPLACED_SHARE:
         return Fault(Kind.FOREIGN, _certainty(UNPLACED_SHARE / best), evidence=evidence)
     return Fault(Kind.UNPLACED, 0.9, evidence=evidence)
-
-
-def _order(e: SectionEvidence, z: int) -> Fault | None:
-    if e.repeated[z]:
-        return Fault(Kind.DUPLICATE, 0.95, "the same image as an earlier section")
-    return Fault(Kind.OUT_OF_ORDER, 0.9, "out of order") if e.misplaced[z] else None
 
 
 def _deviation(e: SectionEvidence, usual: UsualValues, name: str, *, z: int) -> float:

@@ -105,7 +105,7 @@ GLOSSARY: dict[Kind, Entry] = {
     Kind.DUPLICATE: Entry(
         "it repeats the image of a section before it",
         "similarity of thumbnails",
-        "aligned like the others; sections are never removed",
+        "not registered; it is placed as the sections beside it are",
         "remove its file and import again; if one is missing instead, find it",
     ),
     Kind.OUT_OF_ORDER: Entry(

@@ -113,9 +113,7 @@ def register_images(
                 nodes=core_nodes(window, job.spacing).relative_to(grid.origin),
                 core=range(window.core.start[0] - window.read.start[0], window.core.stop[0] - window.read.start[0]),
                 neighbours=job.register.neighbours,
-                only=None
-                if only is None
-                else frozenset((z - window.read.start[0], z - k - window.read.start[0]) for k, z in only),
+                only=_wanted_pairs(job, window, only, clusters=clusters),
             ),
             config=config,
             device=device,
@@ -131,6 +129,25 @@ def nodes_of(core: Box, job: Job, *, corner: ShapeYX) -> tuple[slice, slice]:
     counts = (node_count(extent, spacing=job.spacing) for extent in core.shape_yx)
     rows, columns = (slice(start, start + count) for start, count in zip(starts, counts, strict=True))
     return rows, columns
+
+
+def _wanted_pairs(
+    job: Job, window: Window, only: frozenset[tuple[int, int]] | None, *, clusters: Sequence[FixCluster]
+) -> frozenset[tuple[int, int]]:
+    """Return the pairs (fixed, moving) to register, indices in the window.
+
+    A section that repeats an earlier image is left out. It is distorted as that one is, which would make the distortion
+    of both seem to be a slow motion of the tissue, and so bend the sections around them.
+    """
+    repeated = read_places(job, COARSE_STATE, window.read.sections, clusters=clusters) == SectionState.REPEATED
+    first = window.read.start[0]
+    every = (
+        (z - first, z - k - first)
+        for z in window.core.sections
+        for k in range(1, min(z - first, job.register.neighbours) + 1)
+        if only is None or (k, z) in only
+    )
+    return frozenset((fixed, moving) for fixed, moving in every if not (repeated[fixed] or repeated[moving]))
 
 
 def _untied(job: Job, window: Window, clusters: Sequence[FixCluster]) -> frozenset[int]:

@@ -9,6 +9,9 @@ import ssem_dask as package
 from ssem_dask.config.schema import make_config
 from ssem_dask.driver.pipeline import plan
 from ssem_dask.geometry.box import Box
+from ssem_dask.registration.coarse_alignment.order import OrderCheck
+from ssem_dask.section_record import Kind
+from ssem_dask.stages import coarse
 from ssem_dask.stages.register import windows
 from ssem_dask.storage.fields import open_field
 from ssem_dask.storage.location import join
@@ -53,3 +56,19 @@ def test_windows_of_which_every_second_section_is_blank_are_registered(observed:
     known = np.isfinite(np.asarray(fields[:])).any(axis=(2, 3, 4))
     assert known[1, 2::2].all()
     assert not known[0].any()
+
+
+def test_a_repeated_image_is_not_registered(observed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Sections of so few pixels are too little alike for a repeated image to stand out.
+    monkeypatch.setattr(coarse, "check_order", lambda _similarity: OrderCheck(misplaced=[], repeated=[4]))
+    output = str(tmp_path / "out.zarr")
+    summary = package.align(observed, output, cluster="serial", **SMALL)
+    assert summary.attention is not None
+    assert [(record.z, record.kind) for record in summary.attention.records] == [(4, Kind.DUPLICATE)]
+    assert summary.attention.unplaced == (4,)
+    fields, _ = open_field(join(output, "fields", "pairs"))
+    known = np.isfinite(np.asarray(fields[:])).any(axis=(2, 3, 4))
+    assert not known[:, 4].any()
+    assert not known[0, 5]
+    assert known[0, [1, 2, 3, 6]].all()
+    assert known[1, 5]  # the pair (3, 5), over the repeated section
