@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ssem_dask.image.local_means import quantiles, square_mean
+from ssem_dask.image.local_means import lower_median, quantiles, square_mean
 
 _LEAST_PIXELS = 256
 """Pixels of tissue below which nothing is measured."""
@@ -48,7 +48,7 @@ def measure_appearance(image: Float[Tensor, "y x"], *, mask: Bool[Tensor, "y x"]
     inside = square_mean(mask.float(), _MIDDLE_PX) > 0.999
     if int(inside.sum()) < _LEAST_PIXELS:
         inside = mask
-    finest, medium = (float(_thinned(d[inside]).abs().median()) for d in (image - fine, fine - middle))
+    finest, medium = (lower_median(_thinned(d[inside]).abs()) for d in (image - fine, fine - middle))
     both = mask[:, 1:] & mask[:, :-1]
     return Appearance(
         contrast=(high - low) / _NORMAL_IQR,
@@ -58,7 +58,8 @@ def measure_appearance(image: Float[Tensor, "y x"], *, mask: Bool[Tensor, "y x"]
 
 
 def _correlation(first: Tensor, second: Tensor) -> float:
-    first, second = first.double() - first.double().mean(), second.double() - second.double().mean()
+    first, second = first.double(), second.double()
+    first, second = first.sub_(first.mean()), second.sub_(second.mean())
     power = float(first @ first) * float(second @ second)
     return float(first @ second) / math.sqrt(power) if power > 0 else math.nan
 

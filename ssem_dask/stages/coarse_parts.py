@@ -6,6 +6,7 @@ the final fields need of a broken section is read here too.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from ssem_dask.stages.fixed_sections import excluded_sections, fitted_rows
 from ssem_dask.stages.job import SECTIONS_PER_THUMBNAIL_TASK, Job
 from ssem_dask.stages.run_arrays import COARSE_PLACED, PART_LABELS, PART_MAPS, PART_PLACED, parts_mip
 from ssem_dask.stages.section_labels import listed_sections
-from ssem_dask.stages.source_sections import open_source, read_aligned
+from ssem_dask.stages.source_sections import open_source, read_aligned_sections
 from ssem_dask.stages.stage import Estimate, JobTask
 from ssem_dask.stages.stored_array import RunArray
 from ssem_dask.task import Result
@@ -56,22 +57,26 @@ class CoarsePartsTask(JobTask):
         count = self.stop - self.start
         placed, maps = np.full((count, 2, 3), np.nan), np.full((count, MAX_PARTS, 2, 3), np.nan)
         labels = np.zeros((count, height, width), dtype=np.uint8)
-        aligned = {
-            z: Neighbour(*read_aligned(volume, z=z, box=box, affine=affines[z - first])) for z in range(first, last)
-        }
+        # All sections in one call each, since a chunk of the source holds several.
+        read = partial(read_aligned_sections, volume, box=box)
         with torch.inference_mode():
-            for i, z in enumerate(range(self.start, self.stop)):
-                others = [other for other in (z - 1, z + 1) if other in aligned]
-                rigid = _rigid(affines[z - first], [affines[other - first] for other in others], shape_yx=job.shape_yx)
-                image, valid = read_aligned(volume, z=z, box=box, affine=rigid)
-                parts = find_parts(image, [aligned[other] for other in others], valid=valid)
+            sections = read(sections=self.seen, affines=affines)
+            aligned = {z: Neighbour(*section) for z, section in zip(self.seen, sections, strict=True)}
+            others = [[o for o in (z - 1, z + 1) if o in aligned] for z in range(self.start, self.stop)]
+            rigid = [
+                _rigid(affines[z - first], [affines[other - first] for other in around], shape_yx=job.shape_yx)
+                for z, around in zip(range(self.start, self.stop), others, strict=True)
+            ]
+            sections = read(sections=range(self.start, self.stop), affines=np.array(rigid))
+            for i, (image, valid) in enumerate(sections):
+                parts = find_parts(image, [aligned[other] for other in others[i]], valid=valid)
                 if parts is not None:
-                    placed[i], maps[i], labels[i] = _in_source(parts, rigid, box=box)
+                    placed[i], maps[i], labels[i] = _in_source(parts, rigid[i], box=box)
         z_range = range(self.start, self.stop)
         written = PART_PLACED.write(job, placed, z=z_range) + PART_MAPS.write(job, maps, z=z_range)
         written += PART_LABELS.write(job, labels, z=z_range)
-        read = job.source_bytes((last - first + count) * job.section_pixels, mip=mip)
-        return Result(bytes_read=read, bytes_written=written)
+        bytes_read = job.source_bytes((last - first + count) * job.section_pixels, mip=mip)
+        return Result(bytes_read=bytes_read, bytes_written=written)
 
     def footprint(self) -> Footprint:
         """Read the sections and their neighbours; write their parts."""
@@ -184,9 +189,9 @@ def parts_estimate(job: Job) -> Estimate:
         bytes_read=job.source_bytes((2 * z + 2 * PARTS_REACH * tasks) * job.section_pixels, mip=mip),
         bytes_written=z * (pixels + 2 * 48 + MAX_PARTS * 48),
         files=1 + len(PART_ARRAYS) * tasks,
-        # Images and masks of the sections of a task and of their neighbours, as they are and normalised; likenesses and
-        # blocks of one of them.
-        memory=pixels * (9 * (depth + 2 * PARTS_REACH) + 30 * 4) + (70 << 20),
+        # Images and masks of the sections of a task and of their neighbours: as they were read, aligned, normalised.
+        # Likenesses and blocks of one of them.
+        memory=pixels * (13 * (depth + 2 * PARTS_REACH) + 30 * 4) + (70 << 20),
     )
 
 

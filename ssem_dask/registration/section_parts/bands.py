@@ -4,6 +4,7 @@ A band is where the local mean leaves the range that it has in the neighbour sec
 regions that a band cuts off from each other entirely are separated; blocks decide whether they moved.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ _WIDENED = 2  # px that a band is widened by, since its border is a mixture
 _LEAST_BAND = 0.003  # share of the tissue of a connected piece of a band
 _LEAST_TEXTURE = 0.25  # of the usual local spread
 _LEAST_REGION = 0.06  # share of the tissue of a region that counts
+_QUANTILES_OF = 1 << 18  # local means, at least, from which quantiles are taken; neighbouring ones hardly differ
 
 
 def level_range(image: Float[Tensor, "y x"], valid: Bool[Tensor, "y x"]) -> tuple[float, float] | None:
@@ -31,7 +33,7 @@ def level_range(image: Float[Tensor, "y x"], valid: Bool[Tensor, "y x"]) -> tupl
         image: section, any intensity unit.
         valid: where it shows tissue.
     """
-    values = _scaled(image, valid)[valid]
+    values = _thinned(_scaled(image, valid))[_thinned(valid)]
     if not values.numel():
         return None
     low, high = np.quantile(values.numpy(), _RANGE)
@@ -55,9 +57,14 @@ def find_bands(
     low, high = min(low for low, _ in known), max(high for _, high in known)
     margin = _MARGIN * (high - low)
     odd = ((scaled < low - margin) | (scaled > high + margin)) & valid
+    least = _LEAST_BAND * int(valid.sum())
+    if int(odd.sum()) < least:
+        return torch.zeros_like(valid)
     pieces, count = ndimage.label(odd.numpy())
-    large = np.bincount(pieces.ravel(), minlength=count + 1) >= _LEAST_BAND * int(valid.sum())
+    large = np.bincount(pieces.ravel(), minlength=count + 1) >= least
     large[0] = False
+    if not large.any():
+        return torch.zeros_like(valid)
     return torch.from_numpy(ndimage.binary_dilation(large[pieces], iterations=_WIDENED)) & valid
 
 
@@ -67,6 +74,8 @@ def separated_regions(inside: Bool[Tensor, "y x"]) -> Int64[IndexArray, "y x"] |
     Args:
         inside: tissue without bands.
     """
+    if bool(inside.all()):
+        return None
     regions, count = ndimage.label(inside.numpy())
     sizes = np.bincount(regions.ravel(), minlength=count + 1)[1:]
     large = np.flatnonzero(sizes >= _LEAST_REGION * int(inside.sum())) + 1
@@ -85,17 +94,25 @@ def filled_regions(regions: Int64[IndexArray, "y x"]) -> Int64[IndexArray, "y x"
 
 def _scaled(image: Tensor, valid: Tensor) -> Tensor:
     """Return the local mean, 0 at the median of textured tissue and 1 quartile distance per unit."""
-    mean = _local_mean(image, valid)
-    spread = (_local_mean(image.square(), valid) - mean.square()).clamp_min(0).sqrt()
-    if not bool(valid.any()):
+    mean, square = _local_means(image, valid)
+    means, known = _thinned(mean), _thinned(valid)
+    spread = (_thinned(square) - means.square()).clamp_min(0).sqrt()
+    if not bool(known.any()):
         return mean
     # A wide band must not shift the scale that it is measured by; it shows no texture.
-    textured = valid & (spread > _LEAST_TEXTURE * spread[valid].median())
-    low, middle, high = np.quantile(mean[textured if bool(textured.any()) else valid].numpy(), (0.25, 0.5, 0.75))
+    textured = known & (spread > _LEAST_TEXTURE * spread[known].median())
+    low, middle, high = np.quantile(means[textured if bool(textured.any()) else known].numpy(), (0.25, 0.5, 0.75))
     return (mean - float(middle)) / max(float(high - low), 1e-6)
 
 
-def _local_mean(image: Tensor, valid: Tensor) -> Tensor:
-    """Average over the valid px around each px."""
+def _thinned(values: Tensor) -> Tensor:
+    """Return every n-th row and column, so that a bounded number is left."""
+    step = max(1, math.isqrt(values.numel() // _QUANTILES_OF))
+    return values[::step, ::step]
+
+
+def _local_means(image: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Average the image and its square over the valid px around each px."""
     share = valid.to(image.dtype)
-    return square_mean(image * share, _SMOOTH) / square_mean(share, _SMOOTH).clamp_min(1e-3)
+    known = square_mean(share, _SMOOTH).clamp_min(1e-3)
+    return square_mean(image * share, _SMOOTH) / known, square_mean(image.square() * share, _SMOOTH) / known

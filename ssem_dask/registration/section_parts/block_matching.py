@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ssem_dask.image.local_means import square_mean
+from ssem_dask.image.local_means import square_mean, square_sums
 
 BLOCK = 48
 """Side of a block, px."""
@@ -66,10 +66,14 @@ def normalise_locally(image: Float[Tensor, "y x"], valid: Bool[Tensor, "y x"]) -
     share = valid.to(image.dtype)
     if not bool(valid.any()):
         return torch.zeros_like(image)
-    weight = _local_mean(share).clamp_min(1e-3)
-    centred = image - _local_mean(image * share) / weight
-    spread = (_local_mean(centred.square() * share) / weight).sqrt()
-    least = _LEAST_SPREAD * image[valid].std().nan_to_num().clamp_min(1e-6)
+    if bool(valid.all()):  # means over what is in the image are means over what is valid
+        centred = image - _local_mean(image)
+        spread, values = _local_mean(centred.square()).sqrt(), image
+    else:
+        weight = _local_mean(share).clamp_min(1e-3)
+        centred = image - _local_mean(image * share) / weight
+        spread, values = (_local_mean(centred.square() * share) / weight).sqrt(), image[valid]
+    least = _LEAST_SPREAD * values.std().nan_to_num().clamp_min(1e-6)
     return (centred / (spread + least) * share).clamp(-_MAX_VALUE, _MAX_VALUE)
 
 
@@ -114,17 +118,10 @@ def match_blocks(
     images = [section * valid, valid.to(section.dtype)]
     theirs = [pad(x, [reach] * 4) for x in (neighbour * neighbour_valid, neighbour_valid.to(section.dtype))]
     # Where all is valid, the energy under a block is a sum over a square, the same for all blocks.
-    whole = torch.tensor(
-        [
-            bool(
-                (images[1][y : y + BLOCK, c : c + BLOCK] > 0).all()
-                and (theirs[1][y : y + side, c : c + side] > 0).all()
-            )
-            for y, c in corners.tolist()
-        ],
-        dtype=torch.bool,
-    )
-    energy = _sums(theirs[0].square(), BLOCK)
+    rows, columns = corners.unbind(dim=1)
+    whole = square_sums(images[1], BLOCK)[rows, columns] == BLOCK**2
+    whole &= square_sums(theirs[1], side)[rows, columns] == side**2
+    energy = square_sums(theirs[0].square(), BLOCK)
     shifts, peaks = torch.zeros_like(positions), positions.new_zeros(len(positions))
     for which, best, own, other, lags in (
         (whole, _best_of_whole, images[:1], theirs[:1], [energy]),
@@ -201,16 +198,6 @@ def correlation_surfaces(
     surface = correlated(block, theirs) / power.sqrt().clamp_min(_LEAST_POWER * blocks.shape[-2] * blocks.shape[-1])
     surface[correlated(share, their_share) < least] = 0.0
     return surface
-
-
-def _sums(image: Float[Tensor, "y x"], side: int) -> Float[Tensor, "dy dx"]:
-    """Return the sums over all squares of a side within an image."""
-    # One axis after the other, in double precision: cumulative sums of an image are long.
-    total = pad(image.double(), [1, 0, 1, 0])
-    for axis in (0, 1):
-        total = total.cumsum(dim=axis)
-        total = total.narrow(axis, side, total.shape[axis] - side) - total.narrow(axis, 0, total.shape[axis] - side)
-    return total.to(image.dtype)
 
 
 def _local_mean(image: Tensor) -> Tensor:

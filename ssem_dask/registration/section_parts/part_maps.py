@@ -6,6 +6,7 @@ then the displacement that explains best what is left; labels minimise a robust 
 blocks, so parts are connected regions; maps and labels are refined in turn.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,17 +52,23 @@ def fit_parts(matches: BlockMatches, *, most: int = MAX_PARTS, least_gain: float
     places = torch.cat([matches.positions, ones], dim=1)
     weights = matches.correlations.clamp_min(1e-3)
     distance = torch.cdist(matches.positions, matches.positions)
-    common = torch.exp(-0.5 * (distance / _COMMON).square()) * weights
+    common = distance.div_(_COMMON).square_().mul_(-0.5).exp_().mul_(weights)
     common /= common.sum(dim=1, keepdim=True)
     step = max(1, len(places) // _CANDIDATES)
     shifts = matches.displacements[::step]
 
-    shifted = common @ _cost_of(matches.displacements[:, None] - shifts)
+    shifted = _cost_of(matches.displacements[:, None] - shifts)
     maps, least, costs = places.new_zeros(0, 2, 3), places.new_ones(len(places)), list[float]()
     fits: list[PartFit] = []
     for _ in range(most):
+        if fits and costs[-1] < least_gain:
+            break
         # Averaged over neighbouring blocks: one that matches by chance makes no part.
-        gains = weights @ (least[:, None] - shifted).clamp_min(0)
+        if not fits:  # no cost is above the mean of ones that the sections have without a map
+            gains = weights.sum() - (weights @ common) @ shifted
+        else:
+            shifted = common @ shifted if len(fits) == 1 else shifted
+            gains = weights @ (least[:, None] - shifted).clamp_min(0)
         starts = torch.stack([_shift_map(shift) for shift in _distinct(shifts[gains.argsort(descending=True)])])
         trials = torch.cat([maps.expand(len(starts), *maps.shape), starts[:, None]], dim=1)
         refined, labels, found = _refined(trials, places, matches.displacements, weights, common)
@@ -128,7 +135,9 @@ def _refined(
     labels = places.new_zeros(len(maps), len(places), dtype=torch.long)
     parts = torch.arange(maps.shape[1])
     for _ in range(_ROUNDS):
-        labels = (common @ _costs(maps, places, displacements)).argmin(dim=2)
+        if len(parts) > 1:
+            costs = _costs(maps, places, displacements)
+            labels = torch.einsum("mn,snp->smp", common, costs).argmin(dim=2)
         own = weights * (labels[:, None] == parts[:, None])
         maps = _refit(maps.flatten(0, 1), places, displacements, own.flatten(0, 1)).reshape(maps.shape)
     values = _costs(maps, places, displacements).gather(2, labels[..., None])[..., 0]
@@ -139,15 +148,16 @@ def _shift_map(shift: Tensor) -> Tensor:
     return torch.cat([torch.zeros(2, 2), shift[:, None]], dim=1)
 
 
-def _distinct(shifts: Tensor) -> list[Tensor]:
+def _distinct(shifts: Tensor) -> Tensor:
     """Return the first shifts that differ from each other."""
-    kept: list[Tensor] = []
-    for shift in shifts:
-        if all(float((shift - other).norm()) > _TOLERANCE for other in kept):
-            kept.append(shift)
+    kept: list[int] = []
+    values = shifts.tolist()
+    for i, shift in enumerate(values):
+        if all(math.dist(shift, values[other]) > _TOLERANCE for other in kept):
+            kept.append(i)
         if len(kept) == _STARTS:
             break
-    return kept
+    return shifts[kept]
 
 
 def _cost_of(residuals: Tensor) -> Tensor:

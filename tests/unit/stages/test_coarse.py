@@ -15,6 +15,7 @@ from ssem_dask.errors import ConfigError
 from ssem_dask.field.affine import IDENTITY, apply_affine, compose_affine, invert_affine, rotation_about
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.warp import sample_image
+from ssem_dask.geometry.box import Box
 from ssem_dask.registration.coarse_alignment.flat_contrast import blur
 from ssem_dask.stages import source_sections as sections
 from ssem_dask.stages.coarse import CoarseStage
@@ -22,6 +23,7 @@ from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import SectionState
 from ssem_dask.storage.arrays import create_array, open_array
 from ssem_dask.storage.fields import open_coarse
+from ssem_dask.storage.volume import Volume
 from ssem_dask.task import Outcome, Result
 from ssem_dask.types import AnyArray, Float64Array
 
@@ -230,6 +232,27 @@ def test_inverted_volume_gives_the_same(tmp_path: Path) -> None:
         run(job)
         found.append(written(job)[0])
     np.testing.assert_allclose(found[0], found[1], atol=1e-2)
+
+
+def test_a_task_that_searches_parts_decodes_its_sections_twice_however_many_a_chunk_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tmp_path, volume()[0])
+    *before, search, _, _ = CoarseStage().generations(job)
+    CoarseStage().prepare(job)
+    for generation in before:
+        for task in generation:
+            task.run()
+    boxes: list[Box] = []
+    read = Volume.read
+
+    def counted(source: Volume, box: Box) -> AnyArray:
+        boxes.append(box)
+        return read(source, box)
+
+    monkeypatch.setattr(Volume, "read", counted)
+    next(iter(search)).run()
+    assert [box.shape[0] for box in boxes] == [9, 8]  # with the section behind the task; then placed rigidly
 
 
 def test_large_sections_are_read_in_bands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
