@@ -14,6 +14,7 @@ def stored_config(job: Job) -> dict[str, Any]:
     channel = {} if info.channel is None else {"channel": info.channel}
     return {
         "volume": {"pixel_size": info.pixel_size, "section_thickness": info.section_thickness, **channel},
+        **_slabs(job),
         **{name: table.model_dump(mode="json") for name, table in job.tables.items()},
     }
 
@@ -45,4 +46,9 @@ def _source(job: Job) -> dict[str, Any]:
     channels = {"channels": len(info.channels), "channel": info.channel} if info.channels else {}
     # Sections that were appended belong to the digests of the tasks that use them.
     shape = [job.deepest, *job.shape_yx]
-    return {"source": job.source_identity, "shape": shape, "dtype": info.dtype.str, **sizes, **channels}
+    return {"source": job.source_identity, "shape": shape, "dtype": info.dtype.str, **sizes, **channels, **_slabs(job)}
+
+
+def _slabs(job: Job) -> dict[str, Any]:
+    # Nothing is added without slabs, so that digests stay those of earlier versions.
+    return {"slabs": {"borders": list(job.slabs)}} if job.slabs else {}

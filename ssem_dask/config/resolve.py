@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from ssem_dask.config.digest import with_digests
 from ssem_dask.config.schema import RunConfig
+from ssem_dask.config.slab_borders import check_slabs, slab_borders
 from ssem_dask.errors import SourceError
 from ssem_dask.geometry.mip import level_count
 from ssem_dask.registration.methods import encoder_digest
@@ -63,6 +64,8 @@ def resolve(
             f"Channel {listed(info.channels[: info.channel + 1]).rpartition(', ')[2]} of {len(info.channels)} is "
             "registered, all of them are warped."
         )
+    slabs, described = slab_borders(config.slabs, sections=info.shape[0])
+    choices += described
     # Settings that depend on the data were chosen with the fit and are kept.
     fitted_info = info if growth is None else replace(info, shape=(growth.fitted, *info.shape[1:]))
     for stage in STAGES:
@@ -87,7 +90,9 @@ def resolve(
         source_identity=source_identity or recorded_identity(config.source, output=config.output),
         digests={},
         growth=growth,
+        slabs=slabs,
     )
+    check_slabs(job)
     return with_digests(job), choices
 
 

@@ -31,6 +31,19 @@ class VolumeConfig(ConfigBase):
     was chosen when the source was imported, or its only one."""
 
 
+class SlabsConfig(ConfigBase):
+    """Slabs: thick sections that were imaged one after the other, for example by ion milling.
+
+    Each has statistics of its own, and no distortion is carried from one to the next.
+    """
+
+    borders: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """First section of each slab but the first, increasing, for example [20, 40]. Sections that have not come yet may
+    be named."""
+    file: Place | None = None
+    """Path or URL of a text file with these numbers, one a line, instead of `borders`."""
+
+
 class RunConfig(ConfigBase):
     """One run: source, output, where it runs, and one table per stage that has settings."""
 
@@ -39,6 +52,7 @@ class RunConfig(ConfigBase):
     output: Place
     """URL of the run's Zarr group, conventionally `*.zarr`."""
     volume: VolumeConfig = VolumeConfig()
+    slabs: SlabsConfig = SlabsConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @field_validator("cluster")

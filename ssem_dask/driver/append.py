@@ -186,6 +186,8 @@ def _needs_all(job: Job) -> str:
     """Return why the settings of a run leave nothing locked; empty if they do."""
     if job.compose.method != "relax" or job.compose.relax.natural_motion != "keep":
         return 'only [compose] method = "relax" with natural_motion = "keep" has statistics that can be kept'
+    if job.slabs:
+        return "each slab has statistics of its own"
     if restriction_factor(job) > 1:
         return "sections this wide are solved for in tiles, all at once"
     if job.compose.reference.has_anchors or job.compose.far.distances:

@@ -229,6 +229,7 @@ def _crop_mips(volume: Volume) -> tuple[int, ...]:
 def _sample_tree(job: Job, crop: Box, folder: str) -> dict[str, Any]:
     """Return the run's configuration for the crop, with one window that covers all that a window of the run reads."""
     tree = stored_config(job)
+    tree.pop("slabs", None)
     side = round_up(max(crop.shape[1:]), multiple=job.spacing)
     tree["register"] = {**tree["register"], "window": side, "halo": 0}
     tree["coarse"] = {**tree["coarse"], "initial": None, "initial_digest": None}

@@ -76,7 +76,7 @@ def refuse_layout_overrides(overrides: Mapping[str, Any]) -> None:
 def _decides_layout(key: str) -> bool:
     """Return whether a dotted key decides where results are stored or which tasks there are."""
     table, _, name = key.partition(".")
-    if table in ("source", "output", "volume"):
+    if table in ("source", "output", "volume", "slabs"):
         return True
     stage = next((stage for stage in STAGES if stage.name == table and stage.config_type is not None), None)
     return stage is not None and (not stage.layout_keys or name in stage.layout_keys)

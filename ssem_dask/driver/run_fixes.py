@@ -119,9 +119,9 @@ def _keeps_fit(job: Job, fixes: VolumeFixes, fitted: VolumeFixes) -> bool:
     """Return whether fixes can be followed while the statistics stay as they were fitted.
 
     Jumps displace all later sections, and other methods than `relax` on whole planes have no statistics to keep: then
-    all is fitted again, as it is if a run has not got that far.
+    all is fitted again, as it is if a run has not got that far. So it is with slabs, whose statistics are their own.
     """
-    if fixes.jumps() != fitted.jumps() or job.compose.method != "relax" or restriction_factor(job) > 1:
+    if job.slabs or fixes.jumps() != fitted.jumps() or job.compose.method != "relax" or restriction_factor(job) > 1:
         return False
     if not is_run(job.output):
         return False

@@ -7,6 +7,7 @@ import numpy as np
 from ssem_dask.composition.separation.affine_log import has_parameters
 from ssem_dask.composition.separation.affine_separation import enough_pairs, separate_affines
 from ssem_dask.composition.separation.outlying_sections import outlying_maps
+from ssem_dask.composition.separation.slabs import crossing_pairs
 from ssem_dask.field.affine import IDENTITY, compose_affine
 from ssem_dask.registration.coarse_alignment.initial import apply_corrections, relative_pairs
 from ssem_dask.registration.coarse_alignment.pieces import REACH, label_pieces, place_pieces
@@ -54,6 +55,7 @@ def solve_places(job: Job, *, with_parts: bool, among: range | None = None) -> t
     pieces, fixes = _join_pieces(job, among, with_parts=with_parts), job.fitted_fixes
     sections, jumps, accepted = pieces.solved.sections, list[int](), pieces.solved.accepted.astype(np.float64)
     if job.coarse.sections == "separate" and enough_pairs(accepted):
+        known = *fixes.undone_jumps, *fixes.kept_jumps, *job.slabs
         # Registration needs sections within its search range. Stage compose decides whether they were displaced, and
         # puts jumps back that the tissue has.
         separated = separate_affines(
@@ -62,10 +64,10 @@ def solve_places(job: Job, *, with_parts: bool, among: range | None = None) -> t
             shape_yx=job.shape_yx,
             thickness=job.thickness,
             certainty=1.0,
-            known_jumps=[z - among.start for z in (*fixes.undone_jumps, *fixes.kept_jumps) if z in among[1:]],
+            known_jumps=sorted({z - among.start for z in known if z in among[1:]}),
         )
         found = [jump.z + among.start for jump in separated.jumps]
-        sections, jumps = separated.sections, [z for z in found if z not in fixes.kept_jumps]
+        sections, jumps = separated.sections, [z for z in found if z not in (*fixes.kept_jumps, *job.slabs)]
     return pieces, apply_corrections(pieces.gross, sections), jumps
 
 
@@ -113,7 +115,11 @@ def _join_pieces(job: Job, among: range, *, with_parts: bool) -> Pieces:
     pieces = solved(placed.gross)
     trusted = (np.nan_to_num(ratios) >= job.coarse.min_ratio) & has_parameters(pieces.relative)
     trusted[np.arange(len(trusted))[:, None] >= np.arange(trusted.shape[1])] = False  # there is no section before
-    outlying = outlying_maps(pieces.relative, pieces.solved.accepted, trusted=trusted, shape_yx=job.shape_yx)
+    # Across a border of slabs all sections are displaced, so none of them is out of place alone.
+    across = crossing_pairs([z - first for z in job.slabs], steps=len(trusted), count=len(among))
+    outlying = outlying_maps(
+        pieces.relative, pieces.solved.accepted & ~across, trusted=trusted & ~across, shape_yx=job.shape_yx
+    )
     outlying[given] = IDENTITY
     if (outlying == IDENTITY).all():
         return pieces

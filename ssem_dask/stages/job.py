@@ -88,6 +88,8 @@ class Job:
     """Fixes that held before those of now."""
     growth: Growth | None = None
     """How the run grew; None: nothing was ever appended."""
+    slabs: tuple[int, ...] = ()
+    """First section of each slab but the first; sections of different slabs share no statistics."""
 
     @property
     def coarse(self) -> CoarseStageConfig:

@@ -12,6 +12,7 @@ Everything is computed on the device of the pair fields; only the variances are 
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -84,6 +85,27 @@ class ElasticProblem:
     """Wavelength below which distortion is expected to be weak, see `HIGH_FREQUENCY_NODES`."""
     low_frequencies: LowFrequencies | None = None
     """Part of e that is known already; the solution is without it. None solves for all frequencies."""
+
+    def within(self, sections: slice, *, certainty: float) -> "ElasticProblem":
+        """Return the problem of some of the sections, without the pairs that lead out of them."""
+        if sections == slice(0, self.weights.shape[1]):
+            return replace(self, certainty=certainty)
+        split, low = self.split, self.low_frequencies
+        affine, elastic = split.affine[:, sections].copy(), split.elastic[:, sections].clone()
+        weights = self.weights[:, sections].clone()
+        steps, count = affine.shape[:2]
+        leads_out = np.arange(count) < np.arange(1, steps + 1)[:, None]
+        if sections.start:
+            affine[leads_out], elastic[torch.from_numpy(leads_out)] = np.nan, torch.nan
+            weights[torch.from_numpy(leads_out)] = 0.0
+        return replace(
+            self,
+            split=SplitPairs(affine, elastic),
+            weights=weights,
+            affine_correction=self.affine_correction[sections],
+            certainty=certainty,
+            low_frequencies=None if low is None else LowFrequencies(low.fields[sections], low.factor),
+        )
 
 
 @dataclass(frozen=True, slots=True)

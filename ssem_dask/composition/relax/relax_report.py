@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from ssem_dask.composition.lost_tissue import LostTissue
 from ssem_dask.composition.relax.spectra import Bands
 from ssem_dask.composition.separation.affine_log import rms_radius
 from ssem_dask.composition.separation.anchored import DriftResult
@@ -134,6 +135,48 @@ class JumpRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class SlabRecord:
+    """A slab: how it is displaced against the one before, and what was lost between the two."""
+
+    start: int
+    stop: int
+    certainty: float
+    """P(displaced) of its sections, by themselves."""
+    displacement: Displacement | None
+    """Displacement as a whole against the one before, undone; None for the first, and if nothing joins them."""
+    lost: LostTissue | None
+    """Tissue that was lost before it; None for the first, and if its faces cannot be compared."""
+
+    @property
+    def is_remarkable(self) -> bool:
+        """Whether tissue was lost before it, or nothing joins it to the slab before."""
+        return self.displacement is None or (self.lost is not None and self.lost.is_certain)
+
+    def to_json(self) -> Json:
+        """Return the record as stored."""
+        return {
+            "start": self.start,
+            "stop": self.stop,
+            "certainty": round(self.certainty, 4),
+            "displacement": None if self.displacement is None else self.displacement.to_json(),
+            "lost_sections": None if self.lost is None else self.lost.sections,
+            "lost_sd": None if self.lost is None else self.lost.sd,
+        }
+
+    @classmethod
+    def from_json(cls, record: Json) -> "SlabRecord":
+        """Read a stored record."""
+        moved, lost = record["displacement"], record["lost_sections"]
+        return cls(
+            record["start"],
+            record["stop"],
+            record["certainty"],
+            None if moved is None else Displacement(**moved),
+            None if lost is None else LostTissue(lost, record["lost_sd"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class DriftRecord:
     """The drift that was undone, and how well the anchors agree with it."""
 
@@ -213,10 +256,14 @@ class AffineReport:
     """Drift that was undone; None without anchors."""
     variances: dict[str, Variances] = field(default_factory=dict)
     """Fitted variances of each group of parameters, px²; empty as well in runs of earlier versions."""
+    slabs: tuple[SlabRecord, ...] = ()
+    """Slabs, if `[slabs]` names borders."""
 
     def to_json(self) -> Json:
         """Return the record as stored."""
+        slabs = {"slabs": [slab.to_json() for slab in self.slabs]} if self.slabs else {}
         return {
+            **slabs,
             "variances": {name: asdict(fitted) for name, fitted in self.variances.items()},
             "affine": {name: statistics.to_json() for name, statistics in self.statistics.items()},
             "evidence": self.evidence,
@@ -236,6 +283,7 @@ class AffineReport:
             jumps=tuple(JumpRecord.from_json(jump) for jump in record["jumps"]),
             drift=None if drift is None else DriftRecord.from_json(drift),
             variances={name: Variances(**values) for name, values in record.get("variances", {}).items()},
+            slabs=tuple(SlabRecord.from_json(slab) for slab in record.get("slabs", [])),
         )
 
 
@@ -253,11 +301,18 @@ class RelaxReport:
     bands: tuple[BandRecord, ...]
     variances: dict[str, list[Variances]]
     """Fitted variances of the bands, px² per coefficient, by the name of the fit."""
+    slab_variances: dict[str, list[list[Variances]]] = field(default_factory=dict)
+    """Fitted variances of each slab by itself; an empty list if it has too few sections."""
 
     def to_json(self) -> Json:
         """Return the record as stored."""
         affine = self.affine.to_json()
+        slabs = [
+            {**slab, **{name: [asdict(v) for v in each[i]] for name, each in self.slab_variances.items()}}
+            for i, slab in enumerate(affine.get("slabs", []))
+        ]
         return {
+            **({"slabs": slabs} if slabs else {}),
             "summary": self.summary,
             "pixel_size": self.pixel_size,
             "section_thickness": self.section_thickness,
@@ -332,6 +387,40 @@ def describe_jumps(jumps: Sequence[JumpRecord]) -> list[str]:
     )
     list_of_jumps = shortened(named, limit=_NAMED_JUMPS, separator="; ")
     return [f"All sections from here on were displaced against those before, which was undone: {list_of_jumps}."]
+
+
+def describe_slabs(slabs: Sequence[SlabRecord], *, thickness: float) -> list[str]:
+    """Return sentences about slabs; none if there are none.
+
+    Args:
+        slabs: all of them.
+        thickness: nm per section.
+    """
+    if not slabs:
+        return []
+    moved = (
+        f"{slab.start} ({slab.displacement.shift_y_px:+.1f}, {slab.displacement.shift_x_px:+.1f} px, "
+        f"{slab.displacement.rotation_degrees:+.2f}°, scale {100 * slab.displacement.scale:+.2f} %)"
+        for slab in slabs
+        if slab.displacement is not None
+    )
+    lines = [
+        f"{len(slabs)} slabs, each by itself; displaced as a whole against the one before, which was undone, from "
+        f"sections {shortened(moved, limit=_NAMED_JUMPS, separator='; ') or 'none'}."
+    ]
+    apart = [str(slab.start) for slab in slabs[1:] if slab.displacement is None]
+    if apart:
+        lines.append(f"Nothing joins the slabs before sections {shortened(apart, limit=_NAMED_JUMPS)}.")
+    lost = (
+        f"{slab.lost.sections:.1f} ± {slab.lost.sd:.1f} sections ({slab.lost.sections * thickness:.0f} nm) before "
+        f"section {slab.start}"
+        for slab in slabs
+        if slab.lost is not None and slab.lost.is_certain
+    )
+    named = shortened(lost, limit=_NAMED_JUMPS, separator="; ")
+    if named:
+        lines.append(f"Tissue that was lost between slabs: {named}.")
+    return lines
 
 
 def describe_drift(record: DriftRecord | None) -> list[str]:

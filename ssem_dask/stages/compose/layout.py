@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ssem_dask.composition.relax import coarsening
 from ssem_dask.composition.relax.coarsening import HALO_BLOCKS, Tile
+from ssem_dask.composition.separation.slabs import slab_ranges
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.stages.job import Job
@@ -49,6 +50,17 @@ def section_window(job: Job, index: int) -> SectionWindow:
     depth, overlap, sections = window_depth(job), job.compose.relax.overlap, job.shape[0]
     core = range(index * depth, min((index + 1) * depth, sections))
     return SectionWindow(index, core, range(max(0, core.start - overlap), min(sections, core.stop + overlap)))
+
+
+def fit_window(job: Job, index: int) -> SectionWindow:
+    """Return the sections whose spectra are fitted together: a window with its overlap; of slabs, the middle of one."""
+    if not job.slabs:
+        return section_window(job, index)
+    slab = slab_ranges(job.slabs, count=job.shape[0])[index]
+    most = window_depth(job) + 2 * job.compose.relax.overlap
+    start = slab.start + max(0, len(slab) - most) // 2
+    sections = range(start, min(start + most, slab.stop))
+    return SectionWindow(index, sections, sections)
 
 
 def restriction_factor(job: Job) -> int:

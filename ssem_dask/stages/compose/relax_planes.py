@@ -26,6 +26,7 @@ from ssem_dask.stages.compose.level_fixes import level_fix_tasks
 from ssem_dask.stages.compose.method import ComposeMethod, compose_fields
 from ssem_dask.stages.compose.section_windows import (
     AFFINE_ARRAYS,
+    FitTask,
     WindowTask,
     create_shared,
     elastic_problem,
@@ -34,7 +35,7 @@ from ssem_dask.stages.compose.section_windows import (
     result_arrays,
     sections_result,
     solve_bytes,
-    solve_window,
+    solve_slabs,
     write_sections,
 )
 from ssem_dask.stages.compose.solved_fixes import Solved, read_window, solve_cluster
@@ -44,7 +45,7 @@ from ssem_dask.stages.compose.statistics import (
     fitted_windows,
     mean_spectra,
     read_affine_level,
-    read_statistics,
+    read_slab_statistics,
     statistics_generations,
     write_spectra,
     write_statistics,
@@ -92,7 +93,7 @@ class SplitTask(WindowTask):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlaneSpectraTask(WindowTask):
+class PlaneSpectraTask(FitTask):
     """The spectra fitted to one window of sections, on all their nodes."""
 
     @torch.inference_mode()
@@ -138,10 +139,12 @@ class PlaneSectionsTask(WindowTask):
         """Solve for the elastic part, join it with the affine level, write the fields."""
         job, window = self.job, self.sections
         weights, split = read_window(job, window.read)
-        fitted, certainty = read_statistics(job, SPECTRA)
+        slabs = read_slab_statistics(job, SPECTRA)
         correction = AFFINE_CORRECTION.read(job, z=window.read)
-        problem = elastic_problem(job, split, weights, affine_correction=correction, grid=job.grid, certainty=certainty)
-        solved = Solved.of(*solve_window(problem, fitted))
+        problem = elastic_problem(
+            job, split, weights, affine_correction=correction, grid=job.grid, certainty=slabs[0].certainty
+        )
+        solved = Solved.of(*solve_slabs(problem, sections=window.read, slabs=slabs))
         own = self.own
         core = solved.rows(slice(own.start - window.read.start, own.stop - window.read.start))
         for cluster in clusters_at(job, own):

@@ -44,6 +44,7 @@ from ssem_dask.stages.compose.restricted_windows import (
 )
 from ssem_dask.stages.compose.section_windows import (
     AFFINE_ARRAYS,
+    FitTask,
     WindowTask,
     create_shared,
     elastic_problem,
@@ -51,7 +52,7 @@ from ssem_dask.stages.compose.section_windows import (
     result_arrays,
     sections_result,
     solve_bytes,
-    solve_window,
+    solve_slabs,
     write_sections,
 )
 from ssem_dask.stages.compose.statistics import (
@@ -60,7 +61,7 @@ from ssem_dask.stages.compose.statistics import (
     fitted_windows,
     mean_spectra,
     read_affine_level,
-    read_statistics,
+    read_slab_statistics,
     statistics_generations,
     write_spectra,
     write_statistics,
@@ -133,7 +134,7 @@ class RestrictTask(WindowTask):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TileSpectraTask(WindowTask):
+class TileSpectraTask(FitTask):
     """The spectra fitted to one window: low frequencies on restricted planes, high frequencies on one tile."""
 
     @torch.inference_mode()
@@ -214,16 +215,16 @@ class LowFrequencyTask(WindowTask):
         """Solve for the elastic part on the restricted grid."""
         job, window = self.job, self.sections
         weights, split = read_restricted(job, window.read)
-        fitted, certainty = read_statistics(job, SPECTRA)
+        slabs = read_slab_statistics(job, SPECTRA)
         problem = elastic_problem(
             job,
             split,
             weights,
             affine_correction=AFFINE_CORRECTION.read(job, z=window.read),
             grid=restricted_grid(job),
-            certainty=certainty,
+            certainty=slabs[0].certainty,
         )
-        elastic, variance = solve_window(problem, fitted)
+        elastic, variance = solve_slabs(problem, sections=window.read, slabs=slabs)
         core = window.core_in_read
         written = sum(
             array.write(job, values[core].cpu().numpy(), z=window.core)
@@ -253,7 +254,7 @@ class TileSectionsTask(WindowTask):
         """Solve for the high frequencies, add the low ones and the affine level, write the fields."""
         job, tile, window = self.job, self.tile, self.sections
         weights, split = read_tile(job, window, tile)
-        fitted, certainty = read_statistics(job, HIGH_FREQUENCY_SPECTRA)
+        slabs = read_slab_statistics(job, HIGH_FREQUENCY_SPECTRA)
         device = weights.device
         low = read_low_frequency(job, LOW_FREQUENCY, window.read).to(device)
         with computing_on(device):
@@ -265,10 +266,10 @@ class TileSectionsTask(WindowTask):
             weights,
             affine_correction=AFFINE_CORRECTION.read(job, z=window.read),
             grid=grid,
-            certainty=certainty,
+            certainty=slabs[0].certainty,
             low_frequencies=LowFrequencies(base, restriction_factor(job)),
         )
-        elastic, variance = solve_window(problem, fitted)
+        elastic, variance = solve_slabs(problem, sections=window.read, slabs=slabs)
         low_natural, low_variance = (
             read_low_frequency(job, array, window.core).to(device)
             for array in (LOW_FREQUENCY_NATURAL, LOW_FREQUENCY_VARIANCE)

@@ -1,5 +1,6 @@
 """Reading, solving and writing a window of sections: the steps that both variants of method `relax` share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,7 @@ from ssem_dask.field.device import compute_device, computing_on
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.region import Region
 from ssem_dask.stages.coarse_parts import coarse_to_source, read_parts
-from ssem_dask.stages.compose.layout import SectionWindow, pair_steps, section_window, window_depth
+from ssem_dask.stages.compose.layout import SectionWindow, fit_window, pair_steps, section_window, window_depth
 from ssem_dask.stages.compose.method import named_sections
 from ssem_dask.stages.fixed_rows import read_level, read_places
 from ssem_dask.stages.job import Job
@@ -51,6 +52,17 @@ AFFINE_ARRAYS = AFFINE_CORRECTION, AFFINE_NATURAL, AFFINE_VARIANCE
 _EVERYWHERE = slice(None), slice(None)
 
 
+@dataclass(frozen=True, slots=True)
+class SlabStatistics:
+    """Statistics of the sections of one slab; of all sections, if there are no slabs."""
+
+    sections: range
+    variances: list[Variances] | None
+    """Variances of the bands; None if they were not fitted."""
+    certainty: float
+    """P(displaced)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowTask(JobTask):
     """A task of one window of sections."""
@@ -72,6 +84,16 @@ class WindowTask(JobTask):
         """Return the regions of some arrays that belong to the window's core and overlap."""
         read = self.sections.read
         return tuple(array.region(self.job, read.start, read.stop) for array in arrays)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitTask(WindowTask):
+    """A task that fits the spectra of some sections."""
+
+    @property
+    def sections(self) -> SectionWindow:
+        """Sections that the task reads."""
+        return fit_window(self.job, self.window)
 
 
 def result_arrays(job: Job) -> tuple[RunArray, ...]:
@@ -117,6 +139,36 @@ def solve_window(problem: ElasticProblem, variances: list[Variances] | None) -> 
     with computing_on(problem.weights.device):
         solution = relax_elastic(problem) if variances is None else solve_elastic(problem, variances)
         return solution, elastic_variance(solution.weights, variances=solution.variances, certainty=problem.certainty)
+
+
+def solve_slabs(
+    problem: ElasticProblem, *, sections: range, slabs: Sequence[SlabStatistics]
+) -> tuple[ElasticSolution, Tensor]:
+    """Solve for a window of sections, those of each slab by themselves and by their own statistics.
+
+    Args:
+        problem: of the window; pairs across borders are not used.
+        sections: z of the window.
+        slabs: statistics of all slabs.
+
+    Returns:
+        As of `solve_window`.
+    """
+    parts = []
+    for slab in slabs:
+        own = slice(max(slab.sections.start, sections.start), min(slab.sections.stop, sections.stop))
+        if own.start < own.stop:
+            rows = slice(own.start - sections.start, own.stop - sections.start)
+            parts.append(solve_window(problem.within(rows, certainty=slab.certainty), slab.variances))
+    if len(parts) == 1:
+        return parts[0]
+    solutions = [solution for solution, _ in parts]
+    return ElasticSolution(
+        fields=torch.cat([solution.fields for solution in solutions]),
+        natural=torch.cat([solution.natural for solution in solutions]),
+        variances=solutions[0].variances,
+        weights=torch.cat([solution.weights for solution in solutions], dim=1),
+    ), torch.cat([variance for _, variance in parts])
 
 
 def read_depth(job: Job) -> int:

@@ -22,11 +22,12 @@ from ssem_dask.composition.relax.relax_report import (
     describe_drift,
     describe_jumps,
     describe_motion,
+    describe_slabs,
 )
-from ssem_dask.composition.relax.section_fields import correct_affines
-from ssem_dask.composition.relax.uncertainty import affine_parameter_variance
+from ssem_dask.composition.relax.slab_levels import correct_slabs
 from ssem_dask.composition.separation.anchor_observations import Anchors
 from ssem_dask.composition.separation.sequence import Variances
+from ssem_dask.composition.separation.slabs import slab_ranges
 from ssem_dask.errors import OutputError
 from ssem_dask.field.affine import compose_affine, invert_affine
 from ssem_dask.geometry.region import Footprint
@@ -34,7 +35,8 @@ from ssem_dask.stages.compose.anchors import landmarks_of
 from ssem_dask.stages.compose.far_pairs import FAR_ARRAYS, read_far_pairs, uses_far_pairs
 from ssem_dask.stages.compose.layout import window_count
 from ssem_dask.stages.compose.method import STAGE, compose_fields
-from ssem_dask.stages.compose.section_windows import AFFINE_ARRAYS, WindowTask
+from ssem_dask.stages.compose.section_windows import AFFINE_ARRAYS, SlabStatistics, WindowTask
+from ssem_dask.stages.compose.slab_results import slab_records
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import (
     AFFINE_CORRECTION,
@@ -43,6 +45,7 @@ from ssem_dask.stages.run_arrays import (
     AFFINE_VARIANCE,
     COARSE,
     COARSE_GROSS,
+    COARSE_SIMILARITY,
     PAIR_AFFINE_WEIGHTS,
     PAIR_AFFINES,
     RELAX_STATISTICS,
@@ -71,9 +74,10 @@ class AffinesTask(JobTask):
         coarse = np.stack(
             [compose_affine(outer=invert_affine(g), inner=a) for g, a in zip(gross, COARSE.read(job), strict=True)]
         )
-        level = correct_affines(
+        joined = correct_slabs(
             affine,
             PAIR_AFFINE_WEIGHTS.read(job),
+            borders=job.slabs,
             coarse=coarse,
             grid=job.grid,
             thickness=job.thickness,
@@ -82,17 +86,18 @@ class AffinesTask(JobTask):
             kept_jumps=job.fitted_fixes.kept_jumps,
             undone_jumps=job.fitted_fixes.undone_jumps,
         )
-        variance = affine_parameter_variance(level.weights, fitted=level.variances, certainty=level.certainty)
-        written = AFFINE_CORRECTION.write(job, level.correction) + AFFINE_NATURAL.write(job, level.natural)
-        AFFINE_VARIANCE.write(job, variance)
-        shape = job.shape_yx
+        written = AFFINE_CORRECTION.write(job, joined.correction) + AFFINE_NATURAL.write(job, joined.natural)
+        AFFINE_VARIANCE.write(job, joined.variance)
+        # Of slabs the longest speaks for all where one number is shown; each has its own beside.
+        level, shape = joined.longest, job.shape_yx
         report = AffineReport(
             statistics={name: MotionStatistics.of(fitted) for name, fitted in level.variances.items()},
             variances=level.variances,
             evidence=level.evidence,
             certainty=level.certainty,
-            jumps=tuple(JumpRecord.of(jump, shape_yx=shape) for jump in level.jumps),
+            jumps=tuple(JumpRecord.of(jump, shape_yx=shape) for jump in joined.jumps),
             drift=None if level.drift is None else DriftRecord.of(level.drift, shape_yx=shape),
+            slabs=slab_records(job, joined),
         )
         written += AFFINE_STATISTICS.write(job, report.to_json())
         return Result(bytes_read=affine.nbytes, bytes_written=written)
@@ -100,9 +105,11 @@ class AffinesTask(JobTask):
     def footprint(self) -> Footprint:
         """Read all pair affines, coarse affines and far pairs; write the affine level of all sections."""
         far = FAR_ARRAYS if uses_far_pairs(self.job) else ()
+        likeness = (COARSE_SIMILARITY,) if self.job.slabs else ()
         return Footprint(
             reads=tuple(
-                array.region(self.job) for array in (PAIR_AFFINES, PAIR_AFFINE_WEIGHTS, COARSE, COARSE_GROSS, *far)
+                array.region(self.job)
+                for array in (PAIR_AFFINES, PAIR_AFFINE_WEIGHTS, COARSE, COARSE_GROSS, *far, *likeness)
             ),
             writes=tuple(row.region(self.job) for row in (*AFFINE_ARRAYS, AFFINE_STATISTICS)),
         )
@@ -134,15 +141,18 @@ def statistics_generations(
 
 
 def fitted_windows(job: Job) -> list[int]:
-    """Return the windows that the spectra are fitted to: a few, spread over all sections."""
+    """Return the windows that the spectra are fitted to: a few, spread over all sections; of slabs one of each."""
+    if job.slabs:
+        return list(range(len(slab_ranges(job.slabs, count=job.shape[0]))))
     count = window_count(job)
     return sorted({round(i) for i in np.linspace(0, count - 1, min(count, FIT_WINDOWS))})
 
 
 def read_affine_level(job: Job, sections: range) -> tuple[Float64Array, float]:
-    """Return the affine corrections `(z, 2, 3)` of some sections, and the certainty of independent displacement."""
+    """Return the affine corrections `(z, 2, 3)` of some sections of a slab, and the certainty of their displacement."""
     with AFFINE_STATISTICS.reading(job) as record:
-        certainty = float(record["certainty"])
+        own = [slab for slab in record.get("slabs", []) if sections.start in range(slab["start"], slab["stop"])]
+        certainty = float((own[0] if own else record)["certainty"])
     return AFFINE_CORRECTION.read(job, z=sections), certainty
 
 
@@ -158,18 +168,25 @@ def mean_spectra(job: Job, name: str) -> list[Variances]:
     Raises:
         OutputError: no window's task ended well.
     """
-    windows, ended = [], False
-    for window in fitted_windows(job):
-        with contextlib.suppress(FileNotFoundError), spectrum_fit(window).reading(job) as record:
-            if record.get("digest") == job.digests[STAGE]:  # else its task failed, and the record is an older run's
-                ended = True
-                windows.append([Variances(**v) for v in record.get(name, [])])
-    if not ended:
+    windows = [fitted for fitted in _window_spectra(job, name) if fitted is not None]
+    if not windows:
         raise OutputError(
             f"{job.output}: the spectra were not fitted to any window of sections; rerun the failed tasks of stage "
             "compose first."
         )
     return [_mean(band) for band in zip(*(fitted for fitted in windows if fitted), strict=True)]
+
+
+def _window_spectra(job: Job, name: str) -> list[list[Variances] | None]:
+    """Return the spectra of each fitted window, empty if it has too few sections; None if its task failed."""
+    windows: list[list[Variances] | None] = []
+    for window in fitted_windows(job):
+        fitted = None
+        with contextlib.suppress(FileNotFoundError), spectrum_fit(window).reading(job) as record:
+            if record.get("digest") == job.digests[STAGE]:  # else its task failed, and the record is an older run's
+                fitted = [Variances(**v) for v in record.get(name, [])]
+        windows.append(fitted)
+    return windows
 
 
 def write_statistics(job: Job, *, records: list[BandRecord], variances: dict[str, list[Variances]]) -> Result:
@@ -178,17 +195,22 @@ def write_statistics(job: Job, *, records: list[BandRecord], variances: dict[str
     with AFFINE_STATISTICS.reading(job) as record:
         affine = AffineReport.from_json(record)
     motion = describe_motion(records, affine=affine.statistics, thickness=job.info.section_thickness)
-    message = " ".join([motion, *describe_jumps(affine.jumps), *describe_drift(affine.drift)])
+    slabs = describe_slabs(affine.slabs, thickness=job.info.section_thickness)
+    message = " ".join([motion, *slabs, *describe_jumps(affine.jumps), *describe_drift(affine.drift)])
     report = RelaxReport(
-        summary=ALL_REMOVED if removed else message,
+        summary=" ".join([ALL_REMOVED, *slabs]) if removed else message,
         pixel_size=job.info.pixel_size,
         section_thickness=job.info.section_thickness,
         affine=affine,
         bands=tuple(records),
         variances=variances,
+        slab_variances={name: [each or [] for each in _window_spectra(job, name)] for name in variances}
+        if job.slabs
+        else {},
     )
     written = RELAX_STATISTICS.write(job, report.to_json())
-    remarkable = affine.jumps or (affine.drift is not None and affine.drift.landmark_outliers)
+    outliers = affine.drift is not None and bool(affine.drift.landmark_outliers)
+    remarkable = bool(affine.jumps) or outliers or any(slab.is_remarkable for slab in affine.slabs[1:])
     outcome = Outcome.OK if (records or removed) and not remarkable else Outcome.LOW_QUALITY
     return Result(outcome=outcome, message=report.summary, bytes_written=written)
 
@@ -197,6 +219,21 @@ def read_statistics(job: Job, name: str) -> tuple[list[Variances] | None, float]
     """Return the variances of the bands, None if they were not fitted, and the certainty that goes with them."""
     with RELAX_STATISTICS.reading(job) as record:
         return [Variances(**v) for v in record[name]] or None, float(record["certainty"])
+
+
+def read_slab_statistics(job: Job, name: str) -> list[SlabStatistics]:
+    """Return the statistics of each slab, by the name of the fit."""
+    if not job.slabs:
+        return [SlabStatistics(range(job.shape[0]), *read_statistics(job, name))]
+    with RELAX_STATISTICS.reading(job) as record:
+        return [
+            SlabStatistics(
+                range(slab["start"], slab["stop"]),
+                [Variances(**v) for v in slab[name]] or None,
+                float(slab["certainty"]),
+            )
+            for slab in record["slabs"]
+        ]
 
 
 def _anchors(job: Job) -> Anchors | None:
