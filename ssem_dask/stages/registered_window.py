@@ -15,6 +15,7 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.windows import Window
 from ssem_dask.registration.checked_window import PairFault, register_checked
 from ssem_dask.registration.damage import TEAR, TISSUE
+from ssem_dask.registration.opaque import find_opaque_regions
 from ssem_dask.registration.registration_method import PairFields, PairRequest, WindowImages
 from ssem_dask.stages.calibrate import calibrated
 from ssem_dask.stages.coarse_parts import read_parts
@@ -93,6 +94,7 @@ def register_images(
         images[i], valid[i] = section
     codes = _codes(job, window, coarse, parts, fixes).to(device)
     valid &= codes == TISSUE
+    valid &= ~find_opaque_regions(images, valid=valid)
     bytes_read = job.source_bytes(images.numel() * 4**mip, mip=mip)
     if not valid.any():
         return RegisteredWindow(None, [], bytes_read)
