@@ -117,13 +117,10 @@ class VolumeFixes:
         )
 
     def placing(self) -> "VolumeFixes":
-        """Return the part of the fixes that decides where sections are as a whole."""
+        """Return the part of the fixes that decides where sections, and the sides of lines in them, are as a whole."""
         if self.is_empty:
             return self  # the usual case, and asked for every task
-        kept = {
-            z: replace(fix, fill=fix.fill and "blank", masks=(), mask_files=(), splits=())
-            for z, fix in self.sections.items()
-        }
+        kept = {z: replace(fix, fill=fix.fill and "blank", masks=(), mask_files=()) for z, fix in self.sections.items()}
         return VolumeFixes(sections=_without_empty(kept), pairs=self.pairs)
 
     def matching(self) -> "VolumeFixes":

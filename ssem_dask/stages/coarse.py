@@ -34,6 +34,7 @@ from ssem_dask.stages.coarse_parts import (
     CoarsePartsTask,
     broken_remarks,
     parts_estimate,
+    read_part_arrays,
 )
 from ssem_dask.stages.coarse_places import Pieces, solve_places
 from ssem_dask.stages.coarse_search import (
@@ -225,7 +226,7 @@ class CoarseStage(Stage):
         """Create the arrays of pairs and of sections."""
         for array in (*_PAIR_ARRAYS, *_wide_arrays(job), *_part_arrays(job), *_SECTION_ARRAYS):
             array.create(job)
-        create_fixed(job, *PLACES)
+        create_fixed(job, *PLACES, *read_part_arrays(job))
 
     def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
         """Yield the pairs of sections, the wide search, the search for parts, then the sections."""

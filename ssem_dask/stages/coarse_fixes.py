@@ -5,7 +5,7 @@ the neighbours have. What most of these pairs agree on is its place, and points 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -13,14 +13,20 @@ import torch
 
 from ssem_dask.field.affine import Affine, compose_affine, invert_affine
 from ssem_dask.fixes.section_fixes import placed_map
+from ssem_dask.geometry.box import Box
+from ssem_dask.geometry.mip import shape_at_mip
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.registration.coarse_alignment.pair import estimate_pair
 from ssem_dask.registration.coarse_alignment.pieces import simplified
 from ssem_dask.registration.coarse_alignment.point_pairs import fit_points, pair_of_points, rests_on_points
 from ssem_dask.registration.coarse_alignment.thumbnail import CoarseSection
+from ssem_dask.registration.section_parts.find_parts import Neighbour, find_parts
+from ssem_dask.stages.coarse_parts import part_regions, parts_in_source, read_part_arrays, rigid_place
+from ssem_dask.stages.drawn_parts import find_drawn_parts
 from ssem_dask.stages.fix_clusters import FixCluster, fix_clusters
 from ssem_dask.stages.fixed_points import unconfirmed_points
 from ssem_dask.stages.fixed_rows import PLACES
+from ssem_dask.stages.fixed_sections import fitted_rows
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.run_arrays import (
     COARSE,
@@ -28,12 +34,16 @@ from ssem_dask.stages.run_arrays import (
     COARSE_INVERTED,
     COARSE_STATE,
     FIXED,
+    PART_LABELS,
+    PART_MAPS,
     SectionState,
+    parts_mip,
 )
 from ssem_dask.stages.section_labels import listed_sections
-from ssem_dask.stages.source_sections import open_source, read_coarse_section, thumbnail_mip
+from ssem_dask.stages.source_sections import open_source, read_aligned, read_coarse_section, thumbnail_mip
 from ssem_dask.stages.stage import FIX_TASKS, JobTask, Stage
 from ssem_dask.task import Outcome, Result
+from ssem_dask.types import AnyArray, Float64Array
 
 _ITERATIONS = 10
 _SCALE = 0.01
@@ -62,6 +72,8 @@ class CoarseFixesTask(JobTask):
                 COARSE_INVERTED: np.uint8(stack.inverted[z]),
                 COARSE_STATE: np.uint8(stack.state(z, is_lost=z in lost)),
             }
+            if z in cluster.redrawn and job.coarse.parts:
+                values[PART_MAPS], values[PART_LABELS] = stack.parts(z)
             for array, value in values.items():
                 written += FIXED[array].write(job, np.asarray(value), z=z)
         lost = [z for z in lost if not cluster.fixes.of(z).excluded]
@@ -80,12 +92,21 @@ class CoarseFixesTask(JobTask):
         """Read the moved sections and those around, with their places; write the moved ones' places."""
         job, moved = self.job, self.cluster.moved
         near = moved[0] - job.coarse.neighbours, moved[-1] + job.coarse.neighbours + 1
+        drawn = self.cluster.redrawn
         return Footprint(
             reads=(
                 *job.source_regions(*near, fixes=self.cluster.fixes),
                 *(array.region(job, *near) for array in PLACES),
+                *(
+                    region
+                    for z in fitted_rows(job, drawn, self.cluster.fixes)
+                    for region in part_regions(job, z, z + 1)
+                ),
             ),
-            writes=tuple(FIXED[array].region(job, z, z + 1) for array in PLACES for z in moved),
+            writes=(
+                *(FIXED[array].region(job, z, z + 1) for array in PLACES for z in moved),
+                *(FIXED[array].region(job, z, z + 1) for array in read_part_arrays(job) for z in drawn),
+            ),
         )
 
 
@@ -106,6 +127,7 @@ class _Stack:
         self.volume = open_source(job, fixes=cluster.fixes)
         self.sections: dict[int, CoarseSection] = {}
         self.remarks: list[str] = []
+        self._sides: dict[int, tuple[Float64Array, AnyArray]] = {}
         steps = job.coarse.neighbours
         self.near = range(max(0, cluster.moved[0] - steps), min(job.shape[0], cluster.moved[-1] + steps + 1))
         read = {array: array.read(job, z=self.near) for array in PLACES}
@@ -126,6 +148,11 @@ class _Stack:
     def place(self, z: int) -> bool:
         """Find the place of a moved section; return False if no pair ties it to its neighbours."""
         job, fix = self.job, self.cluster.fixes.of(z)
+        if z in self.cluster.redrawn and not fix.excluded:
+            if self._place_parts(z):
+                return True
+            if self._keeps_parts(z):
+                return bool(self._states[z] != SectionState.BRIDGED)  # lines that separate nothing move nothing
         start, is_given = self._start(z)
         found: list[tuple[Affine, float]] = []
         for other in self._neighbours(z) if not fix.excluded else ():
@@ -156,16 +183,64 @@ class _Stack:
     def gross(self, z: int) -> Affine:
         """Return what happened to a section as a whole, seen from its neighbours."""
         fix = self.cluster.fixes.of(z)
+        if z in self._sides:
+            # Where a part was moved to says nothing of how sections are distorted.
+            return compose_affine(outer=self.maps[z], inner=invert_affine(self._upright(z)))
+        if z in self.cluster.redrawn and self._keeps_parts(z):
+            return np.asarray(self._gross[z])
         placed = placed_map(fix, shape_yx=self.job.shape_yx) if fix.turned else None
         if placed is not None:
             return placed
         return simplified(compose_affine(outer=self.maps[z], inner=invert_affine(self._upright(z))), self.job.shape_yx)
+
+    def parts(self, z: int) -> tuple[Float64Array, AnyArray]:
+        """Return maps `(part, 2, 3)` and labels `(y, x)` of the parts of a section, as they are stored."""
+        if z in self._sides:
+            return self._sides[z]
+        (row,) = fitted_rows(self.job, (z,), self.cluster.fixes)
+        maps, labels = PART_MAPS.read(self.job, z=row), PART_LABELS.read(self.job, z=row)
+        # Parts that an earlier line has made, or that are elsewhere now, are gone.
+        return (maps, labels) if self._keeps_parts(z) else (np.full_like(maps, np.nan), np.zeros_like(labels))
 
     def state(self, z: int, *, is_lost: bool) -> SectionState:
         """Return the state of a moved section."""
         if self.cluster.fixes.of(z).excluded:
             return SectionState.EXCLUDED
         return SectionState.BRIDGED if is_lost else SectionState.TIED
+
+    def _keeps_parts(self, z: int) -> bool:
+        """Return whether a section stays as it is in the fit if its lines separate nothing."""
+        now, before = self.cluster.fixes, self.cluster.fitted
+        if before.of(z).splits or now.points_of(z) != before.points_of(z):
+            return False
+        return replace(now.of(z), splits=()) == replace(before.of(z), splits=())
+
+    def _place_parts(self, z: int) -> bool:
+        """Place the parts of a section on both sides of its lines; return False if it is whole."""
+        fix, job = self.cluster.fixes.of(z), self.job
+        if not job.coarse.parts:
+            return False
+        start, mip = self._start(z)[0], parts_mip(job)
+        box = Box((0, 0, 0), (1, *shape_at_mip(job.shape_yx, mip=mip)), mip)
+        known = sorted((n for n in self._known if n != z), key=lambda n: abs(n - z))
+        others = [next(iter(side), None) for side in ([n for n in known if n < z], [n for n in known if n > z])]
+        near = [n for n in others if n is not None]
+        rigid = rigid_place(start, [self.maps[n] for n in near], shape_yx=job.shape_yx)
+        image, valid = read_aligned(self.volume, z=z, box=box, affine=rigid)
+        beside = {
+            n: (Neighbour(*read_aligned(self.volume, z=n, box=box, affine=self.maps[n])), self.maps[n]) for n in near
+        }
+        if fix.splits:
+            points = self.cluster.fixes.points_of(z)
+            found = find_drawn_parts(image, beside, valid=valid, lines=fix.splits, points=points, affine=rigid, box=box)
+        else:
+            found = find_parts(image, [each for each, _ in beside.values()], valid=valid)
+        if found is None:
+            return False
+        self.maps[z], maps, labels = parts_in_source(found, rigid, box=box)
+        self._sides[z] = maps, labels
+        self._known.add(z)
+        return True
 
     def _start(self, z: int) -> tuple[Affine, bool]:
         """Return where the search for a section begins, and whether the user gave just this place."""
@@ -175,7 +250,9 @@ class _Stack:
         placed = placed_map(fix, shape_yx=self.job.shape_yx)
         if placed is not None:
             return compose_affine(outer=placed, inner=self._upright(z)), False
-        for other, points in sorted(self.cluster.fixes.points_of(z).items(), key=lambda item: -len(item[1])):
+        # Points in sections with lines are about one side each.
+        given = {} if fix.splits and self.job.coarse.parts else self.cluster.fixes.points_of(z)
+        for other, points in sorted(given.items(), key=lambda item: -len(item[1])):
             if other in self.maps and (other in self._known or other not in self.cluster.moved):
                 between = fit_points(np.array(points))
                 return compose_affine(outer=invert_affine(between), inner=self.maps[other]), False

@@ -21,9 +21,11 @@ from ssem_dask.geometry.mip import ceil_div, shape_at_mip
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.registration.section_parts.find_parts import Neighbour, SectionParts, find_parts
 from ssem_dask.registration.section_parts.part_maps import MAX_PARTS
+from ssem_dask.stages.drawn_parts import find_drawn_parts
+from ssem_dask.stages.fix_clusters import clusters_at
 from ssem_dask.stages.fixed_sections import excluded_sections, fitted_rows
 from ssem_dask.stages.job import SECTIONS_PER_THUMBNAIL_TASK, Job
-from ssem_dask.stages.run_arrays import COARSE_PLACED, PART_LABELS, PART_MAPS, PART_PLACED, parts_mip
+from ssem_dask.stages.run_arrays import COARSE_PLACED, FIXED, PART_LABELS, PART_MAPS, PART_PLACED, parts_mip
 from ssem_dask.stages.section_labels import listed_sections
 from ssem_dask.stages.source_sections import open_source, read_aligned_sections
 from ssem_dask.stages.stage import Estimate, JobTask
@@ -64,14 +66,26 @@ class CoarsePartsTask(JobTask):
             aligned = {z: Neighbour(*section) for z, section in zip(self.seen, sections, strict=True)}
             others = [[o for o in (z - 1, z + 1) if o in aligned] for z in range(self.start, self.stop)]
             rigid = [
-                _rigid(affines[z - first], [affines[other - first] for other in around], shape_yx=job.shape_yx)
+                rigid_place(affines[z - first], [affines[other - first] for other in around], shape_yx=job.shape_yx)
                 for z, around in zip(range(self.start, self.stop), others, strict=True)
             ]
             sections = read(sections=range(self.start, self.stop), affines=np.array(rigid))
             for i, (image, valid) in enumerate(sections):
-                parts = find_parts(image, [aligned[other] for other in others[i]], valid=valid)
+                parts, lines = None, job.fitted_fixes.of(self.start + i).splits
+                if lines:
+                    parts = find_drawn_parts(
+                        image,
+                        {other: (aligned[other], affines[other - first]) for other in others[i]},
+                        valid=valid,
+                        lines=lines,
+                        points=job.fitted_fixes.points_of(self.start + i),
+                        affine=rigid[i],
+                        box=box,
+                    )
+                if parts is None:
+                    parts = find_parts(image, [aligned[other] for other in others[i]], valid=valid)
                 if parts is not None:
-                    placed[i], maps[i], labels[i] = _in_source(parts, rigid[i], box=box)
+                    placed[i], maps[i], labels[i] = parts_in_source(parts, rigid[i], box=box)
         z_range = range(self.start, self.stop)
         written = PART_PLACED.write(job, placed, z=z_range) + PART_MAPS.write(job, maps, z=z_range)
         written += PART_LABELS.write(job, labels, z=z_range)
@@ -100,7 +114,11 @@ def part_regions(job: Job, start: int, stop: int, *, fixes: VolumeFixes | None =
     sections = range(max(0, start), min(stop, job.shape[0]))
     beyond = sorted({row for row in fitted_rows(job, sections, fixes) if row not in sections})
     spans = [(start, stop), *((row, row + 1) for row in beyond)]
-    return tuple(array.region(job, *span) for array in read_part_arrays(job) for span in spans)
+    arrays = read_part_arrays(job)
+    return (
+        *(array.region(job, *span) for array in arrays for span in spans),
+        *(FIXED[array].region(job, z, z + 1) for array in arrays for z in sorted(redrawn(job, sections, fixes))),
+    )
 
 
 def read_parts(job: Job, sections: range, *, fixes: VolumeFixes | None = None) -> dict[int, PiecewiseAffine]:
@@ -109,17 +127,27 @@ def read_parts(job: Job, sections: range, *, fixes: VolumeFixes | None = None) -
     Args:
         job: the run.
         sections: z.
-        fixes: fixes that say which sections have changed places, with their parts; None: those of the fit.
+        fixes: fixes that say which sections have changed places, with their parts, and in which of them lines were
+            drawn since the fit; None: those of the fit.
     """
     if not job.coarse.parts:
         return {}
-    out = {}
+    out, drawn = {}, redrawn(job, sections, fixes)
     for z, row in zip(sections, fitted_rows(job, sections, fixes), strict=True):
-        known = PART_MAPS.read(job, z=row)
+        maps, labels = (FIXED[array] if z in drawn else array for array in (PART_MAPS, PART_LABELS))
+        at = z if z in drawn else row
+        known = maps.read(job, z=at)
         affines = known[: np.count_nonzero(np.isfinite(known[:, 0, 0]))]
         if len(affines):
-            out[z] = PiecewiseAffine(affines, PART_LABELS.read(job, z=row), 1 << parts_mip(job))
+            out[z] = PiecewiseAffine(affines, labels.read(job, z=at), 1 << parts_mip(job))
     return out
+
+
+def redrawn(job: Job, sections: range, fixes: VolumeFixes | None) -> frozenset[int]:
+    """Return those of some sections whose parts fixes have changed since the fit; fixes as of `read_parts`."""
+    if not job.coarse.parts or fixes is None or fixes == job.fitted_fixes:
+        return frozenset()
+    return frozenset(z for cluster in clusters_at(job, sections) for z in cluster.redrawn if z in sections)
 
 
 def part_steps(job: Job) -> Float64Array:
@@ -127,8 +155,11 @@ def part_steps(job: Job) -> Float64Array:
     if not job.coarse.parts:
         return np.full(job.shape[0], np.nan)
     middle = np.append(np.array(job.shape_yx) / 2, 1.0)
-    rows = fitted_rows(job, range(job.shape[0]), job.fixes)
-    moved = PART_MAPS.read(job)[rows, 1] @ middle - middle[:2]
+    every = range(job.shape[0])
+    second = PART_MAPS.read(job)[fitted_rows(job, every, job.fixes), 1]
+    for z in redrawn(job, every, job.fixes):
+        second[z] = FIXED[PART_MAPS].read(job, z=z)[1]
+    moved = second @ middle - middle[:2]
     return np.asarray(np.linalg.norm(moved, axis=1))
 
 
@@ -195,7 +226,7 @@ def parts_estimate(job: Job) -> Estimate:
     )
 
 
-def _rigid(affine: Affine, others: list[Affine], *, shape_yx: ShapeYX) -> Affine:
+def rigid_place(affine: Affine, others: list[Affine], *, shape_yx: ShapeYX) -> Affine:
     """Return an affine with the stretch and shear of the neighbours, equal in the middle of the section.
 
     The thumbnails take a gap between two parts for stretch, which would hide it.
@@ -212,7 +243,7 @@ def _polar(affine: Affine) -> tuple[Float64Array, Float64Array]:
     return left @ right, right.T @ np.diag(sizes) @ right
 
 
-def _in_source(parts: SectionParts, affine: Affine, *, box: Box) -> tuple[Affine, Float64Array, AnyArray]:
+def parts_in_source(parts: SectionParts, affine: Affine, *, box: Box) -> tuple[Affine, Float64Array, AnyArray]:
     """Return the affine of the largest part, and maps and labels of all parts, in the source."""
     scale = float(2**box.mip)
     pixels = np.array([[scale, 0, 0], [0, scale, 0]])

@@ -66,6 +66,11 @@ class FixCluster:
                 moved.add(pair[1])
         return tuple(sorted(moved & set(self.changed)))
 
+    @property
+    def redrawn(self) -> tuple[int, ...]:
+        """Return the moved sections with lines now or before, whose parts are found again."""
+        return tuple(z for z in self.moved if self.fixes.of(z).splits or self.fitted.of(z).splits)
+
     def pairs(self, *, steps: int, count: int) -> frozenset[tuple[int, int]]:
         """Return the pairs (k, z) whose fields are found again: of z with z - k.
 

@@ -7,6 +7,7 @@ import torch
 
 from ssem_dask.field.affine import invert_affine
 from ssem_dask.field.grid import Grid
+from ssem_dask.field.piecewise_affine import PiecewiseAffine
 from ssem_dask.fixes.section_fixes import VolumeFixes
 from ssem_dask.geometry.windows import Window
 from ssem_dask.registration.gauss_newton.pair_points import PairPoints
@@ -21,7 +22,14 @@ Pair = tuple[int, int]
 """(fixed, moving), indices in the window."""
 
 
-def window_points(fixes: VolumeFixes, window: Window, *, grid: Grid, coarse: Float64Array) -> dict[Pair, PairPoints]:
+def window_points(
+    fixes: VolumeFixes,
+    window: Window,
+    *,
+    grid: Grid,
+    coarse: Float64Array,
+    parts: Mapping[int, PiecewiseAffine] | None = None,
+) -> dict[Pair, PairPoints]:
     """Return the points of a window's pairs, in the direction of its pair fields.
 
     Args:
@@ -29,6 +37,7 @@ def window_points(fixes: VolumeFixes, window: Window, *, grid: Grid, coarse: Flo
         window: its sections.
         grid: grid of the images; positions are relative to its origin.
         coarse: affines `(z, 2, 3)` aligned → source of the sections.
+        parts: parts of the broken sections, by z.
     """
     sections = window.read.sections
     found: dict[Pair, PairPoints] = {}
@@ -38,8 +47,10 @@ def window_points(fixes: VolumeFixes, window: Window, *, grid: Grid, coarse: Flo
         given = np.array(fixes.points_between(a, b))
         ends = []
         for z, columns in ((a, slice(0, 2)), (b, slice(2, 4))):
-            back = invert_affine(coarse[z - sections.start])
-            ends.append(given[:, columns] @ back[:, :2].T + back[:, 2] - np.asarray(grid.origin))
+            back, whole = invert_affine(coarse[z - sections.start]), given[:, columns]
+            if parts and z in parts:
+                whole = parts[z].to_whole(torch.from_numpy(whole.T.copy())).numpy().T
+            ends.append(whole @ back[:, :2].T + back[:, 2] - np.asarray(grid.origin))
         position, sd = ends[0], given[:, 4]
         extent = np.asarray(grid.shape) * grid.spacing
         # Points beside the window belong to the windows there.

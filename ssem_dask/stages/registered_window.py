@@ -100,7 +100,7 @@ def register_images(
         return RegisteredWindow(None, [], bytes_read)
     grid = Grid.of_box(box)
     config = calibrated(job)
-    points = window_points(fixes, window, grid=grid, coarse=coarse)
+    points = window_points(fixes, window, grid=grid, coarse=coarse, parts=parts)
     with computing_on(device):
         checked = register_checked(
             WindowImages(

@@ -758,6 +758,8 @@ FIXED = {
         COARSE_GROSS,
         COARSE_INVERTED,
         COARSE_STATE,
+        PART_MAPS,
+        PART_LABELS,
         PAIRS,
         CONFIDENCE,
         SUPPORT,

@@ -78,6 +78,7 @@ FIXED = VolumeFixes(
     sections={
         2: SectionFixes(fill="between"),
         4: SectionFixes(other=6, masks=(((0.0, 0.0), (0.0, 50.0), (50.0, 0.0)),)),
+        5: SectionFixes(splits=(((0.0, 40.0), (200.0, 40.0)),)),
         6: SectionFixes(other=4, inverted=True),
     },
     pairs={(7, 8): ((20.0, 20.0, 21.0, 20.0, 4.0),)},

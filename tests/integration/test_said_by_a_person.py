@@ -132,3 +132,43 @@ def test_parts_move_with_a_section_that_changes_places(tmp_path: Path) -> None:
     regions = part_regions(swapped, 4, 5, fixes=swapped.fixes)
     assert any(region.box.sections == range(1, 2) for region in regions)
     assert run.fix("[[section]]\nz = 1\naction = 'swap'\nwith = 4").state == "complete"
+
+
+def test_a_line_places_both_sides_of_a_fold_and_leaves_no_trace(tmp_path: Path) -> None:
+    size, half, shift = 184, 92, 20
+    tissue = phantom(7, size + 80)
+    images = tissue[:, 40 : 40 + size, 40 : 40 + size].copy()
+    images[3, :, half:] = tissue[3, 45 : 45 + size, 40 + half + shift : 40 + size + shift]
+    images[3, :, half - 6 : half + 6] = 12
+    # In so small a section the run does not find the parts by itself.
+    run = FixedRun(tmp_path, images, None, {**QUICK, "coarse": {"search": False}})
+    run.align()
+
+    def errors() -> list[float]:
+        """Error of the left and the right side against the mean of the neighbours, px."""
+        fields = run.fields().values
+        step = fields[3] - (fields[2] + fields[4]) / 2
+        x = (np.arange(step.shape[2]) + 0.5) * run.job.spacing
+        left, right = step[:, :, (x > 15) & (x < half - 20)], step[:, :, (x > half + 20) & (x < size - shift - 5)]
+        moved = np.array([5.0, float(shift)])[:, None, None]
+        return [float(np.nanmedian(np.linalg.norm(side, axis=0))) for side in (left, right + moved)]
+
+    before, stored = errors(), run.fields().values
+    assert max(before) > 3.0
+    line = f"[[section]]\nz = 3\nsplit = [[[4, {half}], [{size - 4}, {half}]]]\n"
+    run.fix(line)
+    drawn = errors()
+    assert max(drawn) < min(2.6, 0.75 * max(before))  # what the phantom moves from section to section stays
+    assert set(read_parts(run.job, range(7), fixes=run.job.fixes)) == {3}
+    assert read_parts(run.job, range(7)) == {}  # the fit is as it was
+    # A point on one side says where this side is, even where the images do not.
+    at = size / 2
+    pair = f"[[pair]]\nfixed = 2\nmoving = 3\nsd = 2\npoints = [[{at}, {half + 30}, {at - 30}, {half + 50}]]\n"
+    run.fix(line + pair)
+    (parts,) = read_parts(run.job, range(7), fixes=run.job.fixes).values()
+    right = int(parts.labels[parts.labels.shape[0] // 2, -2])
+    other = parts.maps[1 - right] if right == 0 else parts.maps[right]
+    apart = np.abs(other @ np.array([at, half, 1.0]) - np.array([at, half]))
+    assert apart == pytest.approx([30.0, 20.0], abs=8.0)
+    run.fix("")
+    np.testing.assert_array_equal(run.fields().values, stored)

@@ -59,6 +59,28 @@ def moved_regions(
     return torch.stack(maps)
 
 
+def best_shift(
+    section: Float[Tensor, "y x"],
+    other: Float[Tensor, "y x"],
+    *,
+    region: Bool[Tensor, "y x"],
+    other_valid: Bool[Tensor, "y x"],
+    reach: int,
+) -> tuple[Float[Tensor, "2"], float]:
+    """Return the shift (y, x) at which a region resembles a neighbour most, px, and the correlation there.
+
+    Args:
+        section: locally normalised.
+        other: the neighbour, locally normalised.
+        region: of the section, not empty.
+        other_valid: where the neighbour shows tissue.
+        reach: largest shift that is tried, px.
+    """
+    surface = _surface(section, other, region=region, other_valid=other_valid, reach=reach)
+    peak = np.unravel_index(int(surface.argmax()), surface.shape)
+    return torch.tensor(peak, dtype=torch.float64) - reach, float(surface[peak])
+
+
 def _agreed_shift(
     section: Tensor, neighbours: Sequence[tuple[Tensor, Tensor]], *, region: Tensor, stays: Tensor, reach: int
 ) -> Tensor | None:

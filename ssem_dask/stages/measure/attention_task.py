@@ -42,9 +42,10 @@ class AttentionTask(JobTask):
 
     def footprint(self) -> Footprint:
         """Read the measurements of all sections; write their records."""
-        reads = QUALITY_SECTIONS, SUPPORT, COARSE, COARSE_STATE, *((PART_MAPS,) if self.job.coarse.parts else ())
         job = self.job
-        fixed = fixed_regions(job, SUPPORT, COARSE, COARSE_STATE, start=0, stop=job.shape[0])
+        parts = (PART_MAPS,) if job.coarse.parts else ()
+        reads = QUALITY_SECTIONS, SUPPORT, COARSE, COARSE_STATE, *parts
+        fixed = fixed_regions(job, SUPPORT, COARSE, COARSE_STATE, *parts, start=0, stop=job.shape[0])
         return Footprint(reads=(*(array.region(job) for array in reads), *fixed), writes=(ATTENTION.region(job),))
 
 

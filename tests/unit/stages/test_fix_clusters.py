@@ -25,6 +25,7 @@ def clusters(fixes: VolumeFixes, fitted: VolumeFixes = NO_FIXES) -> tuple[FixClu
 
 EXCLUDE = SectionFixes(fill="blank")
 MASK = SectionFixes(masks=(((0.0, 0.0), (0.0, 9.0), (9.0, 0.0)),))
+SPLIT = SectionFixes(splits=(((0.0, 5.0), (9.0, 5.0)),))
 
 
 def test_a_change_reaches_seven_sections_and_fades() -> None:
@@ -70,6 +71,8 @@ def test_what_is_shown_and_jumps_change_no_field() -> None:
     [
         (VolumeFixes(sections={9: EXCLUDE}), (9,), {(1, 9), (2, 9), (1, 10), (2, 11)}),
         (VolumeFixes(sections={9: MASK}), (), {(1, 9), (2, 9), (1, 10), (2, 11)}),
+        # The sides of a line are placed again.
+        (VolumeFixes(sections={9: SPLIT}), (9,), {(1, 9), (2, 9), (1, 10), (2, 11)}),
         # Points move the moving section; of the fixed one only the pair with them changes.
         (VolumeFixes(pairs={(9, 10): ((1.0, 1.0, 1.0, 1.0, 5.0),)}), (10,), {(1, 10), (2, 10), (1, 11), (2, 12)}),
         (VolumeFixes(sections={0: EXCLUDE}), (0,), {(1, 1), (2, 2)}),
@@ -82,6 +85,16 @@ def test_moved_sections_and_changed_pairs(
     (cluster,) = clusters(fixes)
     assert cluster.moved == moved
     assert cluster.pairs(steps=2, count=200) == pairs
+
+
+def test_parts_are_found_again_if_lines_come_go_or_have_points() -> None:
+    points = {(8, 9): ((1.0, 1.0, 1.0, 1.0, 5.0),)}
+    drawn = VolumeFixes(sections={9: SPLIT})
+    for now, fitted in ((drawn, NO_FIXES), (NO_FIXES, drawn), (VolumeFixes(sections={9: SPLIT}, pairs=points), drawn)):
+        (cluster,) = clusters(now, fitted)
+        assert cluster.redrawn == (9,)
+    (cluster,) = clusters(VolumeFixes(pairs=points))
+    assert cluster.redrawn == ()
 
 
 def test_clusters_are_found_by_the_sections_that_they_reach() -> None:

@@ -11,7 +11,7 @@ const VIEW_NAMES = { source: "Source", placed: "Placed", result: "Result", previ
 const TOOLS = {
   pair: "Mark the same structure in two sections: a point in one panel, then in another. Enter sets a point at the cross.",
   mask: "Draw around what shows no tissue: at least 3 points, then Finish.",
-  split: "Draw along the fold or crack: at least 2 points, then Finish. Its two sides may then move apart.",
+  split: "Draw along the fold or crack, from border to border: at least 2 points, then Finish. Each side is then placed by itself.",
 };
 const el = (id) => document.getElementById(id);
 
