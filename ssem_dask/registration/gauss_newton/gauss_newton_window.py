@@ -1,11 +1,12 @@
 """A window by Gauss-Newton registration: every section encoded once, every pair registered on its own, both ways.
 
 Sections are compared as they were observed, never after rendering, so no error is passed on from pair to pair, except
-as a start. Pairs k = 1 start at 0 (a cold start). Pairs k > 1 start from the composed k = 1 fields (a warm start) if
-all sections between show tissue: over that distance tissue changes too much to be matched without a start.
+as a start. Pairs k = 1 start at 0 (a cold start). Pairs k > 1 start from the composed fields of neighbours (a warm
+start): over that distance tissue changes too much to be matched without a start. Around a section that shows no tissue,
+or agrees with neither neighbour, the sections on both sides are neighbours.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,9 +30,15 @@ from ssem_dask.registration.gauss_newton.confidence import (
     relative_confidence,
 )
 from ssem_dask.registration.gauss_newton.encoded_sections import EROSION, encode_sections
-from ssem_dask.registration.gauss_newton.hops import Pair, broken_hops, neighbour_pairs, path_between
+from ssem_dask.registration.gauss_newton.hops import (
+    Pair,
+    broken_hops,
+    neighbour_pairs,
+    path_between,
+    spoilt_sections,
+)
 from ssem_dask.registration.gauss_newton.normal_equations import NodeBasis
-from ssem_dask.registration.gauss_newton.pair_points import PairPoints, PointBatch
+from ssem_dask.registration.gauss_newton.pair_points import PointBatch, both_ways
 from ssem_dask.registration.gauss_newton.scales import ResidualScale, ResidualScales
 from ssem_dask.registration.gauss_newton.solver import (
     FeatureLevel,
@@ -167,12 +174,14 @@ class _WindowSolver:
         self._image_grid = window.grid
         self._nodes: Grid | None = None
         self._tissue_flags = [float(valid.float().mean()) >= _LEAST_TISSUE for valid in window.valid]
+        # No path of another pair touches these sections.
+        self._skipped = {i for i, shows_tissue in enumerate(self._tissue_flags) if not shows_tissue}
         finest = encode_sections(window, encoder=encoder, device=device)
         # Tears are local, so scales measured with them would not hold for other windows.
         self._tears = _pool_tears(None if measure_scales else window.tears, like=finest)
         # Computed once: reading a tensor per pair would wait for the GPU each time.
         self._tear_flags = [bool(tears.any()) for tears in self._tears]
-        self._points = {} if measure_scales else _both_ways(window.points)
+        self._points = {} if measure_scales else both_ways(window.points)
         self._pyramid = feature_pyramid(finest, levels=max(config.levels) + 1)
         self._measure_scales = measure_scales
         # The kernels do not return the units of single pairs.
@@ -193,8 +202,10 @@ class _WindowSolver:
             The pairs that were found: those whose sections exist and show tissue.
         """
         # See docs/decisions/0007 for the start from composed fields.
-        self._register_all(neighbour_pairs(pairs))
-        self._find_broken_hops()
+        hops = neighbour_pairs(pairs, skipped=self._skipped)
+        self._register_hops(hops)
+        self._skipped |= spoilt_sections(self._broken_hops, count=len(self._tissue_flags))
+        self._register_hops(neighbour_pairs(pairs, skipped=self._skipped))  # those across spoilt sections are new
         self._register_all(pairs)
         return [pair for pair in pairs if pair in self.fields]
 
@@ -260,12 +271,14 @@ class _WindowSolver:
             if pair not in self.fields and min(pair) >= 0 and all(self._tissue_flags[i] for i in pair)
         ]
         # Pairs of one batch share the plan of steps, the smoothness and the solver.
-        groups: dict[tuple[int, bool, bool, bool], list[Pair]] = {}
+        groups: dict[tuple[int, bool, bool, bool, int], list[Pair]] = {}
         for pair in missing:
             distance = abs(pair[0] - pair[1])
-            kind = distance, self._can_compose(pair), self._is_torn(pair), pair in self._points
-            groups.setdefault(kind, []).append(pair)
-        for (distance, warm, torn, pointed), group in sorted(groups.items()):
+            warm = self._can_compose(pair)
+            # Whole paths come first, since scales are measured in the first batch of a distance.
+            skips = distance - len(self._path(pair)) if warm else 0
+            groups.setdefault((distance, warm, self._is_torn(pair), pair in self._points, skips), []).append(pair)
+        for (distance, warm, torn, pointed, _), group in sorted(groups.items()):
             run = partial(self._register_batch, distance=distance, warm=warm, torn=torn, pointed=pointed)
             # The kernels cut a group into batches themselves; they know neither tears nor points.
             plain = self._use_kernels and not torn and not pointed
@@ -336,24 +349,26 @@ class _WindowSolver:
         return Tears(torch.maximum(fixed, _dilate(moving)), self._pyramid[0].grid)
 
     def _can_compose(self, pair: Pair) -> bool:
-        # A section in between that shows no tissue, or matches its neighbours in part only, breaks the path; such a
-        # pair starts at 0, like a neighbour.
-        return abs(pair[0] - pair[1]) > 1 and all(
-            hop in self.fields and hop not in self._broken_hops for hop in path_between(pair)
-        )
+        # A section in between that matches its neighbours in part only breaks the path; such a pair starts at 0, like a
+        # neighbour.
+        path = self._path(pair)
+        return len(path) > 1 and all(hop in self.fields and hop not in self._broken_hops for hop in path)
 
-    def _find_broken_hops(self) -> None:
-        self._broken_hops = (
-            broken_hops(self.fields, nodes=self.nodes, tolerance=_MAX_DISAGREEMENT_PX * self._image_grid.spacing)
-            if self.fields
-            else set()
-        )
+    def _path(self, pair: Pair) -> list[Pair]:
+        return path_between(pair, skipped=self._skipped)
+
+    def _register_hops(self, hops: Sequence[Pair]) -> None:
+        """Register pairs of neighbours, and note which of them are broken."""
+        self._register_all(hops)
+        if self.fields:
+            tolerance = _MAX_DISAGREEMENT_PX * self._image_grid.spacing
+            self._broken_hops |= broken_hops(self.fields, hops, nodes=self.nodes, tolerance=tolerance)
 
     def _compose(self, pairs: Sequence[Pair]) -> Tensor:
-        """Compose k = 1 fields to fields `(n, 2, ny, nx)` of pairs of one distance, on the finest nodes."""
+        """Compose fields of neighbours to fields `(n, 2, ny, nx)` of pairs with paths of one length, on the nodes."""
         positions = self.nodes.positions(self._pyramid[0].features.device)
         total = torch.zeros_like(positions).expand(len(pairs), *positions.shape)
-        for hops in zip(*map(path_between, pairs), strict=True):
+        for hops in zip(*map(self._path, pairs), strict=True):
             fields = torch.stack([self.fields[hop] for hop in hops])
             # Each field is read where the ones before it have led.
             total = total + sample_batch(fields, grid=self.nodes, positions=positions + total)
@@ -361,11 +376,6 @@ class _WindowSolver:
 
     def _node_fields(self, values: Sequence[Tensor]) -> NodeFields:
         return NodeFields(torch.stack(list(values)), self.nodes, self._config.interpolation)
-
-
-def _both_ways(points: Mapping[Pair, PairPoints]) -> dict[Pair, PairPoints]:
-    """Return points by pair, in both directions."""
-    return {**{(b, a): each.reversed for (a, b), each in points.items()}, **points}
 
 
 def _kernels_suit(pyramid: Sequence[FeatureLevel], *, image_grid: Grid, config: GaussNewtonConfig) -> bool:

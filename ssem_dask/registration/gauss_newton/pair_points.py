@@ -10,7 +10,7 @@ follows the pixels again: the influence of a point fades with the smoothness of 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -217,3 +217,8 @@ def _corners(nodes: Grid, positions: Tensor) -> tuple[Tensor, Tensor]:
     columns = torch.stack([left, (left + 1).clamp(max=width - 1), left, (left + 1).clamp(max=width - 1)], dim=-1)
     shares = torch.stack([(1 - below) * (1 - right), (1 - below) * right, below * (1 - right), below * right], dim=-1)
     return (rows * width + columns).long(), shares
+
+
+def both_ways(points: Mapping[tuple[int, int], PairPoints]) -> dict[tuple[int, int], PairPoints]:
+    """Return points by pair, in both directions."""
+    return {**{(b, a): each.reversed for (a, b), each in points.items()}, **points}

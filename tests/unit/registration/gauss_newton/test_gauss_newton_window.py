@@ -288,6 +288,20 @@ def test_far_neighbours_are_found_from_near_ones_and_across_an_empty_section():
     assert float(error.nanmedian()) < 0.5
 
 
+@pytest.mark.parametrize(("seed", "largest"), [(50, 4.5), (70, 8.0)])  # without a start, 7.9 and 16.4
+def test_pairs_across_a_missing_section_start_from_the_sections_around_it(seed, largest):
+    parts = [_texture(seed + i, SIDE + 64) - 128 for i in range(8)]
+    # Half of what two sections show is the same if one is between them, a quarter if there are two.
+    truths = [128 + torch.stack(parts[z : z + 4]).sum(dim=0) / 2 for z in range(5)]
+    observed, bends = zip(*(_deformed(truth, seeds=(z + 1,)) for z, truth in enumerate(truths)), strict=True)
+    images = torch.cat(observed)
+    valid = torch.ones_like(images, dtype=torch.bool)
+    images[2], valid[2] = 0.0, False
+    found = _register(images, neighbours=3, valid=valid)
+    error = _error(found.fields[2, 4], fixed=bends[4][0], moving=bends[1][0])
+    assert float(error.nanmedian()) < largest
+
+
 def test_empty_areas_are_unknown_and_do_not_pull():
     truth = _texture(7, SIDE + 64)
     observed, bends = _deformed(truth, seeds=(5, 6))
