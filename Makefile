@@ -33,7 +33,7 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo quick test test-browser test-faults fuzz test-slurm test-compose bench-coarse bench-accuracy bench-sequence bench-spoilt bench-fix \
-	bench-scale bench-gpu bench-e2e bench-multi-gpu bench-cpu lint words test-minimal wheel docs pictures format clean
+	bench-scale bench-import bench-gpu bench-e2e bench-multi-gpu bench-cpu lint words test-minimal wheel docs pictures format clean
 
 ##@ Begin
 
@@ -148,6 +148,9 @@ bench-multi-gpu: env  ## Time a whole run on one GPU and on several of this mach
 bench-cpu: env  ## Time a whole run on the cores of this machine: 20 sections of 1024² at 5 nm
 	$(BIN)/python -m benchmarks.e2e --dir bench/cpu --gpus 0 --sections 20 --side 1024 --pixel-size 5 \
 	  --json bench/cpu.json $(BENCH)
+
+bench-import: env  ## Time the import of TIFF files beside the best copy with pyramid, in turns (BENCH="--sections 32")
+	$(BIN)/python -m benchmarks.import_rate $(BENCH)
 
 bench-scale: env  ## Take a petabyte through plan, ledger and driver on simulated workers (BENCH="--sections 25000" for all of it)
 	$(BIN)/python -m benchmarks.scale $(BENCH)
