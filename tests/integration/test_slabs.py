@@ -20,8 +20,7 @@ from ssem_dask.runtime.executor import SerialExecutor
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.quality import read_record
 from ssem_dask.types import AnyArray, Float64Array
-from tests.support.appended_runs import QUICK
-from tests.support.fixed_runs import write_stack
+from tests.support.fixed_runs import SHALLOW, write_stack
 from tests.support.real_data import DATA_DIR
 
 DEPTH, SIDE = 16, 96
@@ -46,7 +45,8 @@ def displaced(images: AnyArray) -> AnyArray:
 def align(folder: Path, images: AnyArray, **settings: Any) -> tuple[str, Summary]:
     torch.set_num_threads(1)
     source = write_stack(folder / "source.zarr", images, pixel_size=5.0, section_thickness=40.0)
-    config = make_config({"source": source, "output": str(folder / "run.zarr"), **QUICK, **settings})
+    quick = {**SHALLOW, "coarse": {"search": False}}
+    config = make_config({"source": source, "output": str(folder / "run.zarr"), **quick, **settings})
     summary = run(plan(config), executor=SerialExecutor(), observer=SilentObserver())
     assert summary.state == "complete"
     return config.output, summary

@@ -20,8 +20,13 @@ from ssem_dask.task import Task, TaskReport
 from ssem_dask.types import AnyArray
 from tests.support.fixed_runs import SHALLOW
 
-QUICK: dict[str, Any] = {**SHALLOW, "coarse": {"search": False}}
-"""Without the wide search, which sections this small need often."""
+QUICK: dict[str, Any] = {
+    **SHALLOW,
+    "coarse": {"search": False, "neighbours": 2},
+    "register": {"neighbours": 2},
+    "compose": {"relax": {"neighbours": 2, "rounds": 2, "iterations": 4}},
+}
+"""Without the wide search, which sections this small need often, and with fewer pairs and rounds."""
 RESULTS = "fields/section", "aligned/0", "fields/coarse", "quality/sections"
 
 
