@@ -72,7 +72,7 @@ def typed(kind: str, z: int, stack: SpoiltStack, *, fields: Float32Array, spacin
         key, text = _KEYS[kind]
         return Said(_section(z, text), 1, key)
     if kind == "swapped":
-        return Said(_section(z, f'action = "swap"\nwith = {z + 1}'), 4, "four lines in the file")
+        return Said(_section(z, f'action = "swap"\nwith = {z + 1}'), 1, "w")
     source = stack.sources.get(z)
     if source is not None and kind in _LINES:
         line = _line_of(source)

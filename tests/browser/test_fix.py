@@ -179,6 +179,20 @@ def test_a_proposal_is_taken_over_by_one_key(watched: Callable[[str], Watched], 
     wait_until(page, "!document.getElementById('propose').hidden")
 
 
+def test_sections_that_have_changed_places_take_one_key(
+    watched: Callable[[str], Watched], address: str, file: Path
+) -> None:
+    page = opened(watched("light"), address)
+    press(page, "w")
+    assert [(fix.z, fix.action, fix.other) for fix in saved(file).section] == [(TURNED, "swap", TURNED + 1)]
+    press(page, "]", "[", "w")
+    assert saved(file).section == ()
+    page.fill("#through", str(TURNED + 3))
+    page.click("[data-do=swap]")
+    wait_until(page, "!fixPage.busy && fixPage.fixes.tables.length === 1")
+    assert [(fix.z, fix.other) for fix in saved(file).section] == [(TURNED, TURNED + 3)]
+
+
 def test_points_drawn_by_mouse_are_where_they_were_drawn(
     watched: Callable[[str], Watched], address: str, file: Path
 ) -> None:

@@ -491,6 +491,7 @@ const ACTIONS = {
   right90: ({ wanted }) => tables.turn(app.fixes.tables, wanted, { by: -90 }),
   mirror: ({ wanted }) => tables.turn(app.fixes.tables, wanted, { mirror: true }),
   invert: ({ wanted }) => tables.toggleInvert(app.fixes.tables, wanted),
+  swap: ({ z, other }) => tables.toggleSwap(app.fixes.tables, z, other),
   keep: ({ z }) => tables.setJump(app.fixes.tables, z, "keep"),
   "undo-jump": ({ z }) => tables.setJump(app.fixes.tables, z, "undo"),
 };
@@ -499,7 +500,9 @@ function act(name) {
   if (app.fixes.problem) { say(app.fixes.problem, true); return; }
   if (name === "angle") { el("angle-dialog").showModal(); el("angle").select(); return; }
   if (app.z === 0 && (name === "keep" || name === "undo-jump")) { say("There is no section before the first one, and no jump.", true); return; }
-  const what = { z: app.z, wanted: target(), fill: el("fill").value };
+  const other = through() > app.z ? through() : app.z + 1;
+  if (name === "swap" && other >= app.overview.shape[0]) { say("There is no section after the last one; go to the one before it.", true); return; }
+  const what = { z: app.z, wanted: target(), other, fill: el("fill").value };
   inTurn(async () => {
     if (await save(ACTIONS[name](what)) && app.view !== "placed" && app.view !== "source") setView("placed");
   });
@@ -557,7 +560,7 @@ const KEYS = {
   s: () => setActive((app.active + 1) % 3),
   Enter: setPoint, Backspace: () => inTurn(async () => removePoint()), f: finish, Escape: () => inTurn(async () => cancel()),
   x: () => act("exclude"), t: () => act("turn180"), r: () => act("left90"), R: () => act("right90"), a: () => act("angle"),
-  m: () => act("mirror"), i: () => act("invert"), k: () => act("keep"), j: () => act("undo-jump"),
+  m: () => act("mirror"), i: () => act("invert"), w: () => act("swap"), k: () => act("keep"), j: () => act("undo-jump"),
   o: () => choose("pair"), g: () => choose("mask"), l: () => choose("split"),
   e: () => el("through").select(),
   z: undo, y: redo, p: acceptProposal, A: apply, "?": () => el("keys").showModal(),

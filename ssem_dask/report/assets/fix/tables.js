@@ -56,6 +56,14 @@ export function toggleInvert(tables, wanted) {
   return { label: `Invert ${named(wanted)}`, operations: [operation] };
 }
 
+// A section has changed places with another one: again takes it back.
+export function toggleSwap(tables, z, other) {
+  const fixes = tables.filter((entry) => entry.table === "section" && entry.fix.action === "swap");
+  const known = fixes.find(({ fix }) => (fix.z === z && fix.with === other) || (fix.z === other && fix.with === z));
+  if (known) return { label: `Take sections ${z} and ${other} back to their places`, operations: [remove(known)] };
+  return { label: `Exchange sections ${z} and ${other}`, operations: [add("section", { z, action: "swap", with: other })] };
+}
+
 function normalised(angle) {
   const turned = ((angle % FULL) + FULL) % FULL;
   return turned > FULL / 2 ? turned - FULL : turned;
