@@ -32,7 +32,7 @@ TORCH_SOURCE_cuda =
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo quick test test-browser test-faults fuzz test-slurm test-compose bench-coarse bench-accuracy bench-sequence bench-spoilt bench-fix \
+.PHONY: help env demo quick test test-browser test-napari test-faults fuzz test-slurm test-compose bench-coarse bench-accuracy bench-sequence bench-spoilt bench-fix \
 	bench-scale bench-import bench-gpu bench-e2e bench-multi-gpu bench-cpu lint words test-minimal wheel docs pictures format clean
 
 ##@ Begin
@@ -97,6 +97,16 @@ wheel: $(STAMP)  ## Build dist/*.whl, check it, install it into a fresh environm
 test-browser: env  ## Open report and viewer in Chromium; installs Debian's package if it is missing
 	@command -v chromium > /dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq chromium; }
 	$(PYTEST) -n $(TEST_JOBS) --dist loadfile tests/browser
+
+# An environment of its own: napari's plugin for pytest would be loaded by every other test. A window on a virtual screen,
+# since napari draws with OpenGL, which Qt has on no platform without a screen.
+test-napari: $(STAMP)  ## Open the plugin of napari in a real window on a virtual screen; installs Debian's packages if missing
+	@command -v Xvfb > /dev/null && ldconfig -p | grep -q xcb-cursor || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq \
+	  xvfb xauth libegl1 libgl1 libdbus-1-3 libxcb-cursor0 libxcb-icccm4 libxcb-image0 libxcb-keysyms1 libxcb-randr0 \
+	  libxcb-render-util0 libxcb-shape0 libxkbcommon-x11-0; }
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-napari
+	$(BIN)/uv pip install --quiet --python $(VENV)-napari/bin/python $(TORCH_SOURCE_$(TORCH)) --editable '.[napari,test]'
+	OMP_NUM_THREADS=1 xvfb-run -a -s "-screen 0 1280x1024x24" $(VENV)-napari/bin/python -m pytest -W default --disable-warnings tests/napari
 
 test-faults: env  ## Kill processes, tear files, fill disks, fail S3 requests; prints what was recomputed and what differs
 	$(PYTEST) -n $(TEST_JOBS) --dist loadfile tests/faults

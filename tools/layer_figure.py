@@ -7,6 +7,7 @@ DOCUMENT = Path("docs/architecture.md")
 BEGIN, END = "<!-- layers: from pyproject.toml, by `make docs` -->\n", "<!-- end of layers -->"
 CONTENTS = {
     "cli": "commands (typer, rich)",
+    "napari_plugin": "layers and a panel for napari",
     "api": "what `import ssem_dask` offers: paths and arrays in, results that notebooks show",
     "report": "report, viewer, pictures",
     "evaluation": "phantom, simulation, metrics",

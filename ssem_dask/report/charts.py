@@ -8,7 +8,8 @@ from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.report.binning import MAX_COLUMNS, BadEnd, bin_map, bin_size
 from ssem_dask.report.chart import Charts, HeatMap, Mark, Reslice
 from ssem_dask.report.curves import contrast_charts, error_charts, outcome_chart, quality_charts
-from ssem_dask.report.encode import exact_uri, gray_uri, intensity_limits, stretch_intensities
+from ssem_dask.report.encode import exact_uri, gray_uri
+from ssem_dask.report.intensities import intensity_limits, stretch_intensities
 from ssem_dask.report.report_data import ReportData
 from ssem_dask.units import shortened
 

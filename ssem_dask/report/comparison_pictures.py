@@ -13,8 +13,9 @@ from ssem_dask.errors import OutputError, SsemDaskError
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.report.comparison import Comparison, SectionChange
-from ssem_dask.report.encode import colourise, intensity_limits, stretch_intensities
+from ssem_dask.report.encode import colourise
 from ssem_dask.report.field_changes import change_length, open_fields
+from ssem_dask.report.intensities import intensity_limits, stretch_intensities
 from ssem_dask.stages.run_arrays import ALIGNED
 from ssem_dask.storage.arrays import is_node
 from ssem_dask.storage.location import join

@@ -29,21 +29,6 @@ def exact_uri(image: NDArray[np.uint8]) -> str:
     return _uri(image, "PNG")
 
 
-def stretch_intensities(image: AnyArray, *, low: float, high: float) -> NDArray[np.uint8]:
-    """Map intensities from `low` … `high` to 0 … 255."""
-    scaled = (image.astype(np.float32) - low) / max(high - low, 1e-6) * 255.0
-    return np.asarray(scaled.round().clip(0, 255), dtype=np.uint8)
-
-
-def intensity_limits(image: AnyArray) -> tuple[float, float]:
-    """Return the 0.5th and 99.5th percentile of the pixels that are not 0 (0 is unknown)."""
-    known = image[image != 0]
-    if known.size == 0:
-        return 0.0, 1.0
-    low, high = np.percentile(known, [0.5, 99.5])
-    return float(low), float(high)
-
-
 def palette(levels: int) -> list[str]:
     """Return `levels` colours of cividis, dark to light, readable with and without colour vision deficiency.
 

@@ -18,8 +18,9 @@ from ssem_dask.errors import SsemDaskError
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import ceil_div
-from ssem_dask.report.encode import colourise, intensity_limits, jpeg_uri, stretch_intensities
+from ssem_dask.report.encode import colourise, jpeg_uri
 from ssem_dask.report.hotspots import Hotspot
+from ssem_dask.report.intensities import intensity_limits, stretch_intensities
 from ssem_dask.report.report_data import ReportData
 from ssem_dask.stages.run_arrays import ALIGNED, COARSE, SECTION
 from ssem_dask.stages.source_sections import read_aligned

@@ -20,6 +20,8 @@ _LEAST_TISSUE = 0.5
 _OUTLIER_SIGMA = 3.0
 _SPOILT_SEVERITY = 1e3
 """Severity of a section that is certainly spoilt: above any outlier, below a failure."""
+_FEWEST_MARKED = 3
+"""Hotspots that viewers mark even if none is an outlier."""
 _SEPARATION = 2
 """Sections around an outlier in which no other one of the same window is listed."""
 
@@ -104,6 +106,15 @@ def find_hotspots(data: ReportData, *, count: int) -> list[Hotspot]:
         for z, row, column in failed[: count - kept]
     ]
     return failures + others[:kept]
+
+
+def marked_hotspots(data: ReportData, *, count: int) -> list[Hotspot]:
+    """Return the hotspots that viewers mark, at most `count`.
+
+    Places within the usual scatter would only hide the rest: a small volume would be full of them.
+    """
+    hotspots = find_hotspots(data, count=count)
+    return [hotspot for hotspot in hotspots if hotspot.is_outlier] or hotspots[:_FEWEST_MARKED]
 
 
 def _spoilt_places(data: ReportData, severity: Float64Array) -> list[Hotspot]:

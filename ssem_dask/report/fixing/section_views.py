@@ -26,7 +26,7 @@ from ssem_dask.field.interpolate import sample_known
 from ssem_dask.fixes.section_fixes import NO_FIXES, VolumeFixes, placed_map
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import ceil_div
-from ssem_dask.report.encode import intensity_limits, stretch_intensities
+from ssem_dask.report.intensities import intensity_limits, stretch_intensities
 from ssem_dask.stages.fixed_rows import read_places
 from ssem_dask.stages.run_arrays import ALIGNED, COARSE, SECTION
 from ssem_dask.stages.source_sections import Sampling, read_aligned, sample_sections

@@ -16,13 +16,11 @@ import neuroglancer
 import numpy as np
 from neuroglancer import json_utils
 
-from ssem_dask.geometry.box import Box
-from ssem_dask.report.encode import intensity_limits
 from ssem_dask.report.hotspots import Hotspot
 from ssem_dask.report.viewer.http import Viewpoint
 from ssem_dask.section_record import SectionRecord
 from ssem_dask.storage.section_names import section_label
-from ssem_dask.storage.volume import Volume, VolumeInfo
+from ssem_dask.storage.volume import VolumeInfo
 from ssem_dask.types import ShapeYX
 
 _PANEL_PX = 700.0
@@ -202,14 +200,3 @@ def _section_boxes(scene: Scene, space: neuroglancer.CoordinateSpace) -> neurogl
         for record in scene.spoilt
     ]
     return neuroglancer.LocalAnnotationLayer(dimensions=space, annotations=boxes, annotation_color="#d55e00")
-
-
-def volume_limits(volume: Volume) -> tuple[float, float]:
-    """Return the intensities to show black and white, from the coarsest level of the middle section."""
-    mip = volume.mips[-1]
-    z, y, x = volume.shape_at(mip)
-    # Without a pyramid, reading the whole section would take too long.
-    height, width = min(y, 1024), min(x, 1024)
-    top, left = (y - height) // 2, (x - width) // 2
-    limits = intensity_limits(volume.read(Box((z // 2, top, left), (z // 2 + 1, top + height, left + width), mip)))
-    return limits if limits != (0.0, 1.0) else (0.0, float(np.iinfo(volume.info.dtype).max))

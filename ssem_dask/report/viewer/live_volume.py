@@ -92,7 +92,12 @@ class _Level:
 
 
 def serve_warped(channel: Volume, warping: Warping) -> VirtualFiles:
-    """Return the files of one channel of a volume, warped.
+    """Return the files of one channel of a volume, warped; arguments as in `warped_pixels`."""
+    return serve_computed(channel, name="warped", mips=pyramid_mips(channel), compute=warped_pixels(channel, warping))
+
+
+def warped_pixels(channel: Volume, warping: Warping) -> Callable[[Box], AnyArray]:
+    """Return what computes the warped pixels `(y, x)` of a box that is one section deep, at any mip.
 
     Args:
         channel: the volume that is warped, as `warping.open_source` opens it.
@@ -105,7 +110,7 @@ def serve_warped(channel: Volume, warping: Warping) -> VirtualFiles:
         scaled = replace(warping, info=replace(warping.info, shape=volume.info.shape), scale=warping.scale * 2**mip)
         levels.append(_Level(volume, scaled, results))
 
-    def warped(box: Box) -> AnyArray | None:
+    def warped(box: Box) -> AnyArray:
         mip = min(max(0, box.mip - EXACT_MIPS), len(levels) - 1)
         halvings = box.mip - mip
         pixels = levels[mip].read(replace(box, mip=halvings).at_mip(0))
@@ -113,4 +118,4 @@ def serve_warped(channel: Volume, warping: Warping) -> VirtualFiles:
             pixels = halve_labels(pixels) if warping.labels else halve(pixels)
         return np.asarray(pixels[0])
 
-    return serve_computed(channel, name="warped", mips=pyramid_mips(channel), compute=warped)
+    return warped

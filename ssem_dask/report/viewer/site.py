@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from ssem_dask.errors import SourceError, SsemDaskError
-from ssem_dask.report.hotspots import find_hotspots
+from ssem_dask.report.hotspots import marked_hotspots
+from ssem_dask.report.intensities import volume_limits
 from ssem_dask.report.report_data import ReportData, read_report_data
+from ssem_dask.report.shown_channels import channel_name, ordered_channels
 from ssem_dask.report.viewer.access import parse_origin
 from ssem_dask.report.viewer.computed_volume import serve_channel, serve_coarse
 from ssem_dask.report.viewer.http import Site, Viewpoint
-from ssem_dask.report.viewer.layers import WARPED, NodeArray, Scene, ShownChannel, make_state, volume_limits
+from ssem_dask.report.viewer.layers import WARPED, NodeArray, Scene, ShownChannel, make_state
 from ssem_dask.report.viewer.live_volume import serve_warped
 from ssem_dask.report.viewer.served_files import ServedFiles, StoredFiles, serve_volume
 from ssem_dask.report.viewer.viewer_address import run_token
@@ -28,8 +30,6 @@ from ssem_dask.storage.volume import Volume
 from ssem_dask.volumes.alignment import open_alignment
 from ssem_dask.volumes.warping import warping_of
 
-_FEWEST_MARKED = 3
-"""Hotspots that are marked even if none is an outlier."""
 _COMPUTED_FORMAT = 3
 """Zarr format of images that are computed on request."""
 _NODE_TITLES = {"confidence": "confidence (0 … 1, coarse-aligned)", "uncertainty": "uncertainty (px)"}
@@ -79,9 +79,6 @@ def make_site(
     def scene() -> Scene:
         # Made on the first request, since reading a long ledger takes a while.
         data = read_report_data(run, source=source)
-        hotspots = find_hotspots(data, count=worst)
-        # Boxes within the usual scatter would only hide the rest: a small volume would be full of them.
-        marked = [hotspot for hotspot in hotspots if hotspot.is_outlier] or hotspots[:_FEWEST_MARKED]
         return Scene(
             info=main.info,
             images={**images.formats, **dict.fromkeys(shown_warped, _COMPUTED_FORMAT)},
@@ -93,14 +90,14 @@ def make_site(
             labels=None if segmentation is None else segmentation.zarr_format,
             limits=volume_limits(main),
             channels={
-                name: ShownChannel(name=_channel_name(channel), limits=volume_limits(channel))
+                name: ShownChannel(name=channel_name(channel), limits=volume_limits(channel))
                 for name, channel in {
                     **images.channels,
                     **{name: pair[0] for name, pair in shown_warped.items()},
                 }.items()
             },
             warped_labels=volume_holds_labels and bool(warped),
-            hotspots=marked,
+            hotspots=marked_hotspots(data, count=worst),
             window=data.window,
             section_names=data.run.section_names,
             spoilt=() if data.attention is None else data.attention.records,
@@ -166,12 +163,10 @@ def _open_images(run: str, record: RunRecord, *, given: str | None) -> _Images:
 
 def _by_layer(name: str, volume: Volume) -> dict[str, Volume]:
     """Return the channels of an image by the names of their layers; the registered one last, named as the image."""
-    if not volume.info.channels:
-        return {}
     registered = volume.info.channel or 0
-    ordered = sorted(volume.each_channel, key=lambda channel: channel.info.channel == registered)
     return {
-        name if channel.info.channel == registered else f"{name}-{channel.info.channel}": channel for channel in ordered
+        name if channel.info.channel == registered else f"{name}-{channel.info.channel}": channel
+        for channel in ordered_channels(volume)
     }
 
 
@@ -188,13 +183,6 @@ def _open_warped(run: str, volume: str | None, *, labels: bool) -> dict[str, tup
     warping = warping_of(open_alignment(run), volume, "", labels=labels, pixel_size=None)
     opened = warping.open_source()
     return {name: (channel, warping) for name, channel in (_by_layer(WARPED, opened) or {WARPED: opened}).items()}
-
-
-def _channel_name(channel: Volume) -> str:
-    number, names = channel.info.channel or 0, channel.info.channels
-    if not names:
-        return channel.url.rstrip("/").rpartition("/")[2]
-    return names[number] if names[number] and names.count(names[number]) == 1 else f"channel {number} {names[number]}"
 
 
 def _serve_node_arrays(run: str) -> tuple[dict[str, ServedFiles], dict[str, int], int]:
