@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes the files without which docker-compose refuses to start: .env, and a folder with certificates and the keys of the store.
-# Existing files are never replaced. It needs the image: docker build -t ssem-dask -f deploy/Dockerfile .
+# Also the folder out/, into which the containers write what is to be taken out. Existing files are never replaced. It needs the image: docker build -t ssem-dask -f deploy/Dockerfile .
 set -eu
 cd "$(dirname "$0")/../.."
 umask 077
@@ -14,6 +14,12 @@ fi
 # As for docker-compose, the environment overrides .env.
 setting() { eval "value=\${$1:-}"; [ -n "$value" ] || value=$(sed -n "s/^$1=//p" .env); echo "$value"; }
 uid=$(setting SSEM_UID) gid=$(setting SSEM_GID) image=$(setting SSEM_IMAGE) folder=$(setting SSEM_SECRETS)
+
+if [ ! -e out ]; then # docker would make it, for root alone
+  mkdir -m 755 out
+  if [ "$(id -u)" = 0 ]; then chown "$uid:$gid" out; fi
+  echo "made out"
+fi
 
 if [ -e "$folder" ]; then
   echo "$folder is there and stays as it is"

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ssem_dask.cli import console
-from ssem_dask.cli.options import Cluster, Json, Run, Workers
+from ssem_dask.cli.options import Cluster, Json, Listen, Port, PrintUrl, Run, Workers
 from ssem_dask.extras import require_extra
 
 
@@ -20,15 +20,9 @@ def fix(
             "remote.",
         ),
     ] = None,
-    port: Annotated[
-        int | None,
-        typer.Option(
-            "--port", min=0, max=65535, help="Port on loopback; 0 takes a free one. Default: a fixed one for each run."
-        ),
-    ] = None,
-    print_url: Annotated[
-        bool, typer.Option("--print-url", help="Print the address and serve, without a browser; for use over ssh.")
-    ] = False,
+    port: Port = None,
+    listen: Listen = "127.0.0.1",
+    print_url: PrintUrl = False,
     cluster: Cluster = None,
     workers: Workers = None,
     as_json: Json = False,
@@ -55,7 +49,7 @@ def fix(
 
     async def serve() -> None:
         server = FixServer(session)
-        actual_port = server.start(port=wanted_port)
+        actual_port = server.start(port=wanted_port, address=listen)
         address = f"http://127.0.0.1:{actual_port}/?key={server.key}"
         if as_json:
             answer = {"run": output, "url": address, "port": actual_port, "file": str(session.file.path)}

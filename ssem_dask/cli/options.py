@@ -35,6 +35,23 @@ Workers = Annotated[
         "with slurm, those of one job.",
     ),
 ]
+Port = Annotated[
+    int | None,
+    typer.Option(
+        "--port", min=0, max=65535, help="Port to listen on; 0 takes a free one. Default: a fixed one for each run."
+    ),
+]
+Listen = Annotated[
+    str,
+    typer.Option(
+        "--listen",
+        help="Address to listen on. Another than loopback is for containers whose port is published on the loopback "
+        "of their machine: browsers must ask for 127.0.0.1 or localhost all the same.",
+    ),
+]
+PrintUrl = Annotated[
+    bool, typer.Option("--print-url", help="Print the address and serve, without a browser; for use over ssh.")
+]
 AllowMissing = Annotated[
     bool,
     typer.Option(

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ssem_dask.cli import console
-from ssem_dask.cli.options import Json, Run, Source
+from ssem_dask.cli.options import Json, Listen, Port, PrintUrl, Run, Source
 from ssem_dask.cli.report_command import WORST_PLACES
 from ssem_dask.errors import ConfigError
 from ssem_dask.extras import require_extra
@@ -28,15 +28,9 @@ def view(
         bool, typer.Option("--volume-labels", help="The values of that volume are segmentation ids.")
     ] = False,
     source: Source = None,
-    port: Annotated[
-        int | None,
-        typer.Option(
-            "--port", min=0, max=65535, help="Port on loopback; 0 takes a free one. Default: a fixed one for each run."
-        ),
-    ] = None,
-    print_url: Annotated[
-        bool, typer.Option("--print-url", help="Print the address and serve, without a browser; for use over ssh.")
-    ] = False,
+    port: Port = None,
+    listen: Listen = "127.0.0.1",
+    print_url: PrintUrl = False,
     worst: Annotated[
         int, typer.Option("--worst", min=0, max=100, help="Number of worst places to mark.")
     ] = WORST_PLACES,
@@ -82,7 +76,7 @@ def view(
 
     async def serve() -> None:
         server = ViewerServer(site)
-        actual_port = server.start(port=requested_port)
+        actual_port = server.start(port=requested_port, address=listen)
         base = f"http://127.0.0.1:{actual_port}"
         address = f"{base}/?key={site.key}"
         if as_json:

@@ -1,43 +1,26 @@
 """A real browser, a real run, and its viewer as a process of its own."""
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 import ssem_dask
 from ssem_dask.evaluation.deformation import DeformationConfig
 from ssem_dask.evaluation.phantom import PhantomConfig
 from ssem_dask.evaluation.simulate import simulate_phantom
 from ssem_dask.evaluation.simulated_damage import DamageConfig
-from tests.support.browser import Watched, start_viewer, stop_viewer
+from tests.support.browser import Watched, open_browser, start_viewer, stop_viewer
 from tests.support.runs import SEPARATE
-
-_ARGUMENTS = [
-    "--no-sandbox",
-    "--use-gl=angle",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-    "--disable-quic",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.fail("chromium is not installed; 'make test-browser' installs it")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=_ARGUMENTS)
+    with open_browser() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture

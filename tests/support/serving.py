@@ -4,16 +4,17 @@ import asyncio
 import threading
 from dataclasses import dataclass
 
-from ssem_dask.report.fixing.fix_server import FixServer
 from ssem_dask.report.viewer.http import Site, ViewerServer
+from ssem_dask.report.viewer.loopback_server import LoopbackServer
 
 
 @dataclass
 class Serving:
     """A server in a thread of its own."""
 
-    site: Site | FixServer
+    site: Site | LoopbackServer
     port: int = 0
+    address: str = "127.0.0.1"
 
     def __enter__(self) -> str:
         self._ready, self._loop = threading.Event(), asyncio.new_event_loop()
@@ -26,7 +27,7 @@ class Serving:
         async def serve() -> None:
             self._stop = asyncio.Event()
             server = ViewerServer(self.site) if isinstance(self.site, Site) else self.site
-            self.port = server.start(port=0)
+            self.port = server.start(port=0, address=self.address)
             self._ready.set()
             await self._stop.wait()
             server.stop()

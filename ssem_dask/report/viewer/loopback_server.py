@@ -1,5 +1,11 @@
-"""A server of this machine's own address, for pages that only the holder of a key may read (`access`)."""
+"""A server of this machine's own address, for pages that only the holder of a key may read (`access`).
 
+In a container it listens on another address (`--listen`), since a published port does not reach the container's
+loopback. Browsers still ask under the loopback name of the machine, and `access` answers to no other.
+"""
+
+import errno
+import socket
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,6 +16,15 @@ from tornado.web import Application
 
 from ssem_dask.errors import ConfigError
 from ssem_dask.report.viewer.access import GuardedHandler, UnknownHandler
+
+LOOPBACK = "127.0.0.1"
+
+
+def _no_such_address(address: str) -> ConfigError:
+    return ConfigError(
+        f"--listen {address}: no interface of this machine has this address; give one that it has, 0.0.0.0 for all of "
+        "them, or leave the option out to listen on loopback."
+    )
 
 
 class LoopbackServer:
@@ -46,15 +61,23 @@ class LoopbackServer:
             max_buffer_size=None if largest_body is None else 2 * largest_body,
         )
 
-    def start(self, *, port: int) -> int:
-        """Listen on loopback and return the port; port 0 chooses a free one.
+    def start(self, *, port: int, address: str = LOOPBACK) -> int:
+        """Listen and return the port; port 0 chooses a free one.
+
+        Args:
+            port: number of the port.
+            address: of the interface of this machine on which to listen.
 
         Raises:
-            ConfigError: the port is taken or forbidden.
+            ConfigError: the port is taken or forbidden, or no interface of this machine has the address.
         """
         try:
-            sockets = bind_sockets(port, address="127.0.0.1")
+            sockets = bind_sockets(port, address=address)
+        except socket.gaierror as error:
+            raise _no_such_address(address) from error
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise _no_such_address(address) from error
             raise ConfigError(self._port_taken.format(port=port, error=error.strerror)) from error
         self._server.add_sockets(sockets)
         return int(sockets[0].getsockname()[1])

@@ -28,3 +28,8 @@ def viewer_address(config_digest: str) -> str:
 def default_fix_port(config_digest: str) -> int:
     """Return the port of a run's page of `ssem-dask fix`, which may be open beside the viewer."""
     return _FIRST_PORT + (default_port(config_digest) - _FIRST_PORT + 1) % _PORTS
+
+
+def default_report_port(config_digest: str) -> int:
+    """Return the port of a run's report, which may be open beside the viewer and the page of `ssem-dask fix`."""
+    return _FIRST_PORT + (default_port(config_digest) - _FIRST_PORT + 2) % _PORTS

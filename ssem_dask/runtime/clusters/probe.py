@@ -15,6 +15,8 @@ from distributed.security import Security
 from ssem_dask.errors import ConfigError
 
 _RETRY_SECONDS = 0.5
+_SILENCE_SECONDS = 2.0
+"""Silence after which a port that was addressed without TLS is asked whether it speaks TLS."""
 
 
 def refuse_unanswered(address: str, *, security: Security | None, seconds: float) -> None:
@@ -44,6 +46,8 @@ def refuse_unanswered(address: str, *, security: Security | None, seconds: float
                 "scheduler was started with."
             )
     deadline = time.monotonic() + seconds
+    if scheme == "tcp":
+        _refuse_tls(address, host, port, seconds=min(_SILENCE_SECONDS, seconds))
     while True:
         try:
             return _await_greeting(host, port, context, seconds=max(1.0, deadline - time.monotonic()))
@@ -55,7 +59,7 @@ def refuse_unanswered(address: str, *, security: Security | None, seconds: float
         except TimeoutError as error:
             raise ConfigError(
                 f"--cluster {address}: accepted the connection but sent nothing for {seconds:g} s; "
-                f"{_remedy_for_silence(scheme, place)}"
+                "check what listens there: a Dask scheduler sends a greeting at once."
             ) from error
         except OSError as error:
             if time.monotonic() > deadline:
@@ -66,15 +70,38 @@ def refuse_unanswered(address: str, *, security: Security | None, seconds: float
             time.sleep(_RETRY_SECONDS)
 
 
+def _refuse_tls(address: str, host: str, port: int, *, seconds: float) -> None:
+    """Raise ConfigError if a port says nothing, but answers a greeting in TLS; it would be waited for in vain."""
+    try:
+        _await_greeting(host, port, None, seconds=seconds)
+    except TimeoutError:
+        if _speaks_tls(host, port, seconds=seconds):
+            raise ConfigError(
+                f"--cluster {address}: speaks TLS; write tls://{host}:{port} and give the certificates that the "
+                "scheduler was started with."
+            ) from None
+    except OSError:
+        pass  # whoever waits longer finds out
+
+
+def _speaks_tls(host: str, port: int, *, seconds: float) -> bool:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # only whether, not with whom
+    try:
+        with (
+            socket.create_connection((host, port), timeout=seconds) as connection,
+            context.wrap_socket(connection, server_hostname=host),
+        ):
+            return True
+    except ssl.SSLError as error:
+        return "CERTIFICATE" in str(error) or "HANDSHAKE" in str(error)
+    except OSError:
+        return False
+
+
 def _await_greeting(host: str, port: int, context: ssl.SSLContext | None, *, seconds: float) -> None:
     with socket.create_connection((host, port), timeout=seconds) as connection:
         secured = connection if context is None else context.wrap_socket(connection, server_hostname=host)
         # In TLS 1.3 a refused certificate shows only at the first read.
         if not secured.recv(1):
             raise ConnectionResetError("the connection was closed at once")
-
-
-def _remedy_for_silence(scheme: str, place: str) -> str:
-    if scheme == "tcp":
-        return f"if it is a scheduler with TLS, write tls://{place} and give its certificates."
-    return "check what listens there: a Dask scheduler sends a greeting at once."

@@ -2,15 +2,19 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.support.real_data import REPOSITORY
 from tests.support.runs import SMALL, to_toml
 
+_ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/\?key=[0-9a-f]+")
 _V1 = shutil.which("docker-compose")
 
 
@@ -24,7 +28,8 @@ class Compose:
         shutil.copytree(REPOSITORY / "deploy", folder / "deploy")
         (folder / "run.toml").write_text(to_toml(SMALL))
         folder.chmod(0o755)
-        self.environment = {**os.environ, "COMPOSE_PROJECT_NAME": "ssemtest", "SSEM_DASHBOARD_PORT": "18787"}
+        ports = {"SSEM_DASHBOARD_PORT": "18787", "SSEM_REPORT_PORT": "18790", "SSEM_VIEW_PORT": "18791"}
+        self.environment = {**os.environ, **ports, "COMPOSE_PROJECT_NAME": "ssemtest"}
 
     def words(self, *words: str) -> list[str]:
         return [*([_V1] if _V1 else ["docker", "compose"]), *words]
@@ -48,6 +53,20 @@ class Compose:
                 command, cwd=self.folder, env=self.environment, text=True, stdout=file, stderr=subprocess.STDOUT
             )
 
+    @contextmanager
+    def page(self, service: str, run: str) -> Iterator[str]:
+        """Address of a page of a run, while its service is up."""
+        container = self("run", "-d", "--rm", "--service-ports", service, run).stdout.split()[-1]
+        try:
+            deadline = time.monotonic() + 120  # it takes 10 s
+            while not (found := _ADDRESS.search(said := logs(container))):
+                assert time.monotonic() < deadline, said
+                assert health(container) != "stopped", said
+                time.sleep(0.3)
+            yield found[0]
+        finally:
+            subprocess.run(["docker", "kill", container], capture_output=True, check=False)
+
     def up(self, *, workers: int) -> None:
         self("up", "-d", "--no-build", "--scale", f"worker={workers}")
         deadline = time.monotonic() + 240  # a healthy start takes 15 s; a busy machine is no failure
@@ -66,6 +85,11 @@ def inspect(container: str) -> dict[str, Any]:
     shown = subprocess.run(["docker", "inspect", container], text=True, capture_output=True, check=True)
     found: dict[str, Any] = json.loads(shown.stdout)[0]
     return found
+
+
+def logs(container: str) -> str:
+    shown = subprocess.run(["docker", "logs", container], text=True, capture_output=True, check=True)
+    return shown.stdout + shown.stderr
 
 
 def health(container: str) -> str:

@@ -12,6 +12,7 @@ command -v docker >/dev/null && command -v dockerd >/dev/null || need+=(docker.i
 command -v docker-compose >/dev/null || docker compose version >/dev/null 2>&1 || need+=(docker-compose)
 command -v iptables >/dev/null || need+=(iptables)
 command -v mmdebstrap >/dev/null || need+=(mmdebstrap)
+command -v chromium >/dev/null || need+=(chromium)
 if [ ${#need[@]} -gt 0 ]; then
   [ "$(id -u)" = 0 ] || { echo "needs ${need[*]}: install them, or run as root"; exit 2; }
   patient="-o DPkg::Lock::Timeout=120 -o Acquire::Retries=3"

@@ -9,9 +9,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import requests
 
+from ssem_dask.storage.arrays import open_array
 from tests.service.compose.engine import Compose, health, inspect, python_in
+from tests.support.browser import open_browser
 
 OBSERVED, OUTPUT, SERIAL = "s3://data/observed.zarr", "s3://data/aligned.zarr", "s3://data/serial.zarr"
 ALIGN = ("ssem-dask", "align", OBSERVED, OUTPUT, "--config", "/work/run.toml")
@@ -30,7 +34,7 @@ context = ssl.create_default_context()
 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
 for port in sorted(ports):
     try:
-        with socket.create_connection((socket.gethostbyname(socket.gethostname()), port), 5) as plain:
+        with socket.create_connection((socket.gethostbyname(socket.gethostname()), port), 1) as plain:
             secured = context.wrap_socket(plain)
             said = secured.recv(1)
         print(port, "said something to a stranger" if said else "closed")
@@ -129,6 +133,34 @@ def test_chunks_that_failed_are_done_again_though_a_worker_and_the_scheduler_die
     assert "same" in compose.client("python", "-c", SAME).stdout
 
 
+def test_a_run_in_the_store_is_read_in_the_browser_and_taken_out(compose: Compose, observed: str) -> None:
+    with compose.page("report", SERIAL) as address, open_browser() as browser:
+        assert address.startswith("http://127.0.0.1:18790/")
+        page = browser.new_page()
+        assert page.goto(address.partition("?")[0]).text() != ""  # type: ignore[union-attr]
+        assert page.locator("#verdict").count() == 0, "shown without the key"
+        page.goto(address)
+        page.wait_for_function("document.body && document.body.dataset.ready === 'true'")
+        assert "aligned" in page.locator("#verdict").inner_text().lower()
+        assert SERIAL in page.locator("h1 + .path").inner_text()
+        assert page.locator("#reslice-charts canvas").count() == 4
+        assert "http://127.0.0.1:18791" in page.content()  # links lead to the service `view`
+    written = compose.folder / "out" / "serial.report.html"
+    assert SERIAL in written.read_text()
+
+    with compose.page("view", SERIAL) as address:
+        key = address.partition("key=")[2]
+        assert requests.get(address, timeout=30).status_code == 200
+        assert requests.get(f"http://127.0.0.1:18791/v/{key}/", timeout=30).status_code == 200
+        renamed = requests.get(address, timeout=30, headers={"Host": "rebound.example"})
+        assert renamed.status_code == 403
+
+    compose.client("ssem-dask", "export", SERIAL, "out/taken.zarr", "--ngff", "0.4")
+    taken = np.asarray(open_array(str(compose.folder / "out" / "taken.zarr" / "0"), mode="r")[:])
+    assert taken.shape == (10, 160, 160)
+    assert taken.std() > 0
+
+
 def test_strangers_are_refused_by_scheduler_and_store(compose: Compose, observed: str) -> None:
     align = " ".join(ALIGN)
     nothing = "SSEM_DASK_TLS= DASK_DISTRIBUTED__COMM__TLS__CA_FILE="
@@ -137,7 +169,7 @@ def test_strangers_are_refused_by_scheduler_and_store(compose: Compose, observed
     ended = compose.client("sh", "-c", " ".join(f"({command}; echo $?) &" for command in commands) + " wait")
     assert ended.stdout.split() == ["2", "2", "2"], ended.stderr
     assert "needs certificates" in ended.stderr
-    assert "write tls://scheduler:8786" in ended.stderr
+    assert "speaks TLS; write tls://scheduler:8786" in ended.stderr
 
 
 @pytest.mark.parametrize(("service", "open_ports"), [("worker", set()), ("scheduler", {8787})])

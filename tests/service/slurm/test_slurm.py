@@ -1,7 +1,6 @@
 """`--cluster slurm` on a real slurmctld: jobs that end are replaced, and none is ever left behind."""
 
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -181,8 +180,9 @@ def test_certificates_of_a_run_are_private_and_gone_afterwards(tmp_path: Path) -
     assert not key.exists()
 
 
-def test_the_driver_runs_inside_a_job(align: Command, tmp_path: Path) -> None:
-    script = tmp_path / "ssem-dask"
+def test_the_driver_runs_inside_a_job_with_the_environment_of_the_checkout(align: Command, tmp_path: Path) -> None:
+    script = tmp_path / ".venv" / "bin" / "ssem-dask"
+    script.parent.mkdir(parents=True)
     script.write_text(f'#!/bin/bash\nexec {shlex.quote(align.words[0])} -m ssem_dask.cli "$@"\n')
     script.chmod(0o755)
     submitted = subprocess.run(
@@ -194,7 +194,6 @@ def test_the_driver_runs_inside_a_job(align: Command, tmp_path: Path) -> None:
             str(REPOSITORY / "deploy/slurm/align.sbatch"),
             *align.words[4:],
         ],
-        env={**os.environ, "SSEM_DASK": str(script)},
         cwd=tmp_path,
         text=True,
         capture_output=True,
