@@ -86,7 +86,7 @@ def _refuse_tls(address: str, host: str, port: int, *, seconds: float) -> None:
 
 def _speaks_tls(host: str, port: int, *, seconds: float) -> bool:
     context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # only whether, not with whom
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the question is whether, not which
     try:
         with (
             socket.create_connection((host, port), timeout=seconds) as connection,
