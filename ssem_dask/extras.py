@@ -8,6 +8,7 @@ _REPORT = ("PIL", "jinja2", "matplotlib")
 _PACKAGES = {
     "formats": ("h5py", "imagecodecs", "tifffile"),
     "report": _REPORT,
+    "meshes": ("plyfile",),
     "slurm": ("dask_jobqueue",),
     "tensorstore": ("tensorstore",),
     "view": ("neuroglancer", "tornado", *_REPORT),

@@ -19,6 +19,7 @@ from ssem_dask.storage.array_volume import array_volume, is_array
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
 from ssem_dask.volumes import alignment
+from ssem_dask.volumes.point_files import MappedFiles, Unit, map_point_files
 
 _PICTURE_PX = 512
 
@@ -38,6 +39,10 @@ class Alignment(alignment.Alignment):
         >>> points = alignment.map_points([[3, 80.5, 70.5]], to="source")
         >>> points.shape
         (1, 3)
+        >>> text = "1 2 70.5 80.5 3 1 -1"  # a skeleton of one node: number, type, x, y, z, radius, parent
+        >>> _ = open("skeleton.swc", "w").write(text)
+        >>> alignment.map_file("skeleton.swc", "skeleton-source.swc", to="source", unit="px")
+        MappedFiles(files=1, points=1, unknown=0)
         >>> warped = alignment.warp("volume.zarr", z=3)
         >>> bool((warped == alignment.aligned[3].compute()).all())
         True
@@ -88,6 +93,23 @@ class Alignment(alignment.Alignment):
             self.scale_of(opened, size_given=pixel_size is not None)  # refuses a volume of other sections now
             return lazy_warp(self, opened, labels=labels, kind=kind)
         return self.warp_section(opened, z=z, box=box, kind=kind, labels=labels)
+
+    def map_file(self, source: Place, destination: Place, *, to: str, unit: Unit | None = None) -> MappedFiles:
+        """Map skeletons or meshes, as the command `points` does.
+
+        Args:
+            source: path or URL: a file or folder of SWC or PLY, or a folder of neuroglancer-precomputed skeletons.
+            destination: path or URL to write; a folder if the source is one.
+            to: `aligned` or `source`, as in `map_points`.
+            unit: `px` (z counts sections), `nm` or `um`; None for precomputed skeletons, which are in nm.
+
+        Returns:
+            How much was mapped, and how many points the alignment does not cover: they are left out.
+
+        Raises:
+            SsemDaskError: the source is damaged, a point is in no section, or the destination is occupied.
+        """
+        return map_point_files(self, url_of(source), url_of(destination), to=to, unit=unit)
 
     def __repr__(self) -> str:
         z, y, x = self.shape

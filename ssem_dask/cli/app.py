@@ -12,7 +12,6 @@ from typer.core import TyperGroup
 
 from ssem_dask import __version__
 from ssem_dask.cli import append_command as append
-from ssem_dask.cli import apply_commands as apply
 from ssem_dask.cli import certs_command as certs
 from ssem_dask.cli import compare_command as compare
 from ssem_dask.cli import data_commands as data
@@ -20,10 +19,12 @@ from ssem_dask.cli import demo_command as demo
 from ssem_dask.cli import evaluate_command as evaluate
 from ssem_dask.cli import export_command as export
 from ssem_dask.cli import fix_command as fix
+from ssem_dask.cli import points_command as points
 from ssem_dask.cli import report_command as report
 from ssem_dask.cli import rerun_command as rerun
 from ssem_dask.cli import run_commands as run
 from ssem_dask.cli import view_command as view
+from ssem_dask.cli import warp_command as warp
 from ssem_dask.cli.console import show_error
 from ssem_dask.cli.main import EXIT_INTERRUPTED, INTERRUPTED
 from ssem_dask.errors import ClusterError, IncompleteError, SsemDaskError
@@ -100,8 +101,8 @@ app.command("report", rich_help_panel="Inspect and use an alignment")(report.rep
 app.command("compare", rich_help_panel="Inspect and use an alignment")(compare.compare)
 app.command("view", rich_help_panel="Inspect and use an alignment")(view.view)
 app.command("fix", rich_help_panel="Inspect and use an alignment")(fix.fix)
-app.command("warp", rich_help_panel="Inspect and use an alignment")(apply.warp)
-app.command("points", rich_help_panel="Inspect and use an alignment")(apply.points)
+app.command("warp", rich_help_panel="Inspect and use an alignment")(warp.warp)
+app.command("points", rich_help_panel="Inspect and use an alignment")(points.points)
 app.command("export", rich_help_panel="Inspect and use an alignment")(export.export)
 app.command("certs", rich_help_panel="Clusters")(certs.certs)
 app.command("train", rich_help_panel="Measure and improve")(data.train)

@@ -152,8 +152,9 @@ class Alignment:
         mapped = np.array(points, dtype=np.float64)
         sections = mapped[:, 0].astype(int)
         grid = Grid((int(self._field.shape[2]), int(self._field.shape[3])), self.spacing)
-        for z in np.unique(sections):
-            rows = sections == z
+        order = np.argsort(sections, kind="stable")
+        found, starts = np.unique(sections[order], return_index=True)
+        for z, rows in zip(found, np.split(order, starts[1:]), strict=True):
             field, nodes = extrapolated(torch.from_numpy(self.field(int(z))), grid=grid)
             positions = torch.from_numpy(mapped[rows, 1:].T.copy())
             if to == "aligned":

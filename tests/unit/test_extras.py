@@ -24,6 +24,7 @@ OPTIONAL = [
     "imagecodecs",
     "matplotlib",
     "neuroglancer",
+    "plyfile",
     "prometheus_client",
     "s3fs",
     "tensorstore",

@@ -1,0 +1,1 @@
+"""Files of points that belong together: skeletons and meshes."""
