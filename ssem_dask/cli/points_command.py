@@ -76,7 +76,7 @@ def points(
     """Map points, skeletons or meshes between the source and the aligned volume.
 
     Position 0 is the corner of the first pixel of the first section. In px, the centre of pixel i is at i + 0.5, and z
-    of CSV is the index of a section. A point belongs to the section that it lies in, and its z stays. A point that the
+    of CSV is the index of a section. A point belongs to the section that it is in, and its z stays. A point that the
     alignment does not cover becomes nan in CSV. Elsewhere it is left out, and the nodes that it has joined are joined.
     """
     from ssem_dask.volumes.alignment import open_alignment

@@ -93,7 +93,7 @@ def is_point_file(url: str) -> bool:
 
 
 def map_point_files(alignment: Alignment, source: str, destination: str, *, to: str, unit: Unit | None) -> MappedFiles:
-    """Map a file or a folder of SWC or PLY, or a folder of precomputed skeletons.
+    """Map the points of SWC or PLY, one file or all of a folder, or of a folder of precomputed skeletons.
 
     Args:
         alignment: the alignment.

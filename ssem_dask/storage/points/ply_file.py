@@ -164,7 +164,7 @@ def _all_known(references: AnyArray, known: BoolArray) -> BoolArray:
 
 
 def _list_types(element: Any) -> dict[str, Any]:
-    """Return the types of lists in a file, which the arrays do not tell."""
+    """Return the types of lists in a file, which the arrays do not have."""
     lists = [prop for prop in element.properties if hasattr(prop, "len_dtype")]
     return {
         "len_types": {prop.name: np.dtype(prop.len_dtype).str[1:] for prop in lists},

@@ -1,4 +1,4 @@
-"""What files of points have in common: positions that can be moved, and the content of the file that then results."""
+"""Base of all files of points: positions that can be moved, and the content of the file that then results."""
 
 import zlib
 from abc import ABC, abstractmethod
@@ -37,7 +37,7 @@ def known_points(positions: Float64Array) -> BoolArray:
 
 
 def gunzipped(content: bytes) -> bytes:
-    """Return the content of a gzip file, or other content as it is.
+    """Return the content of a gzip file, or other content unchanged.
 
     Raises:
         zlib.error: it is torn, or expands to too much.

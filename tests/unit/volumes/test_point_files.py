@@ -47,7 +47,7 @@ def chain(*, count: int = 60, sections: int = UNKNOWN) -> Any:
 
 
 def expected(run: str, points: Any, *, to: str) -> Any:
-    """The same points as `Alignment.map_points` maps them; z stays."""
+    """Points as `Alignment.map_points` maps them; z stays."""
     mapped = ssem_dask.open_alignment(run).map_points(np.column_stack([np.floor(points[:, 0]), points[:, 1:]]), to=to)
     return np.column_stack([points[:, 0], mapped[:, 1:]])
 
@@ -87,7 +87,7 @@ def test_swc_in_each_unit(run: str, tmp_path: Path, unit: str) -> None:
     ]
     assert command("points", run, str(out), str(back), "--unit", unit, "--to", "aligned").returncode == 0
     there_and_back = swc_points(back.read_text()) / in_unit(np.ones((1, 3)), unit)
-    broken = np.floor(points[:, 0]) == 3  # two parts lie on each other there, so the way back is ambiguous
+    broken = np.floor(points[:, 0]) == 3  # two parts overlap there, so the way back is ambiguous
     np.testing.assert_allclose(there_and_back[~broken[: len(there_and_back)]], points[~broken], atol=5e-3)
 
 
