@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from ssem_dask.image.local_means import lower_median, quantiles, square_mean
@@ -42,18 +42,18 @@ def measure_appearance(image: Float[Tensor, "y x"], *, mask: Bool[Tensor, "y x"]
     """
     if int(mask.sum()) < _LEAST_PIXELS:
         return Appearance.unknown()
-    low, high = quantiles(_thinned(image[mask]), [0.25, 0.75]).tolist()
-    fine, middle = (square_mean(image, side) for side in (_FINE_PX, _MIDDLE_PX))
+    low, high = quantiles(image.flatten()[_some_of(mask)], [0.25, 0.75]).tolist()
+    fine, middle = (square_mean(image, side).flatten() for side in (_FINE_PX, _MIDDLE_PX))
     # Squares that reach beyond the tissue would measure its border.
     inside = square_mean(mask.float(), _MIDDLE_PX) > 0.999
-    if int(inside.sum()) < _LEAST_PIXELS:
-        inside = mask
-    finest, medium = (lower_median(_thinned(d[inside]).abs()) for d in (image - fine, fine - middle))
+    some = _some_of(inside if int(inside.sum()) >= _LEAST_PIXELS else mask)
+    fine = fine[some]
+    finest, medium = (lower_median(d.abs()) for d in (image.flatten()[some] - fine, fine - middle[some]))
     both = mask[:, 1:] & mask[:, :-1]
     return Appearance(
         contrast=(high - low) / _NORMAL_IQR,
         sharpness=finest / medium if medium > 0 else math.nan,
-        structure=_correlation(image[:, 1:][both], image[:, :-1][both]),
+        structure=_correlation(_values(image[:, 1:], both), _values(image[:, :-1], both)),
     )
 
 
@@ -64,6 +64,12 @@ def _correlation(first: Tensor, second: Tensor) -> float:
     return float(first @ second) / math.sqrt(power) if power > 0 else math.nan
 
 
-def _thinned(values: Tensor) -> Tensor:
-    """Return at most about a million of the values, evenly chosen: more say nothing new."""
-    return values[:: max(1, values.numel() >> 20)]
+def _values(image: Tensor, mask: Tensor) -> Tensor:
+    # Indices are several times as quick as a mask of as many pixels.
+    return image.flatten() if bool(mask.all()) else image.flatten()[mask.flatten().nonzero()[:, 0]]
+
+
+def _some_of(mask: Bool[Tensor, "y x"]) -> Int64[Tensor, " n"]:
+    """Return the flat indices of at most about a million pixels of a mask, evenly chosen: more say nothing new."""
+    chosen = mask.flatten().nonzero()[:, 0]
+    return chosen[:: max(1, chosen.numel() >> 20)]
