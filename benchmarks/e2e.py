@@ -40,7 +40,6 @@ from ssem_dask.geometry.region import Footprint
 from ssem_dask.runtime.clusters.local import start_local, start_on_gpus
 from ssem_dask.runtime.events import SilentObserver
 from ssem_dask.runtime.executor import Executor
-from ssem_dask.runtime.placement import GPU_THREADS
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.task import Outcome, Result, Task, TaskReport
 
@@ -61,7 +60,7 @@ def main() -> None:
         "--gpus", type=int, nargs="*", default=[0], help="numbers of GPUs to run with, one after another"
     )
     parser.add_argument("--per-gpu", type=int, help="worker processes that share a GPU")
-    parser.add_argument("--gpu-threads", type=int, default=GPU_THREADS, help="threads of each of these processes")
+    parser.add_argument("--gpu-threads", type=int, help="threads of each of these processes")
     parser.add_argument("--cores", type=int, nargs="+", help="cores to use with each of these numbers; all without")
     parser.add_argument("--config", default="{}", help="JSON of further configuration")
     parser.add_argument("--kill", action="store_true", help="repeat the last run with a worker killed")

@@ -29,7 +29,6 @@ from ssem_dask.geometry.chunks import round_up
 from ssem_dask.runtime.events import SilentObserver
 from ssem_dask.runtime.execute import execute
 from ssem_dask.runtime.executor import Executor
-from ssem_dask.runtime.placement import GPU_THREADS
 from ssem_dask.stages.coarse import CoarseStage
 from ssem_dask.stages.job import SECTIONS_PER_THUMBNAIL_TASK, Job
 from ssem_dask.stages.pipeline_order import STAGES
@@ -166,6 +165,7 @@ def measure_cost(
             planned=planned,
             sample=sample,
             gpus=gpus[stage],
+            gpu_threads=load.gpu_threads,
             workers=workers(stage) or gpus[stage] or load.workers,
         )
         for stage in planned.estimates
@@ -287,14 +287,15 @@ def _is_singleton(report: TaskReport) -> bool:
     return report.key.startswith("compose/fit") or not any(letter.isdigit() for letter in report.key)
 
 
-def _stage_cost(stage: str, *, planned: Plan, sample: _Sample, gpus: int, workers: int) -> StageCost:
+def _stage_cost(stage: str, *, planned: Plan, sample: _Sample, gpus: int, gpu_threads: int, workers: int) -> StageCost:
     """Return the cost of a stage.
 
     Args:
         stage: its name.
         planned: plan of the whole run.
         sample: timed tasks.
-        gpus: number of the cluster's GPUs that the stage uses.
+        gpus: number of the cluster's workers with a GPU that the stage uses.
+        gpu_threads: tasks that each of them runs at once.
         workers: number of workers for the wall time.
     """
     estimate, sample_estimate = planned.estimates[stage], sample.plan.estimates.get(stage)
@@ -315,7 +316,7 @@ def _stage_cost(stage: str, *, planned: Plan, sample: _Sample, gpus: int, worker
         serial *= max(1.0, estimate.memory / max(1, sample_estimate.memory))
     if gpus:
         # Tasks of one worker take turns on its GPU, and while one waits, another computes.
-        parallel /= max(1, min(GPU_THREADS, len(concurrent) // gpus))
+        parallel /= max(1, min(gpu_threads, len(concurrent) // gpus))
     return StageCost(
         stage=stage,
         tasks=estimate.tasks,

@@ -81,7 +81,7 @@ class DaskExecutor(Executor):
         self._cluster_labels = dict(resources or {})
         self._labels = dict(self._cluster_labels)
         """Labels of the current stage."""
-        self._gpus = 0
+        self._gpus, self._gpu_threads = 0, 1
         """Most workers with a GPU seen at the start of a stage: if all of them are gone, the next one is awaited."""
         self._pool = pool
         self._flights: dict[str, Flight] = {}
@@ -141,7 +141,7 @@ class DaskExecutor(Executor):
         """Return the current load; tasks in flight beyond the number of threads wait at the workers."""
         threads = self._client.nthreads()
         running = min(len(self._flights), int(sum(threads.values())))
-        return ExecutorLoad(running=running, workers=len(threads), gpus=self._gpus)
+        return ExecutorLoad(running=running, workers=len(threads), gpus=self._gpus, gpu_threads=self._gpu_threads)
 
     def publish(self, numbers: Mapping[str, Any]) -> None:
         """Set metrics in the scheduler's process, which serves them beside its dashboard."""
@@ -170,7 +170,9 @@ class DaskExecutor(Executor):
         if self._pool is not None:
             self._pool.enter(task.stage)
         workers = self._connected().scheduler_info(n_workers=-1)["workers"].values()
-        self._gpus = max(self._gpus, sum(has_labels(worker, {GPU: 1}) for worker in workers))
+        with_gpu = [worker for worker in workers if has_labels(worker, {GPU: 1})]
+        self._gpus = max(self._gpus, len(with_gpu))
+        self._gpu_threads = max((worker["nthreads"] for worker in with_gpu), default=self._gpu_threads)
         self._labels = task_labels(uses_gpu=task.uses_gpu, has_gpus=self._gpus > 0, cluster_labels=self._cluster_labels)
         self._threads_counted_at = float("-inf")
 

@@ -27,6 +27,8 @@ class ExecutorLoad:
     """Workers alive."""
     gpus: int = 0
     """Workers with a GPU, among those alive."""
+    gpu_threads: int = 1
+    """Tasks that a worker with a GPU runs at once."""
 
 
 class Executor(Protocol):

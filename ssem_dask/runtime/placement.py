@@ -21,7 +21,8 @@ GPU_SHARE = 1 / 64
 """Amount of the label that a task takes: so little that only a worker's threads limit how many tasks run at once.
 Tasks take turns on the GPU itself (`field.device.computing_on`)."""
 GPU_THREADS = 3
-"""Threads of a worker with a GPU: one task reads, one computes, one writes."""
+"""Tasks at once that keep a GPU busy: one reads, one computes, one writes. They are threads of one worker, or workers
+that share the GPU."""
 
 
 def task_labels(*, uses_gpu: bool, has_gpus: bool, cluster_labels: Mapping[str, float]) -> dict[str, float]:

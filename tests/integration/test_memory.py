@@ -62,25 +62,27 @@ def test_tasks_that_share_a_gpus_worker_must_fit_too(monkeypatch: pytest.MonkeyP
             "local-gpu", workers=None, settings=ClusterConfig.model_validate(table), task_memory=task_memory
         )
 
-    refuse(6_000_000_000)  # 16 threads, three of them a worker's
+    refuse(6_000_000_000)  # shares of 2 GB, three of them a worker's
     with pytest.raises(ConfigError, match=r"each worker with a GPU has 6\.00 GB .* needs 6\.10 GB; use a machine"):
         refuse(6_100_000_000)
     with pytest.raises(ConfigError, match=r"each worker with a GPU has 3\.84 GB"):
-        refuse(4_000_000_000, gpu_workers=8)
+        refuse(4_000_000_000, gpu_workers=8)  # shares of 1.28 GB
 
 
 @pytest.mark.parametrize(
     ("card", "task", "workers"),
-    [(80, 5, 3), (48, 5, 3), (40, 5, 2), (24, 5, 1), (8, 5, 1), (24, 0, 3), (None, 5, 3)],
+    [(140, 5, 16), (80, 5, 13), (48, 5, 8), (24, 5, 4), (12, 5, 1), (8, 5, 1), (24, 0, 16), (None, 5, 16)],
 )
 def test_no_more_workers_share_a_gpu_than_its_memory_holds(
     monkeypatch: pytest.MonkeyPatch, card: int | None, task: int, workers: int
 ) -> None:
-    """A worker has three tasks and what CUDA takes; one worker there always is, and halves what does not fit."""
+    """A worker has its tasks and what CUDA takes; one worker there always is, and halves what does not fit."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
     monkeypatch.setattr(local, "gpu_memory", lambda: None if card is None else card * 10**9)
-    assert local.shares_on_gpus(1, per_gpu=None, task_gpu_memory=task * 10**9)[0] == workers
-    assert local.shares_on_gpus(1, per_gpu=2, task_gpu_memory=task * 10**9)[0] == 2
+    shares = local.shares_on_gpus(1, per_gpu=None, task_gpu_memory=task * 10**9)
+    assert shares.per_gpu == workers
+    assert shares.threads == (1 if workers > 1 else 3)  # tasks that keep a GPU busy
+    assert local.shares_on_gpus(1, per_gpu=2, task_gpu_memory=task * 10**9).per_gpu == 2
 
 
 def test_plan_refuses_jobs_whose_workers_are_too_small(observed: str, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from ssem_dask.runtime.clusters.local import local_share, shares_on_gpus, start_
 from ssem_dask.runtime.clusters.scheduler_address import join_scheduler
 from ssem_dask.runtime.clusters.slurm import refuse_small_jobs, start_slurm
 from ssem_dask.runtime.executor import Executor, SerialExecutor
-from ssem_dask.runtime.placement import GPU_THREADS
 
 
 def open_cluster(
@@ -53,7 +52,11 @@ def open_cluster(
         return start_local(workers, deadline=settings.deadline, stage_workers=settings.stage_workers)
     if name == "local-gpu":
         return start_local_gpu(
-            workers, per_gpu=settings.gpu_workers, task_gpu_memory=task_gpu_memory, deadline=settings.deadline
+            workers,
+            per_gpu=settings.gpu_workers,
+            task_memory=task_memory,
+            task_gpu_memory=task_gpu_memory,
+            deadline=settings.deadline,
         )
     if name == "slurm":
         return start_slurm(settings, workers=workers, task_memory=task_memory, note=note)
@@ -90,8 +93,9 @@ def refuse_small_workers(
     elif name == "local-gpu":
         gpus = max(1, len(visible_gpus()[:workers]))  # without any GPU, `start_local_gpu` raises
         # One task per worker must fit: the largest tasks are those that compute on a GPU, where they take turns.
-        shares = shares_on_gpus(gpus, per_gpu=settings.gpu_workers, task_gpu_memory=task_gpu_memory)
-        share = GPU_THREADS * shares[2]
+        share = shares_on_gpus(
+            gpus, per_gpu=settings.gpu_workers, task_memory=task_memory, task_gpu_memory=task_gpu_memory
+        ).worker_memory
         which, remedy = "worker with a GPU", "use a machine with more memory for each core"
     else:
         return

@@ -6,6 +6,7 @@ that exists only in memory and ends with the cluster.
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import dask
@@ -29,8 +30,7 @@ _WARM = "ssem_dask.runtime.clusters.warm_gpu"
 _QUIET = "ssem_dask.runtime.quiet_worker"
 _DASHBOARD = f"{_HOST}:0"
 _START_METHOD = "distributed.worker.multiprocessing-method"
-_CORES_PER_WORKER = 5
-_MAX_WORKERS_PER_GPU = 3
+_MAX_WORKERS_PER_GPU = 16
 _CONTEXT_BYTES = 1_000_000_000
 """Bytes of a GPU that each process takes for CUDA and its libraries; 0.5 to 0.9 GB were measured."""
 
@@ -86,6 +86,7 @@ def start_local_gpu(
     gpus_wanted: int | None,
     *,
     per_gpu: int | None = None,
+    task_memory: int = 0,
     task_gpu_memory: int = 0,
     deadline: float | None = None,
 ) -> DaskExecutor:
@@ -105,29 +106,38 @@ def start_local_gpu(
             f"--cluster local-gpu: --workers {gpus_wanted} is the number of GPUs to use, but this machine has "
             f"{len(gpus)}; use --workers {len(gpus)} or fewer."
         )
-    return start_on_gpus(gpus[:gpus_wanted], per_gpu=per_gpu, task_gpu_memory=task_gpu_memory, deadline=deadline)
+    return start_on_gpus(
+        gpus[:gpus_wanted],
+        per_gpu=per_gpu,
+        task_memory=task_memory,
+        task_gpu_memory=task_gpu_memory,
+        deadline=deadline,
+    )
 
 
 def start_on_gpus(
     gpus: Sequence[str],
     *,
     per_gpu: int | None = None,
-    threads: int = GPU_THREADS,
+    threads: int | None = None,
+    task_memory: int = 0,
     task_gpu_memory: int = 0,
     deadline: float | None = None,
 ) -> DaskExecutor:
     """Start workers for each GPU, and workers without a GPU for the remaining cores.
 
-    A worker with a GPU sees no other, is labelled GPU = 1, and has three threads, so that it reads and writes while it
-    computes. Several workers share a GPU if there are cores and memory for them: reading, decoding and launching
-    kernels keep one process busier than the GPU. Stages that use no GPU go to all workers.
+    A worker with a GPU sees no other, and is labelled GPU = 1. Workers share a GPU if there are cores and memory for
+    them: reading, decoding and launching kernels keep one process busier than the GPU. Stages that use no GPU go to all
+    workers.
 
     Args:
         gpus: names as in `CUDA_VISIBLE_DEVICES`.
-        per_gpu: workers that share a GPU; None: one per `_CORES_PER_WORKER` cores of each GPU, at most
-            `_MAX_WORKERS_PER_GPU`, and no more than its memory holds.
-        threads: threads of each of these workers.
-        task_gpu_memory: bytes of a GPU that the largest task takes; 0 if unknown.
+        per_gpu: workers that share a GPU; None: one per core of each GPU, at most `_MAX_WORKERS_PER_GPU`, and no more
+            than its memory holds.
+        threads: threads of each of these workers; None: one, or more of them if there are fewer than `GPU_THREADS`
+            workers for a GPU, or if a worker of one thread could not hold the largest task.
+        task_memory: bytes that the largest task takes; 0 if unknown.
+        task_gpu_memory: bytes of a GPU that it takes; 0 if unknown.
         deadline: as in `DaskExecutor`.
 
     Raises:
@@ -136,21 +146,21 @@ def start_on_gpus(
     _configure_workers()
     security = Security.temporary()
     common = {"host": _HOST, "protocol": "tls://", "security": security}
-    per_gpu, without, share = shares_on_gpus(
-        len(gpus), per_gpu=per_gpu, threads=threads, task_gpu_memory=task_gpu_memory
+    shares = shares_on_gpus(
+        len(gpus), per_gpu=per_gpu, threads=threads, task_memory=task_memory, task_gpu_memory=task_gpu_memory
     )
 
     def worker(count: int, gpu: str, **options: Any) -> dict[str, Any]:
-        memory = {"nthreads": count, "memory_limit": count * share}
+        memory = {"nthreads": count, "memory_limit": count * shares.memory}
         common_options = {**common, **memory, "env": {"CUDA_VISIBLE_DEVICES": gpu}, "preload": [_QUIET]}
         return {"cls": _WatchfulNanny, "options": {**common_options, **options}}
 
     workers = {
-        f"gpu-{i}-{j}": worker(threads, gpu, resources={GPU: 1}, preload=[_QUIET, _WARM])
-        for j in range(per_gpu)
+        f"gpu-{i}-{j}": worker(shares.threads, gpu, resources={GPU: 1}, preload=[_QUIET, _WARM])
+        for j in range(shares.per_gpu)
         for i, gpu in enumerate(gpus)
     }
-    workers.update({f"cpu-{i}": worker(1, "") for i in range(without)})
+    workers.update({f"cpu-{i}": worker(1, "") for i in range(shares.without)})
     scheduler = {"cls": Scheduler, "options": {**common, "dashboard": False, "dashboard_address": _DASHBOARD}}
     client = start_or_refuse(
         "local-gpu", lambda: _client(SpecCluster(workers=workers, scheduler=scheduler, security=security))
@@ -158,26 +168,55 @@ def start_on_gpus(
     return DaskExecutor(client, deadline=deadline)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuShares:
+    """How the workers of this machine share its GPUs, cores and memory."""
+
+    per_gpu: int
+    """Workers per GPU."""
+    threads: int
+    """Threads of each of these workers."""
+    without: int
+    """Workers of one thread without a GPU."""
+    memory: int
+    """Bytes of RAM for each thread."""
+
+    @property
+    def worker_memory(self) -> int:
+        """Bytes of RAM that a worker with a GPU may hold."""
+        return self.threads * self.memory
+
+
 def shares_on_gpus(
-    gpus: int, *, per_gpu: int | None, threads: int = GPU_THREADS, task_gpu_memory: int = 0
-) -> tuple[int, int, int]:
-    """Return the workers per GPU, the workers without a GPU, and the bytes that each of their tasks may hold.
+    gpus: int,
+    *,
+    per_gpu: int | None,
+    threads: int | None = None,
+    task_memory: int = 0,
+    task_gpu_memory: int = 0,
+) -> GpuShares:
+    """Return how the workers share the machine.
 
     Args:
         gpus: number of GPUs.
         per_gpu: as in `start_on_gpus`.
         threads: as in `start_on_gpus`.
+        task_memory: as in `start_on_gpus`.
         task_gpu_memory: as in `start_on_gpus`.
     """
-    cores = len(os.sched_getaffinity(0))
-    if per_gpu is None:
+    cores, gpu_bytes = len(os.sched_getaffinity(0)), gpu_memory()
+    # Threads of one process wait for each other, so there are as few of them as memory allows.
+    for count in range(1, GPU_THREADS + 1) if threads is None else [threads]:
         # A worker's tasks take turns to compute, but each holds its arrays, and torch keeps the memory that they free.
-        worker_bytes, gpu_bytes = threads * task_gpu_memory + _CONTEXT_BYTES, gpu_memory()
+        worker_bytes = count * task_gpu_memory + _CONTEXT_BYTES
         fitting = _MAX_WORKERS_PER_GPU if gpu_bytes is None else gpu_bytes // worker_bytes
-        per_gpu = max(min(cores // (_CORES_PER_WORKER * gpus), _MAX_WORKERS_PER_GPU, fitting), 1)
-    with_gpu = threads * per_gpu * gpus
-    without = max(1, cores - with_gpu)
-    return per_gpu, without, int(MEMORY_LIMIT) // (with_gpu + without)
+        workers = per_gpu or max(min(cores // (count * gpus), _MAX_WORKERS_PER_GPU, fitting), 1)
+        without = max(1, cores - count * workers * gpus)
+        memory = int(MEMORY_LIMIT) // (count * workers * gpus + without)
+        shares = GpuShares(per_gpu=workers, threads=count, without=without, memory=memory)
+        if count * workers >= GPU_THREADS and shares.worker_memory >= task_memory:
+            break
+    return shares
 
 
 def _client(cluster: SpecCluster) -> Client:

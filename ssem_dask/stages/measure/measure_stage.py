@@ -184,7 +184,7 @@ class MeasureStage(Stage):
                 probe * 55,
                 band * 24,
                 BLOCK * (patch * 80 + min(nodes, KEPT) * 20),
-                nodes * 8 + EVIDENCE_PX**2 * ((BLOCK + 2 * REACH) * 12 + 400),
+                nodes * 8 + EVIDENCE_PX**2 * ((BLOCK + 2 * REACH) * 12 + 250),
             ),
         )
 
