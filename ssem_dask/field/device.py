@@ -17,6 +17,8 @@ from torch import Tensor
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _GPU = threading.Lock()
+_KEEPERS: list[Callable[[], None]] = []
+"""Functions that free what a process keeps on its GPU for later tasks."""
 CPU = torch.device("cpu")
 _CPU_BATCH, _GPU_BATCH = 1 << 16, 1 << 22
 """Nodes per batch of planes: as many as fit a CPU's caches, and as many as occupy a GPU."""
@@ -82,8 +84,15 @@ def in_batches(
         yield batch, result[0]
 
 
+def freed_on_release(free: Callable[[], None]) -> None:
+    """Have `release_gpu_memory` call a function that frees what is kept on the GPU for later tasks."""
+    _KEEPERS.append(free)
+
+
 def release_gpu_memory() -> None:
-    """Free the GPU memory that torch keeps without using it."""
+    """Free what is kept on the GPU for later tasks, and the memory that torch keeps without using it."""
+    for free in _KEEPERS:
+        free()
     gc.collect()
     torch.cuda.empty_cache()  # does nothing if no GPU was used
 

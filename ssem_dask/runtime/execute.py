@@ -11,6 +11,8 @@ import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+import torch
+
 from ssem_dask.errors import LeaseLostError, OutputError, SsemDaskError
 from ssem_dask.field.device import release_gpu_memory
 from ssem_dask.runtime.memory import keep_freed_memory
@@ -23,6 +25,8 @@ from ssem_dask.storage.retry import LONG_RETRY_S, retry_for
 from ssem_dask.task import Cause, Outcome, Result, Task, TaskReport
 
 _LOG_LINES = 30
+_LAST_STAGE = [""]
+"""Stage of the task that this process began last."""
 
 
 def execute(task: Task) -> TaskReport:
@@ -36,6 +40,10 @@ def execute(task: Task) -> TaskReport:
         LeaseLostError: another driver has taken the run over (`runtime.exclusive_driver`); no entry was written.
     """
     keep_freed_memory()
+    if _LAST_STAGE[0] != task.stage and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        # What a stage keeps on the GPU is of no use to the next, and other workers share the GPU.
+        release_gpu_memory()
+    _LAST_STAGE[0] = task.stage
     started = datetime.now(UTC).isoformat(timespec="seconds")
     clock = time.perf_counter()
     outcome, cause, log = Outcome.FAILED, None, ""

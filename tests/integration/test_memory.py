@@ -71,7 +71,7 @@ def test_tasks_that_share_a_gpus_worker_must_fit_too(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     ("card", "task", "workers"),
-    [(140, 5, 16), (80, 5, 13), (48, 5, 8), (24, 5, 4), (12, 5, 1), (8, 5, 1), (24, 0, 16), (None, 5, 16)],
+    [(180, 5, 16), (80, 5, 7), (48, 5, 4), (33, 5, 3), (24, 5, 1), (8, 5, 1), (24, 0, 16), (None, 5, 16)],
 )
 def test_no_more_workers_share_a_gpu_than_its_memory_holds(
     monkeypatch: pytest.MonkeyPatch, card: int | None, task: int, workers: int

@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ssem_dask.field.device import in_batches
+from ssem_dask.field.device import freed_on_release, in_batches
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.chunks import round_up
 from ssem_dask.registration.gauss_newton.normal_equations import NodeBasis
@@ -103,6 +103,9 @@ def forget_solvers() -> None:
     """Free the memory of all solvers that are kept."""
     with _LOCK:
         _SOLVERS.clear()
+
+
+freed_on_release(forget_solvers)
 
 
 def _solver(

@@ -71,7 +71,7 @@ class ClusterConfig(ConfigBase):
     use; None: all. A scheduler by address has its own workers."""
     gpu_workers: int | None = Field(default=None, ge=1)
     """Worker processes that share each GPU with `local-gpu`; None: one per core of each GPU, at most 16, and no more
-    than its memory holds: each worker takes the memory of a task, as `plan` states it."""
+    than its memory holds: each worker takes that of two tasks, as `plan` states it."""
     stage_workers: dict[str, Annotated[int, Field(ge=1)]] = Field(default={})
     """Workers while a stage runs, instead of `workers`, e.g. `{ register = 40, compose = 4 }`; for `local` and
     `slurm`."""

@@ -208,7 +208,8 @@ def shares_on_gpus(
     # Threads of one process wait for each other, so there are as few of them as memory allows.
     for count in range(1, GPU_THREADS + 1) if threads is None else [threads]:
         # A worker's tasks take turns to compute, but each holds its arrays, and torch keeps the memory that they free.
-        worker_bytes = count * task_gpu_memory + _CONTEXT_BYTES
+        # Registration keeps solvers for windows of several shapes, which take about as much as one more task.
+        worker_bytes = (count + 1) * task_gpu_memory + _CONTEXT_BYTES
         fitting = _MAX_WORKERS_PER_GPU if gpu_bytes is None else gpu_bytes // worker_bytes
         workers = per_gpu or max(min(cores // (count * gpus), _MAX_WORKERS_PER_GPU, fitting), 1)
         without = max(1, cores - count * workers * gpus)

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ssem_dask.field import device
 from ssem_dask.field.device import computing_on, in_batches
 from ssem_dask.runtime.execute import execute
 from ssem_dask.task import Cause, Outcome, Result, Task
@@ -90,3 +91,11 @@ def test_the_gpu_is_one_tasks_at_a_time(device: str, most: int) -> None:
     for thread in threads:
         thread.join()
     assert seen[0] == most
+
+
+def test_releasing_memory_frees_what_is_kept_for_later_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_KEEPERS", [])
+    freed = list[str]()
+    device.freed_on_release(lambda: freed.append("solvers"))
+    device.release_gpu_memory()
+    assert freed == ["solvers"]
