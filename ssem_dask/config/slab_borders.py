@@ -34,9 +34,9 @@ def slab_borders(config: SlabsConfig, *, sections: int) -> tuple[tuple[int, ...]
     if not named:
         return (), []
     ahead = [str(z) for z in named if z >= sections]
-    shown = shortened(map(str, inside), limit=_SHOWN) or "none"
+    shown = shortened(map(str, (0, *inside)), limit=_SHOWN)
     rest = f"; not reached yet by the {sections} sections: {shortened(ahead, limit=_SHOWN)}" if ahead else ""
-    return inside, [f"Slabs begin at sections {shown}, beside 0{rest}."]
+    return inside, [f"Slabs begin at section {shown}{rest}."]
 
 
 def check_slabs(job: Job) -> None:

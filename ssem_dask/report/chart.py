@@ -78,6 +78,12 @@ class Charts:
 
     z: Sequence[int]
     bin: int
+    thickness: float
+    """µm per section."""
+    borders: Sequence[int] = ()
+    """First section of each slab but the first."""
+    constants: Sequence[str] = ()
+    """A line about each chart that would show nothing but flat curves, and is left out."""
     curves: Sequence[Chart] = field(default_factory=list)
     maps: Sequence[HeatMap] = field(default_factory=list)
     reslices: Sequence[Reslice] = field(default_factory=list)

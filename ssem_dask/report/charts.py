@@ -7,6 +7,7 @@ import numpy as np
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.report.binning import MAX_COLUMNS, BadEnd, bin_map, bin_size
 from ssem_dask.report.chart import Charts, HeatMap, Mark, Reslice
+from ssem_dask.report.constant_charts import describe_constant, is_constant
 from ssem_dask.report.curves import contrast_charts, error_charts, outcome_chart, quality_charts
 from ssem_dask.report.encode import exact_uri, gray_uri
 from ssem_dask.report.intensities import intensity_limits, stretch_intensities
@@ -44,10 +45,14 @@ def make_charts(data: ReportData) -> Charts:
         *contrast_charts(data, size),
         outcome_chart(data, size),
     ]
+    known = [chart for chart in charts if any(v is not None for line in chart.lines for v in line.values)]
     return Charts(
         z=list(range(0, data.shape[0], size)),
         bin=size,
-        curves=[chart for chart in charts if any(v is not None for line in chart.lines for v in line.values)],
+        thickness=data.section_thickness / 1000,
+        borders=data.run.slabs,
+        curves=[chart for chart in known if not is_constant(chart)],
+        constants=[describe_constant(chart) for chart in known if is_constant(chart)],
         maps=_heat_maps(data),
         reslices=_reslices(data),
         marks=_marks(data, size),

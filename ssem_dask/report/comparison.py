@@ -45,7 +45,7 @@ _MEASURES = (
     _Measure("fold_rate", "Folded tissue, share of the field's cells", "1", -1, 0.001),
     _Measure("motion_median", "Residual motion relative to the previous section", "px", -1, 0.25),
     # A run that is certain of a wrong place has a low uncertainty, so this one does not decide.
-    _Measure("uncertainty", "Estimated jitter", "px", -1, math.inf),
+    _Measure("uncertainty", "Uncertainty", "px", -1, math.inf),
 )
 
 

@@ -56,8 +56,8 @@ _QUALITY_CHARTS = (
         ),
     ),
     _ChartSpec(
-        id="jitter",
-        title="Estimated jitter",
+        id="uncertainty",
+        title="Uncertainty and residual motion",
         unit="px",
         text="Uncertainty: posterior standard deviation of a section's field relative to its neighbours, according "
         "to the model that composed it. Residual motion: displacement between a section and the previous one that "
@@ -207,14 +207,16 @@ def contrast_charts(data: ReportData, size: int) -> list[Chart]:
 def outcome_chart(data: ReportData, size: int) -> Chart:
     """Return the outcomes of the register windows of each section."""
     codes = data.ledger.window_codes.reshape(data.shape[0], -1)
+    met = [curve for curve in _OUTCOME_CURVES if (codes == curve[0]).any()]
     return Chart(
         id="outcome",
         title="Outcome of registration",
         unit="% of the windows",
-        text="Share of the windows that failed, were of low quality, contain no tissue, or are not done yet.",
+        text="Share of the windows that failed, were of low quality, contain no tissue, or are not done yet; only what "
+        "occurs is drawn.",
         lines=[
             _line(label, (codes == code).mean(axis=1) * 100, style, size, bad="high")
-            for code, label, style in _OUTCOME_CURVES
+            for code, label, style in met or _OUTCOME_CURVES
         ],
         low=0.0,
     )

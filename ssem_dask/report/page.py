@@ -19,8 +19,9 @@ from ssem_dask.report.glossary import GLOSSARY, RUN, Entry
 from ssem_dask.report.hotspot_pictures import Picture, draw_hotspot
 from ssem_dask.report.hotspots import Hotspot, find_hotspots
 from ssem_dask.report.report_data import ReportData, read_report_data
-from ssem_dask.report.summary import stage_rows, summary_facts
+from ssem_dask.report.summary import size_facts, stage_rows, summary_facts
 from ssem_dask.report.viewer.viewer_address import run_token, viewer_address
+from ssem_dask.report.words import WORDS
 from ssem_dask.section_record import SectionRecord
 from ssem_dask.storage.section_names import section_label
 from ssem_dask.units import number
@@ -101,17 +102,22 @@ def render_report(data: ReportData, *, worst: int, viewer: str | None, now: date
     """Render the page of a run from its data; the other arguments are those of `make_report`."""
     address = viewer or viewer_address(data.run.config_digest)
     hotspots = [_hotspot_entry(data, hotspot, viewer=address) for hotspot in find_hotspots(data, count=worst)]
-    charts = make_charts(data).plain() | {"palette": palette(LEVELS), "levels": LEVELS}
+    charts = make_charts(data)
+    usual = [entry for entry in hotspots if not entry.hotspot.is_outlier]
     html = _load_template().render(
         data=data,
         facts=summary_facts(data),
+        sizes=size_facts(data),
+        words=WORDS,
         stages=stage_rows(data),
         remarks=data.describe_coarse_state(),
-        charts=_script_json(charts),
-        hotspots=hotspots,
+        charts=charts,
+        chart_data=_script_json(charts.plain() | {"palette": palette(LEVELS), "levels": LEVELS}),
+        hotspots=[entry for entry in hotspots if entry.hotspot.is_outlier],
+        usual=usual,
         attention=_attention_entries(data, viewer=address),
         glossary=_glossary_entries(data),
-        quiet=bool(hotspots) and not any(entry.hotspot.is_outlier for entry in hotspots),
+        quiet=bool(hotspots) and len(usual) == len(hotspots),
         viewer=address,
         evaluation=data.evaluation,
         provenance=[
@@ -122,7 +128,7 @@ def render_report(data: ReportData, *, worst: int, viewer: str | None, now: date
         ],
         made=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
         style=Markup(_asset("uplot/uPlot.min.css") + _asset("report.css")),
-        code=Markup(_asset("uplot/uPlot.iife.min.js") + "\n" + _asset("report.js")),
+        code=_page_code(),
     )
     records = () if data.attention is None else data.attention.records
     return Report(html=html, hotspots=hotspots, verdict=data.verdict, proposals=proposals_text(records))
@@ -194,6 +200,12 @@ def _glossary_entries(data: ReportData) -> list[GlossaryEntry]:
 
 def _asset(name: str) -> str:
     return files("ssem_dask.report").joinpath("assets", *name.split("/")).read_text(encoding="utf-8")
+
+
+def _page_code() -> Markup:
+    """Return the code of the page, whose names are its own."""
+    own = "\n".join(_asset(name) for name in ("report_plots.js", "report_pictures.js", "report.js"))
+    return Markup(f'{_asset("uplot/uPlot.iife.min.js")}\n(() => {{\n"use strict";\n{own}\n}})();')
 
 
 def _script_json(value: object) -> Markup:

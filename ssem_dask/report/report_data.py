@@ -67,6 +67,8 @@ class RunHeader:
     """All parameters by dotted name."""
     versions: tuple[tuple[str, str], ...]
     """Versions and digests by name."""
+    slabs: tuple[int, ...] = ()
+    """First section of each slab but the first."""
 
     @classmethod
     def of_record(cls, url: str, record: RunRecord) -> "RunHeader":
@@ -89,6 +91,7 @@ class RunHeader:
                 ("encoder digest", record.encoder_digest or "no encoder"),
                 *record.environment.items(),
             ),
+            slabs=_slab_borders(record),
         )
 
     def open_source(self) -> Volume:
@@ -230,6 +233,13 @@ def read_report_data(url: str, *, source: str | None = None) -> ReportData:
             (cut, time): quality.read_reslice(url, cut=cut, time=time) for cut in quality.CUTS for time in quality.TIMES
         },
     )
+
+
+def _slab_borders(record: RunRecord) -> tuple[int, ...]:
+    """Return the borders of slabs that the configuration has; a run that was made before there were any has none."""
+    table = record.config.get("slabs")
+    borders = table.get("borders") if isinstance(table, dict) else None
+    return tuple(z for z in borders if isinstance(z, int)) if isinstance(borders, list | tuple) else ()
 
 
 def _volume_shape(run: RunHeader) -> ShapeZYX:

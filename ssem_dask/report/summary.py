@@ -32,20 +32,27 @@ class StageRow:
 
 
 def summary_facts(data: ReportData) -> list[Fact]:
-    """Return the tiles, most important first."""
-    z, y, x = data.shape
+    """Return the tiles that say how good a run is, most important first."""
     ledger, state = data.ledger, data.run.state
-    pixels = z * y * x
-    is_complete = state == "complete"
-    throughput = si(pixels / ledger.busy_seconds, "px/s") if ledger.busy_seconds > 0 and is_complete else "–"
-    workers = len({worker for stage in ledger.stages.values() for worker in stage.workers})
     failures = plural(ledger.failed_count, "task") if ledger.failed_count else "no task"
     return [
-        Fact("State", state, f"{failures} failed", alarm=not is_complete),
+        Fact("State", state, f"{failures} failed", alarm=state != "complete"),
         *_attention_facts(data),
-        *_quality_facts(data),
         *_error_facts(data),
+        *_quality_facts(data),
         *_contrast_facts(data),
+    ]
+
+
+def size_facts(data: ReportData) -> list[Fact]:
+    """Return the tiles that say what was aligned, and how long it took."""
+    z, y, x = data.shape
+    ledger = data.ledger
+    pixels = z * y * x
+    is_complete = data.run.state == "complete"
+    throughput = si(pixels / ledger.busy_seconds, "px/s") if ledger.busy_seconds > 0 and is_complete else "–"
+    workers = len({worker for stage in ledger.stages.values() for worker in stage.workers})
+    return [
         Fact(
             "Sections",
             f"{z:,}",
@@ -88,7 +95,7 @@ def _contrast_facts(data: ReportData) -> list[Fact]:
     return [Fact("Contrast was matched", f"{gain.min():.2f} to {gain.max():.2f}", more)]
 
 
-def estimated_jitter(data: ReportData) -> float:
+def rms_uncertainty(data: ReportData) -> float:
     """Return the root mean square of the sections' uncertainty, px.
 
     A section without a place counts with its whole distortion, of which nothing was undone.
@@ -109,15 +116,19 @@ def _quality_facts(data: ReportData) -> list[Fact]:
             Fact(
                 "Similarity (CPC)",
                 f"{number(_median(columns['cpc_before']), 2)} → {number(_median(columns['cpc']), 2)}",
-                "adjacent sections, median: before → after alignment",
+                "adjacent sections, median: before → after alignment; good is a clear rise, not 1",
             )
         )
     if np.isfinite(columns["uncertainty"]).any():
+        value = rms_uncertainty(data)
+        has_lost = data.attention is not None and bool(data.attention.unplaced)
+        lost = ", those that were lost with their whole distortion" if has_lost else ""
         facts.append(
             Fact(
-                "Estimated jitter",
-                f"{number(estimated_jitter(data), 2)} px",
-                "uncertainty of the sections, rms; those that were lost count with their whole distortion",
+                "Uncertainty",
+                f"{number(value, 2)} px",
+                f"{number(value * data.pixel_size, 2)} nm, rms of the sections{lost}; good is less than the width of "
+                "a membrane, some 10 nm",
             )
         )
     elif np.isfinite(columns["motion_median"]).any():
@@ -125,7 +136,7 @@ def _quality_facts(data: ReportData) -> list[Fact]:
             Fact(
                 "Residual motion",
                 f"{number(_median(columns['motion_median']), 2)} px",
-                "between adjacent sections, including natural motion",
+                "between adjacent sections, including natural motion; good is low",
             )
         )
     fold_rate = columns["fold_rate"]
@@ -134,8 +145,8 @@ def _quality_facts(data: ReportData) -> list[Fact]:
         facts.append(
             Fact(
                 "Folds by the field",
-                plural(folded, "section"),
-                f"mean fold rate {np.nanmean(fold_rate):.2g}",
+                plural(folded, "section") if folded else "none",
+                f"mean fold rate {np.nanmean(fold_rate):.2g}; good is none" if folded else "tissue folded over itself",
                 alarm=folded > 0,
             )
         )
@@ -151,7 +162,7 @@ def _error_facts(data: ReportData) -> list[Fact]:
         Fact(
             name,
             f"{number(evaluation.value('observed', metric))} → {number(evaluation.value('aligned', metric))} px",
-            "against the known truth: before → after alignment",
+            "against the known truth: before → after alignment; good is low",
         )
         for name, metric in (("True jitter", "jitter_median"), ("True drift", "drift_max"))
     ]

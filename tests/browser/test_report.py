@@ -11,7 +11,7 @@ from ssem_dask.report.page import render_report
 from tests.support.browser import Watched
 from tests.support.made_up_report import report_data
 
-CURVES = ("similarity", "jitter", "drift", "folds", "strain", "coverage", "confidence", "outcome")
+CURVES = ("similarity", "uncertainty", "drift", "strain", "coverage", "confidence")
 CUTS = ("xz-before", "xz-after", "yz-before", "yz-after")
 _COLOURS = """(selector) => {
   const canvas = document.querySelector(selector + " canvas");
@@ -80,7 +80,7 @@ def test_zooming_one_chart_zooms_all_and_a_double_click_shows_all(
     found = watched("light")
     page = opened(found, report)
     legend = "document.querySelector('#chart-{} .u-legend').innerText"
-    shots = {name: page.locator(f"#chart-{name}").screenshot() for name in ("similarity", "folds", "xz-after")}
+    shots = {name: page.locator(f"#chart-{name}").screenshot() for name in ("similarity", "strain", "xz-after")}
     area = page.locator("#chart-similarity .u-over")
     area.scroll_into_view_if_needed()
     box = area.bounding_box()
@@ -144,6 +144,28 @@ def test_places_have_pictures_and_links(watched: Callable[[str], Watched], repor
     assert len(sizes) == 12
     assert min(sizes) > 10
     assert page.locator("article.hotspot a.open").count() == 3
+
+
+def test_reslices_have_true_proportions_and_change_places(watched: Callable[[str], Watched], report: Path) -> None:
+    page = opened(watched("light"), report)
+    box = page.locator("#chart-xz-after .u-over").bounding_box()
+    assert box is not None
+    depth, extent = 10 * 40.0, 256 * 5.0  # nm
+    assert box["width"] / box["height"] == pytest.approx(depth / extent, rel=0.05)
+    assert "True proportions." in page.locator("#reslice-charts").inner_text()
+    white = page.evaluate(_COUNT, ["#chart-xz-after", "#ffffff"])
+    assert white > 100, "no scale bar"
+    title, button = page.locator("#chart-xz-after h3"), page.locator("#reslice-charts .blink").first
+    assert title.inner_text() == "xz, after alignment"
+    after = page.locator("#chart-xz-after").screenshot()
+    button.click()
+    page.wait_for_timeout(100)  # ms; pictures are exchanged every 700
+    assert title.inner_text() == "xz, before alignment"
+    assert page.locator("#chart-xz-after").screenshot() != after
+    button.click()
+    page.wait_for_timeout(100)
+    assert title.inner_text() == "xz, after alignment"
+    assert "Fold rate: 0" in page.locator("#constants").inner_text()  # and no chart of it
 
 
 def test_it_prints_on_white_with_everything_open(watched: Callable[[str], Watched], report: Path) -> None:

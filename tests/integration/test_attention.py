@@ -19,7 +19,7 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.report.hotspots import find_hotspots
 from ssem_dask.report.page import make_report
 from ssem_dask.report.report_data import read_report_data
-from ssem_dask.report.summary import estimated_jitter
+from ssem_dask.report.summary import rms_uncertainty
 from ssem_dask.section_record import Kind
 from ssem_dask.storage.arrays import create_group, group_attributes
 from ssem_dask.storage.section_names import names_attribute
@@ -162,13 +162,13 @@ def test_the_worst_places_are_the_spoilt_sections(spoilt: str) -> None:
     assert set(np.flatnonzero((codes == codes.max()).any(axis=1))) == set(data.attention.unplaced)  # type: ignore[union-attr]
 
 
-def test_lost_sections_raise_the_estimated_jitter(spoilt: str) -> None:
+def test_lost_sections_raise_the_uncertainty(spoilt: str) -> None:
     data = read_report_data(spoilt)
     assert data.attention is not None
     found_all = replace(data, attention=replace(data.attention, unplaced=()))
     lost_more = replace(data, attention=replace(data.attention, unplaced=(1, 2, 3, 4, 5)), lost_px=50.0)
-    assert estimated_jitter(lost_more) > 20
-    assert estimated_jitter(data) >= estimated_jitter(found_all)
+    assert rms_uncertainty(lost_more) > 20
+    assert rms_uncertainty(data) >= rms_uncertainty(found_all)
 
 
 def test_the_viewer_marks_the_sections(spoilt: str) -> None:

@@ -406,11 +406,11 @@ def describe_slabs(slabs: Sequence[SlabRecord], *, thickness: float) -> list[str
     )
     lines = [
         f"{len(slabs)} slabs, each by itself; displaced as a whole against the one before, which was undone, from "
-        f"sections {shortened(moved, limit=_NAMED_JUMPS, separator='; ') or 'none'}."
+        f"section {shortened(moved, limit=_NAMED_JUMPS, separator='; ') or 'none'}."
     ]
     apart = [str(slab.start) for slab in slabs[1:] if slab.displacement is None]
     if apart:
-        lines.append(f"Nothing joins the slabs before sections {shortened(apart, limit=_NAMED_JUMPS)}.")
+        lines.append(f"Nothing joins the slabs before section {shortened(apart, limit=_NAMED_JUMPS)}.")
     lost = (
         f"{slab.lost.sections:.1f} ± {slab.lost.sd:.1f} sections ({slab.lost.sections * thickness:.0f} nm) before "
         f"section {slab.start}"

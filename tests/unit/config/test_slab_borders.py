@@ -16,7 +16,7 @@ from tests.support.fixed_runs import write_stack
 def test_borders_beyond_the_last_section_are_those_of_sections_to_come() -> None:
     found, (line,) = slab_borders(SlabsConfig(borders=(20, 40, 60)), sections=50)
     assert found == (20, 40)
-    assert line == "Slabs begin at sections 20, 40, beside 0; not reached yet by the 50 sections: 60."
+    assert line == "Slabs begin at section 0, 20, 40; not reached yet by the 50 sections: 60."
     assert slab_borders(SlabsConfig(), sections=50) == ((), [])
 
 
@@ -64,7 +64,7 @@ def test_they_decide_results_and_nothing_changes_without_them(settings: dict[str
     assert ahead.digests == plain.digests
     job, choices = resolve(make_config({**settings, "slabs": {"borders": [12]}}), source_identity="a")
     assert job.slabs == (12,)
-    assert "Slabs begin at sections 12, beside 0." in choices
+    assert "Slabs begin at section 0, 12." in choices
     assert job.digests["coarse"] != plain.digests["coarse"]
 
 
