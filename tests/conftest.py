@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from jaxtyping import install_import_hook
+
+from tests.support.checked_shapes import begin_test, check_shapes
 
 SHAPES_CHECKED = (
     "ssem_dask.composition",
@@ -29,8 +30,7 @@ SHAPES_CHECKED = (
 """Packages whose functions check the shapes and types of their arguments and results while tests run. Triton's kernels
 must not be among them: they are compiled from their source."""
 
-# Only modules that are imported after this are checked. `is_pep484_tower` lets an int be given for a float.
-install_import_hook(SHAPES_CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+check_shapes(SHAPES_CHECKED)  # before anything imports them
 
 from tests.support.real_data import DATA_DIR  # noqa: E402
 from tests.support.runs import simulate_small  # noqa: E402
@@ -38,6 +38,13 @@ from tests.support.runs import simulate_small  # noqa: E402
 settings.register_profile("shared cores", deadline=None)
 settings.register_profile("fuzz", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "shared cores"))
+
+
+@pytest.hookimpl(tryfirst=True)  # before the fixtures
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Check the shapes at every call of laws and of quick unit tests."""
+    quick = {"laws", "unit"} & set(item.path.parts) and item.get_closest_marker("slow") is None
+    begin_test(every_call=bool(quick))
 
 
 @pytest.fixture(scope="session")
