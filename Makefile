@@ -33,7 +33,7 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo quick test test-browser test-napari test-faults fuzz test-slurm test-compose bench-coarse bench-accuracy bench-sequence bench-spoilt bench-fix \
-	bench-scale bench-import bench-gpu bench-e2e bench-multi-gpu bench-cpu lint words test-minimal wheel docs pictures format clean
+	challenge bench-scale bench-import bench-gpu bench-e2e bench-multi-gpu bench-cpu lint words test-minimal wheel docs pictures format clean
 
 ##@ Begin
 
@@ -168,6 +168,9 @@ bench-scale: env  ## Take a petabyte through plan, ledger and driver on simulate
 bench-accuracy: env $(BENCH_STAMP)  ## Compare our modes with other aligners on real sections; needs SSEM_DATA_DIR, hours the first time
 	$(BIN)/python -m benchmarks.accuracy --work bench --seeds $(SEEDS) --jobs $(JOBS) --tables $(TABLES) \
 	  $(if $(METHODS),--methods $(METHODS)) $(BENCH)
+
+challenge: env $(BENCH_STAMP)  ## All methods on the same sections, as one page: bench/challenge/challenge.html (BENCH="--size small --adapter mine.py")
+	$(BIN)/python -m benchmarks.challenge --jobs $(JOBS) $(BENCH)
 
 # A peer that cannot be installed does not stop the others: the table says "not installed".
 $(BENCH_STAMP): $(STAMP)

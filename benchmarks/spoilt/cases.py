@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from benchmarks.accuracy.digest import digest_of_sources
-from benchmarks.accuracy.methods import NotInstalledError, SectionFields
+from benchmarks.accuracy.methods import Method, NotInstalledError, SectionFields
 from benchmarks.spoilt.aligners import METHODS, align_images
 from benchmarks.spoilt.kinds import KINDS, SpoiltStack, spoil_sections, spoil_stack
 from benchmarks.spoilt.measure import measure, truth_maps
@@ -78,20 +79,20 @@ class Case:
         return spoil_sections(stack.images, wanted, seed=self.seed, foreign=stack.foreign)
 
 
-def run_case(case: Case) -> dict[str, Any]:
-    """Align and measure a case; what goes wrong in a method is its state."""
+def run_case(case: Case, *, methods: Mapping[str, Method] = METHODS) -> dict[str, Any]:
+    """Align and measure a case by one of the methods; what goes wrong in it is its state."""
     torch.set_num_threads(1)
     record: dict[str, Any] = {"data": case.data, "seed": case.seed, "kind": case.kind, "method": case.method}
     try:
         stack = case.stack()
-        reference = _undamaged(case, stack)
+        reference = _undamaged(case, stack, method=methods[case.method])
         if case.kind == UNDAMAGED:
             notes = list(reference.notes)
             return record | {"state": "done", "spoilt": {}, "named": names_of(notes), "notes": notes}
         spoilt = case.spoil(stack)
         begun = time.process_time()
         found = align_images(
-            METHODS[case.method],
+            methods[case.method],
             spoilt.images,
             pixel_size=stack.pixel_size,
             section_thickness=stack.section_thickness,
@@ -119,18 +120,16 @@ def run_case(case: Case) -> dict[str, Any]:
     }
 
 
-def _undamaged(case: Case, stack: DeformedStack) -> SectionFields:
+def _undamaged(case: Case, stack: DeformedStack, *, method: Method) -> SectionFields:
     """Return the fields of the undamaged stack, from the cache if the same code has found them."""
-    settings = [METHODS[case.method].settings(), case.sections, case.size, case.corner]
+    settings = [method.settings(), case.sections, case.size, case.corner]
     of_code = digest_of_sources(*_DECIDING) if case.method == "default" else ""
     of_pixels = hashlib.sha256(stack.images.tobytes()).hexdigest()
     digest = hashlib.sha256(json.dumps([of_code, of_pixels, settings]).encode()).hexdigest()[:16]
     path = case.work / "undamaged" / f"{case.data}-{case.seed}-{case.method}-{digest}.npz"
     if path.exists():
         return SectionFields.load(path)
-    found = align_images(
-        METHODS[case.method], stack.images, pixel_size=stack.pixel_size, section_thickness=stack.section_thickness
-    )
+    found = align_images(method, stack.images, pixel_size=stack.pixel_size, section_thickness=stack.section_thickness)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.npz")
     found.save(part)

@@ -1,0 +1,1 @@
+"""Adapters of the challenge: each file but the template is one method."""
