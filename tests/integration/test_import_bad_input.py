@@ -1,12 +1,8 @@
 """Every mistake with an import ends in one sentence, and leaves nothing that a later run would trust."""
 
 import os
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,45 +14,17 @@ import pytest
 import tifffile
 import zarr
 
-from ssem_dask.errors import OutputError, SourceError, SsemDaskError
+from ssem_dask.errors import SourceError
 from ssem_dask.geometry.box import Box
-from ssem_dask.storage import run_group as run
+from ssem_dask.storage import retry
 from ssem_dask.storage.volume import Volume, VolumeInfo
 from ssem_dask.volumes.importing import import_volume, plan_import
-
-SIZES: dict[str, Any] = {"pixel_size": 4.0, "section_thickness": 40.0}
-SMALL: dict[str, Any] = {"chunk": (1, 16, 16), "shard": (2, 32, 32)}
-
-
-def sections(count: int = 6, *, dtype: str = "uint8") -> np.ndarray:
-    return np.random.default_rng(1).integers(0, np.iinfo(dtype).max, (count, 40, 50), dtype=dtype)
-
-
-def write_series(folder: Path, values: np.ndarray) -> Path:
-    folder.mkdir()
-    for z, section in enumerate(values):
-        tifffile.imwrite(folder / f"s{z}.tif", section)
-    return folder
+from tests.support.small_imports import SIZES, SMALL, check_refused, sections, write_series
 
 
 @pytest.fixture
 def series(tmp_path: Path) -> Path:
     return write_series(tmp_path / "series", sections())
-
-
-def check_refused(
-    source: Path | str, destination: Path | str, *sentence: str, error: type[SsemDaskError] = SourceError, **options
-) -> None:
-    with pytest.raises(error) as caught:
-        import_volume(str(source), str(destination), **{**SIZES, **SMALL, **options})
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in sentence:
-        assert part in message
-    if not Path(str(destination)).exists():
-        return
-    with pytest.raises(SourceError):
-        Volume.open(str(destination))
 
 
 def test_a_good_series_is_imported(series: Path, tmp_path: Path):
@@ -100,8 +68,8 @@ def test_empty_series(tmp_path: Path):
 
 
 def test_unknown_format(tmp_path: Path):
-    (tmp_path / "a.mrc").write_bytes(b"1234")
-    check_refused(tmp_path / "a.mrc", tmp_path / "a.zarr", "no format that can be imported", "HDF5")
+    (tmp_path / "a.xyz").write_bytes(b"1234")
+    check_refused(tmp_path / "a.xyz", tmp_path / "a.zarr", "no format that can be imported", "HDF5")
 
 
 def test_section_of_another_size(series: Path, tmp_path: Path):
@@ -249,8 +217,9 @@ def test_hdf5_that_is_not_clear(tmp_path: Path):
 
 
 def test_zarr_that_is_not_a_volume(tmp_path: Path):
-    zarr.open_group(str(tmp_path / "g.zarr"), mode="w").create_array("raw", data=sections())
-    check_refused(tmp_path / "g.zarr", tmp_path / "a.zarr", "name an array in it: raw")
+    for name in ("raw", "labels"):
+        zarr.open_group(str(tmp_path / "g.zarr"), mode="a").create_array(name, data=sections())
+    check_refused(tmp_path / "g.zarr", tmp_path / "a.zarr", "2 volumes; name one of them", "g.zarr/raw")
     zarr.create_array(str(tmp_path / "flat.zarr"), data=sections()[0])
     check_refused(tmp_path / "flat.zarr", tmp_path / "a.zarr", "shape (40, 50)", "z, y, x")
     zarr.create_array(str(tmp_path / "c.zarr"), data=np.zeros((3, 4, 5, 6), np.uint8))
@@ -280,13 +249,31 @@ def test_pixels_that_are_not_square(tmp_path: Path, per_pixel: tuple[int, int]):
 UNREACHABLE = ["http://127.0.0.1:9/a.zarr", "http://127.0.0.1:9/a.h5", "nonsense://bucket/a"]
 
 
+MOST_REQUESTS = 10
+
+
+@pytest.fixture
+def retried(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
+    """Time limit of each request that may be retried; None: the short one."""
+    limits: list[float | None] = []
+    pauses = retry._pauses
+
+    def counted() -> Iterator[float]:
+        limits.append(retry._TIME_LIMIT_S.get())
+        return pauses()
+
+    monkeypatch.setattr(retry, "_pauses", counted)
+    return limits
+
+
 @pytest.mark.parametrize("url", UNREACHABLE)
-def test_unreachable_source(tmp_path: Path, url: str):
-    start = time.monotonic()
+def test_unreachable_source(tmp_path: Path, retried: list[float | None], url: str):
     check_refused(url, tmp_path / "a.zarr", url)
     with pytest.raises(SourceError, match=url):
         Volume.open(url, **SIZES)
-    assert time.monotonic() - start < 20
+    # Each request is retried for a second in all, so that the answer comes soon.
+    assert len(retried) <= MOST_REQUESTS
+    assert not any(retried)
 
 
 @pytest.mark.parametrize("endpoint", [None, "http://127.0.0.1:9"])
@@ -294,145 +281,28 @@ def test_unreachable_object_store_ends_quietly_and_soon(series: Path, tmp_path: 
     pytest.importorskip("s3fs", reason="reading s3:// needs the extra ssem_dask[s3]")
     script = (
         "import sys\n"
+        "from ssem_dask.storage import retry\n"
         "from ssem_dask.errors import SourceError, OutputError\n"
         "from ssem_dask.volumes.importing import import_volume\n"
         "here, there = sys.argv[1:]\n"
+        "pauses, limits = retry._pauses, []\n"
+        "retry._pauses = lambda: limits.append(retry._TIME_LIMIT_S.get()) or pauses()\n"
         "for source, destination, error in ((there, here, SourceError), (here, there, OutputError)):\n"
         "    try:\n"
         "        import_volume(source, destination, pixel_size=4, section_thickness=40)\n"
         "    except error as caught:\n"
         "        sys.stdout.write(str(caught) + '\\n')\n"
+        "sys.stdout.write(f'{len(limits)} {any(limits)}')\n"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     environment |= {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}
     if endpoint:
         environment |= {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
-    start = time.monotonic()
     command = [sys.executable, "-c", script, str(series), "s3://nobody-has-this/a.zarr"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert ended.stderr == ""
     assert ended.returncode == 0
     assert ended.stdout.count("s3://nobody-has-this/a.zarr: cannot be reached") == 2
-    assert time.monotonic() - start < 40
-
-
-# ---------------------------------------------------------------- the destination
-
-
-def test_destination_exists(series: Path, tmp_path: Path):
-    destination = str(tmp_path / "a.zarr")
-    import_volume(str(series), destination, **SIZES, **SMALL)
-    with pytest.raises(OutputError, match="already there"):
-        import_volume(str(series), destination, **SIZES, **SMALL)
-    tifffile.imwrite(tmp_path / "b.tif", sections(5, dtype="uint16"))
-    import_volume(str(tmp_path / "b.tif"), destination, **SIZES, **SMALL, overwrite=True)
-    assert Volume.open(destination).info.dtype == np.uint16
-
-
-def test_only_volumes_are_overwritten(series: Path, tmp_path: Path):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
-    (tmp_path / "file").write_text("all of it")
-    run.create_run(str(tmp_path / "run.zarr"), attributes={"state": "complete"})
-    for name in ("mine", "file", "run.zarr"):
-        with pytest.raises(OutputError, match="something that is not a volume"):
-            import_volume(str(series), str(tmp_path / name), **SIZES, **SMALL, overwrite=True)
-    assert (tmp_path / "mine" / "thesis.txt").exists()
-    assert run.is_run(str(tmp_path / "run.zarr"))
-    import_volume(str(series), str(tmp_path / "a.zarr"), **SIZES, **SMALL)
-    with pytest.raises(OutputError, match="is the source itself"):
-        import_volume(str(tmp_path / "a.zarr"), f"{tmp_path}/./a.zarr", overwrite=True)
-    (tmp_path / "empty").mkdir()
-    import_volume(str(series), str(tmp_path / "empty"), **SIZES, **SMALL)
-
-
-def test_a_file_in_the_way(series: Path, tmp_path: Path):
-    (tmp_path / "file").touch()
-    check_refused(series, tmp_path / "file" / "a.zarr", "a file is in the way", error=OutputError)
-
-
-IMPORT_SCRIPT = """
-import os, resource, signal, sys
-from ssem_dask.errors import OutputError
-from ssem_dask.volumes.importing import import_volume
-
-what, source, destination, warm = sys.argv[1:]
-options = dict(pixel_size=4, section_thickness=40, chunk=(1, 16, 16), shard=(2, 64, 64))
-import_volume(source, warm, **options)  # loads every module before rights are given up
-if what == "nobody" and os.getuid() == 0:
-    os.setuid(65534)
-if what == "small":
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
-kill = (lambda pixels: os.kill(os.getpid(), signal.SIGKILL)) if what == "kill" else None
-try:
-    import_volume(source, destination, **options, progress=kill)
-except OutputError as error:
-    sys.stdout.write(str(error))
-"""
-
-
-def run_import(what: str, source: Path, destination: Path, *, warm: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", IMPORT_SCRIPT, what, str(source), str(destination), str(warm)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
-@pytest.fixture
-def open_place() -> Iterator[Path]:
-    """A folder that everybody may enter."""
-    place = Path(tempfile.mkdtemp())
-    place.chmod(0o755)
-    yield place
-    shutil.rmtree(place)
-
-
-def test_read_only_destination(open_place: Path):
-    source = write_series(open_place / "series", sections())
-    (open_place / "locked").mkdir(mode=0o555)
-    ended = run_import("nobody", source, open_place / "locked" / "a.zarr", warm=open_place / "warm.zarr")
-    assert ended.returncode == 0, ended.stderr
-    assert "read-only, or no permission" in ended.stdout
-    assert "locked/a.zarr" in ended.stdout
-    assert list((open_place / "locked").iterdir()) == []
-
-
-def test_no_space_by_a_file_size_limit(series: Path, tmp_path: Path):
-    ended = run_import("small", series, tmp_path / "a.zarr", warm=tmp_path / "warm.zarr")
-    assert ended.returncode == 0, ended.stderr
-    assert "no space left" in ended.stdout
-    with pytest.raises(SourceError):
-        Volume.open(str(tmp_path / "a.zarr"))
-    import_volume(str(series), str(tmp_path / "a.zarr"), **SIZES, **SMALL)
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="mounting a small file system needs root")
-def test_full_disk(tmp_path: Path):
-    source = write_series(tmp_path / "large", np.random.default_rng(0).integers(0, 255, (8, 400, 400), dtype=np.uint8))
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)], check=False)
-    if mounted.returncode != 0:
-        pytest.skip("mounting a small file system is not allowed here")
-    try:
-        check_refused(source, disk / "a.zarr", "no space left", error=OutputError)
-        before = {path: path.stat().st_mtime_ns for path in disk.rglob("c/*/*/*") if path.is_file()}
-        subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
-        import_volume(str(source), str(disk / "a.zarr"), **SIZES, **SMALL)  # whatever was written is kept
-        assert before
-        assert {path: path.stat().st_mtime_ns for path in before} == before
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-
-
-def test_an_import_that_was_killed_is_refused_and_replaced(series: Path, tmp_path: Path):
-    destination = tmp_path / "a.zarr"
-    ended = run_import("kill", series, destination, warm=tmp_path / "warm.zarr")
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert (destination / "zarr.json").exists()
-    for url in (destination, destination / "0"):
-        with pytest.raises(SourceError):
-            Volume.open(str(url))
-    with pytest.raises(SourceError, match="not finished"):
-        Volume.open(str(destination), **SIZES)
-    check_refused(destination, tmp_path / "b.zarr", "import was not finished")
-    import_volume(str(series), str(destination), **SIZES, **SMALL)
-    np.testing.assert_array_equal(Volume.open(str(destination)).read(Box((0, 0, 0), (6, 40, 50))), sections())
+    count, is_long = ended.stdout.splitlines()[-1].split()
+    assert int(count) <= MOST_REQUESTS
+    assert is_long == "False"
