@@ -19,6 +19,14 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 """Errors of a file system without hard links, such as exFAT and some network file systems."""
 
 
+def with_home(path: Path) -> Path:
+    """Return a path with `~` replaced by the home folder; unchanged if there is no such user, as the shell does."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def read_file(path: Path, *, start: int = 0, length: int = -1) -> bytes:
     """Return the content of a file, or a part of it.
 

@@ -51,7 +51,7 @@ def local_path(url: str) -> Path:
                     f"{name[:40]}…: the name has {len(name.encode(errors='surrogateescape'))} bytes, but a file system "
                     f"takes at most {_NAME_BYTES}; choose a shorter one."
                 )
-    return Path(path).expanduser()
+    return local.with_home(Path(path))
 
 
 def join(url: str, *parts: str) -> str:

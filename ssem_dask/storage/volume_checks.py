@@ -33,9 +33,10 @@ def holds_labels(attributes: Mapping[str, Any], *, dtype: np.dtype[Any]) -> bool
 def check_image_dtype(where: str, dtype: np.dtype[Any]) -> None:
     """Raise SourceError if values of `dtype` are not grey values that can be aligned (C9)."""
     if dtype not in (np.uint8, np.uint16):
+        labels = ", or give --labels if they are ids of a segmentation" if dtype.kind in "iu" else ""
         raise SourceError(
             f"{where}: images are {dtype}, but must be uint8 or uint16; scale them to 0…255 or 0…65535 "
-            "(set NaN to 0) and export them again."
+            f"(set NaN to 0) and export them again{labels}."
         )
 
 

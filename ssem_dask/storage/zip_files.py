@@ -13,8 +13,10 @@ import fsspec
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
 from ssem_dask.errors import SourceError
+from ssem_dask.storage.local_files import with_home
 
-_SUFFIX = ".zip"
+_SUFFIXES = (".zip", ".ozx")
+"""Suffixes of zip files; the second is that of OME-Zarr in one file (RFC 9)."""
 
 
 def without_zip_protocol(url: str) -> str:
@@ -31,12 +33,12 @@ def split_zip(url: str) -> tuple[str, str] | None:
 
     A local folder may have the suffix too, and is none. An object store has no folders.
     """
-    if _SUFFIX not in url.lower():
+    if not any(suffix in url.lower() for suffix in _SUFFIXES):
         return None
     parts = url.removeprefix("file://").split("/")
     for number, part in enumerate(parts, start=1):
         outer = "/".join(parts[:number])
-        if part.lower().endswith(_SUFFIX) and ("://" in outer or Path(outer).expanduser().is_file()):
+        if part.lower().endswith(_SUFFIXES) and ("://" in outer or with_home(Path(outer)).is_file()):
             return outer, "/".join(parts[number:]).strip("/")
     return None
 
@@ -50,7 +52,7 @@ def zip_file_system(outer: str, options: dict[str, Any]) -> Any:
     """
     if "://" in outer:
         return fsspec.filesystem("zip", fo=outer, target_options=options)
-    path = Path(outer).expanduser()
+    path = with_home(Path(outer))
     stat = path.stat()
     return _opened(str(path.absolute()), stat.st_mtime_ns, stat.st_size)
 

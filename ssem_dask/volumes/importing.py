@@ -23,6 +23,7 @@ from ssem_dask.storage.channels import ChannelChoice
 from ssem_dask.storage.fence import confirm_fence, fenced
 from ssem_dask.storage.formats.advice import explain_swapped
 from ssem_dask.storage.formats.channel_set import Channels, ChannelSet, select_channels
+from ssem_dask.storage.formats.detect import plain_address
 from ssem_dask.storage.formats.source import ReadOptions, SourceInfo
 from ssem_dask.storage.lease import hold_lease
 from ssem_dask.storage.lengths import known_sizes
@@ -56,7 +57,7 @@ def plan_import(
     overwrite: bool = False,
 ) -> ImportPlan:
     """Check source and destination, without changing anything; arguments and errors as in `import_volume`."""
-    source, destination = without_secrets(source), without_secrets(destination)
+    source, destination = plain_address(without_secrets(source)), without_secrets(destination)
     order = None if order is None else without_secrets(order)
     reading = ReadOptions(time=time, labels=labels, order=order)
     with contextlib.closing(

@@ -4,8 +4,9 @@ import shlex
 
 from ssem_dask.errors import SourceError
 from ssem_dask.storage import arrays, location, ngff
+from ssem_dask.storage.formats.n5_groups import is_n5
 from ssem_dask.storage.formats.source import HDF5_NAME, IMAGE_SUFFIXES, TIFF
-from ssem_dask.storage.formats.tensorstore_array import is_n5, is_precomputed
+from ssem_dask.storage.formats.tensorstore_array import is_precomputed
 from ssem_dask.units import plural
 
 
@@ -28,7 +29,7 @@ def explain_source(source: str, output: str, error: SourceError) -> SourceError:
         output: URL of the output.
         error: error of opening the source.
     """
-    if location.is_local(source) and not location.exists(source):
+    if _is_missing(source):
         found = "a volume" if _is_volume(output) else importable(output)
         if found is not None:
             return SourceError(
@@ -50,7 +51,7 @@ def explain_source(source: str, output: str, error: SourceError) -> SourceError:
 
 def explain_swapped(source: str, destination: str, error: SourceError) -> SourceError:
     """Return a better error for an import whose source is missing while its destination could be one."""
-    if not location.is_local(source) or location.exists(source):
+    if not _is_missing(source):
         return error
     found = "a volume" if _is_volume(destination) else importable(destination)
     if found is None:
@@ -85,6 +86,14 @@ def _importable(url: str) -> str | None:
         return None
     kind = images[0].rpartition(".")[2].upper().replace("TIF", "TIFF").replace("TIFFF", "TIFF")
     return plural(len(images), f"{kind} image")
+
+
+def _is_missing(url: str) -> bool:
+    """Return whether nothing is at a local path; False for one that cannot be looked at."""
+    try:
+        return location.is_local(url) and not location.exists(url)
+    except OSError:
+        return False
 
 
 def _is_volume(url: str) -> bool:

@@ -20,6 +20,8 @@ ChannelFiles: TypeAlias = dict[str, list[str]]
 
 _CHANNEL_WORDS = frozenset({"c", "ch", "chan", "channel", "w", "wavelength", "det", "detector"})
 _TILE_WORDS = frozenset({"tile", "r", "row", "col", "column", "x", "y", "mosaic"})
+_TILE = re.compile(r"\d+_\d+(?:_\d+)?\.\w+")
+"""Row, column and perhaps level in the name of a tile of CATMAID or Deep Zoom."""
 _FEWEST_SECTIONS = 2
 _MOST_CHANNELS = 16
 _TOKEN = re.compile(r"\d+|\D+")
@@ -60,6 +62,9 @@ def channel_folders(url: str, folders: dict[str, list[str]]) -> ChannelFiles:
         )
     if not folders:
         return {}
+    tiles = [file for files in folders.values() for file in files if _TILE.fullmatch(_base(file))]
+    if len(folders) > 1 and len(tiles) == sum(map(len, folders.values())) and all(name.isdecimal() for name in folders):
+        raise SourceError(_tiles_message(url, tiles))
     if len(folders) < 2 or len(folders) > _MOST_CHANNELS or len(counts) != 1:
         shown = shortened([f"{name} ({len(files)})" for name, files in folders.items()], limit=5)
         raise SourceError(f"{url}: holds no images itself, but its folders do: {shown}; name one of them.")
@@ -124,10 +129,7 @@ def _by_numbers(url: str, files: Sequence[str]) -> ChannelFiles:
         return {}
     words = {i: _word_before(split[0], i) for i in varying}
     if any(word in _TILE_WORDS for word in words.values()):
-        raise SourceError(
-            f"{url}: holds tiles of sections ({shortened([_base(file) for file in files], limit=3)}), but a section is "
-            "one image; stitch them first, or give the order with --list if each image is a section of its own."
-        )
+        raise SourceError(_tiles_message(url, files))
     counting = [i for i in varying if words[i] in _CHANNEL_WORDS]
     if len(counting) != 1 or len(varying) != 2 or len(values[counting[0]]) > _MOST_CHANNELS:
         return {}
@@ -135,6 +137,13 @@ def _by_numbers(url: str, files: Sequence[str]) -> ChannelFiles:
     for file, tokens in zip(files, split, strict=True):
         found[f"{words[counting[0]]}{tokens[counting[0]]}"].append(file)
     return {name: natural_order(found[name]) for name in natural_order(list(found))}
+
+
+def _tiles_message(url: str, files: Sequence[str]) -> str:
+    return (
+        f"{url}: holds tiles of sections ({shortened([_base(file) for file in files], limit=3)}), but a section is "
+        "one image; stitch them first, or give the order with --list if each image is a section of its own."
+    )
 
 
 def _tokens(file: str) -> list[str]:

@@ -1,19 +1,26 @@
 """Detection of the format of a location."""
 
+import re
 from pathlib import Path
 
 from ssem_dask.errors import SourceError
 from ssem_dask.extras import require_extra
 from ssem_dask.storage import arrays, location
+from ssem_dask.storage.formats.foreign import refuse_foreign, refuse_metadata
+from ssem_dask.storage.formats.n5_groups import is_n5, n5_datasets
 from ssem_dask.storage.formats.source import HDF5_NAME, IMAGE_SUFFIXES, TIFF, ReadOptions, Source, refuse_no_file
-from ssem_dask.storage.formats.tensorstore_array import TensorStoreSource, is_n5, is_precomputed, n5_datasets
+from ssem_dask.storage.formats.tensorstore_array import TensorStoreSource, is_precomputed
 from ssem_dask.storage.formats.zarr_array import ZarrSource
 from ssem_dask.storage.zip_files import split_zip, without_zip_protocol
 from ssem_dask.units import shortened
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _HDF5_STARTS = (0, 512, 1024, 2048)
+_OF_THE_SYSTEM = ("__MACOSX", ".DS_Store")
 _ARCHIVES = (".gz", ".bz2", ".xz", ".zst", ".tar", ".tgz", ".7z", ".rar")
+_SCHEME = re.compile(r"(?:zarr[23]?|n5)://(.+)")
+_PIPE = re.compile(r"(.+?)/?\|(?:zarr[23]?|n5|neuroglancer-precomputed):/?")
+"""Addresses as neuroglancer writes them: `zarr://URL`, and `URL|zarr3:` since 2025."""
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -30,7 +37,7 @@ def open_any_format(url: str, options: ReadOptions | None = None) -> Source:
         SourceError: nothing is there, it cannot be reached, or it is in no format that can be read.
     """
     options = options or ReadOptions()
-    url = without_zip_protocol(url)
+    url = plain_address(without_zip_protocol(url))
     with location.reading(url):
         if location.is_local(url) and location.exists(url) and not _is_folder(url):
             refuse_no_file(url, location.local_path(url))
@@ -40,7 +47,7 @@ def open_any_format(url: str, options: ReadOptions | None = None) -> Source:
             return TensorStoreSource(url, options) if is_precomputed(url) else _missing(url)
         if not location.is_local(url):
             location.open_store(url, read_only=True)  # raises for an unknown protocol
-        if HDF5_NAME.match(url) and not _is_folder(url):
+        if _is_hdf5(url):
             return _hdf5(url, options)
         if location.is_pattern(url):
             return _image_series(url, options)
@@ -54,6 +61,8 @@ def open_any_format(url: str, options: ReadOptions | None = None) -> Source:
         if is_n5(url) or is_precomputed(url):
             return TensorStoreSource(url, options)
         inside = n5_datasets(url)
+        if len(inside) == 1:
+            return TensorStoreSource(location.join(url, inside[0]), options)
         if inside:
             raise SourceError(
                 f"{url}: is an N5 container; name a dataset in it: "
@@ -72,11 +81,21 @@ def open_any_format(url: str, options: ReadOptions | None = None) -> Source:
         return _image_series(url, options)
 
 
+def plain_address(url: str) -> str:
+    """Return the URL of an address of neuroglancer, which names the format too; any other URL unchanged."""
+    if not url.strip():
+        raise SourceError("the source is an empty text; give a path or a URL.")
+    match = _SCHEME.fullmatch(url) or _PIPE.fullmatch(url)
+    return url if match is None else match[1]
+
+
 def _in_zip(url: str, options: ReadOptions) -> Source:
     """Open what a zip file holds: a volume in its only folder, or images."""
-    names = location.list_names(url)
+    names = [name for name in location.list_names(url) if name not in _OF_THE_SYSTEM]
     volumes = [name for name in names if name.lower().rstrip("/").endswith((".zarr", ".n5"))]
     names = volumes if len(volumes) == 1 else names
+    if len(names) == 1 and names[0].lower().endswith(".zip"):
+        raise SourceError(f"{url}: holds another zip file, {names[0]}; unpack it, then import what is in it.")
     if len(names) == 1 and not names[0].lower().endswith(IMAGE_SUFFIXES):
         return open_any_format(location.join(url, names[0]), options)
     return _image_series(url, options)
@@ -92,6 +111,8 @@ def _by_content(url: str, options: ReadOptions) -> Source:
         return _tiff(url, options)
     if url.lower().endswith(_ARCHIVES):
         raise SourceError(f"{url}: is an archive or compressed; unpack it, then import what is in it.")
+    refuse_metadata(url)
+    refuse_foreign(url)
     raise SourceError(
         f"{url}: is in no format that can be imported; give TIFF, PNG or JPEG images, HDF5 (*.h5), Zarr, N5 or "
         "precomputed."
@@ -120,6 +141,8 @@ def _image_series(url: str, options: ReadOptions, *, files: list[str] | None = N
     from ssem_dask.storage.formats.series import SeriesSource, channels_of, files_of, open_file_set
 
     sections = files_of(url) if files is None else files
+    if len(sections) == 1 and sections[0].lower().endswith(TIFF):
+        return _tiff(sections[0], options)  # a stack, or a single section, which import refuses
     opened = open_file_set(sections, options)
     if opened is not None:
         return opened
@@ -136,6 +159,12 @@ def _listed_series(url: str, options: ReadOptions) -> Source:
 
 def _missing(url: str) -> Source:
     raise SourceError(location.not_found_message(url))
+
+
+def _is_hdf5(url: str) -> bool:
+    """Return whether a URL names an HDF5 file; a folder may have the suffix too."""
+    match = HDF5_NAME.match(url)
+    return match is not None and not _is_folder(match["file"])
 
 
 def _is_folder(url: str) -> bool:

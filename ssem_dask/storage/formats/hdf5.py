@@ -17,7 +17,8 @@ from ssem_dask.storage.formats.axes import order_axes
 from ssem_dask.storage.formats.big_data_viewer import stored_sizes
 from ssem_dask.storage.formats.chunk_count import grid_of, missing_note
 from ssem_dask.storage.formats.hdf5_parts import VirtualDataset, beside, bounded, open_unlocked
-from ssem_dask.storage.formats.source import HDF5_NAME, ReadOptions, SourceInfo, decoding
+from ssem_dask.storage.formats.imaris import IMARIS_IMAGE, Cropped, image_lengths, image_shape
+from ssem_dask.storage.formats.source import HDF5_NAME, ReadOptions, SourceInfo, decoding, native_dtype
 from ssem_dask.storage.lengths import sizes_of
 from ssem_dask.types import AnyArray
 from ssem_dask.units import plural, shortened
@@ -82,35 +83,62 @@ class Hdf5Source:
         path = dataset.name.strip("/")
         cells = _BDV_CELLS.fullmatch(path)
         attributes = {key: plain_value(value) for key, value in dataset.attrs.items()}
-        labels = [dimension.label for dimension in dataset.dims]
-        names = labels if any(labels) and all(labels) else None
-        parsed = parse_array_attributes(attributes, ndim=dataset.ndim, names=names)
-        time, channel = (None, None) if cells else (options.time, options.channel)
-        self._order = order_axes(f"{file}:/{path}", dataset.shape, names=parsed.names, channel=channel, time=time)
+        parsed = parse_array_attributes(attributes, ndim=dataset.ndim, names=_axis_names(dataset))
+        is_imaris = IMARIS_IMAGE.fullmatch(path) is not None
+        shape = image_shape(dataset, f"{file}:/{path}") if is_imaris else dataset.shape
+        is_one_of_several = cells is not None or is_imaris
+        time, channel = (None, None) if is_one_of_several else (options.time, options.channel)
+        self._order = order_axes(f"{file}:/{path}", shape, names=parsed.names, channel=channel, time=time)
         with decoding(f"{file}:/{path}"):
-            self._values = bounded(dataset, where=f"{file}:/{path}")
+            values = bounded(dataset, where=f"{file}:/{path}")
+            self._values = Cropped(values, shape) if is_imaris else values
             self._order.check_channels(self._values)
-        dtype = np.dtype(dataset.dtype).newbyteorder("=")
+        dtype = native_dtype(dataset.dtype)
         self._reinterpreted = cells is not None and dtype == np.int16
         lengths = parsed.lengths
         if cells is not None and not lengths:
             lengths = stored_sizes(file, setup=int(cells["setup"]))
-        further = self._values.notes if isinstance(self._values, VirtualDataset) else ()
+        elif is_imaris:
+            lengths = image_lengths(self._file, shape)
+        further = values.notes if isinstance(values, VirtualDataset) else ()
         self.info = SourceInfo(
             shape=self._order.shape,
             dtype=np.dtype(np.uint16) if self._reinterpreted else dtype,
             sizes=sizes_of(lengths),
-            is_read_together=cells is None,
-            channels=_setups(self._file) if cells is not None else unnamed_channels(self._order.stored_channels),
+            is_read_together=not is_one_of_several,
+            channels=self._channels() if is_one_of_several else unnamed_channels(self._order.stored_channels),
             notes=(*self._order.notes, *_missing(dataset, f"{file}:/{path}"), *further),
         )
 
+    def _channels(self) -> tuple[str, ...]:
+        """Return the channels of a file with an image for each, if they are numbered from 0 without a gap; else ()."""
+        numbers = {int(match["setup"]) for path in _volumes(self._file) if (match := _image_match(path)) is not None}
+        return unnamed_channels(len(numbers)) if numbers == {*range(len(numbers))} else ()
 
-def _find_dataset(file: Any, url: str, name: str | None, options: ReadOptions) -> Any:
-    if "DataSetInfo/Image" in file:
-        raise SourceError(f"{url}: is an Imaris file, whose arrays are padded; export it as OME-TIFF or TIFF sections.")
+
+def _axis_names(dataset: Any) -> list[str] | None:
+    """Return the name of each axis: its label, or the dataset of its coordinates, as netCDF has it."""
+    names = [
+        dimension.label or (dimension[0].name.rpartition("/")[2] if len(dimension) else "")
+        for dimension in dataset.dims
+    ]
+    return names if any(names) and all(names) else None
+
+
+def _volumes(file: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all arrays of three axes or more, by their paths."""
     shapes: dict[str, tuple[int, ...]] = {}
     file.visititems(lambda path, node: shapes.update({path: node.shape}) if _is_volume(node) else None)
+    return shapes
+
+
+def _image_match(path: str) -> re.Match[str] | None:
+    """Match the path of an image in a file that has one for each time point and channel."""
+    return _BDV_CELLS.fullmatch(path) or IMARIS_IMAGE.fullmatch(path)
+
+
+def _find_dataset(file: Any, url: str, name: str | None, options: ReadOptions) -> Any:
+    shapes = _volumes(file)
     if not shapes:
         shapes = _linked(file, url)
     finest = _finest(shapes)
@@ -122,7 +150,7 @@ def _find_dataset(file: Any, url: str, name: str | None, options: ReadOptions) -
         if not shapes:
             raise SourceError(f"{url}: holds no dataset with three axes (z, y, x); check the file.")
         raise SourceError(f"{url}: holds several volumes; name one of them: {volumes}.")
-    path = name.strip("/")
+    path = name.strip(":/")
     link = file.get(path, getlink=True)
     if isinstance(link, h5py.ExternalLink) and not location.exists(beside(file, link.filename)):
         raise SourceError(f"{url}: {name} is a link to {link.filename}, which is not there; copy that file too.")
@@ -162,10 +190,9 @@ def _finest(shapes: dict[str, tuple[int, ...]]) -> list[str]:
     """Leave out arrays that are coarser levels of another one: a higher number in the path, and smaller."""
     levels: dict[tuple[str, str], list[tuple[int, str]]] = {}
     for path in shapes:
-        cells = _BDV_CELLS.fullmatch(path)
-        match = _LEVEL.fullmatch(path)
-        if cells is not None:
-            key, level = (f"{cells['time']}/{cells['setup']}", "cells"), int(cells["level"])
+        image, match = _image_match(path), _LEVEL.fullmatch(path)
+        if image is not None:
+            key, level = (f"{image['time']}/{image['setup']}", "image"), int(image["level"])
         elif match is not None:
             key, level = (match[1] or "", match[3] or ""), int(match[2])
         else:
@@ -173,14 +200,17 @@ def _finest(shapes: dict[str, tuple[int, ...]]) -> list[str]:
         levels.setdefault(key, []).append((level, path))
     coarser = set()
     for group in levels.values():
-        finest = min(group)[1]
-        coarser |= {path for _, path in group if path != finest and math.prod(shapes[path]) < math.prod(shapes[finest])}
+        level, finest = min(group)
+        for further, path in group:
+            # Images of Imaris are padded, so that small ones take as much as their coarser levels.
+            is_coarser = _image_match(path) is not None or math.prod(shapes[path]) < math.prod(shapes[finest])
+            coarser |= {path} if further > level and is_coarser else set()
     return [path for path in shapes if path not in coarser]
 
 
 def _chosen_cells(url: str, paths: list[str], options: ReadOptions) -> list[str] | None:
-    """Choose an image of BigDataViewer by time point and channel, which it calls setup; None for other files."""
-    matches = [match for path in paths if (match := _BDV_CELLS.fullmatch(path)) is not None]
+    """Choose an image of BigDataViewer or Imaris by time point and channel, or setup; None for other files."""
+    matches = [match for path in paths if (match := _image_match(path)) is not None]
     if not matches:
         return None
     for group, at, option, word in (
@@ -197,13 +227,6 @@ def _chosen_cells(url: str, paths: list[str], options: ReadOptions) -> list[str]
             raise SourceError(f"{url}: has no {word} {at}; choose with {option} {values[0]} to {values[-1]}.")
         matches = [match for match in matches if int(match[group]) == (values[0] if at is None else at)]
     return [match[0] for match in matches]
-
-
-def _setups(file: Any) -> tuple[str, ...]:
-    """Return the channels of a BigDataViewer file, if they are numbered from 0 without a gap; else ()."""
-    times = [name for name in file if re.fullmatch(r"t\d{5,}", name)]
-    numbers = sorted({int(name[1:]) for time in times for name in file[time] if re.fullmatch(r"s\d{2,}", name)})
-    return unnamed_channels(len(numbers)) if numbers == [*range(len(numbers))] else ()
 
 
 def _missing(dataset: Any, where: str) -> tuple[str, ...]:

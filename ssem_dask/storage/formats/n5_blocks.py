@@ -21,7 +21,7 @@ _COMPRESSORS = {"raw": "", "gzip": "zlib", "bzip2": "bz2", "xz": "lzma", "blosc"
 
 
 class BlockGuard:
-    """Knows how many bytes a block of a dataset may hold."""
+    """Knows how many values and bytes a block of a dataset may hold."""
 
     def __init__(self, dataset: str, attributes: Mapping[str, Any]) -> None:
         """Interpret the metadata of a dataset; its axes are x, y, z, as N5 stores them.
@@ -52,24 +52,35 @@ class BlockGuard:
         self._bytes = refuse_large_chunk(self._block, itemsize=itemsize, where=dataset)
 
     def look_at(self, index: Sequence[slice | int]) -> None:
-        """Raise SourceError if a block under a part of the dataset expands to more than it may hold."""
+        """Raise SourceError if a block under a part of the dataset is too small, or expands to more than it may."""
         if not self._name and self._dataset.startswith("http"):
             return  # a request for each block would not bound what a server sends
         positions = chunks_under(index, shape=self._shape, chunks=self._block)
-        urls = (location.join(self._dataset, *map(str, position)) for position in positions)
-        look_at_each(self._look_at, urls, local=location.is_local(self._dataset))
+        look_at_each(self._look_at, positions, local=location.is_local(self._dataset))
 
-    def _look_at(self, url: str) -> None:
+    def _look_at(self, position: tuple[int, ...]) -> None:
+        url = location.join(self._dataset, *map(str, position))
         stored = location.file_size(url)
         if stored is None:
             return
         refuse_overlong(stored, limit=self._bytes, where=url)
-        if not self._name or not may_expand(self._name, stored=stored):
-            return
-        content = location.read_bytes(url)
+        expands = bool(self._name) and may_expand(self._name, stored=stored)
+        if not expands and not location.is_local(url):
+            return  # a request for each header would take longer than the data
+        longest = stored if expands else 8 + 4 * len(self._shape)
+        content = location.read_range(url, start=0, stop=longest)
         try:
             mode, axes = struct.unpack_from(">HH", content)
+            extents = struct.unpack_from(f">{axes}I", content, 4)
         except struct.error:
             return  # TensorStore says that it is cut off
-        header = 4 + 4 * axes + (4 if mode == 1 else 0)
-        refuse_expanding(content[header:], name=self._name, limit=self._bytes, where=url)
+        self._refuse_small(extents, position, url)
+        if expands:
+            header = 4 + 4 * axes + (4 if mode == 1 else 0)
+            refuse_expanding(content[header:], name=self._name, limit=self._bytes, where=url)
+
+    def _refuse_small(self, extents: tuple[int, ...], position: tuple[int, ...], url: str) -> None:
+        """Raise SourceError about a block that ends before it should: the rest would read as 0."""
+        needed = [min(n, size - at * n) for at, n, size in zip(position, self._block, self._shape, strict=True)]
+        if len(extents) == len(needed) and any(n < least for n, least in zip(extents, needed, strict=True)):
+            raise SourceError(f"{url}: the block is {extents}, but {tuple(needed)} belong into it; export it again.")

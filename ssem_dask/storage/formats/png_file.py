@@ -17,6 +17,9 @@ from ssem_dask.types import AnyArray
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PALETTE = 3
+_GREY_ALPHA = 4
+_BITS_AT = 24
+"""Byte of a file with the bits per sample; the next is the kind of colour, and the last of the header interlacing."""
 
 
 def read_png_header(file: BinaryIO, url: str) -> ImageHeader:
@@ -55,7 +58,10 @@ def decode_png(content: bytes, header: ImageHeader) -> AnyArray:
     Raises:
         ValueError: the palette shows one colour for several values, so that the values cannot be found.
     """
-    values = np.asarray(imagecodecs.png_decode(content))
+    bits, colour, interlaced = content[_BITS_AT], content[_BITS_AT + 1], content[_BITS_AT + 4] != 0
+    # libpng prints a warning to the terminal about each interlaced image; libspng decodes most of them.
+    decode = imagecodecs.spng_decode if interlaced and bits == 8 and colour != _GREY_ALPHA else imagecodecs.png_decode
+    values = np.asarray(decode(content))
     if header.tags.palette is not None:
         return _palette_entries(values, header.tags.palette)
     if values.ndim == 3 and values.shape[2] == header.tags.channels + 1:

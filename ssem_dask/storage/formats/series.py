@@ -1,6 +1,5 @@
 """A series: one image file per section, in natural order of the names, or in the order of a list."""
 
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,6 +10,7 @@ from ssem_dask.errors import SourceError
 from ssem_dask.storage import location
 from ssem_dask.storage.channels import find_channel
 from ssem_dask.storage.formats.channel_files import ChannelFiles, channel_files, channel_folders, several_series
+from ssem_dask.storage.formats.foreign import no_images_message
 from ssem_dask.storage.formats.grey import check_channel
 from ssem_dask.storage.formats.image_file import Section, read_section, read_section_header
 from ssem_dask.storage.formats.section_order import natural_order, order_notes
@@ -22,6 +22,8 @@ from ssem_dask.units import plural
 
 _MOST_FOLDERS = 10_000
 """Folders that are looked at for images, if a folder holds none itself."""
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+"""First bytes of a text in UTF-16, as PowerShell writes it."""
 _READERS = 4
 """Sections decoded at once, and therefore held in memory beside the band."""
 
@@ -47,7 +49,7 @@ class SeriesSource:
         if channels:
             files, options = _chosen(where, channels, options)
         if not files:
-            raise SourceError(_no_images(where))
+            raise SourceError(no_images_message(where))
         if options.time:
             raise SourceError(f"{where}: is a series of images without time points, so --time {options.time} is none.")
         self._files, self._options = files, options
@@ -143,19 +145,6 @@ class SeriesSource:
         )
 
 
-def _no_images(where: str) -> str:
-    looked_for = f"(looked for {', '.join('*' + suffix for suffix in IMAGE_SUFFIXES)})"
-    names = [] if location.is_pattern(where) else location.list_names(where)
-    suffixes = Counter(name.rpartition(".")[2].lower() for name in names if "." in name.strip("."))
-    if not suffixes:
-        return f"{where}: holds no images {looked_for}; check the path."
-    suffix, count = suffixes.most_common(1)[0]
-    return (
-        f"{where}: holds no images {looked_for}, but {plural(count, 'file')} *.{suffix}; convert them, for example to "
-        "TIFF, if they are the sections."
-    )
-
-
 def _chosen(where: str, channels: ChannelFiles, options: ReadOptions) -> tuple[list[str], ReadOptions]:
     """Return the files of the chosen channel, and the options that are left for reading them."""
     names = list(channels)
@@ -226,7 +215,8 @@ def listed_files(folder: str, order: str) -> list[str]:
         SourceError: the list is missing, empty, names a file twice, or a file that is not there.
     """
     with location.reading(order):
-        text = location.read_bytes(order).decode("utf-8-sig", "replace")
+        content = location.read_bytes(order)
+    text = content.decode("utf-16" if content[:2] in _UTF_16 else "utf-8-sig", "replace")
     files: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         name = line.strip().strip('"')

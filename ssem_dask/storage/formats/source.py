@@ -26,7 +26,7 @@ TIFF = (".tif", ".tiff")
 PNG = (".png",)
 JPEG = (".jpg", ".jpeg")
 IMAGE_SUFFIXES = TIFF + PNG + JPEG
-HDF5_NAME = re.compile(r"^(?P<file>.+?\.(?:h5|hdf5|hdf|he5))(?::(?P<dataset>.+)|(?P<path>/.+))?$", re.IGNORECASE)
+HDF5_NAME = re.compile(r"^(?P<file>.+?\.(?:h5|hdf5|hdf|he5|ims))(?::(?P<dataset>.+)|(?P<path>/.+))?$", re.IGNORECASE)
 """Name of an HDF5 file, with or without a dataset: `file.h5:/raw` or `file.h5/raw`."""
 _LOCKED = re.compile(r"unable to lock|already open|resource temporarily unavailable|file is locked", re.IGNORECASE)
 _NO_CODEC = re.compile(
@@ -109,6 +109,12 @@ class Source(Protocol):
         ...
 
 
+def native_dtype(dtype: Any) -> np.dtype[Any]:
+    """Return a type in native byte order; numpy has two names for integers of 64 bits, of which Zarr knows one."""
+    native: np.dtype[Any] = np.dtype(dtype).newbyteorder("=")
+    return np.dtype(native.str)
+
+
 def refuse_no_file(where: str, path: Path) -> None:
     """Raise SourceError about a local path that is a folder, or a pipe or a device, which would be waited for."""
     mode = path.stat().st_mode
@@ -173,6 +179,8 @@ def _diagnosis(where: str, error: Exception) -> str:
         )
     if _NO_CODEC.search(text) or isinstance(error, ImportError):
         return f"{where}: its compression cannot be decoded here ({text}); export it with another compression."
+    if "encrypted" in text:
+        return f"{where}: is encrypted ({text}); decrypt or unpack it first."
     if isinstance(error, OSError) and error.errno == errno.ELOOP:
         return f"{where}: is a symbolic link that leads back to itself; copy the file that was meant."
     if isinstance(error, OSError) and error.errno in _HARDWARE:

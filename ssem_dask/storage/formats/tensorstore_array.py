@@ -3,9 +3,9 @@
 Both store x before y before z; this module transposes them (C1). The finest level of a multiscale volume is read.
 """
 
-import contextlib
 import math
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,42 +18,19 @@ from ssem_dask.storage.formats.array_attributes import ArrayAttributes, parse_ar
 from ssem_dask.storage.formats.axes import order_axes
 from ssem_dask.storage.formats.chunk_count import grid_of, missing_note, stored_chunks
 from ssem_dask.storage.formats.n5_blocks import BlockGuard
+from ssem_dask.storage.formats.n5_groups import lengths_beside, n5_attributes, n5_dataset
 from ssem_dask.storage.formats.precomputed_chunks import ChunkGuard
 from ssem_dask.storage.formats.shard_index import precomputed_shards
-from ssem_dask.storage.formats.source import ReadOptions, SourceInfo, decoding
-from ssem_dask.storage.lengths import sizes_of
+from ssem_dask.storage.formats.source import ReadOptions, SourceInfo, decoding, native_dtype
+from ssem_dask.storage.lengths import Length, sizes_of
 from ssem_dask.storage.tensorstores import kvstore_spec, tensorstore
 from ssem_dask.storage.untrusted import JSON_OBJECT, interpreting, read_hint
 from ssem_dask.types import AnyArray
 
-_N5, _PRECOMPUTED = "attributes.json", "info"
+_PRECOMPUTED = "info"
 _ENCODINGS = ("raw", "png", "jpeg", "compressed_segmentation")
-_FINEST = "s0"  # of a multiscale N5 group
-_MOST_DATASETS = 100
 _BOX = re.compile(r"(-?\d+)--?\d+_(-?\d+)--?\d+_(-?\d+)--?\d+(?:\.gz|\.br)?")
-_SIZE_KEYS = ("pixelResolution", "resolution", "transform", "units", "axes", "dimension_units", "voxel_size")
-
-
-def is_n5(url: str) -> bool:
-    """Return whether there is an N5 dataset, or a group of scales `s0`, `s1`, …, at `url`."""
-    return _n5_dataset(url) is not None
-
-
-def n5_datasets(url: str) -> list[str]:
-    """Return the paths of the datasets below a local N5 container, without coarser levels; [] if there is none."""
-    if not location.is_local(url) or "n5" not in (_read_json(location.join(url, _N5)) or {}):
-        return []
-    found: list[str] = []
-    below = [""]
-    while below and len(found) < _MOST_DATASETS:
-        path = below.pop()
-        place = location.join(url, path)
-        if _n5_dataset(place) is not None:
-            found.append(path)
-            continue
-        names = [name for name in location.list_names(place) if not name.isdecimal() and "." not in name]
-        below += [f"{path}/{name}".lstrip("/") for name in names]
-    return sorted(found)
+_COMPRESSED = (".gz", ".br")
 
 
 def is_precomputed(url: str) -> bool:
@@ -78,20 +55,21 @@ class TensorStoreSource:
             spec: dict[str, Any] = {
                 "driver": "neuroglancer_precomputed",
                 "kvstore": kvstore_spec(place),
-                "scale_index": 0,
             }
             with interpreting(url, what="its file info"):
-                scale = metadata["scales"][0]
+                spec["scale_index"] = index = _finest_scale(metadata)
+                scale = metadata["scales"][index]
                 notes = _missing_boxes(place, scale)
                 attributes = {"resolution": scale.get("resolution")}
                 _refuse_encoding(url, scale)
                 guard: BlockGuard | ChunkGuard = ChunkGuard(place, metadata, scale)
             names: tuple[str, ...] | None = ("c", "z", "y", "x")
+            beside: dict[str, Length] = {}
         else:
-            dataset = _n5_dataset(place) or place
-            attributes = _n5_attributes(dataset)
+            dataset = n5_dataset(place) or place
+            attributes = n5_attributes(dataset)
             spec = {"driver": "n5", "kvstore": kvstore_spec(dataset)}
-            names = None
+            names, beside = None, lengths_beside(dataset)
             with interpreting(url, what="its file attributes.json"):
                 notes = _missing_blocks(dataset, attributes)
                 guard = BlockGuard(dataset, attributes)
@@ -107,8 +85,8 @@ class TensorStoreSource:
             self._order.check_channels(self._array)
         self.info = SourceInfo(
             shape=self._order.shape,
-            dtype=np.dtype(array.dtype.numpy_dtype).newbyteorder("="),
-            sizes=sizes_of(parsed.lengths),
+            dtype=native_dtype(array.dtype.numpy_dtype),
+            sizes=sizes_of(beside or parsed.lengths),
             channels=unnamed_channels(self._order.stored_channels),
             notes=(*self._order.notes, *notes),
         )
@@ -146,6 +124,12 @@ class _Readable:
         return np.asarray(self._array[index].read().result())
 
 
+def _finest_scale(metadata: dict[str, Any]) -> int:
+    """Return the number of the scale with most voxels: most writers begin with it, but the format has no order."""
+    sizes = [math.prod(scale["size"]) for scale in metadata["scales"]]
+    return sizes.index(max(sizes))
+
+
 def _refuse_encoding(url: str, scale: dict[str, Any]) -> None:
     encoding = scale.get("encoding")
     if encoding is not None and encoding not in _ENCODINGS:
@@ -157,32 +141,6 @@ def _refuse_encoding(url: str, scale: dict[str, Any]) -> None:
 
 def _plain(url: str) -> str:
     return url.removeprefix("precomputed://")
-
-
-def _n5_dataset(url: str) -> str | None:
-    """Return the URL of the dataset at `url`, or of the finest level in it."""
-    for place in (url, location.join(url, _FINEST)):
-        if "dimensions" in (_read_json(location.join(place, _N5)) or {}):
-            return place
-    return None
-
-
-def _n5_attributes(dataset: str) -> dict[str, Any]:
-    """Return the attributes of a dataset; those of its group apply to it if it is the finest level and has none."""
-    attributes = _read_json(location.join(dataset, _N5)) or {}
-    above = location.parent(dataset)
-    if (
-        above is None
-        or dataset.rstrip("/").rpartition("/")[2] != _FINEST
-        or any(key in attributes for key in _SIZE_KEYS)
-    ):
-        return attributes
-    group = _read_json(location.join(above, _N5)) or {}
-    inherited = {key: group[key] for key in _SIZE_KEYS if key in group}
-    for dataset_record in (group.get("multiscales") or [{}])[0].get("datasets", []):
-        if dataset_record.get("path") == _FINEST and "transform" in dataset_record:
-            inherited["transform"] = dataset_record["transform"]
-    return {**inherited, **attributes}
 
 
 def _missing_blocks(dataset: str, attributes: dict[str, Any]) -> tuple[str, ...]:
@@ -215,11 +173,22 @@ def _missing_boxes(url: str, scale: dict[str, Any]) -> tuple[str, ...]:
         return tuple((int(at) - start) // n for at, start, n in zip(match.groups(), offset, chunk, strict=True))
 
     stored = stored_chunks(location.join(url, scale["key"]), grid=grid, index=index)
+    compressed = [name for name in (stored or {}).values() if name.endswith(_COMPRESSED)]
+    if compressed and location.is_local(url):
+        command = f"gunzip -r {shlex.quote(location.join(url, scale['key']))}"
+        raise SourceError(
+            f"{url}: its chunks are compressed files ({compressed[0]}), as CloudVolume stores them on disks, which are "
+            f"not read; decompress them first, for example with `{command}`."
+        )
     return () if stored is None else missing_note(url, stored=len(stored), expected=math.prod(grid))
 
 
 def _read_json(url: str) -> dict[str, Any] | None:
-    # A file that cannot be read counts as none: this only finds out the format, and opening the volume reports errors.
-    with contextlib.suppress(OSError):
+    try:
         return read_hint(url, JSON_OBJECT)
+    except PermissionError:
+        if location.is_local(url):
+            raise  # else the folder would seem to be of another format
+    except OSError:
+        pass  # this only finds out the format, and opening the volume reports errors
     return None

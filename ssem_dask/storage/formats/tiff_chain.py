@@ -76,3 +76,17 @@ def missing_parts(pages: Sequence[Any], where: str) -> tuple[str, ...]:
     counts = [count for page in pages for count in page.databytecounts]
     stored = sum(count > 0 for count in counts)
     return missing_note(where, stored=stored, expected=len(counts), unit="tile")
+
+
+def unread_note(where: str, pages: Sequence[Any], read: Sequence[Any]) -> tuple[str, ...]:
+    """Return a remark about pages of a file that its metadata do not announce; () if they announce all of them.
+
+    Args:
+        where: the file, for the remark.
+        pages: pages of the file.
+        read: pages that are read; those in other files have no pages left over.
+    """
+    alone = all(page.parent.filehandle is pages[0].parent.filehandle for page in read)
+    if not alone or len(pages) <= len(read):
+        return ()
+    return (f"{where}: has {len(pages)} pages, of which the {len(read)} are read that its OME-XML announces.",)

@@ -19,7 +19,7 @@ from ssem_dask.storage.channels import channel_options
 from ssem_dask.storage.formats.axes import AxisOrder, order_axes
 from ssem_dask.storage.formats.grey import ValueTags, channels_agree, check_channel, grey_values
 from ssem_dask.storage.formats.source import ReadOptions, SourceInfo, decoding
-from ssem_dask.storage.formats.tiff_chain import check_chain, check_data, missing_parts
+from ssem_dask.storage.formats.tiff_chain import check_chain, check_data, missing_parts, unread_note
 from ssem_dask.storage.formats.tiff_tags import (
     imagej_labels,
     is_section,
@@ -46,6 +46,8 @@ class _Stack:
     """Name and extent of each axis before y and x."""
     pages: list[Any]
     """Page of each plane; a single one if the planes follow each other behind it."""
+    notes: tuple[str, ...] = ()
+    """Remarks about what is in the file beside them."""
     contiguous: int | None = None
     """Where the data of planes behind a single page start; None if each plane is a page."""
 
@@ -215,7 +217,7 @@ class TiffSource:
             )
         for page in found:
             check_data(page, page.parent.filehandle.name, size=page.parent.filehandle.size)
-        return _Stack(axes=axes or (("Z", 1),), pages=found)
+        return _Stack(axes=axes or (("Z", 1),), pages=found, notes=unread_note(url, pages, found))
 
     def _imagej_stack(self, pages: list[Any]) -> _Stack:
         metadata = self._opened.imagej_metadata or {}
@@ -328,7 +330,7 @@ class TiffSource:
         labels = imagej_labels(self._opened)
         names = tuple(labels[plane] for plane in planes) if len(labels) > max(planes, default=0) else ()
         self.missing = missing_parts(stack.pages, self._url)
-        notes = [*self._order.notes, *self.missing]
+        notes = [*self._order.notes, *stack.notes, *self.missing]
         if any(orientation != 1 for orientation in oriented):
             notes.append(f"{self._url}: the orientation tag of its pages is applied.")
         return SourceInfo(

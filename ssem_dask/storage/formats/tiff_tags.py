@@ -13,6 +13,7 @@ import tifffile
 
 from ssem_dask.errors import SourceError
 from ssem_dask.storage.formats.grey import ValueTags, grey_palette, orientation_of
+from ssem_dask.storage.formats.source import native_dtype
 from ssem_dask.storage.lengths import Length, Sizes, sizes_of, sizes_of_all
 
 _GREY, _INVERTED, _COLOURS, _PALETTE, _MASK, _YCBCR = 1, 0, 2, 3, 4, 6
@@ -23,12 +24,16 @@ def value_tags(page: Any, where: str) -> ValueTags:
     """Return the tags of a page that change what its values mean.
 
     Raises:
-        SourceError: the page has a kind of values that is no image, or a damaged palette.
+        SourceError: the page has a kind of values that is no image, several sections, or a damaged palette.
     """
     photometric = None if page.photometric is None else int(page.photometric)
     if photometric not in (None, _INVERTED, _GREY, _COLOURS, _PALETTE, _MASK, _YCBCR):
         name = getattr(page.photometric, "name", str(page.photometric))
         raise SourceError(f"{where}: its values are {name}, but a section is grey; convert it to grey.")
+    if int(page.imagedepth) > 1:
+        raise SourceError(
+            f"{where}: holds {page.imagedepth} sections in one page (tag ImageDepth); save each as a page of its own."
+        )
     palette = None
     if photometric == _PALETTE:
         if page.colormap is None:
@@ -50,8 +55,7 @@ def stored_dtype(page: Any, where: str) -> np.dtype[Any]:
     """Return the type of a page's values in native byte order; SourceError if it is unknown."""
     if page.dtype is None:
         raise SourceError(f"{where}: its sample type is unknown; export it as 8 or 16 bit grey.")
-    dtype: np.dtype[Any] = np.dtype(page.dtype)
-    return dtype.newbyteorder("=")
+    return native_dtype(page.dtype)
 
 
 def is_section(page: Any) -> bool:

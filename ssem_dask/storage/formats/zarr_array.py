@@ -14,14 +14,12 @@ from ssem_dask.storage.formats.array_attributes import parse_array_attributes
 from ssem_dask.storage.formats.axes import axis_kind, order_axes
 from ssem_dask.storage.formats.chunk_count import grid_of, missing_note, stored_chunks
 from ssem_dask.storage.formats.shard_index import missing_in_shards_note, zarr_shards
-from ssem_dask.storage.formats.source import ReadOptions, SourceInfo, decoding
+from ssem_dask.storage.formats.source import ReadOptions, SourceInfo, decoding, native_dtype
+from ssem_dask.storage.formats.zarr_groups import only_volume
 from ssem_dask.storage.lengths import Length, Sizes, sizes_of
 from ssem_dask.storage.untrusted import interpreting
 from ssem_dask.storage.volume_checks import refuse_unfinished_import
 from ssem_dask.types import AnyArray
-
-_COLLECTION = "bioformats2raw.layout"
-"""Group attribute of a collection of images, each in a group named by a number."""
 
 
 class ZarrSource:
@@ -34,14 +32,8 @@ class ZarrSource:
             SourceError: nothing is there, it cannot be reached, or it does not hold one volume.
         """
         self._url = url
-        attributes = arrays.group_attributes(url)
-        if attributes is None:
-            place = url
-            self._array = arrays.open_array(url, mode="r")
-            image = _image_above(url)
-        else:
-            place, image = _finest_level(url, attributes)
-            self._array = arrays.open_array(place, mode="r")
+        attributes, place, image = _find_volume(url)
+        self._array = arrays.open_array(place, mode="r")
         names, lengths = self._axes(image, place)
         order = order_axes(url, self._array.shape, names=names, channel=options.channel, time=options.time)
         self._order = order
@@ -49,7 +41,7 @@ class ZarrSource:
             order.check_channels(self._array)
         self.info = SourceInfo(
             shape=order.shape,
-            dtype=np.dtype(self._array.dtype).newbyteorder("="),
+            dtype=native_dtype(self._array.dtype),
             sizes=_sizes(lengths),
             channels=channel_names(attributes or {}, order.stored_channels) if order.stored_channels > 1 else (),
             notes=(*order.notes, *_missing(place, self._array)),
@@ -89,18 +81,27 @@ class ZarrSource:
         return image.axes or None, lengths
 
 
-def _finest_level(url: str, attributes: dict[str, Any]) -> tuple[str, ngff.Multiscale]:
-    """Return the URL of the finest level of an image group, and its metadata."""
+def _find_volume(url: str) -> tuple[dict[str, Any] | None, str, ngff.Multiscale | None]:
+    """Find the array that is meant by a location: itself, the finest level of an image, or the only one in a group.
+
+    Returns:
+        Attributes of the group of the volume, None for an array; URL of the array; metadata of its image, if any.
+
+    Raises:
+        SourceError: there is no volume, or there are several.
+    """
+    attributes = arrays.group_attributes(url)
+    if attributes is None:
+        return None, url, _image_above(url)
     refuse_unfinished_import(url, attributes)
     if not ngff.is_image(attributes):
-        names = [name for name in location.list_names(url) if not name.startswith((".z", "zarr.json"))]
-        images = [name for name in names if name.isdecimal()]
-        if len(images) == 1 and _is_collection(attributes):
-            inner = location.join(url, images[0])
-            return _finest_level(inner, arrays.group_attributes(inner) or {})
-        raise SourceError(
-            f"{url}: a Zarr group, not a volume; name an array in it: {', '.join(names) or 'it is empty'}."
-        )
+        return _find_volume(only_volume(url, attributes))
+    place, image = _finest_level(url, attributes)
+    return attributes, place, image
+
+
+def _finest_level(url: str, attributes: dict[str, Any]) -> tuple[str, ngff.Multiscale]:
+    """Return the URL of the finest level of an image group, and its metadata."""
     images = ngff.image_names(attributes)
     if len(images) > 1:
         raise SourceError(
@@ -108,11 +109,6 @@ def _finest_level(url: str, attributes: dict[str, Any]) -> tuple[str, ngff.Multi
         )
     image = ngff.parse_multiscale(attributes, where=url)
     return location.join_below(url, image.paths[0]), image
-
-
-def _is_collection(attributes: dict[str, Any]) -> bool:
-    ome = attributes.get("ome")
-    return _COLLECTION in attributes or (isinstance(ome, Mapping) and _COLLECTION in ome)
 
 
 def _image_above(url: str) -> ngff.Multiscale | None:
@@ -141,7 +137,7 @@ def missing_in_source(url: str) -> tuple[str, ...]:
         return _missing(url, arrays.open_array(url, mode="r"))
     if any(str(key).startswith("ssem_dask") for key in attributes):
         return ()  # zeros are left out in them, and `import` counts what it has written
-    place, _ = _finest_level(url, attributes)
+    _, place, _ = _find_volume(url)
     return _missing(place, arrays.open_array(place, mode="r"))
 
 
