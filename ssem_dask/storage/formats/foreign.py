@@ -10,7 +10,7 @@ from ssem_dask.units import plural, shortened
 _FORMATS = {
     "MRC": ("mrc", "mrcs", "rec", "st", "ali", "map"),
     "Gatan DigitalMicrograph": ("dm3", "dm4"),
-    "a file of an electron microscope": ("ser", "emi", "emd", "eer"),
+    "a file of an electron microscope": ("emi", "emd", "eer"),
     "a file of a light microscope": ("czi", "nd2", "lif", "oib", "oif", "oir", "vsi", "zvi", "lsm", "stk"),
     "a medical image": ("nii", "nrrd", "nhdr", "mha", "mhd", "dcm", "am", "hx"),
     "an array of numpy": ("npy", "npz"),
