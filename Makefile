@@ -109,7 +109,7 @@ test-napari: $(STAMP)  ## Open the plugin of napari in a real window on a virtua
 	OMP_NUM_THREADS=1 xvfb-run -a -s "-screen 0 1280x1024x24" $(VENV)-napari/bin/python -m pytest -W default --disable-warnings tests/napari
 
 test-faults: env  ## Kill processes, tear files, fill disks, fail S3 requests; prints what was recomputed and what differs
-	$(PYTEST) -n $(TEST_JOBS) --dist loadfile tests/faults
+	$(PYTEST) -n $(TEST_JOBS) --dist worksteal tests/faults
 
 fuzz: env  ## Try random schedules of two drivers and two workers (SCHEDULES=5000; SCHEDULE_SEED=… repeats them)
 	seed=$(SCHEDULE_SEED) && echo "SCHEDULE_SEED=$$seed" && SCHEDULES=$(SCHEDULES) SCHEDULE_SEED=$$seed $(PYTEST) --timeout 0 tests/faults/test_schedules.py

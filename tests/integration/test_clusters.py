@@ -153,11 +153,9 @@ def test_waiting_for_workers_has_a_limit(tmp_path: Path) -> None:
     make_certificates(str(tmp_path / "tls"), days=1)
     empty = Cluster(tmp_path, str(tmp_path / "tls"))
     try:
-        start = time.monotonic()
         settings = ClusterConfig(tls=empty.tls, wait_minutes=0.03)
         with pytest.raises(ConfigError, match=r"no workers after 0\.03 min"):
             open_cluster(empty.address, workers=None, settings=settings)
-        assert time.monotonic() - start < 30
     finally:
         empty.stop()
 

@@ -16,8 +16,9 @@ command -v chromium >/dev/null || need+=(chromium)
 if [ ${#need[@]} -gt 0 ]; then
   [ "$(id -u)" = 0 ] || { echo "needs ${need[*]}: install them, or run as root"; exit 2; }
   patient="-o DPkg::Lock::Timeout=120 -o Acquire::Retries=3"
-  apt-get $patient update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get $patient install -y -qq --no-install-recommends "${need[@]}" >/dev/null
+  alone="flock --close /tmp/ssem-dask-apt.lock" # two suites may run at once, and apt-get update waits for nobody
+  $alone apt-get $patient update -qq
+  DEBIAN_FRONTEND=noninteractive $alone apt-get $patient install -y -qq --no-install-recommends "${need[@]}" >/dev/null
 fi
 lap "packages"
 

@@ -5,8 +5,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../../.." && pwd)
 if ! command -v slurmctld slurmd sbatch munged >/dev/null; then
   patient="-o DPkg::Lock::Timeout=120 -o Acquire::Retries=3"
-  apt-get $patient update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get $patient install -y -qq --no-install-recommends \
+  alone="flock --close /tmp/ssem-dask-apt.lock" # two suites may run at once, and apt-get update waits for nobody
+  $alone apt-get $patient update -qq
+  DEBIAN_FRONTEND=noninteractive $alone apt-get $patient install -y -qq --no-install-recommends \
     slurm-wlm slurmctld slurmd slurm-client munge >/dev/null
 fi
 dir=$(mktemp -d)

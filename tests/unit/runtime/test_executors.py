@@ -159,10 +159,8 @@ def hang_once_or_always(task: Task) -> Result:
 
 
 def test_a_task_that_hangs_is_given_out_again_after_its_deadline(tmp_path: Path) -> None:
-    begun = time.monotonic()
     with open_cluster("local", workers=2, settings=ClusterConfig(deadline=8)) as executor:
         reports = {r.key: r for r in executor.map(execute, running(hang_once_or_always, make_tasks(tmp_path, 8)))}
-    assert time.monotonic() - begun < 180
     hung = reports.pop("count/004")
     assert (hung.outcome, hung.cause, hung.attempts) == (Outcome.FAILED, Cause.TIMEOUT, 2)
     assert hung.worker.startswith("tls://")
