@@ -60,7 +60,8 @@ class Summary:
         """Count a task that ended, and keep its report if it failed or has a message."""
         counts = self.counts.setdefault(report.stage, {})
         counts[report.outcome] = counts.get(report.outcome, 0) + 1
-        self.clipped += report.clipped if report.outcome.is_done else 0
+        if report.clipped and report.outcome.is_done:
+            self.clipped += report.clipped
         if report.outcome is Outcome.FAILED:
             # A hundred thousand tracebacks would not fit into memory; the ledger has them all.
             with_log = len(self.failed) < _MAX_REPORTS

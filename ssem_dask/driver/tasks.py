@@ -149,7 +149,7 @@ def run_generations(
     writer = PageWriter(ledger)
     failed = set[str]()  # of the generations so far; what a later one left does not stop an earlier one
     for generation in stage.generations:
-        live = (task for task in generation if is_live(page_of(task.key)))
+        live = _live_pages(generation, is_live)
         pending = _pending(live, ledger, pages, writer, allowed_failures=allowed_failures, failed=failed)
         for report in executor.map(execute, pending if overrides is None else map(overrides, pending)):
             writer.task_ended(report)
@@ -171,8 +171,15 @@ def _is_kept(report: TaskReport, allowed_failures: frozenset[str] | None) -> boo
     return report.outcome.is_done
 
 
+def _live_pages(generation: Iterable[Task], is_live: Callable[[str], bool]) -> Iterator[tuple[str, Iterable[Task]]]:
+    """Yield the pages of a generation that are looked at, each with its tasks; asks once per page, not per task."""
+    for page, tasks in groupby(generation, key=lambda task: page_of(task.key)):
+        if is_live(page):
+            yield page, tasks
+
+
 def _pending(
-    tasks: Iterable[Task],
+    live: Iterable[tuple[str, Iterable[Task]]],
     ledger: Ledger,
     pages: set[str],
     writer: PageWriter,
@@ -182,9 +189,9 @@ def _pending(
 ) -> Iterator[Task]:
     """Yield the pending tasks of a generation; hold the entries of one page of the ledger at a time.
 
-    Keys of failed tasks that are not run again are added to `failed`.
+    `live` has the generation's tasks by page. Keys of failed tasks that are not run again are added to `failed`.
     """
-    for page, tasks_of_page in groupby(tasks, key=lambda task: page_of(task.key)):
+    for page, tasks_of_page in live:
         if page not in pages:
             writer.begin_page(page, [])
             for task in tasks_of_page:

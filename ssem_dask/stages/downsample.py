@@ -95,12 +95,11 @@ class DownsampleStage(Stage):
 
     def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
         """Yield one generation per level."""
-        warping = Warping.of_run(job)
+        warping, depth = Warping.of_run(job), job.render.shard[0]
         for mip in range(warping.levels.count, warping.mips):
             yield (
                 DownsampleTask(
-                    **self.task_fields(job, name, pixels=box.size * 4**mip, stop=box.start[0] + job.render.shard[0]),
-                    box=box,
+                    **self.task_fields(job, name, pixels=box.size * 4**mip, stop=box.start[0] + depth), box=box
                 )
                 for name, box in level_boxes(warping, mip)
             )

@@ -112,7 +112,10 @@ def clusters_digest(
     job: Job, stage: str, clusters: Iterable[FixCluster], fixes: VolumeFixes = NO_FIXES, *, stop: int = 0
 ) -> str:
     """Return the digest of a task that depends on clusters, and on other fixes besides; `stop` as in `task_digest`."""
-    return "+".join([job.task_digest(stage, fixes, stop=stop), *(cluster.digest for cluster in clusters)])
+    digest = job.task_digest(stage, fixes, stop=stop)
+    for cluster in clusters:
+        digest += f"+{cluster.digest}"
+    return digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,6 +209,8 @@ class Job:
             stop: section after the last one that the task would use if the volume were endless. A task that uses
                 appended sections is outdated if more of them have come.
         """
+        if self.growth is None and fixes.is_empty:
+            return self.digests[stage]  # the usual case, and asked for every task
         own, grown = fixes.digest(), self.grown
         end = f"{END}{min(stop, self.shape[0])}" if grown is not None and stop > grown.fitted else ""
         return f"{self.digests[stage]}{end}" + (f"+{own}" if own else "")

@@ -123,14 +123,15 @@ class RegisterStage(Stage):
 
     def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
         """Yield all windows; they are independent."""
+        fixes, depth = job.fitted_fixes.matching(), job.window_core[0]  # once, not for each of a million windows
         yield (
             RegisterTask(
                 **self.task_fields(
                     job,
                     box_name(window.core.start),
                     pixels=window.core.size,
-                    fixes=job.fitted_fixes.matching().within(window.read.sections),
-                    stop=window.core.start[0] + job.window_core[0],
+                    fixes=fixes.within(window.read.sections),
+                    stop=window.core.start[0] + depth,
                 ),
                 window=window,
             )

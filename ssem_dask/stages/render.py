@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ssem_dask.errors import ConfigError
+from ssem_dask.fixes.section_fixes import VolumeFixes
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_count
 from ssem_dask.geometry.mip import ceil_div
@@ -127,18 +128,11 @@ class RenderStage(Stage):
         if matches_contrast(job):
             yield contrast_tasks(self, job)
             yield [gains_task(self, job)]
+        reach = job.render.shard[0] + nearest_reach(job.render, job.fixes)
         yield (
-            RenderTask(
-                **self.task_fields(
-                    job,
-                    name,
-                    pixels=box.size,
-                    fixes=showing_fixes(job, box.sections),
-                    stop=box.start[0] + job.render.shard[0] + nearest_reach(job.render, job.fixes),
-                ),
-                box=box,
-            )
-            for name, box in task_boxes(Warping.of_run(job))
+            RenderTask(**self.task_fields(job, name, pixels=box.size, fixes=fixes, stop=box.start[0] + reach), box=box)
+            for fixes, boxes in _fixes_of_boxes(job)
+            for name, box in boxes
         )
 
     def estimate(self, job: Job) -> Estimate:
@@ -157,6 +151,12 @@ class RenderStage(Stage):
             bytes_read=estimate.bytes_read + read,
             memory=max(estimate.memory, TASK_OVERHEAD_BYTES + memory),
         )
+
+
+def _fixes_of_boxes(job: Job) -> Iterator[tuple[VolumeFixes, Iterator[tuple[str, Box]]]]:
+    """Yield the boxes of all tasks and their names, row by row of shards along z, with the fixes that they show."""
+    for sections, boxes in itertools.groupby(task_boxes(Warping.of_run(job)), key=lambda named: named[1].sections):
+        yield showing_fixes(job, sections), boxes
 
 
 def warp_tasks(warping: Warping, *, digest: Callable[[range], str]) -> Iterator[Task]:

@@ -64,6 +64,8 @@ _KEPT_CLAIMS = 3
 """Claims that stay, beside that of the holder, so that a person can see who was at work."""
 _DIGITS = 8
 _BEAT = ".beat"
+_BOOT_TIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+"""The clock that counts a suspension; Linux only."""
 
 
 class Clock(Protocol):
@@ -87,8 +89,7 @@ class SystemClock(Clock):
 
     def now(self) -> float:
         """See `Clock.now`."""
-        boottime: int | None = getattr(time, "CLOCK_BOOTTIME", None)  # Linux only
-        return time.monotonic() if boottime is None else time.clock_gettime(boottime)
+        return time.monotonic() if _BOOT_TIME is None else time.clock_gettime(_BOOT_TIME)
 
     def sleep(self, seconds: float) -> None:
         """See `Clock.sleep`."""

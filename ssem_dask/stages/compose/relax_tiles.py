@@ -320,7 +320,7 @@ class TilesMethod(ComposeMethod):
 
     def generations(self, job: Job) -> Iterator[Iterable[JobTask]]:
         """Yield restricted pairs and far pairs, statistics, low frequencies, tiles."""
-        windows = range(window_count(job))
+        windows, tiles = range(window_count(job)), section_tiles(job)
         yield itertools.chain(
             far_tasks(job), (RestrictTask(**compose_fields(job, f"restrict-{w:05d}"), window=w) for w in windows)
         )
@@ -331,13 +331,14 @@ class TilesMethod(ComposeMethod):
                 **compose_fields(
                     job,
                     f"sections-{w:05d}-y{tile.core[0].start:06d}-x{tile.core[1].start:06d}",
-                    pixels=nodes_box(job, section_window(job, w).core, tile.core).size,
+                    pixels=nodes_box(job, sections, tile.core).size,
                 ),
                 window=w,
                 tile=tile,
             )
             for w in windows
-            for tile in section_tiles(job)
+            for sections in (section_window(job, w).core,)
+            for tile in tiles
         )
 
     def estimate(self, job: Job) -> Estimate:

@@ -100,5 +100,7 @@ def prolong_to_tile(job: Job, values: Tensor, tile: Tile) -> Tensor:
 
 def nodes_box(job: Job, sections: range, nodes: tuple[slice, slice]) -> Box:
     """Return the mip-0 box of nodes (y, x) of some sections, clipped to the volume."""
-    y, x = (slice(s.start * job.spacing, s.stop * job.spacing) for s in nodes)
-    return Box((sections.start, y.start, x.start), (sections.stop, y.stop, x.stop)).clipped(job.shape)
+    spacing, (y, x) = job.spacing, nodes
+    start = sections.start, y.start * spacing, x.start * spacing
+    stop = sections.stop, y.stop * spacing, x.stop * spacing
+    return Box(start, stop).clipped(job.shape)

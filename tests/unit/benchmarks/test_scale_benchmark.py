@@ -25,8 +25,9 @@ def test_a_driver_does_little_for_a_task(tmp_path: Path) -> None:
     few, calls_of_few = count_calls(tmp_path / "few", sections=32)
     many, calls = count_calls(tmp_path / "many", sections=64)
     assert many > 1.8 * few > 5_000
-    # Measured: 560 with the simulation's own; at 15 to 22 µs a task (`python -m benchmarks.scale --sections 16`).
-    assert (calls - calls_of_few) / (many - few) < 700
+    # Measured: 230 with the simulation's own calls and those of the second run, under pytest and outside of it, with
+    # coverage and without. They take 13 to 18 µs a task (`python -m benchmarks.scale --sections 16`).
+    assert (calls - calls_of_few) / (many - few) < 280
 
 
 def test_a_second_run_does_what_had_failed_alone(tmp_path: Path) -> None:
