@@ -8,6 +8,7 @@ therefore stays valid, and only the damaged task runs again. Its ledger entry be
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from ssem_dask.driver.invalidation import find_stale, mark_stale
 from ssem_dask.driver.planned_tasks import done_tasks
 from ssem_dask.geometry.region import RegionSet
 from ssem_dask.runtime.executor import Executor
@@ -45,10 +46,14 @@ def mark_damaged(
 ) -> list[TaskReport]:
     """Check whether tasks failed because their input is damaged, and mark the damaged tasks for rewriting.
 
+    If there are any, the failed tasks run again. With `--allow-missing` later tasks have ended without their results,
+    and are marked stale.
+
     Returns:
         Entries of the damaged tasks; empty if the failures have other reasons.
     """
-    keys = {report.key for report in failed if report.cause not in _CAUSES_BESIDE_DAMAGE}
+    repeated = {report.key: report.cause for report in failed}
+    keys = {key for key, cause in repeated.items() if cause not in _CAUSES_BESIDE_DAMAGE}
     if not keys:
         return []
     reads = _regions_read(keys, job, stages=stages)
@@ -57,6 +62,12 @@ def mark_damaged(
         for tasks in done_tasks(stage, job):
             suspects = (task for task, _ in tasks if reads.overlaps_any(task.footprint().writes))
             damaged += [report for report in executor.map(verify_task, suspects) if report.restore]
+    if damaged:
+        ledger = open_ledger(job.output)
+        mark_stale(
+            find_stale(job, stages=stages, ledger=ledger, selection=lambda task, _entry, _reads: task.key in repeated),
+            ledger,
+        )
     return damaged
 
 

@@ -50,19 +50,24 @@ def test_damage_after_the_end_is_found_and_that_chunk_alone_is_written_again(
     assert_undisturbed(output, undisturbed, fault=f"{harm.__name__} of {stage}", redone=1)
 
 
-@pytest.mark.parametrize("harm", [tear, flip])
+@pytest.mark.parametrize(("harm", "allow_missing"), [(tear, False), (flip, True)])
 def test_damage_in_the_middle_of_a_run_is_mended_on_the_way(
-    observed: str, undisturbed: str, tmp_path: Path, harm: Callable[[Path], None]
+    observed: str, undisturbed: str, tmp_path: Path, harm: Callable[[Path], None], *, allow_missing: bool
 ) -> None:
-    """The register stage is done when one of its shards is damaged: compose finds it, and both are done again."""
+    """The register stage is done when one of its shards is damaged: compose finds it, and both are done again.
+
+    Where missing parts are allowed, later stages have gone on without them, and are done again too.
+    """
     output = tmp_path / "out.zarr"
     shutil.copytree(undisturbed, output)
     for stage in ("compose", "render", "downsample", "measure"):
         shutil.rmtree(output / "ledger" / stage)
+    for array in ("blocks", "extrapolated", "stitches", "section"):  # otherwise what compose left would be read
+        shutil.rmtree(output / "fields" / array / "c")
     key = "register/z000004-y0000000-x0000096"
     harm(output / "fields" / "pairs" / "c" / "0" / "1" / "0" / "0" / "1")
     before = written(output)
-    summary = package.align(observed, str(output), cluster="serial", **SETTINGS)
+    summary = package.align(observed, str(output), cluster="serial", allow_missing=allow_missing, **SETTINGS)
     assert summary.state == "complete"
     assert redone(before, output) == {key}
     assert entries(output)["compose/block-00001"].attempts == 2

@@ -87,6 +87,22 @@ def test_damage_that_a_failed_task_read_is_found(toy: ToyJob) -> None:
     assert other.outcome is Outcome.OK
 
 
+def test_what_ended_without_the_result_of_a_failed_task_runs_again_with_it(tmp_path: Path) -> None:
+    """As with `--allow-missing`: the last stage has ended although a task of the second one failed."""
+    third = Generation("third", 2, depth=3, columns=False, inputs=(Input(1, halo=0, slack=0),))
+    toy = ToyJob(
+        Pipeline((FIRST, SECOND, third), dict.fromkeys(("first", "second", "third"), 0)), World(), str(tmp_path)
+    )
+    for task in toy.tasks():
+        task.run()
+        put(toy, task.key, Outcome.OK)
+    damage(toy, "first/g0-00000")
+    failed = put(toy, "second/g1-00000", Outcome.FAILED, cause=Cause.BAD_INPUT)
+    assert blamed(toy, [failed]) == ["first/g0-00000"]
+    stale = [report.key for report in open_ledger(toy.output).reports(None) if report.outcome is Outcome.STALE]
+    assert stale == ["third/g2-00000"]
+
+
 def test_failures_without_damage_have_another_reason(toy: ToyJob) -> None:
     failed = put(toy, "second/g1-00003", Outcome.FAILED, cause=Cause.IO)
     damage(toy, "second/g1-00000")  # which the failed task does not read
