@@ -56,7 +56,7 @@ def test_damage_in_the_middle_of_a_run_is_mended_on_the_way(
 ) -> None:
     """The register stage is done when one of its shards is damaged: compose finds it, and both are done again.
 
-    Where missing parts are allowed, later stages have gone on without them, and are done again too.
+    Where missing parts are allowed, later stages have continued without them, and are done again too.
     """
     output = tmp_path / "out.zarr"
     shutil.copytree(undisturbed, output)

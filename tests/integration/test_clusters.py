@@ -130,6 +130,18 @@ def test_a_local_cluster_refuses_other_users_of_the_machine(tmp_path: Path) -> N
             for ask in (requests.get, requests.post):
                 answer = ask(executor.dashboard.replace("status", route), timeout=20)
                 assert answer.status_code in (404, 405), route
+        metrics = executor.dashboard.replace("status", "metrics")
+        for header, status in (
+            ({"Host": "localhost:8787"}, 200),  # through a tunnel
+            ({"Host": "evil.example"}, 404),  # a name that resolves to 127.0.0.1
+            ({"Host": "127.0.0.1.evil.example"}, 404),
+            ({"Origin": "https://evil.example"}, 404),  # as of a web socket that another page opens
+            ({"Origin": "null"}, 404),
+            ({"Origin": metrics.removesuffix("/metrics")}, 200),
+        ):
+            assert requests.get(metrics, headers=header, timeout=20).status_code == status, header
+        page = executor.dashboard.replace("status", "status/ws")
+        assert requests.get(page, headers={"Origin": "https://evil.example"}, timeout=20).status_code == 404
         make_certificates(str(tmp_path), days=1)
         settings = ClusterConfig(tls=str(tmp_path))
         for address in addresses:

@@ -16,7 +16,7 @@ from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
 
 from ssem_dask.errors import ConfigError
-from ssem_dask.runtime.clusters.dashboard import offer_dashboard
+from ssem_dask.runtime.clusters.dashboard import offer_dashboard, refuse_foreign_pages
 from ssem_dask.runtime.clusters.devices import gpu_memory, visible_gpus
 from ssem_dask.runtime.clusters.local_start import start_or_refuse
 from ssem_dask.runtime.deaths import note_death
@@ -222,6 +222,7 @@ def shares_on_gpus(
 
 def _client(cluster: SpecCluster) -> Client:
     offer_dashboard(cluster.scheduler)
+    refuse_foreign_pages(cluster.scheduler)
     return Client(cluster)
 
 

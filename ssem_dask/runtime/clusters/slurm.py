@@ -87,6 +87,7 @@ def start_slurm(
     ctrl_c = signal.getsignal(signal.SIGINT)
     require_extra("slurm", purpose="--cluster slurm")
     try:
+        from ssem_dask.runtime.clusters.dashboard import refuse_foreign_pages
         from ssem_dask.runtime.clusters.keeper import Keeper
         from ssem_dask.runtime.clusters.slurm_cluster import make_cluster
     finally:
@@ -108,6 +109,7 @@ def start_slurm(
         refuse_unacceptable(cluster.job_script())
         keeper = Keeper(cluster, jobs=jobs, record=record, seconds=config.check_seconds, logs=logs, note=note)
         client = Client(cluster)
+        refuse_foreign_pages(cluster.scheduler)
         keeper.start()
         note(
             f"slurm: submitted {plural(jobs, 'job')} of {plural(processes, 'worker')} named {record.name}; "

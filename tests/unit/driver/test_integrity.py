@@ -88,7 +88,7 @@ def test_damage_that_a_failed_task_read_is_found(toy: ToyJob) -> None:
 
 
 def test_what_ended_without_the_result_of_a_failed_task_runs_again_with_it(tmp_path: Path) -> None:
-    """As with `--allow-missing`: the last stage has ended although a task of the second one failed."""
+    """The last stage has ended although a task of the second one failed, which `--allow-missing` permits."""
     third = Generation("third", 2, depth=3, columns=False, inputs=(Input(1, halo=0, slack=0),))
     toy = ToyJob(
         Pipeline((FIRST, SECOND, third), dict.fromkeys(("first", "second", "third"), 0)), World(), str(tmp_path)
