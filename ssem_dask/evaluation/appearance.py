@@ -76,16 +76,24 @@ def inner_window(shape_yx: ShapeYX) -> Grid:
     return Grid((extents[0], extents[1]), 1.0, (origin[0], origin[1]))
 
 
-def measure_appearance(views: Sequence[View], *, sections: Sequence[int]) -> list[Mapping[str, float]]:
+def measure_appearance(
+    views: Sequence[View], *, sections: Sequence[int], progress: Callable[[int], None] = lambda _: None
+) -> list[Mapping[str, float]]:
     """Return similarity and label overlap of adjacent sections, one mapping per view.
 
     Sections in which no view shows anything are skipped, like missing ones.
+
+    Args:
+        views: what to compare; all of the same sections.
+        sections: z of the sections.
+        progress: function of the number of sections that are done.
     """
     info = views[0].image.info
     window = inner_window((info.shape[1], info.shape[2]))
     meters = [_AppearanceMeter(pixel_size=info.pixel_size) for _ in views]
     previous: list[_WarpedSection] | None = None
-    for z in sections:
+    for done, z in enumerate(sections):
+        progress(done)
         current = [_warp_section(view, z=z, window=window) for view in views]
         if not any(section.valid.any() for section in current):
             continue
@@ -94,6 +102,7 @@ def measure_appearance(views: Sequence[View], *, sections: Sequence[int]) -> lis
             for meter, before, after in zip(meters, previous, current, strict=True):
                 meter.add(before, after, valid=valid)
         previous = current
+    progress(len(sections))
     return [meter.result() for meter in meters]
 
 

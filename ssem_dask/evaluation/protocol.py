@@ -9,7 +9,7 @@ Which metrics can be computed depends on what is known beside the run:
 - a second run on the undeformed sections: the null test, and with a truth also recovery.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ssem_dask.errors import SourceError
@@ -27,6 +27,7 @@ from ssem_dask.evaluation.metric_table import measured_metrics
 from ssem_dask.evaluation.phantom import PhantomConfig
 from ssem_dask.evaluation.truth import TRUTH_KEY, Truth
 from ssem_dask.evaluation.undeformed import PhantomSections
+from ssem_dask.evaluation.verdict import make_verdict, metrics_in_doubt
 from ssem_dask.storage.arrays import group_attributes
 from ssem_dask.storage.evaluation_file import ErrorCurve, Evaluation, EvaluationRow
 from ssem_dask.storage.foreign_fields.section_maps import open_section_maps
@@ -91,6 +92,7 @@ def evaluate(
     labels: str | None = None,
     undeformed_run: str | None = None,
     fields: Sequence[str] = (),
+    progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Evaluation:
     """Measure a run.
 
@@ -101,6 +103,7 @@ def evaluate(
         undeformed_run: an alignment, by the same method, of the undeformed sections.
         fields: other alignments of the same source, which become further candidates: runs, field arrays, scenes of
             OME-Zarr 0.6, or folders with one NRRD file per section.
+        progress: function of the number of steps that are done, and of all steps.
 
     Raises:
         SourceError: something is missing, unfinished, or has another shape than the run.
@@ -108,8 +111,11 @@ def evaluate(
         ConventionError: fields or truth follow other conventions.
     """
     inputs = _Inputs.open(run_url, truth=truth, labels=labels, undeformed_run=undeformed_run, fields=fields)
-    values, curves = _measure_fields(inputs)
-    for name, measured in _measure_pixels(inputs).items():
+    count = len(inputs.sections)
+    steps = len(inputs.candidates) + count
+    values, curves = _measure_fields(inputs, progress=lambda done: progress(done, steps))
+    pixels = _measure_pixels(inputs, progress=lambda done: progress(steps - count + done, steps))
+    for name, measured in pixels.items():
         values.setdefault(name, {}).update(measured)
     _add_ratios(values)
     rows = tuple(EvaluationRow(name, row) for name, row in values.items())
@@ -123,6 +129,13 @@ def evaluate(
         metrics=measured_metrics(rows),
         notes=tuple(_notes(inputs)),
         curves=curves,
+        verdict=make_verdict(
+            values,
+            truth=inputs.truth,
+            has_reference=inputs.reference is not None,
+            pixel_size=inputs.run.volume().info.pixel_size,
+        ),
+        in_doubt=metrics_in_doubt(values["aligned"], truth=inputs.truth),
     )
 
 
@@ -139,12 +152,15 @@ def _foreign_candidates(fields: Sequence[str], run: EvaluatedRun) -> Iterator[Ca
         yield foreign_candidate(open_section_maps(url, info=info), name)
 
 
-def _measure_fields(inputs: _Inputs) -> tuple[dict[str, dict[str, float]], dict[str, ErrorCurve]]:
+def _measure_fields(
+    inputs: _Inputs, *, progress: Callable[[int], None]
+) -> tuple[dict[str, dict[str, float]], dict[str, ErrorCurve]]:
     """Return the metrics of the fields by candidate, and with a truth the error curves by candidate."""
     run, truth, sections = inputs.run, inputs.truth, inputs.sections
     values: dict[str, dict[str, float]] = {}
     curves: dict[str, ErrorCurve] = {}
-    for candidate in inputs.candidates:
+    for done, candidate in enumerate(inputs.candidates):
+        progress(done)
         row = dict(measure_tissue_change(candidate, run=run, sections=sections))
         if truth is not None:
             meter = ErrorCurveMeter()
@@ -161,10 +177,10 @@ def _measure_fields(inputs: _Inputs) -> tuple[dict[str, dict[str, float]], dict[
     return values, curves
 
 
-def _measure_pixels(inputs: _Inputs) -> dict[str, Mapping[str, float]]:
+def _measure_pixels(inputs: _Inputs, *, progress: Callable[[int], None]) -> dict[str, Mapping[str, float]]:
     """Return similarity and label overlap by candidate, the undeformed sections included if they are known."""
     views = _views(inputs.run, inputs.candidates, truth=inputs.truth, labels=inputs.labels)
-    measured = measure_appearance(views, sections=inputs.sections)
+    measured = measure_appearance(views, sections=inputs.sections, progress=progress)
     return {view.candidate.name: row for view, row in zip(views, measured, strict=True)}
 
 

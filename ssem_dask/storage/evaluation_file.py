@@ -64,6 +64,10 @@ class Evaluation:
     """Metrics that could not be measured and why, and how to read the figures."""
     curves: Mapping[str, ErrorCurve] = field(default_factory=dict)
     """Error of each section, by row; empty without a truth."""
+    verdict: str = ""
+    """Whether the alignment is good, in a sentence."""
+    in_doubt: tuple[str, ...] = ()
+    """Metrics that mean little here."""
 
     def value(self, row: str, metric: str) -> float:
         """Return one figure; NaN if it was not measured."""
@@ -78,6 +82,8 @@ class Evaluation:
             "labels": self.labels,
             "undeformed_run": self.undeformed_run,
             "sections": self.sections,
+            "verdict": self.verdict,
+            "in_doubt": list(self.in_doubt),
             "rows": {
                 row.name: {name: value if math.isfinite(value) else None for name, value in row.values.items()}
                 for row in self.rows
@@ -116,6 +122,8 @@ class Evaluation:
                 )
                 for name, curve in (record.get("curves") or {}).items()
             },
+            verdict=str(record.get("verdict") or ""),
+            in_doubt=tuple(str(name) for name in record.get("in_doubt") or ()),
         )
 
 

@@ -193,7 +193,9 @@ def test_simulate_align_evaluate_by_hand(observed: str, tmp_path: Path) -> None:
     assert rows["aligned"]["jitter_median"] < rows["observed"]["jitter_median"]
     table = ssem_dask("evaluate", output, "--truth", str(small))
     assert table.returncode == 0
-    assert "jitter_median" in table.stdout
+    assert "jump between adjacent sections, median" in table.stdout
+    assert json.loads(measured.stdout)["verdict"] == table.stdout.splitlines()[-1]
+    assert "jitter_median" in ssem_dask("evaluate", output, "--truth", str(small), "--all").stdout
 
 
 @pytest.mark.parametrize(("kind", "method"), [("metric", "gauss_newton"), ("autoencoder", "ssemnet")])
