@@ -122,7 +122,7 @@ def run_methods(
         )
         absent = all(record["state"] == "not installed" for record in records)
         spoilt = [] if absent else [_spoilt(case, method, progress) for case in _cases(method, size, work, data)]
-        entries.append(Entry(method.name, method.title, [*records, *spoilt]))
+        entries.append(Entry(method.name, method.title, [*records, *spoilt], isinstance(method, Identity)))
     return entries
 
 
@@ -148,6 +148,6 @@ def _cases(method: Method, size: Size, work: Path, data: Path) -> list[Case]:
 
 def _spoilt(case: Case, method: Method, progress: Callable[[str], None]) -> dict[str, Any]:
     record = run_case(case, methods={method.name: method})
-    harm = f", harm {record['harm_median']:.2f} px" if "harm_median" in record else ""
+    harm = f", harm {record['harm_largest']:.2f} px at most" if "harm_largest" in record else ""
     progress(f"{method.name} on {case.data} with a section {case.kind}: {record['state']}{harm}")
     return record

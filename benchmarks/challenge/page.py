@@ -20,6 +20,8 @@ class Entry:
     name: str
     title: str
     records: Records
+    is_reference: bool = False
+    """Whether it only shows what there is to gain, and is not ranked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,15 +37,16 @@ class Row:
     """Measures in which it beats more than half of the others."""
     worse: str
     """Measures in which more than half of the others beat it."""
+    is_reference: bool
 
 
 def leaderboard(entries: Sequence[Entry]) -> list[Row]:
-    """Return the lines, by the number of measures in which a method beats others less those in which it is beaten."""
+    """Return the lines, by how many others a method beats in each measure, less how many beat it; references last."""
     figures = {entry.name: figures_of(entry.records) for entry in entries}
     known = [entry for entry in entries if figures[entry.name]]
     rows, scores = [], {}
     for entry in known:
-        others = [figures[other.name] for other in known if other is not entry]
+        others = [figures[other.name] for other in known if other is not entry and not other.is_reference]
         sides = compared(figures[entry.name], others)
         scores[entry.name] = sum(better - worse for better, worse in sides.values())
         rows.append(
@@ -51,12 +54,13 @@ def leaderboard(entries: Sequence[Entry]) -> list[Row]:
                 name=entry.name,
                 title=entry.title,
                 figures=figures[entry.name],
-                best=frozenset(name for name, (_, worse) in sides.items() if worse == 0),
+                best=frozenset(name for name, (_, worse) in sides.items() if worse == 0 and not entry.is_reference),
                 better=_listed(sides, "better in", index=0, others=len(others)),
                 worse=_listed(sides, "worse in", index=1, others=len(others)),
+                is_reference=entry.is_reference,
             )
         )
-    return sorted(rows, key=lambda row: -scores[row.name])
+    return sorted(rows, key=lambda row: (row.is_reference, -scores[row.name]))
 
 
 def _listed(sides: Mapping[str, tuple[int, int]], verb: str, *, index: int, others: int) -> str:
@@ -92,6 +96,7 @@ def make_page(entries: Sequence[Entry], *, data: str, now: datetime | None = Non
     )
     return environment.get_template("page.html.j2").render(
         rows=rows,
+        ranked=[row for row in rows if not row.is_reference],
         absent=absent,
         failures=failures,
         measures=MEASURES,

@@ -58,17 +58,20 @@ def test_the_page_says_where_each_is_better_and_worse() -> None:
         Entry("good", "good", records(null=0.5, recovery=1.0)),
         Entry("same", "same", records(null=0.52, recovery=1.02)),
         Entry("bad", "bad", records(null=3.0, recovery=12.0)),
+        Entry("nothing", "nothing", records(null=0.0, recovery=14.0), is_reference=True),
         Entry("absent", "absent", [{"scene": "a-undeformed", "state": "not installed", "cause": "no such package"}]),
     ]
     rows = {row.name: row for row in leaderboard(entries)}
-    assert list(rows)[-1] == "bad"
+    assert list(rows)[-2:] == ["bad", "nothing"]
+    assert rows["nothing"].best == frozenset()
     assert rows["still"].best == {"null"}
     assert rows["good"].best == rows["same"].best == {"recovery"}  # what differs by less than counts is a draw
     assert "null test (3)" in rows["still"].better
     assert "recovery (2)" in rows["still"].worse
     assert rows["bad"].better == ""
     page = make_page(entries, data="made up")
-    assert "absent (no such package)" in page
+    assert "<li>absent: no such package</li>" in page
+    assert "nothing, for comparison" in page
 
 
 def test_every_adapter_of_the_folder_takes_part_but_the_template() -> None:
