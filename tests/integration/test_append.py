@@ -92,6 +92,7 @@ def test_a_grown_run_is_whole_and_has_nothing_left_to_do(grown: str, tmp_path: P
     assert_same(output, grown)
 
 
+@pytest.mark.no_cover
 def test_settled_it_is_what_one_run_would_be(grown: str, sources: dict[int, str], tmp_path: Path) -> None:
     output = copy(grown, tmp_path)
     planned, summary = extend(output, None, settle=True)

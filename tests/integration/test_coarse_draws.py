@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 
 from benchmarks.coarse import draw_pairs, stacks, summary
 from ssem_dask.registration.coarse_alignment.coarse_config import CoarseConfig
 
 
+@pytest.mark.no_cover
 def test_neighbours_are_found_and_unrelated_sections_are_not_believed(real_sections: Callable[[str], Path]) -> None:
     for name in ("vnc_sstem", "flyem_fibsem"):
         real_sections(f"{name}/images.tif")

@@ -43,6 +43,7 @@ def cost_of(source: str, output: Path, executor: Any, workers: int | None = None
     return measure_cost(planned, executor=executor, workers=lambda _stage: workers, note=lambda _told: None)
 
 
+@pytest.mark.no_cover
 def test_a_sample_foretells_what_the_run_takes(larger: str, tmp_path: Path) -> None:
     cost = cost_of(larger, tmp_path / "out.zarr", SerialExecutor())
     assert list(tmp_path.iterdir()) == []  # what it wrote is gone

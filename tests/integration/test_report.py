@@ -225,6 +225,7 @@ peak memory what its parent had held: here that would be pytest, with whatever t
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.no_cover
 def test_two_thousand_sections_of_64_windows(tmp_path: Path) -> None:
     fabricated = fabricate_run(tmp_path, sections=2000, side=16384)
     data = read_report_data(fabricated.url)

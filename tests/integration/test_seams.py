@@ -20,6 +20,7 @@ from ssem_dask.evaluation.simulated_damage import DamageConfig
 from ssem_dask.storage.fields import open_field
 from ssem_dask.types import Float64Array
 
+pytestmark = pytest.mark.no_cover
 SIDE, WINDOW, SPACING = 768, 256, 16
 OUTER = 8
 """Nodes at the border of a section that are left out: there sections may not overlap, and the two solves see equally

@@ -14,6 +14,7 @@ from benchmarks.spoilt.measure import Measured, measure, truth_maps
 from benchmarks.spoilt.stacks import DeformedStack, deform_stack, load_stack
 from ssem_dask.types import AnyArray
 
+pytestmark = pytest.mark.no_cover
 _AT = 5
 
 

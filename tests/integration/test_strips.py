@@ -11,7 +11,7 @@ from ssem_dask.evaluation.phantom import PhantomConfig
 from ssem_dask.evaluation.simulate import simulate_phantom
 from ssem_dask.evaluation.simulated_damage import DamageConfig
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
 SECTIONS = 8
 UNDISPLACED = DeformationConfig(rotation=0.0, shift=0.0, scale=0.0, elastic=0.0)
 

@@ -19,7 +19,7 @@ from benchmarks.accuracy.scenes import PHANTOM, PreparedScene, scenes_of
 from benchmarks.accuracy.table import Column, mean_and_spread
 from benchmarks.accuracy.tables import TableSpec
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
 
 SCENES = tuple(scenes_of(PHANTOM, seeds=2, damaged=0.0))
 CHEAP = {

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.scale import Cluster, simulate_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
 
 
 def count_calls(folder: Path, *, sections: int) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -40,6 +41,7 @@ from tests.support.toy_pipeline import (
     pipelines,
 )
 
+pytestmark = pytest.mark.no_cover
 FUSES = st.none() | st.integers(0, 8) | st.integers(0, 60)
 """Events until the driver is killed: often early, since a run that resumes has few."""
 REPAIR_ROUNDS = 3

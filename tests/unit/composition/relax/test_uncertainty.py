@@ -13,7 +13,7 @@ from ssem_dask.field.folding import jacobian_determinant
 from ssem_dask.types import Float64Array
 from tests.support.sequences import SPACING, Sequence, coloured, sequence
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
 
 COUNT = 36
 SEEDS = (1, 2, 3)

@@ -85,6 +85,7 @@ def test_pairs_are_registered_as_by_the_plain_code(pyramid: list[FeatureLevel]) 
     forget_solvers()
 
 
+@pytest.mark.no_cover  # which makes the interpreter of Triton take twice as long
 def test_given_scales_are_taken_as_by_the_plain_code(pyramid: list[FeatureLevel]) -> None:
     iterations = sum(count for _, _, count in plan_steps(CONFIG, pyramid[0].grid, warm=False))
     scales = [ResidualScale(error=4.0 + i, hessian=0.5 + 0.1 * i) for i in range(iterations)]
