@@ -72,15 +72,34 @@ def show_json_line(value: Any) -> None:
     out.file.flush()
 
 
-def table(title: str, *, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write a table to stdout; the first column is text, the others are numbers."""
+def table(title: str, *, columns: Sequence[str], rows: Sequence[Sequence[str]], most_lines: int | None = None) -> int:
+    """Write a table to stdout; the first column is text, the others are numbers.
+
+    Args:
+        title: line above the table.
+        columns: names of the columns.
+        rows: cells of each row; long ones take several lines.
+        most_lines: lines of the table at most, one row aside; rows that do not fit are left out. None: any number.
+
+    Returns:
+        The number of rows that are shown.
+    """
     out.print(Text(shown(title), style="bold"), soft_wrap=True)
+    count, grid = len(rows), _grid(columns, rows)
+    while most_lines is not None and count > 1 and (lines := len(out.render_lines(grid))) > most_lines:
+        count = max(1, min(count - 1, count * most_lines // lines))
+        grid = _grid(columns, rows[:count])
+    out.print(grid)
+    return count
+
+
+def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     grid = Table()
     for i, column in enumerate(columns):
         grid.add_column(Text(shown(column)), justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
         grid.add_row(*(Text(shown(cell)) for cell in row))
-    out.print(grid)
+    return grid
 
 
 @contextmanager

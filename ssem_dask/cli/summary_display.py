@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _MAX_SHOWN = 20
 """Remarks, and failed chunks, that are shown; `--json` has them all."""
+_MAX_LINES = 40
+"""Lines of the table of failed chunks, whose messages may take many each."""
 
 
 def show_summary(summary: "Summary", *, as_json: bool, fail_on: Sequence[str] = ()) -> None:
@@ -89,12 +91,13 @@ def _show_counts(summary: "Summary") -> None:
 
 def _show_failed(failed: list[TaskReport]) -> None:
     causes = Counter(str(report.cause) for report in failed)
-    console.table(
+    count = console.table(
         f"{plural(len(failed), 'chunk')} failed: {', '.join(f'{n} {cause}' for cause, n in sorted(causes.items()))}",
         columns=["chunk", "cause", "attempts", "seconds", "worker", "message"],
         rows=[
             [r.key, str(r.cause), str(r.attempts), f"{r.seconds:.1f}", r.worker, r.message] for r in failed[:_MAX_SHOWN]
         ],
+        most_lines=_MAX_LINES,
     )
-    if len(failed) > _MAX_SHOWN:
-        console.note(f"… and {len(failed) - _MAX_SHOWN} more; --json lists all.")
+    if len(failed) > count:
+        console.note(f"… and {len(failed) - count} more; --json lists all.")
