@@ -27,6 +27,14 @@ _TRAINING_PIXELS = 1 << 25
 """Bound on the memory of training: about 21 bytes per pixel, since every section is kept at three scales."""
 
 
+_FIGURES = {
+    "found": "share of patches whose place in a section nearby was found to within one feature pixel; high is good",
+    "relative_squared_error": "mean squared error of reconstructed patches, relative to their variance; low is good",
+    "r2": "one minus that error; high is good",
+}
+"""Meaning of the figures of a training."""
+
+
 class DeformationPreset(StrEnum):
     """Presets of `simulate --deformation`, as `ssem_dask.evaluation.deformation.Preset` has them."""
 
@@ -153,6 +161,8 @@ def import_(
         columns=[*has, "sections", "y, px", "x, px", "levels", "type", "pixel, nm", "section, nm"],
         rows=[[*has.values(), str(z), str(y), str(x), str(plan.mips), info.dtype.name, *sizes]],
     )
+    if not labels:
+        console.note(f"Next: ssem-dask align {shlex.quote(destination)} aligned.zarr")
 
 
 def _parse_channels(text: str | None) -> "Channels | None":
@@ -241,7 +251,12 @@ def simulate(
     console.note(
         f"Wrote {made.url}: {made.shape[0]} sections of {made.shape[1]} × {made.shape[2]} px; damaged: {kinds}"
     )
-    console.note(f"Next: ssem-dask align {made.url} OUT.zarr; ssem-dask evaluate OUT.zarr --truth {made.url}")
+    # Sections that nobody aligned have jitter of their own; what an alignment of them finds is set against.
+    still = "" if source == _PHANTOM else f"ssem-dask align {source} STILL.zarr; "
+    undeformed = " --undeformed STILL.zarr" if still else ""
+    console.note(
+        f"Next: ssem-dask align {made.url} OUT.zarr; {still}ssem-dask evaluate OUT.zarr --truth {made.url}{undeformed}"
+    )
 
 
 @dataclass(slots=True)
@@ -325,6 +340,9 @@ def train(
             [part.replace("_", " "), *(f"{row[name]:.3f}" for name in names)] for part, row in trained.figures.items()
         ],
     )
+    for name in names:
+        if name in _FIGURES:
+            console.note(f"{name.replace('_', ' ')}: {_FIGURES[name]}")
     console.line(f"Loss of every step: {picture}")
 
 

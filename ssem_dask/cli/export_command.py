@@ -15,6 +15,7 @@ class NgffVersion(StrEnum):
     """Versions of OME-Zarr that can be exported; every volume of a run is already 0.5."""
 
     V04 = "0.4"
+    V05 = "0.5"
     V06 = "0.6"
 
 
@@ -28,7 +29,7 @@ def export(
     ],
     ngff: Annotated[
         NgffVersion | None,
-        typer.Option("--ngff", help="Write OME-Zarr of this version: 0.4 on Zarr v2, 0.6 on Zarr v3."),
+        typer.Option("--ngff", help="Write OME-Zarr of this version: 0.4 on Zarr v2, 0.6 on Zarr v3. Runs are 0.5."),
     ] = None,
     precomputed: Annotated[
         bool, typer.Option("--precomputed", help="Write neuroglancer-precomputed; needs ssem_dask[tensorstore].")
@@ -83,6 +84,11 @@ def export(
     from ssem_dask.volumes.exporting import checked_plan
     from ssem_dask.volumes.field_exporting import inverse_error_note
 
+    if ngff is NgffVersion.V05:
+        raise ConfigError(
+            f"export --ngff 0.5: runs and volumes are OME-Zarr 0.5 already; open {source} itself (of a run, the group "
+            "aligned in it), or copy it."
+        )
     forms = {
         "ngff-0.4": ngff is NgffVersion.V04,
         "ngff-0.6": ngff is NgffVersion.V06,

@@ -17,6 +17,7 @@ Source = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on stdout, and progress as JSON lines on stderr.")
 ]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show what tasks remarked, too.")]
 Cluster = Annotated[
     str | None,
     typer.Option(

@@ -6,7 +6,7 @@ import typer
 
 from ssem_dask.cli import console
 from ssem_dask.cli.cluster import in_this_process, observed_executor
-from ssem_dask.cli.options import AllowMissing, Cluster, FailOn, FixesFile, Json, Run, Source, Workers
+from ssem_dask.cli.options import AllowMissing, Cluster, FailOn, FixesFile, Json, Run, Source, Verbose, Workers
 from ssem_dask.cli.summary_display import parse_kinds, show_summary
 from ssem_dask.task import Cause
 
@@ -52,6 +52,7 @@ def rerun(
     cluster: Cluster = None,
     workers: Workers = None,
     fail_on: FailOn = None,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Recompute selected parts of a run and everything that depends on them.
@@ -79,6 +80,11 @@ def rerun(
         fixes=None if fixes is None else GivenFixes.read(fixes),
         refit=refit,
     )
+    if sections is not None and not (changes or fixes or failed or cause):
+        console.note(
+            "Nothing was changed, so this computes the same again. To say what is known of a section: ssem-dask fix "
+            f"{output}, or --fixes; to change a setting: --set."
+        )
     if dry_run:
         _show_plan(planned, as_json=as_json)
         return
@@ -87,7 +93,7 @@ def rerun(
         table = in_this_process(table)
     with observed_executor(cluster, workers=workers, as_json=as_json, table=table) as (executor, observer):
         summary = execute_rerun(planned, executor=executor, observer=observer, allow_missing=allow_missing)
-    show_summary(summary, as_json=as_json, fail_on=kinds)
+    show_summary(summary, as_json=as_json, fail_on=kinds, verbose=verbose)
 
 
 def verify(

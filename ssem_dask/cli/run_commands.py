@@ -17,6 +17,7 @@ from ssem_dask.cli.options import (
     Json,
     PixelSize,
     SectionThickness,
+    Verbose,
     Workers,
     channel_choice,
 )
@@ -53,6 +54,7 @@ def align(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done, as `plan` does; change nothing.")
     ] = False,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Align a volume with default settings: everything from the source to the aligned pyramid.
@@ -75,6 +77,7 @@ def align(
         allow_missing=allow_missing,
         as_json=as_json,
         fail_on=kinds,
+        verbose=verbose,
     )
 
 
@@ -102,6 +105,7 @@ def run(
     fixes: FixesFile = None,
     allow_missing: AllowMissing = False,
     fail_on: FailOn = None,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Align as a configuration file says.
@@ -120,6 +124,7 @@ def run(
         allow_missing=allow_missing,
         as_json=as_json,
         fail_on=kinds,
+        verbose=verbose,
     )
 
 
@@ -132,6 +137,7 @@ def _run(
     allow_missing: bool,
     as_json: bool,
     fail_on: tuple[str, ...],
+    verbose: bool,
 ) -> None:
     from ssem_dask.driver import pipeline
     from ssem_dask.driver.run_fixes import GivenFixes
@@ -140,7 +146,7 @@ def _run(
     table = settings.cluster
     with observed_executor(cluster, workers=workers, as_json=as_json, table=table, work=plan) as (executor, observer):
         summary = pipeline.run(plan, executor=executor, observer=observer, allow_missing=allow_missing)
-    show_summary(summary, as_json=as_json, fail_on=fail_on)
+    show_summary(summary, as_json=as_json, fail_on=fail_on, verbose=verbose)
 
 
 def plan(
@@ -313,6 +319,7 @@ def status(
         bool, typer.Option("--pace", help="Show how fast sections are appended, and whether aligning keeps up.")
     ] = False,
     fail_on: FailOn = None,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Show the status of a run: task counts by stage and outcome, failed chunks, and sections that need a look.
@@ -330,7 +337,7 @@ def status(
     if pace:
         _show_pace(output, as_json=as_json)
         return
-    show_summary(run_status(output), as_json=as_json, fail_on=kinds)
+    show_summary(run_status(output), as_json=as_json, fail_on=kinds, verbose=verbose)
 
 
 def _show_pace(output: str, *, as_json: bool) -> None:

@@ -1,5 +1,6 @@
 """Display of a run's status: counts per stage, remarks, failed chunks, and the exit code."""
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,14 +23,24 @@ _MAX_LINES = 40
 """Lines of the table of failed chunks, whose messages may take many each."""
 
 
-def show_summary(summary: "Summary", *, as_json: bool, fail_on: Sequence[str] = ()) -> None:
-    """Show the status of a run; exit with code 1 if it is not complete, or has a section of a kind in `fail_on`."""
+_SUMMED_UP = ("coarse/", "calibrate/", "register/")
+"""Beginnings of the keys of tasks whose remarks the verdict sums up, or that say how something was computed."""
+
+
+def show_summary(summary: "Summary", *, as_json: bool, fail_on: Sequence[str] = (), verbose: bool = False) -> None:
+    """Show the status of a run; exit with code 1 if it is not complete, or has a section of a kind in `fail_on`.
+
+    Args:
+        summary: status of the run.
+        as_json: show all of it as JSON.
+        fail_on: kinds of sections.
+        verbose: show what tasks remarked even if there is a verdict, which sums up most of it.
+    """
     if as_json:
         console.show_json(_as_json(summary))
     else:
         _show_counts(summary)
-        for report in summary.remarks[:_MAX_SHOWN]:
-            console.note(f"{report.key}: {report.outcome}: {report.message}")
+        _show_remarks(summary, is_whole=verbose or not summary.verdict or _has_fixes(summary))
         if summary.clipped:
             console.note(
                 f"{plural(summary.clipped, 'pixel')} clipped, since their changed contrast exceeds the data type"
@@ -38,6 +49,7 @@ def show_summary(summary: "Summary", *, as_json: bool, fail_on: Sequence[str] = 
             _show_failed(summary.failed)
         if summary.verdict:
             console.line(summary.verdict)
+            _show_next(summary)
     fail_if_needed(summary, fail_on=fail_on)
 
 
@@ -81,6 +93,35 @@ def _as_json(summary: "Summary") -> dict[str, Any]:
         **{name: attention[name] for name in ("attention", "pieces", "unplaced")},
         "proposals": proposed,
     }
+
+
+def _has_fixes(summary: "Summary") -> bool:
+    """Return whether a run follows fixes of a person, who wants to know what became of them."""
+    from ssem_dask.storage.run_group import read_run
+
+    return bool(read_run(summary.output).fixes)
+
+
+def _show_remarks(summary: "Summary", *, is_whole: bool) -> None:
+    """Show all remarks of tasks, or those alone that the verdict does not sum up."""
+    if is_whole:
+        for report in summary.remarks[:_MAX_SHOWN]:
+            console.note(f"{report.key}: {report.outcome}: {report.message}")
+        return
+    found = [report for report in summary.remarks if not report.key.startswith(_SUMMED_UP)]
+    for report in found[:_MAX_SHOWN]:
+        console.note(report.message)
+    hidden = len(summary.remarks) - len(found)
+    if hidden:
+        console.note(f"{plural(hidden, 'further remark')} of tasks: status -v.")
+
+
+def _show_next(summary: "Summary") -> None:
+    """Name the commands that show the result."""
+    run = shlex.quote(summary.output)
+    has_spoilt = summary.attention is not None and bool(summary.attention.records)
+    fix = f", and ssem-dask fix {run} to put sections right by hand" if has_spoilt else ""
+    console.note(f"Next: ssem-dask report {run} (one page), ssem-dask view {run} (in the browser){fix}.")
 
 
 def _show_counts(summary: "Summary") -> None:

@@ -87,10 +87,15 @@ def test_sound_sections_have_no_name(sound: str, tmp_path: Path) -> None:
 
 
 def test_the_last_line_of_status_names_the_sections(spoilt: str) -> None:
-    last = ssem_dask("status", spoilt).stdout.splitlines()[-1]
+    ended = ssem_dask("status", spoilt)
+    last = ended.stdout.splitlines()[-1]
     listed = f"{BLANK} (S003.tif) blank, {NOISE} (S006.tif) noise, {FAINT} (S009.tif) faint"
     assert last.startswith(f"aligned; 4 of 16 sections need a look: {listed}")
     assert f"{HALF} (S012.tif)" in last
+    assert f"Next: ssem-dask report {spoilt} " in ended.stderr
+    assert f"ssem-dask fix {spoilt} " in ended.stderr
+    assert "calibrate/" not in ended.stderr
+    assert "calibrate/" in ssem_dask("status", spoilt, "-v").stderr
 
 
 def test_json_lists_what_needs_attention(spoilt: str) -> None:
@@ -221,3 +226,11 @@ def test_warped_volumes_follow_the_same_choice(output: str, tmp_path: Path) -> N
         pixels = Volume.open(target).read(Box((0, 0, 0), SHAPE))
         assert not pixels[lost].any()
         assert pixels[[0, FAINT, 15]].any(axis=(1, 2)).all()
+
+
+def test_what_would_change_nothing_says_what_does(spoilt: str) -> None:
+    ended = ssem_dask("rerun", spoilt, "--sections", "2:3", "--dry-run")
+    assert ended.returncode == 0
+    assert f"ssem-dask fix {spoilt}, or --fixes" in ended.stderr
+    assert "--fixes" not in ssem_dask("rerun", spoilt, "--dry-run").stderr
+    assert_one_sentence(ssem_dask("export", spoilt, "none.zarr", "--ngff", "0.5"), naming="OME-Zarr 0.5 already")
