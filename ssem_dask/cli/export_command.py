@@ -34,6 +34,10 @@ def export(
     precomputed: Annotated[
         bool, typer.Option("--precomputed", help="Write neuroglancer-precomputed; needs ssem_dask[tensorstore].")
     ] = False,
+    vast: Annotated[
+        bool,
+        typer.Option("--vast", help="Write PNG tiles and a .vsvi file for VAST; needs ssem_dask[formats]."),
+    ] = False,
     fields: Annotated[
         bool,
         typer.Option("--fields", help="Write the displacement fields, both ways, as a scene of OME-Zarr 0.6."),
@@ -58,7 +62,7 @@ def export(
         typer.Option(
             "--chunk",
             metavar="Z Y X",
-            help="Chunk size, voxels. Default: as in the source; 64 64 64 with --precomputed.",
+            help="Chunk size, voxels. Default: as in the source; 64 64 64 with --precomputed, 1 1024 1024 with --vast.",
             show_default=False,
         ),
     ] = None,
@@ -78,11 +82,15 @@ def export(
 ) -> None:
     """Write a volume, with all its levels, or the fields of a run, for other tools.
 
+    An exported OME-Zarr folder is a dataset of WEBKNOSSOS too. For a volume on s3://, gs:// or http, a link opens it in
+    neuroglancer.
+
     Safe to interrupt: run the same command again to resume.
     """
     from ssem_dask.volumes.export_plan import run_export
     from ssem_dask.volumes.exporting import checked_plan
     from ssem_dask.volumes.field_exporting import inverse_error_note
+    from ssem_dask.volumes.neuroglancer_link import link_note
 
     if ngff is NgffVersion.V05:
         raise ConfigError(
@@ -93,6 +101,7 @@ def export(
         "ngff-0.4": ngff is NgffVersion.V04,
         "ngff-0.6": ngff is NgffVersion.V06,
         "precomputed": precomputed,
+        "vast": vast,
         "fields": fields,
         "itk": itk,
         "affines": affines,
@@ -100,8 +109,8 @@ def export(
     chosen = [form for form, is_chosen in forms.items() if is_chosen]
     if len(chosen) != 1:
         raise ConfigError(
-            "export: exactly one format is needed; give one of --ngff 0.4, --ngff 0.6, --precomputed, --fields, --itk "
-            "or --affines."
+            "export: exactly one format is needed; give one of --ngff 0.4, --ngff 0.6, --precomputed, --vast, "
+            "--fields, --itk or --affines."
         )
     plan = checked_plan(
         source,
@@ -116,7 +125,8 @@ def export(
     )
     with observed_executor(cluster, workers=workers, as_json=as_json, work=plan.work()) as (executor, observer):
         summary = run_export(plan, executor=executor, observer=observer)
-        note = inverse_error_note(plan) if summary.state == "complete" else None
-        if note is not None:
-            observer.note(note)
+        notes = (inverse_error_note(plan), link_note(plan)) if summary.state == "complete" else ()
+        for note in notes:
+            if note is not None:
+                observer.note(note)
     show_summary(summary, as_json=as_json)

@@ -12,6 +12,7 @@ from ssem_dask.stages.run_arrays import ALIGNED
 from ssem_dask.storage import arrays, location, places, run_group
 from ssem_dask.storage.exports.precomputed import PrecomputedTarget
 from ssem_dask.storage.exports.target import Target
+from ssem_dask.storage.exports.tile_folder import TILE, TileTarget
 from ssem_dask.storage.exports.zarr_v2 import ZarrV2Target
 from ssem_dask.storage.exports.zarr_v3 import ZarrV3Target
 from ssem_dask.storage.json_digest import digest_of
@@ -22,7 +23,7 @@ from ssem_dask.volumes.export_plan import ExportPlan, destination_record, run_ex
 from ssem_dask.volumes.field_exporting import FieldForm, plan_field_export
 from ssem_dask.volumes.origins import Origin, Origins
 
-VolumeForm = Literal["ngff-0.4", "ngff-0.6", "precomputed"]
+VolumeForm = Literal["ngff-0.4", "ngff-0.6", "precomputed", "vast"]
 PRECOMPUTED_CHUNK: ShapeZYX = (64, 64, 64)
 MAX_NGFF_CHUNK_PX = 512
 """Longest side of a chunk of an OME-Zarr image, which otherwise has the source's chunks. Some volumes store a whole
@@ -50,10 +51,11 @@ def export_volume(
         source: URL of a run, to export its aligned volume or its fields, or of any volume (OME-Zarr or array).
         destination: URL to write to. The same export resumes if it was interrupted, and does the work again whose
             sections have changed since.
-        form: a volume as `ngff-0.4` (OME-Zarr 0.4 on Zarr v2), `ngff-0.6` (OME-Zarr 0.6 on Zarr v3) or `precomputed`,
-            which needs the extra `tensorstore`. The fields of a run, both ways, as `fields` (an OME-Zarr 0.6 scene) or
-            `itk` (NRRD files and a CSV file of affine maps). `affines` is that CSV file alone.
-        chunk: extent (z, y, x) of a chunk; None: as in the source; for precomputed, 64³.
+        form: a volume as `ngff-0.4` (OME-Zarr 0.4 on Zarr v2), `ngff-0.6` (OME-Zarr 0.6 on Zarr v3), `precomputed`,
+            which needs the extra `tensorstore`, or `vast` (PNG tiles and a `.vsvi` file), which needs `formats`. The
+            OME-Zarr folders are datasets of WEBKNOSSOS too. The fields of a run, both ways, as `fields` (an OME-Zarr
+            0.6 scene) or `itk` (NRRD files and a CSV file of affine maps). `affines` is that CSV file alone.
+        chunk: extent (z, y, x) of a chunk; None: as in the source; for precomputed, 64³; for VAST, (1, 1024, 1024).
         labels: the values are ids, even if the source does not say so.
         sharded: for `precomputed` and `ngff-0.6`, many chunks per file; a server must then answer requests for byte
             ranges.
@@ -151,6 +153,10 @@ def plan_export(
     target: Target
     if form == "precomputed":
         target = PrecomputedTarget(**common, chunk=chunk or PRECOMPUTED_CHUNK, sharded=sharded)
+    elif form == "vast":
+        if not sharded:
+            raise ConfigError("export: tiles are never sharded; leave --unsharded out.")
+        target = TileTarget(**common, chunk=chunk or TILE)
     else:
         z, y, x = (min(n, MAX_NGFF_CHUNK_PX) for n in volume.chunk(0))
         if form == "ngff-0.6":

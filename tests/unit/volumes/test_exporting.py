@@ -1,9 +1,8 @@
-"""`export`: other tools read our values, at every level; it resumes after an interrupt; half an export is no volume."""
+"""`export`: it resumes after an interrupt and follows its source; half an export is no volume."""
 
 import importlib.util
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,26 +20,24 @@ from ssem_dask.errors import ConfigError, OutputError, SourceError, SsemDaskErro
 from ssem_dask.geometry.box import Box
 from ssem_dask.runtime.clusters import local
 from ssem_dask.stages.export import ExportTask
-from ssem_dask.storage import arrays, location
 from ssem_dask.storage.exports import precomputed, target
 from ssem_dask.storage.run_group import create_run, update_run
-from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
+from ssem_dask.storage.volume import Volume
 from ssem_dask.storage.volume_checks import WARP_KEY
-from ssem_dask.types import AnyArray
 from ssem_dask.volumes.exporting import export_volume
 from ssem_dask.volumes.importing import import_volume
 from tests.support.cli import ssem_dask
+from tests.support.exports import files_below, make_volume, open_scale, values_of
 from tests.support.faults import redone, written
 
 pytestmark = pytest.mark.slow
 
 HAS_TENSORSTORE = importlib.util.find_spec("tensorstore") is not None
 needs_tensorstore = pytest.mark.skipif(not HAS_TENSORSTORE, reason="needs tensorstore")
-SHAPE = (13, 150, 131)
-MIPS = 3
 EXPORTS: list[Any] = [
     pytest.param({"form": "ngff-0.4"}, id="ngff"),
     pytest.param({"form": "ngff-0.6"}, id="ngff-0.6"),
+    pytest.param({"form": "vast", "chunk": (1, 64, 48)}, id="vast"),
     pytest.param({"form": "precomputed", "chunk": (4, 16, 32)}, id="sharded", marks=needs_tensorstore),
     pytest.param(
         {"form": "precomputed", "chunk": (4, 16, 32), "sharded": False}, id="unsharded", marks=needs_tensorstore
@@ -53,142 +50,6 @@ def many_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Units so small that a small volume has many."""
     for module in (target, precomputed):
         monkeypatch.setattr(module, "UNIT_BYTES", 1 << 15)
-
-
-def make_volume(url: str, *, dtype: str = "uint8", attributes: dict[str, Any] | None = None, seed: int = 0) -> str:
-    """A volume of random values, with a corner of zeros; its levels have nothing to do with each other."""
-    random = np.random.default_rng(seed)
-    info = VolumeInfo(shape=SHAPE, dtype=np.dtype(dtype), pixel_size=4.6, section_thickness=50.0)
-    volume = create_volume(url, info=info, chunk=(2, 32, 32), shard=(4, 64, 64), mips=MIPS, attributes=attributes)
-    for mip in range(MIPS):
-        shape = volume.shape_at(mip)
-        values = random.integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
-        values[:5, :40, :70] = 0
-        volume.write(Box((0, 0, 0), shape, mip), values)
-    return url
-
-
-def values_of(url: str, mip: int) -> AnyArray:
-    volume = Volume.open(url)
-    return volume.read(Box((0, 0, 0), volume.shape_at(mip), mip))
-
-
-def files_below(folder: Path) -> dict[str, bytes]:
-    """Return the files without the ledger, which has times."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.relative_to(folder).parts[0] != "ledger"
-    }
-
-
-def open_scale(folder: str, mip: int) -> Any:
-    import tensorstore
-
-    spec = {
-        "driver": "neuroglancer_precomputed",
-        "kvstore": {"driver": "file", "path": folder},
-        "scale_index": mip,
-    }
-    return tensorstore.open(spec, open=True, read=True).result()
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint64"])
-def test_ome_zarr_0_4(tmp_path: Path, dtype: str) -> None:
-    source, out = make_volume(str(tmp_path / "v.zarr"), dtype=dtype), str(tmp_path / "out.zarr")
-    assert export_volume(source, out, form="ngff-0.4", cluster="serial").state == "complete"
-    group = zarr.open_group(out, mode="r")
-    assert group.metadata.zarr_format == 2
-    kind = ome_zarr_models.v04.ImageLabel if dtype == "uint64" else ome_zarr_models.v04.Image
-    kind.from_zarr(group)
-    ours = Volume.open(out)
-    assert (ours.info, ours.mips) == (Volume.open(source).info, (0, 1, 2))
-    for mip in range(MIPS):
-        level = zarr.open_array(out, path=str(mip), mode="r", zarr_format=2)
-        np.testing.assert_array_equal(level[:], values_of(source, mip))
-        np.testing.assert_array_equal(values_of(out, mip), values_of(source, mip))
-        assert level.chunks == (2, 32, 32)
-        header = json.loads((tmp_path / "out.zarr" / str(mip) / ".zarray").read_text())
-        assert header["dimension_separator"] == "/"
-        assert (header["compressor"]["id"], header["compressor"]["cname"]) == ("blosc", "zstd")
-    if dtype != "uint64":
-        info = import_volume(out, str(tmp_path / "back.zarr"))
-        assert info == ours.info
-        np.testing.assert_array_equal(values_of(str(tmp_path / "back.zarr"), 0), values_of(source, 0))
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint64"])
-def test_ome_zarr_0_6(tmp_path: Path, dtype: str) -> None:
-    source, out = make_volume(str(tmp_path / "v.zarr"), dtype=dtype), str(tmp_path / "out.zarr")
-    assert export_volume(source, out, form="ngff-0.6", cluster="serial").state == "complete"
-    theirs = arrays.group_attributes(source)
-    attributes = json.loads((tmp_path / "out.zarr" / "zarr.json").read_text())["attributes"]
-    assert attributes["ome"]["version"] == "0.6"
-    assert ("image-label" in attributes["ome"]) == (dtype == "uint64")
-    (image,) = attributes["ome"]["multiscales"]
-    (system,) = image["coordinateSystems"]
-    assert [(axis["name"], axis["unit"]) for axis in system["axes"]] == [(a, "nanometer") for a in "zyx"]
-    # Levels are upon each other as in 0.5.
-    assert theirs is not None
-    for ours, wanted in zip(image["datasets"], theirs["ome"]["multiscales"][0]["datasets"], strict=True):
-        (transform,) = ours["coordinateTransformations"]
-        parts = transform.get("transformations", [{"type": "scale", "scale": transform.get("scale")}])
-        assert parts == wanted["coordinateTransformations"]
-    exported = Volume.open(out)
-    assert (exported.info, exported.mips) == (Volume.open(source).info, (0, 1, 2))
-    for mip in range(MIPS):
-        np.testing.assert_array_equal(values_of(out, mip), values_of(source, mip))
-    level = zarr.open_array(out, path="0", mode="r")
-    assert level.shards is not None
-    assert level.chunks == (2, 32, 32)
-    if dtype != "uint64":
-        assert import_volume(out, str(tmp_path / "back.zarr")) == exported.info
-
-
-def test_levels_lie_upon_each_other_in_0_4(tmp_path: Path) -> None:
-    source, out = make_volume(str(tmp_path / "v.zarr")), str(tmp_path / "out.zarr")
-    export_volume(source, out, form="ngff-0.4", cluster="serial")
-    theirs = arrays.group_attributes(source)
-    attributes = json.loads((tmp_path / "out.zarr" / ".zattrs").read_text())
-    assert theirs is not None
-    assert attributes["multiscales"][0]["datasets"] == theirs["ome"]["multiscales"][0]["datasets"]
-    assert attributes["multiscales"][0]["version"] == "0.4"
-
-
-def test_ome_zarr_0_4_at_any_url(tmp_path: Path) -> None:
-    source, out = make_volume(str(tmp_path / "v.zarr")), "memory://exported.zarr"
-    try:
-        export_volume(source, out, form="ngff-0.4", cluster="serial")
-        np.testing.assert_array_equal(values_of(out, 1), values_of(source, 1))
-    finally:
-        location.delete(out, recursive=True)
-
-
-@needs_tensorstore
-@pytest.mark.parametrize("sharded", [True, False])
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "uint64"])
-def test_precomputed(tmp_path: Path, dtype: str, sharded: bool) -> None:
-    source, out = make_volume(str(tmp_path / "v.zarr"), dtype=dtype), tmp_path / "out"
-    done = export_volume(
-        source, f"precomputed://{out}", form="precomputed", chunk=(4, 16, 32), sharded=sharded, cluster="serial"
-    )
-    assert done.state == "complete"
-    info = json.loads((out / "info").read_text())
-    assert info["type"] == ("image" if dtype in ("uint8", "uint16") else "segmentation")
-    assert [scale["resolution"] for scale in info["scales"]] == [[4.6 * 2**m, 4.6 * 2**m, 50.0] for m in range(MIPS)]
-    for mip, scale in enumerate(info["scales"]):
-        wanted = values_of(source, mip)
-        opened = open_scale(str(out), mip)
-        assert tuple(opened.domain.inclusive_min) == (0, 0, 0, 0)
-        np.testing.assert_array_equal(opened[..., 0].read().result().T, wanted)
-        assert scale["size"] == list(wanted.shape[::-1])
-        assert scale["chunk_sizes"] == [[32, 16, 4]]
-        assert ("sharding" in scale) == sharded
-    if not sharded:  # some readers take a chunk that is not there for an error
-        assert len(list((out / info["scales"][0]["key"]).iterdir())) == 4 * 10 * 5
-    imported = import_volume(str(out), str(tmp_path / "back.zarr"), labels=dtype not in ("uint8", "uint16"))
-    assert imported == Volume.open(source).info
-    np.testing.assert_array_equal(values_of(str(tmp_path / "back.zarr"), 0), values_of(source, 0))
 
 
 @pytest.mark.parametrize("options", EXPORTS)
@@ -256,7 +117,8 @@ def test_an_interrupted_export_goes_on(
     done = export_volume(source, str(out), cluster="serial", **options)
     assert (done.state, done.counts) == ("complete", {"export": {"ok": tasks}})
     names = {name.replace("whole", "out"): content for name, content in files_below(whole).items()}
-    named = (".zattrs", "zarr.json")  # they hold the name of the volume
+    # They hold the name of the volume.
+    named = (".zattrs", "zarr.json", "datasource-properties.json", "out.vsvi")
     assert {k: v for k, v in files_below(out).items() if k not in named} == {
         k: v for k, v in names.items() if k not in named
     }
@@ -458,30 +320,6 @@ def test_bad_chunks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="never sharded"):
         export_volume(source, out, form="ngff-0.4", sharded=False, cluster="serial")
     assert not Path(out).exists()
-
-
-@needs_tensorstore
-@pytest.mark.parametrize("url", ["memory://out", "http://localhost/out"])
-def test_places_that_precomputed_is_not_written_to(tmp_path: Path, url: str) -> None:
-    source = make_volume(str(tmp_path / "v.zarr"))
-    with pytest.raises(OutputError, match=r"(choose|use) one of these"):
-        export_volume(source, url, form="precomputed", cluster="serial")
-
-
-@needs_tensorstore
-def test_types_that_precomputed_does_not_hold(tmp_path: Path) -> None:
-    source = make_volume(str(tmp_path / "v.zarr"), dtype="int64")
-    with pytest.raises(SourceError, match="holds no labels of type int64"):
-        export_volume(source, str(tmp_path / "out"), form="precomputed", cluster="serial")
-
-
-def test_without_tensorstore_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorstore", None)
-    source = make_volume(str(tmp_path / "v.zarr"))
-    done = CliRunner().invoke(app, ["export", source, str(tmp_path / "out"), "--precomputed", "--cluster", "serial"])
-    assert done.exit_code == 2
-    assert "install it with `pip install 'ssem_dask[tensorstore]'`" in " ".join(done.stderr.split())
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("words", [[], ["--ngff", "0.4", "--precomputed"], ["--ngff", "0.3"]])
