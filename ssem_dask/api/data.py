@@ -133,7 +133,7 @@ def export(source: Place, destination: Place, *, form: Any, **options: Any) -> S
         source: path or URL of a run, to export its aligned volume or its fields, or of any volume.
         destination: path or URL to write to; the same export resumes.
         form: `ngff-0.4`, `ngff-0.6`, `precomputed` or `vast` (tiles) for pixels; `fields` (a scene of OME-Zarr 0.6),
-            `itk` (NRRD files) or `affines` (a CSV file) for the fields of a run.
+            `itk` (NRRD files), `itk-h5` (ITK's transforms) or `affines` (a CSV file) for the fields of a run.
         options: `chunk`, `labels`, `sharded`, `pixel_size`, `section_thickness`, `inverse_spacing`, `cluster`,
             `workers` and `observer`, see `ssem_dask.export_volume`.
 

@@ -46,6 +46,10 @@ def export(
         bool,
         typer.Option("--itk", help="Write the fields as NRRD files for ITK, and the affine maps as a CSV file."),
     ] = False,
+    itk_h5: Annotated[
+        bool,
+        typer.Option("--itk-h5", help="Like --itk, but as HDF5 files of ITK's transforms; needs ssem_dask[formats]."),
+    ] = False,
     affines: Annotated[
         bool, typer.Option("--affines", help="Write only that CSV file, which `[coarse] initial` reads.")
     ] = False,
@@ -53,7 +57,7 @@ def export(
         int | None,
         typer.Option(
             "--inverse-spacing",
-            help="With --fields or --itk: px between nodes of the inverse fields. Default: as the run's fields.",
+            help="With --fields or --itk…: px between nodes of the inverse fields. Default: as the run's fields.",
             show_default=False,
         ),
     ] = None,
@@ -104,13 +108,14 @@ def export(
         "vast": vast,
         "fields": fields,
         "itk": itk,
+        "itk-h5": itk_h5,
         "affines": affines,
     }
     chosen = [form for form, is_chosen in forms.items() if is_chosen]
     if len(chosen) != 1:
         raise ConfigError(
             "export: exactly one format is needed; give one of --ngff 0.4, --ngff 0.6, --precomputed, --vast, "
-            "--fields, --itk or --affines."
+            "--fields, --itk, --itk-h5 or --affines."
         )
     plan = checked_plan(
         source,

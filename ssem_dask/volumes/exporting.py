@@ -54,7 +54,8 @@ def export_volume(
         form: a volume as `ngff-0.4` (OME-Zarr 0.4 on Zarr v2), `ngff-0.6` (OME-Zarr 0.6 on Zarr v3), `precomputed`,
             which needs the extra `tensorstore`, or `vast` (PNG tiles and a `.vsvi` file), which needs `formats`. The
             OME-Zarr folders are datasets of WEBKNOSSOS too. The fields of a run, both ways, as `fields` (an OME-Zarr
-            0.6 scene) or `itk` (NRRD files and a CSV file of affine maps). `affines` is that CSV file alone.
+            0.6 scene) or `itk` (NRRD files and a CSV file of affine maps) or `itk-h5` (files of ITK's transforms and
+            that CSV file; needs `formats`). `affines` is that CSV file alone.
         chunk: extent (z, y, x) of a chunk; None: as in the source; for precomputed, 64³; for VAST, (1, 1024, 1024).
         labels: the values are ids, even if the source does not say so.
         sharded: for `precomputed` and `ngff-0.6`, many chunks per file; a server must then answer requests for byte

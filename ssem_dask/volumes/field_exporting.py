@@ -4,19 +4,20 @@ from functools import partial
 from typing import Any, Literal
 
 from ssem_dask.errors import ConfigError, SsemDaskError
+from ssem_dask.extras import require_extra
 from ssem_dask.shown import without_secrets
 from ssem_dask.stages.run_arrays import ALIGNED
 from ssem_dask.storage import location, places
 from ssem_dask.storage.exports.field_scene import IMAGES, SceneTarget
 from ssem_dask.storage.exports.field_target import FieldTarget
-from ssem_dask.storage.exports.itk_folder import AffineTarget, ItkTarget
+from ssem_dask.storage.exports.itk_folder import AffineTarget, ItkTarget, ItkTransformTarget
 from ssem_dask.storage.json_digest import digest_of
 from ssem_dask.storage.volume import Volume
 from ssem_dask.volumes.alignment import Alignment, open_alignment
 from ssem_dask.volumes.export_plan import ExportPlan, destination_record
 from ssem_dask.volumes.origins import Origin, Origins, field_fingerprints
 
-FieldForm = Literal["fields", "itk", "affines"]
+FieldForm = Literal["fields", "itk", "itk-h5", "affines"]
 
 
 def plan_field_export(run: str, destination: str, *, form: FieldForm, inverse_spacing: int | None) -> ExportPlan:
@@ -70,6 +71,9 @@ def _target(alignment: Alignment, url: str, *, form: FieldForm, inverse_spacing:
     }
     if form == "itk":
         return ItkTarget(**common)
+    if form == "itk-h5":
+        require_extra("formats", purpose="export --itk-h5")
+        return ItkTransformTarget(**common)
     if form == "affines":
         return AffineTarget(**common)
     dtype = _pixel_type(alignment)

@@ -1,8 +1,9 @@
-"""Fields for ITK, SimpleITK, elastix and BigWarp: two NRRD files per section, and the affine map of each in a CSV file.
+"""Fields for ITK, SimpleITK, elastix and BigWarp: two files per section, and the affine map of each in a CSV file.
 
     OUT/
       to_source/section-00000.nrrd    (dx, dy) in nm, aligned → source: what `sitk.Resample` of a source section needs
       to_aligned/section-00000.nrrd   the inverse
+                                      or section-00000.h5, a whole transform that `sitk.ReadTransform` reads
       affines.csv                     aligned → source, mip-0 px, as `[coarse] initial` reads it
 
 ITK, like NGFF, counts from the centre of pixel 0. So an image that is resampled has its origin at 0 and the spacing of
@@ -10,6 +11,7 @@ the pixel size in nm. The CSV file counts from the corner (C3), like everything 
 """
 
 import csv
+import importlib
 import io
 import zlib
 from collections.abc import Sequence
@@ -24,6 +26,8 @@ from ssem_dask.storage.exports.field_target import DIRECTIONS, DirectedField, Fi
 from ssem_dask.storage.ngff06 import FieldPlacement
 
 AFFINES = "affines.csv"
+_TRANSFORM = "DisplacementFieldTransform_double_2_2"
+"""ITK's name of a 2D displacement field of doubles."""
 _PARTS = "affines.parts"
 """Folder with the rows of each task, until all have ended."""
 
@@ -34,6 +38,7 @@ class ItkTarget(FieldTarget):
 
     FORM: ClassVar[str] = "itk"
     INVERTS: ClassVar[bool] = True
+    SUFFIX: ClassVar[str] = "nrrd"
 
     def prepare(self) -> None:
         """See `FieldTarget.prepare`; folders are made with their first file."""
@@ -64,11 +69,26 @@ class ItkTarget(FieldTarget):
     def _write_section(self, section: SectionExport, z: int) -> None:
         for direction, field in zip(DIRECTIONS, (section.to_source, section.to_aligned), strict=True):
             if field is not None:
-                content = nrrd_bytes(field, self.placement(direction))
-                location.write_bytes(location.join(self.url, direction, nrrd_name(z)), content)
+                content = self._content(field, self.placement(direction))
+                name = f"section-{z:05d}.{self.SUFFIX}"
+                location.write_bytes(location.join(self.url, direction, name), content)
+
+    def _content(self, field: DirectedField, placement: FieldPlacement) -> bytes:
+        return nrrd_bytes(field, placement)
 
     def _part(self, start: int) -> str:
         return location.join(self.url, _PARTS, f"{start:06d}.csv")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItkTransformTarget(ItkTarget):
+    """A folder of HDF5 files, each with one transform; needs h5py."""
+
+    FORM: ClassVar[str] = "itk-h5"
+    SUFFIX: ClassVar[str] = "h5"
+
+    def _content(self, field: DirectedField, placement: FieldPlacement) -> bytes:
+        return transform_bytes(field, placement)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +102,20 @@ class AffineTarget(ItkTarget):
         del section, z
 
 
-def nrrd_name(z: int) -> str:
-    """Return the name of the file of a section."""
-    return f"section-{z:05d}.nrrd"
+def transform_bytes(field: DirectedField, placement: FieldPlacement) -> bytes:
+    """Return a field as a file of ITK's transforms: a displacement field of doubles, nm, in HDF5."""
+    h5py = importlib.import_module("h5py")
+    _, dy, dx = placement.scale
+    _, y, x = placement.origin
+    height, width = field.known.shape
+    vectors = np.moveaxis(field.values[::-1].astype(np.float64), 0, -1) * placement.pixel_size
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as file:
+        transform = file.create_group("TransformGroup/0")
+        transform.create_dataset("TransformType", data=[_TRANSFORM], dtype=h5py.string_dtype("ascii"))
+        transform["TransformFixedParameters"] = np.array([width, height, x, y, dx, dy, 1, 0, 0, 1], dtype=np.float64)
+        transform.create_dataset("TransformParameters", data=vectors.ravel(), chunks=True, compression=4)
+    return stream.getvalue()
 
 
 def nrrd_bytes(field: DirectedField, placement: FieldPlacement) -> bytes:

@@ -192,6 +192,60 @@ def moved_2d(transform: Any, points: Any) -> Any:
     return np.array(there) / PIXEL_NM + 0.5
 
 
+def test_itk_reads_whole_transforms(tmp_path: Path) -> None:
+    run = make_field_run(tmp_path)
+    folder = Path(export(run, tmp_path / "itk", form="itk-h5"))
+    alignment = ssem_dask.open_alignment(run)
+    points = positions(seed=3, margin=20.0)
+    for z in (SMOOTH, TURNED, MIRRORED):
+        placed = np.column_stack([np.full(len(points), z), points[:, 1:]])
+        for direction, to, most in (("to_source", "source", 1e-3), ("to_aligned", "aligned", 0.5)):
+            transform = sitk.ReadTransform(str(folder / direction / f"section-{z:05d}.h5"))
+            ours = alignment.map_points(placed, to=to)[:, 1:]
+            known = np.isfinite(ours).all(axis=1)
+            assert known.any()
+            assert np.abs(moved_2d(transform, points) - ours)[known].max() < most
+    assert (folder / "affines.csv").exists()
+
+
+def test_points_and_mask_of_a_broken_section(tmp_path: Path) -> None:
+    """Each side is mapped by its own part, both ways; what is lost between them is unknown in points and mask."""
+    run = make_field_run(tmp_path)
+    scene = export(run, tmp_path / "out.zarr", inverse_spacing=1)
+    alignment = ssem_dask.open_alignment(run)
+    field = alignment.field(BROKEN)
+    y, x = (np.arange(n) * SPACING + SPACING / 2 for n in field.shape[1:])
+    lost = ~np.isfinite(field[0]).any(axis=0)
+    assert lost.any()
+    left, right = x < x[lost].min(), x > x[lost].max()
+    assert right.any()
+    for side, jump in ((left, 0.0), (right, 20.0)):
+        rows, columns = np.meshgrid(y[2:-2], x[side], indexing="ij")
+        points = np.column_stack([np.full(rows.size, BROKEN), rows.ravel(), columns.ravel()])
+        there = alignment.map_points(points, to="source")
+        assert abs(np.median(there[:, 2] - points[:, 2]) - jump) < 3
+        moved_by = there[:, 1:] - points[:, 1:]
+        np.testing.assert_allclose(moved_by, field[:, 2:-2][:, :, side].reshape(2, -1).T, atol=1e-3)
+        back = alignment.map_points(there, to="aligned")
+        found = np.isfinite(back).all(axis=1)
+        assert found.mean() > 0.9
+        np.testing.assert_allclose(back[found], points[found], atol=0.01)
+    gap = np.array([[BROKEN, 70.0, float(x[lost].mean())]])
+    assert np.isnan(alignment.map_points(gap, to="source")[0, 1:]).all()
+    known = np.asarray(zarr.open_array(f"{scene}/{FOLDER}/to_source_known/s0", mode="r")[BROKEN])
+    inner = known[field_target.MARGIN : -field_target.MARGIN, field_target.MARGIN : -field_target.MARGIN]
+    np.testing.assert_array_equal(inner > 0, np.isfinite(field[0]))
+    # The way back knows no tissue inside the gap: what it calls known maps there and back.
+    inverse = np.asarray(zarr.open_array(f"{scene}/{FOLDER}/to_aligned_known/s0", mode="r")[BROKEN]) > 0
+    inverse = inverse[field_target.MARGIN : -field_target.MARGIN, field_target.MARGIN : -field_target.MARGIN]
+    rows, columns = np.nonzero(inverse)
+    pixels = np.column_stack([np.full(len(rows), BROKEN), rows + 0.5, columns + 0.5])
+    there = alignment.map_points(pixels, to="aligned")
+    assert np.isfinite(there).all()
+    np.testing.assert_allclose(alignment.map_points(there, to="source"), pixels, atol=0.02)
+    assert 0.5 < inverse.mean() < 0.98
+
+
 def test_affines_can_be_the_start_of_another_run(tmp_path: Path) -> None:
     run = make_field_run(tmp_path)
     alone = Path(export(run, tmp_path / "affines", form="affines"))
@@ -203,7 +257,7 @@ def test_affines_can_be_the_start_of_another_run(tmp_path: Path) -> None:
     np.testing.assert_allclose(read[MIRRORED, :, :2], np.diag([1, -1]), atol=0.2)
 
 
-@pytest.mark.parametrize("form", ["fields", "itk"])
+@pytest.mark.parametrize("form", ["fields", "itk", "itk-h5"])
 def test_it_resumes_and_follows_the_run(tmp_path: Path, form: str) -> None:
     run = make_field_run(tmp_path)
     out = export(run, tmp_path / "out.zarr", form=form)
