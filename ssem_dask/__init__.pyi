@@ -2,7 +2,7 @@
 
 from .api.aligned_run import Alignment, open_alignment
 from .api.data import export, export_volume, import_volume, warp, warp_volume
-from .api.results import Viewer, compare, evaluate, view, write_report
+from .api.results import Viewer, compare, evaluate, report, view, write_report
 from .api.running import Plan, align, plan, rerun, status
 from .api.two_images import RegisteredPair, register_pair
 from .driver.run_status import Summary
@@ -28,6 +28,7 @@ __all__ = [
     "open_alignment",
     "plan",
     "register_pair",
+    "report",
     "rerun",
     "status",
     "view",

@@ -2,11 +2,9 @@
 
 from typing import Any
 
-import numpy as np
-
 from ssem_dask.api.lazy_arrays import lazy_warp, lazy_zarr
-from ssem_dask.api.notebook import as_html
 from ssem_dask.api.sources import ArrayLike, Place, url_of
+from ssem_dask.driver.notebook_html import as_html, middle_section
 from ssem_dask.driver.run_status import run_status
 from ssem_dask.errors import SourceError
 from ssem_dask.field.interpolate import Interpolation
@@ -17,11 +15,8 @@ from ssem_dask.stages.run_arrays import ALIGNED
 from ssem_dask.storage import arrays, location
 from ssem_dask.storage.array_volume import array_volume, is_array
 from ssem_dask.storage.volume import Volume
-from ssem_dask.types import AnyArray
 from ssem_dask.volumes import alignment
 from ssem_dask.volumes.point_files import MappedFiles, Unit, map_point_files
-
-_PICTURE_PX = 512
 
 
 class Alignment(alignment.Alignment):
@@ -123,18 +118,7 @@ class Alignment(alignment.Alignment):
         lines += [line for line in (run_status(self.url).verdict,) if line]
         size = self.record.pixel_size
         lines.append(f"{z} sections of {y} × {x} px of {size:g} nm; field node every {self.spacing} px")
-        return as_html(lines, self._picture())
-
-    def _picture(self) -> AnyArray | None:
-        """Return the middle section at a coarse level; None before there is one."""
-        url = location.join(self.url, ALIGNED)
-        if arrays.group_attributes(url) is None:
-            return None
-        volume = Volume.open(url)
-        mip = next((m for m in volume.mips if max(volume.shape_at(m)[1:]) <= _PICTURE_PX), volume.mips[-1])
-        z, y, x = volume.shape_at(mip)
-        (picture,) = volume.each_channel[0].read(Box((z // 2, 0, 0), (z // 2 + 1, y, x), mip))
-        return np.asarray(picture)
+        return as_html(lines, middle_section(self.url))
 
     def _opened(self, volume: Volume | Place | ArrayLike, pixel_size: float | None) -> Volume:
         if isinstance(volume, Volume):

@@ -18,7 +18,7 @@ _WORST_PLACES = 24
 _START_SECONDS = 30.0
 
 
-def write_report(run: Place, file: str | os.PathLike[str] | None = None, *, worst: int = _WORST_PLACES) -> Path:
+def report(run: Place, file: str | os.PathLike[str] | None = None, *, worst: int = _WORST_PLACES) -> Path:
     """Write one HTML file about a run: how good it is, what failed, and where to look. Needs the extra `report`.
 
     Args:
@@ -35,7 +35,7 @@ def write_report(run: Place, file: str | os.PathLike[str] | None = None, *, wors
 
     Examples:
         >>> import ssem_dask
-        >>> ssem_dask.write_report("aligned.zarr", "report.html").name
+        >>> ssem_dask.report("aligned.zarr", "report.html").name
         'report.html'
     """
     require_extra("report", purpose="report")
@@ -45,6 +45,11 @@ def write_report(run: Place, file: str | os.PathLike[str] | None = None, *, wors
     url = url_of(run)
     made = make_report(url, worst=worst, viewer=None)
     return write_page(made.html, default_file(url) if file is None else Path(file), what="Report")
+
+
+def write_report(run: Place, file: str | os.PathLike[str] | None = None, *, worst: int = _WORST_PLACES) -> Path:
+    """Write a report; see `report`, of which this is the longer name."""
+    return report(run, file, worst=worst)
 
 
 def evaluate(

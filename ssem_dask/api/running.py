@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from ssem_dask.api.sources import ArrayLike, Place, source_url, url_of
+from ssem_dask.api.stage_bars import StageBars, in_notebook
 from ssem_dask.api.stage_lines import StageLines
 from ssem_dask.config.schema import make_config
 from ssem_dask.driver import pipeline
@@ -43,7 +44,7 @@ def align(
         cluster: `serial`, `local`, `local-gpu`, `slurm`, the address of a Dask scheduler, or a TOML file with a
             `[cluster]` table.
         workers: number of workers of a started cluster; None: one per core.
-        progress: show a line per stage on stderr; None: in notebooks and terminals.
+        progress: show a bar per stage in a notebook, else a line on stderr; None: in notebooks and terminals.
         observer: receives events; None: nobody does but these lines.
         allow_missing: complete the run although some of its tasks failed.
         fixes: path or URL of a file of fixes; None: those that the run has already.
@@ -217,8 +218,10 @@ def _planned(
 
 
 def _observer(observer: Observer | None, progress: bool | None) -> Observer:
-    """Return who receives the events: the caller's observer, or lines if somebody sees them."""
+    """Return the receiver of events: the caller's observer, or bars or lines if somebody sees them."""
     if observer is not None:
         return observer
-    seen = "ipykernel" in sys.modules or sys.stderr.isatty()
-    return StageLines() if (seen if progress is None else progress) else SilentObserver()
+    notebook = in_notebook()
+    if not (notebook or sys.stderr.isatty() if progress is None else progress):
+        return SilentObserver()
+    return StageBars() if notebook else StageLines()

@@ -13,6 +13,7 @@ from ssem_dask.storage.lease import is_held
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.run_group import read_state, stage_order
 from ssem_dask.task import Outcome, TaskReport
+from ssem_dask.units import plural
 
 MEASURE = "measure"
 """Stage that names the sections; it cannot be imported here."""
@@ -55,6 +56,16 @@ class Summary:
         failed = f", {len(self.failed)} failed" if self.failed else ""
         verdict = f"; {self.verdict}" if self.verdict else ""
         return f"Summary({self.output!r}: {self.state}{failed}{verdict})"
+
+    def _repr_html_(self) -> str:
+        # Here, since `status` must start quickly.
+        from ssem_dask.driver.notebook_html import as_html, middle_section
+
+        lines = [f"{self.output}: {self.state}", *([self.verdict] if self.verdict else []), *self.reasons]
+        if self.failed:
+            first = self.failed[0]
+            lines.append(f"{plural(len(self.failed), 'task')} failed, the first is {first.key}: {first.message}")
+        return as_html(lines, middle_section(self.output))
 
     def add(self, report: TaskReport) -> None:
         """Count a task that ended, and keep its report if it failed or has a message."""

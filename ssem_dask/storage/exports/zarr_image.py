@@ -1,4 +1,4 @@
-"""What OME-Zarr images on Zarr v2 and v3 have in common, and the file that opens them in WEBKNOSSOS.
+"""Base of OME-Zarr images on Zarr v2 and v3, with the file that opens them in WEBKNOSSOS.
 
 `datasource-properties.json` makes the folder a dataset of WEBKNOSSOS too, which reads the same arrays.
 """

@@ -2,9 +2,11 @@
 
 import re
 import struct
+import sys
 import zlib
 from base64 import b64decode
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import dask.array as da
@@ -13,11 +15,12 @@ import pytest
 import zarr
 
 import ssem_dask
-from ssem_dask.api.notebook import grey_png
+from ssem_dask.driver.notebook_html import grey_png
 from ssem_dask.errors import OutputError, SourceError
 from ssem_dask.field.affine import rotation_about
 from ssem_dask.geometry.box import Box
 from ssem_dask.storage.volume import Volume
+from ssem_dask.task import Outcome, TaskReport
 from tests.support.field_runs import PIXEL_NM, SHAPE, SMOOTH, THICKNESS_NM, TURNED, make_field_run, smooth_noise
 
 SIZES: dict[str, Any] = {"pixel_size": PIXEL_NM, "section_thickness": THICKNESS_NM}
@@ -102,6 +105,34 @@ def test_progress_is_a_line_per_stage(tmp_path: Path, observed: str, capsys: pyt
     ssem_dask.align(observed, tmp_path / "out.zarr", cluster="serial", progress=True)
     lines = capsys.readouterr().err.replace("\r", "\n").split("\n")
     assert any(re.fullmatch(r"render: (\d+) of \1 tasks?", line) for line in lines), lines
+
+
+def test_a_notebook_shows_bars_and_the_result(tmp_path: Path, observed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """IPython itself collects what a notebook would display."""
+    shell_class: Any = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell
+    capture: Any = pytest.importorskip("IPython.utils.capture").capture_output
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    shell_class.instance()
+    try:
+        with capture() as seen:
+            summary = ssem_dask.align(observed, tmp_path / "out.zarr", cluster="serial")
+            broken = ssem_dask.status(str(tmp_path / "out.zarr"))
+        last = seen.outputs[-1].data["text/html"]
+        assert re.search(r'<td>render</td><td><progress value="(\d+)" max="\1">', last)
+        assert all(output.update for output in seen.outputs[1:])  # one block, which changes
+        assert "\rrender" not in seen.stderr
+    finally:
+        shell_class.clear_instance()
+    html = summary._repr_html_()
+    assert f"<b>{tmp_path / 'out.zarr'}: complete</b>" in html
+    assert summary.verdict in html
+    assert b64decode(re.search('base64,([^"]+)', html)[1]).startswith(b"\x89PNG")  # type: ignore[index]
+    failed = TaskReport(key="render/0", digest="", outcome=Outcome.FAILED, message="<no memory>")
+    broken.state = "incomplete"
+    broken.add(failed)
+    assert "1 task failed, the first is render/0: &lt;no memory&gt;" in broken._repr_html_()
+    assert "img" not in ssem_dask.Summary(output=str(tmp_path / "none"), state="incomplete")._repr_html_()
 
 
 @pytest.mark.parametrize(("degrees", "shift"), [(0.0, (7.0, -4.0)), (12.0, (3.0, 9.0))])

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 MODULES = ("aligned_run", "data", "results", "running", "two_images")
 FUNCTIONS = sorted(name for name in ssem_dask.__all__ if callable(getattr(ssem_dask, name)) and name[0].islower())
-OTHER_NAMES = {"warp_volume", "export_volume"}
+OTHER_NAMES = {"warp_volume", "export_volume", "write_report"}
 """Longer names of functions that have an example."""
 
 

@@ -1,4 +1,4 @@
-"""How results look in a notebook: a line, and a small picture without any further package."""
+"""Results in a notebook: a line, and a small picture without any further package."""
 
 import base64
 import html
@@ -7,10 +7,17 @@ import zlib
 
 import numpy as np
 
+from ssem_dask.errors import SsemDaskError
+from ssem_dask.geometry.box import Box
+from ssem_dask.stages.run_arrays import ALIGNED
+from ssem_dask.storage import arrays, location
+from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
 
 _SIDE_PX = 320
 """Longest side of a picture."""
+_READ_PX = 512
+"""Longest side of the level that a picture is made of, if there is one so coarse."""
 
 
 def grey_png(image: AnyArray) -> bytes:
@@ -37,3 +44,16 @@ def as_html(lines: list[str], image: AnyArray | None) -> str:
         return text
     data = base64.b64encode(grey_png(image)).decode()
     return f'{text}<img alt="middle section" src="data:image/png;base64,{data}">'
+
+
+def middle_section(output: str) -> AnyArray | None:
+    """Return the middle section of a run or an image at a coarse level; None before there is one."""
+    try:
+        aligned = location.join(output, ALIGNED)
+        volume = Volume.open(output if arrays.group_attributes(aligned) is None else aligned)
+        mip = next((m for m in volume.mips if max(volume.shape_at(m)[1:]) <= _READ_PX), volume.mips[-1])
+        z, y, x = volume.shape_at(mip)
+        (picture,) = volume.each_channel[0].read(Box((z // 2, 0, 0), (z // 2 + 1, y, x), mip))
+    except SsemDaskError:
+        return None  # a picture is no reason to fail
+    return np.asarray(picture)
