@@ -8,7 +8,6 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import zarr
-from ssem_dask.volumes.neuroglancer_link import neuroglancer_link
 
 from ssem_dask.errors import ConfigError, SourceError
 from ssem_dask.geometry.box import Box
@@ -16,6 +15,7 @@ from ssem_dask.storage.exports.precomputed import PrecomputedTarget
 from ssem_dask.storage.exports.zarr_v3 import ZarrV3Target
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume
 from ssem_dask.volumes.exporting import export_volume
+from ssem_dask.volumes.neuroglancer_link import neuroglancer_link
 from tests.support.cli import ssem_dask
 from tests.support.exports import MIPS, SHAPE, make_volume, values_of
 
