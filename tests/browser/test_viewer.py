@@ -4,6 +4,7 @@ import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlparse
 
 import numpy as np
@@ -12,11 +13,18 @@ import zarr
 from PIL import Image
 from playwright.sync_api import Page
 
+import ssem_dask
+from ssem_dask.api.results import Viewer
 from ssem_dask.geometry.box import Box
+from ssem_dask.report.viewer.http import Site, Viewpoint
+from ssem_dask.report.viewer.served_files import StoredFiles
+from ssem_dask.storage.exports.target import Target
 from ssem_dask.storage.location import join
 from ssem_dask.storage.run_group import read_run, update_run
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
+from ssem_dask.volumes.exporting import checked_plan
+from ssem_dask.volumes.neuroglancer_link import neuroglancer_state
 from tests.support.browser import Watched, start_viewer, stop_viewer, wait_until
 
 _LOADED = """() => viewer.isReady() && viewer.layerManager.managedLayers.filter((l) => l.visible).every(
@@ -45,13 +53,17 @@ def sections_only(page: Page, *layers: str) -> AnyArray:
     return np.asarray(Image.open(io.BytesIO(shot)).convert("L"), dtype=np.float64)
 
 
-def expected(volume: Volume, page: Page, shape: tuple[int, int]) -> AnyArray:
-    """The pixels of the volume that belong there, nearest; NaN outside. Positions are pixel centres in neuroglancer."""
+def expected(volume: Volume, page: Page, shape: tuple[int, int], *, origin: float = 0.5) -> AnyArray:
+    """The pixels of the volume that belong there, nearest; NaN outside.
+
+    `origin` is where position 0 of neuroglancer is: the centre of pixel 0 in OME-Zarr, its corner in precomputed.
+    """
     x, y, z = page.evaluate("Array.from(viewer.navigationState.position.value)")
     scale = page.evaluate("viewer.navigationState.zoomFactor.value")
-    section = volume.read(Box((round(z), 0, 0), (round(z) + 1, *volume.info.shape[1:])))[0].astype(float)
-    rows = np.floor(y + 0.5 + (np.arange(shape[0]) + 0.5 - shape[0] / 2) * scale).astype(int)
-    columns = np.floor(x + 0.5 + (np.arange(shape[1]) + 0.5 - shape[1] / 2) * scale).astype(int)
+    plane = int(np.floor(z + origin))
+    section = volume.read(Box((plane, 0, 0), (plane + 1, *volume.info.shape[1:])))[0].astype(float)
+    rows = np.floor(y + origin + (np.arange(shape[0]) + 0.5 - shape[0] / 2) * scale).astype(int)
+    columns = np.floor(x + origin + (np.arange(shape[1]) + 0.5 - shape[1] / 2) * scale).astype(int)
     inside = ((rows >= 0) & (rows < section.shape[0]))[:, None] & ((columns >= 0) & (columns < section.shape[1]))
     taken = section[rows.clip(0, section.shape[0] - 1)][:, columns.clip(0, section.shape[1] - 1)]
     return np.where(inside, taken, np.nan)
@@ -133,6 +145,48 @@ def test_a_volume_that_is_warped_as_it_is_looked_at_shows_the_aligned_pixels(
         assert found.complaints == []
     finally:
         stop_viewer(process)
+
+
+@pytest.mark.parametrize(("form", "origin"), [("ngff-0.4", 0.5), ("precomputed", 0.0)])
+def test_an_exported_volume_opens(
+    form: str, origin: float, watched: Callable[[str], Watched], run: str, tmp_path: Path
+) -> None:
+    """The files are served as they were written, and the state is that of the link that `export` shows.
+
+    The client of this version does not open OME-Zarr 0.6.
+    """
+    out = str(tmp_path / "exported")
+    assert ssem_dask.export(run, out, form=form, cluster="serial").state == "complete"
+    target = checked_plan(
+        run,
+        out,
+        form=form,
+        chunk=None,
+        labels=False,
+        sharded=True,
+        pixel_size=None,
+        section_thickness=None,
+        inverse_spacing=None,
+    ).target
+    assert isinstance(target, Target)
+
+    def state(data: str, viewpoint: Viewpoint | None) -> dict[str, Any]:
+        del viewpoint
+        made = neuroglancer_state(target)
+        assert made is not None
+        made["layers"][0]["source"] = made["layers"][0]["source"].replace(out, f"{data}/exported")
+        return {**made, "position": [*made["position"][:2], 5 + 0.5 - origin]}
+
+    site = Site("0" * 16, {"exported": StoredFiles(out, out)}, state, frozenset())
+    with Viewer(site, port=0, missing=[]) as shown_at:
+        found = watched("light")
+        found.page.goto(shown_at.url)
+        settle(found.page)
+        shown = sections_only(found.page, "exported")
+        wanted = expected(Volume.open(join(run, "aligned")), found.page, shown.shape, origin=origin)
+        assert likeness(shown, wanted) > 0.95
+        # The client asks for an array before it takes a group for one, and for chunks that hold zeros.
+        assert [line for line in found.complaints if "404" not in line] == []
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
