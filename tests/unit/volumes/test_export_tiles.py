@@ -122,12 +122,13 @@ def test_the_folder_is_a_dataset_of_webknossos(tmp_path: Path, form: Any, data_f
 
 
 def test_there_is_no_dataset_of_values_that_webknossos_does_not_show(tmp_path: Path) -> None:
-    source = make_volume(str(tmp_path / "v.zarr"), dtype="uint32")
-    export_volume(source, str(tmp_path / "out"), form="ngff-0.6", labels=True, cluster="serial")
-    assert (tmp_path / "out" / "datasource-properties.json").exists()
-    wide = make_volume(str(tmp_path / "w.zarr"), dtype="int64", attributes={"ssem_dask_import": {"labels": False}})
-    export_volume(wide, str(tmp_path / "wide"), form="ngff-0.6", cluster="serial")
-    assert (tmp_path / "wide" / "zarr.json").exists()
+    for dtype, is_shown in (("float32", True), ("float64", False)):
+        source, out = str(tmp_path / f"{dtype}.zarr"), tmp_path / f"{dtype}.out"
+        info = VolumeInfo(shape=(2, 40, 40), dtype=np.dtype(dtype), pixel_size=4.0, section_thickness=40.0)
+        create_volume(source, info=info, chunk=(1, 32, 32), shard=(2, 64, 64), mips=1)
+        export_volume(source, str(out), form="ngff-0.6", cluster="serial")
+        assert (out / "zarr.json").exists()
+        assert (out / "datasource-properties.json").exists() == is_shown
 
 
 def test_a_link_opens_what_browsers_can_reach() -> None:
