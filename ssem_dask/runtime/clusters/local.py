@@ -18,7 +18,7 @@ from distributed.system import MEMORY_LIMIT
 from ssem_dask.errors import ConfigError
 from ssem_dask.runtime.clusters.dashboard import offer_dashboard, refuse_foreign_pages
 from ssem_dask.runtime.clusters.devices import gpu_memory, visible_gpus
-from ssem_dask.runtime.clusters.local_start import start_or_refuse
+from ssem_dask.runtime.clusters.local_start import allow_open_files, start_or_refuse
 from ssem_dask.runtime.deaths import note_death
 from ssem_dask.runtime.distributed import DaskExecutor
 from ssem_dask.runtime.fork_server import start_fork_server
@@ -72,6 +72,7 @@ def start_local(
             )
         )
 
+    allow_open_files("local", workers=workers)
     client = start_or_refuse("local", start)
     pool = Pool(client.cluster.scale, workers, stage_workers or {})
     return DaskExecutor(client, deadline=deadline, pool=pool)
@@ -162,6 +163,7 @@ def start_on_gpus(
     }
     workers.update({f"cpu-{i}": worker(1, "") for i in range(shares.without)})
     scheduler = {"cls": Scheduler, "options": {**common, "dashboard": False, "dashboard_address": _DASHBOARD}}
+    allow_open_files("local-gpu", workers=len(workers))
     client = start_or_refuse(
         "local-gpu", lambda: _client(SpecCluster(workers=workers, scheduler=scheduler, security=security))
     )
