@@ -3,7 +3,7 @@
 from .api.aligned_run import Alignment, open_alignment
 from .api.data import export, export_volume, import_volume, warp, warp_volume
 from .api.results import Viewer, compare, evaluate, report, view, write_report
-from .api.running import Plan, align, plan, rerun, status
+from .api.running import Plan, align, append, plan, rerun, status
 from .api.two_images import RegisteredPair, register_pair
 from .driver.run_status import Summary
 from .report.comparison import Comparison
@@ -20,6 +20,7 @@ __all__ = [
     "Viewer",
     "__version__",
     "align",
+    "append",
     "compare",
     "evaluate",
     "export",

@@ -1,4 +1,4 @@
-"""Align a volume, see how far a run is, and repeat parts of it."""
+"""Align a volume, see how far a run is, repeat parts of it, and append to it."""
 
 import sys
 from collections.abc import Sequence
@@ -10,11 +10,14 @@ from ssem_dask.api.stage_bars import StageBars, in_notebook
 from ssem_dask.api.stage_lines import StageLines
 from ssem_dask.config.schema import make_config
 from ssem_dask.driver import pipeline
+from ssem_dask.driver.append import execute_append, plan_append
 from ssem_dask.driver.rerun import Selection, execute_rerun, plan_rerun
 from ssem_dask.driver.run_fixes import GivenFixes
 from ssem_dask.driver.run_status import Summary, run_status
 from ssem_dask.driver.tasks import run_on_cluster
+from ssem_dask.errors import SourceError
 from ssem_dask.runtime.events import Observer, SilentObserver
+from ssem_dask.storage.arrays import is_node
 
 Plan = pipeline.Plan
 
@@ -191,6 +194,63 @@ def rerun(
     )
     return run_on_cluster(
         partial(execute_rerun, planned, allow_missing=allow_missing),
+        planned.plan,
+        cluster=cluster,
+        workers=workers,
+        observer=_observer(observer, progress),
+    )
+
+
+def append(
+    output: Place,
+    source: Place | None = None,
+    *,
+    refit: bool = False,
+    settle: bool = False,
+    allow_missing: bool = False,
+    cluster: str = "local",
+    workers: int | None = None,
+    progress: bool | None = None,
+    observer: Observer | None = None,
+) -> Summary:
+    """Extend a run by sections that were imaged since; finished sections stay as they are, to the bit.
+
+    Safe to interrupt: call it again. The command `ssem-dask append` also follows a folder (`--watch`).
+
+    Args:
+        output: path or URL of the run.
+        source: path or URL of a volume (Zarr) with the sections of the run and, after them, the new ones; None: the
+            source of the run, to which they were added.
+        refit: fit the statistics again, with all sections; nothing is then locked.
+        settle: make of the run what one run over all sections would be, equal to the bit.
+        allow_missing: as in `align`.
+        cluster: as in `align`.
+        workers: as in `align`.
+        progress: as in `align`.
+        observer: as in `align`.
+
+    Raises:
+        SourceError: there is no run, or the volume has fewer sections than the run, or other ones.
+        OutputError: the run was never complete, or another process is at work on it.
+
+    Examples:
+        >>> import ssem_dask
+        >>> summary = ssem_dask.append("aligned.zarr", cluster="serial")  # no section is new
+        >>> summary.state
+        'complete'
+        >>> ssem_dask.append("aligned.zarr", "few.zarr")
+        Traceback (most recent call last):
+        ssem_dask.errors.SourceError: few.zarr: is no volume (Zarr); ...
+    """
+    place = None if source is None else url_of(source)
+    if place is not None and not is_node(place):
+        raise SourceError(
+            f"{place}: is no volume (Zarr); give a volume with the sections of the run and the new ones, or follow a "
+            f"folder of images with 'ssem-dask append {url_of(output)} {place} --watch'."
+        )
+    planned = plan_append(url_of(output), place, refit=refit, settle=settle)
+    return run_on_cluster(
+        partial(execute_append, planned, allow_missing=allow_missing),
         planned.plan,
         cluster=cluster,
         workers=workers,
