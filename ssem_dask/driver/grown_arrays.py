@@ -2,7 +2,8 @@
 
 Files that hold many sections cannot be appended to without touching sections that are finished. So the arrays of a run
 that grows have files of few sections (`Job.growth`). An array with deeper files is copied to a place beside it, which
-replaces it when it is whole; a kill at any moment leaves one of the two.
+replaces it when it is whole; a kill at any moment leaves one of the two. A mark says of an array that its replacement
+was begun; it stays until the ledger knows the new files, so that a kill in between does not leave it with the old ones.
 """
 
 from dataclasses import replace
@@ -20,6 +21,8 @@ from ssem_dask.storage.node_metadata import METADATA_FILE
 
 _BESIDE = ".deeper"
 """Ending of the place of a copy."""
+_BEGUN = ".replaced"
+"""Ending of the mark of an array whose replacement was begun."""
 
 
 def grow_arrays(job: Job) -> None:
@@ -37,8 +40,9 @@ def grow_arrays(job: Job) -> None:
             continue
         url = job.url(folder)
         beside = url + _BESIDE
-        if is_copied(beside):
-            _replace(beside, url)  # a kill came before, or while it was replaced
+        if location.exists(url + _BEGUN):  # a kill came after this
+            if is_copied(beside):
+                _replace(beside, url)
             moved.add(folder)
         found = difference(url, planned=planned.content)
         if found is Difference.SHAPE:
@@ -52,10 +56,13 @@ def grow_arrays(job: Job) -> None:
                 )
             confirm_fence()
             copy_array(url, beside, planned=planned.content)
+            location.write_bytes(url + _BEGUN, b"")
             _replace(beside, url)
             moved.add(folder)
     if moved:
         _record_files(job, moved)
+        for folder in moved:
+            location.delete(job.url(folder) + _BEGUN, recursive=False)
 
 
 def _replace(beside: str, url: str) -> None:

@@ -1,5 +1,9 @@
 """Small runs to which sections are appended, in this process."""
 
+import multiprocessing
+import os
+import signal
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -74,3 +78,36 @@ class InterruptedExecutor(SerialExecutor):
                 raise KeyboardInterrupt
             self._left -= 1
             yield report
+
+
+def extend_until_killed(output: str, source: str, changes: int) -> None:
+    """Append in a process of its own, which is killed (SIGKILL) when it makes so many changes of files and one more.
+
+    A change is a file that is opened for writing, renamed or removed, so kills come before and between the two halves
+    of a write.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=_extend_and_die, args=(output, source, changes))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def _extend_and_die(output: str, source: str, changes: int) -> None:
+    left = changes
+
+    def die(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        if event == "open":
+            is_change = bool(arguments[2] & (os.O_WRONLY | os.O_RDWR))
+        else:
+            is_change = event in ("os.rename", "os.link", "os.remove", "os.rmdir")
+        if is_change and str(arguments[0]).startswith(output):
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(die)
+    for _ in few_sections():
+        extend(output, source)
