@@ -5,7 +5,6 @@ Each section is compared with the ones before it, then sections that match nothi
 solves for the affines of all sections.
 """
 
-import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -48,7 +47,7 @@ from ssem_dask.stages.fixed_points import unconfirmed_points
 from ssem_dask.stages.fixed_rows import PLACES, create_fixed
 from ssem_dask.stages.fixed_sections import excluded_sections
 from ssem_dask.stages.grown_places import GrownPlacesTask
-from ssem_dask.stages.job import GROWN_BEHIND, GROWN_DEPTH, SECTIONS_PER_THUMBNAIL_TASK, Job
+from ssem_dask.stages.job import GROWN_BEHIND, GROWN_DEPTH, SECTIONS_PER_THUMBNAIL_TASK, Growth, Job
 from ssem_dask.stages.run_arrays import (
     COARSE,
     COARSE_GROSS,
@@ -265,10 +264,9 @@ class CoarseStage(Stage):
         # Which sections are turned, left out or known to follow a jump decides where all others are.
         decisive = placing.joined(job.fitted_fixes.jumps())
         if job.coarse.parts:
-            yield itertools.chain(
-                [CoarsePlacesTask(**self.task_fields(fit, "places-all", fixes=decisive))],
-                self._grown(job, "places", decisive, with_parts=False),
-            )
+            yield [CoarsePlacesTask(**self.task_fields(fit, "places-all", fixes=decisive))]
+            if job.grown is not None:  # appended sections follow the places of the fit
+                yield self._grown(job, job.grown, "grown-places", decisive, with_parts=False)
             yield (
                 CoarsePartsTask(
                     **self.task_fields(job, f"parts-z{start:06d}", fixes=decisive, stop=start + depth),
@@ -282,17 +280,14 @@ class CoarseStage(Stage):
                 )
                 for start, stop in spans()
             )
-        yield itertools.chain(
-            [CoarseSectionsTask(**self.task_fields(fit, "sections", fixes=decisive))],
-            self._grown(job, "sections", decisive, with_parts=True),
-        )
+        yield [CoarseSectionsTask(**self.task_fields(fit, "sections", fixes=decisive))]
+        if job.grown is not None:
+            yield self._grown(job, job.grown, "grown-sections", decisive, with_parts=True)
         yield coarse_fix_tasks(self, job)
 
-    def _grown(self, job: Job, name: str, fixes: VolumeFixes, *, with_parts: bool) -> Iterator[JobTask]:
-        """Yield the tasks that place the appended sections, if there are any."""
-        if job.grown is None:
-            return
-        for start in range(job.grown.registered, job.shape[0], GROWN_DEPTH):
+    def _grown(self, job: Job, growth: Growth, name: str, fixes: VolumeFixes, *, with_parts: bool) -> Iterator[JobTask]:
+        """Yield the tasks that place the appended sections."""
+        for start in range(growth.registered, job.shape[0], GROWN_DEPTH):
             stop = start + GROWN_DEPTH
             yield GrownPlacesTask(
                 **self.task_fields(job, f"{name}-z{start:06d}", fixes=fixes, stop=stop),

@@ -27,6 +27,7 @@ from ssem_dask.stages.run_arrays import (
 )
 from ssem_dask.stages.section_labels import listed_sections
 from ssem_dask.stages.stage import JobTask
+from ssem_dask.stages.stored_array import RunArray
 from ssem_dask.task import Outcome, Result
 from ssem_dask.types import Float64Array
 from ssem_dask.units import plural
@@ -72,12 +73,17 @@ class GrownPlacesTask(JobTask):
         job, first = self.job, max(0, self.start - GROWN_BEHIND)
         fit = _last_of_fit(job)
         reads = [array.region(job, z.start, z.stop) for z in (range(first, self.stop), fit) for array in pair_rows(job)]
-        reads += [array.region(job, fit.start, fit.stop) for array in (COARSE, COARSE_GROSS)]
+        reads.append(self._fitted.region(job, fit.start, fit.stop))
         if self.with_parts:
             for z in (range(first, self.stop), fit):
                 reads += replaced_part_regions(job, z.start, z.stop)
         arrays = (COARSE, COARSE_GROSS, COARSE_INVERTED, COARSE_STATE) if self.with_parts else (COARSE_PLACED,)
         return Footprint(reads=tuple(reads), writes=tuple(array.region(job, self.start, self.stop) for array in arrays))
+
+    @property
+    def _fitted(self) -> RunArray:
+        """The places of the fit that correspond to those that are solved for."""
+        return COARSE if self.with_parts else COARSE_PLACED
 
     def _solve(self, z: int) -> tuple[Pieces, Float64Array]:
         """Solve for a section and those before it."""
@@ -93,7 +99,7 @@ class GrownPlacesTask(JobTask):
         """
         job, fit = self.job, _last_of_fit(self.job)
         _, sections, _ = solve_places(job, with_parts=self.with_parts, among=fit)
-        fitted = COARSE.read(job, z=fit)
+        fitted = self._fitted.read(job, z=fit)
         between = [compose_affine(outer=invert_affine(a), inner=b) for a, b in zip(sections, fitted, strict=True)]
         frame = np.median(between, axis=0)
         centre = np.asarray(job.shape_yx) / 2

@@ -5,23 +5,27 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.spoilt.stacks import load_stack
 from ssem_dask.config.resolve import resolve
 from ssem_dask.config.schema import make_config
 from ssem_dask.fixes.section_fixes import SectionFixes, VolumeFixes
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.region import Region
-from ssem_dask.stages.job import Job
+from ssem_dask.stages.job import Growth, Job
 from ssem_dask.stages.pipeline_order import STAGES
 from ssem_dask.stages.pyramid_writer import SlabWriter
 from ssem_dask.stages.run_arrays import aligned_level, array_at
 from ssem_dask.storage.ledger import page_of
 from ssem_dask.storage.run_group import create_run
 from ssem_dask.storage.volume import Volume, create_volume
+from tests.support.appended_runs import QUICK
 from tests.support.file_trace import trace_files
+from tests.support.fixed_runs import write_stack
 from tests.support.runs import SETTINGS, SMALL
 
 
@@ -84,15 +88,30 @@ FIXED = VolumeFixes(
     pairs={(7, 8): ((20.0, 20.0, 21.0, 20.0, 4.0),)},
 )
 """Fixes that were given after the fit."""
+OF_MODE: dict[str, dict[str, Any]] = {
+    "fixed": SETTINGS["relax"],
+    "slabs": {**SETTINGS["relax"], "slabs": {"borders": [8]}},
+    "grown": QUICK,
+}
 
 
-@pytest.mark.parametrize("mode", ["chain", "relax", "wide", "pyramid", "fixed"])
+@pytest.fixture(scope="module")
+def tall(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """More sections than an appended block reaches back."""
+    stack = load_stack("phantom", sections=34, size=64, data=Path())
+    return write_stack(tmp_path_factory.mktemp("tall") / "tall.zarr", stack.images)
+
+
+@pytest.mark.parametrize("mode", ["chain", "relax", "wide", "pyramid", "fixed", "slabs", "grown"])
 def test_tasks_touch_nothing_that_their_footprint_does_not_name(
-    mode: str, observed: str, pyramid: str, tmp_path: Path
+    mode: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    url = pyramid if mode == "pyramid" else observed
-    settings = SETTINGS["relax" if mode == "fixed" else mode]
-    job, _ = resolve(make_config({"source": url, "output": str(tmp_path / "out.zarr"), **settings}))
+    url = request.getfixturevalue({"pyramid": "pyramid", "grown": "tall"}.get(mode, "observed"))
+    settings = OF_MODE.get(mode) or SETTINGS[mode]
+    job, _ = resolve(
+        make_config({"source": url, "output": str(tmp_path / "out.zarr"), **settings}),
+        growth=Growth(32) if mode == "grown" else None,
+    )
     if mode == "fixed":
         job = replace(job, fixes=FIXED)
     files = Regions(job)
