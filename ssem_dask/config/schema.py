@@ -34,7 +34,7 @@ class VolumeConfig(ConfigBase):
 class SlabsConfig(ConfigBase):
     """Slabs: thick sections that were imaged one after the other, for example by ion milling.
 
-    Each has statistics of its own, and no distortion is carried from one to the next.
+    Each is solved for by itself, and no distortion is carried from one to the next.
     """
 
     borders: tuple[Annotated[int, Field(ge=1)], ...] = ()

@@ -55,7 +55,7 @@ def check_slabs(job: Job) -> None:
     )
     if other:
         raise ConfigError(
-            f'[slabs]: each slab has statistics of its own, which only [compose] method = "relax" without anchors can '
+            f'[slabs]: slabs have statistics of their own, which only [compose] method = "relax" without anchors can '
             f"have; leave out {other}, or the slabs."
         )
 

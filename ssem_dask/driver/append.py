@@ -187,7 +187,7 @@ def _needs_all(job: Job) -> str:
     if job.compose.method != "relax" or job.compose.relax.natural_motion != "keep":
         return 'only [compose] method = "relax" with natural_motion = "keep" has statistics that can be kept'
     if job.slabs:
-        return "each slab has statistics of its own"
+        return "slabs have statistics of their own"
     if restriction_factor(job) > 1:
         return "sections this wide are solved for in tiles, all at once"
     if job.compose.reference.has_anchors or job.compose.far.distances:

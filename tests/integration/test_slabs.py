@@ -71,6 +71,15 @@ def shown(found: Float64Array, nodes: Float64Array, shape: tuple[int, int]) -> F
     return np.asarray((places - nodes).mean(axis=(2, 3)))
 
 
+def turned(found: Float64Array, nodes: Float64Array, shape: tuple[int, int]) -> Float64Array:
+    """Angle `(z,)` by which displaced sections are turned, once they are aligned, degrees."""
+    matrix, _ = displacement(shape)
+    places = np.einsum("ij,zjyx->ziyx", matrix, nodes + found).reshape(len(found), 2, -1)
+    centred = (nodes - nodes.mean(axis=(1, 2), keepdims=True)).reshape(2, -1)
+    left = places @ np.linalg.pinv(centred)
+    return np.asarray(np.rad2deg(np.arctan2(left[:, 1, 0] - left[:, 0, 1], left[:, 0, 0] + left[:, 1, 1])))
+
+
 def test_each_slab_is_by_itself_and_comes_back_as_a_whole(tmp_path: Path) -> None:
     config = PhantomConfig(seed=3, shape=(12 + 2 * DEPTH, SIDE, SIDE))  # with faces that have something in common
     sections = generate(config, Box((12, 0, 0), config.shape)).image
@@ -105,5 +114,6 @@ def test_slabs_of_20_sections_of_a_fib_sem_volume(tmp_path: Path) -> None:
     found, nodes = fields(output)
     # Natural motion is several px per section here, and nothing predicts it all.
     assert np.linalg.norm(shown(found[20:], nodes, (160, 160)).mean(axis=0)) < 0.5 * np.linalg.norm(SHIFT)
+    assert abs(turned(found[20:], nodes, (160, 160)).mean()) < 0.5 * DEGREES
     alone, _ = fields(align(tmp_path / "alone", images[:20])[0])
     assert moved(found[:20]) <= moved(alone) + 0.1

@@ -50,6 +50,7 @@ from ssem_dask.composition.separation.affine_log import from_parameters
 from ssem_dask.composition.separation.affine_separation import (
     OUTLIER,
     AffineSeparation,
+    KnownStatistics,
     enough_pairs,
     separate_affines,
 )
@@ -184,6 +185,7 @@ def correct_affines(
     anchors: Anchors | None,
     kept_jumps: Sequence[int] = (),
     undone_jumps: Sequence[int] = (),
+    statistics: KnownStatistics | None = None,
 ) -> AffineLevel:
     """Return the affine maps that correct the coarse ones, and what they rest on.
 
@@ -197,6 +199,7 @@ def correct_affines(
         anchors: landmarks and far pairs that determine drift.
         kept_jumps: sections before which the tissue jumps, which is left alone.
         undone_jumps: sections before which all later sections were displaced, in addition to those of `config`.
+        statistics: fitted to more than these sections; None fits them here.
     """
     known: BoolArray = np.asarray(np.isfinite(affine).all(axis=(2, 3)) & (weights > 0))
     weights = np.where(known, weights, 0.0)
@@ -214,11 +217,12 @@ def correct_affines(
         weights,
         shape_yx=shape,
         thickness=thickness,
-        certainty=None,
+        certainty=None if statistics is None else statistics.certainty,
         undo_jumps=config.jumps == "undo",
         known_jumps=sorted({*config.known_jumps, *undone_jumps} - set(kept_jumps)),
         kept_jumps=kept_jumps,
         anchors=anchors,
+        statistics=None if statistics is None else statistics.variances,
     )
     # All sections move together into the reference's place, if that is wanted: A ∘ frame.
     frame = _aligned_frame(separation, anchors)

@@ -10,12 +10,24 @@ from ssem_dask.composition.relax.relax_config import RelaxConfig
 from ssem_dask.composition.relax.section_fields import AffineLevel, correct_affines, section_extent
 from ssem_dask.composition.relax.uncertainty import affine_parameter_variance
 from ssem_dask.composition.separation.affine_log import to_parameters
+from ssem_dask.composition.separation.affine_separation import KnownStatistics
 from ssem_dask.composition.separation.anchor_observations import Anchors
 from ssem_dask.composition.separation.jumps import Jump
-from ssem_dask.composition.separation.slabs import SlabJump, bridged_variance, jump_across, slab_frames, slab_ranges
+from ssem_dask.composition.separation.slabs import (
+    SlabJump,
+    crossing_pairs,
+    jump_across,
+    natural_steps,
+    shrunk_jump,
+    slab_frames,
+    slab_ranges,
+)
 from ssem_dask.field.affine import compose_affine, invert_affine
 from ssem_dask.field.grid import Grid
 from ssem_dask.types import Float64Array
+
+_APART = 16
+"""Sections without pairs between slabs whose statistics are fitted together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,28 +89,35 @@ def correct_slabs(
         kept_jumps: sections before which the tissue jumps, which is left alone.
         undone_jumps: sections before which all later sections were displaced.
     """
-    steps, count = weights.shape
-    slabs = slab_ranges(borders, count=count)
-    levels = []
-    for slab in slabs:
-        rows = slice(slab.start, slab.stop)
-        own, own_weights = affine[:, rows].copy(), weights[:, rows].copy()
-        leads_out = np.arange(len(slab)) < np.arange(1, steps + 1)[:, None]
-        if slab.start:
-            own[leads_out], own_weights[leads_out] = np.nan, 0.0
-        levels.append(
-            correct_affines(
-                own,
-                own_weights,
-                coarse=coarse[rows],
-                grid=grid,
-                thickness=thickness,
-                config=config.model_copy(update={"known_jumps": _within(config.known_jumps, slab)}),
-                anchors=anchors,
-                kept_jumps=_within(kept_jumps, slab),
-                undone_jumps=_within(undone_jumps, slab),
-            )
+    slabs = slab_ranges(borders, count=weights.shape[1])
+    inside = np.where(crossing_pairs(borders, steps=len(weights), count=weights.shape[1]), 0.0, weights)
+
+    def solve(sections: Sequence[range], statistics: KnownStatistics | None = None) -> AffineLevel:
+        """Solve for one slab, or for several that share their statistics."""
+        rows = _rows(sections)
+        known, kept, undone = (
+            tuple(rows.index(z) for slab in sections for z in places if z in slab[1:])
+            for places in (config.known_jumps, kept_jumps, undone_jumps)
         )
+        return correct_affines(
+            np.where(inside[..., None, None] > 0, affine, np.nan)[:, rows],
+            np.where(np.array(rows) < 0, 0.0, inside[:, rows]),
+            coarse=coarse[rows],
+            grid=grid,
+            thickness=thickness,
+            config=config.model_copy(update={"known_jumps": known}),
+            anchors=anchors,
+            kept_jumps=kept,
+            undone_jumps=undone,
+            statistics=statistics,
+        )
+
+    levels = [solve([slab]) for slab in slabs]
+    for alike in slabs_alike([level.certainty if level.variances else None for level in levels]):
+        joint = solve([slabs[i] for i in alike])
+        statistics = KnownStatistics(joint.variances, joint.certainty)
+        for i in alike:
+            levels[i] = replace(solve([slabs[i]], statistics), evidence=levels[i].evidence)
     correction = np.concatenate([level.correction for level in levels])
     natural = np.concatenate([level.natural for level in levels])
     found: list[SlabJump] = []
@@ -108,18 +127,10 @@ def correct_slabs(
         sections = _composed(coarse, correction)
         pairs = _between_sections(affine, weights, coarse)
         motion = to_parameters(natural, shape_yx=shape)
-        found = [
-            jump_across(
-                later.start,
-                sections=sections,
-                pairs=pairs,
-                weights=weights,
-                motion=motion,
-                variance=_bridged(levels[i], levels[i + 1]),
-                shape_yx=shape,
-            )
-            for i, later in enumerate(slabs[1:])
-        ]
+        seen = {"sections": sections, "pairs": pairs, "weights": weights, "motion": motion}
+        fitted = [slab for slab, level in zip(slabs, levels, strict=True) if level.variances]
+        usual = natural_steps(fitted, **seen, shape_yx=shape)
+        found = [shrunk_jump(jump_across(later.start, **seen, shape_yx=shape), usual) for later in slabs[1:]]
         for slab, frame in zip(slabs, slab_frames(found, slabs=slabs, shape_yx=shape), strict=True):
             for z in slab:
                 correction[z] = compose_affine(outer=correction[z], inner=frame)
@@ -141,15 +152,27 @@ def correct_slabs(
     )
 
 
-def _bridged(*levels: AffineLevel) -> Float64Array | None:
-    """Return the mean `bridged_variance` of the slabs that have statistics; None if none has."""
-    known = [bridged_variance(level.variances) for level in levels if level.variances]
-    return np.asarray(np.mean(known, axis=0)) if known else None
+def slabs_alike(certainties: Sequence[float | None]) -> list[list[int]]:
+    """Return groups of slabs that share their statistics: those whose sections were displaced, and those that were not.
+
+    Few sections say little about variances: 20 undisplaced ones may well seem to be displaced by a fraction of a pixel.
+
+    Args:
+        certainties: P(displaced) of each slab, None if it has no statistics.
+    """
+    groups = [
+        [i for i, certainty in enumerate(certainties) if certainty is not None and (certainty >= 0.5) == displaced]
+        for displaced in (False, True)
+    ]
+    return [group for group in groups if len(group) > 1]
 
 
-def _within(places: Sequence[int], slab: range) -> tuple[int, ...]:
-    """Return the places of jumps inside a slab, counted from its first section."""
-    return tuple(z - slab.start for z in places if z in slab[1:])
+def _rows(slabs: Sequence[range]) -> list[int]:
+    """Return the sections of some slabs; between two of them -1 as often as natural motion needs to be forgotten."""
+    rows = list(slabs[0])
+    for slab in slabs[1:]:
+        rows += [-1] * _APART + list(slab)
+    return rows
 
 
 def _between_sections(affine: Float64Array, weights: Float64Array, coarse: Float64Array) -> Float64Array:

@@ -9,7 +9,7 @@ Nothing is chained, so nothing accumulates: sections that were aligned already k
 pair stays where it is, which is the best guess for independent distortion.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -87,6 +87,8 @@ class _Problem:
     """0 where there is no pair."""
     shape_yx: ShapeYX
     thickness: float
+    statistics: Mapping[str, Variances] | None = None
+    """Variances that are taken for fitted; None fits them."""
 
     def displacements(self, parameters: Float64Array) -> Float64Array:
         """Return T `(K, Z, 6)` with distortion included, linearised at a `(Z, 6)`; 0 if z-k does not exist."""
@@ -109,6 +111,8 @@ class _Problem:
 
     def fit(self, displacements: Float64Array, model: SequenceModel, name: str, start: Fit | None = None) -> Fit:
         """Fit the variances of one group of parameters."""
+        if self.statistics is not None:
+            return Fit(self.statistics[name], np.nan)
         return fit_variances(
             model,
             displacements[:, :, dict(GROUPS)[name]],
@@ -176,6 +180,7 @@ def separate_affines(
     known_jumps: Sequence[int] = (),
     kept_jumps: Sequence[int] = (),
     anchors: Anchors | None = None,
+    statistics: Mapping[str, Variances] | None = None,
 ) -> AffineSeparation:
     """Find each section's affine map.
 
@@ -190,11 +195,12 @@ def separate_affines(
         kept_jumps: sections before which the tissue itself jumps. That is natural motion, but out of all proportion: so
             such a jump is taken out like one that is undone, and put back at the end.
         anchors: landmarks and far pairs that determine drift; None leaves drift in.
+        statistics: variances of each group of parameters, fitted to more than these sections; None fits them here.
 
     Raises:
         ValueError: too few pairs, see `enough_pairs`.
     """
-    problem = _make_problem(affines, weights, shape_yx=shape_yx, thickness=thickness)
+    problem = replace(_make_problem(affines, weights, shape_yx=shape_yx, thickness=thickness), statistics=statistics)
     count = weights.shape[1]
     # Iteration 0 sees the pairs as they are: it finds the jumps, and judges whether there is distortion at all.
     parameters = np.zeros((count, 6))

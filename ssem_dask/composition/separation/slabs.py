@@ -4,22 +4,23 @@ A slab is a thick section, cut off the block as one, whose own sections were ima
 to one slab says nothing about the next: statistics, natural motion and its correlation begin again at a border. So each
 slab is separated as if there were no other. What remains across a border is the *jump*: how the later slab as a whole
 is displaced against the one before. Its prior is broad: it is what the pairs across the border say, less the natural
-motion that the two faces would have had anyway. It is shrunk by what natural motion alone may have made of it (the
-positive-part estimator of James & Stein, 1961), so slabs that nothing has displaced stay nearly where they are. Only
-the affine part is undone, alike in all sections of a slab: the slabs are moved, and nothing bends.
+motion that the two faces would have had anyway. Natural motion alone makes such steps too. How large they are is seen
+inside the slabs, where the same is computed for every section. Some are far beyond what their variance suggests, so a
+jump is shrunk by what one in twenty of them reaches, to nothing if it is no larger: slabs that nothing has displaced
+stay where they are. Only the affine part is undone, alike in all sections of a slab: the slabs are moved, and nothing
+bends.
 
 The longest slab, of equal ones the first, stays where it is.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ssem_dask.composition.separation.affine_log import GROUPS, from_parameters, has_parameters, to_parameters
-from ssem_dask.composition.separation.sequence import Variances
+from ssem_dask.composition.separation.affine_log import from_parameters, has_parameters, to_parameters
 from ssem_dask.field.affine import IDENTITY, compose_affine, invert_affine
 from ssem_dask.field.robust import weights_of_squares
 from ssem_dask.types import BoolArray, Float64Array, ShapeYX
@@ -28,8 +29,10 @@ _OUTLIER = 3.0
 """Median deviations at which a pair across a border has lost half of its weight."""
 _IRLS_ITERATIONS = 5
 _LEAST_SPREAD_PX = 0.1
-_SHRINKAGE = 4.0
-"""Number of parameters less 2: with it, the estimator is never worse than the plain mean, however large the jump is."""
+_USUAL_SHARE = 0.95
+"""Share of the steps inside slabs that a jump has to exceed to be one."""
+_MARGIN = 2
+"""Sections at the ends of a slab whose steps are not seen from both sides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,6 @@ def jump_across(
     pairs: Float[Float64Array, "K Z 2 3"],
     weights: Float[Float64Array, "K Z"],
     motion: Float[Float64Array, "Z 6"],
-    variance: Float[Float64Array, "6"] | None,
     shape_yx: ShapeYX,
 ) -> SlabJump:
     """Return the jump between two slabs that were separated each by itself.
@@ -76,7 +78,6 @@ def jump_across(
         pairs: fixed z → moving z-k, between the sections themselves; NaN if there is none.
         weights: of the pairs.
         motion: natural motion from z to z-1 within slabs, px; NaN where it is not known.
-        variance: of natural motion between two sections of whose neighbours it is known, px²; None: not known.
         shape_yx: section, mip-0 px.
     """
     steps, count = weights.shape
@@ -98,21 +99,47 @@ def jump_across(
             weight.append(weights[k - 1, z] / k**2)
     if not seen:
         return SlabJump(border, np.full(6, np.nan), 0)
-    step = _robust_mean(np.array(seen), np.array(weight))
-    if variance is not None:
-        surprise = float((step**2 / variance).sum())
-        step *= max(0.0, 1.0 - _SHRINKAGE / max(surprise, 1e-9))
-    return SlabJump(border, step, len(seen))
+    return SlabJump(border, _robust_mean(np.array(seen), np.array(weight)), len(seen))
 
 
-def bridged_variance(variances: Mapping[str, Variances]) -> Float[Float64Array, "6"]:
-    """Return the variance of natural motion between two sections, if the motion before and after is known, px²."""
-    out = np.zeros(6)
-    for name, members in GROUPS:
-        fitted, r = variances[name], variances[name].correlation
-        # Of an AR(1) sequence, about the mean of the values before and after.
-        out[list(members)] = fitted.motion * (1.0 + (1.0 + r**2) / 2.0 - 2.0 * r) + fitted.erratic
-    return np.maximum(out, _LEAST_SPREAD_PX**2)
+def natural_steps(
+    slabs: Sequence[range],
+    *,
+    sections: Float[Float64Array, "Z 2 3"],
+    pairs: Float[Float64Array, "K Z 2 3"],
+    weights: Float[Float64Array, "K Z"],
+    motion: Float[Float64Array, "Z 6"],
+    shape_yx: ShapeYX,
+) -> Float[Float64Array, "n 6"]:
+    """Return what `jump_across` finds inside slabs, where nothing is displaced, px; other arguments as there.
+
+    Args:
+        slabs: those with statistics.
+    """
+    steps, count = weights.shape
+    edges = [edge for slab in slabs for edge in (slab.start, slab.stop)]
+    inside = np.where(crossing_pairs(edges, steps=steps, count=count), 0.0, weights)
+    found = [
+        jump_across(z, sections=sections, pairs=pairs, weights=inside, motion=motion, shape_yx=shape_yx).step
+        for slab in slabs
+        for z in slab[_MARGIN : len(slab) - _MARGIN]
+    ]
+    return np.array([step for step in found if np.isfinite(step).all()]).reshape(-1, 6)
+
+
+def shrunk_jump(jump: SlabJump, natural: Float[Float64Array, "n 6"]) -> SlabJump:
+    """Return a jump that is smaller, or 0, if natural motion makes such steps.
+
+    Args:
+        jump: across a border.
+        natural: steps inside slabs, see `natural_steps`; without any, nothing is known, and the jump stays.
+    """
+    if not len(natural):
+        return jump
+    variance = np.maximum((natural**2).mean(axis=0), _LEAST_SPREAD_PX**2)
+    usual = float(np.quantile((natural**2 / variance).sum(axis=1), _USUAL_SHARE))
+    surprise = float((jump.step**2 / variance).sum())
+    return replace(jump, step=jump.step * max(0.0, 1.0 - (usual / max(surprise, 1e-9)) ** 2))
 
 
 def slab_frames(

@@ -19,12 +19,13 @@ from ssem_dask.composition.relax.relax_report import (
     JumpRecord,
     MotionStatistics,
     RelaxReport,
+    SlabRecord,
     describe_drift,
     describe_jumps,
     describe_motion,
     describe_slabs,
 )
-from ssem_dask.composition.relax.slab_levels import correct_slabs
+from ssem_dask.composition.relax.slab_levels import correct_slabs, slabs_alike
 from ssem_dask.composition.separation.anchor_observations import Anchors
 from ssem_dask.composition.separation.sequence import Variances
 from ssem_dask.composition.separation.slabs import slab_ranges
@@ -189,6 +190,16 @@ def _window_spectra(job: Job, name: str) -> list[list[Variances] | None]:
     return windows
 
 
+def _slab_spectra(job: Job, name: str, slabs: Sequence[SlabRecord]) -> list[list[Variances]]:
+    """Return the spectra of each slab, empty if it has none: the mean over those that share their statistics."""
+    spectra = [each or [] for each in _window_spectra(job, name)]
+    for alike in slabs_alike([slab.certainty if own else None for slab, own in zip(slabs, spectra, strict=True)]):
+        mean = [_mean(band) for band in zip(*(spectra[i] for i in alike), strict=True)]
+        for i in alike:
+            spectra[i] = mean
+    return spectra
+
+
 def write_statistics(job: Job, *, records: list[BandRecord], variances: dict[str, list[Variances]]) -> Result:
     """Write `quality/relax.json`: the fit in words, in px and as variances for the solve."""
     removed = job.compose.relax.natural_motion == "remove"
@@ -204,9 +215,7 @@ def write_statistics(job: Job, *, records: list[BandRecord], variances: dict[str
         affine=affine,
         bands=tuple(records),
         variances=variances,
-        slab_variances={name: [each or [] for each in _window_spectra(job, name)] for name in variances}
-        if job.slabs
-        else {},
+        slab_variances={name: _slab_spectra(job, name, affine.slabs) for name in variances} if job.slabs else {},
     )
     written = RELAX_STATISTICS.write(job, report.to_json())
     outliers = affine.drift is not None and bool(affine.drift.landmark_outliers)

@@ -7,7 +7,7 @@ from ssem_dask.composition.relax.relax_config import RelaxConfig
 from ssem_dask.composition.relax.section_fields import correct_affines
 from ssem_dask.composition.relax.slab_levels import JoinedLevels, correct_slabs
 from ssem_dask.composition.separation.affine_log import from_parameters, to_parameters
-from ssem_dask.composition.separation.slabs import SlabJump, slab_frames, slab_ranges
+from ssem_dask.composition.separation.slabs import SlabJump, shrunk_jump, slab_frames, slab_ranges
 from ssem_dask.field.affine import IDENTITY, compose_affine, invert_affine
 from ssem_dask.field.grid import Grid
 from ssem_dask.types import Float64Array
@@ -114,6 +114,31 @@ def test_what_natural_motion_could_have_done_moves_no_slab() -> None:
         (jump,) = level(pairs_of(still(), natural_motion(seed, COUNT))).borders
         moved.append(np.linalg.norm(jump.step))
     assert max(moved) < 1.0
+
+
+def test_slabs_that_are_alike_share_their_statistics_but_no_section() -> None:
+    sections, motion = made(1)
+    pairs = pairs_of(sections, motion)
+    # Three slabs: one that is distorted between two that are not.
+    longer = pairs_of(np.concatenate([sections, still()[:BORDER]]), np.concatenate([motion, natural_motion(5, BORDER)]))
+    found = level(longer, borders=(BORDER, COUNT))
+    first, second, third = found.levels
+    assert [first.certainty < 0.1, second.certainty > 0.9, third.certainty < 0.1] == [True] * 3
+    assert (first.variances, first.certainty) == (third.variances, third.certainty)
+    # The distorted slab has no equal, so it has what it has by itself.
+    assert second.variances == level(pairs).levels[1].variances
+
+
+def test_a_jump_is_undone_only_as_far_as_natural_motion_makes_none_like_it() -> None:
+    natural = np.random.default_rng(3).normal(size=(40, 6))
+    natural[::10] *= 4.0  # tissue that ends between two sections
+    for size, left in ((1.0, 0.0), (4.0, 0.0), (40.0, 0.99)):
+        step = size * natural[0] / np.linalg.norm(natural[0]) * 2.5
+        jump = shrunk_jump(SlabJump(20, step, 3), natural)
+        assert np.linalg.norm(jump.step) >= left * np.linalg.norm(step)
+        assert left or not jump.step.any()
+    jump = SlabJump(20, natural[1], 3)
+    assert shrunk_jump(jump, np.zeros((0, 6))) == jump
 
 
 def test_the_longest_slab_stays() -> None:
