@@ -2,8 +2,8 @@
 
     python -m benchmarks.import_rate --sections 32 --side 4096 --repeat 3
 
-The import and the copy take turns on the same cores. The copy has one process per core and the compression of the
-import. Files and volumes are noise around smooth structures, written to `--dir`, and removed.
+The import and the copy take turns on the same cores. Both have one process per core; the start of those of the import
+counts. The copy has the compression of the import. Files and volumes are noise around smooth structures, written to `--dir`, and removed.
 """
 
 import argparse
@@ -13,13 +13,15 @@ import shutil
 import statistics
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import tifffile
 
 from benchmarks.best_copy import best_copy
-from ssem_dask.volumes.importing import import_volume
+from ssem_dask.runtime.clusters.local import start_local
+from ssem_dask.volumes.importing import plan_import, run_import
 
 
 def main() -> None:
@@ -29,6 +31,7 @@ def main() -> None:
     parser.add_argument("--sections", type=int, default=32)
     parser.add_argument("--side", type=int, default=4096)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--workers", type=int, help="processes of the import; one per core without")
     options = parser.parse_args()
     files, volume, copied = (options.dir / name for name in ("files", "volume.zarr", "copy.zarr"))
     files.mkdir(parents=True)
@@ -39,7 +42,7 @@ def main() -> None:
         for _ in range(options.repeat):
             shutil.rmtree(volume, ignore_errors=True)
             begin, used = time.perf_counter(), _cpu_seconds()
-            import_volume(str(files), str(volume), pixel_size=5.0, section_thickness=40.0)
+            _import(files, volume, workers=options.workers or _cores())
             seconds["import"].append(time.perf_counter() - begin)
             cpu["import"].append(_cpu_seconds() - used)
             used = _cpu_seconds()
@@ -52,6 +55,12 @@ def main() -> None:
         sys.stdout.write(json.dumps(record) + "\n")
     finally:
         shutil.rmtree(options.dir, ignore_errors=True)
+
+
+def _import(files: Path, volume: Path, *, workers: int) -> None:
+    plan = plan_import(str(files), str(volume), pixel_size=5.0, section_thickness=40.0)
+    with nullcontext() if workers == 1 else start_local(workers) as executor:
+        run_import(plan, executor=executor)
 
 
 def _cores() -> int:

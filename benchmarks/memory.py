@@ -24,7 +24,7 @@ from scipy.ndimage import gaussian_filter
 from ssem_dask.config.schema import make_config
 from ssem_dask.driver import pipeline
 from ssem_dask.geometry.box import Box
-from ssem_dask.runtime.memory import keep_freed_memory
+from ssem_dask.runtime.memory import PROCESS_BYTES, keep_freed_memory
 from ssem_dask.stages.pipeline_order import STAGES
 from ssem_dask.storage.volume import VolumeInfo, create_volume
 from ssem_dask.task import Task
@@ -61,7 +61,7 @@ def measure(folder: Path, *, sections: int, side: int, settings: dict[str, Any])
         peaks = [_peak(task) for task in firsts]
         found[stage.name] = {"stated": planned.estimates[stage.name].memory, "measured": max(peaks)}
     _give_back()
-    found["process"] = {"stated": pipeline.PROCESS_BYTES, "measured": _status("VmRSS")}
+    found["process"] = {"stated": PROCESS_BYTES, "measured": _status("VmRSS")}
     return found
 
 

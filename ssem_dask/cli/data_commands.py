@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -11,15 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ssem_dask.cli import console
+from ssem_dask.cli.cluster import open_executor
 from ssem_dask.cli.options import Json, PixelSize, SectionThickness, channel_choice
 from ssem_dask.errors import ConfigError, WeightsError
 from ssem_dask.extras import require_extra
 
 if TYPE_CHECKING:
     from ssem_dask.registration.encoders.weights_file import TrainedWeights
+    from ssem_dask.runtime.executor import Executor
     from ssem_dask.storage.formats.channel_set import Channels
     from ssem_dask.storage.volume import Volume
     from ssem_dask.types import AnyArray
+    from ssem_dask.volumes.import_plan import ImportPlan
 
 _PHANTOM = "phantom"
 _TRAINING_SIDE_PX = 1024
@@ -109,6 +113,16 @@ def import_(
             show_default=False,
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            help="Processes that import; each takes as many sections at a time as a shard is deep. Default: one per "
+            "core for volumes of more than 2 GB, as memory allows.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Convert a volume of another format to OME-Zarr, with all its levels. Memory is bounded for any size.
@@ -134,9 +148,15 @@ def import_(
     for remark in plan.notes:
         console.note(f"import: {remark}")
     z, y, x = plan.info.shape
-    with console.progress_bar("import", total=z * y * x * plan.info.planes) as progress:
+    with (
+        _import_executor(plan, workers) as executor,
+        console.progress_bar("import", total=z * y * x * plan.info.planes) as progress,
+    ):
         info = run_import(
-            plan, progress=lambda pixels: progress.advance(progress.task_ids[0], pixels), note=console.note
+            plan,
+            progress=lambda pixels: progress.advance(progress.task_ids[0], pixels),
+            note=console.note,
+            executor=executor,
         )
     if as_json:
         console.show_json(
@@ -163,6 +183,15 @@ def import_(
     )
     if not labels:
         console.note(f"Next: ssem-dask align {shlex.quote(destination)} aligned.zarr")
+
+
+def _import_executor(plan: "ImportPlan", workers: int | None) -> "AbstractContextManager[Executor | None]":
+    """Open workers of this machine for an import; None if one process does as well."""
+    if workers is None:
+        from ssem_dask.volumes.import_slabs import suggest_workers
+
+        workers = suggest_workers(plan)
+    return nullcontext() if workers == 1 else open_executor("local", workers=workers, work=plan)
 
 
 def _parse_channels(text: str | None) -> "Channels | None":

@@ -245,7 +245,7 @@ def _measure_cost(planned: "Plan", settings: "RunConfig", *, cluster: str, worke
 
 
 def _show_plan(planned: "Plan") -> None:
-    from ssem_dask.driver.pipeline import PROCESS_BYTES
+    from ssem_dask.runtime.memory import PROCESS_BYTES
 
     for choice in planned.choices:
         console.note(choice)

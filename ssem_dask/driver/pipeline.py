@@ -38,6 +38,7 @@ from ssem_dask.geometry.region import Region
 from ssem_dask.runtime.events import Observer
 from ssem_dask.runtime.exclusive_driver import exclusive_driver
 from ssem_dask.runtime.executor import Executor, dashboard_message
+from ssem_dask.runtime.memory import PROCESS_BYTES
 from ssem_dask.stages.configs import MaskStageConfig
 from ssem_dask.stages.files import refuse_shared_shards
 from ssem_dask.stages.job import GROWN_DEPTH, Job
@@ -53,8 +54,6 @@ from ssem_dask.storage.places import is_occupied, refuse_overlap
 from ssem_dask.storage.run_group import create_run, read_writable_run, update_run
 from ssem_dask.storage.run_source import source_places
 
-PROCESS_BYTES = 420 << 20
-"""Bytes that a worker's process holds before its first task, with all that it has imported."""
 _PACKAGES = ("numpy", "torch", "scipy", "zarr", "dask")
 """Packages whose versions a run records."""
 _REPAIR_ROUNDS = 3

@@ -124,7 +124,7 @@ class FencedWork:
 class FencedExecutor(Executor):
     """An executor whose tasks and whose driver stop if the driver's lease is lost."""
 
-    def __init__(self, executor: Executor, lease: Lease, *, clock: Clock) -> None:
+    def __init__(self, executor: Executor, lease: Lease, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._executor = executor
         self._lease = lease
         self._clock = clock

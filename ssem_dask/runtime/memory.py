@@ -9,6 +9,8 @@ import ctypes
 import functools
 import sys
 
+PROCESS_BYTES = 420 << 20
+"""Bytes that a worker's process holds before its first task, with all that it has imported."""
 KEPT_BYTES = 512 << 20
 """Unused bytes at the end of the heap that are kept; unused bytes between used ones are always kept."""
 _LARGE_BYTES = 256 << 20

@@ -150,6 +150,13 @@ class Volume:
         )
         return cls(url, info=info, paths=paths, levels=levels, section_names=section_names(attributes or {}))
 
+    @classmethod
+    def unfinished(cls, url: str, *, info: VolumeInfo, mips: int) -> "Volume":
+        """Return a volume that `create_volume` has made with this many levels and that is being written."""
+        paths = tuple(str(mip) for mip in range(mips))
+        levels = tuple(arrays.open_array(location.join(url, path), mode="r") for path in paths)
+        return cls(url, info=info, paths=paths, levels=levels)
+
     def reordered(self, order: Mapping[int, int]) -> "Volume":
         """Return the volume as it is read with some sections in the places of others.
 

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from ssem_dask import __version__
+from ssem_dask.runtime.memory import PROCESS_BYTES
 from ssem_dask.storage import location, places
 from ssem_dask.storage.formats.channel_set import ChannelSelection
 from ssem_dask.storage.formats.source import HDF5_NAME, ReadOptions
@@ -12,6 +13,9 @@ from ssem_dask.storage.json_digest import digest_of
 from ssem_dask.storage.volume import VolumeInfo
 from ssem_dask.storage.zip_files import split_zip, without_zip_protocol
 from ssem_dask.types import ShapeZYX
+
+BAND_BYTES = 1 << 29
+"""Bytes of a band of rows, in which sections are read. So a file whose sections fit into a band is decoded once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,20 @@ class ImportPlan:
         sizes = [self.info.pixel_size, self.info.section_thickness]
         layout = [self.info.shape, self.info.dtype.str, sizes, self.chunk, self.shard, self.mips]
         return digest_of({"source": self.source, "files": self.fingerprints, "layout": layout, **self._reading})
+
+    @property
+    def worker_memory(self) -> int:
+        """Peak bytes of a worker that copies a slab of sections, its process included."""
+        row = min(self.shard[0], self.info.shape[0]) * self.info.shape[2] * self.info.dtype.itemsize * self.info.planes
+        rows = min(self.shard[1], self.info.shape[1])
+        band = min(max(BAND_BYTES, row * rows), row * self.info.shape[1])
+        # The band as it is read and as it is converted, and the rows of shards of all levels, which are halved in turn.
+        return PROCESS_BYTES + 2 * band + 3 * row * rows
+
+    @property
+    def gpu_memory(self) -> int:
+        """Bytes of a GPU that a worker needs: none."""
+        return 0
 
     @property
     def record(self) -> dict[str, Any]:

@@ -1,27 +1,21 @@
 """Writing of an imported volume: slab by slab, shard by shard, with a journal; at the end the shards are counted."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
-import numpy as np
+from collections.abc import Callable, Iterator, Sequence
 
 from ssem_dask.errors import IncompleteError, OutputError, SourceError
-from ssem_dask.geometry.box import Box
-from ssem_dask.stages.pyramid_writer import SlabWriter
+from ssem_dask.runtime.executor import Executor
 from ssem_dask.storage import location
+from ssem_dask.storage.arrays import chunk_index
 from ssem_dask.storage.formats.channel_set import ChannelSet
+from ssem_dask.storage.late_writes import read_notes
+from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.section_names import names_attribute
 from ssem_dask.storage.volume import Volume, create_volume
-from ssem_dask.types import AnyArray
 from ssem_dask.units import plural, shortened
 from ssem_dask.volumes import import_place
 from ssem_dask.volumes.import_journal import Journal, Slab
 from ssem_dask.volumes.import_plan import ImportPlan, source_fingerprints
-
-_PROBE_PX = 64
-"""Distance of the values of a shard that are looked at first."""
-BAND_BYTES = 1 << 29
-"""Bytes of a band of rows, in which sections are read. So a file whose sections fit into a band is decoded once."""
+from ssem_dask.volumes.import_slabs import SLAB_STAGE, SlabTask, copy_slabs
 
 
 def write_volume(
@@ -31,8 +25,18 @@ def write_volume(
     *,
     journal: Journal,
     progress: Callable[[int], None],
+    executor: Executor | None = None,
 ) -> None:
-    """Write all slabs that the journal lacks; check that the volume is whole."""
+    """Write all slabs that the journal lacks; check that the volume is whole.
+
+    Args:
+        source: the source, open.
+        plan: the import.
+        where: URL of the group to write.
+        journal: records of the slabs that are written.
+        progress: called with the number of pixels of mip 0 done since the last call.
+        executor: runs the copies of slabs; None: this process does.
+    """
     volume = create_volume(
         where,
         info=plan.info,
@@ -44,22 +48,40 @@ def write_volume(
     )
     presence = _Presence(plan, where)
     depth, sections = volume.write_unit(0)[0], plan.info.shape[0]
-    slabs: dict[int, Slab] = {}
-    existing: set[str] | None = None
-    for z in range(0, sections, depth):
-        span = range(z, min(z + depth, sections))
-        slab = journal.read(z)
-        if slab is None:
-            if existing is None:  # shards of an unfinished slab; later slabs have none
-                existing = _stored_shards(volume)
-            slab = Slab(plan.digest, np.inf, -np.inf)
-            writers = [_ShardWriter(channel, slab, existing=existing) for channel in volume.each_channel]
-            _copy(source, plan, span, writers=writers, progress=progress)
-            presence.check()
-            journal.write(z, slab)
-        else:
-            progress(len(span) * plan.info.shape[1] * plan.info.shape[2] * plan.info.planes)
-        slabs[z] = slab
+    known = {z: journal.read(z) for z in range(0, sections, depth)}
+    slabs = {z: slab for z, slab in known.items() if slab is not None}
+    pixels = plan.info.shape[1] * plan.info.shape[2] * plan.info.planes
+    for z in slabs:
+        progress((min(z + depth, sections) - z) * pixels)
+    # Shards of unfinished slabs, by the number of the slab.
+    existing: dict[int, set[str]] = {}
+    for path in _stored_shards(volume) if len(slabs) < len(known) else ():
+        index = chunk_index(path.partition("/")[2])
+        if index:
+            existing.setdefault(index[-3], set()).add(path)
+    tasks = [
+        SlabTask(
+            key=f"{SLAB_STAGE}/z{z:06d}",
+            output=plan.destination,
+            digest=plan.digest,
+            pixels=(min(z + depth, sections) - z) * pixels,
+            start=z,
+            stop=min(z + depth, sections),
+            source=plan.source,
+            reading=plan.reading,
+            selection=plan.selection,
+            where=where,
+            info=plan.info,
+            mips=plan.mips,
+            existing=frozenset(existing.get(z // depth, ())),
+        )
+        for z in known
+        if z not in slabs
+    ]
+    for task, slab in _copied(source, volume, tasks, executor=executor, progress=progress):
+        presence.check()
+        journal.write(task.start, slab)
+        slabs[task.start] = slab
     lowest, highest = min(slab.lowest for slab in slabs.values()), max(slab.highest for slab in slabs.values())
     if lowest == highest and not plan.reading.labels:
         raise SourceError(
@@ -67,58 +89,30 @@ def write_volume(
         )
     _refuse_changed_source(plan)
     presence.check()
+    _refuse_late_writes(plan, volume, journal=journal)
     _refuse_missing_shards(plan, volume, slabs, journal=journal)
 
 
-class _ShardWriter:
-    """Writes the shards of one slab, unless they are there already, and records them."""
-
-    def __init__(self, volume: Volume, slab: Slab, *, existing: set[str]) -> None:
-        self.slab = slab
-        self.volume = volume
-        self._existing = existing
-
-    def write(self, box: Box, values: AnyArray) -> None:
-        """Write a shard."""
-        # Zeros have no file. Most shards show by a few of their values that they hold more.
-        if not (values[:, ::_PROBE_PX, ::_PROBE_PX].any() or values.any()):
-            return
-        path = self.volume.shard_path(box)
-        if path not in self._existing:
-            self.volume.write(box, values)
-        self.slab.files.append(path)
-
-
-def _copy(
+def _copied(
     source: ChannelSet,
-    plan: ImportPlan,
-    sections: range,
+    volume: Volume,
+    tasks: Sequence[SlabTask],
     *,
-    writers: Sequence["_ShardWriter"],
+    executor: Executor | None,
     progress: Callable[[int], None],
-) -> None:
-    """Copy one slab of sections, band by band, into all levels of the volume; all channels of a band at once."""
-    volume = writers[0].volume
-    unit_z, unit_y, _ = volume.write_unit(0)
-    _, y, x = volume.info.shape
-    row_bytes = min(unit_z, volume.info.shape[0]) * x * volume.info.dtype.itemsize * len(writers)
-    band = max(1, BAND_BYTES // (row_bytes * unit_y)) * unit_y
-    labels = plan.reading.labels
-    levels = [
-        SlabWriter(writer.volume, sections=sections, labels=labels, write_shard=writer.write) for writer in writers
-    ]
-    slab = writers[0].slab
-    for y_start in range(0, y, band):
-        box = Box((sections.start, y_start, 0), (sections.stop, y_start + band, x)).clipped(volume.info.shape)
-        with location.reading(plan.source):
-            bands = source.read(z_start=box.start[0], z_stop=box.stop[0], y_start=box.start[1], y_stop=box.stop[1])
-        for writer, level in zip(writers, levels, strict=True):
-            values = bands.pop(0)
-            if plan.info.channel in (None, writer.volume.info.channel):  # another detector may see nothing
-                slab.lowest = min(slab.lowest, float(values.min()))
-                slab.highest = max(slab.highest, float(values.max()))
-            level.write(_as_type(values, volume.info.dtype))
-            progress(box.size)
+) -> Iterator[tuple[SlabTask, Slab]]:
+    """Copy slabs here or by workers; yield each as it ends."""
+    if executor is None:
+        yield from ((task, task.copy_from(source, volume, progress=progress)) for task in tasks)
+        return
+    try:
+        for task, slab in copy_slabs(tasks, executor=executor):
+            progress(task.pixels)
+            yield task, slab
+    except IncompleteError:
+        # The executor has recorded that workers died; a volume has no entries of tasks.
+        location.delete(location.join(tasks[0].output, "ledger", SLAB_STAGE), recursive=True)
+        raise
 
 
 def _stored_shards(volume: Volume) -> set[str]:
@@ -160,6 +154,20 @@ def _refuse_changed_source(plan: ImportPlan) -> None:
         )
 
 
+def _refuse_late_writes(plan: ImportPlan, volume: Volume, *, journal: Journal) -> None:
+    """Delete what was written if a worker of an earlier import ended late, and raise IncompleteError."""
+    notes = read_notes(open_ledger(plan.destination))
+    if notes:
+        journal.delete()
+        for url in volume.level_urls:  # shards that are there would not be written again
+            location.delete(url, recursive=True)
+        location.delete(notes[0].url.rpartition("/")[0], recursive=True)
+        raise IncompleteError(
+            f"{plan.destination}: a worker of an earlier import ended late and may have overwritten shards; "
+            "run the same command again, which starts from the beginning."
+        )
+
+
 def _refuse_missing_shards(plan: ImportPlan, volume: Volume, slabs: dict[int, Slab], *, journal: Journal) -> None:
     """Raise IncompleteError if shards are gone that were written."""
     stored = _stored_shards(volume)
@@ -171,9 +179,3 @@ def _refuse_missing_shards(plan: ImportPlan, volume: Volume, slabs: dict[int, Sl
             f"{plan.destination}: {plural(len(names), 'shard')} that had been written cannot be found, the first is "
             f"{names[0]}; look for whatever deletes them, then run the same command again, which writes them again."
         )
-
-
-def _as_type(values: AnyArray, dtype: np.dtype[Any]) -> AnyArray:
-    if values.dtype.newbyteorder("=") != dtype:
-        raise SourceError(f"values are {values.dtype} where the header says {dtype}; export the volume again.")
-    return values.astype(dtype, copy=False)

@@ -15,7 +15,8 @@ from collections.abc import Callable
 
 from ssem_dask.errors import OutputError, SourceError, SsemDaskError
 from ssem_dask.geometry.mip import level_count
-from ssem_dask.runtime.exclusive_driver import lease_url
+from ssem_dask.runtime.exclusive_driver import FencedExecutor, lease_url
+from ssem_dask.runtime.executor import Executor
 from ssem_dask.shown import without_secrets
 from ssem_dask.stages.configs import DownsampleStageConfig
 from ssem_dask.storage import location, places
@@ -82,10 +83,25 @@ def run_import(
     *,
     progress: Callable[[int], None] | None = None,
     note: Callable[[str], None] | None = None,
+    executor: Executor | None = None,
 ) -> VolumeInfo:
-    """Write the volume of a plan; other arguments, return value and errors as in `import_volume`."""
+    """Write the volume of a plan.
+
+    Args:
+        plan: what to import.
+        progress: as in `import_volume`.
+        note: as in `import_volume`.
+        executor: copies slabs of sections, as many as a shard is deep; None: this process does.
+
+    Returns:
+        As in `import_volume`.
+
+    Raises:
+        SsemDaskError: as in `import_volume`.
+        IncompleteError: workers of the executor died.
+    """
     with contextlib.closing(ChannelSet(plan.source, plan.reading, plan.selection)) as opened:
-        return _write(opened, plan, progress=progress or _ignore, note=note or _ignore)
+        return _write(opened, plan, progress=progress or _ignore, note=note or _ignore, executor=executor)
 
 
 def import_volume(
@@ -220,7 +236,12 @@ def _plan(
 
 
 def _write(
-    source: ChannelSet, plan: ImportPlan, *, progress: Callable[[int], None], note: Callable[[str], None]
+    source: ChannelSet,
+    plan: ImportPlan,
+    *,
+    progress: Callable[[int], None],
+    note: Callable[[str], None],
+    executor: Executor | None = None,
 ) -> VolumeInfo:
     """Write the volume of a plan."""
     destination = plan.destination
@@ -233,7 +254,8 @@ def _write(
             where = _begin(plan, found, journal, note=note)
             try:
                 if where is not None:
-                    write_volume(source, plan, where, journal=journal, progress=progress)
+                    guarded = None if executor is None else FencedExecutor(executor, lease)
+                    write_volume(source, plan, where, journal=journal, progress=progress, executor=guarded)
                 confirm_fence()
                 if where is None or where != destination:
                     import_place.replace_volume(destination, found, record=plan.record)

@@ -7,13 +7,13 @@ the volume is made of is compared with its state at planning (`volumes.origins`)
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from ssem_dask.driver.pipeline import PROCESS_BYTES
 from ssem_dask.driver.run_status import Summary, run_status
 from ssem_dask.driver.tasks import StageWork, run_generations
 from ssem_dask.errors import LeaseLostError
 from ssem_dask.runtime.events import Observer
 from ssem_dask.runtime.exclusive_driver import exclusive_driver
 from ssem_dask.runtime.executor import Executor, dashboard_message
+from ssem_dask.runtime.memory import PROCESS_BYTES
 from ssem_dask.storage.fence import confirm_fence
 from ssem_dask.storage.late_writes import mark_overwritten
 from ssem_dask.storage.ledger import Ledger, open_ledger

@@ -44,7 +44,7 @@ def test_a_plan_touches_nothing(series: Path, tmp_path: Path):
 
 
 def test_rows_are_read_in_bands_where_sections_are_large(series: Path, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("ssem_dask.volumes.import_writer.BAND_BYTES", 1)
+    monkeypatch.setattr("ssem_dask.volumes.import_slabs.BAND_BYTES", 1)
     done: list[int] = []
     import_volume(str(series), str(tmp_path / "a.zarr"), **SIZES, **SMALL, progress=done.append)
     assert done == [2 * 32 * 50, 2 * 8 * 50] * 3

@@ -16,7 +16,7 @@ from ssem_dask.storage.formats import image_file, png_file
 from ssem_dask.storage.formats.axes import AxisOrder
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray
-from ssem_dask.volumes import import_writer
+from ssem_dask.volumes import import_slabs
 from ssem_dask.volumes.importing import import_volume
 from tests.support.input_formats import FORMATS, Described, Format, volume
 
@@ -131,14 +131,14 @@ def test_an_interrupted_import_of_channels_resumes(tmp_path: Path, monkeypatch: 
     values = volume((3, 6, 24, 40))
     source = zarr.create_array(str(tmp_path / "in.zarr"), data=values, dimension_names=list("czyx"))
     assert source.shape == values.shape
-    out, counted, written = str(tmp_path / "o.zarr"), itertools.count(), import_writer._ShardWriter.write
+    out, counted, written = str(tmp_path / "o.zarr"), itertools.count(), import_slabs._ShardWriter.write
 
     def killed(*args: Any, **options: Any) -> None:
         if next(counted) == 25:  # in the second slab, after one channel of it
             raise KeyboardInterrupt
         written(*args, **options)
 
-    monkeypatch.setattr(import_writer._ShardWriter, "write", killed)
+    monkeypatch.setattr(import_slabs._ShardWriter, "write", killed)
     with pytest.raises(KeyboardInterrupt):
         import_volume(str(tmp_path / "in.zarr"), out, channels="all", channel=2, **SIZES, **LAYOUT)
     first = {path: path.stat().st_mtime_ns for path in (tmp_path / "o.zarr" / "0").rglob("*") if path.is_file()}

@@ -17,7 +17,7 @@ from ssem_dask.storage import location
 from ssem_dask.storage.volume import Volume
 from ssem_dask.storage.volume_checks import IMPORT_KEY
 from ssem_dask.types import AnyArray
-from ssem_dask.volumes import import_writer
+from ssem_dask.volumes import import_slabs
 from ssem_dask.volumes.import_place import STAGING
 from ssem_dask.volumes.importing import import_volume
 from tests.support.cli import ssem_dask
@@ -76,7 +76,7 @@ def killed_after(calls: int) -> Callable[[object], None]:
 
 @pytest.fixture(autouse=True)
 def small_bands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_writer, "BAND_BYTES", 1)
+    monkeypatch.setattr(import_slabs, "BAND_BYTES", 1)
 
 
 @pytest.mark.parametrize("calls", range(1, 13, 2))

@@ -77,7 +77,7 @@ def test_the_levels_are_those_of_stage_downsample(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     values, url = values_of(shape, dtype=dtype, few=labels), str(tmp_path / "a.zarr")
-    monkeypatch.setattr("ssem_dask.volumes.import_writer.BAND_BYTES", rows * values[: shard[0], : shard[1]].nbytes)
+    monkeypatch.setattr("ssem_dask.volumes.import_slabs.BAND_BYTES", rows * values[: shard[0], : shard[1]].nbytes)
     zarr.create_array(str(tmp_path / "source.zarr"), data=values)
     source, done = str(tmp_path / "source.zarr"), list[int]()
     options: dict[str, Any] = {"chunk": chunk, "shard": shard, "labels": labels, **SIZES}
@@ -93,7 +93,7 @@ def test_the_levels_are_those_of_stage_downsample(
 def test_nothing_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = values_of((4, 600, 520), dtype="uint8")
     tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack")
-    monkeypatch.setattr("ssem_dask.volumes.import_writer.BAND_BYTES", 1)
+    monkeypatch.setattr("ssem_dask.volumes.import_slabs.BAND_BYTES", 1)
     monkeypatch.setattr(Volume, "read", lambda *_: pytest.fail("the volume is read back"))
     package.import_volume(str(tmp_path / "a.tif"), str(tmp_path / "a.zarr"), shard=(2, 512, 512), **SIZES)
 
