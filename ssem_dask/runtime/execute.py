@@ -25,8 +25,8 @@ from ssem_dask.storage.retry import LONG_RETRY_S, retry_for
 from ssem_dask.task import Cause, Outcome, Result, Task, TaskReport
 
 _LOG_LINES = 30
-_LAST_STAGE = [""]
-"""Stage of the task that this process began last."""
+_ON_GPU = [""]
+"""Stage of the task that this process computed last on its GPU."""
 
 
 def execute(task: Task) -> TaskReport:
@@ -40,10 +40,8 @@ def execute(task: Task) -> TaskReport:
         LeaseLostError: another driver has taken the run over (`runtime.exclusive_driver`); no entry was written.
     """
     keep_freed_memory()
-    if _LAST_STAGE[0] != task.stage and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        # What a stage keeps on the GPU is of no use to the next, and other workers share the GPU.
-        release_gpu_memory()
-    _LAST_STAGE[0] = task.stage
+    if task.uses_gpu:
+        _begin_on_gpu(task.stage)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     clock = time.perf_counter()
     outcome, cause, log = Outcome.FAILED, None, ""
@@ -87,6 +85,13 @@ def execute(task: Task) -> TaskReport:
         confirm_fence()
         open_ledger(task.output).write(report)
     return report
+
+
+def _begin_on_gpu(stage: str) -> None:
+    """Free what an earlier stage keeps on the GPU: it is of no use to this one, and other workers share the GPU."""
+    if _ON_GPU[0] not in ("", stage) and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        release_gpu_memory()
+    _ON_GPU[0] = stage
 
 
 def unfinished(task: Task, *, cause: Cause, message: str, worker: str = "", seconds: float = 0.0) -> TaskReport:
