@@ -3,7 +3,8 @@
     python -m benchmarks.import_rate --sections 32 --side 4096 --repeat 3
 
 The import and the copy take turns on the same cores. Both have one process per core; the start of those of the import
-counts. The copy has the compression of the import. Files and volumes are noise around smooth structures, written to `--dir`, and removed.
+counts. The copy has the compression of the import. Files and volumes are noise around smooth structures, written to
+`--dir`, and removed.
 """
 
 import argparse
