@@ -36,7 +36,7 @@ from ssem_dask.volumes.import_plan import BAND_BYTES, ImportPlan
 SLAB_STAGE = "slabs"
 """First part of the keys of slabs."""
 _LEAST_BYTES = 2 << 30
-"""Bytes of a volume at mip 0 below which workers are not worth their start."""
+"""Bytes of a volume at mip 0 below which workers take longer to start than they save."""
 _PROBE_PX = 64
 """Distance of the values of a shard that are looked at first."""
 
