@@ -33,7 +33,7 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo quick test test-browser test-napari test-faults fuzz test-slurm test-compose bench-coarse bench-accuracy bench-sequence bench-spoilt bench-fix \
-	challenge bench-scale bench-import bench-gpu bench-e2e bench-multi-gpu bench-cpu lint words test-minimal wheel docs pictures format clean
+	challenge bench-scale bench-import bench-gpu bench-e2e bench-multi-gpu bench-cpu lint words test-minimal wheel docs site test-docs pictures format clean
 
 ##@ Begin
 
@@ -85,14 +85,14 @@ test-minimal: $(STAMP)  ## Run laws, unit tests and the demo with the oldest dep
 	  tests/unit/cli tests/unit/storage tests/unit/field tests/unit/registration tests/unit/volumes tests/unit/test_extras.py
 	$(VENV)-minimal/bin/ssem-dask demo --dir demo
 
-wheel: $(STAMP)  ## Build dist/*.whl, check it, install it into a fresh environment and run it
+wheel: $(STAMP)  ## Build dist/*.whl, check it, install it into a fresh environment and run the demo there
 	rm -rf dist
 	$(BIN)/uv build --quiet --out-dir dist
 	$(BIN)/twine check --strict dist/*.whl dist/*.tar.gz
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-wheel
-	$(BIN)/uv pip install --quiet --python $(VENV)-wheel/bin/python $(TORCH_SOURCE_$(TORCH)) dist/*.whl
+	$(BIN)/uv pip install --quiet --python $(VENV)-wheel/bin/python $(TORCH_SOURCE_$(TORCH)) "$$(ls dist/*.whl)[report]"
 	$(VENV)-wheel/bin/ssem-dask --version
-	$(VENV)-wheel/bin/ssem-dask --help > /dev/null
+	cd dist && ../$(VENV)-wheel/bin/ssem-dask demo --sections 8 --size 256
 
 test-browser: env  ## Open report and viewer in Chromium; installs Debian's package if it is missing
 	@command -v chromium > /dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq chromium; }
@@ -125,10 +125,21 @@ test-compose: env  ## Run the tests of docker-compose.yml on a real engine (as r
 docs: env  ## Make docs/configuration.md, the list of arrays in docs/conventions.md, the figure of layers in docs/architecture.md
 	$(BIN)/python -m ssem_dask.cli.configuration_page > docs/configuration.md
 	$(BIN)/python -m ssem_dask.cli.arrays_page docs/conventions.md
-	$(BIN)/python -m ssem_dask.cli.glossary_page docs/failures.md
+	$(BIN)/python -m ssem_dask.cli.glossary_page docs/failures.md docs/glossary.md
 	$(BIN)/python tools/layer_figure.py
 
-pictures: env  ## Make the pictures of the README and of docs/bad-section.md (needs chromium)
+# An environment of its own, as the builder and its themes have many dependencies.
+site: $(STAMP)  ## Build the documents as web pages into site/; any warning, such as a broken link, is an error
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-docs
+	$(BIN)/uv pip install --quiet --python $(VENV)-docs/bin/python 'mkdocs-material==9.8.2' 'mkdocstrings[python]==1.0.8'
+	$(BIN)/python -m typer ssem_dask.cli.app utils docs --name ssem-dask --title Commands --output docs/cli.md
+	$(VENV)-docs/bin/mkdocs build --quiet --strict
+
+test-docs: site  ## Build the site, run the commands of README and tutorial
+	$(BIN)/python -m tools.run_documented_commands
+
+pictures: env  ## Make the pictures of the README, docs/bad-section.md and docs/how-it-works.md (needs chromium)
+	$(BIN)/python -m docs.images.make_figures
 	$(BIN)/python docs/images/make.py
 	$(BIN)/python -m docs.images.make_fix
 
@@ -183,4 +194,4 @@ $(BENCH_STAMP): $(STAMP)
 ##@ Clean
 
 clean:  ## Remove the environment and everything that was made
-	rm -rf $(VENV) $(VENV)-minimal $(VENV)-wheel dist demo bench .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+	rm -rf $(VENV) $(VENV)-minimal $(VENV)-wheel $(VENV)-docs dist demo bench site docs/cli.md .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*

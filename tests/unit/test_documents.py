@@ -12,6 +12,7 @@ from ssem_dask.cli import options
 from ssem_dask.runtime.clusters import open_cluster
 from ssem_dask.runtime.clusters.cluster_config import CLUSTER_NAMES, OF_THIS_MACHINE, RESIZABLE, ClusterConfig
 from tools.layer_figure import with_figure
+from tools.run_documented_commands import commands_of
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -39,6 +40,30 @@ def test_links_and_named_paths_exist(path: Path) -> None:
     assert [link for link in links if not (path.parent / link).exists()] == []
     named = re.findall(r"`((?:ssem_dask|tests|benchmarks|tools|docs|deploy)/[\w/.-]*[\w/])", text)
     assert [name for name in named if not any((ROOT / f"{name}{suffix}").exists() for suffix in ("", ".py"))] == []
+
+
+def test_marked_commands_are_found() -> None:
+    text = """Text.
+
+<!-- run -->
+
+    .venv/bin/ssem-dask align a b   # a comment
+
+    ssem-dask status b
+
+    # Only a comment.
+
+No command:
+
+    ssem-dask view b
+"""
+    assert commands_of(text) == ["ssem-dask align a b", "ssem-dask status b"]
+
+
+def test_the_site_has_every_page_of_the_documents() -> None:
+    listed = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text()))
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")}
+    assert pages | {"cli.md"} == {name for name in listed if "/" not in name}
 
 
 def test_every_decision_has_a_status_and_is_in_the_index() -> None:

@@ -21,8 +21,9 @@ def test_every_kind_has_an_entry() -> None:
         assert all((entry.meaning, entry.evidence, entry.done, entry.advice))
 
 
-def test_the_page_shows_the_entries() -> None:
-    page = (ROOT / "docs" / "failures.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["failures.md", "glossary.md"])
+def test_the_pages_show_the_entries(name: str) -> None:
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
     assert page_with_glossary(page) == page, "run make docs"
 
 
