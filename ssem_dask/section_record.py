@@ -166,13 +166,32 @@ class Attention:
             unplaced=tuple(int(z) for z in record["unplaced"]),
         )
 
+    def verdict(self, state: str) -> str:
+        """Return the verdict in one line: `aligned; 3 of 20 sections need a look: 7 fold, …`.
+
+        Args:
+            state: state of the run; `complete` reads as aligned.
+        """
+        if state == "complete" and self._nothing_matches:
+            return f"not aligned; {self.summary()}"
+        return f"{'aligned' if state == 'complete' else state}; {self.summary()}"
+
+    @property
+    def _nothing_matches(self) -> bool:
+        return self.sections > 1 and len(self.unplaced) == self.sections
+
     def summary(self) -> str:
-        """Return the verdict in one line, without its subject: `3 of 20 sections need a look: 7 fold, …`."""
-        parts = []
-        if self.records:
-            need = "sections needs" if len(self.records) == 1 else "sections need"
-            listed = shortened((record.describe() for record in self.records), limit=_SHOWN)
-            parts.append(f"{len(self.records)} of {self.sections:,} {need} a look: {listed}")
+        """Return the verdict without the state."""
+        parts, records = [], self.records
+        if self._nothing_matches:
+            parts.append(
+                "no section matches another; check their order, their pixel size, and whether they show the same tissue"
+            )
+            records = tuple(record for record in records if record.kind is not Kind.UNPLACED)
+        if records:
+            need = "sections needs" if len(records) == 1 else "sections need"
+            listed = shortened((record.describe() for record in records), limit=_SHOWN)
+            parts.append(f"{len(records)} of {self.sections:,} {need} a look: {listed}")
         if len(self.pieces) > 1:
             parts.append(self._describe_pieces())
         return "; ".join(parts) or f"none of {plural(self.sections, 'section')} needs a look"

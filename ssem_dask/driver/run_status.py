@@ -50,7 +50,7 @@ class Summary:
         """The result in one line, empty if nothing is known of it: `aligned; 3 of 20 sections need a look: …`."""
         if self.attention is None:
             return ""
-        return f"{'aligned' if self.state == 'complete' else self.state}; {self.attention.summary()}"
+        return self.attention.verdict(self.state)
 
     def __repr__(self) -> str:
         failed = f", {len(self.failed)} failed" if self.failed else ""

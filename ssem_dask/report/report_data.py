@@ -161,9 +161,8 @@ class ReportData:
         """The result in one line; empty if nothing is known of it."""
         if self.attention is None:
             return ""
-        return (
-            f"{'Aligned' if self.run.state == 'complete' else self.run.state.capitalize()}; {self.attention.summary()}."
-        )
+        verdict = self.attention.verdict(self.run.state)
+        return f"{verdict[0].upper()}{verdict[1:]}."
 
     def describe_coarse_state(self) -> list[str]:
         """Return a line about each kind of section that the coarse stage reported; none if sections have names."""

@@ -73,6 +73,7 @@ def test_a_volume_in_which_nothing_matches_ends_in_a_picture_and_a_remark(name: 
     )
     assert summary.state == "complete"
     assert any(remark.key.startswith("coarse") for remark in summary.remarks)
+    assert summary.verdict.startswith("not aligned; no section matches another") or "noise" in name
     np.testing.assert_array_equal(Volume.open(str(tmp_path / "out.zarr" / "aligned")).info.shape, values.shape)
     assert Volume.open(str(tmp_path / "out.zarr" / "aligned")).read(Box((0, 0, 0), values.shape)).any()
 

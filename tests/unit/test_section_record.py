@@ -36,6 +36,17 @@ def test_records_without_a_name_of_their_file_are_read() -> None:
     assert Attention.from_json(stored) == ATTENTION
 
 
+def test_a_volume_in_which_nothing_matches_is_not_aligned() -> None:
+    records = (*(SectionRecord(z=z, kind=Kind.UNPLACED) for z in (0, 2)), SectionRecord(z=1, kind=Kind.BLANK))
+    lost = Attention(sections=3, records=records, unplaced=(0, 1, 2))
+    assert lost.verdict("complete") == (
+        "not aligned; no section matches another; check their order, their pixel size, and whether they show the same "
+        "tissue; 1 of 3 sections needs a look: 1 blank"
+    )
+    assert lost.verdict("incomplete").startswith("incomplete; no section matches another")
+    assert ATTENTION.verdict("complete") == f"aligned; {ATTENTION.summary()}"
+
+
 def test_nothing_to_look_at() -> None:
     assert Attention(sections=20).summary() == "none of 20 sections needs a look"
 
