@@ -34,7 +34,7 @@ from ssem_dask.evaluation.simulated_damage import DamageConfig
 from ssem_dask.geometry.box import Box
 from ssem_dask.runtime.events import SilentObserver
 from ssem_dask.runtime.executor import SerialExecutor
-from ssem_dask.stages.run_arrays import SECTION
+from ssem_dask.stages.array_rows.compose_arrays import SECTION
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.volume import Volume, create_volume
 

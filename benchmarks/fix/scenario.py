@@ -19,7 +19,7 @@ from benchmarks.spoilt.measure import measure, truth_maps
 from ssem_dask.driver.rerun import Selection, execute_rerun, plan_rerun
 from ssem_dask.runtime.events import SilentObserver
 from ssem_dask.runtime.executor import SerialExecutor
-from ssem_dask.stages.run_arrays import CONFIDENCE, PAIRS
+from ssem_dask.stages.array_rows.pair_arrays import CONFIDENCE, PAIRS
 from ssem_dask.storage.attention import read_attention
 from tests.support.fixed_runs import FixedRun
 

@@ -18,8 +18,8 @@ from benchmarks.accuracy.scenes import Crop, PreparedScene, Scene
 from ssem_dask.config.schema import make_config
 from ssem_dask.driver.pipeline import open_run, plan
 from ssem_dask.geometry.box import Box
+from ssem_dask.stages.array_rows.compose_arrays import SECTION
 from ssem_dask.stages.pipeline_order import STAGES
-from ssem_dask.stages.run_arrays import SECTION
 from ssem_dask.storage.attention import read_attention
 from ssem_dask.storage.volume import VolumeInfo, create_volume
 from ssem_dask.task import Outcome

@@ -10,8 +10,8 @@ from ssem_dask.errors import SourceError
 from ssem_dask.field.interpolate import Interpolation
 from ssem_dask.geometry.box import Box
 from ssem_dask.shown import without_secrets
+from ssem_dask.stages.array_rows.aligned_arrays import ALIGNED
 from ssem_dask.stages.configs import RenderStageConfig
-from ssem_dask.stages.run_arrays import ALIGNED
 from ssem_dask.storage import arrays, location
 from ssem_dask.storage.array_volume import array_volume, is_array
 from ssem_dask.storage.volume import Volume

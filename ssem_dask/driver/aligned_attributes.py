@@ -3,9 +3,9 @@
 from typing import Any
 
 from ssem_dask.driver.run_status import Summary, is_finished
+from ssem_dask.stages.array_rows.aligned_arrays import ALIGNED
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.render import RenderStage
-from ssem_dask.stages.run_arrays import ALIGNED
 from ssem_dask.storage.arrays import create_group, group_attributes
 from ssem_dask.storage.attention import image_attention
 from ssem_dask.storage.contrast_table import KEY, image_contrast, read_contrast

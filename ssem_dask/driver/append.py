@@ -22,9 +22,9 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.runtime.events import Observer
 from ssem_dask.runtime.exclusive_driver import exclusive_driver
 from ssem_dask.runtime.executor import Executor
+from ssem_dask.stages.array_rows.compose_arrays import SECTION
 from ssem_dask.stages.compose.layout import restriction_factor
 from ssem_dask.stages.job import GROWN_AHEAD, GROWN_BEHIND, GROWN_DEPTH, Job
-from ssem_dask.stages.run_arrays import SECTION
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.location import join
 from ssem_dask.storage.run_group import RunRecord, read_writable_run, update_run

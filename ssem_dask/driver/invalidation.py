@@ -16,8 +16,8 @@ from itertools import groupby
 from typing import Any, NamedTuple, TypeAlias
 
 from ssem_dask.geometry.region import Footprint, Region, RegionSet
+from ssem_dask.stages.array_rows.fixed_arrays import FIXED_PREFIX
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import FIXED_PREFIX
 from ssem_dask.stages.stage import Stage
 from ssem_dask.storage.ledger import Ledger, page_of
 from ssem_dask.task import Outcome, Task, TaskReport, without_fixes

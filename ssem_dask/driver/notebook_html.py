@@ -9,7 +9,7 @@ import numpy as np
 
 from ssem_dask.errors import SsemDaskError
 from ssem_dask.geometry.box import Box
-from ssem_dask.stages.run_arrays import ALIGNED
+from ssem_dask.stages.array_rows.aligned_arrays import ALIGNED
 from ssem_dask.storage import arrays, location
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ssem_dask.driver.planned_tasks import any_done, done_tasks
+from ssem_dask.stages.array_rows.fixed_arrays import FIXED_PREFIX
 from ssem_dask.stages.files import PlannedMetadata, planned_metadata
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import FIXED_PREFIX
 from ssem_dask.stages.stage import FIX_TASKS, Stage
 from ssem_dask.storage import location
 from ssem_dask.storage.ledger import Ledger

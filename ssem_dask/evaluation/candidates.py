@@ -16,7 +16,9 @@ from ssem_dask.field.border import extrapolated
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_known
 from ssem_dask.geometry.mip import ceil_div
-from ssem_dask.stages.run_arrays import ALIGNED, COARSE, SECTION
+from ssem_dask.stages.array_rows.aligned_arrays import ALIGNED
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE
+from ssem_dask.stages.array_rows.compose_arrays import SECTION
 from ssem_dask.storage import run_group as runs
 from ssem_dask.storage.arrays import ZarrArray
 from ssem_dask.storage.fields import FieldInfo, open_coarse, open_field

@@ -20,7 +20,7 @@ from ssem_dask.evaluation.metrics.recovery import RecoveryMeter, gauge_between
 from ssem_dask.evaluation.metrics.tissue_change import TissueChangeMeter
 from ssem_dask.evaluation.truth import Truth
 from ssem_dask.field.grid import Grid
-from ssem_dask.stages.run_arrays import PAIRS
+from ssem_dask.stages.array_rows.pair_arrays import PAIRS
 from ssem_dask.storage.arrays import ZarrArray
 from ssem_dask.storage.fields import open_field
 from ssem_dask.storage.location import exists

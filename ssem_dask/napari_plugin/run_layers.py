@@ -21,7 +21,8 @@ from ssem_dask.report.intensities import volume_limits
 from ssem_dask.report.report_data import ReportData, read_report_data
 from ssem_dask.report.shown_channels import channel_name, ordered_channels
 from ssem_dask.report.viewer.live_volume import warped_pixels
-from ssem_dask.stages.run_arrays import ALIGNED, CONFIDENCE
+from ssem_dask.stages.array_rows.aligned_arrays import ALIGNED
+from ssem_dask.stages.array_rows.pair_arrays import CONFIDENCE
 from ssem_dask.storage.arrays import is_node
 from ssem_dask.storage.fields import open_field
 from ssem_dask.storage.location import join

@@ -16,7 +16,7 @@ from ssem_dask.report.comparison import Comparison, SectionChange
 from ssem_dask.report.encode import colourise
 from ssem_dask.report.field_changes import change_length, open_fields
 from ssem_dask.report.intensities import intensity_limits, stretch_intensities
-from ssem_dask.stages.run_arrays import ALIGNED
+from ssem_dask.stages.array_rows.aligned_arrays import ALIGNED
 from ssem_dask.storage.arrays import is_node
 from ssem_dask.storage.location import join
 from ssem_dask.storage.volume import Volume

@@ -20,7 +20,7 @@ from ssem_dask.errors import SourceError
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.interpolate import sample_known
 from ssem_dask.geometry.mip import ceil_div
-from ssem_dask.stages.run_arrays import SECTION
+from ssem_dask.stages.array_rows.compose_arrays import SECTION
 from ssem_dask.storage.arrays import ZarrArray, is_node, write_unit
 from ssem_dask.storage.fields import open_field
 from ssem_dask.types import BoolArray, Float32Array, Float64Array, ShapeZYX

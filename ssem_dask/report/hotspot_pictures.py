@@ -22,7 +22,9 @@ from ssem_dask.report.encode import colourise, jpeg_uri
 from ssem_dask.report.hotspots import Hotspot
 from ssem_dask.report.intensities import intensity_limits, stretch_intensities
 from ssem_dask.report.report_data import ReportData
-from ssem_dask.stages.run_arrays import ALIGNED, COARSE, SECTION
+from ssem_dask.stages.array_rows.aligned_arrays import ALIGNED
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE
+from ssem_dask.stages.array_rows.compose_arrays import SECTION
 from ssem_dask.stages.source_sections import read_aligned
 from ssem_dask.storage.arrays import is_node
 from ssem_dask.storage.fields import open_coarse, open_field

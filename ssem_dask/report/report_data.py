@@ -12,9 +12,9 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.report.ledger_summary import LOW_QUALITY, OK, LedgerSummary, summarise_ledger
 from ssem_dask.section_record import Attention
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE, COARSE_STATE, SectionState
 from ssem_dask.stages.measure.measure_stage import MeasureStage
 from ssem_dask.stages.register import RegisterStage
-from ssem_dask.stages.run_arrays import COARSE, COARSE_STATE, SectionState
 from ssem_dask.storage import quality
 from ssem_dask.storage.arrays import is_node, open_array
 from ssem_dask.storage.attention import read_attention

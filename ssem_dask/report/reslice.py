@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ssem_dask.geometry.box import Box
-from ssem_dask.stages.run_arrays import ALIGNED
+from ssem_dask.stages.array_rows.aligned_arrays import ALIGNED
 from ssem_dask.storage.location import join
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray

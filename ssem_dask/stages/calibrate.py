@@ -31,11 +31,12 @@ from ssem_dask.registration.gauss_newton.smoothness import (
     probe_window,
 )
 from ssem_dask.registration.registration_method import WindowImages
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE, COARSE_INVERTED
 from ssem_dask.stages.coarse_parts import part_regions, read_parts
 from ssem_dask.stages.configs import ResolvedRegister
 from ssem_dask.stages.fixed_sections import fix_codes, has_codes
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import CALIBRATION, COARSE, COARSE_INVERTED, calibration_window
+from ssem_dask.stages.run_arrays import CALIBRATION, calibration_window
 from ssem_dask.stages.source_sections import open_source, read_aligned_sections
 from ssem_dask.stages.stage import Estimate, JobTask, Stage
 from ssem_dask.storage.untrusted import interpreting

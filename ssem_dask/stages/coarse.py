@@ -26,6 +26,18 @@ from ssem_dask.registration.coarse_alignment.point_pairs import (
     rests_on_points,
     start_by_points,
 )
+from ssem_dask.stages.array_rows.coarse_arrays import (
+    COARSE,
+    COARSE_GROSS,
+    COARSE_INVERTED,
+    COARSE_PAIRS,
+    COARSE_PLACED,
+    COARSE_RATIO,
+    COARSE_SIMILARITY,
+    COARSE_STATE,
+    PART_PLACED,
+    SectionState,
+)
 from ssem_dask.stages.coarse_fixes import coarse_fix_tasks
 from ssem_dask.stages.coarse_parts import (
     PART_ARRAYS,
@@ -48,18 +60,6 @@ from ssem_dask.stages.fixed_rows import PLACES, create_fixed
 from ssem_dask.stages.fixed_sections import excluded_sections
 from ssem_dask.stages.grown_places import GrownPlacesTask
 from ssem_dask.stages.job import GROWN_BEHIND, GROWN_DEPTH, SECTIONS_PER_THUMBNAIL_TASK, Growth, Job
-from ssem_dask.stages.run_arrays import (
-    COARSE,
-    COARSE_GROSS,
-    COARSE_INVERTED,
-    COARSE_PAIRS,
-    COARSE_PLACED,
-    COARSE_RATIO,
-    COARSE_SIMILARITY,
-    COARSE_STATE,
-    PART_PLACED,
-    SectionState,
-)
 from ssem_dask.stages.section_labels import listed_sections
 from ssem_dask.stages.source_sections import open_source, read_coarse_section, read_thumbnails, thumbnail_mip
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage, with_fix_tasks

@@ -21,6 +21,17 @@ from ssem_dask.registration.coarse_alignment.pieces import simplified
 from ssem_dask.registration.coarse_alignment.point_pairs import fit_points, pair_of_points, rests_on_points
 from ssem_dask.registration.coarse_alignment.thumbnail import CoarseSection
 from ssem_dask.registration.section_parts.find_parts import Neighbour, find_parts
+from ssem_dask.stages.array_rows.array_axes import parts_mip
+from ssem_dask.stages.array_rows.coarse_arrays import (
+    COARSE,
+    COARSE_GROSS,
+    COARSE_INVERTED,
+    COARSE_STATE,
+    PART_LABELS,
+    PART_MAPS,
+    SectionState,
+)
+from ssem_dask.stages.array_rows.fixed_arrays import FIXED
 from ssem_dask.stages.coarse_parts import part_regions, parts_in_source, read_part_arrays, rigid_place
 from ssem_dask.stages.drawn_parts import find_drawn_parts
 from ssem_dask.stages.fix_clusters import FixCluster, fix_clusters
@@ -28,17 +39,6 @@ from ssem_dask.stages.fixed_points import unconfirmed_points
 from ssem_dask.stages.fixed_rows import PLACES
 from ssem_dask.stages.fixed_sections import fitted_rows
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import (
-    COARSE,
-    COARSE_GROSS,
-    COARSE_INVERTED,
-    COARSE_STATE,
-    FIXED,
-    PART_LABELS,
-    PART_MAPS,
-    SectionState,
-    parts_mip,
-)
 from ssem_dask.stages.section_labels import listed_sections
 from ssem_dask.stages.source_sections import open_source, read_aligned, read_coarse_section, thumbnail_mip
 from ssem_dask.stages.stage import FIX_TASKS, JobTask, Stage

@@ -21,11 +21,13 @@ from ssem_dask.geometry.mip import ceil_div, shape_at_mip
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.registration.section_parts.find_parts import Neighbour, SectionParts, find_parts
 from ssem_dask.registration.section_parts.part_maps import MAX_PARTS
+from ssem_dask.stages.array_rows.array_axes import parts_mip
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE_PLACED, PART_LABELS, PART_MAPS, PART_PLACED
+from ssem_dask.stages.array_rows.fixed_arrays import FIXED
 from ssem_dask.stages.drawn_parts import find_drawn_parts
 from ssem_dask.stages.fix_clusters import clusters_at
 from ssem_dask.stages.fixed_sections import excluded_sections, fitted_rows
 from ssem_dask.stages.job import SECTIONS_PER_THUMBNAIL_TASK, Job
-from ssem_dask.stages.run_arrays import COARSE_PLACED, FIXED, PART_LABELS, PART_MAPS, PART_PLACED, parts_mip
 from ssem_dask.stages.section_labels import listed_sections
 from ssem_dask.stages.source_sections import open_source, read_aligned_sections
 from ssem_dask.stages.stage import Estimate, JobTask

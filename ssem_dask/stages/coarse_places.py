@@ -13,11 +13,11 @@ from ssem_dask.registration.coarse_alignment.initial import apply_corrections, r
 from ssem_dask.registration.coarse_alignment.pieces import REACH, label_pieces, place_pieces
 from ssem_dask.registration.coarse_alignment.point_pairs import contradicting
 from ssem_dask.registration.coarse_alignment.section_affines import SectionAffines, solve_sections
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE_PAIRS, COARSE_RATIO, COARSE_SIMILARITY
 from ssem_dask.stages.coarse_parts import replace_broken_pairs
 from ssem_dask.stages.coarse_search import WIDE_ARRAYS, given_sections, no_wide, read_wide, start_maps
 from ssem_dask.stages.fixed_sections import inverted_sections
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import COARSE_PAIRS, COARSE_RATIO, COARSE_SIMILARITY
 from ssem_dask.stages.stored_array import RunArray
 from ssem_dask.types import BoolArray, Float64Array
 

@@ -13,15 +13,15 @@ from ssem_dask.geometry.region import Footprint
 from ssem_dask.registration.coarse_alignment.pieces import REACH, WidePairs, pairs_to_search
 from ssem_dask.registration.coarse_alignment.thumbnail import CoarseSection
 from ssem_dask.registration.coarse_alignment.wide_search import SCALES, WideSection, search_pair
-from ssem_dask.stages.fixed_sections import placed_maps
-from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import (
+from ssem_dask.stages.array_rows.coarse_arrays import (
     COARSE_RATIO,
     WIDE_INVERTED,
     WIDE_PAIRS,
     WIDE_RATIO,
     WIDE_SIMILARITY,
 )
+from ssem_dask.stages.fixed_sections import placed_maps
+from ssem_dask.stages.job import Job
 from ssem_dask.stages.source_sections import open_source, read_coarse_section, thumbnail_mip
 from ssem_dask.stages.stage import JobTask
 from ssem_dask.storage.foreign_fields.section_maps import read_initial_affines

@@ -18,22 +18,20 @@ from ssem_dask.field.interpolate import sample_known
 from ssem_dask.geometry.mip import ceil_div, shape_at_mip
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.image.contrast_pairs import compare_contrast
-from ssem_dask.stages.fix_clusters import fix_clusters
-from ssem_dask.stages.fixed_rows import fixed_regions, read_places
-from ssem_dask.stages.job import Job
-from ssem_dask.stages.pair_support import read_placed
-from ssem_dask.stages.run_arrays import (
-    COARSE_INVERTED,
-    COARSE_STATE,
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE_INVERTED, COARSE_STATE, SectionState
+from ssem_dask.stages.array_rows.compose_arrays import SECTION
+from ssem_dask.stages.array_rows.pair_arrays import (
     CONTRAST_PAIRS,
     CONTRAST_REACH,
     CONTRAST_SECTIONS,
     DAMAGE,
-    SECTION,
     SECTION_CONTRAST,
     SUPPORT,
-    SectionState,
 )
+from ssem_dask.stages.fix_clusters import fix_clusters
+from ssem_dask.stages.fixed_rows import fixed_regions, read_places
+from ssem_dask.stages.job import Job
+from ssem_dask.stages.pair_support import read_placed
 from ssem_dask.stages.section_labels import listed_sections
 from ssem_dask.stages.source_sections import open_source
 from ssem_dask.stages.stage import JobTask, Stage

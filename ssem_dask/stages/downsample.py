@@ -14,9 +14,9 @@ from ssem_dask.geometry.mip import shape_at_mip
 from ssem_dask.geometry.region import Footprint, Region
 from ssem_dask.image.label_pooling import halve_labels
 from ssem_dask.image.pooling import halve
+from ssem_dask.stages.array_rows.aligned_arrays import aligned_level
 from ssem_dask.stages.configs import DownsampleStageConfig
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import aligned_level
 from ssem_dask.stages.stage import Estimate, JobTask, Stage
 from ssem_dask.stages.warped_volume import Warping
 from ssem_dask.storage.volume import Volume

@@ -21,7 +21,7 @@ from ssem_dask.field.interpolate import sample_known
 from ssem_dask.field.inverse import preimages
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.region import Footprint, Region
-from ssem_dask.stages.run_arrays import SECTION
+from ssem_dask.stages.array_rows.compose_arrays import SECTION
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.exports.field_target import MARGIN, DirectedField, FieldTarget, SectionExport

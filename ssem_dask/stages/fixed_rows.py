@@ -6,21 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssem_dask.geometry.region import Region
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE, COARSE_GROSS, COARSE_INVERTED, COARSE_STATE
+from ssem_dask.stages.array_rows.compose_arrays import AFFINE_CORRECTION, AFFINE_NATURAL, AFFINE_VARIANCE
+from ssem_dask.stages.array_rows.fixed_arrays import FIXED
+from ssem_dask.stages.array_rows.pair_arrays import CONFIDENCE, PAIRS, SUPPORT
 from ssem_dask.stages.fix_clusters import FixCluster, clusters_at, fix_clusters, pairs_of
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import (
-    AFFINE_CORRECTION,
-    AFFINE_NATURAL,
-    AFFINE_VARIANCE,
-    COARSE,
-    COARSE_GROSS,
-    COARSE_INVERTED,
-    COARSE_STATE,
-    CONFIDENCE,
-    FIXED,
-    PAIRS,
-    SUPPORT,
-)
 from ssem_dask.stages.stored_array import RunArray
 from ssem_dask.storage.arrays import ZarrArray
 from ssem_dask.types import AnyArray

@@ -13,11 +13,7 @@ import numpy as np
 from ssem_dask.field.affine import IDENTITY, compose_affine, invert_affine
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.registration.coarse_alignment.order import check_order
-from ssem_dask.stages.coarse_parts import replaced_part_regions
-from ssem_dask.stages.coarse_places import Pieces, pair_rows, solve_places
-from ssem_dask.stages.fixed_sections import excluded_sections
-from ssem_dask.stages.job import GROWN_BEHIND, Job
-from ssem_dask.stages.run_arrays import (
+from ssem_dask.stages.array_rows.coarse_arrays import (
     COARSE,
     COARSE_GROSS,
     COARSE_INVERTED,
@@ -25,6 +21,10 @@ from ssem_dask.stages.run_arrays import (
     COARSE_STATE,
     SectionState,
 )
+from ssem_dask.stages.coarse_parts import replaced_part_regions
+from ssem_dask.stages.coarse_places import Pieces, pair_rows, solve_places
+from ssem_dask.stages.fixed_sections import excluded_sections
+from ssem_dask.stages.job import GROWN_BEHIND, Job
 from ssem_dask.stages.section_labels import listed_sections
 from ssem_dask.stages.stage import JobTask
 from ssem_dask.stages.stored_array import RunArray

@@ -25,10 +25,11 @@ from ssem_dask.geometry.chunks import chunk_boxes
 from ssem_dask.geometry.mip import mip_for_pixel_size, shape_at_mip
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.registration.damage import DAMAGED, HALO_PX, MASK_PIXEL_NM, TEAR, Z_REACH, detect_damage, pool_codes
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE, COARSE_INVERTED
+from ssem_dask.stages.array_rows.pair_arrays import DAMAGE, mask_shape, mask_shard
 from ssem_dask.stages.coarse_parts import coarse_to_source, part_regions, read_parts
 from ssem_dask.stages.configs import MaskStageConfig, ResolvedMask
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import COARSE, COARSE_INVERTED, DAMAGE, mask_shape, mask_shard
 from ssem_dask.stages.source_sections import open_source, read_aligned_sections
 from ssem_dask.stages.stage import Estimate, JobTask, Stage
 from ssem_dask.storage.arrays import ZarrArray

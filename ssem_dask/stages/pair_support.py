@@ -10,11 +10,12 @@ import numpy as np
 
 from ssem_dask.diagnosis.tied_sections import placed_sections
 from ssem_dask.geometry.region import Footprint
+from ssem_dask.stages.array_rows.fixed_arrays import FIXED
+from ssem_dask.stages.array_rows.pair_arrays import CONFIDENCE, SUPPORT, SUPPORT_SECTIONS
 from ssem_dask.stages.fix_clusters import FixCluster, clusters_at, fix_clusters
 from ssem_dask.stages.fixed_rows import MergedPairs
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.replaced_sections import support_rows
-from ssem_dask.stages.run_arrays import CONFIDENCE, FIXED, SUPPORT, SUPPORT_SECTIONS
 from ssem_dask.stages.stage import FIX_TASKS, JobTask, Stage
 from ssem_dask.task import Result
 from ssem_dask.types import BoolArray, Float64Array

@@ -18,6 +18,8 @@ from ssem_dask.geometry.region import Footprint
 from ssem_dask.geometry.windows import Window, read_sizes, tile_windows
 from ssem_dask.registration.checked_window import PairFault
 from ssem_dask.registration.methods import METHODS
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE, COARSE_INVERTED, COARSE_STATE
+from ssem_dask.stages.array_rows.pair_arrays import CONFIDENCE, DAMAGE, PAIRS
 from ssem_dask.stages.coarse_parts import part_regions
 from ssem_dask.stages.configs import RegisterStageConfig
 from ssem_dask.stages.fix_clusters import fix_clusters
@@ -26,7 +28,7 @@ from ssem_dask.stages.job import Job
 from ssem_dask.stages.register_choices import resolve_register
 from ssem_dask.stages.register_fixes import register_fix_tasks
 from ssem_dask.stages.registered_window import describe_faults, nodes_of, register_images
-from ssem_dask.stages.run_arrays import CALIBRATION, COARSE, COARSE_INVERTED, COARSE_STATE, CONFIDENCE, DAMAGE, PAIRS
+from ssem_dask.stages.run_arrays import CALIBRATION
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage, with_fix_tasks
 from ssem_dask.storage.volume import VolumeInfo
 from ssem_dask.task import Outcome, Result, box_name

@@ -13,22 +13,16 @@ from ssem_dask.field.grid import node_count
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.geometry.windows import Window
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE, COARSE_INVERTED, COARSE_STATE
+from ssem_dask.stages.array_rows.fixed_arrays import FIXED
+from ssem_dask.stages.array_rows.pair_arrays import CONFIDENCE, DAMAGE, PAIRS
 from ssem_dask.stages.coarse_parts import part_regions
 from ssem_dask.stages.fix_clusters import FixCluster, fix_clusters
 from ssem_dask.stages.fixed_rows import fixed_regions
 from ssem_dask.stages.fixed_sections import fitted_rows
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.registered_window import describe_faults, nodes_of, register_images
-from ssem_dask.stages.run_arrays import (
-    CALIBRATION,
-    COARSE,
-    COARSE_INVERTED,
-    COARSE_STATE,
-    CONFIDENCE,
-    DAMAGE,
-    FIXED,
-    PAIRS,
-)
+from ssem_dask.stages.run_arrays import CALIBRATION
 from ssem_dask.stages.stage import FIX_TASKS, JobTask, Stage
 from ssem_dask.task import Outcome, Result, box_name
 

@@ -17,6 +17,8 @@ from ssem_dask.registration.checked_window import PairFault, register_checked
 from ssem_dask.registration.damage import TEAR, TISSUE
 from ssem_dask.registration.opaque import find_opaque_regions
 from ssem_dask.registration.registration_method import PairFields, PairRequest, WindowImages
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE, COARSE_INVERTED, COARSE_STATE, SectionState
+from ssem_dask.stages.array_rows.pair_arrays import DAMAGE
 from ssem_dask.stages.calibrate import calibrated
 from ssem_dask.stages.coarse_parts import read_parts
 from ssem_dask.stages.fix_clusters import FixCluster
@@ -25,7 +27,6 @@ from ssem_dask.stages.fixed_rows import read_places
 from ssem_dask.stages.fixed_sections import fitted_rows, fix_codes, has_codes
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.mask import read_codes
-from ssem_dask.stages.run_arrays import COARSE, COARSE_INVERTED, COARSE_STATE, DAMAGE, SectionState
 from ssem_dask.stages.source_sections import open_source, read_aligned_sections
 from ssem_dask.types import Float64Array, ShapeYX
 from ssem_dask.units import plural

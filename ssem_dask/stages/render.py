@@ -15,6 +15,8 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_count
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint, Region
+from ssem_dask.stages.array_rows.aligned_arrays import aligned_level
+from ssem_dask.stages.array_rows.pair_arrays import CONTRAST_PAIRS, SECTION_CONTRAST, SUPPORT, SUPPORT_SECTIONS
 from ssem_dask.stages.configs import RenderStageConfig
 from ssem_dask.stages.contrast_tasks import contrast_cost, contrast_tasks, gains_task
 from ssem_dask.stages.fixed_rows import create_fixed, fixed_regions
@@ -23,7 +25,6 @@ from ssem_dask.stages.pair_support import support_fix_tasks, support_tasks
 from ssem_dask.stages.rendered_levels import LevelsOfTask
 from ssem_dask.stages.replaced_sections import nearest_reach, showing_fixes, support_rows, with_replacements
 from ssem_dask.stages.root_image import describe_root
-from ssem_dask.stages.run_arrays import CONTRAST_PAIRS, SECTION_CONTRAST, SUPPORT, SUPPORT_SECTIONS, aligned_level
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage, with_fix_tasks
 from ssem_dask.stages.warped_volume import Warping, matches_contrast, task_boxes, warp_box, warp_regions
 from ssem_dask.storage.volume import VolumeInfo

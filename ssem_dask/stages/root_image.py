@@ -1,7 +1,7 @@
 """Image metadata of a run's root, which is what people drag into a viewer."""
 
+from ssem_dask.stages.array_rows.aligned_arrays import ALIGNED
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import ALIGNED
 from ssem_dask.storage import ngff
 from ssem_dask.storage.arrays import create_group
 

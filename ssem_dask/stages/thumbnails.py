@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ssem_dask.field.grid import Grid
+from ssem_dask.stages.array_rows.compose_arrays import SECTION
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import SECTION
 from ssem_dask.stages.source_sections import Places, Reach, Sampling, sample_sections
 from ssem_dask.storage.volume import Volume
 from ssem_dask.types import AnyArray

@@ -18,6 +18,10 @@ from ssem_dask.fixes.section_fixes import NO_FIXES, VolumeFixes
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.chunks import chunk_boxes, chunk_spans
 from ssem_dask.geometry.region import Region
+from ssem_dask.stages.array_rows.aligned_arrays import ALIGNED
+from ssem_dask.stages.array_rows.compose_arrays import SECTION
+from ssem_dask.stages.array_rows.fixed_arrays import FIXED
+from ssem_dask.stages.array_rows.pair_arrays import SECTION_CONTRAST, SUPPORT
 from ssem_dask.stages.configs import RenderStageConfig
 from ssem_dask.stages.fix_clusters import clusters_at, fix_clusters
 from ssem_dask.stages.fixed_rows import changed_pairs
@@ -32,7 +36,6 @@ from ssem_dask.stages.replaced_sections import (
     supporting,
     with_replacements,
 )
-from ssem_dask.stages.run_arrays import ALIGNED, FIXED, SECTION, SECTION_CONTRAST, SUPPORT
 from ssem_dask.stages.warped_pixels import (
     NODE_MARGIN,
     change_contrast,

@@ -14,7 +14,8 @@ from ssem_dask.field.interpolate import Interpolation, sample_known
 from ssem_dask.field.inverse import preimages
 from ssem_dask.geometry.box import Box
 from ssem_dask.shown import without_secrets
-from ssem_dask.stages.run_arrays import COARSE, SECTION
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE
+from ssem_dask.stages.array_rows.compose_arrays import SECTION
 from ssem_dask.stages.warped_pixels import read_nodes, to_dtype, warped_labels, warped_sections
 from ssem_dask.storage.fields import open_coarse, open_field
 from ssem_dask.storage.run_group import read_run

@@ -8,7 +8,7 @@ from ssem_dask.driver.tasks import run_on_cluster
 from ssem_dask.errors import ConfigError, SourceError
 from ssem_dask.runtime.events import Observer
 from ssem_dask.shown import without_secrets
-from ssem_dask.stages.run_arrays import ALIGNED
+from ssem_dask.stages.array_rows.aligned_arrays import ALIGNED
 from ssem_dask.storage import arrays, location, places, run_group
 from ssem_dask.storage.exports.precomputed import PrecomputedTarget
 from ssem_dask.storage.exports.target import Target

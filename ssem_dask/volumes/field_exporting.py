@@ -6,7 +6,7 @@ from typing import Any, Literal
 from ssem_dask.errors import ConfigError, SsemDaskError
 from ssem_dask.extras import require_extra
 from ssem_dask.shown import without_secrets
-from ssem_dask.stages.run_arrays import ALIGNED
+from ssem_dask.stages.array_rows.aligned_arrays import ALIGNED
 from ssem_dask.storage import location, places
 from ssem_dask.storage.exports.field_scene import IMAGES, SceneTarget
 from ssem_dask.storage.exports.field_target import FieldTarget

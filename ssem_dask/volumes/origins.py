@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ssem_dask.errors import SourceError
-from ssem_dask.stages.run_arrays import ALIGNED, SECTION
+from ssem_dask.stages.array_rows.aligned_arrays import ALIGNED
+from ssem_dask.stages.array_rows.compose_arrays import SECTION
 from ssem_dask.storage import arrays, location, run_group
 from ssem_dask.storage.json_digest import digest_of
 from ssem_dask.storage.volume_checks import WARP_KEY

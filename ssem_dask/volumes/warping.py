@@ -17,13 +17,15 @@ from ssem_dask.geometry.mip import level_count
 from ssem_dask.runtime.events import Observer
 from ssem_dask.runtime.executor import Executor
 from ssem_dask.shown import without_secrets
+from ssem_dask.stages.array_rows.compose_arrays import SECTION
+from ssem_dask.stages.array_rows.fixed_arrays import FIXED
+from ssem_dask.stages.array_rows.pair_arrays import SUPPORT
 from ssem_dask.stages.configs import DownsampleStageConfig, RenderStageConfig
 from ssem_dask.stages.downsample import DownsampleStage, estimate_downsampling, warp_level_tasks
 from ssem_dask.stages.fix_clusters import clusters_between, pairs_of
 from ssem_dask.stages.fixed_sections import reading_order
 from ssem_dask.stages.render import RenderStage, estimate_rendering, warp_tasks
 from ssem_dask.stages.replaced_sections import nearest_reach
-from ssem_dask.stages.run_arrays import FIXED, SECTION, SUPPORT
 from ssem_dask.stages.warped_volume import Warping, warp_sections
 from ssem_dask.storage import arrays, location, places
 from ssem_dask.storage.json_digest import digest_of

@@ -11,8 +11,9 @@ from benchmarks.spoilt.measure import Measured, measure, truth_maps
 from benchmarks.spoilt.stacks import DeformedStack, deform_stack, load_stack
 from ssem_dask.runtime.events import SilentObserver, StageStarted
 from ssem_dask.runtime.executor import SerialExecutor
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE, COARSE_STATE, SectionState
+from ssem_dask.stages.array_rows.pair_arrays import CONFIDENCE
 from ssem_dask.stages.fix_clusters import REACH
-from ssem_dask.stages.run_arrays import COARSE, COARSE_STATE, CONFIDENCE, SectionState
 from ssem_dask.storage.fixes_store import kept_fixes, read_kept_fixes
 from ssem_dask.task import TaskReport
 from tests.support.fixed_runs import SHALLOW, FixedRun

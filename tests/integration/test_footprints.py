@@ -16,10 +16,11 @@ from ssem_dask.config.schema import make_config
 from ssem_dask.fixes.section_fixes import SectionFixes, VolumeFixes
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.region import Region
+from ssem_dask.stages.array_rows.aligned_arrays import aligned_level
 from ssem_dask.stages.job import Growth, Job
 from ssem_dask.stages.pipeline_order import STAGES
 from ssem_dask.stages.pyramid_writer import SlabWriter
-from ssem_dask.stages.run_arrays import aligned_level, array_at
+from ssem_dask.stages.run_arrays import array_at
 from ssem_dask.storage.ledger import page_of
 from ssem_dask.storage.run_group import create_run
 from ssem_dask.storage.volume import Volume, create_volume

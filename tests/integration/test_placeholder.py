@@ -10,7 +10,7 @@ import ssem_dask
 from ssem_dask.evaluation.phantom import PhantomConfig, generate
 from ssem_dask.field.folding import fold_rate
 from ssem_dask.geometry.box import Box
-from ssem_dask.stages.run_arrays import SectionState
+from ssem_dask.stages.array_rows.coarse_arrays import SectionState
 from ssem_dask.storage.arrays import create_array, open_array
 from ssem_dask.storage.fields import open_field
 from ssem_dask.storage.location import join

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from benchmarks.spoilt.stacks import load_stack
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE, PART_LABELS, PART_MAPS
+from ssem_dask.stages.array_rows.pair_arrays import CONFIDENCE, PAIRS
 from ssem_dask.stages.coarse_parts import part_regions, read_parts
-from ssem_dask.stages.run_arrays import COARSE, CONFIDENCE, PAIRS, PART_LABELS, PART_MAPS
 from ssem_dask.types import AnyArray, Float64Array
 from tests.support.fixed_runs import SHALLOW, FixedRun
 

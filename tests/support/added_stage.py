@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.stages import pipeline_order
+from ssem_dask.stages.array_rows.aligned_arrays import aligned_level
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import aligned_level
 from ssem_dask.stages.stage import Estimate, JobTask, Stage
 from ssem_dask.stages.stored_array import RunJson
 from ssem_dask.task import Result

@@ -17,8 +17,8 @@ from ssem_dask.driver.run_status import Summary
 from ssem_dask.geometry.box import Box
 from ssem_dask.runtime.events import Observer, SilentObserver
 from ssem_dask.runtime.executor import Executor, SerialExecutor
+from ssem_dask.stages.array_rows.compose_arrays import SECTION
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import SECTION
 from ssem_dask.stages.stored_array import RunArray
 from ssem_dask.storage.ledger import open_ledger
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume

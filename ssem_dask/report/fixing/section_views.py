@@ -27,8 +27,10 @@ from ssem_dask.fixes.section_fixes import NO_FIXES, VolumeFixes, placed_map
 from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.report.intensities import intensity_limits, stretch_intensities
+from ssem_dask.stages.array_rows.aligned_arrays import ALIGNED
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE
+from ssem_dask.stages.array_rows.compose_arrays import SECTION
 from ssem_dask.stages.fixed_rows import read_places
-from ssem_dask.stages.run_arrays import ALIGNED, COARSE, SECTION
 from ssem_dask.stages.source_sections import Sampling, read_aligned, sample_sections
 from ssem_dask.stages.warped_pixels import Nodes
 from ssem_dask.storage.arrays import is_node

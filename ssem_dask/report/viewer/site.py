@@ -19,7 +19,8 @@ from ssem_dask.report.viewer.layers import WARPED, NodeArray, Scene, ShownChanne
 from ssem_dask.report.viewer.live_volume import serve_warped
 from ssem_dask.report.viewer.served_files import ServedFiles, StoredFiles, serve_volume
 from ssem_dask.report.viewer.viewer_address import run_token
-from ssem_dask.stages.run_arrays import ALIGNED, COARSE
+from ssem_dask.stages.array_rows.aligned_arrays import ALIGNED
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE
 from ssem_dask.stages.warped_volume import Warping
 from ssem_dask.storage.arrays import is_node
 from ssem_dask.storage.fields import open_field

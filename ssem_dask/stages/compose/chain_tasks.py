@@ -16,11 +16,13 @@ from torch import Tensor
 from ssem_dask.composition.chain.chain_alignment import align_block, broadcast, stitch
 from ssem_dask.geometry.mip import ceil_div
 from ssem_dask.geometry.region import Footprint
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE
+from ssem_dask.stages.array_rows.compose_arrays import BLOCKS, EXTRAPOLATED, SECTION, STITCHES
+from ssem_dask.stages.array_rows.pair_arrays import CONFIDENCE, PAIRS
 from ssem_dask.stages.coarse_parts import coarse_to_source, part_regions, read_parts
 from ssem_dask.stages.compose.layout import block_count, block_depth
 from ssem_dask.stages.compose.method import ComposeMethod, compose_fields, named_sections
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import BLOCKS, COARSE, CONFIDENCE, EXTRAPOLATED, PAIRS, SECTION, STITCHES
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask
 from ssem_dask.task import Outcome, Result
 from ssem_dask.types import AnyArray

@@ -18,9 +18,10 @@ from ssem_dask.image.tissue import tissue_mask
 from ssem_dask.registration.coarse_alignment.initial import pair_between
 from ssem_dask.registration.coarse_alignment.pair import estimate_pair
 from ssem_dask.registration.coarse_alignment.thumbnail import CoarseSection
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE, COARSE_PAIRS, COARSE_RATIO
+from ssem_dask.stages.array_rows.compose_arrays import FAR_PAIRS, FAR_RATIO
 from ssem_dask.stages.compose.method import compose_fields
 from ssem_dask.stages.job import SECTIONS_PER_THUMBNAIL_TASK, Job
-from ssem_dask.stages.run_arrays import COARSE, COARSE_PAIRS, COARSE_RATIO, FAR_PAIRS, FAR_RATIO
 from ssem_dask.stages.source_sections import open_source, read_thumbnails, thumbnail_mip
 from ssem_dask.stages.stage import Estimate, JobTask
 from ssem_dask.task import Result

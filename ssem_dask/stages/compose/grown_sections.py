@@ -21,6 +21,15 @@ from ssem_dask.composition.separation.jumps import longest_piece
 from ssem_dask.field.affine import compose_affine, invert_affine
 from ssem_dask.field.device import computing_on
 from ssem_dask.geometry.region import Footprint, Region
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE, COARSE_GROSS
+from ssem_dask.stages.array_rows.compose_arrays import (
+    AFFINE_CORRECTION,
+    AFFINE_NATURAL,
+    AFFINE_VARIANCE,
+    PAIR_AFFINE_WEIGHTS,
+    PAIR_AFFINES,
+)
+from ssem_dask.stages.array_rows.pair_arrays import CONFIDENCE, PAIRS
 from ssem_dask.stages.coarse_parts import read_part_arrays
 from ssem_dask.stages.compose.layout import SectionWindow, pair_steps
 from ssem_dask.stages.compose.method import compose_fields
@@ -38,19 +47,7 @@ from ssem_dask.stages.compose.statistics import SPECTRA, read_statistics
 from ssem_dask.stages.fix_clusters import clusters_at
 from ssem_dask.stages.fixed_rows import LEVEL, PLACES, fixed_regions
 from ssem_dask.stages.job import GROWN_AHEAD, GROWN_BEHIND, GROWN_DEPTH, Job
-from ssem_dask.stages.run_arrays import (
-    AFFINE_CORRECTION,
-    AFFINE_NATURAL,
-    AFFINE_STATISTICS,
-    AFFINE_VARIANCE,
-    COARSE,
-    COARSE_GROSS,
-    CONFIDENCE,
-    PAIR_AFFINE_WEIGHTS,
-    PAIR_AFFINES,
-    PAIRS,
-    RELAX_STATISTICS,
-)
+from ssem_dask.stages.run_arrays import AFFINE_STATISTICS, RELAX_STATISTICS
 from ssem_dask.stages.stage import JobTask
 from ssem_dask.stages.stored_array import RunArray
 from ssem_dask.task import Result

@@ -15,24 +15,22 @@ from ssem_dask.composition.separation.affine_separation import KnownStatistics
 from ssem_dask.field.affine import compose_affine, invert_affine
 from ssem_dask.field.device import compute_device, computing_on
 from ssem_dask.geometry.region import Footprint
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE, COARSE_GROSS
+from ssem_dask.stages.array_rows.compose_arrays import (
+    AFFINE_CORRECTION,
+    AFFINE_NATURAL,
+    AFFINE_VARIANCE,
+    PAIR_AFFINE_WEIGHTS,
+    PAIR_AFFINES,
+)
+from ssem_dask.stages.array_rows.fixed_arrays import FIXED
+from ssem_dask.stages.array_rows.pair_arrays import CONFIDENCE, PAIRS
 from ssem_dask.stages.compose.layout import pair_steps
 from ssem_dask.stages.compose.method import compose_fields
 from ssem_dask.stages.fix_clusters import FixCluster, fix_clusters
 from ssem_dask.stages.fixed_rows import LEVEL, PLACES, fixed_regions, read_places
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import (
-    AFFINE_CORRECTION,
-    AFFINE_NATURAL,
-    AFFINE_STATISTICS,
-    AFFINE_VARIANCE,
-    COARSE,
-    COARSE_GROSS,
-    CONFIDENCE,
-    FIXED,
-    PAIR_AFFINE_WEIGHTS,
-    PAIR_AFFINES,
-    PAIRS,
-)
+from ssem_dask.stages.run_arrays import AFFINE_STATISTICS
 from ssem_dask.stages.stage import FIX_TASKS, JobTask
 from ssem_dask.task import Result
 from ssem_dask.types import BoolArray, Float64Array

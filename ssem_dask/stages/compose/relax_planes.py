@@ -18,6 +18,9 @@ from ssem_dask.composition.relax.relative import pair_affine_weights, split_pair
 from ssem_dask.composition.relax.relax_report import band_records
 from ssem_dask.field.device import computing_on
 from ssem_dask.geometry.region import Footprint, Region
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE
+from ssem_dask.stages.array_rows.compose_arrays import AFFINE_CORRECTION, PAIR_AFFINE_WEIGHTS, PAIR_AFFINES
+from ssem_dask.stages.array_rows.pair_arrays import CONFIDENCE, PAIRS
 from ssem_dask.stages.coarse_parts import part_regions
 from ssem_dask.stages.compose.far_pairs import far_tasks, prepare_far, with_far
 from ssem_dask.stages.compose.grown_sections import grown_level_tasks, grown_section_tasks, grown_split_tasks
@@ -53,17 +56,7 @@ from ssem_dask.stages.compose.statistics import (
 from ssem_dask.stages.fix_clusters import clusters_at, fix_clusters
 from ssem_dask.stages.fixed_rows import LEVEL, PLACES, create_fixed, fixed_regions
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import (
-    AFFINE_CORRECTION,
-    AFFINE_STATISTICS,
-    COARSE,
-    CONFIDENCE,
-    PAIR_AFFINE_WEIGHTS,
-    PAIR_AFFINES,
-    PAIRS,
-    RELAX_STATISTICS,
-    spectrum_fit,
-)
+from ssem_dask.stages.run_arrays import AFFINE_STATISTICS, RELAX_STATISTICS, spectrum_fit
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, with_fix_tasks
 from ssem_dask.task import Result
 

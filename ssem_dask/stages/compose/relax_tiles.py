@@ -21,6 +21,19 @@ from ssem_dask.composition.relax.relative import affine_weights, fit_robust_affi
 from ssem_dask.composition.relax.relax_report import band_records
 from ssem_dask.field.device import computing_on
 from ssem_dask.geometry.region import Footprint
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE
+from ssem_dask.stages.array_rows.compose_arrays import (
+    AFFINE_CORRECTION,
+    LOW_FREQUENCY,
+    LOW_FREQUENCY_NATURAL,
+    LOW_FREQUENCY_VARIANCE,
+    MEDIAN_CONFIDENCE,
+    PAIR_AFFINE_WEIGHTS,
+    PAIR_AFFINES,
+    RESTRICTED_PAIRS,
+    RESTRICTED_WEIGHTS,
+)
+from ssem_dask.stages.array_rows.pair_arrays import CONFIDENCE, PAIRS
 from ssem_dask.stages.coarse_parts import read_part_arrays
 from ssem_dask.stages.compose.far_pairs import far_tasks, prepare_far, with_far
 from ssem_dask.stages.compose.layout import (
@@ -67,23 +80,7 @@ from ssem_dask.stages.compose.statistics import (
     write_statistics,
 )
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import (
-    AFFINE_CORRECTION,
-    AFFINE_STATISTICS,
-    COARSE,
-    CONFIDENCE,
-    LOW_FREQUENCY,
-    LOW_FREQUENCY_NATURAL,
-    LOW_FREQUENCY_VARIANCE,
-    MEDIAN_CONFIDENCE,
-    PAIR_AFFINE_WEIGHTS,
-    PAIR_AFFINES,
-    PAIRS,
-    RELAX_STATISTICS,
-    RESTRICTED_PAIRS,
-    RESTRICTED_WEIGHTS,
-    spectrum_fit,
-)
+from ssem_dask.stages.run_arrays import AFFINE_STATISTICS, RELAX_STATISTICS, spectrum_fit
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask
 from ssem_dask.task import Result
 

@@ -9,6 +9,13 @@ from ssem_dask.composition.relax.node_weights import median_confidence, node_wei
 from ssem_dask.composition.relax.relative import SplitPairs, subtract_affines
 from ssem_dask.field.device import compute_device
 from ssem_dask.geometry.box import Box
+from ssem_dask.stages.array_rows.compose_arrays import (
+    MEDIAN_CONFIDENCE,
+    PAIR_AFFINES,
+    RESTRICTED_PAIRS,
+    RESTRICTED_WEIGHTS,
+)
+from ssem_dask.stages.array_rows.pair_arrays import CONFIDENCE
 from ssem_dask.stages.compose.layout import (
     SectionWindow,
     restricted_grid,
@@ -17,13 +24,6 @@ from ssem_dask.stages.compose.layout import (
 )
 from ssem_dask.stages.compose.section_windows import pairs_leading_out, read_pairs
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import (
-    CONFIDENCE,
-    MEDIAN_CONFIDENCE,
-    PAIR_AFFINES,
-    RESTRICTED_PAIRS,
-    RESTRICTED_WEIGHTS,
-)
 from ssem_dask.stages.stored_array import RunArray
 
 _SAMPLED_NODES = 256

@@ -24,24 +24,23 @@ from ssem_dask.composition.separation.sequence import UNKNOWNS_PER_SECTION, Vari
 from ssem_dask.field.device import compute_device, computing_on
 from ssem_dask.field.grid import Grid
 from ssem_dask.geometry.region import Region
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE
+from ssem_dask.stages.array_rows.compose_arrays import (
+    AFFINE_CORRECTION,
+    AFFINE_NATURAL,
+    AFFINE_VARIANCE,
+    NATURAL,
+    PAIR_AFFINE_WEIGHTS,
+    PAIR_AFFINES,
+    SECTION,
+    UNCERTAINTY,
+)
+from ssem_dask.stages.array_rows.pair_arrays import CONFIDENCE, PAIRS
 from ssem_dask.stages.coarse_parts import coarse_to_source, read_parts
 from ssem_dask.stages.compose.layout import SectionWindow, fit_window, pair_steps, section_window, window_depth
 from ssem_dask.stages.compose.method import named_sections
 from ssem_dask.stages.fixed_rows import read_level, read_places
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import (
-    AFFINE_CORRECTION,
-    AFFINE_NATURAL,
-    AFFINE_VARIANCE,
-    COARSE,
-    CONFIDENCE,
-    NATURAL,
-    PAIR_AFFINE_WEIGHTS,
-    PAIR_AFFINES,
-    PAIRS,
-    SECTION,
-    UNCERTAINTY,
-)
 from ssem_dask.stages.stage import JobTask
 from ssem_dask.stages.stored_array import RunArray
 from ssem_dask.task import Outcome, Result

@@ -5,8 +5,8 @@ import numpy as np
 from ssem_dask.composition.lost_tissue import lost_tissue
 from ssem_dask.composition.relax.relax_report import Displacement, SlabRecord
 from ssem_dask.composition.relax.slab_levels import JoinedLevels
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE_SIMILARITY
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import COARSE_SIMILARITY
 
 
 def slab_records(job: Job, joined: JoinedLevels) -> tuple[SlabRecord, ...]:

@@ -14,6 +14,8 @@ from ssem_dask.composition.relax.elastic import ElasticSolution
 from ssem_dask.composition.relax.node_weights import node_weights
 from ssem_dask.composition.relax.relative import SplitPairs, subtract_affines
 from ssem_dask.field.device import compute_device
+from ssem_dask.stages.array_rows.compose_arrays import AFFINE_CORRECTION, PAIR_AFFINES
+from ssem_dask.stages.array_rows.pair_arrays import CONFIDENCE, PAIRS
 from ssem_dask.stages.compose.layout import pair_steps
 from ssem_dask.stages.compose.level_fixes import changed_affines, typical_confidence
 from ssem_dask.stages.compose.section_windows import elastic_problem, pairs_leading_out, read_pairs, solve_window
@@ -21,7 +23,6 @@ from ssem_dask.stages.compose.statistics import SPECTRA, read_statistics
 from ssem_dask.stages.fix_clusters import FixCluster
 from ssem_dask.stages.fixed_rows import MergedPairs, read_level
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import AFFINE_CORRECTION, CONFIDENCE, PAIR_AFFINES, PAIRS
 
 
 @dataclass(frozen=True, slots=True)

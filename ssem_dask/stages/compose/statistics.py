@@ -32,6 +32,14 @@ from ssem_dask.composition.separation.slabs import slab_ranges
 from ssem_dask.errors import OutputError
 from ssem_dask.field.affine import compose_affine, invert_affine
 from ssem_dask.geometry.region import Footprint
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE, COARSE_GROSS, COARSE_SIMILARITY
+from ssem_dask.stages.array_rows.compose_arrays import (
+    AFFINE_CORRECTION,
+    AFFINE_NATURAL,
+    AFFINE_VARIANCE,
+    PAIR_AFFINE_WEIGHTS,
+    PAIR_AFFINES,
+)
 from ssem_dask.stages.compose.anchors import landmarks_of
 from ssem_dask.stages.compose.far_pairs import FAR_ARRAYS, read_far_pairs, uses_far_pairs
 from ssem_dask.stages.compose.layout import window_count
@@ -39,19 +47,7 @@ from ssem_dask.stages.compose.method import STAGE, compose_fields
 from ssem_dask.stages.compose.section_windows import AFFINE_ARRAYS, SlabStatistics, WindowTask
 from ssem_dask.stages.compose.slab_results import slab_records
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import (
-    AFFINE_CORRECTION,
-    AFFINE_NATURAL,
-    AFFINE_STATISTICS,
-    AFFINE_VARIANCE,
-    COARSE,
-    COARSE_GROSS,
-    COARSE_SIMILARITY,
-    PAIR_AFFINE_WEIGHTS,
-    PAIR_AFFINES,
-    RELAX_STATISTICS,
-    spectrum_fit,
-)
+from ssem_dask.stages.run_arrays import AFFINE_STATISTICS, RELAX_STATISTICS, spectrum_fit
 from ssem_dask.stages.stage import JobTask
 from ssem_dask.task import Outcome, Result
 from ssem_dask.types import Float64Array

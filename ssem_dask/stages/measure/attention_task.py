@@ -8,19 +8,14 @@ from ssem_dask.diagnosis.naming import name_sections
 from ssem_dask.diagnosis.usual_values import SectionEvidence
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.section_record import without_excluded
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE, COARSE_STATE, PART_MAPS, SectionState
+from ssem_dask.stages.array_rows.pair_arrays import SUPPORT
+from ssem_dask.stages.array_rows.quality_arrays import QUALITY_SECTIONS
 from ssem_dask.stages.coarse_parts import part_steps
 from ssem_dask.stages.fixed_rows import fixed_regions, read_places
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.pair_support import read_support
-from ssem_dask.stages.run_arrays import (
-    ATTENTION,
-    COARSE,
-    COARSE_STATE,
-    PART_MAPS,
-    QUALITY_SECTIONS,
-    SUPPORT,
-    SectionState,
-)
+from ssem_dask.stages.run_arrays import ATTENTION
 from ssem_dask.stages.stage import JobTask
 from ssem_dask.storage.quality import read_sections
 from ssem_dask.storage.run_group import run_section_names

@@ -13,11 +13,13 @@ from ssem_dask.field.folding import jacobian_determinant, strain, without_mirror
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.piecewise_affine import PiecewiseAffine
 from ssem_dask.geometry.mip import ceil_div
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE
+from ssem_dask.stages.array_rows.compose_arrays import SECTION, UNCERTAINTY
+from ssem_dask.stages.array_rows.pair_arrays import CONFIDENCE, PAIRS
 from ssem_dask.stages.coarse_parts import read_parts
 from ssem_dask.stages.fix_clusters import clusters_at
 from ssem_dask.stages.fixed_rows import MergedPairs, read_places
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import COARSE, CONFIDENCE, PAIRS, SECTION, UNCERTAINTY
 from ssem_dask.storage.arrays import ZarrArray
 from ssem_dask.storage.quality import QualityInfo, window_boxes
 from ssem_dask.types import Float64Array, ShapeYX

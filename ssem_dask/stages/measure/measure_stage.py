@@ -19,6 +19,11 @@ from ssem_dask.geometry.mip import ceil_div, shape_at_mip
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.image.similarity import normalised_correlation
 from ssem_dask.image.tissue import tissue_mask
+from ssem_dask.stages.array_rows.aligned_arrays import ALIGNED, aligned_level
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE
+from ssem_dask.stages.array_rows.compose_arrays import SECTION
+from ssem_dask.stages.array_rows.pair_arrays import CONFIDENCE, PAIRS, SUPPORT
+from ssem_dask.stages.array_rows.quality_arrays import QUALITY_SECTIONS, QUALITY_SOURCE, QUALITY_WINDOWS, RESLICES
 from ssem_dask.stages.coarse_parts import part_regions
 from ssem_dask.stages.fix_clusters import fix_clusters
 from ssem_dask.stages.fixed_rows import fixed_regions
@@ -29,19 +34,6 @@ from ssem_dask.stages.measure.quality_frame import PROBE_PX, WINDOW_PX, quality_
 from ssem_dask.stages.measure.section_evidence import EVIDENCE_PX, REACH, measure_evidence
 from ssem_dask.stages.measure.source_task import SOURCE_TABLES, probe_sections, source_tasks
 from ssem_dask.stages.replaced_sections import support_rows
-from ssem_dask.stages.run_arrays import (
-    ALIGNED,
-    COARSE,
-    CONFIDENCE,
-    PAIRS,
-    QUALITY_SECTIONS,
-    QUALITY_SOURCE,
-    QUALITY_WINDOWS,
-    RESLICES,
-    SECTION,
-    SUPPORT,
-    aligned_level,
-)
 from ssem_dask.stages.stage import TASK_OVERHEAD_BYTES, Estimate, JobTask, Stage
 from ssem_dask.storage.quality import (
     BLOCK,

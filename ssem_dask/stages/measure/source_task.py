@@ -15,9 +15,9 @@ from ssem_dask.geometry.box import Box
 from ssem_dask.geometry.region import Footprint
 from ssem_dask.image.similarity import chunked_correlation, normalised_correlation
 from ssem_dask.image.tissue import tissue_mask
+from ssem_dask.stages.array_rows.quality_arrays import QUALITY_SOURCE, RESLICES
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.measure.quality_frame import quality_info
-from ssem_dask.stages.run_arrays import QUALITY_SOURCE, RESLICES
 from ssem_dask.stages.source_sections import open_source, read_pooled_sections
 from ssem_dask.stages.stage import JobTask, Stage
 from ssem_dask.storage.quality import BLOCK, CUTS, QualityInfo, write_source

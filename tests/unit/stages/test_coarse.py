@@ -18,9 +18,9 @@ from ssem_dask.field.warp import sample_image
 from ssem_dask.geometry.box import Box
 from ssem_dask.registration.coarse_alignment.flat_contrast import blur
 from ssem_dask.stages import source_sections as sections
+from ssem_dask.stages.array_rows.coarse_arrays import SectionState
 from ssem_dask.stages.coarse import CoarseStage
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import SectionState
 from ssem_dask.storage.arrays import create_array, open_array
 from ssem_dask.storage.fields import open_coarse
 from ssem_dask.storage.volume import Volume

@@ -12,8 +12,8 @@ from ssem_dask.config.schema import make_config
 from ssem_dask.driver.pipeline import plan
 from ssem_dask.errors import ConfigError, LayoutError
 from ssem_dask.geometry.box import Box
+from ssem_dask.stages.array_rows.aligned_arrays import aligned_level
 from ssem_dask.stages.codec_choice import sampled_saving
-from ssem_dask.stages.run_arrays import aligned_level
 from ssem_dask.stages.warped_volume import Warping
 from ssem_dask.storage.run_group import create_run
 from ssem_dask.storage.volume import Volume, VolumeInfo, create_volume

@@ -19,9 +19,9 @@ from ssem_dask.evaluation.truth import Truth
 from ssem_dask.field.affine import IDENTITY, rotation_about
 from ssem_dask.geometry.box import Box
 from ssem_dask.stages import mask
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE_INVERTED
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.mask import MaskStage
-from ssem_dask.stages.run_arrays import COARSE_INVERTED
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.fields import create_coarse
 from ssem_dask.storage.run_group import create_run

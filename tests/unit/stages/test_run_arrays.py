@@ -11,9 +11,11 @@ from ssem_dask.config.resolve import resolve
 from ssem_dask.config.schema import make_config
 from ssem_dask.errors import PlanError
 from ssem_dask.geometry.box import Box
+from ssem_dask.stages.array_rows.compose_arrays import SECTION
+from ssem_dask.stages.array_rows.pair_arrays import PAIRS
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.pipeline_order import STAGES
-from ssem_dask.stages.run_arrays import ARRAYS, PAIRS, SECTION, array_at
+from ssem_dask.stages.run_arrays import ARRAYS, array_at
 from ssem_dask.storage.run_group import create_run
 from tests.support.runs import SETTINGS
 

@@ -15,11 +15,11 @@ from ssem_dask.field.affine import affine_field, apply_affine, invert_affine, ro
 from ssem_dask.field.grid import Grid
 from ssem_dask.field.warp import sample_image
 from ssem_dask.registration.coarse_alignment.flat_contrast import blur
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE_GROSS
 from ssem_dask.stages.coarse import CoarseStage
 from ssem_dask.stages.compose.compose_stage import ComposeStage
 from ssem_dask.stages.compose.far_pairs import FarTask
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import COARSE_GROSS
 from ssem_dask.storage.arrays import create_array, open_array
 from ssem_dask.storage.fields import FieldInfo, create_field, open_coarse
 from ssem_dask.storage.run_group import create_run

@@ -9,10 +9,10 @@ from ssem_dask.composition.relax.spectra import from_spectrum
 from ssem_dask.config.schema import make_config
 from ssem_dask.driver.pipeline import plan
 from ssem_dask.field.affine import IDENTITY
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE_GROSS
 from ssem_dask.stages.compose.compose_stage import ComposeStage
 from ssem_dask.stages.compose.layout import restriction_factor
 from ssem_dask.stages.job import Job
-from ssem_dask.stages.run_arrays import COARSE_GROSS
 from ssem_dask.storage.arrays import open_array
 from ssem_dask.storage.fields import FieldInfo, create_coarse, create_field
 from ssem_dask.storage.run_group import create_run

@@ -10,10 +10,11 @@ from ssem_dask.config.schema import make_config
 from ssem_dask.driver.pipeline import plan
 from ssem_dask.field.affine import rotation_about
 from ssem_dask.field.folding import fold_rate, strain
+from ssem_dask.stages.array_rows.coarse_arrays import COARSE
+from ssem_dask.stages.array_rows.compose_arrays import SECTION
 from ssem_dask.stages.job import Job
 from ssem_dask.stages.measure import field_tables as measuring
 from ssem_dask.stages.measure.quality_frame import quality_info
-from ssem_dask.stages.run_arrays import COARSE, SECTION
 from ssem_dask.storage.fields import FieldInfo, create_coarse, create_field
 from ssem_dask.storage.quality import QualityInfo
 from ssem_dask.storage.run_group import create_run
