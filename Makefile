@@ -133,7 +133,7 @@ site: $(STAMP)  ## Build the documents as web pages into site/; any warning, suc
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-docs
 	$(BIN)/uv pip install --quiet --python $(VENV)-docs/bin/python 'mkdocs-material==9.8.2' 'mkdocstrings[python]==1.0.8'
 	$(BIN)/python -m typer ssem_dask.cli.app utils docs --name ssem-dask --title Commands --output docs/cli.md
-	$(VENV)-docs/bin/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --quiet --strict
 
 test-docs: site  ## Build the site, run the commands of README and tutorial
 	$(BIN)/python -m tools.run_documented_commands
